@@ -1,0 +1,104 @@
+"""The errors that users of this package meet; every message says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dfpc_plugin.flow.run import MissingOperator
+
+__all__ = [
+    "DFPCError",
+    "DuplicateRuleError",
+    "ExampleInputsError",
+    "MissingDependencyError",
+    "ModelChangedError",
+    "NonFiniteWeightError",
+    "UnknownModelError",
+    "UnsupportedOperatorError",
+    "ValueDependentError",
+]
+
+
+class DFPCError(Exception):
+    """Base class of every error raised on purpose by this package."""
+
+
+class UnsupportedOperatorError(DFPCError):
+    """The model calls operators that have no data-flow rule.
+
+    Attributes:
+        missing: Every operator without a rule, with the modules that called it.
+    """
+
+    def __init__(self, missing: Iterable[MissingOperator], stopped_by: str | None = None) -> None:
+        """Describe all of `missing` at once; `stopped_by` says why later operators could not be looked at."""
+        self.missing = tuple(missing)
+        lines = [f"{len(self.missing)} operator(s) of this model have no data-flow rule:"]
+        lines += [f"  {entry.function}, called by {', '.join(entry.modules)}" for entry in self.missing]
+        if stopped_by:
+            lines.append(f"The pass stopped there ({stopped_by}); operators that come later are not listed.")
+        lines.append(
+            "Register a rule for each: decorate a function from absolute bounds to absolute bounds with "
+            "@dfpc_plugin.rule(the_operator), for the process, or inside `with dfpc_plugin.rule_scope():`."
+        )
+        super().__init__("\n".join(lines))
+
+
+class ValueDependentError(DFPCError):
+    """The model's forward needs the values of its data, which a pass without data does not have."""
+
+    def __init__(self, function: str, module: str) -> None:
+        """Name the `function` that asked for values and the `module` that called it."""
+        super().__init__(
+            f"{function} in module '{module}' needs the values of the data, and scoring runs without data; "
+            f"score a part of the model that does not (for a detector: model.backbone), or register a rule for "
+            f"the function that surrounds it with @dfpc_plugin.rule."
+        )
+
+
+class NonFiniteWeightError(DFPCError):
+    """A parameter or a running statistic holds NaN or infinity."""
+
+    def __init__(self, name: str, count: int) -> None:
+        """Name the parameter or buffer (dotted path) and how many of its entries are not finite."""
+        self.name = name
+        super().__init__(
+            f"'{name}' holds {count} value(s) that are not finite, so no score can be computed from it; "
+            f"load a clean checkpoint or repair that layer first."
+        )
+
+
+class DuplicateRuleError(DFPCError):
+    """Two rules were registered for one operator."""
+
+    def __init__(self, function: str) -> None:
+        """Name the operator that already has a rule."""
+        super().__init__(
+            f"{function} already has a data-flow rule; pass override=True to replace it for the process, "
+            f"or register yours inside `with dfpc_plugin.rule_scope():`."
+        )
+
+
+class ExampleInputsError(DFPCError):
+    """The example inputs are missing or are not what the model takes."""
+
+
+class ModelChangedError(DFPCError):
+    """A model no longer is what an earlier result was computed for."""
+
+
+class UnknownModelError(DFPCError):
+    """A model name that neither timm nor torchvision knows."""
+
+
+class MissingDependencyError(DFPCError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        """Name the missing `package` and the `extra` of this project that brings it."""
+        super().__init__(
+            f"This needs the package '{package}', which is not installed; "
+            f'run: pip install "dfpc-plugin[{extra}]"'
+        )

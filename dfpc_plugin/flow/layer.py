@@ -1,0 +1,113 @@
+"""What a layer's rule can do: read the coupling that ends at the layer, and start the one that begins there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dfpc_plugin.flow.tensor import holds_data
+
+if TYPE_CHECKING:
+    from dfpc_plugin.flow.run import FlowRun
+
+__all__ = ["LayerContext", "Reader", "Writer"]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A feed-in layer's call: `u = |M_a| 1`, as the leaf that everything downstream depends on.
+
+    Attributes:
+        name: The layer.
+        leaf: Bounds on the output, `(..., channels, ...)`, without the batch; requires gradients.
+        channel_dim: The axis of `leaf` that holds the layer's output channels.
+    """
+
+    name: str
+    leaf: torch.Tensor
+    channel_dim: int
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A feed-out layer's call: `total = sum(|M_b| x)`, a scalar connected to the leaves that reach it.
+
+    Attributes:
+        name: The layer.
+        total: The sum over all outputs, positions and examples.
+        sources: The feed-in layers that reach it.
+    """
+
+    name: str
+    total: torch.Tensor
+    sources: frozenset[str]
+
+
+@lru_cache(maxsize=256)
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Parameter names of a rule, after the context."""
+    return tuple(inspect.signature(function).parameters)[1:]
+
+
+class LayerContext:
+    """First argument of a layer's rule.
+
+    Attributes:
+        sources: The feed-in layers that reach this point of the rule; `write` starts afresh.
+        arguments: The positional arguments as the model passed them.
+    """
+
+    def __init__(
+        self,
+        run: FlowRun,
+        function: Callable[..., Any],
+        args: tuple,
+        kwargs: dict[str, Any],
+        sources: frozenset[str],
+    ) -> None:
+        """Keep the original arguments: the identity of a weight names the layer."""
+        self.sources = sources
+        self.arguments = args
+        self._run = run
+        self._originals = dict(zip(_parameter_names(function), args, strict=False)) | kwargs
+
+    def original(self, argument: str) -> Any:
+        """Return an argument as the model passed it: its own parameter, or a data-flow tensor."""
+        return self._originals.get(argument)
+
+    def is_data(self, argument: str) -> bool:
+        """Tell whether an argument is data; what is not cannot change."""
+        return holds_data(self.original(argument))
+
+    def name(self, weight: str) -> str:
+        """Name the layer that owns the argument called `weight`."""
+        return self._run.layer_name(self.original(weight))
+
+    def name_of(self, weight: Any) -> str:
+        """Name the layer that owns `weight`, one of the tensors that the model passed."""
+        return self._run.layer_name(weight)
+
+    def is_parameter(self, argument: str) -> bool:
+        """Tell whether an argument is one of the model's parameters (a constant table is not)."""
+        return self._run.owns(self.original(argument))
+
+    def read(self, name: str, total: torch.Tensor) -> None:
+        """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""
+        if total.requires_grad:
+            self._run.readers.append(Reader(name, total, self.sources))
+
+    def write(self, name: str, bound: torch.Tensor, channel_dim: int) -> torch.Tensor:
+        """Start a coupling here: layer `name` produces `bound`, with its channels along `channel_dim`.
+
+        Returns:
+            The leaf to build the output from (expand it over the batch).
+        """
+        leaf = bound.detach().requires_grad_()
+        self._run.writers.append(Writer(name, leaf, channel_dim))
+        self.sources = frozenset({name})
+        return leaf

@@ -1,0 +1,102 @@
+"""Pooling, resampling and reductions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfpc_plugin.flow.registry import Convention, forms, rule
+
+__all__: list[str] = []
+
+
+def _same_operator(names: str, convention: Convention, formula: str) -> None:
+    """Register operators that may be applied to bounds as they are."""
+    for name in names.split():
+        native = next(getattr(home, name) for home in (F, torch, Tensor) if hasattr(home, name))
+
+        def apply(*args: Any, _native: Any = native, **kwargs: Any) -> Any:
+            return _native(*args, **kwargs)
+
+        apply.__name__, apply.__doc__ = name, formula
+        rule(*forms(name), convention=convention)(apply)
+
+
+_same_operator(
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "mean sum cumsum nansum nanmean",
+    Convention.EXACT,
+    "The operator on the bounds: its matrix has no negative entry.",
+)
+_same_operator(
+    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices",
+    Convention.BOUND,
+    "The largest bound in the window: |max a - max b| <= max |a - b|.",
+)
+_same_operator(
+    "norm lp_pool1d lp_pool2d logsumexp",
+    Convention.BOUND,
+    "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||.",
+)
+_same_operator("prod", Convention.APPROXIMATION, "The product of the bounds.")
+rule(torch.linalg.vector_norm, torch.linalg.norm, convention=Convention.BOUND)(torch.linalg.vector_norm)
+
+
+@rule(*forms("amax", "amin"), convention=Convention.BOUND)
+def largest(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    """max(x) over the positions of an (N, C, ...) map; over other axes the sum, which bounds every channel's share."""
+    dims = (dim,) if isinstance(dim, int) else tuple(dim) or tuple(range(input.dim()))
+    if input.dim() >= 4 and all(d % input.dim() >= 2 for d in dims):
+        return input.amax(dims, keepdim)
+    return input.sum(dims, keepdim=keepdim)
+
+
+@rule(*forms("max", "min"), convention=Convention.BOUND)
+def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *, dim: Any = None) -> Any:
+    """max(x) as `amax` along one axis, with indices of the largest bounds; max(x, y) of two tensors."""
+    if isinstance(other, Tensor):
+        return torch.maximum(input, other)
+    axis = dim if dim is not None else other
+    if axis is None:
+        return largest(input)
+    values = largest(input, axis, keepdim)
+    return torch.return_types.max((values, input.max(axis, keepdim).indices))
+
+
+@rule(*forms("var", "std"))
+def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    """mean(x) over the axes: slope of a deviation at unit size."""
+    return input.mean(dim if not isinstance(dim, bool) else None, keepdim=keepdim)
+
+
+@rule(*forms("var_mean", "std_mean"))
+def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+    """mean(x) over the axes, for both."""
+    mean = input.mean(dim, keepdim=keepdim)
+    return mean, mean
+
+
+@rule(*forms("interpolate", "upsample"), convention=Convention.EXACT)
+def interpolate(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    """The resampling of the bounds: its weights are not negative (bicubic: taken as bilinear, an approximation)."""
+    if mode == "bicubic":
+        mode, antialias = "bilinear", False
+    return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+
+
+@rule(*forms("grid_sample"), convention=Convention.BOUND)
+def grid_sample(input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The sampling of the bounds, for a constant grid."""
+    return F.grid_sample(input, grid, *args, **kwargs)

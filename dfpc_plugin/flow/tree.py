@@ -1,0 +1,63 @@
+"""Walk the nested arguments and results of torch functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["map_tensors", "tensors"]
+
+_PLAIN = (int, float, str, type(None))
+
+
+def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
+    """Apply `function` to every tensor of a nest of lists, tuples, dicts and slices, keeping its structure."""
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
+    if isinstance(tree, slice):
+        return slice(*(map_tensors(function, part) for part in (tree.start, tree.stop, tree.step)))
+    if isinstance(tree, dict):
+        items = {key: map_tensors(function, value) for key, value in tree.items()}
+        return items if type(tree) is dict else _rebuild_mapping(tree, items)
+    if isinstance(tree, _PLAIN):
+        return tree
+    if isinstance(tree, tuple) and hasattr(tree, "n_fields"):  # torch.return_types
+        return type(tree)([map_tensors(function, value) for value in tree])
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_tensors(function, value) for value in tree))
+    if isinstance(tree, tuple | list):
+        values = [map_tensors(function, value) for value in tree]
+        return values if isinstance(tree, list) else tuple(values)
+    return tree
+
+
+def _rebuild_mapping(original: dict, items: dict) -> Any:
+    """Copy a dict subclass with new values (OrderedDict, Hugging Face's outputs)."""
+    rebuilt = original.copy()
+    rebuilt.update(items)
+    return rebuilt
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    """List every tensor of a nest of lists, tuples, dicts and slices."""
+    found: list[torch.Tensor] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[torch.Tensor]) -> None:
+    """Append the tensors of `tree` to `found`; called for every operator, so the common cases come first."""
+    if isinstance(tree, torch.Tensor):
+        found.append(tree)
+    elif isinstance(tree, tuple | list):
+        for value in tree:
+            if not isinstance(value, _PLAIN):
+                _collect(value, found)
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            if not isinstance(value, _PLAIN):
+                _collect(value, found)
+    elif isinstance(tree, slice):
+        _collect((tree.start, tree.stop, tree.step), found)

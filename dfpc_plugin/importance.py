@@ -1,0 +1,156 @@
+"""DFPC as a Torch-Pruning importance: the door for everyone who already prunes with Torch-Pruning."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from dfpc_plugin.errors import DFPCError, ExampleInputsError
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.saliency import Saliency, bgsc
+from dfpc_plugin.state import ModelState
+from dfpc_plugin.tracing import TracedCall, traced_call
+
+__all__ = ["DFPCImportance", "ImportanceRanking"]
+
+ImportanceRanking = Literal["published", "coupling-mean", "relative"]
+"""How channels of different couplings are compared; see `DFPCImportance`."""
+
+
+class DFPCImportance(tp.importance.Importance):
+    """Score a group's channels by BGSC, without data.
+
+    Give it to any Torch-Pruning pruner: `tp.MetaPruner(model, x, importance=DFPCImportance())`. The scores of all groups
+    come from one pass over the model, which is repeated when its weights or shapes have changed, not before. A group
+    that no layer reads, such as a classifier's outputs, gets None and is left alone.
+
+    The rankings, which differ in how they compare channels of *different* couplings:
+
+    - `relative` (default): the error that removing a channel can cause, relative to the total of each layer that reads
+      it. Scale-free, so layers with many positions or large weights do not crowd out the others; the best of the three
+      on trained networks.
+    - `coupling-mean`: published scores divided by their mean over the group, as Torch-Pruning's own criteria do. Within
+      one group the order is the published one.
+    - `published`: Algorithm 1's raw scores in one global ranking, for comparison with the paper.
+    """
+
+    def __init__(
+        self, ranking: ImportanceRanking = "relative", example_inputs: ExampleInputs | None = None
+    ) -> None:
+        """Choose a ranking.
+
+        Args:
+            ranking: `relative`, `coupling-mean` or `published`.
+            example_inputs: What to call the model with; by default what the pruner was given.
+
+        Raises:
+            DFPCError: An unknown ranking.
+        """
+        if ranking not in get_args(ImportanceRanking):
+            raise DFPCError(f"ranking must be one of {', '.join(get_args(ImportanceRanking))}, not {ranking!r}.")
+        self.ranking = ranking
+        self.example_inputs = example_inputs
+        self._scored: weakref.WeakKeyDictionary[nn.Module, tuple[ModelState, Saliency]] = weakref.WeakKeyDictionary()
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Return one score per root index of `group`, float64 on the root's device, or None.
+
+        Raises:
+            ExampleInputsError: The graph was not built by a pruner and `example_inputs` was not given.
+            DFPCError: As `bgsc` raises.
+        """
+        saliency = self._saliency(group)
+        names = _module_names(group)
+        positions = {root: position for position, root in enumerate(group[0].root_idxs)}
+        importance = torch.zeros(len(positions), dtype=torch.float64)
+        found = False
+        for item in group.items:
+            scores = _scores_of(saliency, names.get(item.dep.target.module), item, group)
+            if scores is None:
+                continue
+            found = True
+            kept = [(positions[root], index) for root, index in zip(item.root_idxs, item.idxs, strict=True)
+                    if root in positions]
+            to, take = torch.tensor(kept, dtype=torch.long).unbind(1)
+            importance.index_add_(0, to, scores[take])
+        if not found:
+            return None
+        if self.ranking == "coupling-mean" and importance.sum() > 0:
+            importance /= importance.mean()
+        return importance.to(next(group._DG.model.parameters()).device)
+
+    def saliency(self, graph: tp.DependencyGraph) -> Saliency:
+        """Score the model of `graph` now, whatever was scored before.
+
+        Raises:
+            ExampleInputsError: It is not known what to call the model with.
+        """
+        call = self._call(graph)
+        state = ModelState(graph.model)
+        saliency = bgsc(
+            graph.model,
+            call.example_inputs,
+            ranking="relative" if self.ranking == "relative" else "published",
+            forward_fn=call.forward_fn,
+        )
+        self._scored[graph.model] = state, saliency
+        return saliency
+
+    def _saliency(self, group: Any) -> Saliency:
+        """Return scores that are true of the model as it is."""
+        graph = group._DG
+        scored = self._scored.get(graph.model)
+        if scored is not None:
+            names = _module_names(group)
+            layers = {names[item.dep.target.module] for item in group.items if item.dep.target.module in names}
+            state, saliency = scored
+            if state.holds_for(graph.model, layers):
+                return saliency
+        return self.saliency(graph)
+
+    def _call(self, graph: tp.DependencyGraph) -> TracedCall:
+        """How to call the model: as given here, else as given to the pruner."""
+        noted = traced_call(graph)
+        if self.example_inputs is not None:
+            return TracedCall(self.example_inputs, noted.forward_fn if noted else None)
+        if noted is None:
+            raise ExampleInputsError(
+                "This dependency graph was built before dfpc_plugin was imported, so the shape of the model's inputs is "
+                "not known; import dfpc_plugin first, or pass DFPCImportance(example_inputs=...)."
+            )
+        return noted
+
+
+def _module_names(group: Any) -> dict[nn.Module, str]:
+    """Map the model's modules to their dotted paths."""
+    return {module: name for name, module in group._DG.model.named_modules()}
+
+
+def _scores_of(saliency: Saliency, name: str | None, item: Any, group: Any) -> Tensor | None:
+    """Return the scores of a group item's output channels if it is a feed-in layer, else None."""
+    if name is None or not group._DG.is_out_channel_pruning_fn(item.dep.handler):
+        return None
+    parts = [scores for scores in _feed_in_scores(saliency, name, item.dep.target.module)]
+    return torch.stack(parts).sum(0) if parts else None
+
+
+def _feed_in_scores(saliency: Saliency, name: str, module: nn.Module) -> Iterator[Tensor]:
+    """Yield the scores of every matrix of `module` whose rows Torch-Pruning removes with an output channel."""
+    if name in saliency:
+        yield saliency[name]
+    if isinstance(module, nn.MultiheadAttention):
+        if (out := f"{name}.out_proj") in saliency:
+            yield saliency[out]
+        if (packed := f"{name}.in_proj_weight") in saliency:
+            yield from saliency[packed].chunk(3)
+        for separate in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            if f"{name}.{separate}" in saliency:
+                yield saliency[f"{name}.{separate}"]
+    if isinstance(module, nn.RNNBase):
+        prefix = f"{name}.weight_ih_l"
+        yield from (scores for layer, scores in saliency.items() if layer.startswith(prefix))

@@ -1,0 +1,33 @@
+"""Example inputs: how a model is called, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dfpc_plugin.errors import ExampleInputsError
+
+__all__ = ["ExampleInputs", "as_call"]
+
+ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
+"""A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`."""
+
+
+def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that `example_inputs` stands for.
+
+    Raises:
+        ExampleInputsError: It is neither a tensor nor a tuple, list or dict.
+    """
+    if isinstance(example_inputs, torch.Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    raise ExampleInputsError(
+        f"example_inputs must be a tensor, a tuple or list of arguments, or a dict of keyword arguments, "
+        f"not {type(example_inputs).__name__}; for an image model: torch.randn(1, 3, 224, 224)."
+    )

@@ -1,0 +1,78 @@
+"""Leave a model exactly as it was found, also when it raises half-way."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["evaluating"]
+
+_CONTAINERS = (dict, list, set)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put `model` in evaluation mode and undo, at exit, whatever its forward did to itself or to the generators.
+
+    Kept bit for bit: training flags, buffers, every attribute of every module (including caches in dicts, lists and
+    sets), hooks, `requires_grad`, and the random states of the CPU and of the model's CUDA devices.
+    """
+    modules = list(model.modules())
+    attributes = [_copy_attributes(module) for module in modules]
+    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, saved in zip(modules, attributes, strict=True):
+                _restore_attributes(module, saved)
+            with torch.no_grad():
+                for buffer, version, value in buffers:
+                    if buffer._version != version:
+                        buffer.copy_(value)
+
+
+def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Pair each attribute with a shallow copy if it is a plain container, which a forward could fill or empty."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return {"training": (module.training, None)}
+    return {
+        name: (value, value.copy() if isinstance(value, _CONTAINERS) else None)
+        for name, value in module.__dict__.items()
+    }
+
+
+def _restore_attributes(module: nn.Module, saved: dict[str, tuple[Any, Any]]) -> None:
+    """Put back what `_copy_attributes` saved: the same objects, with the same contents."""
+    if isinstance(module, torch.jit.ScriptModule):
+        module.training = saved["training"][0]
+        return
+    current = module.__dict__
+    if len(current) != len(saved):
+        for name in [name for name in current if name not in saved]:
+            del current[name]
+    for name, (value, contents) in saved.items():
+        current[name] = value
+        if contents is not None and (value or contents) and not _same_contents(value, contents):
+            value.clear()
+            value.extend(contents) if isinstance(value, list) else value.update(contents)
+
+
+def _same_contents(container: Any, contents: Any) -> bool:
+    """Compare by identity: tensors have no truth value and equal objects may still have been exchanged."""
+    if len(container) != len(contents):
+        return False
+    if isinstance(container, dict):
+        same_values = all(map(operator.is_, container.values(), contents.values()))
+        return same_values and all(map(operator.is_, container, contents))
+    if isinstance(container, set):
+        return {id(item) for item in container} == {id(item) for item in contents}
+    return all(map(operator.is_, container, contents))

@@ -1,0 +1,164 @@
+"""BGSC, the data-free saliency of DFPC: Algorithm 1 of "Data flow driven pruning of coupled channels without data"
+(Narshana, Murti, Bhattacharyya, ICLR 2023), at the cost of one forward and one backward pass.
+
+For channel c of a coupling with feed-in layers A, feed-out layers B and the transform F between them, the published score
+
+    s_c = sum over a in A, b in B downstream of a of the sum of all entries of (|M_b| |F_ab|)[:, c] (|M_a|)[c, :]
+
+factorises, as the sum of all entries of a product of two non-negative matrices is the column sums of the left one times
+the row sums of the right one:
+
+    u_a = |M_a| 1,    v_a = d/du_a sum_b 1' |M_b| F(u),    s_c = sum_a sum_{positions p of c} (u_a v_a)[c, p]
+
+"Downstream" is by data flow here; the authors' code compares the layers' names as strings.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.coupling import LayerCoupling, couple_layers
+from dfpc_plugin.errors import DFPCError, NonFiniteWeightError
+from dfpc_plugin.flow import FlowRun, run_flow
+from dfpc_plugin.inputs import ExampleInputs
+
+__all__ = ["Ranking", "Saliency", "bgsc"]
+
+Ranking = Literal["published", "relative"]
+"""How feed-out layers are weighted: as published, all alike; relative, each by the inverse of its own total."""
+
+
+class Saliency(Mapping[str, Tensor]):
+    """Scores per feed-in layer: module path -> 1-D float64 CPU tensor, one score per output channel.
+
+    A layer that no other layer reads (the classifier) is not in the mapping. A parameter that is not called `weight`
+    goes by its own path (`attn.in_proj_weight`).
+
+    Attributes:
+        couplings: The layer-level couplings, in the order of the forward pass.
+    """
+
+    def __init__(self, scores: Mapping[str, Tensor], couplings: tuple[LayerCoupling, ...]) -> None:
+        """Hold `scores` (one 1-D tensor per feed-in layer) and the couplings they belong to."""
+        self._scores = dict(scores)
+        self.couplings = couplings
+
+    def __getitem__(self, layer: str) -> Tensor:
+        """Return the scores of one feed-in layer's output channels."""
+        return self._scores[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the feed-in layers in the order of the forward pass."""
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        """Return the number of feed-in layers."""
+        return len(self._scores)
+
+    def __repr__(self) -> str:
+        """Say how much is in it."""
+        channels = sum(len(scores) for scores in self._scores.values())
+        return f"Saliency({len(self)} layers, {channels} channels, {len(self.couplings)} couplings)"
+
+    def scores(self, coupling: LayerCoupling) -> Tensor:
+        """Sum the scores of a coupling's feed-in layers, channel by channel, `(width,)`.
+
+        Raises:
+            DFPCError: Its layers have different widths (their outputs are concatenated or split on the way), so
+                channels do not correspond by position.
+        """
+        layers = [self._scores[name] for name in coupling.feed_in]
+        widths = {len(scores) for scores in layers}
+        if len(widths) > 1:
+            raise DFPCError(
+                f"The layers {', '.join(coupling.feed_in)} have different widths {sorted(widths)}: their channels do "
+                f"not correspond by position; use the scores of each layer."
+            )
+        return torch.stack(layers).sum(0)
+
+
+def bgsc(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    ranking: Ranking = "published",
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+) -> Saliency:
+    """Score every channel of `model` without data: one forward, one backward.
+
+    Each operator's convention (exact, a bound, or an approximation) is in the documentation's table of rules. Scores
+    sum over the batch, so a batch of one is what you want; only shapes and dtypes of the inputs are used. The model is
+    left bit for bit as it was, and its mode does not matter: evaluation is what is scored.
+
+    Args:
+        model: Any module; float32, float64, bfloat16 or float16, on any device.
+        example_inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
+        ranking: `published`, or `relative`: every feed-out layer's sum is divided by its own total, so that the score
+            is a relative error and layers of a large scale do not dominate.
+        forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
+
+    Returns:
+        Scores per feed-in layer, on the CPU in float64.
+
+    Raises:
+        UnsupportedOperatorError: Operators without a rule, all of them listed.
+        ValueDependentError: The forward needs the values of its data.
+        NonFiniteWeightError: A weight or a running statistic is NaN or infinite.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+    """
+    if ranking not in get_args(Ranking):
+        raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
+    _require_finite(model)
+    run = run_flow(model, example_inputs, forward_fn)
+    scores = _backward(run, ranking)
+    couplings = couple_layers(
+        [writer.name for writer in run.writers], run.met, [(reader.name, reader.sources) for reader in run.readers]
+    )
+    read = {name for coupling in couplings for name in coupling.feed_in}
+    return Saliency({name: value for name, value in scores.items() if name in read}, couplings)
+
+
+def _backward(run: FlowRun, ranking: Ranking) -> dict[str, Tensor]:
+    """Pull the readers' totals back to the leaves and sum u * v over positions."""
+    leaves = [writer.leaf for writer in run.writers]
+    if not leaves or not run.readers:
+        return {}
+    totals = [reader.total for reader in run.readers]
+    gradients = torch.autograd.grad(totals, leaves, _weights(run, ranking), allow_unused=True)
+    scores: dict[str, Tensor] = {}
+    for writer, gradient in zip(run.writers, gradients, strict=True):
+        u, dim = writer.leaf.detach(), writer.channel_dim
+        others = [axis for axis in range(u.dim()) if axis != dim]
+        product = torch.zeros_like(u) if gradient is None else u * gradient
+        score = (product.sum(others, dtype=torch.float64) if others else product.double()).cpu()
+        scores[writer.name] = scores[writer.name] + score if writer.name in scores else score
+    return scores
+
+
+def _weights(run: FlowRun, ranking: Ranking) -> list[Tensor]:
+    """What each reader counts: one, or one over the total of its layer."""
+    if ranking == "published":
+        return [torch.ones_like(reader.total) for reader in run.readers]
+    totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+    for reader in run.readers:
+        totals[reader.name] = reader.total.detach() + totals[reader.name].to(reader.total)
+    return [torch.where(totals[r.name] > 0, 1 / totals[r.name], 0).to(r.total) for r in run.readers]
+
+
+def _require_finite(model: nn.Module) -> None:
+    """Raise on the first parameter or running statistic that is not finite."""
+    tensors = list(model.named_parameters())
+    tensors += [(name, buffer) for name, buffer in model.named_buffers() if "running_" in name.rpartition(".")[2]]
+    for name, tensor in tensors:
+        if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = tensor.detach().aminmax()
+        if not torch.isfinite(high - low):
+            count = int((~torch.isfinite(tensor.detach())).sum())
+            if count:
+                raise NonFiniteWeightError(name, count)
