@@ -25,6 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     attributes = [_copy_attributes(module) for module in modules]
     buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
     with torch.random.fork_rng(devices=devices):
         try:
@@ -34,6 +35,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         finally:
             for module, saved in zip(modules, attributes, strict=True):
                 _restore_attributes(module, saved)
+            for parameter, requires_grad in trainable:
+                parameter.requires_grad_(requires_grad)
             with torch.no_grad():
                 for buffer, version, value in buffers:
                     if buffer._version != version:

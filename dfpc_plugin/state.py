@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,50 +13,54 @@ __all__ = ["ModelState"]
 
 
 class ModelState:
-    """A record of a model's weights, cheap to check.
+    """A record of a model's structure and weights, cheap to check.
 
-    Identity, shape and version counter of every parameter and buffer show optimiser steps, loading and pruning. They do
-    not show writes through `.data`, so the contents of the layers that a caller asks about are compared as well, by
-    one weighted sum per row.
+    Identity, storage, shape and version counter of every parameter and buffer show optimiser steps, loading and
+    pruning. They do not show writes through `.data`, so the contents of the layers that a caller asks about are
+    compared as well, by one weighted sum per row.
+
+    Attributes:
+        names: Dotted path of every module.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Record `model` as it is now; keeps one number per output channel of every tensor."""
-        self._outline = _outline(model)
-        self._contents = {name: _contents(tensor) for name, tensor in _tensors(model)}
+        """Record `model` as it is now; keeps one number per output channel of every tensor, and no tensor alive."""
+        self.names = {module: name for name, module in model.named_modules()}
+        self._tables = [
+            (table, _outline(table))
+            for module in self.names
+            for table in (module._parameters, module._buffers, module._modules)
+        ]
+        self._contents = {module: _row_sums(module) for module in self.names}
 
-    def holds_for(self, model: nn.Module, layers: Iterable[str]) -> bool:
+    def holds_for(self, layers: Iterable[nn.Module]) -> bool:
         """Tell whether nothing that a score of `layers` depends on has changed since.
 
         Args:
-            model: The recorded model.
-            layers: Dotted paths of the modules whose own tensors are compared by content.
+            layers: Modules of the recorded model whose own tensors are compared by content.
         """
-        if _outline(model) != self._outline:
+        if any(_outline(table) != outline for table, outline in self._tables):
             return False
-        modules = dict(model.named_modules())
         for layer in layers:
-            prefix = f"{layer}." if layer else ""
-            for name, tensor in _own_tensors(modules[layer]):
-                if not torch.equal(_contents(tensor), self._contents[prefix + name]):
-                    return False
+            pairs = zip(_row_sums(layer), self._contents[layer], strict=True)
+            if not all(torch.equal(mine, recorded) for mine, recorded in pairs):
+                return False
         return True
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-
-
-def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-
-
-def _outline(model: nn.Module) -> list[tuple[str, int, int, torch.Size]]:
-    """Everything about the tensors that can be told without reading them."""
+def _outline(table: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Everything about a module's parameters, buffers or children that can be told without reading tensors."""
     return [
-        (name, id(tensor), 0 if tensor.is_inference() else tensor._version, tensor.shape)
-        for name, tensor in _tensors(model)
+        (name, id(value), value.data_ptr(), 0 if value.is_inference() else value._version, value.shape)
+        if isinstance(value, Tensor)
+        else (name, id(value))
+        for name, value in table.items()
     ]
+
+
+def _row_sums(module: nn.Module) -> list[Tensor]:
+    """The contents of a module's own parameters and buffers."""
+    return [_contents(t) for table in (module._parameters, module._buffers) for t in table.values() if t is not None]
 
 
 def _contents(tensor: Tensor) -> Tensor:

@@ -168,15 +168,12 @@ def forms(*names: str) -> tuple[Callable[..., Any], ...]:
 
 def function_name(function: Callable[..., Any]) -> str:
     """Name an operator the way its user would write it: `torch.nn.functional.relu`, `torch.Tensor.add_`."""
+    attribute = getattr(function, "__self__", None)  # of Tensor.shape.__get__: the attribute itself
+    if attribute is not None and getattr(attribute, "__objclass__", None) is not None:
+        return f"torch.Tensor.{attribute.__name__}"
     name = getattr(function, "__name__", None) or type(function).__name__
-    owner = getattr(function, "__objclass__", None)
-    if owner is not None:
-        return f"torch.Tensor.{name}" if issubclass(torch.Tensor, owner) else f"{owner.__name__}.{name}"
-    if getattr(getattr(function, "__self__", None), "__objclass__", None) is not None:
-        return f"torch.Tensor.{function.__self__.__name__}"  # an attribute such as Tensor.shape
-    if getattr(torch.Tensor, name, None) is function:
-        return f"torch.Tensor.{name}"
-    if getattr(torch, name, None) is function:
-        return f"torch.{name}"
+    for home, path in ((torch.Tensor, "torch.Tensor"), (torch, "torch"), (F, "torch.nn.functional")):
+        if getattr(home, name, None) is function:
+            return f"{path}.{name}"
     module = getattr(function, "__module__", None)
     return f"{module}.{name}" if module else name

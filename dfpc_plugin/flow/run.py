@@ -249,14 +249,19 @@ def run_flow(model: nn.Module, example_inputs: ExampleInputs, forward_fn: Forwar
     return run
 
 
-def missing_operators(model: nn.Module, example_inputs: ExampleInputs) -> tuple[MissingOperator, ...]:
+def missing_operators(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+) -> tuple[MissingOperator, ...]:
     """Return the operators of `model` that have no rule; works on the meta device, without weights.
+
+    With `forward_fn`, calls `forward_fn(model, example_inputs)` in place of the model.
 
     Raises:
         ValueDependentError: The forward needs the values of its data.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     try:
-        return _run_once(model, example_inputs).missing
+        return _run_once(model, example_inputs, forward_fn).missing
     except UnsupportedOperatorError as error:
         return error.missing
 

@@ -99,11 +99,14 @@ def _run_block(block: Any, values: dict[str, Any]) -> None:
 def _call_operator(node: Any, inputs: list[Any]) -> Any:
     """Call an aten operator: natively on weights and numbers, through its rule on data."""
     name = node.kind().removeprefix("aten::")
-    arguments = torch._C.parse_schema(node.schema()).arguments
+    schema = torch._C.parse_schema(node.schema())
+    arguments = schema.arguments
     args = [value for value, argument in zip(inputs, arguments, strict=True) if not argument.kwarg_only]
     kwargs = {argument.name: value for value, argument in zip(inputs, arguments, strict=True) if argument.kwarg_only}
     if not any(isinstance(tensor, FlowTensor) for tensor in tensors(inputs)):
-        return _PLAIN[name](*args) if name in _PLAIN else getattr(torch.ops.aten, name)(*args, **kwargs)
+        if name in _PLAIN:
+            return _PLAIN[name](*args)
+        return getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")(*args, **kwargs)
     candidates = [function for home in _HOMES if (function := getattr(home, name, None)) is not None]
     if not candidates:
         raise DFPCError(f"TorchScript operator aten::{name} has no counterpart in torch's Python API.")

@@ -47,10 +47,22 @@ def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -
     return torch.matmul(x.abs(), y)
 
 
-@rule(*forms("matmul", "bmm", "mm", "mv", "dot", "inner"), torch.linalg.matmul, context=True)
+@rule(*forms("matmul", "dot", "inner"), torch.linalg.matmul, context=True)
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
     return _matmul(flow, "input", "other", input, other)
+
+
+@rule(*forms("bmm", "mm"), context=True)
+def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
+    """As matmul."""
+    return _matmul(flow, "input", "mat2", input, mat2)
+
+
+@rule(*forms("mv"), context=True)
+def matrix_times_vector(flow: LayerContext, input: Tensor, vec: Tensor) -> Tensor:
+    """As matmul."""
+    return _matmul(flow, "input", "vec", input, vec)
 
 
 @rule(torch.Tensor.__rmatmul__, context=True)
@@ -59,13 +71,26 @@ def matmul_reversed(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     return _matmul(flow, "other", "input", other, input)
 
 
-@rule(*forms("addmm", "baddbmm"), context=True)
+def _added(flow: LayerContext, input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    """|beta| x + |alpha| product, where x may be a constant bias."""
+    product = product * abs(alpha)
+    return product + input * abs(beta) if flow.is_data("input") else product
+
+
+@rule(*forms("addmm"), context=True)
 def addmm(
     flow: LayerContext, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """|beta| x + |alpha| times the matrix product rule."""
-    product = _matmul(flow, "mat1", "mat2", mat1, mat2) * abs(alpha)
-    return product + input * abs(beta) if flow.is_data("input") else product
+    """|beta| x + |alpha| times the rule of matmul."""
+    return _added(flow, input, _matmul(flow, "mat1", "mat2", mat1, mat2), beta, alpha)
+
+
+@rule(*forms("baddbmm"), context=True)
+def baddbmm(
+    flow: LayerContext, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """|beta| x + |alpha| times the rule of matmul."""
+    return _added(flow, input, _matmul(flow, "batch1", "batch2", batch1, batch2), beta, alpha)
 
 
 @rule(*forms("einsum"), context=True)

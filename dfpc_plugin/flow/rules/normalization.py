@@ -68,14 +68,22 @@ def scripted_batch_norm(
     return _batch_norm(input, running_var, weight, eps)
 
 
-@rule(*forms("layer_norm", "rms_norm"))
+@rule(*forms("layer_norm"))
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
-    bias: Any = None,
-    eps: float | None = 1e-5,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
     cudnn_enable: bool = True,
+) -> Tensor:
+    """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
+    return rms_norm(input, normalized_shape, weight, eps)
+
+
+@rule(*forms("rms_norm"))
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
     out = _by_root_mean_square(input, list(range(-len(normalized_shape), 0)), eps)

@@ -43,7 +43,12 @@ _same_operator(
     "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||.",
 )
 _same_operator("prod", Convention.APPROXIMATION, "The product of the bounds.")
-rule(torch.linalg.vector_norm, torch.linalg.norm, convention=Convention.BOUND)(torch.linalg.vector_norm)
+
+
+@rule(torch.linalg.vector_norm, torch.linalg.norm, convention=Convention.BOUND)
+def vector_norm(*args: Any, **kwargs: Any) -> Tensor:
+    """The norm of the bounds: | ||a|| - ||b|| | <= ||a - b||."""
+    return torch.linalg.vector_norm(*args, **kwargs)
 
 
 @rule(*forms("amax", "amin"), convention=Convention.BOUND)

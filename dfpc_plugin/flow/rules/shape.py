@@ -83,7 +83,7 @@ def copy(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 @rule(*forms("zero", "fill"), convention=Convention.EXACT)
-def constant(input: Tensor, *args: Any) -> Tensor:
+def constant(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Zero: a constant does not change."""
     return torch.zeros_like(input)
 
@@ -109,7 +109,13 @@ def _joins(names: str) -> None:
 _joins("cat concat concatenate stack hstack vstack dstack column_stack")
 
 
-@rule(F.pad, torch.constant_pad_nd, convention=Convention.EXACT)
+@rule(torch.constant_pad_nd, convention=Convention.EXACT)
+def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
+    """Adds constants at the border, which have bound zero."""
+    return F.pad(input, pad)
+
+
+@rule(F.pad, convention=Convention.EXACT)
 def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
     """Copies entries at the border, or adds constants, which have bound zero."""
     return F.pad(input, pad, mode)
