@@ -24,9 +24,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     attributes = [_copy_attributes(module) for module in modules]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
-    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    devices = sorted({tensor.device.index for tensor in model.parameters() if tensor.is_cuda})
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+    trainable = [(parameter, parameter.requires_grad) for parameter in parameters]
+    own_buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
+    buffers = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in own_buffers]
+    devices = sorted({parameter.device.index for parameter in parameters if parameter.is_cuda})
     with torch.random.fork_rng(devices=devices):
         try:
             for module in modules:
@@ -39,8 +41,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(requires_grad)
             with torch.no_grad():
                 for buffer, version, value in buffers:
-                    if buffer._version != version:
+                    if _version(buffer) != version:
                         buffer.copy_(value)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Count of changes in place; tensors made in inference mode do not count, and cannot be changed outside of it."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:

@@ -36,7 +36,7 @@ Ranking = Literal["published", "relative"]
 class Saliency(Mapping[str, Tensor]):
     """Scores per feed-in layer: module path -> 1-D float64 CPU tensor, one score per output channel.
 
-    A layer that no other layer reads (the classifier) is not in the mapping. A parameter that is not called `weight`
+    A layer whose coupling no layer reads (the classifier) is not in the mapping. A parameter that is not called `weight`
     goes by its own path (`attn.in_proj_weight`).
 
     Attributes:
@@ -152,13 +152,13 @@ def _weights(run: FlowRun, ranking: Ranking) -> list[Tensor]:
 
 def _require_finite(model: nn.Module) -> None:
     """Raise on the first parameter or running statistic that is not finite."""
-    tensors = list(model.named_parameters())
-    tensors += [(name, buffer) for name, buffer in model.named_buffers() if "running_" in name.rpartition(".")[2]]
-    for name, tensor in tensors:
-        if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
-            continue
-        low, high = tensor.detach().aminmax()
-        if not torch.isfinite(high - low):
-            count = int((~torch.isfinite(tensor.detach())).sum())
-            if count:
-                raise NonFiniteWeightError(name, count)
+    for path, module in model.named_modules():
+        statistics = {name: buffer for name, buffer in module._buffers.items() if name.startswith("running_")}
+        for name, tensor in {**module._parameters, **statistics}.items():
+            if tensor is None or tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+                continue
+            low, high = tensor.detach().aminmax()
+            if not torch.isfinite(high - low):  # also on overflow of the difference, so count before complaining
+                count = int((~torch.isfinite(tensor.detach())).sum())
+                if count:
+                    raise NonFiniteWeightError(f"{path}.{name}" if path else name, count)

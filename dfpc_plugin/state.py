@@ -26,11 +26,9 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         """Record `model` as it is now; keeps one number per output channel of every tensor, and no tensor alive."""
         self.names = {module: name for name, module in model.named_modules()}
-        self._tables = [
-            (table, _outline(table))
-            for module in self.names
-            for table in (module._parameters, module._buffers, module._modules)
-        ]
+        tables = [t for module in self.names for t in (module._parameters, module._buffers, module._modules)]
+        self._outlines = [(table, _outline(table)) for table in tables if table]
+        self._empty = [table for table in tables if not table]
         self._contents = {module: _row_sums(module) for module in self.names}
 
     def holds_for(self, layers: Iterable[nn.Module]) -> bool:
@@ -39,7 +37,7 @@ class ModelState:
         Args:
             layers: Modules of the recorded model whose own tensors are compared by content.
         """
-        if any(_outline(table) != outline for table, outline in self._tables):
+        if any(self._empty) or any(_outline(table) != outline for table, outline in self._outlines):
             return False
         for layer in layers:
             pairs = zip(_row_sums(layer), self._contents[layer], strict=True)

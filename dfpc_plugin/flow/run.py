@@ -58,10 +58,13 @@ class FlowRun:
         self.readers: list[Reader] = []
         self.met: list[frozenset[str]] = []
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
-        self._modules = {id(module): name for name, module in model.named_modules()}
+        self._modules: dict[int, str] = {}
         self._parameters: dict[int, list[str]] = defaultdict(list)
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            self._parameters[id(parameter)].append(name)
+        for path, module in model.named_modules():
+            self._modules[id(module)] = path
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    self._parameters[id(parameter)].append(f"{path}.{name}" if path else name)
 
     @property
     def missing(self) -> tuple[MissingOperator, ...]:
@@ -296,8 +299,8 @@ def _recording(model: nn.Module) -> Iterator[None]:
 
 def _bound_dtype(model: nn.Module) -> torch.dtype:
     """Bounds are kept in float64 for a float64 model, else in float32: half precision would overflow."""
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    return torch.float64 if torch.float64 in dtypes else torch.float32
+    is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    return torch.float64 if is_double else torch.float32
 
 
 def _result_dtype(flows: list[FlowTensor], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:

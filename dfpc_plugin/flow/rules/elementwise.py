@@ -30,7 +30,7 @@ def _scaled(slope: float, names: str, convention: Convention, reason: str) -> No
 
 
 _LIPSCHITZ = "Lipschitz constant"
-_scaled(1, "relu relu6 hardtanh tanh softsign logsigmoid celu threshold", Convention.BOUND, _LIPSCHITZ)
+_scaled(1, "relu relu6 hardtanh tanh softsign logsigmoid celu", Convention.BOUND, _LIPSCHITZ)
 _scaled(1, "abs neg negative positive clamp clip clamp_min clamp_max", Convention.BOUND, _LIPSCHITZ)
 _scaled(1, "sin cos atan arctan asinh softshrink rrelu", Convention.BOUND, _LIPSCHITZ)
 _scaled(1, "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout",
@@ -38,11 +38,12 @@ _scaled(1, "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout 
 _scaled(1 / 4, "sigmoid", Convention.BOUND, _LIPSCHITZ)
 _scaled(1 / 6, "hardsigmoid", Convention.BOUND, _LIPSCHITZ)
 _scaled(1.5, "hardswish", Convention.BOUND, _LIPSCHITZ)
-_scaled(1.0998393194, "silu", Convention.BOUND, _LIPSCHITZ)
+_scaled(1.09984, "silu", Convention.BOUND, _LIPSCHITZ)
 _scaled(1.1290, "gelu", Convention.BOUND, "Lipschitz constant, of the exact and the tanh form")
 _scaled(1.0885, "mish", Convention.BOUND, _LIPSCHITZ)
 _scaled(1.7580993408473766, "selu", Convention.BOUND, _LIPSCHITZ)
 _scaled(1.1283791671, "erf", Convention.BOUND, _LIPSCHITZ)
+_scaled(1, "threshold", Convention.APPROXIMATION, "without the jump at the threshold")
 _scaled(1 / 2, "sqrt rsqrt", Convention.APPROXIMATION, "slope at one")
 _scaled(1, "log reciprocal exp", Convention.APPROXIMATION, "slope at one (exp: at zero)")
 _scaled(1, "log1p expm1", Convention.APPROXIMATION, "slope at zero")

@@ -38,26 +38,46 @@ _same_operator(
     "The largest bound in the window: |max a - max b| <= max |a - b|.",
 )
 _same_operator(
-    "norm lp_pool1d lp_pool2d logsumexp",
-    Convention.BOUND,
-    "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||.",
+    "lp_pool1d lp_pool2d", Convention.BOUND, "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||."
 )
 _same_operator("prod", Convention.APPROXIMATION, "The product of the bounds.")
 
 
+def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
+    """Spell out the axes of a reduction."""
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
+    return dims or tuple(range(input.dim()))
+
+
+def _within_channels(input: Tensor, dims: tuple[int, ...]) -> bool:
+    """Tell whether `dims` are positions of an (N, C, ...) map.
+
+    A maximum or a norm over positions of one channel is that channel's own. Over several channels it would credit a
+    change to the largest one only; the sum bounds each one's share.
+    """
+    return input.dim() >= 4 and all(dim % input.dim() >= 2 for dim in dims)
+
+
 @rule(torch.linalg.vector_norm, torch.linalg.norm, convention=Convention.BOUND)
-def vector_norm(*args: Any, **kwargs: Any) -> Tensor:
-    """The norm of the bounds: | ||a|| - ||b|| | <= ||a - b||."""
-    return torch.linalg.vector_norm(*args, **kwargs)
+def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    """||x|| over the positions of an (N, C, ...) map: | ||a|| - ||b|| | <= ||a - b||; over other axes the sum."""
+    dims = _dims(x, dim)
+    if not _within_channels(x, dims):
+        return x.sum(dims, keepdim=keepdim)
+    return torch.linalg.vector_norm(x, 2 if ord is None or ord == "fro" else ord, dims, keepdim)
 
 
-@rule(*forms("amax", "amin"), convention=Convention.BOUND)
+@rule(*forms("norm"), convention=Convention.BOUND)
+def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    """||x|| over the positions of an (N, C, ...) map: | ||a|| - ||b|| | <= ||a - b||; over other axes the sum."""
+    return vector_norm(input, p, dim, keepdim)
+
+
+@rule(*forms("amax", "amin", "logsumexp"), convention=Convention.BOUND)
 def largest(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """max(x) over the positions of an (N, C, ...) map; over other axes the sum, which bounds every channel's share."""
-    dims = (dim,) if isinstance(dim, int) else tuple(dim) or tuple(range(input.dim()))
-    if input.dim() >= 4 and all(d % input.dim() >= 2 for d in dims):
-        return input.amax(dims, keepdim)
-    return input.sum(dims, keepdim=keepdim)
+    """max(x) over the positions of an (N, C, ...) map; over other axes the sum."""
+    dims = _dims(input, dim)
+    return input.amax(dims, keepdim) if _within_channels(input, dims) else input.sum(dims, keepdim=keepdim)
 
 
 @rule(*forms("max", "min"), convention=Convention.BOUND)
