@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dfpc_plugin.flow.run import MissingOperator
+    from dfpc_plugin.flow.engine import MissingOperator
 
 __all__ = [
     "DFPCError",

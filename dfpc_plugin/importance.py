@@ -32,12 +32,12 @@ class DFPCImportance(tp.importance.Importance):
     The rankings, which differ in how they compare channels of *different* couplings:
 
     - `coupling-mean` (default): published scores divided by their mean over the group, as Torch-Pruning's own criteria
-      do. Within one group the order is the published one; across groups no layer is crowded out because its numbers
-      are small. The best of the three under Torch-Pruning's global pruning on trained networks
-      (`examples/benchmarks/criteria_on_cifar.py`).
+      do. Within one group the order is the published one; across groups no layer is emptied because its numbers are
+      small. The steadiest of the three on trained networks (`examples/benchmarks/criteria_on_cifar.py`): the best of
+      them on ResNet-20, and on ResNet-56 once BatchNorm is re-estimated at a deep cut; it never collapses a layer.
     - `relative`: the error that removing a channel can cause, relative to the total of each layer that reads it. A
-      narrow coupling's channels are a large part of what their readers see, so this one guards narrow layers; it asks
-      for a budget that counts costs, which a global threshold does not.
+      narrow coupling's channels are a large part of what their readers see, so this one guards narrow layers. Better on
+      ResNet-56 at mild cuts, worse on ResNet-20: a threshold over channels does not count what a channel costs.
     - `published`: Algorithm 1's raw scores in one global ranking, for comparison with the paper. Layers with many
       positions or large weights have large scores, so others are emptied first.
     """
@@ -139,7 +139,7 @@ def _scores_of(saliency: Saliency, name: str | None, item: Any, group: Any) -> T
     """Return the scores of a group item's output channels if it is a feed-in layer, else None."""
     if name is None or not group._DG.is_out_channel_pruning_fn(item.dep.handler):
         return None
-    parts = [scores for scores in _feed_in_scores(saliency, name, item.dep.target.module)]
+    parts = list(_feed_in_scores(saliency, name, item.dep.target.module))
     return torch.stack(parts).sum(0) if parts else None
 
 

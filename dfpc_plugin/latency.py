@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Latency", "LatencyError", "measure_latency"]
 
-MOST_ROUNDS = 100
+MOST_ROUNDS = 50
 FEWEST_ROUNDS = 5
+FORWARDS = 3
+"""Timed forwards per block where there is time enough, so that the untimed ones do not outnumber them."""
 
 
 class LatencyError(DFPCError, ValueError):
@@ -80,7 +82,7 @@ def measure_latency(
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
 
     The models take turns in short blocks, in an order that reverses every round, so a machine that slows down or is
-    busy for a while hurts all of them alike. Each block starts with a forward that is not timed. Models, flags,
+    busy for a while hurts all of them alike. Each block starts with two forwards that are not timed. Models, flags,
     generators and PyTorch's number of threads are as before afterwards.
 
     Args:
@@ -116,13 +118,14 @@ def _take_turns(
     timers: Mapping[str, Timer], threads: int, min_run_time: float, progress: Callable[[float], None] | None
 ) -> dict[str, Latency]:
     """Run every timer once per round; a model too slow for the time given still gets a few rounds."""
-    slowest = max(timer.timeit(1).median for timer in timers.values())
-    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(min_run_time / slowest)))
+    single = {name: timer.timeit(1).mean for name, timer in timers.items()}
+    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(min_run_time / (FORWARDS * max(single.values())))))
+    forwards = {name: math.ceil(min_run_time / rounds / seconds) for name, seconds in single.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     order = list(timers)
     for index in range(rounds):
         for name in order:
-            seconds[name].append(timers[name].blocked_autorange(min_run_time=min_run_time / rounds).mean)
+            seconds[name].append(timers[name].timeit(forwards[name]).mean)
         order.reverse()
         if progress is not None:
             progress((index + 1) / rounds)

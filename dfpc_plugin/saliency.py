@@ -1,6 +1,6 @@
-"""BGSC, the data-free saliency of DFPC: Algorithm 1 of "Data flow driven pruning of coupled channels without data"
-(Narshana, Murti, Bhattacharyya, ICLR 2023), at the cost of one forward and one backward pass.
+"""BGSC, the data-free saliency of DFPC, at the cost of one forward and one backward pass.
 
+Algorithm 1 of "Data flow driven pruning of coupled channels without data" (Narshana, Murti, Bhattacharyya, ICLR 2023).
 For channel c of a coupling with feed-in layers A, feed-out layers B and the transform F between them, the published score
 
     s_c = sum over a in A, b in B downstream of a of the sum of all entries of (|M_b| |F_ab|)[:, c] (|M_a|)[c, :]
@@ -16,15 +16,15 @@ the row sums of the right one:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.coupling import LayerCoupling, couple_layers
 from dfpc_plugin.errors import DFPCError, NonFiniteWeightError
-from dfpc_plugin.flow import FlowRun, run_flow
+from dfpc_plugin.flow import FlowRun, ForwardFunction, run_flow
 from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["Ranking", "Saliency", "bgsc"]
@@ -87,7 +87,7 @@ def bgsc(
     example_inputs: ExampleInputs,
     *,
     ranking: Ranking = "published",
-    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
 ) -> Saliency:
     """Score every channel of `model` without data: one forward, one backward.
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import Tensor
 
+from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.flow.tree import map_tensors
 from dfpc_plugin.inputs import ExampleInputs
 
@@ -36,7 +37,7 @@ class TracedCall:
     """
 
     example_inputs: ExampleInputs
-    forward_fn: Callable[[nn.Module, Any], Any] | None
+    forward_fn: ForwardFunction | None
 
 
 def traced_call(graph: tp.DependencyGraph) -> TracedCall | None:

@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_stop_pruning_and_leave_the_model_alone():
     with torch.no_grad():
         model.layer2[0].conv1.weight[0, 0, 0, 0] = float("nan")
     shapes = [parameter.shape for parameter in model.parameters()]
-    with pytest.raises(NonFiniteWeightError, match="'layer2.0.conv1.weight' holds 1 value"):
+    with pytest.raises(NonFiniteWeightError, match=r"'layer2\.0\.conv1\.weight' holds 1 value"):
         pruner_for(model, pruning_ratio=0.5).step()
     assert [parameter.shape for parameter in model.parameters()] == shapes
 

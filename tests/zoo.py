@@ -1,11 +1,7 @@
 """One model of every timm model file and of every torchvision family, the smallest that there is."""
 
-import timm
-import torch
 import torchvision
 from timm.models import list_models, list_modules
-
-from dfpc_plugin.models import create_model, example_inputs
 
 TIMM = """
     beit_base_patch16_224 halonet_h1 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32

@@ -13,7 +13,7 @@ import torch
 from dfpc_plugin.flow.tensor import holds_data
 
 if TYPE_CHECKING:
-    from dfpc_plugin.flow.run import FlowRun
+    from dfpc_plugin.flow.engine import FlowRun
 
 __all__ = ["LayerContext", "Reader", "Writer"]
 
@@ -86,15 +86,15 @@ class LayerContext:
 
     def name(self, weight: str) -> str:
         """Name the layer that owns the argument called `weight`."""
-        return self._run.layer_name(self.original(weight))
+        return self._run.names.layer(self.original(weight))
 
     def name_of(self, weight: Any) -> str:
         """Name the layer that owns `weight`, one of the tensors that the model passed."""
-        return self._run.layer_name(weight)
+        return self._run.names.layer(weight)
 
     def is_parameter(self, argument: str) -> bool:
         """Tell whether an argument is one of the model's parameters (a constant table is not)."""
-        return self._run.owns(self.original(argument))
+        return self._run.names.owns(self.original(argument))
 
     def read(self, name: str, total: torch.Tensor) -> None:
         """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""

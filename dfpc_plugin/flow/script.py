@@ -41,14 +41,14 @@ def scripted_functions_redirected() -> Iterator[None]:
     global _passes
     with _lock:
         _passes += 1
-        torch._C.ScriptFunction.__call__ = _call
+        torch._C.ScriptFunction.__call__ = _call  # type: ignore[method-assign]
     try:
         yield
     finally:
         with _lock:
             _passes -= 1
             if not _passes:
-                torch._C.ScriptFunction.__call__ = _original_call
+                torch._C.ScriptFunction.__call__ = _original_call  # type: ignore[method-assign]
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:

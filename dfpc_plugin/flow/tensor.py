@@ -20,7 +20,7 @@ from dfpc_plugin.flow.metadata import METADATA
 from dfpc_plugin.flow.tree import tensors
 
 if TYPE_CHECKING:
-    from dfpc_plugin.flow.run import FlowRun
+    from dfpc_plugin.flow.engine import FlowRun
 
 __all__ = ["FlowTensor", "View", "holds_data"]
 
@@ -103,7 +103,9 @@ class FlowTensor(torch.Tensor):
         return flows[0].run.call(func, args, kwargs, flows)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Refuse whatever got past the Python API: there is no storage to compute with."""
         raise DFPCError(
             f"{func} reached a data-flow tensor below torch's Python API (a compiled extension or a custom C++ "

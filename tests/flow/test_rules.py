@@ -9,8 +9,8 @@ from torch import nn
 from torch.overrides import get_testing_overrides
 
 from dfpc_plugin import registered_rules
+from dfpc_plugin.flow.engine import FlowRun
 from dfpc_plugin.flow.registry import Convention, find_rule
-from dfpc_plugin.flow.run import FlowRun
 
 torch.manual_seed(0)
 RUN = FlowRun(nn.Linear(1, 1).double())
@@ -88,7 +88,7 @@ LIPSCHITZ = [
     lambda x: x.clamp(-0.5, 0.2), lambda x: torch.maximum(x, x.flip(0)), lambda x: F.max_pool1d(x, 3, 2, 1),
     lambda x: x.amax((1, 2)), lambda x: x.max(2).values, lambda x: torch.linalg.vector_norm(x, 2, 2),
     lambda x: x.norm(p=2, dim=1), lambda x: torch.max(x, x.roll(1, 2)), lambda x: F.rrelu(x),
-    lambda x: torch.logsumexp(x, 2) * 0 + x.sum(2), lambda x: torch.min(x, torch.zeros_like(x)),
+    lambda x: torch.logsumexp(x, 2), lambda x: torch.logsumexp(x, (1, 2)), lambda x: torch.min(x, torch.zeros_like(x)),
 ]
 SLOPES = torch.tensor([0.3, -2.0, 1.4], dtype=torch.float64)
 
@@ -117,8 +117,30 @@ def test_lipschitz_constants_are_tight(function):
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIGNATURES_OF_TWO_OVERLOADS = {
     torch.max, torch.min, torch.Tensor.max, torch.Tensor.min, torch.where, torch.Tensor.where, torch.dsmm,
-    torch.Tensor.__getitem__, torch.Tensor.__setitem__,
+    torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.logsumexp, torch.Tensor.logsumexp,
 }  # torch's own table of stand-ins lists one overload, or other names than the operator takes
+
+ACROSS_CHANNELS = {
+    "amax": lambda x: x.amax(1),
+    "max": lambda x: x.max(1).values,
+    "norm": lambda x: x.norm(dim=1),
+    "vector_norm": lambda x: torch.linalg.vector_norm(x, dim=1),
+    "logsumexp": lambda x: torch.logsumexp(x, 1),
+}
+
+
+@pytest.mark.parametrize("case", ACROSS_CHANNELS)
+def test_reductions_over_channels_credit_every_channel_with_its_share(case):
+    function = ACROSS_CHANNELS[case]
+    x = 3 * random(256, 4, 3, 3)
+    bound = torch.ones(1, 4, 3, 3, dtype=torch.float64).requires_grad_()
+    (shares,) = torch.autograd.grad(apply(function, bound).sum(), bound)
+    for channel in range(4):
+        without = x.clone()
+        without[:, channel] -= random(256, 3, 3).clamp(-1, 1)
+        change = (function(x) - function(without)).abs().sum((1, 2))
+        assert (change <= (shares * bound)[:, channel].sum() + 1e-9).all()
+
 
 CONVENTIONS = {
     "gate": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),

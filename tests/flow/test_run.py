@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin import bgsc, missing_operators
-from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.flow import run_flow
 
 
@@ -71,7 +71,7 @@ def test_missing_operators_before_a_value_dependent_one_are_not_lost():
 
 
 def test_an_error_of_the_model_itself_is_not_hidden():
-    with pytest.raises(RuntimeError, match="shape|size|mat1|dimension"):
+    with pytest.raises(RuntimeError, match=r"shape|size|mat1|dimension"):
         bgsc(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (2, 5))), X)
 
 
@@ -141,3 +141,16 @@ def test_tied_weights_are_told_apart_by_the_running_module():
     last.weight = first.weight
     run = run_flow(nn.Sequential(first, nn.ReLU(), last), X)
     assert [writer.name for writer in run.writers] == ["0", "2"]
+
+
+def test_writing_data_into_an_ordinary_tensor_is_loud():
+    class Filling(nn.Module):
+        def forward(self, x):
+            canvas = torch.zeros(1, 4)
+            canvas[:, :2] = x[:, :2]
+            return canvas
+
+    with pytest.raises(DFPCError) as error:
+        bgsc(net(Filling()), X)
+    assert "torch.Tensor.__setitem__ in module '1' writes data into an ordinary tensor" in str(error.value)
+    assert "x.new_zeros" in str(error.value)

@@ -6,7 +6,7 @@ from torch import nn
 
 from dfpc_plugin import bgsc
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.flow.run import FlowRun
+from dfpc_plugin.flow.engine import FlowRun
 
 
 class Between(nn.Module):

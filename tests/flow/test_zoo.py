@@ -6,11 +6,11 @@ import pytest
 import timm
 import torch
 from torch import nn
-from zoo import timm_zoo, torchvision_zoo
 
 from dfpc_plugin import bgsc, missing_operators
 from dfpc_plugin.flow import run_flow
 from dfpc_plugin.models import create_model, example_inputs, scoring_part
+from zoo import timm_zoo, torchvision_zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # models warn about their own deprecations while they are built
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfpc_plugin.flow.layer import LayerContext
-from dfpc_plugin.flow.registry import Convention, forms, rule
+from dfpc_plugin.flow.registry import forms, rule
 from dfpc_plugin.flow.rules.linear import apply_linear, read_linear, write_linear
 from dfpc_plugin.flow.tensor import holds_data
 
@@ -198,7 +198,7 @@ def multi_head_attention(
         written = write_linear(flow, name, magnitude, ()).chunk(3)
         parts = [part.expand(*x.shape[:-1], -1) for part, x in zip(written, (query, key, value), strict=True)]
     heads = [part.unflatten(-1, (num_heads, -1)).movedim(0, -2) for part in parts]
-    mixed = _attend(*heads, scale=heads[0].shape[-1] ** -0.5)
+    mixed = _attend(heads[0], heads[1], heads[2], scale=heads[0].shape[-1] ** -0.5)
     length = query.shape[0]
     mixed = mixed.expand(*mixed.shape[:-2], length, mixed.shape[-1]).movedim(-2, 0).flatten(-2)
     out = apply_linear(flow, flow.name("out_proj_weight"), mixed, out_proj_weight)

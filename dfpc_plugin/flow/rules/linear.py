@@ -69,8 +69,7 @@ def convolution(
     before, after = _sides(padding, [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)])
     pointwise = all(k == 1 for k in kernel) and not any(before)
     if pointwise:
-        steps = (..., *(slice(None, None, s) for s in stride))
-        seen = input[steps] if any(s > 1 for s in stride) else input
+        seen = _window(input, [slice(None, None, s) for s in stride])
         flow.read(name, _per_channel_sum(seen, axes) @ per_input.flatten())
         out_size = seen.shape[-axes:]
         leaf = flow.write(name, per_output.flatten().view(-1, *(1,) * axes), channel_dim=0)
@@ -81,6 +80,11 @@ def convolution(
         flow.read(name, (input * _gain(per_input, size, out_size, stride, dilation, before, after)).sum())
         leaf = flow.write(name, bound, channel_dim=0)
     return leaf.expand(*input.shape[: -axes - 1], leaf.shape[0], *out_size)
+
+
+def _window(tensor: Tensor, slices: Sequence[slice]) -> Tensor:
+    """Slice the last axes."""
+    return tensor[tuple([slice(None)] * (tensor.dim() - len(slices)) + list(slices))]
 
 
 def _gain(
@@ -101,7 +105,7 @@ def _gain(
     ones = torch.ones((1, 1, *out_size), dtype=per_input.dtype, device=per_input.device)
     gain = _CONV_TRANSPOSE[len(size)](ones, per_input[None], None, tuple(stride), 0, 0, 1, tuple(dilation))
     gain = F.pad(gain, [side for u in reversed(unreached) for side in (0, u)])
-    return gain[(..., *(slice(b, b + s) for b, s in zip(before, size, strict=True)))]
+    return _window(gain, [slice(b, b + s) for b, s in zip(before, size, strict=True)])
 
 
 @rule(
@@ -132,8 +136,7 @@ def transposed_convolution(
     bound = native(ones, per_output[None], None, stride, padding, output_padding, 1, dilation)[0]
     reached = torch.ones((1, 1, *bound.shape[1:]), dtype=input.dtype, device=input.device)
     gain = _CONV[axes](reached, per_input, None, stride, padding, dilation)
-    gain = gain[(..., *(slice(0, s) for s in size))]
-    flow.read(name, (input * gain).sum())
+    flow.read(name, (input * _window(gain, [slice(0, s) for s in size])).sum())
     leaf = flow.write(name, bound, channel_dim=0)
     return leaf.expand(*input.shape[: -axes - 1], *leaf.shape)
 

@@ -20,7 +20,7 @@ __all__: list[str] = []
 
 def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
     """Divide by the root mean square over `dims`, a constant for the backward pass; zeros stay zero."""
-    scale = input.detach().square().mean(dims, keepdim=True).add(eps or 1e-12).sqrt()
+    scale = input.detach().square().mean(list(dims), keepdim=True).add(eps or 1e-12).sqrt()
     return input / scale
 
 
