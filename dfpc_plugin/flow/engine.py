@@ -1,0 +1,253 @@
+"""The engine: sends every operation on data to its rule, and collects who writes and who reads couplings."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfpc_plugin.errors import DFPCError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.flow.layer import LayerContext, Reader, Writer
+from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
+from dfpc_plugin.flow.names import ModelNames
+from dfpc_plugin.flow.registry import Rule, find_rule, function_name
+from dfpc_plugin.flow.script import interpret, is_scripted
+from dfpc_plugin.flow.tensor import FlowTensor, View, holds_data
+from dfpc_plugin.flow.tree import map_tensors, tensors
+
+__all__ = ["FlowRun", "MissingOperator"]
+
+
+@dataclass(frozen=True)
+class MissingOperator:
+    """An operator without a rule.
+
+    Attributes:
+        function: Its name, as the model's author would write it.
+        modules: Dotted paths of the modules that called it ('' is the model itself), in order of first call.
+    """
+
+    function: str
+    modules: tuple[str, ...]
+
+
+class FlowRun:
+    """One pass over a model: dispatches operations to rules and collects who reads and who writes couplings.
+
+    Attributes:
+        writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
+        readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
+        met: Sets of feed-in layers that met entry by entry in one operator.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Prepare for one run of `model`; nothing of it is changed."""
+        self.dtype = _bound_dtype(model)
+        self.writers: list[Writer] = []
+        self.readers: list[Reader] = []
+        self.met: list[frozenset[str]] = []
+        self._missing: dict[str, dict[str, None]] = defaultdict(dict)
+        self.names = ModelNames(model)
+
+    @property
+    def missing(self) -> tuple[MissingOperator, ...]:
+        """Operators met so far that have no rule."""
+        return tuple(MissingOperator(name, tuple(callers)) for name, callers in self._missing.items())
+
+    def input(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Turn an example input into a data-flow tensor bounded by one; masks stay what they are."""
+        if tensor.dtype == torch.bool:
+            return tensor
+        ones = torch.ones((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)
+        return FlowTensor(ones, self, tensor.dtype)
+
+    def call(
+        self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], flows: list[FlowTensor]
+    ) -> Any:
+        """Apply the rule of `func`, unwrapping and wrapping its data-flow tensors `flows`."""
+        if func in CONSTANTS:
+            return self._constant(func(*map_tensors(_stand_in, args), **map_tensors(_stand_in, kwargs)))
+        rule = find_rule(func)
+        if all(flow.constant is not None for flow in flows):
+            return self._call_on_constants(rule, func, args, kwargs)
+        if rule is not None:
+            with torch.enable_grad():
+                return self._apply(rule, func, args, kwargs, flows)
+        if is_scripted(func):
+            return interpret(func, args, kwargs)
+        if func in VALUES:
+            self.stop_if_missing(f"{function_name(func)} asks for values")
+            raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+        return self._continue_without_rule(func, args, kwargs)
+
+    def _constant(self, value: torch.Tensor, view: View | None = None) -> FlowTensor:
+        """Wrap a constant that the forward may still write data into."""
+        zeros = torch.zeros((), dtype=self.dtype, device=value.device).expand(value.shape)
+        return FlowTensor(zeros, self, value.dtype, view=view, constant=value)
+
+    def _call_on_constants(
+        self, rule: Rule | None, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        """Compute with the values of constants, as the model would."""
+        result = func(*map_tensors(_value, args), **map_tensors(_value, kwargs))
+        target = args[0] if args else None
+        if isinstance(target, FlowTensor) and _in_place(func, args, kwargs):
+            return target
+        if rule is not None and rule.view and isinstance(target, FlowTensor) and isinstance(result, torch.Tensor):
+            return self._constant(result, View(target, lambda bound: rule.function(bound, *args[1:], **kwargs)))
+        return map_tensors(self._constant, result)
+
+    def _apply(
+        self, rule: Rule, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], flows: list[FlowTensor]
+    ) -> Any:
+        """Run one rule and wrap what it returns."""
+        sources = frozenset().union(*(flow.sources for flow in flows))
+        if rule.couples and sum(bool(flow.sources) for flow in flows) > 1:
+            self.met.append(sources)
+        unwrap = self._unwrap_additive if rule.additive else self._unwrap
+        plain_args, plain_kwargs = map_tensors(unwrap, args), map_tensors(unwrap, kwargs)
+        if rule.context:
+            context = LayerContext(self, rule.function, args, kwargs, sources)
+            result = rule.function(context, *plain_args, **plain_kwargs)
+            sources = context.sources
+        else:
+            result = rule.function(*plain_args, **plain_kwargs)
+        target = args[0] if args else next(iter(kwargs.values()))
+        if _in_place(func, args, kwargs):
+            return self._change(target, result, sources, func)
+        dtype = _result_dtype(flows, args, kwargs)
+        if isinstance(result, torch.Tensor) and not rule.view:
+            return FlowTensor(result, self, dtype, sources)
+        if rule.view and isinstance(target, FlowTensor) and not tensors((args[1:], kwargs)):
+            return self._wrap_views(rule, result, target, plain_args, plain_kwargs, sources, dtype)
+        return map_tensors(lambda bound: FlowTensor(bound, self, dtype, sources), result)
+
+    def _change(self, target: Any, result: torch.Tensor, sources: frozenset[str], func: Callable[..., Any]) -> Any:
+        """Carry out an operation in place."""
+        if not isinstance(target, FlowTensor):
+            raise DFPCError(
+                f"{function_name(func)} in module '{self.names.caller() or ''}' writes data into an ordinary tensor, "
+                f"which cannot hold it in a pass without data; make that tensor with x.new_zeros(...) or "
+                f"torch.zeros_like(x) instead of torch.zeros(...)."
+            )
+        target.change(result, sources)
+        return target
+
+    def _wrap_views(
+        self,
+        rule: Rule,
+        result: Any,
+        base: FlowTensor,
+        args: tuple,
+        kwargs: dict[str, Any],
+        sources: frozenset[str],
+        dtype: torch.dtype,
+    ) -> Any:
+        """Wrap the results of a view operator so that they follow their base."""
+
+        def take(bound: torch.Tensor, position: int | None = None) -> torch.Tensor:
+            taken = rule.function(bound, *args[1:], **kwargs)
+            return taken if position is None else taken[position]
+
+        if isinstance(result, torch.Tensor):
+            return FlowTensor(result, self, dtype, sources, View(base, take))
+        views = [
+            FlowTensor(bound, self, dtype, sources, View(base, functools.partial(take, position=position)))
+            for position, bound in enumerate(result)
+        ]
+        return tuple(views) if isinstance(result, tuple) else views
+
+    def _unwrap(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give a rule the bounds of data, and weights detached, in the precision of the bounds."""
+        if isinstance(tensor, FlowTensor):
+            if tensor.constant is None:
+                return tensor.bound
+            tensor = tensor.constant
+        tensor = tensor.detach()
+        if tensor.dtype is self.dtype or not tensor.is_floating_point():
+            return tensor
+        return tensor.to(self.dtype)
+
+    def _unwrap_additive(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Like `_unwrap`, with zeros in place of constants."""
+        if holds_data(tensor) or not tensor.is_floating_point():
+            return self._unwrap(tensor)
+        return torch.zeros((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)
+
+    def _continue_without_rule(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Note a missing operator and go on with zeros of the right shape, so that one error can list them all."""
+        self._missing[function_name(func)][self.names.caller() or ""] = None
+        meta_args, meta_kwargs = map_tensors(_meta, args), map_tensors(_meta, kwargs)
+        try:
+            result = func(*meta_args, **meta_kwargs)
+        except Exception as error:
+            reason = f"{function_name(func)} cannot be run on shapes alone"
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from error
+        device = next(t.device for t in tensors((args, kwargs)) if isinstance(t, FlowTensor))
+        dtype = self.dtype
+        return map_tensors(
+            lambda meta: FlowTensor(torch.zeros(meta.shape, dtype=dtype, device=device), self, meta.dtype), result
+        )
+
+    def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
+        """Raise with everything collected so far."""
+        if self._missing:
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from cause
+
+    def finish(self) -> None:
+        """Raise if any operator had no rule.
+
+        Raises:
+            UnsupportedOperatorError: Names every one of them.
+        """
+        if self._missing:
+            raise UnsupportedOperatorError(self.missing)
+
+
+def _bound_dtype(model: nn.Module) -> torch.dtype:
+    """Bounds are kept in float64 for a float64 model, else in float32: half precision would overflow."""
+    is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    return torch.float64 if is_double else torch.float32
+
+
+def _result_dtype(flows: list[FlowTensor], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
+    """What dtype the model will see: the one it asks for, or the promotion of its data's."""
+    asked = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+    if asked:
+        return asked[0]
+    dtype = flows[0].dtype
+    for flow in flows[1:]:
+        dtype = torch.promote_types(dtype, flow.dtype)
+    return dtype
+
+
+def _in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Tell whether `func` changes its first argument, by torch's own naming: add_, __iadd__, __setitem__, inplace=True."""
+    name = getattr(func, "__name__", "")
+    if name == "__setitem__":
+        return True
+    if name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"):
+        return True
+    if name.endswith("_") and not name.endswith("__"):
+        return True
+    return bool(kwargs.get("inplace", False))
+
+
+def _value(tensor: torch.Tensor) -> torch.Tensor:
+    """The values of a constant."""
+    return tensor.constant if isinstance(tensor, FlowTensor) and tensor.constant is not None else tensor
+
+
+def _stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    """An ordinary tensor of the same shape, dtype and device."""
+    return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    """A stand-in with the same shape and dtype and nothing else."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

@@ -1,0 +1,53 @@
+"""Names of what runs: the module whose forward is on the Python stack, and the layer that owns a weight."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import defaultdict
+from typing import Any
+
+from torch import nn
+
+__all__ = ["ModelNames"]
+
+
+class ModelNames:
+    """Dotted paths of a model's modules and parameters, looked up by identity."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Read the paths of `model`; nothing of it is changed."""
+        self._modules: dict[int, str] = {}
+        self._parameters: dict[int, list[str]] = defaultdict(list)
+        for path, module in model.named_modules():
+            self._modules[id(module)] = path
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    self._parameters[id(parameter)].append(f"{path}.{name}" if path else name)
+
+    def caller(self) -> str | None:
+        """Dotted path of the module whose forward is running, found on the Python stack; None if there is none."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if code.co_argcount or code.co_flags & inspect.CO_VARARGS:
+                name = self._modules.get(id(frame.f_locals.get(code.co_varnames[0])))
+                if name is not None:
+                    return name
+            frame = frame.f_back  # type: ignore[assignment]
+        return None
+
+    def layer(self, weight: Any) -> str:
+        """Name the layer that owns `weight`: its parameter's path without '.weight', or the module that is running."""
+        owners = self._parameters.get(id(weight), [])
+        if len(owners) == 1:
+            return owners[0].removesuffix(".weight")
+        caller = self.caller() or ""
+        for owner in owners:
+            if owner.rpartition(".")[0] == caller:
+                return owner.removesuffix(".weight")
+        return caller
+
+    def owns(self, tensor: Any) -> bool:
+        """Tell whether `tensor` is a parameter of the model."""
+        return id(tensor) in self._parameters
