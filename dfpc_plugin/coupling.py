@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["LayerCoupling", "couple_layers"]
+from dfpc_plugin.flow import FlowRun
+
+__all__ = ["LayerCoupling", "couple_layers", "couplings_of"]
 
 
 @dataclass(frozen=True)
@@ -56,4 +58,11 @@ def couple_layers(
             readers[root(source)][reader] = None
     return tuple(
         LayerCoupling(tuple(names), tuple(readers[key])) for key, names in members.items() if readers[key]
+    )
+
+
+def couplings_of(run: FlowRun) -> tuple[LayerCoupling, ...]:
+    """Group the layers that a pass over a model has met."""
+    return couple_layers(
+        [writer.name for writer in run.writers], run.met, [(reader.name, reader.sources) for reader in run.readers]
     )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import DFPCError, MissingDependencyError, UnknownModelError
+from dfpc_plugin.errors import DFPCError, UnknownModelError
 from dfpc_plugin.inputs import as_call
 
 __all__ = ["ScoringPart", "WeightsError", "create_model", "example_inputs", "match_models", "scoring_part"]
@@ -60,10 +61,11 @@ def create_model(name: str, *, pretrained: bool = False, meta: bool = False) -> 
     Raises:
         UnknownModelError: Neither library has it; the message names the nearest.
         WeightsError: `pretrained` was asked for, and there are no weights or they cannot be loaded.
-        MissingDependencyError: timm or torchvision is not installed.
     """
     if pretrained and meta:
-        raise WeightsError("A model on the meta device has no weights; ask for pretrained or for meta, not both.")
+        raise WeightsError(
+            "A model on the meta device has no weights; ask for pretrained or for meta, not both."
+        )
     _require_known(name)
     if meta:
         return _build_on_meta(name)
@@ -71,7 +73,9 @@ def create_model(name: str, *, pretrained: bool = False, meta: bool = False) -> 
         return _build(name, pretrained=False)
     try:
         return _build(name, pretrained=True)
-    except Exception as error:  # the network, the cache, the checkpoint: each library reports these in its own way
+    except (
+        Exception
+    ) as error:  # the network, the cache, the checkpoint: each library reports these in its own way
         raise WeightsError(
             f"The pretrained weights of '{name}' could not be loaded ({type(error).__name__}: {error}); check the "
             f"connection and the name's tag, or score it with random weights."
@@ -96,9 +100,14 @@ def example_inputs(
         device: Where to make them; where the model's parameters are if not given.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    shapes = _torchvision_shapes(model, name, size) if name.startswith(_TORCHVISION) else [_timm_shape(model, size)]
+    shapes = (
+        _torchvision_shapes(model, name, size)
+        if name.startswith(_TORCHVISION)
+        else [_timm_shape(model, size)]
+    )
     made = tuple(
-        torch.ones(batch_size, *shape, device=device or parameter.device, dtype=parameter.dtype) for shape in shapes
+        torch.ones(batch_size, *shape, device=device or parameter.device, dtype=parameter.dtype)
+        for shape in shapes
     )
     return made if len(made) > 1 else made[0]
 
@@ -106,7 +115,9 @@ def example_inputs(
 def scoring_part(model: nn.Module) -> ScoringPart:
     """Say which part of `model` can be scored: all of it, except for torchvision's detectors."""
     if type(model).__module__.startswith("torchvision.models.detection.") and hasattr(model, "backbone"):
-        return ScoringPart("backbone", "a detector selects boxes by their values, which a pass without data has not")
+        return ScoringPart(
+            "backbone", "a detector selects boxes by their values, which a pass without data has not"
+        )
     return ScoringPart()
 
 
@@ -118,28 +129,22 @@ def match_models(pattern: str) -> list[str]:
     """
     if not any(sign in pattern for sign in "*?[") or pattern.startswith(_HUB):
         return [pattern]
-    names = fnmatch.filter(_torchvision_names() if pattern.startswith(_TORCHVISION) else _timm_names(), pattern)
+    names = fnmatch.filter(
+        _torchvision_names() if pattern.startswith(_TORCHVISION) else _timm_names(), pattern
+    )
     if not names:
-        raise UnknownModelError(f"No model's name matches '{pattern}'; torchvision's begin with '{_TORCHVISION}'.")
+        raise UnknownModelError(
+            f"No model's name matches '{pattern}'; torchvision's begin with '{_TORCHVISION}'."
+        )
     return names
 
 
-def _library(name: str) -> Any:
-    """Import timm or torchvision when it is needed: each takes seconds, and neither is needed for the other."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise  # it is there, and something of its own is missing
-        raise MissingDependencyError(name, "models") from error
-
-
 def _timm_names() -> list[str]:
-    return list(_library("timm").list_models())
+    return list(timm.list_models())
 
 
 def _torchvision_names() -> list[str]:
-    return [_TORCHVISION + name for name in _library("torchvision").models.list_models()]
+    return [_TORCHVISION + name for name in torchvision.models.list_models()]
 
 
 def _require_known(name: str) -> None:
@@ -149,7 +154,7 @@ def _require_known(name: str) -> None:
     if name.startswith(_TORCHVISION):
         if name in _torchvision_names():
             return
-    elif _library("timm").is_model(name):
+    elif timm.is_model(name):
         _require_tag(name)
         return
     raise UnknownModelError(f"No model is called '{name}'{_suggestion(name)}")
@@ -160,7 +165,7 @@ def _require_tag(name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not tag:
         return
-    names = _library("timm").list_models(f"{architecture}.*", pretrained=True)
+    names = timm.list_models(f"{architecture}.*", pretrained=True)
     if name not in names:
         raise UnknownModelError(
             f"timm's '{architecture}' has no weights tagged '{tag}'; "
@@ -172,7 +177,10 @@ def _suggestion(name: str) -> str:
     """End the sentence with the nearest names, whichever library they are from, or with where to look."""
     names = {known: known for known in _timm_names()}
     for known in _torchvision_names():
-        names |= {known: known, known.removeprefix(_TORCHVISION): names.get(known.removeprefix(_TORCHVISION), known)}
+        names |= {
+            known: known,
+            known.removeprefix(_TORCHVISION): names.get(known.removeprefix(_TORCHVISION), known),
+        }
     near = difflib.get_close_matches(name, names, n=6)
     near += difflib.get_close_matches(name.removeprefix(_TORCHVISION), names, n=6)
     found = list(dict.fromkeys(names[match] for match in near))[:4]
@@ -183,15 +191,15 @@ def _suggestion(name: str) -> str:
 
 def _build(name: str, *, pretrained: bool) -> nn.Module:
     if not name.startswith(_TORCHVISION):
-        return _library("timm").create_model(name, pretrained=pretrained)
-    models, short = _library("torchvision").models, name.removeprefix(_TORCHVISION)
+        return timm.create_model(name, pretrained=pretrained)
+    short = name.removeprefix(_TORCHVISION)
     options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
     if not pretrained:
-        if "weights_backbone" in inspect.signature(models.get_model_builder(short)).parameters:
+        if "weights_backbone" in inspect.signature(torchvision.models.get_model_builder(short)).parameters:
             options["weights_backbone"] = None
         if short.removeprefix("quantized_") in ("googlenet", "inception_v3"):
             options["init_weights"] = True  # their default, without their warning that it may change
-    return models.get_model(short, **options)
+    return torchvision.models.get_model(short, **options)
 
 
 def _build_on_meta(name: str) -> nn.Module:
@@ -213,7 +221,7 @@ def _timm_shape(model: nn.Module, size: int | None) -> tuple[int, ...]:
 def _torchvision_shapes(model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
     """Shapes of one example by the kind of model, which is the package that its builder lives in."""
     short = name.removeprefix(_TORCHVISION)
-    builder = _library("torchvision").models.get_model_builder(short)
+    builder = torchvision.models.get_model_builder(short)
     kind = builder.__module__.removeprefix("torchvision.models.").split(".")[0]
     if kind == "optical_flow":
         return [(3, size or _FLOW_SIZE, size or _FLOW_SIZE)] * 2
@@ -225,6 +233,6 @@ def _torchvision_shapes(model: nn.Module, name: str, size: int | None) -> list[t
 
 def _evaluation_size(builder: Callable[..., nn.Module]) -> int:
     """Side that torchvision crops images to for the model's default weights; needs no download."""
-    weights = getattr(_library("torchvision").models.get_model_weights(builder), "DEFAULT", None)
+    weights = getattr(torchvision.models.get_model_weights(builder), "DEFAULT", None)
     crop = getattr(weights.transforms(), "crop_size", None) if weights is not None else None
     return int(crop[0]) if crop else _SIZE

@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.coupling import LayerCoupling, couple_layers
+from dfpc_plugin.coupling import LayerCoupling, couplings_of
 from dfpc_plugin.errors import DFPCError, NonFiniteWeightError
 from dfpc_plugin.flow import FlowRun, ForwardFunction, run_flow
 from dfpc_plugin.inputs import ExampleInputs
@@ -116,9 +116,7 @@ def bgsc(
     _require_finite(model)
     run = run_flow(model, example_inputs, forward_fn)
     scores = _backward(run, ranking)
-    couplings = couple_layers(
-        [writer.name for writer in run.writers], run.met, [(reader.name, reader.sources) for reader in run.readers]
-    )
+    couplings = couplings_of(run)
     read = {name for coupling in couplings for name in coupling.feed_in}
     return Saliency({name: value for name, value in scores.items() if name in read}, couplings)
 

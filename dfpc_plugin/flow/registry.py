@@ -175,5 +175,8 @@ def function_name(function: Callable[..., Any]) -> str:
     for home, path in ((torch.Tensor, "torch.Tensor"), (torch, "torch"), (F, "torch.nn.functional")):
         if getattr(home, name, None) is function:
             return f"{path}.{name}"
-    module = getattr(function, "__module__", None)
+    module = getattr(function, "__module__", None) or ""
+    if module.startswith("torch._C._"):  # torch.fft, torch.linalg, torch.special
+        namespace = module.removeprefix("torch._C._")
+        return f"torch.{namespace}.{name.removeprefix(namespace + '_')}"
     return f"{module}.{name}" if module else name

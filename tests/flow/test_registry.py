@@ -109,6 +109,8 @@ def test_every_rule_documents_its_formula_and_its_convention():
         (torch.conv2d, "torch.conv2d"),
         (torch.Tensor.__getitem__, "torch.Tensor.__getitem__"),
         (torch.Tensor.T.__get__, "torch.Tensor.T"),
+        (torch.fft.fft2, "torch.fft.fft2"),
+        (torch.special.i0e, "torch.special.i0e"),
     ],
 )
 def test_operators_are_named_as_their_users_write_them(function, name):

@@ -19,29 +19,12 @@ from torch import Tensor
 
 from dfpc_plugin.flow.layer import LayerContext
 from dfpc_plugin.flow.registry import Convention, forms, rule
+from dfpc_plugin.flow.rules.geometry import Axis, padding_sides, spell_out, spread
 
 __all__ = ["apply_linear", "read_linear", "write_linear"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
-def _tuple(value: int | Sequence[int], length: int) -> tuple[int, ...]:
-    """Spell out torch's int-or-sequence arguments."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * length if len(values) == 1 else values
-
-
-def _sides(padding: str | int | Sequence[int], reach: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Padding before and after each axis, for a kernel that reaches `reach` = dilation * (size - 1) further."""
-    if padding == "valid":
-        return (0,) * len(reach), (0,) * len(reach)
-    if padding == "same":
-        before = tuple(r // 2 for r in reach)
-        return before, tuple(r - b for r, b in zip(reach, before, strict=True))
-    assert not isinstance(padding, str)
-    sides = _tuple(padding, len(reach))
-    return sides, sides
 
 
 @rule(*forms("conv1d", "conv2d", "conv3d"), convention=Convention.EXACT, context=True)
@@ -62,50 +45,23 @@ def convolution(
     if groups == input.shape[-axes - 1] > 1:
         return native(input, weight, None, stride, padding, dilation, groups)
     name = flow.name("weight")
-    stride, dilation = _tuple(stride, axes), _tuple(dilation, axes)
+    steps, dilations = spell_out(stride, axes), spell_out(dilation, axes)
     size, kernel = input.shape[-axes:], weight.shape[2:]
-    per_output = weight.sum(1, keepdim=True)
-    per_input = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
-    before, after = _sides(padding, [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)])
-    pointwise = all(k == 1 for k in kernel) and not any(before)
-    if pointwise:
-        seen = _window(input, [slice(None, None, s) for s in stride])
-        flow.read(name, _per_channel_sum(seen, axes) @ per_input.flatten())
-        out_size = seen.shape[-axes:]
-        leaf = flow.write(name, per_output.flatten().view(-1, *(1,) * axes), channel_dim=0)
-    else:
-        ones = torch.ones((1, 1, *size), dtype=input.dtype, device=input.device)
-        bound = native(ones, per_output, None, stride, padding, dilation)[0]
-        out_size = bound.shape[1:]
-        flow.read(name, (input * _gain(per_input, size, out_size, stride, dilation, before, after)).sum())
-        leaf = flow.write(name, bound, channel_dim=0)
-    return leaf.expand(*input.shape[: -axes - 1], leaf.shape[0], *out_size)
-
-
-def _window(tensor: Tensor, slices: Sequence[slice]) -> Tensor:
-    """Slice the last axes."""
-    return tensor[tuple([slice(None)] * (tensor.dim() - len(slices)) + list(slices))]
-
-
-def _gain(
-    per_input: Tensor,
-    size: Sequence[int],
-    out_size: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    before: Sequence[int],
-    after: Sequence[int],
-) -> Tensor:
-    """Column sums of |M|, `(1, C_in, *size)`: the adjoint convolution of ones, border effects included."""
-    padded = [s + b + a for s, b, a in zip(size, before, after, strict=True)]
-    unreached = [
-        p - ((o - 1) * s + d * (k - 1) + 1)
-        for p, o, s, d, k in zip(padded, out_size, stride, dilation, per_input.shape[1:], strict=True)
+    sides = padding_sides(padding, [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)])
+    geometry = [
+        Axis.of_convolution(s, k, step, d, *side)
+        for s, k, step, d, side in zip(size, kernel, steps, dilations, sides, strict=True)
     ]
-    ones = torch.ones((1, 1, *out_size), dtype=per_input.dtype, device=per_input.device)
-    gain = _CONV_TRANSPOSE[len(size)](ones, per_input[None], None, tuple(stride), 0, 0, 1, tuple(dilation))
-    gain = F.pad(gain, [side for u in reversed(unreached) for side in (0, u)])
-    return _window(gain, [slice(b, b + s) for b, s in zip(before, size, strict=True)])
+    per_output = weight.sum(1)
+    per_input = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
+    if all(k == 1 and side == (0, 0) for k, side in zip(kernel, sides, strict=True)):
+        seen = _every(input, steps)
+        flow.read(name, _per_channel_sum(seen, axes) @ per_input.flatten())
+        leaf = flow.write(name, per_output, channel_dim=0)
+    else:
+        flow.read(name, (input * spread(per_input, geometry, over="inputs")).sum())
+        leaf = flow.write(name, spread(per_output, geometry, over="outputs"), channel_dim=0)
+    return leaf.expand(*input.shape[: -axes - 1], leaf.shape[0], *(axis.out for axis in geometry))
 
 
 @rule(
@@ -129,15 +85,18 @@ def transposed_convolution(
     if groups == input.shape[-axes - 1] > 1:
         return native(input, weight, None, stride, padding, output_padding, groups, dilation)
     name = flow.name("weight")
-    size = input.shape[-axes:]
+    geometry = [
+        Axis.of_transposed(*numbers)
+        for numbers in zip(
+            input.shape[-axes:],
+            weight.shape[2:],
+            *(spell_out(value, axes) for value in (stride, dilation, padding, output_padding)),
+            strict=True,
+        )
+    ]
     per_output = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
-    per_input = weight.sum(1, keepdim=True)
-    ones = torch.ones((1, 1, *size), dtype=input.dtype, device=input.device)
-    bound = native(ones, per_output[None], None, stride, padding, output_padding, 1, dilation)[0]
-    reached = torch.ones((1, 1, *bound.shape[1:]), dtype=input.dtype, device=input.device)
-    gain = _CONV[axes](reached, per_input, None, stride, padding, dilation)
-    flow.read(name, (input * _window(gain, [slice(0, s) for s in size])).sum())
-    leaf = flow.write(name, bound, channel_dim=0)
+    flow.read(name, (input * spread(weight.sum(1), geometry, over="outputs")).sum())
+    leaf = flow.write(name, spread(per_output, geometry, over="inputs"), channel_dim=0)
     return leaf.expand(*input.shape[: -axes - 1], *leaf.shape)
 
 
@@ -161,6 +120,14 @@ def traced_convolution(
             flow, input, weight, bias, stride, padding, output_padding, groups, dilation
         )
     return convolution(flow, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _every(input: Tensor, steps: Sequence[int]) -> Tensor:
+    """Keep every n-th position of the last axes."""
+    if max(steps) == 1:
+        return input
+    leading = [slice(None)] * (input.dim() - len(steps))
+    return input[tuple(leading + [slice(None, None, step) for step in steps])]
 
 
 def _per_channel_sum(input: Tensor, axes: int) -> Tensor:

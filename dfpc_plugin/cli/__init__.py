@@ -1,0 +1,74 @@
+"""The command `dfpc`: one file per subcommand, each of which calls the library and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from dfpc_plugin.cli import check, demo, score
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.errors import DFPCError, MissingDependencyError
+
+__all__ = ["main"]
+
+COMMANDS: dict[str, tuple[type, Callable[[Any, Consoles], int]]] = {
+    "demo": (demo.DemoConfig, demo.run),
+    "score": (score.ScoreConfig, score.run),
+    "check": (check.CheckConfig, check.run),
+}
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0: done. 1: it could not be done, or a check found something missing. 2: the command line or a configuration file is
+    not right, or the packages for the command line are not installed.
+
+    Args:
+        argv: Arguments after the program's name; those of the process if not given.
+    """
+    consoles = Consoles()
+    try:
+        return _run(sys.argv[1:] if argv is None else argv, consoles)
+    except SystemExit as stop:  # --help, --version and --print_config have printed what was asked for
+        return stop.code if isinstance(stop.code, int) else 0
+    except DFPCError as error:
+        return _fail(consoles, error, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (
+        BrokenPipeError
+    ):  # the reader, such as `head`, has seen enough; the exit must not write to it either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _run(argv: Sequence[str], consoles: Consoles) -> int:
+    try:
+        from dfpc_plugin.cli.parser import Command, parse
+    except ModuleNotFoundError as error:
+        if error.name not in ("jsonargparse", "docstring_parser", "yaml"):
+            raise
+        return _fail(consoles, MissingDependencyError(error.name, "cli"), USAGE)
+    try:
+        # The first line of a subcommand's docstring is its help.
+        name, config = parse(
+            argv,
+            {
+                name: Command(config, (run.__doc__ or "").partition("\n")[0])
+                for name, (config, run) in COMMANDS.items()
+            },
+        )
+    except DFPCError as error:
+        return _fail(consoles, error, USAGE)
+    return COMMANDS[name][1](config, consoles)
+
+
+def _fail(consoles: Consoles, error: DFPCError, code: int) -> int:
+    consoles.err.print(Text(str(error), style="red"), soft_wrap=True)
+    return code

@@ -1,0 +1,14 @@
+"""`dfpc demo`."""
+
+from __future__ import annotations
+
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.demo import DemoConfig, run_demo
+
+__all__ = ["DemoConfig", "run"]
+
+
+def run(config: DemoConfig, consoles: Consoles) -> int:
+    """Prune a small trained network by several criteria, without data, and compare them at equal cost."""
+    run_demo(config, consoles.out)
+    return 0

@@ -1,0 +1,112 @@
+"""`dfpc score`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.files import require_writable, write_text
+from dfpc_plugin.report.export import to_csv, to_json
+from dfpc_plugin.report.plots import require_plottable, write_plot
+from dfpc_plugin.report.score import ModelScore, score_model
+from dfpc_plugin.report.tables import print_score
+from dfpc_plugin.saliency import Ranking
+
+__all__ = ["ScoreConfig", "ScoreConfigError", "run"]
+
+_STDOUT = "-"
+
+
+class ScoreConfigError(DFPCError, ValueError):
+    """Options of `dfpc score` that make no sense."""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Options of `dfpc score`.
+
+    Attributes:
+        model: A timm model, such as resnet50 or vit_base_patch16_224.augreg_in21k, or torchvision/NAME.
+        pretrained: Load trained weights; without, scores are those of random weights.
+        ranking: As published, or relative: every reading layer's sum is divided by its own total.
+        size: Height and width of the input in pixels, instead of what the model was made for.
+        json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
+        csv: Write one row per layer and channel as CSV to this file, or to the standard output (-).
+        plot: Draw the saliency of every coupling into this file (.png, .svg or .pdf).
+        top: Show only the N couplings with the lowest scores, where a global ranking begins to cut.
+        quiet: Print no table.
+    """
+
+    model: str
+    pretrained: bool = False
+    ranking: Ranking = "published"
+    size: int | None = None
+    json: str | None = field(default=None, metadata={"metavar": "FILE"})
+    csv: str | None = field(default=None, metadata={"metavar": "FILE"})
+    plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    top: int | None = None
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ScoreConfigError: Names the option and what it must be.
+        """
+        for name in ("size", "top"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ScoreConfigError(f"{name} must be 1 or more, not {value}.")
+        if self.json == self.csv == _STDOUT:
+            raise ScoreConfigError(
+                "json and csv cannot both go to the standard output; name a file for one of them."
+            )
+
+    @property
+    def stdout_taken(self) -> bool:
+        """Whether JSON or CSV goes to the standard output."""
+        return _STDOUT in (self.json, self.csv)
+
+
+def run(config: ScoreConfig, consoles: Consoles) -> int:
+    """Score every channel of a model without data, and show the couplings that its layers form."""
+    for target in (config.json, config.csv):
+        if target not in (None, _STDOUT):
+            require_writable(Path(target))
+    if config.plot is not None:
+        require_plottable(config.plot)
+    with consoles.err.status(f"Scoring {config.model}"):
+        score = score_model(
+            config.model, pretrained=config.pretrained, ranking=config.ranking, size=config.size
+        )
+        written = _write(config, score)
+    if not config.quiet and not config.stdout_taken:
+        print_score(score, consoles.out, config.top)
+        if written:
+            consoles.out.print(f"Written: {', '.join(written)}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _write(config: ScoreConfig, score: ModelScore) -> list[str]:
+    """Write what was asked for; return the names of the files."""
+    written = []
+    if config.plot is not None:
+        write_plot(score.saliency, config.plot, f"{score.model}, {score.ranking} ranking")
+        written.append(str(config.plot))
+    if config.json is not None:
+        written += _send(config.json, to_json(score))
+    if config.csv is not None:
+        written += _send(config.csv, to_csv(score.saliency))
+    return written
+
+
+def _send(target: str, content: str) -> list[str]:
+    if target == _STDOUT:
+        sys.stdout.write(content)
+        sys.stdout.flush()
+        return []
+    write_text(Path(target), content)
+    return [target]

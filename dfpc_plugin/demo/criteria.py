@@ -1,0 +1,48 @@
+"""The importance criteria that the demo sets side by side."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch_pruning as tp
+
+from dfpc_plugin.importance import DFPCImportance
+
+__all__ = ["CRITERIA", "Criterion", "Importance"]
+
+Importance = Callable[[tp.dependency.Group], torch.Tensor | None]
+"""What Torch-Pruning asks for: from a group of coupled channels to one score per channel."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A way to tell which channels matter.
+
+    Attributes:
+        name: How the configuration calls it.
+        label: How tables and plots call it.
+        build: Makes a fresh importance for Torch-Pruning.
+        random: Whether it draws random numbers, so that one cut says little.
+    """
+
+    name: str
+    label: str
+    build: Callable[[], Importance]
+    random: bool = False
+
+
+_ALL = (
+    Criterion("dfpc", "DFPC", DFPCImportance),
+    Criterion("dfpc-relative", "DFPC, relative", functools.partial(DFPCImportance, "relative")),
+    Criterion("dfpc-published", "DFPC, published", functools.partial(DFPCImportance, "published")),
+    Criterion("magnitude", "Magnitude (TP)", tp.importance.GroupMagnitudeImportance),
+    Criterion("fpgm", "FPGM (TP)", tp.importance.FPGMImportance),
+    Criterion("lamp", "LAMP (TP)", tp.importance.LAMPImportance),
+    Criterion("bnscale", "BN scale (TP)", tp.importance.BNScaleImportance),
+    Criterion("random", "Random (TP)", tp.importance.RandomImportance, random=True),
+)
+CRITERIA: dict[str, Criterion] = {criterion.name: criterion for criterion in _ALL}
+"""Every criterion by name; those marked TP come with Torch-Pruning."""

@@ -1,0 +1,51 @@
+"""What is measured of a network: accuracy, multiply-accumulates, parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["accuracy", "count_macs", "count_parameters", "with_reestimated_batchnorm"]
+
+_BATCH = 256
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of `images` that `model`, which is in evaluation mode, classifies as `labels` say."""
+    batches = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+    correct = sum(int((model(batch).argmax(1) == target).sum()) for batch, target in batches)
+    return correct / len(labels)
+
+
+def count_macs(model: nn.Module, example_input: torch.Tensor) -> int:
+    """Count the multiply-accumulates of one forward, in convolutions and matrix products, with PyTorch's counter."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(example_input)
+    return counter.get_total_flops() // 2  # the counter takes a multiply-accumulate for two operations
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def with_reestimated_batchnorm(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Return a copy whose batch norms hold the statistics of `images`, which need no labels; weights are the same."""
+    model = copy.deepcopy(model)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    for batch in images.split(_BATCH):
+        model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()

@@ -1,0 +1,96 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from dfpc_plugin.errors import DFPCError
+
+__all__ = ["OutputError", "require_writable", "write_bytes", "write_json", "write_tensors", "write_text"]
+
+
+class OutputError(DFPCError):
+    """A file cannot be written where it was asked for."""
+
+
+def require_writable(path: Path) -> None:
+    """Raise, before any work is done, if `path` is no place for a file.
+
+    Raises:
+        OutputError: Says why.
+    """
+    if path.is_dir():
+        raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
+    if not path.parent.is_dir():
+        raise OutputError(f"Cannot write '{path}': there is no directory '{path.parent}'.")
+    if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
+        raise OutputError(f"Cannot write '{path}': permission denied.")
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write `content` in one step, so that a reader finds the old file or the new one; return `path`.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    require_writable(path)
+    try:
+        if _is_special(path):
+            path.write_bytes(content)  # a device or a pipe is written to, not replaced
+        else:
+            _replace(path.resolve(), content)  # the file that a link leads to, not the link
+    except OSError as error:
+        raise OutputError(f"Cannot write '{path}': {error.strerror or error}.") from error
+    return path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write `content` as UTF-8, in one step; line ends are kept as they are.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    return write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write `content` as indented JSON; NaN and infinity, which JSON does not have, raise a ValueError."""
+    return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    """Write named tensors and a few words about them as safetensors."""
+    return write_bytes(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=dict(metadata)))
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside `path`, then move into place."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())  # mkstemp's are private
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """Return the process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,25 @@
+"""What the scores of a model look like: tables, plots, JSON and CSV."""
+
+from dfpc_plugin.report.check import ModelCheck, check_model
+from dfpc_plugin.report.export import to_csv, to_json
+from dfpc_plugin.report.plots import draw_saliency, write_plot
+from dfpc_plugin.report.score import ModelScore, score_model
+from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
+from dfpc_plugin.report.tables import coupling_table, print_check, print_score
+
+__all__ = [
+    "CouplingSummary",
+    "ModelCheck",
+    "ModelScore",
+    "ScoreRange",
+    "check_model",
+    "coupling_table",
+    "draw_saliency",
+    "print_check",
+    "print_score",
+    "score_model",
+    "summarise",
+    "to_csv",
+    "to_json",
+    "write_plot",
+]

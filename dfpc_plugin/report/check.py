@@ -1,0 +1,71 @@
+"""Find out whether a model can be scored, without its weights."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dfpc_plugin.coupling import couplings_of
+from dfpc_plugin.errors import DFPCError, UnsupportedOperatorError
+from dfpc_plugin.flow import MissingOperator, run_flow
+from dfpc_plugin.models import ScoringPart, create_model, example_inputs, scoring_part
+
+__all__ = ["ModelCheck", "check_model"]
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What came of one model.
+
+    Attributes:
+        model: Its name.
+        part: What of it was looked at.
+        layers: Number of feed-in layers that some layer reads.
+        couplings: Number of couplings they form.
+        missing: Operators without a rule.
+        error: What else stands in the way of scoring it; '' if nothing does.
+        seconds: What it took.
+    """
+
+    model: str
+    part: ScoringPart
+    layers: int
+    couplings: int
+    missing: tuple[MissingOperator, ...]
+    error: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model can be scored."""
+        return not self.missing and not self.error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as dicts, lists, numbers and strings."""
+        content = asdict(self) | {"ok": self.ok}
+        content["missing"] = [{"function": m.function, "modules": list(m.modules)} for m in self.missing]
+        return content
+
+
+def check_model(name: str) -> ModelCheck:
+    """Run the model's forward on the meta device, where it has shapes and no values.
+
+    Whatever goes wrong with the model is part of the answer and is not raised: the next one may be fine.
+    """
+    part, layers, couplings, error_text = ScoringPart(), 0, 0, ""
+    missing: tuple[MissingOperator, ...] = ()
+    start = time.perf_counter()
+    try:
+        model = create_model(name, meta=True)
+        part = scoring_part(model)
+        run = run_flow(model, example_inputs(model, name), part.forward)
+        found = couplings_of(run)
+        layers, couplings = sum(len(coupling.feed_in) for coupling in found), len(found)
+    except UnsupportedOperatorError as error:
+        missing = error.missing
+    except DFPCError as error:
+        error_text = str(error)
+    except Exception as error:
+        error_text = f"{type(error).__name__}: {error}"
+    return ModelCheck(name, part, layers, couplings, missing, error_text, time.perf_counter() - start)

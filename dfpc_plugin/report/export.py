@@ -1,0 +1,82 @@
+"""Scores as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+from torch import Tensor
+
+from dfpc_plugin.report.score import ModelScore
+from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
+from dfpc_plugin.saliency import Saliency
+
+__all__ = ["to_csv", "to_json"]
+
+_CSV_HEADER = ("coupling", "layer", "channel", "saliency")
+
+
+def to_json(score: ModelScore) -> str:
+    """Return everything as JSON on one line; numbers read back exactly, and one that is not finite becomes null.
+
+    Keys: `model`, `pretrained`, `ranking`, `part`, `input_shapes`, `seconds`; `layers`, the scores of every feed-in
+    layer by its name; `couplings`, each with its `index`, `feed_in`, `feed_out`, `width` and `scores` (both null where
+    the layers have different widths) and the `range` of its scores.
+    """
+    content = {
+        "model": score.model,
+        "pretrained": score.pretrained,
+        "ranking": score.ranking,
+        "part": score.part.path,
+        "input_shapes": [list(shape) for shape in score.input_shapes],
+        "seconds": round(score.seconds, 3),
+        "layers": {layer: _numbers(values) for layer, values in score.saliency.items()},
+        "couplings": [_coupling(summary) for summary in summarise(score.saliency)],
+    }
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def to_csv(saliency: Saliency) -> str:
+    """Return one row per layer and channel, under a header; `coupling` counts from 1, `channel` from 0."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_CSV_HEADER)
+    for index, coupling in enumerate(saliency.couplings, start=1):
+        for layer in coupling.feed_in:
+            writer.writerows(
+                (index, layer, channel, value) for channel, value in enumerate(saliency[layer].tolist())
+            )
+    return stream.getvalue()
+
+
+def _coupling(summary: CouplingSummary) -> dict[str, Any]:
+    return {
+        "index": summary.index,
+        "feed_in": list(summary.coupling.feed_in),
+        "feed_out": list(summary.coupling.feed_out),
+        "width": None if summary.scores is None else len(summary.scores),
+        "scores": None if summary.scores is None else _numbers(summary.scores),
+        "range": _range(summary.range, channels=not summary.mixed),
+    }
+
+
+def _range(values: ScoreRange, channels: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "lowest": _number(values.lowest),
+        "median": _number(values.median),
+        "highest": _number(values.highest),
+    }
+    if channels:
+        content |= {"lowest_channel": values.lowest_channel, "highest_channel": values.highest_channel}
+    return content
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values.tolist()]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,157 @@
+"""Saliency of every coupling in one picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.files import OutputError, require_writable, write_bytes
+from dfpc_plugin.report.summary import CouplingSummary, summarise
+from dfpc_plugin.require import require
+from dfpc_plugin.saliency import Saliency
+
+__all__ = ["draw_saliency", "require_plottable", "write_plot"]
+
+_FORMATS = (".png", ".svg", ".pdf")
+# Okabe and Ito's palette, which the common kinds of colour blindness tell apart; the markers say it again.
+_STYLES = {
+    "one feed-in layer": ("#0072B2", "o"),
+    "several: they can only be cut together": ("#D55E00", "s"),
+    "several, of different widths": ("#009E73", "^"),
+}
+_INK, _GRID = "#333333", "#DDDDDD"
+_NAMES_UP_TO = 80
+_NAME_LENGTH = 26
+
+
+def require_plottable(path: Path) -> None:
+    """Raise, before any work is done, if a plot cannot be written to `path`.
+
+    Raises:
+        OutputError: The file's ending is not one of .png, .svg and .pdf, or it cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise OutputError(
+            f"Cannot draw '{path}': end its name in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}."
+        )
+    require_writable(path)
+    require("matplotlib", "matplotlib", "plots")
+
+
+def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
+    """Draw `saliency` into a PNG, SVG or PDF file, by its ending.
+
+    Raises:
+        OutputError: The file's ending is another one, or it cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require_plottable(path)
+    buffer = io.BytesIO()
+    kind = path.suffix.lower().removeprefix(".")
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    # No date and a fixed salt: the same scores give the same bytes. The settings end with this block.
+    with require("matplotlib", "matplotlib", "plots").rc_context({"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}):
+        draw_saliency(saliency, title).savefig(buffer, format=kind, dpi=130, metadata=metadata)
+    write_bytes(path, buffer.getvalue())
+
+
+def draw_saliency(saliency: Saliency, title: str = "") -> Any:
+    """Return a matplotlib figure: range, middle half and median of each coupling's scores, in forward order.
+
+    The scale is logarithmic. A score of zero has no place on it and is marked at the bottom.
+    """
+    require("matplotlib", "matplotlib", "plots")
+    summaries = summarise(saliency)
+    figure_class = require("matplotlib.figure", "matplotlib", "plots").Figure
+    # Figure without pyplot: no window, no global state, whatever backend the user has set.
+    inches = 2 + (0.21 if len(summaries) <= _NAMES_UP_TO else 0.1) * len(summaries)
+    figure = figure_class(figsize=(min(20.0, max(7.5, inches)), 5.6), layout="constrained")
+    axes = figure.subplots()
+    for label, (colour, marker) in _STYLES.items():
+        group = [summary for summary in summaries if _style(summary) == label]
+        if group:
+            _draw_group(axes, saliency, group, label, colour, marker)
+    _mark_zeros(
+        axes, [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())]
+    )
+    _label_axes(axes, summaries, title)
+    return figure
+
+
+def _draw_group(
+    axes: Any, saliency: Saliency, group: list[CouplingSummary], label: str, colour: str, marker: str
+) -> None:
+    """Thin line: all scores above zero; thick line: the middle half; marker: the median."""
+    drawn = [(summary.index, _scores(saliency, summary)) for summary in group]
+    spread = [(index, _quantiles(scores[scores > 0])) for index, scores in drawn if bool((scores > 0).any())]
+    at = [index for index, _ in spread]
+    low, lower, middle, upper, high = (
+        zip(*(values for _, values in spread), strict=True) if spread else ((),) * 5
+    )
+    axes.vlines(at, low, high, color=colour, linewidth=1)
+    axes.vlines(at, lower, upper, color=colour, linewidth=5, alpha=0.45)
+    axes.plot(at, middle, linestyle="", marker=marker, markersize=5, color=colour, label=label)
+
+
+def _mark_zeros(axes: Any, indices: list[int]) -> None:
+    """Scores of zero lie infinitely far down; mark where there are some."""
+    if indices:
+        at_bottom = axes.get_xaxis_transform()
+        axes.plot(
+            indices,
+            [0.012] * len(indices),
+            "v",
+            c=_INK,
+            ms=5,
+            transform=at_bottom,
+            label="and channels at zero",
+        )
+
+
+def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -> None:
+    axes.set_yscale("log")
+    axes.set_ylabel("Saliency of a channel")
+    axes.set_xlim(0.3, len(summaries) + 0.7)
+    if len(summaries) <= _NAMES_UP_TO:
+        # Read upwards, a label ends at the axis: the number comes last.
+        names = [f"{_short(summary.coupling.feed_in)}   {summary.index}" for summary in summaries]
+        axes.set_xticks([summary.index for summary in summaries], names, rotation=90, fontsize=7)
+        label = "Coupling: its first feed-in layer, and its number"
+    else:
+        label = "Coupling, by its number"
+    axes.set_xlabel(f"{label}\nLine: all channels; bar: the middle half; marker: the median", fontsize=9)
+    axes.set_title(title, color=_INK, fontsize=11)
+    axes.grid(axis="y", color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def _style(summary: CouplingSummary) -> str:
+    one, several, mixed = _STYLES
+    if summary.mixed:
+        return mixed
+    return one if len(summary.coupling.feed_in) == 1 else several
+
+
+def _scores(saliency: Saliency, summary: CouplingSummary) -> Tensor:
+    """The coupling's scores, or its layers' scores together where they cannot be summed; finite ones only."""
+    scores = summary.scores
+    if scores is None:
+        scores = torch.cat([saliency[layer] for layer in summary.coupling.feed_in])
+    return scores[torch.isfinite(scores)]
+
+
+def _quantiles(scores: Tensor) -> list[float]:
+    return scores.quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=scores.dtype)).tolist()
+
+
+def _short(names: tuple[str, ...]) -> str:
+    name = names[0] if len(names[0]) <= _NAME_LENGTH else "…" + names[0][1 - _NAME_LENGTH :]
+    return name if len(names) == 1 else f"{name} +{len(names) - 1}"

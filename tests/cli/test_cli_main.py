@@ -1,0 +1,111 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dfpc_plugin
+from dfpc_plugin import cli
+from dfpc_plugin.errors import DFPCError
+
+
+def test_help_names_the_commands(dfpc):
+    code, out, err = dfpc("--help")
+    assert (code, err) == (0, "")
+    assert all(name in out for name in ("demo", "score", "check"))
+
+
+@pytest.mark.parametrize("name", ["demo", "score", "check"])
+def test_every_option_is_described(dfpc, name):
+    code, out, _ = dfpc(name, "--help")
+    assert code == 0
+    assert f"usage: dfpc {name}" in out
+    assert "<class" not in out
+    assert "null" not in out
+
+
+def test_version(dfpc):
+    assert dfpc("--version") == (0, f"dfpc {dfpc_plugin.__version__}\n", "")
+
+
+def test_nothing_asked_is_a_usage_error_with_help(dfpc):
+    code, out, err = dfpc()
+    assert (code, out) == (2, "")
+    assert "score" in err
+
+
+def test_a_misspelt_command_gets_the_nearest(dfpc):
+    code, out, err = dfpc("scor", "test_vit")
+    assert (code, out) == (2, "")
+    assert "did you mean score?" in err
+
+
+def test_without_jsonargparse_it_says_what_to_install(dfpc, monkeypatch):
+    monkeypatch.delitem(sys.modules, "dfpc_plugin.cli.parser", raising=False)
+    monkeypatch.delitem(sys.modules, "dfpc_plugin.cli.formatter", raising=False)
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    code, out, err = dfpc("score", "test_vit")
+    assert (code, out) == (2, "")
+    assert err == (
+        "This needs the package 'jsonargparse', which is not installed; run: pip install \"dfpc-plugin[cli]\"\n"
+    )
+
+
+def replace_run(monkeypatch, error):
+    def run(config, consoles):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "check", (cli.COMMANDS["check"][0], run))
+
+
+def test_errors_of_this_package_are_one_message(dfpc, monkeypatch):
+    replace_run(monkeypatch, DFPCError("it [went] wrong"))
+    assert dfpc("check", "m") == (1, "", "it [went] wrong\n")
+
+
+def test_other_errors_keep_their_traceback(dfpc, monkeypatch):
+    replace_run(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        dfpc("check", "m")
+
+
+def test_an_interrupt_is_quiet(dfpc, monkeypatch):
+    replace_run(monkeypatch, KeyboardInterrupt())
+    assert dfpc("check", "m") == (130, "", "")
+
+
+def test_the_demo_gets_its_configuration(dfpc, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli.demo, "run_demo", lambda config, console: seen.append(config))
+    code, _, err = dfpc("demo", "--budgets", "0.8", "0.6", "--batch-size=4", "--output", tmp_path)
+    assert (code, err) == (0, "")
+    assert seen == [cli.demo.DemoConfig(output=tmp_path, budgets=(0.8, 0.6), batch_size=4)]
+
+
+def test_values_that_the_demo_refuses_are_usage_errors(dfpc):
+    code, _, err = dfpc("demo", "--budgets", "2")
+    assert code == 2
+    assert "budgets: 2.0 is not between 0 and 1" in err
+
+
+def test_a_reader_that_has_seen_enough_gets_no_more(dfpc, monkeypatch):
+    replace_run(monkeypatch, BrokenPipeError())
+    redirected = []
+    monkeypatch.setattr("os.dup2", lambda source, target: redirected.append(target))
+    monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
+    assert dfpc("check", "m") == (1, "", "")
+    assert redirected == [1]
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_causes_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "dfpc_plugin", "score", "test_vit", "--csv", "-"]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    finally:
+        os.close(write)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

@@ -1,0 +1,47 @@
+import json
+
+import torch
+from torch import nn
+
+from dfpc_plugin.report import check, check_model
+
+
+class Odd(nn.Module):
+    def forward(self, x):
+        return torch.fft.fft2(x).abs()
+
+
+class Asking(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def checked(monkeypatch, model):
+    monkeypatch.setattr(check, "create_model", lambda name, meta: model.to("meta"))
+    return check_model("mine")
+
+
+def test_numbers_of_a_good_model():
+    result = check_model("test_resnet")
+    assert result.ok
+    assert (result.layers, result.couplings, result.missing, result.error) == (15, 11, (), "")
+    assert json.loads(json.dumps(result.to_json()))["ok"] is True
+
+
+def test_missing_operators_are_reported(monkeypatch):
+    result = checked(monkeypatch, nn.Sequential(nn.Conv2d(3, 4, 1), Odd()))
+    assert not result.ok
+    (entry,) = (entry for entry in result.missing if entry.function.endswith("fft2"))
+    assert entry.modules == ("1",)
+    assert {"function": entry.function, "modules": ["1"]} in result.to_json()["missing"]
+
+
+def test_values_are_reported_and_not_raised(monkeypatch):
+    result = checked(monkeypatch, nn.Sequential(nn.Conv2d(3, 4, 1), Asking()))
+    assert "needs the values of the data" in result.error
+
+
+def test_a_model_that_breaks_is_reported_and_not_raised(monkeypatch):
+    result = checked(monkeypatch, nn.Linear(7, 2))
+    assert not result.ok
+    assert "Error: " in result.error

@@ -1,0 +1,59 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from dfpc_plugin.files import OutputError, require_writable, write_json, write_text
+
+
+def test_writes_and_replaces(tmp_path):
+    path = tmp_path / "scores.csv"
+    write_text(path, "old")
+    path.chmod(0o640)
+    write_text(path, "neu: ä\r\n")
+    assert path.read_bytes() == "neu: ä\r\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "scores.csv"
+    write_text(path, "old")
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_device_is_not_replaced():
+    write_text(Path(os.devnull), "gone")
+    assert not Path(os.devnull).is_file()
+
+
+def test_bad_places_are_named(tmp_path):
+    with pytest.raises(OutputError, match="is a directory"):
+        require_writable(tmp_path)
+    with pytest.raises(OutputError, match="there is no directory"):
+        require_writable(tmp_path / "nowhere" / "scores.csv")
+
+
+def test_json_has_no_nan(tmp_path):
+    assert write_json(tmp_path / "a.json", {"x": 1}).read_text() == '{\n  "x": 1\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "b.json", {"x": float("nan")})
+    assert not (tmp_path / "b.json").exists()
