@@ -36,7 +36,10 @@ class UnsupportedOperatorError(DFPCError):
         """Describe all of `missing` at once; `stopped_by` says why later operators could not be looked at."""
         self.missing = tuple(missing)
         lines = [f"{len(self.missing)} operator(s) of this model have no data-flow rule:"]
-        lines += [f"  {entry.function}, called by {', '.join(entry.modules)}" for entry in self.missing]
+        lines += [
+            f"  {entry.function}, called by {', '.join(path or 'the model itself' for path in entry.modules)}"
+            for entry in self.missing
+        ]
         if stopped_by:
             lines.append(f"The pass stopped there ({stopped_by}); operators that come later are not listed.")
         lines.append(

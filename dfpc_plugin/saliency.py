@@ -30,7 +30,7 @@ from dfpc_plugin.inputs import ExampleInputs
 __all__ = ["Ranking", "Saliency", "bgsc"]
 
 Ranking = Literal["published", "relative"]
-"""How feed-out layers are weighted: as published, all alike; relative, each by the inverse of its own total."""
+"""How feed-out layers are weighted: as published, all alike; relative, each as a share of its own total."""
 
 
 class Saliency(Mapping[str, Tensor]):
@@ -98,8 +98,9 @@ def bgsc(
     Args:
         model: Any module; float32, float64, bfloat16 or float16, on any device.
         example_inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
-        ranking: `published`, or `relative`: every feed-out layer's sum is divided by its own total, so that the score
-            is a relative error and layers of a large scale do not dominate.
+        ranking: `published`, or `relative`: a channel's share of every feed-out layer's total, in multiples of an equal
+            share (one over the layer's number of channels), added up over the feed-out layers. A score of 1 is an
+            average channel that one layer reads, whatever the scales and widths of layers.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
 
     Returns:
@@ -134,6 +135,8 @@ def _backward(run: FlowRun, ranking: Ranking) -> dict[str, Tensor]:
         others = [axis for axis in range(u.dim()) if axis != dim]
         product = torch.zeros_like(u) if gradient is None else u * gradient
         score = (product.sum(others, dtype=torch.float64) if others else product.double()).cpu()
+        if ranking == "relative":
+            score *= len(score)
         scores[writer.name] = scores[writer.name] + score if writer.name in scores else score
     return scores
 

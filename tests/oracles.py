@@ -120,14 +120,14 @@ def saliency_by_paths(net: Net) -> dict[str, np.ndarray]:
 
 
 def relative_saliency(net: Net) -> dict[str, np.ndarray]:
-    """The same with each feed-out layer's part divided by its own total over everything that feeds it."""
+    """Shares of each feed-out layer's total over everything that feeds it, in multiples of an equal share."""
     pairs = saliency_by_pair(net)
     totals: dict[str, float] = {}
     for (_, feed_out), scores in pairs.items():
         totals[feed_out] = totals.get(feed_out, 0.0) + scores.sum()
     result: dict[str, np.ndarray] = {}
     for (feed_in, feed_out), scores in pairs.items():
-        result[feed_in] = result.get(feed_in, np.zeros_like(scores)) + scores / totals[feed_out]
+        result[feed_in] = result.get(feed_in, np.zeros_like(scores)) + len(scores) * scores / totals[feed_out]
     return result
 
 

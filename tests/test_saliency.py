@@ -101,7 +101,7 @@ def test_relative_scores_make_every_reader_count_the_same():
 
     model, x = Fork().double(), torch.ones(1, 3).double()
     relative = bgsc(model, x, ranking="relative")["first"]
-    torch.testing.assert_close(relative.sum(), torch.tensor(2.0).double())
+    torch.testing.assert_close(relative.mean(), torch.tensor(2.0).double(), msg="one for each reader")
     with torch.no_grad():
         loud.weight *= 1000
     torch.testing.assert_close(bgsc(model, x, ranking="relative")["first"], relative)

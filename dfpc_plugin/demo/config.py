@@ -33,7 +33,7 @@ class DemoConfig:
     """
 
     output: Path = Path("dfpc-demo")
-    budgets: tuple[float, ...] = (0.85, 0.7, 0.5)
+    budgets: tuple[float, ...] = (0.9, 0.8, 0.65)
     criteria: tuple[str, ...] = ("dfpc", "magnitude", "random")
     global_ranking: bool = True
     random_seeds: int = 3

@@ -50,6 +50,11 @@ def test_missing_operators_returns_what_bgsc_raises():
     assert "bessel_j0" in entry.function and entry.modules == ("1",)
 
 
+def test_the_model_itself_is_named_as_such():
+    with pytest.raises(UnsupportedOperatorError, match="bessel_j0, called by the model itself"):
+        bgsc(Unknown(), X)
+
+
 def test_missing_operators_works_on_the_meta_device_without_weights():
     with torch.device("meta"):
         model, x = net(Unknown()), torch.empty(1, 3)

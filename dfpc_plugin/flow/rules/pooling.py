@@ -40,7 +40,6 @@ _same_operator(
 _same_operator(
     "lp_pool1d lp_pool2d", Convention.BOUND, "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||."
 )
-_same_operator("prod", Convention.APPROXIMATION, "The product of the bounds.")
 
 
 def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
@@ -105,7 +104,7 @@ def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool 
     return mean, mean
 
 
-@rule(*forms("interpolate", "upsample"), convention=Convention.EXACT)
+@rule(*forms("interpolate", "upsample"))
 def interpolate(
     input: Tensor,
     size: Any = None,
@@ -115,7 +114,7 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:
-    """The resampling of the bounds: its weights are not negative (bicubic: taken as bilinear, an approximation)."""
+    """The resampling of the bounds, exact as its weights are not negative; bicubic is taken as bilinear, no bound."""
     if mode == "bicubic":
         mode, antialias = "bilinear", False
     return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
