@@ -33,7 +33,7 @@ class DFPCImportance(tp.importance.Importance):
 
     - `relative` (default): a channel's share of what each layer that reads it can receive, in multiples of an equal
       share, added up over those layers. Layers of all scales and widths compare, and what many layers read, such as a
-      residual stream, is cut last. The best of the three by far on trained networks, at every budget tried
+      residual stream, is cut last. The best of the three at every budget on trained CIFAR ResNets
       (`examples/benchmarks/criteria_on_cifar.py`).
     - `coupling-mean`: published scores divided by their mean over the group, as Torch-Pruning's own criteria do. Within
       one group the order is the published one.
