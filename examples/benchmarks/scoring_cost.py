@@ -1,7 +1,7 @@
 """What scoring costs, side by side in one run: BGSC, an ordinary forward + backward, and Torch-Pruning's criteria.
 
     python examples/benchmarks/scoring_cost.py                       # the five models of the documentation
-    python examples/benchmarks/scoring_cost.py --models resnet152 convnext_large vit_large_patch16_224 --rounds 3
+    python examples/benchmarks/scoring_cost.py --models "[resnet152, convnext_large, vit_large_patch16_224]" --rounds 3
 
 One thread, batch 1, all parameters requiring gradients. Each round measures everything once, in turn, so that drift of
 the machine hits all alike; the table holds medians. Peak memory is what a fresh process's resident set grows by above

@@ -52,7 +52,7 @@ def test_training_command_writes_a_file_the_demo_can_load(tmp_path, capsys):
     train.main(["--output", str(path), "--epochs", "1", "--threads", "1"])
     model, digits = load_network(path), load_digits()
     reached = accuracy(model, digits.test_images, digits.test_labels)
-    assert reached > 0.3  # one epoch out of thirty
+    assert reached > 0.15  # one epoch out of thirty; chance is 0.1
     assert f"{reached:.2%}" in re.sub(r"\s+", " ", capsys.readouterr().out)
     assert torch.equal(generator, torch.get_rng_state())
     assert torch.get_num_threads() == threads

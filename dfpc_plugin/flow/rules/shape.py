@@ -33,7 +33,7 @@ _moves(
 )
 _moves(
     "repeat repeat_interleave tile index_select gather roll flip rot90 pixel_shuffle pixel_unshuffle "
-    "channel_shuffle native_channel_shuffle clone tril triu fold take_along_dim",
+    "clone tril triu fold take_along_dim",
     view=False,
 )
 for _attribute in ("T", "mT", "H", "mH", "real", "data"):
@@ -52,6 +52,12 @@ def view(input: Tensor, *shape: Any) -> Tensor:
     if isinstance(shape[0], torch.dtype):
         return input
     return input.reshape(shape[0].shape) if isinstance(shape[0], Tensor) else input.reshape(*shape)
+
+
+@rule(*forms("channel_shuffle", "native_channel_shuffle"), convention=Convention.EXACT)
+def channel_shuffle(input: Tensor, groups: int) -> Tensor:
+    """Moves entries (written out: older releases of torch cannot differentiate the operator)."""
+    return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 @rule(Tensor.unfold, F.unfold, convention=Convention.EXACT)
