@@ -14,7 +14,9 @@ __all__ = [
     "ExampleInputsError",
     "MissingDependencyError",
     "ModelChangedError",
+    "NonFiniteScoreError",
     "NonFiniteWeightError",
+    "RuleError",
     "UnknownModelError",
     "UnsupportedOperatorError",
     "ValueDependentError",
@@ -70,6 +72,29 @@ class NonFiniteWeightError(DFPCError):
         super().__init__(
             f"'{name}' holds {count} value(s) that are not finite, so no score can be computed from it; "
             f"load a clean checkpoint or repair that layer first."
+        )
+
+
+class NonFiniteScoreError(DFPCError):
+    """A score came out as NaN or infinite although every weight is finite."""
+
+    def __init__(self, layer: str) -> None:
+        """Name the feed-in layer."""
+        super().__init__(
+            f"The scores of '{layer}' are not finite although its weights are: a running variance below zero, or "
+            f"weights too large for float32, in it or in the layers that read it; convert the model to float64 to see."
+        )
+
+
+class RuleError(DFPCError, RuntimeError):
+    """An operator could not be applied to bounds: the model's shapes do not fit, or its rule cannot do this form."""
+
+    def __init__(self, function: str, module: str, problem: str) -> None:
+        """Name the operator, the module that called it, and what happened."""
+        super().__init__(
+            f"{function}, called by {module or 'the model itself'}, could not be applied without data: {problem}. "
+            f"If the model runs with these example inputs, register a rule that can do this with "
+            f"@dfpc_plugin.rule inside `with dfpc_plugin.rule_scope():`."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError, ExampleInputsError
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.saliency import Saliency, bgsc
+from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 from dfpc_plugin.state import ModelState
 from dfpc_plugin.tracing import TracedCall, traced_call
 
@@ -57,7 +56,6 @@ class DFPCImportance(tp.importance.Importance):
             raise DFPCError(f"ranking must be one of {', '.join(get_args(ImportanceRanking))}, not {ranking!r}.")
         self.ranking = ranking
         self.example_inputs = example_inputs
-        self._scored: weakref.WeakKeyDictionary[nn.Module, tuple[ModelState, Saliency]] = weakref.WeakKeyDictionary()
 
     def __call__(self, group: Any) -> Tensor | None:
         """Return one score per root index of `group`, float64 on the root's device, or None.
@@ -81,34 +79,26 @@ class DFPCImportance(tp.importance.Importance):
             importance /= importance.mean()
         return importance.to(next(group._DG.model.parameters()).device)
 
-    def saliency(self, graph: tp.DependencyGraph) -> Saliency:
-        """Score the model of `graph` now, whatever was scored before.
-
-        Raises:
-            ExampleInputsError: It is not known what to call the model with.
-        """
-        call = self._call(graph)
-        state = ModelState(graph.model)
-        saliency = bgsc(
-            graph.model,
-            call.example_inputs,
-            ranking="relative" if self.ranking == "relative" else "published",
-            forward_fn=call.forward_fn,
-        )
-        self._scored[graph.model] = state, saliency
-        return saliency
-
     def _scores_for(self, group: Any) -> tuple[ModelState, Saliency]:
-        """Return scores that are true of the model as it is, with the record of what they were computed for."""
-        model = group._DG.model
-        scored = self._scored.get(model)
-        if scored is not None:
-            state = scored[0]
+        """Return scores that are true of the model as it is, with the record of what they were computed for.
+
+        They are kept with the graph, so that they live as long as it does and no longer.
+        """
+        graph = group._DG
+        call = self._call(graph)
+        kept: dict[Any, tuple[ModelState, Saliency]] = graph.__dict__.setdefault("_dfpc_scores", {})
+        key = (self.ranking, *call.signature)
+        if key in kept:
+            state = kept[key][0]
             members = {item.dep.target.module for item in group.items}
             if state.holds_for(module for module in members if module in state.names):
-                return scored
-        self.saliency(group._DG)
-        return self._scored[model]
+                return kept[key]
+        kept.clear()
+        ranking: Ranking = "relative" if self.ranking == "relative" else "published"
+        state = ModelState(graph.model)
+        saliency = bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
+        kept[key] = state, saliency
+        return kept[key]
 
     def _call(self, graph: tp.DependencyGraph) -> TracedCall:
         """How to call the model: as given here, else as given to the pruner."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,16 +15,28 @@ from torch import nn
 
 __all__ = ["evaluating"]
 
-_CONTAINERS = (dict, list, set)
+_CONTAINERS = (dict, list, set, deque)
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_locks_guard = threading.Lock()
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put `model` in evaluation mode and undo, at exit, whatever its forward did to itself or to the generators.
 
-    Kept bit for bit: training flags, buffers, every attribute of every module (including caches in dicts, lists and
-    sets), hooks, `requires_grad`, and the random states of the CPU and of the model's CUDA devices.
+    Kept bit for bit: training flags, buffers, every attribute of every module (including the contents of dicts, lists,
+    sets and deques, one level deep), hooks, `requires_grad`, and the random states of the CPU and of the model's CUDA
+    devices. Threads that score one model take turns.
     """
+    with _locks_guard:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock, _kept(model):
+        yield
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Do what `evaluating` says, for one thread."""
     modules = list(model.modules())
     attributes = [_copy_attributes(module) for module in modules]
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
@@ -73,7 +88,7 @@ def _restore_attributes(module: nn.Module, saved: dict[str, tuple[Any, Any]]) ->
         current[name] = value
         if contents is not None and (value or contents) and not _same_contents(value, contents):
             value.clear()
-            value.extend(contents) if isinstance(value, list) else value.update(contents)
+            value.extend(contents) if isinstance(value, list | deque) else value.update(contents)
 
 
 def _same_contents(container: Any, contents: Any) -> bool:

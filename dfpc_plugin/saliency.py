@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.coupling import LayerCoupling, couplings_of
-from dfpc_plugin.errors import DFPCError, NonFiniteWeightError
+from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
 from dfpc_plugin.flow import FlowRun, ForwardFunction, run_flow
 from dfpc_plugin.inputs import ExampleInputs
 
@@ -110,6 +110,8 @@ def bgsc(
         UnsupportedOperatorError: Operators without a rule, all of them listed.
         ValueDependentError: The forward needs the values of its data.
         NonFiniteWeightError: A weight or a running statistic is NaN or infinite.
+        NonFiniteScoreError: A score is, though the weights are not.
+        RuleError: An operator is used in a form that its rule cannot do, or the model's shapes do not fit.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     if ranking not in get_args(Ranking):
@@ -117,6 +119,9 @@ def bgsc(
     _require_finite(model)
     run = run_flow(model, example_inputs, forward_fn)
     scores = _backward(run, ranking)
+    for name, value in scores.items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteScoreError(name)
     couplings = couplings_of(run)
     read = {name for coupling in couplings for name in coupling.feed_in}
     return Saliency({name: value for name, value in scores.items() if name in read}, couplings)

@@ -17,19 +17,20 @@ class ModelState:
 
     Identity, storage, shape and version counter of every parameter and buffer show optimiser steps, loading and
     pruning. They do not show writes through `.data`, so the contents of the layers that a caller asks about are
-    compared as well, by one weighted sum per row.
+    compared as well, by one weighted sum per row, and so are their settings, such as a stride.
 
     Attributes:
         names: Dotted path of every module.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Record `model` as it is now; keeps one number per output channel of every tensor, and no tensor alive."""
+        """Record `model` as it is now: one number per output channel of every tensor."""
         self.names = {module: name for name, module in model.named_modules()}
         tables = [t for module in self.names for t in (module._parameters, module._buffers, module._modules)]
         self._outlines = [(table, _outline(table)) for table in tables if table]
         self._empty = [table for table in tables if not table]
         self._contents = {module: _row_sums(module) for module in self.names}
+        self._settings = {module: _settings(module) for module in self.names}
 
     def holds_for(self, layers: Iterable[nn.Module]) -> bool:
         """Tell whether nothing that a score of `layers` depends on has changed since.
@@ -40,6 +41,8 @@ class ModelState:
         if any(self._empty) or any(_outline(table) != outline for table, outline in self._outlines):
             return False
         for layer in layers:
+            if _settings(layer) != self._settings[layer]:
+                return False
             pairs = zip(_row_sums(layer), self._contents[layer], strict=True)
             if not all(torch.equal(mine, recorded) for mine, recorded in pairs):
                 return False
@@ -54,6 +57,12 @@ def _outline(table: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         else (name, id(value))
         for name, value in table.items()
     ]
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """A module's own numbers, strings and tuples, which its forward may use; the training flag is not scored."""
+    plain = (bool, int, float, str, tuple)
+    return {name: value for name, value in module.__dict__.items() if name != "training" and isinstance(value, plain)}
 
 
 def _row_sums(module: nn.Module) -> list[Tensor]:

@@ -19,7 +19,7 @@ import torch_pruning as tp
 from torch import Tensor
 
 from dfpc_plugin.flow import ForwardFunction
-from dfpc_plugin.flow.tree import map_tensors
+from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["TracedCall", "traced_call"]
@@ -38,6 +38,11 @@ class TracedCall:
 
     example_inputs: ExampleInputs
     forward_fn: ForwardFunction | None
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What scores depend on of this: shapes and dtypes, and the function."""
+        return (*((tensor.shape, tensor.dtype) for tensor in tensors(self.example_inputs)), id(self.forward_fn))
 
 
 def traced_call(graph: tp.DependencyGraph) -> TracedCall | None:

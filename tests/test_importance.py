@@ -1,6 +1,9 @@
 """DFPCImportance inside unmodified Torch-Pruning pruners."""
 
 import copy
+import gc
+import pickle
+import weakref
 
 import pytest
 import timm
@@ -144,6 +147,28 @@ def test_rankings_differ_as_documented():
     assert DFPCImportance().ranking == "relative"
     with pytest.raises(DFPCError, match="ranking must be one of relative, coupling-mean, published, not 'mean'"):
         DFPCImportance("mean")
+
+
+def test_the_ranking_and_the_inputs_can_be_changed():
+    model = small()
+    importance = DFPCImportance("published")
+    group = max(groups_of(pruner_for(model, importance)), key=len)
+    at_32 = importance(group)
+    importance.example_inputs = torch.randn(1, 3, 64, 64)
+    at_64 = importance(group)
+    assert (at_64 > 1.5 * at_32).all(), "more positions, larger sums"
+    importance.ranking = "coupling-mean"
+    torch.testing.assert_close(importance(group), at_64 / at_64.mean())
+
+
+def test_an_importance_keeps_no_model_alive():
+    importance = pickle.loads(pickle.dumps(DFPCImportance()))
+    model = small()
+    reference = weakref.ref(model)
+    importance(groups_of(pruner_for(model, importance))[0])
+    del model
+    gc.collect()
+    assert reference() is None
 
 
 def test_partial_groups_get_one_score_per_index():

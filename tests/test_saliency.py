@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from dfpc_plugin import Saliency, bgsc
-from dfpc_plugin.errors import DFPCError, NonFiniteWeightError
+from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
 
 X = torch.ones(1, 3, 16, 16)
 
@@ -129,7 +129,9 @@ def test_large_finite_weights_are_not_mistaken_for_infinite_ones():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3e38, -3e38], [1.0, 1.0]]))
-    assert not torch.isnan(bgsc(model, torch.ones(1, 2))["0"]).any()
+    with pytest.raises(NonFiniteScoreError, match="scores of '0' are not finite although its weights are"):
+        bgsc(model, torch.ones(1, 2))
+    assert torch.isfinite(bgsc(model.double(), torch.ones(1, 2).double())["0"]).all()
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -30,6 +30,8 @@ CHANGES = {
     "another layer": lambda model: model[2].weight.detach().add_(1),
     "replaced module": lambda model: model.__setitem__(2, nn.Identity()),
     "new storage": lambda model: setattr(model[2].weight, "data", torch.zeros(2, 4, 3, 3)),
+    "another stride": lambda model: setattr(model[0], "stride", (2, 2)),
+    "another eps": lambda model: setattr(model[1], "eps", 0.1),
     "pruned": lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach()[:3])),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.errors import DFPCError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.errors import DFPCError, RuleError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.flow.calls import in_place, is_view, result_dtype, views
 from dfpc_plugin.flow.layer import LayerContext, Reader, Writer
 from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
 from dfpc_plugin.flow.names import ModelNames
@@ -43,6 +45,7 @@ class FlowRun:
         writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
         readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
         met: Sets of feed-in layers that met entry by entry in one operator.
+        calls: Number of operations on data so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -51,6 +54,8 @@ class FlowRun:
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
         self.met: list[frozenset[str]] = []
+        self.calls = 0
+        self._widths: dict[str, int] = {}
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self.names = ModelNames(model)
 
@@ -73,6 +78,7 @@ class FlowRun:
         if func in CONSTANTS:
             return self._constant(func(*map_tensors(_stand_in, args), **map_tensors(_stand_in, kwargs)))
         rule = find_rule(func)
+        self.calls += 1
         if all(flow.constant is not None for flow in flows):
             return self._call_on_constants(rule, func, args, kwargs)
         if rule is not None:
@@ -96,36 +102,70 @@ class FlowRun:
         """Compute with the values of constants, as the model would."""
         result = func(*map_tensors(_value, args), **map_tensors(_value, kwargs))
         target = args[0] if args else None
-        if isinstance(target, FlowTensor) and _in_place(func, args, kwargs):
+        if isinstance(target, FlowTensor) and in_place(func, args, kwargs):
             return target
-        if rule is not None and rule.view and isinstance(target, FlowTensor) and isinstance(result, torch.Tensor):
-            return self._constant(result, View(target, lambda bound: rule.function(bound, *args[1:], **kwargs)))
+        if kwargs.get("out") is not None:
+            return kwargs["out"]
+        if rule is not None and isinstance(target, FlowTensor) and is_view(rule, target, args, kwargs):
+            return views(rule, result, target, args[1:], kwargs, self._constant)
         return map_tensors(self._constant, result)
+
+    def free_name(self, name: str, width: int) -> str:
+        """Return `name`, or `name#2` and so on if it stands for a layer of another width already."""
+        candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+        free = next(candidate for candidate in candidates if self._widths.get(candidate, width) == width)
+        self._widths[free] = width
+        return free
 
     def _apply(
         self, rule: Rule, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], flows: list[FlowTensor]
     ) -> Any:
         """Run one rule and wrap what it returns."""
+        target = args[0] if args else next(iter(kwargs.values()))
+        changes = in_place(func, args, kwargs)
+        if kwargs.get("out") is not None:
+            target, changes = kwargs["out"], True
+            flows = [flow for flow in flows if flow is not target]
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        if rule.one_operand and any(flow is not target and holds_data(flow) for flow in flows):
+            problem = "it gets data in an argument that its rule takes for a constant"
+            raise RuleError(function_name(func), self.names.caller() or "", problem)
+        result, sources = self._run_rule(rule, func, args, kwargs, flows)
+        if changes:
+            return self._change(target, result, sources, func)
+        dtype = result_dtype(func, flows, args, kwargs)
+        if isinstance(result, torch.Tensor) and not rule.view:
+            return FlowTensor(result, self, dtype, sources)
+        if is_view(rule, target, args, kwargs) and dtype == target.dtype:
+            wrap = functools.partial(self._viewing, dtype=dtype, sources=sources)
+            return views(rule, result, target, args[1:], kwargs, wrap)
+        return map_tensors(lambda bound: FlowTensor(bound, self, dtype, sources), result)
+
+    def _run_rule(
+        self, rule: Rule, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], flows: list[FlowTensor]
+    ) -> tuple[Any, frozenset[str]]:
+        """Call the rule on plain tensors; return its result and the feed-in layers that reach it."""
         sources = frozenset().union(*(flow.sources for flow in flows))
         if rule.couples and sum(bool(flow.sources) for flow in flows) > 1:
             self.met.append(sources)
         unwrap = self._unwrap_additive if rule.additive else self._unwrap
         plain_args, plain_kwargs = map_tensors(unwrap, args), map_tensors(unwrap, kwargs)
-        if rule.context:
+        try:
+            if not rule.context:
+                return rule.function(*plain_args, **plain_kwargs), sources
             context = LayerContext(self, rule.function, args, kwargs, sources)
-            result = rule.function(context, *plain_args, **plain_kwargs)
-            sources = context.sources
-        else:
-            result = rule.function(*plain_args, **plain_kwargs)
-        target = args[0] if args else next(iter(kwargs.values()))
-        if _in_place(func, args, kwargs):
-            return self._change(target, result, sources, func)
-        dtype = _result_dtype(flows, args, kwargs)
-        if isinstance(result, torch.Tensor) and not rule.view:
-            return FlowTensor(result, self, dtype, sources)
-        if rule.view and isinstance(target, FlowTensor) and not tensors((args[1:], kwargs)):
-            return self._wrap_views(rule, result, target, plain_args, plain_kwargs, sources, dtype)
-        return map_tensors(lambda bound: FlowTensor(bound, self, dtype, sources), result)
+            return rule.function(context, *plain_args, **plain_kwargs), context.sources
+        except DFPCError:
+            raise
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(".")
+            raise RuleError(function_name(func), self.names.caller() or "", problem) from error
+
+    def _viewing(
+        self, bound: torch.Tensor, view: View, dtype: torch.dtype, sources: frozenset[str]
+    ) -> FlowTensor:
+        """Wrap a view of data."""
+        return FlowTensor(bound, self, dtype, sources, view)
 
     def _change(self, target: Any, result: torch.Tensor, sources: frozenset[str], func: Callable[..., Any]) -> Any:
         """Carry out an operation in place."""
@@ -137,30 +177,6 @@ class FlowRun:
             )
         target.change(result, sources)
         return target
-
-    def _wrap_views(
-        self,
-        rule: Rule,
-        result: Any,
-        base: FlowTensor,
-        args: tuple,
-        kwargs: dict[str, Any],
-        sources: frozenset[str],
-        dtype: torch.dtype,
-    ) -> Any:
-        """Wrap the results of a view operator so that they follow their base."""
-
-        def take(bound: torch.Tensor, position: int | None = None) -> torch.Tensor:
-            taken = rule.function(bound, *args[1:], **kwargs)
-            return taken if position is None else taken[position]
-
-        if isinstance(result, torch.Tensor):
-            return FlowTensor(result, self, dtype, sources, View(base, take))
-        views = [
-            FlowTensor(bound, self, dtype, sources, View(base, functools.partial(take, position=position)))
-            for position, bound in enumerate(result)
-        ]
-        return tuple(views) if isinstance(result, tuple) else views
 
     def _unwrap(self, tensor: torch.Tensor) -> torch.Tensor:
         """Give a rule the bounds of data, and weights detached, in the precision of the bounds."""
@@ -175,7 +191,7 @@ class FlowRun:
 
     def _unwrap_additive(self, tensor: torch.Tensor) -> torch.Tensor:
         """Like `_unwrap`, with zeros in place of constants."""
-        if holds_data(tensor) or not tensor.is_floating_point():
+        if holds_data(tensor):
             return self._unwrap(tensor)
         return torch.zeros((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)
 
@@ -213,29 +229,6 @@ def _bound_dtype(model: nn.Module) -> torch.dtype:
     """Bounds are kept in float64 for a float64 model, else in float32: half precision would overflow."""
     is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
     return torch.float64 if is_double else torch.float32
-
-
-def _result_dtype(flows: list[FlowTensor], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
-    """What dtype the model will see: the one it asks for, or the promotion of its data's."""
-    asked = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-    if asked:
-        return asked[0]
-    dtype = flows[0].dtype
-    for flow in flows[1:]:
-        dtype = torch.promote_types(dtype, flow.dtype)
-    return dtype
-
-
-def _in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Tell whether `func` changes its first argument, by torch's own naming: add_, __iadd__, __setitem__, inplace=True."""
-    name = getattr(func, "__name__", "")
-    if name == "__setitem__":
-        return True
-    if name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"):
-        return True
-    if name.endswith("_") and not name.endswith("__"):
-        return True
-    return bool(kwargs.get("inplace", False))
 
 
 def _value(tensor: torch.Tensor) -> torch.Tensor:

@@ -108,6 +108,7 @@ class LayerContext:
             The leaf to build the output from (expand it over the batch).
         """
         leaf = bound.detach().requires_grad_()
+        name = self._run.free_name(name, leaf.shape[channel_dim])
         self._run.writers.append(Writer(name, leaf, channel_dim))
         self.sources = frozenset({name})
         return leaf

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["CONSTANTS", "METADATA", "VALUES"]
+__all__ = ["CASTS", "CONSTANTS", "METADATA", "VALUES"]
 
 
 def _present(names: Iterable[str]) -> set[Callable[..., Any]]:
@@ -23,8 +23,8 @@ _ATTRIBUTES = (
 ).split()
 _METHODS = (
     "size dim ndimension numel nelement stride is_floating_point is_complex is_contiguous is_signed is_conj is_neg "
-    "is_inference is_same_size element_size get_device storage_offset is_nonzero_size __len__ __hash__ __repr__ "
-    "broadcast_shapes result_type has_names is_tensor is_shared is_pinned dense_dim sparse_dim __format__"
+    "is_inference is_same_size element_size get_device storage_offset is_nonzero_size __len__ __hash__ "
+    "broadcast_shapes result_type has_names is_tensor is_shared is_pinned dense_dim sparse_dim"
 ).split()
 _VALUE_FUNCTIONS = (
     "item tolist numpy __bool__ __int__ __float__ __index__ __array__ __complex__ __contains__ nonzero argwhere "
@@ -50,3 +50,11 @@ CONSTANTS: frozenset[Callable[..., Any]] = frozenset(
     _present("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like".split())
 )
 """Functions that take shape, dtype and device from data and make a constant."""
+
+CASTS: dict[str, torch.dtype] = {
+    "float": torch.float32,
+    "double": torch.float64,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+"""Methods named after the dtype that they cast to."""

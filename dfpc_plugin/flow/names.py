@@ -39,7 +39,7 @@ class ModelNames:
 
     def layer(self, weight: Any) -> str:
         """Name the layer that owns `weight`: its parameter's path without '.weight', or the module that is running."""
-        owners = self._parameters.get(id(weight), [])
+        owners = self._owners(weight)
         if len(owners) == 1:
             return owners[0].removesuffix(".weight")
         caller = self.caller() or ""
@@ -49,5 +49,10 @@ class ModelNames:
         return caller
 
     def owns(self, tensor: Any) -> bool:
-        """Tell whether `tensor` is a parameter of the model."""
-        return id(tensor) in self._parameters
+        """Tell whether `tensor` is a parameter of the model, or a view of one such as its transpose."""
+        return bool(self._owners(tensor))
+
+    def _owners(self, tensor: Any) -> list[str]:
+        """Paths of the parameter that `tensor` is or shows."""
+        base = getattr(tensor, "_base", None)
+        return self._parameters.get(id(tensor)) or self._parameters.get(id(base)) or []

@@ -46,7 +46,7 @@ class Rule:
             data from constants.
         couples: Operands meet entry by entry, so their channels stand or fall together.
         view: The operator returns views of its first argument, so a change in place shows through.
-        additive: Constants add to the result without changing, so the rule gets zeros in their place.
+        additive: Constant tensors add to the result without changing, so the rule gets zeros in their place.
     """
 
     function: Callable[..., Any]
@@ -55,6 +55,16 @@ class Rule:
     couples: bool = False
     view: bool = False
     additive: bool = False
+
+    @property
+    def one_operand(self) -> bool:
+        """Whether data can only be the first argument: so for built-in rules that say nothing else.
+
+        View operators take shapes and dtypes from further tensors, which is no use of their data; an index is.
+        """
+        if not self.function.__module__.startswith("dfpc_plugin.") or self.context or self.couples or self.additive:
+            return False
+        return not self.view or self.function.__name__ == "getitem"
 
     @property
     def summary(self) -> str:
@@ -89,7 +99,7 @@ def rule(
         context: The rule takes a `LayerContext` as its first argument.
         couples: Operands meet entry by entry, so their layers belong to one coupling.
         view: The operator returns views of its first argument.
-        additive: Floating-point constants reach the rule as zeros: they add to the result without changing.
+        additive: Constant tensors reach the rule as zeros: they add to the result without changing.
         override: Replace an existing rule for the process.
 
     Raises:

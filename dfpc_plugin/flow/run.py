@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.errors import UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.flow.engine import FlowRun, MissingOperator
 from dfpc_plugin.flow.script import scripted_functions_redirected
-from dfpc_plugin.flow.tree import map_tensors
+from dfpc_plugin.flow.tensor import FlowTensor
+from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.preserve import evaluating
 
@@ -61,9 +62,13 @@ def _run_once(
     run = FlowRun(model)
     with _recording(model):
         inputs = map_tensors(run.input, example_inputs)
+        args, kwargs = as_call(inputs) if forward_fn is None else ((), {})
+        if not any(isinstance(tensor, FlowTensor) for tensor in tensors(inputs)):
+            raise ExampleInputsError(
+                "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
+            )
         try:
             if forward_fn is None:
-                args, kwargs = as_call(inputs)
                 model(*args, **kwargs)
             else:
                 forward_fn(model, inputs)
@@ -72,6 +77,8 @@ def _run_once(
         except Exception as error:
             run.stop_if_missing(f"{type(error).__name__}: {error}", error)
             raise
+    if not run.calls:
+        raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
     return run
 
 

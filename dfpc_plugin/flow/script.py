@@ -103,10 +103,13 @@ def _call_operator(node: Any, inputs: list[Any]) -> Any:
     arguments = schema.arguments
     args = [value for value, argument in zip(inputs, arguments, strict=True) if not argument.kwarg_only]
     kwargs = {argument.name: value for value, argument in zip(inputs, arguments, strict=True) if argument.kwarg_only}
+    if name in _PLAIN and not (inputs and isinstance(inputs[0], FlowTensor)):
+        return _PLAIN[name](*args)
     if not any(isinstance(tensor, FlowTensor) for tensor in tensors(inputs)):
-        if name in _PLAIN:
-            return _PLAIN[name](*args)
         return getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")(*args, **kwargs)
+    if name == "slice":
+        tensor, dim, start, end, step = inputs
+        return tensor[(slice(None),) * (dim % tensor.dim()) + (slice(start, end, step),)]
     candidates = [function for home in _HOMES if (function := getattr(home, name, None)) is not None]
     if not candidates:
         raise DFPCError(f"TorchScript operator aten::{name} has no counterpart in torch's Python API.")

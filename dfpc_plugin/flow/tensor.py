@@ -39,7 +39,7 @@ class FlowTensor(torch.Tensor):
     """Stands for data: `.bound` holds, per entry, a bound on its absolute change (same shape, >= 0)."""
 
     run: FlowRun
-    constant: torch.Tensor | None
+    _constant: torch.Tensor | None
     sources: frozenset[str]
     version: int
     _bound: torch.Tensor
@@ -61,8 +61,14 @@ class FlowTensor(torch.Tensor):
         """
         self = torch.Tensor._make_wrapper_subclass(cls, bound.shape, dtype=dtype, device=bound.device)
         self._bound, self.run, self.sources, self.version, self._view = bound, run, sources, 0, view
-        self.constant = constant
+        self._constant = constant
         return self
+
+    @property
+    def constant(self) -> torch.Tensor | None:
+        """The values of a tensor that holds no data, neither itself nor in what it is a view of."""
+        view = self._view
+        return None if view is not None and view.source.constant is None else self._constant
 
     @property
     def bound(self) -> torch.Tensor:
@@ -79,7 +85,7 @@ class FlowTensor(torch.Tensor):
         """Replace the bound in place, here and in everything this tensor is a view of."""
         if bound.shape != self._bound.shape:
             bound = bound.expand(self._bound.shape)
-        self._bound, self.sources, self.constant = bound, self.sources | sources, None
+        self._bound, self.sources, self._constant = bound, self.sources | sources, None
         self.version += 1
         view = self._view
         if view is not None:
@@ -89,6 +95,10 @@ class FlowTensor(torch.Tensor):
             scattered = source.bound.reshape(-1).index_put((index,), bound.reshape(-1))
             source.change(scattered.view(source._bound.shape), sources)
             view.seen = source.version
+
+    def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
+        """Say what is known, for a forward that prints."""
+        return f"FlowTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
 
     @classmethod
     def __torch_function__(

@@ -116,7 +116,7 @@ def test_lipschitz_constants_are_tight(function):
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 SIGNATURES_OF_TWO_OVERLOADS = {
-    torch.max, torch.min, torch.Tensor.max, torch.Tensor.min, torch.where, torch.Tensor.where, torch.dsmm,
+    torch.Tensor.__rpow__, torch.max, torch.min, torch.Tensor.max, torch.Tensor.min, torch.where, torch.Tensor.where, torch.dsmm,
     torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.logsumexp, torch.Tensor.logsumexp,
 }  # torch's own table of stand-ins lists one overload, or other names than the operator takes
 

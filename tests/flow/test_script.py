@@ -88,6 +88,20 @@ def test_a_wholly_scripted_and_a_traced_model():
     compare(model, torch.jit.trace(model, X))
 
 
+def collect(x):
+    parts = []
+    for i in range(2):
+        parts.append(x[:, 2 * i : 2 * i + 2].relu())
+    return torch.cat(parts, 1) + parts[0].mean()
+
+
+def test_lists_and_slices_in_scripted_code():
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+    scripted = torch.jit.script(collect)
+    compare(nn.Sequential(first, Act(collect), last), nn.Sequential(first, Act(scripted), last))
+
+
 def test_flags_of_scripted_modules_are_restored():
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), Branching())).double().train()
     bgsc(scripted, X)

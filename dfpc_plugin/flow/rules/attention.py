@@ -11,6 +11,7 @@ gives fused and written-out attention the same scores.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,10 +48,16 @@ def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -
     return torch.matmul(x.abs(), y)
 
 
-@rule(*forms("matmul", "dot", "inner"), torch.linalg.matmul, context=True)
+@rule(*forms("matmul", "dot"), torch.linalg.matmul, context=True)
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
     return _matmul(flow, "input", "other", input, other)
+
+
+@rule(*forms("inner"), context=True)
+def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
+    """As matmul with the transpose."""
+    return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
 
 
 @rule(*forms("bmm", "mm"), context=True)
@@ -103,8 +110,7 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
         return torch.einsum(
             equation, *(factor if is_data else factor.abs() for factor, is_data in zip(factors, data, strict=True))
         )
-    inputs, output = equation.replace(" ", "").split("->")
-    terms = inputs.split(",")
+    terms, output = _spell_out(equation, [factor.dim() for factor in factors])
     sizes = {letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)}
     shape = [sizes[letter] for letter in output]
     total = factors[0].new_zeros(())
@@ -112,6 +118,20 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
         if is_data:
             total = total + _aligned_mean(factor, term, output)
     return total.expand(shape)
+
+
+def _spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """Return the operands' letters and the output's, with letters for `...` and for an output left out."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms, spare = inputs.split(","), "".join(c for c in string.ascii_uppercase if c not in equation)
+    extra = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    hidden = [spare[len(spare) - n :] for n in extra]  # axes under an ellipsis line up from the right
+    full = [term.replace("...", letters) for term, letters in zip(terms, hidden, strict=True)]
+    every = max((letters for term, letters in zip(terms, hidden, strict=True) if "..." in term), key=len, default="")
+    if arrow:
+        return full, output.replace("...", every)
+    joined = "".join(full)
+    return full, every + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in every))
 
 
 def _aligned_mean(factor: Tensor, term: str, output: str) -> Tensor:

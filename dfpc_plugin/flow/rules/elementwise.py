@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.flow.layer import LayerContext
 from dfpc_plugin.flow.registry import Convention, forms, rule
 
@@ -79,10 +80,19 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return input * slope
 
 
-@rule(*forms("pow"), torch.Tensor.__rpow__)
-def power(input: Tensor, exponent: Any) -> Tensor:
-    """|p| x: slope at one of x^p."""
-    return input * abs(exponent) if isinstance(exponent, int | float) else input
+@rule(*forms("pow"), context=True)
+def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
+    """|p| x for x^p: slope at one; |ln c| x for c^x: slope at zero; x + y for data to the power of data."""
+    if flow.is_data("input"):
+        return input + exponent if flow.is_data("exponent") else input * abs(exponent)
+    return reversed_power(exponent, input)
+
+
+@rule(torch.Tensor.__rpow__)
+def reversed_power(input: Tensor, other: Any) -> Tensor:
+    """|ln c| x for c^x: slope at zero."""
+    base = other if isinstance(other, Tensor) else torch.tensor(other, dtype=input.dtype, device=input.device)
+    return input * base.abs().log().abs()
 
 
 @rule(*forms("add"), torch.Tensor.__radd__, convention=Convention.EXACT, couples=True, additive=True)
@@ -99,21 +109,29 @@ def subtract(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
 
 @rule(*forms("maximum", "minimum", "fmax", "fmin"), convention=Convention.BOUND, couples=True, additive=True)
 def extremum(input: Tensor, other: Tensor) -> Tensor:
-    """max(x, y): |max(a, b) - max(a', b')| <= max(|a - a'|, |b - b'|)."""
-    return torch.maximum(input, other)
+    """x + y: the larger would bound the change, but credit it to one operand alone; a constant adds nothing."""
+    return input + other
 
 
-@rule(*forms("where"), convention=Convention.BOUND, couples=True, additive=True)
-def where(condition: Tensor, input: Any, other: Any) -> Tensor:
+@rule(*forms("where"), convention=Convention.BOUND, couples=True, context=True)
+def where(flow: LayerContext, condition: Tensor, input: Any, other: Any) -> Tensor:
     """The chosen operand's bound, for a constant condition."""
-    zero = torch.zeros((), device=condition.device, dtype=next(v.dtype for v in (input, other) if _is(v)))
-    return torch.where(condition, input if _is(input) else zero, other if _is(other) else zero)
+    if flow.is_data("condition"):
+        raise DFPCError("torch.where chooses by the values of data, which a pass without data does not have.")
+    zero = torch.zeros((), device=condition.device)
+    return torch.where(
+        condition, input if flow.is_data("input") else zero, other if flow.is_data("other") else zero
+    )
 
 
-@rule(*forms("lerp"), convention=Convention.BOUND, couples=True, additive=True)
-def interpolated(input: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """|1 - w| x + |w| y."""
-    return input * abs(1 - weight) + end * abs(weight)
+@rule(*forms("lerp"), convention=Convention.BOUND, couples=True, context=True)
+def interpolated(flow: LayerContext, input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """|1 - w| x + |w| y for a constant w."""
+    if flow.is_data("weight"):
+        return _sum(_sum(input, end), weight)
+    zero = torch.zeros((), dtype=input.dtype, device=input.device)
+    x = input if flow.is_data("input") else zero.expand(input.shape)
+    return x * abs(1 - weight) + (end if flow.is_data("end") else zero) * abs(weight)
 
 
 @rule(*forms("mul", "multiply"), torch.Tensor.__rmul__, context=True, couples=True)
@@ -145,6 +163,7 @@ def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor,
 def _product(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:
     if x_is_data and y_is_data:
         return x + y
+    x, y = (value.to(torch.uint8) if _is(value) and value.dtype == torch.bool else value for value in (x, y))
     return x * abs(y) if x_is_data else y * abs(x)
 
 

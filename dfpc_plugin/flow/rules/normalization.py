@@ -137,5 +137,5 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 @rule(*forms("softmax", "log_softmax", "softmin"))
 def softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """x: no entry moves by more than half the largest change of a logit."""
+    """x: each weight is taken to follow its own logit."""
     return input

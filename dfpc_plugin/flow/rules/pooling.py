@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfpc_plugin.flow.layer import LayerContext
 from dfpc_plugin.flow.registry import Convention, forms, rule
 
 __all__: list[str] = []
@@ -49,12 +50,12 @@ def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
 
 
 def _within_channels(input: Tensor, dims: tuple[int, ...]) -> bool:
-    """Tell whether `dims` are positions of an (N, C, ...) map.
+    """Tell whether `dims` are positions of an (N, C, ..., H, W) map: its last two axes.
 
     A maximum or a norm over positions of one channel is that channel's own. Over several channels it would credit a
     change to the largest one only; the sum bounds each one's share.
     """
-    return input.dim() >= 4 and all(dim % input.dim() >= 2 for dim in dims)
+    return input.dim() >= 4 and all(dim % input.dim() >= input.dim() - 2 for dim in dims)
 
 
 @rule(torch.linalg.vector_norm, torch.linalg.norm, convention=Convention.BOUND)
@@ -79,11 +80,11 @@ def largest(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     return input.amax(dims, keepdim) if _within_channels(input, dims) else input.sum(dims, keepdim=keepdim)
 
 
-@rule(*forms("max", "min"), convention=Convention.BOUND)
+@rule(*forms("max", "min"), convention=Convention.BOUND, couples=True, additive=True)
 def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *, dim: Any = None) -> Any:
-    """max(x) as `amax` along one axis, with indices of the largest bounds; max(x, y) of two tensors."""
+    """As `amax` along one axis; x + y for two tensors, as `maximum`."""
     if isinstance(other, Tensor):
-        return torch.maximum(input, other)
+        return input + other
     axis = dim if dim is not None else other
     if axis is None:
         return largest(input)
@@ -91,16 +92,22 @@ def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *
     return torch.return_types.max((values, input.max(axis, keepdim).indices))
 
 
+def _mean_over(input: Tensor, dim: Any, args: tuple, keepdim: bool) -> Tensor:
+    """Mean over `dim`, which torch lets precede or leave out the flag `unbiased`; a third argument is keepdim."""
+    dims = None if isinstance(dim, bool) else dim
+    return input.mean(dims, keepdim=bool(args[1]) if len(args) > 1 else keepdim)
+
+
 @rule(*forms("var", "std"))
 def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
     """mean(x) over the axes: slope of a deviation at unit size."""
-    return input.mean(dim if not isinstance(dim, bool) else None, keepdim=keepdim)
+    return _mean_over(input, dim, args, keepdim)
 
 
 @rule(*forms("var_mean", "std_mean"))
 def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
     """mean(x) over the axes, for both."""
-    mean = input.mean(dim, keepdim=keepdim)
+    mean = _mean_over(input, dim, args, keepdim)
     return mean, mean
 
 
@@ -120,7 +127,12 @@ def interpolate(
     return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 
 
-@rule(*forms("grid_sample"), convention=Convention.BOUND)
-def grid_sample(input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The sampling of the bounds, for a constant grid."""
-    return F.grid_sample(input, grid, *args, **kwargs)
+@rule(*forms("grid_sample"), context=True)
+def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The sampling of the bounds for a constant grid, exact unless bicubic; mean(x) + mean(grid) for one of data."""
+    if not flow.is_data("grid"):
+        return F.grid_sample(input, grid, *args, **kwargs)
+    positions = list(range(2, input.dim()))
+    moved = grid.mean(-1).unsqueeze(1)
+    level = input.mean(positions, keepdim=True) if flow.is_data("input") else torch.zeros_like(input[..., :1, :1])
+    return (level + moved).expand(input.shape[0], input.shape[1], *moved.shape[2:])

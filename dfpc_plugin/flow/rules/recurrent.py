@@ -29,12 +29,14 @@ def _recurrent(
 ) -> tuple[Tensor, ...]:
     """Per direction and layer: reads |W_ih| x and |W_hh| h, writes h = the gates' rows of |W_ih| 1 added up.
 
-    An approximation: gates are taken at their full size. Scores are named after the input weights of each direction,
+    An approximation: gates are taken at their full size, and a state is the same at every step. Scores are named after the input weights of each direction,
     one per hidden unit.
     """
     originals = flow.original("params")
     per_cell = len(params) // (num_layers * (2 if bidirectional else 1))
-    states = hx if isinstance(hx, tuple | list) else (hx,)
+    kinds = len(hx) if isinstance(hx, tuple | list) else 1  # hidden states, and an LSTM's cells
+    time = 1 if batch_first and input.dim() == 3 else 0
+    finals: list[Tensor] = []
     cells = [range(start, start + per_cell) for start in range(0, len(params), per_cell)]
     for layer in range(num_layers):
         outputs, names = [], []
@@ -47,11 +49,12 @@ def _recurrent(
             hidden = flow.write(name, w_ih.sum(1).view(-1, units).sum(0), channel_dim=0).expand(*input.shape[:-1], units)
             read_linear(flow, name, hidden, w_hh)
             outputs.append(hidden)
+            finals.append(hidden.select(time, -1))
             names.append(name)
             flow.sources = before
         input = torch.cat(outputs, -1)
         flow.sources = frozenset(names)
-    return input, *(torch.zeros_like(state) for state in states)
+    return input, *([torch.stack(finals)] * kinds)
 
 
 @rule(torch.lstm, context=True)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfpc_plugin.flow.layer import LayerContext
 from dfpc_plugin.flow.registry import Convention, forms, rule
 
 __all__: list[str] = []
@@ -17,6 +18,8 @@ def _moves(names: str, *, view: bool) -> None:
     """Register operators that are executed on the bounds as they are."""
     for name in names.split():
         for function in forms(name):
+            if function.__name__.endswith("_"):
+                continue  # a tensor of the model cannot change its shape in place here
 
             def move(*args: Any, _native: Any = function, **kwargs: Any) -> Any:
                 return _native(*args, **kwargs)
@@ -28,7 +31,7 @@ def _moves(names: str, *, view: bool) -> None:
 _moves(
     "reshape flatten ravel unflatten permute transpose swapaxes swapdims t movedim moveaxis squeeze unsqueeze "
     "expand expand_as broadcast_to chunk split split_with_sizes tensor_split unbind select narrow diagonal "
-    "detach atleast_1d atleast_2d atleast_3d",
+    "atleast_1d atleast_2d atleast_3d",
     view=True,
 )
 _moves(
@@ -36,7 +39,7 @@ _moves(
     "clone tril triu fold take_along_dim",
     view=False,
 )
-for _attribute in ("T", "mT", "H", "mH", "real", "data"):
+for _attribute in ("T", "mT", "H", "mH", "real"):
     _getter = getattr(Tensor, _attribute).__get__
 
     def _read_attribute(input: Tensor, _getter: Any = _getter) -> Tensor:
@@ -63,8 +66,9 @@ def channel_shuffle(input: Tensor, groups: int) -> Tensor:
 @rule(Tensor.unfold, F.unfold, convention=Convention.EXACT)
 def unfold(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Moves entries: sliding windows of a tensor, or of an image when the first argument is a kernel size."""
-    if len(args) == 3 and all(isinstance(arg, int) for arg in args) and not kwargs:
-        return input.unfold(*args)
+    of_an_image = {"kernel_size", "dilation", "padding", "stride"} & set(kwargs)
+    if len(args) + len(kwargs) == 3 and not of_an_image and all(isinstance(arg, int) for arg in args):
+        return input.unfold(*args, **kwargs)
     return F.unfold(input, *args, **kwargs)
 
 
@@ -74,11 +78,11 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     return input[index]
 
 
-@rule(Tensor.__setitem__, convention=Convention.EXACT, couples=True, additive=True)
-def setitem(input: Tensor, index: Any, value: Any) -> Tensor:
+@rule(Tensor.__setitem__, convention=Convention.EXACT, couples=True, context=True)
+def setitem(flow: LayerContext, input: Tensor, index: Any, value: Any) -> Tensor:
     """Replaces entries; a constant has bound zero."""
-    out = input.clone()
-    out[index] = value if isinstance(value, Tensor) else 0
+    out = input.clone() if flow.is_data("input") else torch.zeros_like(input)
+    out[index] = value if flow.is_data("value") else 0
     return out
 
 
@@ -125,6 +129,12 @@ def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
 def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
     """Copies entries at the border, or adds constants, which have bound zero."""
     return F.pad(input, pad, mode)
+
+
+@rule(*forms("detach"), Tensor.data.__get__, convention=Convention.EXACT, view=True)  # type: ignore[attr-defined]
+def detach(input: Tensor, *args: Any) -> Tensor:
+    """The identity: in evaluation nothing is cut from the data."""
+    return input
 
 
 @rule(*forms("contiguous", "float", "half", "double", "bfloat16", "type_as", "requires_grad"), view=True,
