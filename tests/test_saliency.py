@@ -17,7 +17,7 @@ def small(**kwargs):
     return timm.create_model("test_resnet", **kwargs).eval()
 
 
-def close(found, expected, rtol):
+def assert_scores_equal(found, expected, rtol):
     assert list(found) == list(expected)
     for name, scores in expected.items():
         torch.testing.assert_close(found[name], scores, rtol=rtol, atol=0.0)
@@ -31,7 +31,7 @@ def test_lower_precision_agrees_with_float64(dtype, rtol):
             parameter.copy_(parameter.bfloat16())  # the same weights in every precision
     expected = bgsc(model, X.double())
     found = bgsc(model.to(dtype), X.to(dtype))
-    close(found, expected, rtol)
+    assert_scores_equal(found, expected, rtol)
     assert all(scores.dtype == torch.float64 and scores.device.type == "cpu" for scores in found.values())
 
 
@@ -48,8 +48,8 @@ def test_half_precision_does_not_overflow():
 def test_memory_format_and_training_mode_do_not_matter():
     model = small()
     expected = bgsc(model, X)
-    close(bgsc(model.to(memory_format=torch.channels_last), X.to(memory_format=torch.channels_last)), expected, 1e-5)
-    close(bgsc(model.train(), X), expected, 1e-5)
+    assert_scores_equal(bgsc(model.to(memory_format=torch.channels_last), X.to(memory_format=torch.channels_last)), expected, 1e-5)
+    assert_scores_equal(bgsc(model.train(), X), expected, 1e-5)
 
 
 def test_frozen_parameters_and_existing_gradients_do_not_matter():
@@ -57,15 +57,15 @@ def test_frozen_parameters_and_existing_gradients_do_not_matter():
     expected = bgsc(model, X)
     model(X).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
-    close(bgsc(model, X), expected, 1e-6)
+    assert_scores_equal(bgsc(model, X), expected, 1e-6)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
-    close(bgsc(model.requires_grad_(False), X), expected, 1e-6)
+    assert_scores_equal(bgsc(model.requires_grad_(False), X), expected, 1e-6)
 
 
 def test_scores_sum_over_the_batch():
     model = small().double()
     one, three = bgsc(model, X.double()), bgsc(model, X.double().expand(3, -1, -1, -1))
-    close(three, {name: 3 * scores for name, scores in one.items()}, 1e-9)
+    assert_scores_equal(three, {name: 3 * scores for name, scores in one.items()}, 1e-9)
 
 
 def test_a_layer_used_twice_counts_both_uses():
@@ -245,4 +245,4 @@ def test_layers_of_different_widths_have_no_common_score():
 def test_scores_on_cuda_equal_those_on_the_cpu(name):
     model, x = timm.create_model(name).eval(), torch.ones(1, 3, 224, 224)
     expected = bgsc(model, x)
-    close(bgsc(model.cuda(), x.cuda()), expected, 1e-4)
+    assert_scores_equal(bgsc(model.cuda(), x.cuda()), expected, 1e-4)

@@ -52,7 +52,7 @@ class Branching(nn.Module):
         return self.head(y)
 
 
-def compare(python, scripted, rename=lambda name: name):
+def assert_same_scores(python, scripted, rename=lambda name: name):
     expected, found = bgsc(python.double(), X), bgsc(scripted.double(), X)
     assert list(found) == list(expected)
     for name, scores in expected.items():
@@ -62,7 +62,7 @@ def compare(python, scripted, rename=lambda name: name):
 def test_a_scripted_function_inside_a_python_model(scripted_swish):
     torch.manual_seed(0)
     first, last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
-    compare(nn.Sequential(first, Act(swish), last), nn.Sequential(first, Act(scripted_swish), last))
+    assert_same_scores(nn.Sequential(first, Act(swish), last), nn.Sequential(first, Act(scripted_swish), last))
 
 
 def test_scripted_functions_called_on_ordinary_tensors_are_left_alone(scripted_swish):
@@ -78,14 +78,14 @@ def test_scripted_functions_called_on_ordinary_tensors_are_left_alone(scripted_s
 def test_a_scripted_submodule_with_layers_of_its_own():
     torch.manual_seed(0)
     first, inner = nn.Conv2d(3, 4, 3), Branching().eval()
-    compare(nn.Sequential(first, inner), nn.Sequential(first, torch.jit.script(inner)))
+    assert_same_scores(nn.Sequential(first, inner), nn.Sequential(first, torch.jit.script(inner)))
 
 
 def test_a_wholly_scripted_and_a_traced_model():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Branching()).double().eval()
-    compare(model, torch.jit.script(model))
-    compare(model, torch.jit.trace(model, X))
+    assert_same_scores(model, torch.jit.script(model))
+    assert_same_scores(model, torch.jit.trace(model, X))
 
 
 def collect(x):
@@ -99,7 +99,7 @@ def test_lists_and_slices_in_scripted_code():
     torch.manual_seed(0)
     first, last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
     scripted = torch.jit.script(collect)
-    compare(nn.Sequential(first, Act(collect), last), nn.Sequential(first, Act(scripted), last))
+    assert_same_scores(nn.Sequential(first, Act(collect), last), nn.Sequential(first, Act(scripted), last))
 
 
 def test_flags_of_scripted_modules_are_restored():
