@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dfpc_plugin.coupling import LayerCoupling, couplings_of
 from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
 from dfpc_plugin.flow import FlowRun, ForwardFunction, run_flow
+from dfpc_plugin.flow.precision import full_precision
 from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["Ranking", "Saliency", "bgsc"]
@@ -133,7 +134,8 @@ def _backward(run: FlowRun, ranking: Ranking) -> dict[str, Tensor]:
     if not leaves or not run.readers:
         return {}
     totals = [reader.total for reader in run.readers]
-    gradients = torch.autograd.grad(totals, leaves, _weights(run, ranking), allow_unused=True)
+    with full_precision(leaves[0].device):
+        gradients = torch.autograd.grad(totals, leaves, _weights(run, ranking), allow_unused=True)
     scores: dict[str, Tensor] = {}
     for writer, gradient in zip(run.writers, gradients, strict=True):
         u, dim = writer.leaf.detach(), writer.channel_dim

@@ -62,6 +62,21 @@ def test_frozen_parameters_and_existing_gradients_do_not_matter():
     assert_scores_equal(bgsc(model.requires_grad_(False), X), expected, 1e-6)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_automatic_mixed_precision_does_not_matter(inside):
+    torch.manual_seed(0)
+
+    class Mixed(nn.Sequential):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside or torch.is_autocast_enabled("cpu")):
+                return super().forward(x)
+
+    layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)]
+    expected = bgsc(nn.Sequential(*layers), X)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not inside):
+        assert_scores_equal(bgsc(Mixed(*layers), X), expected, 1e-6)
+
+
 def test_scores_sum_over_the_batch():
     model = small().double()
     one, three = bgsc(model, X.double()), bgsc(model, X.double().expand(3, -1, -1, -1))

@@ -17,6 +17,7 @@ from dfpc_plugin.flow.calls import in_place, is_view, result_dtype, views
 from dfpc_plugin.flow.layer import LayerContext, Reader, Writer
 from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
 from dfpc_plugin.flow.names import ModelNames
+from dfpc_plugin.flow.precision import full_precision
 from dfpc_plugin.flow.registry import Rule, find_rule, function_name
 from dfpc_plugin.flow.script import interpret, is_scripted
 from dfpc_plugin.flow.tensor import FlowTensor, View, holds_data
@@ -82,7 +83,7 @@ class FlowRun:
         if all(flow.constant is not None for flow in flows):
             return self._call_on_constants(rule, func, args, kwargs)
         if rule is not None:
-            with torch.enable_grad():
+            with torch.enable_grad(), full_precision(flows[0].bound.device):
                 return self._apply(rule, func, args, kwargs, flows)
         if is_scripted(func):
             return interpret(func, args, kwargs)

@@ -1,0 +1,17 @@
+"""Bounds keep their own precision, whatever the model or its caller asks of automatic mixed precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+__all__ = ["full_precision"]
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off on `device` if it is on."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
