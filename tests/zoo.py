@@ -1,7 +1,7 @@
 """One model of every timm model file and of every torchvision family, the smallest that there is."""
 
 import torchvision
-from timm.models import list_models, list_modules
+from timm.models import is_model, list_models, list_modules
 
 TIMM = """
     beit_base_patch16_224 halonet_h1 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
@@ -22,6 +22,9 @@ TIMM = """
     xcit_nano_12_p8_224
 """.split()
 
+FURTHER = ["tf_efficientnet_cc_b0_4e"]
+"""Models with operators that the smallest of their file does not have: convolutions by weights made from data."""
+
 TORCHVISION = """
     alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 maxvit_t mnasnet0_5
     mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d wide_resnet50_2 shufflenet_v2_x0_5
@@ -36,7 +39,8 @@ def timm_zoo() -> list[str]:
     """A model for every file of the installed timm, also for files that are newer than the list above."""
     by_module = {module: list_models(module=module) for module in list_modules()}
     known = set(TIMM)
-    return [next((name for name in names if name in known), names[0]) for names in by_module.values() if names]
+    smallest = [next((name for name in names if name in known), names[0]) for names in by_module.values() if names]
+    return smallest + [name for name in FURTHER if is_model(name)]
 
 
 def torchvision_zoo() -> list[str]:

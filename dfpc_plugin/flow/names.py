@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.flow.tensor import FlowTensor
+
 __all__ = ["ModelNames"]
 
 
@@ -54,5 +56,7 @@ class ModelNames:
 
     def _owners(self, tensor: Any) -> list[str]:
         """Paths of the parameter that `tensor` is or shows."""
+        if isinstance(tensor, FlowTensor):  # weights made from data, as in dynamic convolutions, are nobody's
+            return []
         base = getattr(tensor, "_base", None)
         return self._parameters.get(id(tensor)) or self._parameters.get(id(base)) or []
