@@ -41,7 +41,8 @@ class ModelState:
         if any(self._empty) or any(_outline(table) != outline for table, outline in self._outlines):
             return False
         for layer in layers:
-            if _settings(layer) != self._settings[layer]:
+            now = layer.__dict__
+            if any(now.get(name) != value for name, value in self._settings[layer].items()):
                 return False
             pairs = zip(_row_sums(layer), self._contents[layer], strict=True)
             if not all(torch.equal(mine, recorded) for mine, recorded in pairs):

@@ -46,6 +46,10 @@ def candidates(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[]
     def over_groups(importance: tp.importance.Importance) -> list[object]:
         return [importance(group) for group in groups]
 
+    def dfpc() -> None:
+        vars(graph).pop("_dfpc_scores", None)  # scores are kept with the graph: here each run computes them
+        over_groups(DFPCImportance())
+
     def taylor() -> None:
         forward_backward(model, x)
         over_groups(tp.importance.GroupTaylorImportance())
@@ -54,7 +58,7 @@ def candidates(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[]
         "forward + backward": lambda: forward_backward(model, x),
         "forward": lambda: model(x),
         "bgsc": lambda: bgsc(model, x),
-        "DFPC, all groups": lambda: over_groups(DFPCImportance()),
+        "DFPC, all groups": dfpc,
         "magnitude, all groups": lambda: over_groups(tp.importance.GroupMagnitudeImportance()),
         "Taylor, all groups": taylor,
     }
