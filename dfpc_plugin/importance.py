@@ -93,7 +93,6 @@ class DFPCImportance(tp.importance.Importance):
             members = {item.dep.target.module for item in group.items}
             if state.holds_for(module for module in members if module in state.names):
                 return kept[key]
-        kept.clear()
         ranking: Ranking = "relative" if self.ranking == "relative" else "published"
         state = ModelState(graph.model)
         saliency = bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)

@@ -149,6 +149,15 @@ def test_rankings_differ_as_documented():
         DFPCImportance("mean")
 
 
+def test_two_rankings_on_one_graph_do_not_displace_each_other(passes):
+    pruner = pruner_for(small())
+    importances = [DFPCImportance("relative"), DFPCImportance("published")]
+    for group in groups_of(pruner):
+        for importance in importances:
+            importance(group)
+    assert len(passes) == 2
+
+
 def test_the_ranking_and_the_inputs_can_be_changed():
     model = small()
     importance = DFPCImportance("published")

@@ -64,6 +64,7 @@ def test_many_couplings_are_numbered_only():
 
 def test_nothing_to_draw_is_no_error(tmp_path):
     write_plot(Saliency({}, ()), tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
 
 
 def test_other_endings_are_refused(tmp_path):
