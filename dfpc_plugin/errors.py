@@ -9,13 +9,17 @@ if TYPE_CHECKING:
     from dfpc_plugin.flow.engine import MissingOperator
 
 __all__ = [
+    "CutError",
     "DFPCError",
     "DuplicateRuleError",
     "ExampleInputsError",
+    "GroupError",
     "MissingDependencyError",
     "ModelChangedError",
     "NonFiniteScoreError",
     "NonFiniteWeightError",
+    "NothingToPruneError",
+    "PrunerSettingError",
     "RuleError",
     "UnknownModelError",
     "UnsupportedOperatorError",
@@ -130,3 +134,19 @@ class MissingDependencyError(DFPCError):
             f"This needs the package '{package}', which is not installed; "
             f'run: pip install "dfpc-plugin[{extra}]"'
         )
+
+
+class CutError(DFPCError):
+    """Channels cannot be removed; the model is as it was."""
+
+
+class GroupError(DFPCError, ValueError):
+    """Channels were asked for that are not there, or that must stay."""
+
+
+class NothingToPruneError(DFPCError):
+    """A model has no coupling that can be pruned, or all of them are ignored."""
+
+
+class PrunerSettingError(DFPCError, ValueError):
+    """A pruner was given a setting that it cannot follow."""

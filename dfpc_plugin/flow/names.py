@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.flow.tensor import FlowTensor
+from dfpc_plugin.flow.stand_in import StandIn
 
 __all__ = ["ModelNames"]
 
@@ -56,7 +56,7 @@ class ModelNames:
 
     def _owners(self, tensor: Any) -> list[str]:
         """Paths of the parameter that `tensor` is or shows."""
-        if isinstance(tensor, FlowTensor):  # weights made from data, as in dynamic convolutions, are nobody's
+        if isinstance(tensor, StandIn):  # weights made from data, as in dynamic convolutions, are nobody's
             return []
         base = getattr(tensor, "_base", None)
         return self._parameters.get(id(tensor)) or self._parameters.get(id(base)) or []

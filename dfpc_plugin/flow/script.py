@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.flow.metadata import METADATA
 from dfpc_plugin.flow.registry import find_rule
-from dfpc_plugin.flow.tensor import FlowTensor
+from dfpc_plugin.flow.stand_in import StandIn
 from dfpc_plugin.flow.tree import tensors
 
 __all__ = ["interpret", "is_scripted", "scripted_functions_redirected"]
@@ -53,7 +53,7 @@ def scripted_functions_redirected() -> Iterator[None]:
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Stand in for `ScriptFunction.__call__` while a pass runs."""
-    if any(isinstance(tensor, FlowTensor) for tensor in tensors((args, kwargs))):
+    if any(isinstance(tensor, StandIn) for tensor in tensors((args, kwargs))):
         return interpret(self, args, kwargs)
     return _original_call(self, *args, **kwargs)
 
@@ -103,9 +103,9 @@ def _call_operator(node: Any, inputs: list[Any]) -> Any:
     arguments = schema.arguments
     args = [value for value, argument in zip(inputs, arguments, strict=True) if not argument.kwarg_only]
     kwargs = {argument.name: value for value, argument in zip(inputs, arguments, strict=True) if argument.kwarg_only}
-    if name in _PLAIN and not (inputs and isinstance(inputs[0], FlowTensor)):
+    if name in _PLAIN and not (inputs and isinstance(inputs[0], StandIn)):
         return _PLAIN[name](*args)
-    if not any(isinstance(tensor, FlowTensor) for tensor in tensors(inputs)):
+    if not any(isinstance(tensor, StandIn) for tensor in tensors(inputs)):
         return getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")(*args, **kwargs)
     if name == "slice":
         tensor, dim, start, end, step = inputs

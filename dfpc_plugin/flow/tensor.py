@@ -1,8 +1,7 @@
 """The data-flow tensor: what a model's forward sees instead of its data.
 
-It has shape, dtype and device but no storage. Every operation on it reaches `__torch_function__`, hence a rule; what
-slips below the Python API reaches `__torch_dispatch__`, which raises. Weights stay ordinary tensors, so arithmetic on
-weights alone (weight standardisation, parametrizations) runs as always, and data is told from weights for free.
+Weights stay ordinary tensors, so arithmetic on weights alone (weight standardisation, parametrizations) runs as always,
+and data is told from weights for free.
 
 Views: an operation in place on a view changes the tensor it views. A view therefore keeps its base and the way it was
 taken; a change in place is written through to the base, and a view whose base has changed is taken again when read.
@@ -15,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.flow.metadata import METADATA
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.flow.stand_in import StandIn
 
 if TYPE_CHECKING:
     from dfpc_plugin.flow.engine import FlowRun
@@ -35,7 +32,7 @@ class View:
         self.seen = source.version
 
 
-class FlowTensor(torch.Tensor):
+class FlowTensor(StandIn):
     """Stands for data: `.bound` holds, per entry, a bound on its absolute change (same shape, >= 0)."""
 
     run: FlowRun
@@ -99,29 +96,6 @@ class FlowTensor(torch.Tensor):
     def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
         """Say what is known, for a forward that prints."""
         return f"FlowTensor(shape={tuple(self.shape)}, dtype={self.dtype})"
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Send every operation on data to the run's rules."""
-        kwargs = kwargs or {}
-        if func in METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **kwargs)
-        flows = [tensor for tensor in tensors((args, kwargs)) if isinstance(tensor, FlowTensor)]
-        return flows[0].run.call(func, args, kwargs, flows)
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Refuse whatever got past the Python API: there is no storage to compute with."""
-        raise DFPCError(
-            f"{func} reached a data-flow tensor below torch's Python API (a compiled extension or a custom C++ "
-            f"operator); wrap the call in a Python function that hands over to torch.overrides.handle_torch_function "
-            f"and register a rule for it with @dfpc_plugin.rule."
-        )
 
 
 def holds_data(value: Any) -> bool:

@@ -24,7 +24,7 @@ from dfpc_plugin.flow.registry import forms, rule
 from dfpc_plugin.flow.rules.linear import apply_linear, read_linear, write_linear
 from dfpc_plugin.flow.tensor import holds_data
 
-__all__: list[str] = []
+__all__ = ["spelled_equation"]
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
         return torch.einsum(
             equation, *(factor if is_data else factor.abs() for factor, is_data in zip(factors, data, strict=True))
         )
-    terms, output = _spell_out(equation, [factor.dim() for factor in factors])
+    terms, output = spelled_equation(equation, [factor.dim() for factor in factors])
     sizes = {letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)}
     shape = [sizes[letter] for letter in output]
     total = factors[0].new_zeros(())
@@ -120,7 +120,7 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
     return total.expand(shape)
 
 
-def _spell_out(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+def spelled_equation(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """Return the operands' letters and the output's, with letters for `...` and for an output left out."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms, spare = inputs.split(","), "".join(c for c in string.ascii_uppercase if c not in equation)

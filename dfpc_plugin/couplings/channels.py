@@ -1,0 +1,222 @@
+"""The channels of a model: labels that go together, and where each of them lies.
+
+A *channel* is a set of labels that an operator has united: one index of every parameter it passes through. Everything a
+pass has noted is kept here in terms of channels; what a cut removes is marked, and positions are counted without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.labels import Attribute, AxisSize, LabelRun, Sized
+from dfpc_plugin.labels.sizes import Expression, leaves_of
+
+__all__ = ["Axis", "Channels", "Layer", "Scale", "Size", "channels_of"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A labelled dimension of a parameter or buffer.
+
+    Attributes:
+        tensor: Its path, as in the state dict.
+        dim: The dimension.
+        groups: Above one where the dimension holds one group's channels of a grouped convolution.
+        channels: The channel at each index, `(groups * size,)`.
+        role: "feed-in" where a layer writes channels, "feed-out" where it reads them, "transform" elsewhere.
+    """
+
+    tensor: str
+    dim: int
+    groups: int
+    channels: Tensor
+    role: str
+
+    @property
+    def layer(self) -> str:
+        """Path of the layer that owns it."""
+        return self.tensor.removesuffix(".weight")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size that the forward asks for.
+
+    Attributes:
+        channels: `(rows, entries)` along the flexible axis, or `(positions, entries)` of another axis.
+        along_rows: The size is the number of rows that are left rather than of entries in each.
+        expression: How it is computed; None where rows only have to keep equally many.
+        where: Module and operator.
+    """
+
+    channels: Tensor
+    along_rows: bool
+    expression: Expression | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of a layer or of a product of matrices: the channels its work is proportional to, and its work."""
+
+    channels: Tensor
+    macs: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A number that depends on widths, with the rows of weights and biases whose results it multiplies.
+
+    Attributes:
+        expression: How it is computed.
+        power: 1 where results are multiplied by it, -1 where they are divided.
+        rows: Per labelled dimension (by its position in `Channels.axes`), the indices of the rows.
+    """
+
+    expression: Expression
+    power: int
+    rows: dict[int, Tensor]
+
+
+@dataclass
+class Channels:
+    """What a pass has learnt about a model's channels.
+
+    Attributes:
+        axes: Labelled dimensions.
+        sizes: Sizes that the forward asks for.
+        layers: Layers with their work.
+        reasons: Why channels cannot go.
+        removed: Which channels have been cut, `(channels,)`.
+        leaves: Sizes read from shapes, in terms of channels.
+        scales: Numbers that depend on widths and multiply what some rows of weights make.
+        values: What cuts have changed attributes of modules to.
+    """
+
+    axes: list[Axis]
+    sizes: list[Size]
+    layers: list[Layer]
+    reasons: dict[int, str]
+    removed: Tensor
+    leaves: dict[AxisSize, Size]
+    scales: list[Scale]
+    values: dict[Attribute, int] = field(default_factory=dict)
+
+
+def channels_of(run: LabelRun) -> Channels:
+    """Turn what a pass has noted about labels into what it means for channels."""
+    table = run.table
+    roots = _with_rows(run)
+    numbers = torch.unique(roots, return_inverse=True)[1]
+    reasons = _reasons(run, numbers)
+    leaves: dict[AxisSize, Size] = {}
+    sizes = [_size(entry, numbers, leaves) for entry in table.sizes]
+    layers = [
+        Layer(torch.unique(numbers[torch.cat([work.reads, work.writes, work.carried])]), work.macs) for work in run.work
+    ]
+    roles = _roles(run)
+    axes = [
+        Axis(owner.tensor, owner.dim, owner.groups, numbers[owner.labels], roles.get(position, "transform"))
+        for position, owner in enumerate(table.owners)
+    ]
+    scales = _scales(run, numbers, leaves)
+    removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool)
+    return Channels(axes, sizes, layers, reasons, removed, leaves, scales)
+
+
+def _with_rows(run: LabelRun) -> Tensor:
+    """Roots of all labels, where a row whose entries go together goes with them."""
+    table = run.table
+    roots = table.roots()
+    while True:
+        grown = False
+        for rows in table.rows:
+            inside = roots[rows.labels]
+            real = (rows.row != 0) & (inside[:, 0] != 0)
+            whole = (inside == inside[:, :1]).all(1) & (roots[rows.row] != inside[:, 0]) & real
+            if whole.any():
+                table.unite(rows.row[whole], rows.labels[whole, 0], "rows")
+                grown = True
+        if not grown:
+            return roots
+        roots = table.roots()
+
+
+def _reasons(run: LabelRun, numbers: Tensor) -> dict[int, str]:
+    """Why channels cannot go, by channel."""
+    reasons: dict[int, str] = {0: "is no channel"}
+    for labels, reason in run.table.frozen:
+        for channel in torch.unique(numbers[labels]).tolist():
+            reasons.setdefault(channel, reason)
+    for rows in run.table.rows:
+        channels, inside = numbers[rows.row], numbers[rows.labels]
+        for channel in torch.unique(channels[(channels[:, None] != inside).any(1)]).tolist():
+            reasons.setdefault(channel, "counts heads or groups, of which all stay")
+    return reasons
+
+
+def _size(entry: Sized, numbers: Tensor, leaves: dict[AxisSize, Size]) -> Size:
+    """One demand, laid out as rows; the shapes that its expression reads are laid out too."""
+    _lay_out_leaves(entry.expression, numbers, leaves)
+    rows, along = _rows(numbers, entry.labels, entry.axis, entry.flexible)
+    return Size(rows, along, entry.expression, entry.where)
+
+
+def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSize, Size]) -> None:
+    """Lay out the sizes that an expression reads from shapes."""
+    for leaf in leaves_of(expression) if expression is not None else ():
+        if isinstance(leaf, AxisSize) and leaf not in leaves:
+            rows, along = _rows(numbers, leaf.labels, leaf.axis, leaf.flexible)
+            leaves[leaf] = Size(rows, along, leaf, "")
+
+
+def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Scale]:
+    """Numbers that depend on widths, with the rows they act on and the biases that go with those."""
+    owner_of = _owner_of(run)
+    twin = torch.full((run.table.count,), 0)
+    for outputs, biases in run.twins:
+        if len(outputs) == len(biases):
+            twin[outputs] = biases
+    scales = []
+    for scaling in run.scaled:
+        _lay_out_leaves(scaling.expression, numbers, leaves)
+        labels = torch.unique(torch.cat([scaling.labels, twin[scaling.labels]]))
+        labels = labels[owner_of[labels] >= 0]
+        rows = {
+            number: labels[owner_of[labels] == number] - int(run.table.owners[number].labels[0])
+            for number in torch.unique(owner_of[labels]).tolist()
+        }
+        scales.append(Scale(scaling.expression, scaling.power, rows))
+    return scales
+
+
+def _owner_of(run: LabelRun) -> Tensor:
+    """The owner of every label, by position; -1 for labels that stand for rows."""
+    owner_of = torch.full((run.table.count,), -1)
+    for number, owner in enumerate(run.table.owners):
+        owner_of[owner.labels[0] : owner.labels[-1] + 1] = number
+    return owner_of
+
+
+def _rows(numbers: Tensor, labels: Tensor, axis: int, flexible: int) -> tuple[Tensor, bool]:
+    """Lay labels out as `(rows, entries along the flexible axis)`, or by position along another axis."""
+    channels = numbers[labels]
+    if axis == flexible:
+        return channels.movedim(flexible, -1).reshape(-1, channels.size(flexible)), False
+    return channels.movedim(axis, 0).reshape(channels.size(axis), -1), True
+
+
+def _roles(run: LabelRun) -> dict[int, str]:
+    """Which labelled dimensions are written, and which are read, by number of their owner."""
+    owner_of = _owner_of(run)
+    roles: dict[int, str] = {}
+    for role in ("feed-in", "feed-out"):
+        for work in run.work:
+            labels = work.writes if role == "feed-in" else work.reads
+            for number in torch.unique(owner_of[labels]).tolist():
+                if number >= 0:
+                    roles.setdefault(number, role)
+    return roles

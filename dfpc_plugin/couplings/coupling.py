@@ -1,0 +1,119 @@
+"""What the user sees of a coupling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.couplings.channels import Axis
+
+__all__ = ["DataFlowCoupling", "Slice"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What goes from one dimension of one parameter or buffer.
+
+    Attributes:
+        tensor: Path of the parameter or buffer, as in the state dict.
+        dim: The dimension.
+        groups: Above one for the weight of a grouped convolution, whose dimension holds one group's channels: an index
+            is then `group * size + position`.
+        indices: `(units, indices per unit)`: what goes with each unit.
+        role: "feed-in" where a layer writes the channels, "feed-out" where it reads them, "transform" elsewhere.
+    """
+
+    tensor: str
+    dim: int
+    groups: int
+    indices: Tensor
+    role: str
+
+    @property
+    def layer(self) -> str:
+        """Path of the layer that owns it."""
+        return self.tensor.removesuffix(".weight")
+
+
+@dataclass(frozen=True)
+class DataFlowCoupling:
+    """Channels that can only be removed together, in every parameter they pass through.
+
+    Attributes:
+        name: The first layer that writes it.
+        blocks: `(blocks, units)` numbers of the channels; one column, a unit, is the least that can be cut: one channel
+            of every block.
+        balance: Why there are blocks: what must keep equally many of each.
+        protected: Why it must not be pruned; None if it can be.
+        macs: Multiply-accumulates of the layers that read or write it, as a share of the model's.
+        slices: Everything that goes with its units.
+    """
+
+    name: str
+    blocks: Tensor
+    balance: tuple[str, ...]
+    protected: str | None
+    macs: float
+    axes: tuple[Axis, ...]
+
+    @property
+    def channels(self) -> int:
+        """How many units can go, one by one."""
+        return self.blocks.size(1)
+
+    @property
+    def width(self) -> int:
+        """How many channels there are in all blocks."""
+        return self.blocks.numel()
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        """Every (parameter, dimension, indices) that goes with the units."""
+        unit = torch.full((int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1)
+        unit[self.blocks] = torch.arange(self.channels).expand(self.blocks.shape)
+        return tuple(_slice(axis, unit, self.channels) for axis in self.axes)
+
+    @property
+    def feed_in(self) -> tuple[str, ...]:
+        """Layers that write the channels."""
+        return tuple(dict.fromkeys(axis.layer for axis in self.axes if axis.role == "feed-in"))
+
+    @property
+    def feed_out(self) -> tuple[str, ...]:
+        """Layers that read them."""
+        return tuple(dict.fromkeys(axis.layer for axis in self.axes if axis.role == "feed-out"))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer that holds a slice of it, in the order of the model."""
+        return tuple(dict.fromkeys(axis.layer for axis in self.axes))
+
+    def __str__(self) -> str:
+        """Name, width, what it joins, and why it is protected if it is."""
+        blocks = f" in {len(self.blocks)} blocks" if len(self.blocks) > 1 else ""
+        lines = [
+            f"{self.name}: {self.width} channels{blocks}, {self.macs:.1%} of the MACs",
+            f"  written by {_listed(self.feed_in)}",
+            f"  read by {_listed(self.feed_out)}",
+        ]
+        lines += [f"  kept equal: {note}" for note in self.balance[:3]]
+        if self.protected:
+            lines.append(f"  protected: {self.protected}")
+        return "\n".join(lines)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """A few names and how many more there are."""
+    shown = ", ".join(names[:4]) or "nothing"
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def _slice(axis: Axis, unit: Tensor, units: int) -> Slice:
+    """Positions of every unit along one labelled dimension, unit by unit."""
+    of = unit[axis.channels]
+    positions = (of >= 0).nonzero().squeeze(1)
+    positions = positions[torch.argsort(of[positions], stable=True)]
+    return Slice(axis.tensor, axis.dim, axis.groups, positions.view(units, -1), axis.role)

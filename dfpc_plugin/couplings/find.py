@@ -1,0 +1,172 @@
+"""From a model and example inputs to its couplings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
+from dfpc_plugin.couplings.coupling import DataFlowCoupling
+from dfpc_plugin.couplings.sizes import Violation, solve
+from dfpc_plugin.couplings.structure import Structure, find_structure
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.labels import Attribute, AxisSize, run_labels
+from dfpc_plugin.labels.sizes import attributes_of, leaves_of
+
+__all__ = ["CouplingMap", "find_couplings", "map_couplings"]
+
+
+@dataclass(frozen=True)
+class CouplingMap:
+    """A model's channels and couplings, and which demands depend on what.
+
+    Attributes:
+        channels: Where every channel lies, and what the forward demands.
+        couplings: In the order of the model's parameters.
+        touching: Demands by the channels that they count.
+        mentions: Demands by the attributes that they are computed from.
+    """
+
+    channels: Channels
+    couplings: list[DataFlowCoupling]
+    touching: dict[int, list[Size]]
+    mentions: dict[Attribute, list[Size]]
+
+    def sizes_of(self, removed: Tensor) -> list[Size]:
+        """Demands that removing channels touches."""
+        found = {id(s): s for channel in removed.nonzero().squeeze(1).tolist() for s in self.touching.get(channel, ())}
+        return list(found.values())
+
+
+def find_couplings(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+) -> list[DataFlowCoupling]:
+    """Find the data-flow couplings of `model`: the sets of channels that can only be removed together.
+
+    Runs the model once on tensors that carry channel labels instead of values: reshapes, splits, concatenations and
+    windows are followed exactly, entry by entry. Nothing of the model is changed. With `forward_fn`, calls
+    `forward_fn(model, example_inputs)` in place of the model.
+
+    Returns:
+        Couplings in the order of the model's parameters. One that must not be pruned says why in `protected`.
+
+    Raises:
+        UnsupportedOperatorError: Operators of the model are not known.
+        ValueDependentError: The forward needs the values of its data.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+    """
+    return map_couplings(model, example_inputs, forward_fn).couplings
+
+
+def map_couplings(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+) -> CouplingMap:
+    """As `find_couplings`, with everything that a cut needs to know."""
+    channels = channels_of(run_labels(model, example_inputs, forward_fn))
+    result = CouplingMap(channels, [], _touching(channels), _mentions(channels))
+    arranged = [portion for structure in find_structure(channels) for portion in _portions(result, structure)]
+    total = sum(layer.macs for layer in channels.layers)
+    of = torch.full((len(channels.removed),), -1)
+    for number, portion in enumerate(arranged):
+        of[portion.blocks] = number
+    axes, macs = _axes_by_portion(channels, of), _macs_by_portion(channels, of)
+    for number, portion in enumerate(arranged):
+        own = tuple(axes[number])
+        name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
+        share = macs[number] / total if total else 0.0
+        protected = portion.protected or _not_written(own)
+        result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own))
+    return result
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """Channels in units, and why they must stay, if they must."""
+
+    blocks: Tensor
+    balance: tuple[str, ...]
+    protected: str | None
+
+
+def _portions(result: CouplingMap, structure: Structure) -> list[_Portion]:
+    """Arrange channels in the units that the forward can follow; a coupling that has none is protected."""
+    channels = result.channels
+    own = structure.channels
+    fixed = [channel for channel in own.tolist() if channel in channels.reasons]
+    if fixed:
+        return [_Portion(own[None], structure.balance, channels.reasons[fixed[0]])]
+    blocks = structure.proportional()
+    problem = _problem(result, blocks)
+    smallest = min(len(cell) for cell in structure.cells)
+    if blocks.size(1) < smallest and (problem or 2 * blocks.size(1) < smallest):
+        others = structure.one_of_each()
+        if _problem(result, others) is None:
+            left = own[~torch.isin(own, others)]
+            rest = [_Portion(left[None], (), "is in excess of what parts of unequal size can lose alike")]
+            return [_Portion(others, structure.balance, None), *(rest if len(left) else [])]
+    return [_Portion(blocks, structure.balance, problem)]
+
+
+def _problem(result: CouplingMap, blocks: Tensor) -> str | None:
+    """Why units cannot be cut, found by cutting one and then half of them on paper."""
+    units = blocks.size(1)
+    if units < 2:
+        return "has one channel" if blocks.numel() == 1 else "has one channel in every block"
+    for some in {1, units // 2}:
+        removed = result.channels.removed.clone()
+        removed[blocks[:, :some]] = True
+        try:
+            solve(result.channels, removed, result.sizes_of(removed), result.mentions)
+        except Violation as violation:
+            return str(violation)
+    return None
+
+
+def _not_written(axes: tuple[Axis, ...]) -> str | None:
+    """Why what no layer writes (tokens of a position embedding, say) is no coupling to prune."""
+    return None if any(axis.role == "feed-in" for axis in axes) else "is written by no layer"
+
+
+def _touching(channels: Channels) -> dict[int, list[Size]]:
+    """Demands by the channels they count, directly or through a size read from a shape."""
+    touching: dict[int, list[Size]] = defaultdict(list)
+    for size in channels.sizes:
+        counted = [size.channels]
+        if size.expression is not None:
+            counted += [channels.leaves[x].channels for x in leaves_of(size.expression) if isinstance(x, AxisSize)]
+        for channel in torch.unique(torch.cat([rows.reshape(-1) for rows in counted])).tolist():
+            touching[channel].append(size)
+    return touching
+
+
+def _mentions(channels: Channels) -> dict[Attribute, list[Size]]:
+    """Demands by the attributes they are computed from."""
+    mentions: dict[Attribute, list[Size]] = defaultdict(list)
+    for size in channels.sizes:
+        if size.expression is not None:
+            for attribute in attributes_of(size.expression):
+                mentions[attribute].append(size)
+    return mentions
+
+
+def _axes_by_portion(channels: Channels, of: Tensor) -> Mapping[int, list[Axis]]:
+    """Labelled dimensions that hold channels of each coupling."""
+    axes: dict[int, list[Axis]] = defaultdict(list)
+    for axis in channels.axes:
+        for number in torch.unique(of[axis.channels]).tolist():
+            axes[number].append(axis)
+    return axes
+
+
+def _macs_by_portion(channels: Channels, of: Tensor) -> Mapping[int, int]:
+    """Multiply-accumulates of the layers that read or write channels of each coupling."""
+    macs: dict[int, int] = defaultdict(int)
+    for layer in channels.layers:
+        for number in torch.unique(of[layer.channels]).tolist():
+            macs[number] += layer.macs
+    return macs

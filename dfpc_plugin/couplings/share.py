@@ -1,0 +1,60 @@
+"""How much of a model lies in couplings that can be pruned."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.couplings.find import CouplingMap
+
+__all__ = ["prunable_share"]
+
+
+def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, float]:
+    """Return which shares of a model's multiply-accumulates and of its parameters can be pruned, each from 0 to 1.
+
+    A layer counts as a whole if some of its channels lie in a coupling that is not protected; of a parameter only the
+    entries count that go with some unit, each of them once.
+
+    Args:
+        coupling_map: From `map_couplings`.
+        model: The model it was made of, not cut since.
+    """
+    channels = coupling_map.channels
+    free = torch.zeros(channels.removed.shape, dtype=torch.bool)
+    for coupling in coupling_map.couplings:
+        if coupling.protected is None:
+            free[coupling.blocks] = True
+    axes: dict[str, list[Axis]] = defaultdict(list)
+    for axis in channels.axes:
+        axes[axis.tensor].append(axis)
+    # A parameter with several names is listed once here, by the first of them, which is the one that axes have.
+    parameters = dict(model.named_parameters())
+    touched = sum(_touched(parameter.shape, axes[name], free) for name, parameter in parameters.items())
+    worked = sum(layer.macs for layer in channels.layers if free[layer.channels].any())
+    macs = _share(worked, sum(layer.macs for layer in channels.layers))
+    return macs, _share(touched, sum(parameter.numel() for parameter in parameters.values()))
+
+
+def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
+    """Count the entries of a parameter that go with some channel."""
+    touched = torch.zeros(shape, dtype=torch.bool)
+    for axis in axes:
+        goes = free[axis.channels]
+        if not goes.any():
+            continue
+        laid_out = [1] * len(shape)
+        laid_out[axis.dim] = shape[axis.dim]
+        if axis.groups > 1:  # the rows of each group have inputs of their own
+            laid_out[0] = shape[0]
+            goes = goes.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
+        touched |= goes.view(laid_out)
+    return int(touched.sum())
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,112 @@
+"""What sizes a forward would ask for after a cut, and which attributes must change so that it asks for the right ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dfpc_plugin.couplings.channels import Channels, Size
+from dfpc_plugin.labels import Attribute, AxisSize
+from dfpc_plugin.labels.sizes import Expression, Operation, attributes_of
+
+__all__ = ["Unequal", "Violation", "count", "evaluate", "solve"]
+
+
+class Violation(Exception):
+    """A cut that the forward cannot follow; says which operator asks for what."""
+
+
+class Unequal(Exception):
+    """Rows that have to keep equally many entries do not."""
+
+
+def count(size: Size, removed: Tensor) -> int:
+    """How many entries a demand finds when `removed` channels are gone.
+
+    Raises:
+        Unequal: Rows have different numbers.
+    """
+    left = ~removed[size.channels]
+    if size.along_rows:
+        return int(left.any(1).sum())
+    counts = left.sum(1)
+    counts = counts[counts > 0]
+    if not len(counts):
+        return 0
+    if (counts != counts[0]).any():
+        raise Unequal
+    return int(counts[0])
+
+
+def evaluate(expression: Expression, channels: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> Any:
+    """Compute a size, or a number made from sizes, as the forward will."""
+    if isinstance(expression, Attribute):
+        return values.get(expression, expression.value)
+    if isinstance(expression, AxisSize):
+        return count(channels.leaves[expression], removed)
+    if isinstance(expression, Operation):
+        operands = [evaluate(operand, channels, removed, values) for operand in expression.operands]
+        return expression.function(*operands)
+    return expression
+
+
+def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapping[Attribute, list[Size]]) -> dict:
+    """Find the attributes' values with which every size asked for is the size found.
+
+    Args:
+        channels: The model's channels.
+        removed: Every channel gone, those of earlier cuts included.
+        sizes: Demands that the cut touches.
+        mentions: Demands by the attributes that they are computed from.
+
+    Returns:
+        New values by attribute.
+
+    Raises:
+        Violation: There are none.
+    """
+    values: dict[Attribute, int] = {}
+    found: dict[int, int] = {}
+    for size in sizes:
+        try:
+            found[id(size)] = count(size, removed)
+        except Unequal:
+            raise Violation(f"{size.where} needs equally many channels in every row") from None
+        if isinstance(size.expression, Attribute):
+            values.setdefault(size.expression, found[id(size)])
+    pending = [size for size in sizes if size.expression is not None]
+    for size in pending:
+        unknown = [a for a in attributes_of(size.expression) if a not in values]
+        if _asked(size, channels, removed, values) != found[id(size)] and unknown:
+            _try_attributes(size, unknown, found[id(size)], channels, removed, values)
+    others = [size for attribute in values for size in mentions.get(attribute, ()) if id(size) not in found]
+    for size in [*pending, *others]:
+        needed = found.get(id(size))
+        needed = count(size, removed) if needed is None else needed
+        asked = _asked(size, channels, removed, values)
+        if asked != needed:
+            raise Violation(f"{size.where} asks for {asked} where {needed} would be left")
+    return {attribute: value for attribute, value in values.items() if value != attribute.value}
+
+
+def _asked(size: Size, channels: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> int:
+    """The size that the forward asks for."""
+    try:
+        return evaluate(size.expression, channels, removed, values)
+    except Unequal:
+        raise Violation(f"{size.where} reads a size that would differ between rows") from None
+    except ZeroDivisionError:
+        return -1
+
+
+def _try_attributes(
+    size: Size, unknown: list[Attribute], needed: int, channels: Channels, removed: Tensor, values: dict[Attribute, int]
+) -> None:
+    """Give one attribute the largest value with which the expression comes out right."""
+    for attribute in unknown:
+        for value in range(attribute.value, 0, -1):
+            if _asked(size, channels, removed, {**values, attribute: value}) == needed:
+                values[attribute] = value
+                return

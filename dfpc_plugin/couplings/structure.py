@@ -1,0 +1,173 @@
+"""Which channels form a coupling, and in what portions they can go.
+
+Channels that lie in the same dimensions of the same parameters form a *bundle*. Bundles are tied where the forward asks for
+sizes that depend on both: rows of one reshape, a width computed from another, an attribute that several reshapes use. A
+coupling is a set of tied bundles. Within it, channels that must keep equally many (the heads of attention, the groups of a
+convolution) are *blocks*; one channel from every block is a *unit*, the least that can be cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.couplings.channels import Channels, Size
+from dfpc_plugin.labels import Attribute, AxisSize
+from dfpc_plugin.labels.sizes import leaves_of
+
+__all__ = ["Bundles", "Structure", "find_structure"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A set of channels that are cut together.
+
+    Attributes:
+        cells: Channels of one bundle and one block each, in order.
+        balance: What the blocks are, for messages: the operators that need them to be equal.
+    """
+
+    cells: tuple[Tensor, ...]
+    balance: tuple[str, ...]
+
+    @property
+    def channels(self) -> Tensor:
+        """All channels, in order."""
+        return torch.cat(self.cells).sort().values
+
+    def proportional(self) -> Tensor:
+        """Units that keep all cells in proportion: `(blocks, units)`, with as many units as divide every cell."""
+        units = math.gcd(*(len(cell) for cell in self.cells))
+        return torch.cat([cell.view(-1, units) for cell in self.cells])
+
+    def one_of_each(self) -> Tensor:
+        """Units with one channel of every cell: `(cells, units)`; what larger cells have in excess stays."""
+        units = min(len(cell) for cell in self.cells)
+        return torch.stack([cell[:units] for cell in self.cells])
+
+
+class Bundles:
+    """Channels by where they lie, with union-find over the bundles."""
+
+    def __init__(self, channels: Channels) -> None:
+        """Group channels that lie in the same dimensions, equally often, and are equally free to go."""
+        count = len(channels.removed)
+        generator = torch.Generator().manual_seed(0)
+        marks = torch.randint(2**62, (len(channels.axes) + 1,), generator=generator)
+        signature = torch.zeros(count, dtype=torch.long)
+        for axis, mark in zip(channels.axes, marks, strict=False):
+            signature.index_add_(0, axis.channels, mark.expand(len(axis.channels)))
+        fixed = torch.tensor(sorted(channels.reasons))
+        placed = signature != 0
+        signature[fixed] += marks[-1]
+        self.of = torch.full((count,), -1)
+        self.of[placed] = torch.unique(signature[placed], return_inverse=True)[1]
+        self.free = self.of.clone()
+        self.free[fixed] = -1
+        self._parent = list(range(int(self.of.max()) + 1))
+
+    def root(self, bundle: int) -> int:
+        """The bundle that stands for the tied ones."""
+        while self._parent[bundle] != bundle:
+            self._parent[bundle] = self._parent[self._parent[bundle]]
+            bundle = self._parent[bundle]
+        return bundle
+
+    def tie(self, bundles: Iterable[int]) -> None:
+        """Cut these bundles together."""
+        first, *others = (self.root(bundle) for bundle in bundles)
+        for other in others:
+            low, high = sorted((self.root(first), self.root(other)))
+            self._parent[high] = low
+
+    def among(self, channels: Tensor) -> list[int]:
+        """Bundles that some channels belong to; those that must stay anyway need no ties."""
+        bundles = torch.unique(self.free[channels.reshape(-1)])
+        return bundles[bundles >= 0].tolist()
+
+
+def find_structure(channels: Channels) -> list[Structure]:
+    """Tie bundles, cut them into blocks, and arrange each coupling's channels in units."""
+    bundles = Bundles(channels)
+    blocks = torch.zeros(len(channels.removed), dtype=torch.long)
+    balance: dict[int, dict[str, None]] = defaultdict(dict)
+    _tie(channels, bundles, blocks, balance)
+    members: dict[int, list[int]] = defaultdict(list)
+    for bundle in range(len(bundles._parent)):
+        members[bundles.root(bundle)].append(bundle)
+    order = torch.argsort(bundles.of, stable=True)
+    starts = torch.searchsorted(bundles.of[order], torch.arange(len(bundles._parent) + 1))
+    result = []
+    for tied in members.values():
+        own = torch.cat([order[starts[b] : starts[b + 1]] for b in tied])
+        notes = tuple(dict.fromkeys(note for bundle in tied for note in balance[bundle]))
+        result.append(_structure(own, bundles, blocks, notes))
+    return sorted(result, key=lambda structure: min(int(cell[0]) for cell in structure.cells))
+
+
+def _structure(own: Tensor, bundles: Bundles, blocks: Tensor, notes: tuple[str, ...]) -> Structure:
+    """Tell the cells apart: channels of the same bundle and block."""
+    own = own.sort().values
+    keys = bundles.of[own] * 1_000_003 + blocks[own]
+    numbers = torch.unique(keys, return_inverse=True)[1]
+    order = torch.argsort(numbers, stable=True)
+    cells = own[order].split(torch.bincount(numbers).tolist())
+    return Structure(tuple(sorted(cells, key=lambda cell: int(cell[0]))), notes if len(cells) > 1 else ())
+
+
+def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]]) -> None:
+    """Read the demands: tie bundles that depend on each other, and tell blocks apart."""
+    marks = torch.randint(2**62, (len(channels.removed),), generator=torch.Generator().manual_seed(1))
+    seen: set[int] = set()
+    users: dict[Attribute, dict[int, list[int]]] = defaultdict(dict)
+    for size in channels.sizes:
+        involved = bundles.among(size.channels)
+        if not involved:
+            continue
+        if not size.along_rows:
+            _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
+        counted = int(marks[size.channels].sum())
+        for leaf in leaves_of(size.expression) if size.expression is not None else ():
+            if isinstance(leaf, AxisSize):
+                read = channels.leaves[leaf]
+                if not read.along_rows and int(marks[read.channels].sum()) != counted:
+                    bundles.tie([*involved, *bundles.among(read.channels)])
+            elif isinstance(leaf, Attribute) and not size.along_rows:
+                users[leaf][counted] = involved
+    for by_count in users.values():
+        if len(by_count) > 1:  # one attribute for several sets of channels keeps them equal
+            bundles.tie([bundle for involved in by_count.values() for bundle in involved])
+
+
+def _tell_rows_apart(
+    size: Size, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]], marks: Tensor, seen: set[int]
+) -> None:
+    """Rows of different channels that must keep equally many are blocks, and are cut together."""
+    if (size.channels == size.channels[:, :1]).all():
+        return  # every row goes as a whole
+    rows = marks[size.channels].sum(1)
+    different, first = _first_of_each(rows)
+    if len(different) == 1:
+        return
+    involved = bundles.among(size.channels)
+    bundles.tie(involved)
+    for bundle in involved:
+        balance[bundle][f"{len(different)} rows in {size.where}"] = None
+    for mark, position in zip(different, first, strict=True):
+        if mark not in seen:
+            seen.add(mark)
+            own = torch.unique(size.channels[position])
+            blocks[own] = (blocks[own] * 31 + mark) % (2**61 - 1)
+
+
+def _first_of_each(rows: Tensor) -> tuple[list[int], list[int]]:
+    """Distinct entries and where each first occurs."""
+    first: dict[int, int] = {}
+    for position, row in enumerate(rows.tolist()):
+        first.setdefault(row, position)
+    return list(first), list(first.values())

@@ -1,0 +1,50 @@
+"""Along which axes a tensor of labels varies.
+
+Labels are kept expanded: an axis along which they do not vary has stride zero, so a feature map costs as much as its
+channels, and the operators of the model run on it as views.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["canonical", "inner_axis", "squeezed", "varying"]
+
+
+def varying(labels: Tensor) -> tuple[int, ...]:
+    """Axes along which canonical `labels` differ."""
+    return tuple(axis for axis, size in enumerate(labels.shape) if size > 1 and labels.stride(axis))
+
+
+def squeezed(labels: Tensor) -> Tensor:
+    """Keep one position of every axis along which `labels` do not vary; those axes have size one."""
+    return labels[tuple(slice(None) if labels.stride(axis) else slice(0, 1) for axis in range(labels.dim()))]
+
+
+def canonical(labels: Tensor) -> Tensor:
+    """Give stride zero to every axis along which `labels` are the same."""
+    small = squeezed(labels)
+    for axis, size in enumerate(small.shape):
+        if size > 1:
+            first = small.narrow(axis, 0, 1)
+            if torch.equal(first.expand(small.shape), small):
+                small = first
+    return small.expand(labels.shape)
+
+
+def inner_axis(labels: Tensor) -> int | None:
+    """The innermost of the axes that `labels` vary along, in the order of the parameter that the labels come from.
+
+    Labels are numbered along their parameter, so neighbours on the innermost axis are nearest in number: of a reshape
+    of 384 channels to 6 heads of 64, the axis of size 64, wherever it has been moved to since.
+    """
+    axes = varying(labels)
+    if len(axes) <= 1:
+        return axes[0] if axes else None
+    small = squeezed(labels)
+    steps = []
+    for axis in axes:
+        differences = small.diff(dim=axis).abs()
+        steps.append(int(differences[differences > 0].min()))
+    return min(zip(steps, axes, strict=True))[1]

@@ -1,0 +1,90 @@
+"""Give a model labelled parameters and traced integers for the time of a pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.labels.sizes import Attribute, TracedInt
+from dfpc_plugin.labels.tensor import LabelTensor
+
+if TYPE_CHECKING:
+    from dfpc_plugin.labels.run import LabelRun
+
+__all__ = ["labelled_state"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@contextlib.contextmanager
+def labelled_state(model: nn.Module, run: LabelRun) -> Iterator[None]:
+    """Replace parameters, floating-point buffers and integer attributes; everything is put back at exit."""
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+
+    def replace(table: dict[str, Any], name: str, value: Any) -> None:
+        saved.append((table, name, table[name]))
+        table[name] = value
+
+    try:
+        for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            prefix = f"{path}." if path else ""
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                        replace(table, name, _labelled(tensor, f"{prefix}{name}", module, run))
+            for name, value in list(vars(module).items()):
+                traced = _traced(value, path, name)
+                if traced is not value:
+                    replace(vars(module), name, traced)
+        yield
+    finally:
+        for table, name, value in reversed(saved):
+            table[name] = value
+
+
+def _labelled(tensor: Tensor, path: str, module: nn.Module, run: LabelRun) -> LabelTensor:
+    """Label the dimensions of one parameter or buffer; a tensor with two names has one set of labels."""
+    known = run.state.get(id(tensor))
+    if known is not None:
+        return known
+    slots = []
+    weight_of_convolution = isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and tensor is module._parameters.get("weight")
+    for dim, size in enumerate(tensor.shape[:2] if weight_of_convolution else tensor.shape):
+        if weight_of_convolution and dim == 1 and module.groups > 1:
+            labels = _of_groups(tensor, path, module, run)
+        elif size > 1:
+            labels = run.table.own(path, dim, size).view([-1 if axis == dim else 1 for axis in range(tensor.dim())])
+        else:
+            continue
+        slots.append(labels.expand(tensor.shape))
+    result = LabelTensor(tensor.shape, tuple(slots), run, tensor.dtype, tensor.device, value=lambda: tensor)
+    run.state[id(tensor)] = result
+    run.kept.append(tensor)
+    return result
+
+
+def _of_groups(weight: Tensor, path: str, module: Any, run: LabelRun) -> Tensor:
+    """Labels of dimension 1 of a grouped convolution's weight: each group has channels of its own."""
+    labels = run.table.own(path, 1, module.groups * weight.size(1), module.groups)
+    rows = labels.view(module.groups, weight.size(1)).repeat_interleave(weight.size(0) // module.groups, 0)
+    return rows.view(*weight.shape[:2], *[1] * (weight.dim() - 2))
+
+
+def _traced(value: Any, module: str, name: str) -> Any:
+    """Trace an integer, or those in a plain tuple or list; everything else is returned as it is."""
+    if type(value) is int:
+        return TracedInt(value, Attribute(module, name, value))
+    if type(value) in (tuple, list) and any(type(entry) is int for entry in value):
+        entries = [
+            TracedInt(entry, Attribute(module, name, entry, position)) if type(entry) is int else entry
+            for position, entry in enumerate(value)
+        ]
+        return type(value)(entries)
+    return value

@@ -1,0 +1,186 @@
+"""Linear layers and convolutions: they read the channels along one axis of their weight and write those along another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.flow.registry import forms
+from dfpc_plugin.flow.rules.geometry import Axis, padding_sides, spell_out
+from dfpc_plugin.labels.axes import canonical, inner_axis, varying
+from dfpc_plugin.labels.call import LabelCall
+from dfpc_plugin.labels.combine import Operand, meet, sum_away
+from dfpc_plugin.labels.registry import label_rule
+from dfpc_plugin.labels.tensor import LabelTensor, shape_of
+
+__all__: list[str] = []
+
+
+@label_rule(*forms("linear"))
+def linear(call: LabelCall, input: Any, weight: Any, bias: Any = None) -> Any:
+    """Reads the last axis by the columns of the weight; writes its rows."""
+    leading = list(range(len(shape_of(input)) - 1))
+    call.layer(weight, input, reads=-1, writes=-2, positions=shape_of(input)[:-1].numel())
+    out = ["out"] if len(shape_of(weight)) > 1 else []
+    result = call.einsum([(weight, [*out, "in"]), (input, [*leading, "in"])], [*leading, *out])
+    if bias is None:
+        return result
+    call.biased(weight, bias)
+    return call.elementwise(result, bias)
+
+
+@label_rule(*forms("bilinear"))
+def bilinear(call: LabelCall, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """Reads both inputs; writes the first axis of the weight."""
+    leading = list(range(len(shape_of(input1)) - 1))
+    operands = [(weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])]
+    result = call.einsum(operands, [*leading, "out"])
+    return result if bias is None else call.elementwise(result, bias)
+
+
+@label_rule(*forms("conv1d", "conv2d", "conv3d"))
+def convolution(
+    call: LabelCall, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: Any = 1,
+) -> LabelTensor:
+    """Reads axis one of its group by axis one of the weight; writes axis zero."""
+    own, kernel = shape_of(input), shape_of(weight)[2:]
+    count = len(kernel)
+    steps, dilations = spell_out(stride, count), spell_out(dilation, count)
+    sides = padding_sides(padding, [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)])
+    axes = [
+        Axis.of_convolution(size, k, step, d, *side).out
+        for size, k, step, d, side in zip(own[-count:], kernel, steps, dilations, sides, strict=True)
+    ]
+    out = torch.Size([*own[: -count - 1], shape_of(weight)[0], *map(int, axes)])
+    return _convolved(call, input, weight, bias, groups, out, transposed=False)
+
+
+@label_rule(*forms("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"))
+def transposed_convolution(
+    call: LabelCall, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: Any = 1, dilation: Any = 1,
+) -> LabelTensor:
+    """Reads axis zero of the weight; writes axis one of its group."""
+    own, kernel = shape_of(input), shape_of(weight)[2:]
+    count = len(kernel)
+    numbers = [spell_out(value, count) for value in (stride, dilation, padding, output_padding)]
+    axes = [Axis.of_transposed(*entry).size for entry in zip(own[-count:], kernel, *numbers, strict=True)]
+    out = torch.Size([*own[: -count - 1], shape_of(weight)[1] * int(groups), *map(int, axes)])
+    return _convolved(call, input, weight, bias, groups, out, transposed=True)
+
+
+@label_rule(torch._convolution)
+def traced_convolution(
+    call: LabelCall, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: Any, *backend_flags: bool,
+) -> LabelTensor:
+    """A convolution as traced TorchScript spells it."""
+    if transposed:
+        return transposed_convolution(call, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return convolution(call, input, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolved(
+    call: LabelCall, input: Any, weight: Any, bias: Any, groups: Any, out: torch.Size, *, transposed: bool
+) -> LabelTensor:
+    """Lay input and weight out on (batch, group, out, in) and sum over the inputs of a group."""
+    count, kernel = int(groups), len(shape_of(weight)) - 2
+    lead = shape_of(input)[: -kernel - 1]
+    channel = len(lead)
+    positions = out[channel + 1 :].numel() if not transposed else shape_of(input)[channel + 1 :].numel()
+    call.layer(weight, input, reads=0 if transposed else 1, writes=1 if transposed else 0, positions=positions * lead.numel())
+    first = _of_weight(weight, count, transposed)
+    second = _of_input(call, input, channel, count, out)
+    grouped = Operand(
+        tuple(slot for slot, _ in second), _full({0: count, 2: shape_of(input)[channel] // count})
+    )
+    sizes = shape_of(weight)
+    outs = sizes[1] if transposed else sizes[0] // count
+    ins = sizes[0] // count if transposed else sizes[1]
+    if count > 1 and ins == 1 and second:
+        _depthwise(call, first, grouped)
+    spread = {0: size for axis, size in getattr(weight, "spread", {}).items() if axis == 0 and count > 1 == outs}
+    kernels = Operand(tuple(first), _full({0: count, 1: outs, 2: ins}), spread=spread)
+    merged = meet(call.table, [kernels, grouped], call.where)
+    left = sum_away(call.table, merged, [2], call.where)
+    _note_groups(call, [*merged, *left], groups)
+    slots = [slot[:, :, 0].expand(count, outs).reshape(count * outs) for slot in left]
+    expanded = [slot.view(*[1] * channel, -1, *[1] * kernel) for slot in slots]
+    result = call.make(out, expanded + _carried(call, input, channel, out))
+    return result if bias is None else _with_bias(call, result, weight, bias, kernel)
+
+
+def _with_bias(call: LabelCall, result: LabelTensor, weight: Any, bias: Any, kernel: int) -> Any:
+    """Add a bias per output channel."""
+    call.biased(weight, bias)
+    return call.elementwise(result, bias.reshape(-1, *[1] * kernel))
+
+
+def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
+    """Labels of a weight, `(groups, out, in)`."""
+    laid = []
+    for slot in getattr(weight, "slots", ()):
+        kernel_free = slot[(..., *[0] * (slot.dim() - 2))] if slot.dim() > 2 else slot
+        rows = kernel_free.unflatten(0, (count, -1))
+        laid.append(canonical(rows.transpose(1, 2) if transposed else rows))
+    return laid
+
+
+def _of_input(call: LabelCall, input: Any, channel: int, count: int, out: torch.Size) -> list[tuple[Tensor, Tensor]]:
+    """Labels along the channel axis of an input, `(groups, 1, in)`; channels that differ between positions go together."""
+    laid = []
+    for slot in getattr(input, "slots", ()):
+        axes = varying(slot)
+        if inner_axis(slot) != channel:
+            continue
+        others = [axis for axis in axes if axis != channel]
+        first = call.table.unite_along(slot, others, call.where) if others else slot
+        index = tuple(slice(None) if axis == channel else 0 for axis in range(slot.dim()))
+        laid.append((canonical(first[index].view(count, 1, -1)), slot))
+    return laid
+
+
+def _carried(call: LabelCall, input: Any, channel: int, out: torch.Size) -> list[Tensor]:
+    """Labels along other axes, on which the kernel works position by position (channels laid out as positions)."""
+    carried = []
+    for slot in getattr(input, "slots", ()):
+        if inner_axis(slot) == channel:
+            continue
+        slot = call.table.unite_along(slot, [channel], call.where)
+        axes = varying(slot)
+        if any(slot.size(axis) != out[axis] for axis in axes):
+            call.freeze(slot, f"lies along an axis that {call.where} resamples")
+            continue
+        carried.append(slot[tuple(slice(None) if axis in axes else slice(0, 1) for axis in range(slot.dim()))])
+    return carried
+
+
+def _depthwise(call: LabelCall, weight: list[Tensor], input: Operand) -> None:
+    """Every input channel makes output channels of its own, which go with it."""
+    for slot in weight:
+        if 0 not in varying(slot):
+            continue
+        if 1 in varying(slot):
+            call.table.unite_along(slot, [1], call.where)
+        for other in input.slots:
+            call.table.unite(slot[:, :1, :1], other, call.where)
+
+
+def _note_groups(call: LabelCall, slots: list[Tensor], groups: Any) -> None:
+    """Groups keep equally many channels, and there are as many groups as the layer says."""
+    if int(groups) == 1:
+        return
+    for slot in slots:
+        if 0 in varying(slot):
+            call.size(slot, 0, groups)
+            inner = varying(slot)[-1]
+            if inner:
+                call.size(slot, inner, None, flexible=inner)
+
+
+def _full(sizes: dict[int, int]) -> frozenset[int]:
+    """Axes of size above one."""
+    return frozenset(axis for axis, size in sizes.items() if size > 1)

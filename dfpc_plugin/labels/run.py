@@ -1,0 +1,178 @@
+"""One pass over a model that follows channels: every parameter gets labels, every operator says what they demand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, RuleError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.flow.calls import in_place
+from dfpc_plugin.flow.engine import MissingOperator
+from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
+from dfpc_plugin.flow.names import ModelNames
+from dfpc_plugin.flow.registry import find_rule, function_name
+from dfpc_plugin.flow.run import ForwardFunction
+from dfpc_plugin.flow.script import interpret, is_scripted, scripted_functions_redirected
+from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.labels.call import LabelCall
+from dfpc_plugin.labels.parameters import labelled_state
+from dfpc_plugin.labels.registry import find_label_rule
+from dfpc_plugin.labels.table import LabelTable, Scaling, Work
+from dfpc_plugin.labels.tensor import LabelTensor
+from dfpc_plugin.preserve import evaluating
+
+__all__ = ["LabelRun", "run_labels"]
+
+
+class LabelRun:
+    """Dispatches operations to label rules and collects what they demand.
+
+    Attributes:
+        table: Labels and demands.
+        names: Paths of the model's modules and parameters.
+        work: Calls of layers and products of matrices.
+        twins: Labels of the outputs of weights and of the biases added to them.
+        scaled: Entries multiplied by numbers that depend on widths.
+        calls: Number of operations so far.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Prepare for one pass over `model`; nothing of it is changed."""
+        self.table = LabelTable()
+        self.names = ModelNames(model)
+        self.work: list[Work] = []
+        self.twins: list[tuple[Tensor, Tensor]] = []
+        self.scaled: list[Scaling] = []
+        self.calls = 0
+        self.state: dict[int, LabelTensor] = {}
+        self.kept: list[Tensor] = []
+        self._missing: dict[str, dict[str, None]] = defaultdict(dict)
+
+    @property
+    def missing(self) -> tuple[MissingOperator, ...]:
+        """Operators met so far that have no rule."""
+        return tuple(MissingOperator(name, tuple(callers)) for name, callers in self._missing.items())
+
+    def input(self, tensor: Tensor) -> Tensor:
+        """Turn an example input into data without channels; masks stay what they are."""
+        if tensor.dtype == torch.bool:
+            return tensor
+        return LabelTensor(tensor.shape, (), self, tensor.dtype, tensor.device)
+
+    def output(self, tensor: Tensor) -> Tensor:
+        """Note that the model returns `tensor`: its channels stay."""
+        if isinstance(tensor, LabelTensor):
+            for slot in tensor.slots:
+                self.table.freeze(slot, "is the model's output")
+        return tensor
+
+    def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], stand_ins: list[Any]) -> Any:
+        """Apply the label rule of `func`."""
+        self.calls += 1
+        call = LabelCall(self, func, args, kwargs, stand_ins)
+        if func in CONSTANTS:
+            return call.constant()
+        if func in VALUES and call.value is not None:
+            return map_tensors(_detached, call.value())
+        args, kwargs = map_tensors(self._known, args), map_tensors(self._known, kwargs)
+        rule = find_label_rule(func)
+        if rule is None:
+            return self._without_rule(call, func, args, kwargs)
+        kwargs = dict(kwargs)
+        out = kwargs.pop("out", None)
+        try:
+            result = rule(call, *args, **kwargs)
+        except DFPCError:
+            raise
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(".")
+            raise RuleError(function_name(func), self.names.caller() or "", problem) from error
+        target = out if out is not None else args[0] if args and in_place(func, args, kwargs) else None
+        if isinstance(target, LabelTensor) and isinstance(result, LabelTensor):
+            return self._change(call, target, result)
+        return result
+
+    def _change(self, call: LabelCall, target: LabelTensor, result: LabelTensor) -> LabelTensor:
+        """Carry out an operation in place; constants that no data enters keep their values up to date."""
+        if call.value is None:
+            target.value = None
+        elif target.wild:
+            call.value()
+        else:
+            target.value = result.value
+        target.change(call.expanded(result.slots, target))
+        return target
+
+    def _known(self, tensor: Tensor) -> Tensor:
+        """Labels of a parameter that the model has kept in a list of its own, as recurrent layers do."""
+        return tensor if isinstance(tensor, LabelTensor) else self.state.get(id(tensor), tensor)
+
+    def _without_rule(self, call: LabelCall, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Weights alone: compute. Scripted: interpret. User's operator: protect what enters. Else note it as missing."""
+        if is_scripted(func):
+            return interpret(func, args, kwargs)
+        if call.value is not None:
+            return map_tensors(_detached, call.value())
+        if func in VALUES:
+            self.stop_if_missing(f"{function_name(func)} asks for values")
+            raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+        if find_rule(func) is None:
+            self._missing[function_name(func)][self.names.caller() or ""] = None
+        return call.opaque(args, kwargs)
+
+    def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
+        """Raise with everything collected so far."""
+        if self._missing:
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from cause
+
+
+def run_labels(model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None) -> LabelRun:
+    """Run `model` once on tensors that carry channel labels; their values are not used and the model is not changed.
+
+    Raises:
+        UnsupportedOperatorError: Operators of the model have no rule.
+        ValueDependentError: The forward needs the values of its data.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+    """
+    run = LabelRun(model)
+    with _recording(model), labelled_state(model, run):
+        inputs = map_tensors(run.input, example_inputs)
+        args, kwargs = as_call(inputs) if forward_fn is None else ((), {})
+        if not any(isinstance(tensor, LabelTensor) for tensor in tensors(inputs)):
+            raise ExampleInputsError(
+                "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
+            )
+        try:
+            output = model(*args, **kwargs) if forward_fn is None else forward_fn(model, inputs)
+        except (UnsupportedOperatorError, ValueDependentError):
+            raise
+        except Exception as error:
+            run.stop_if_missing(f"{type(error).__name__}: {error}", error)
+            raise
+        map_tensors(run.output, _returned(output))
+    if run.missing:
+        raise UnsupportedOperatorError(run.missing)
+    return run
+
+
+def _returned(output: Any) -> Any:
+    """Nested results as containers: dataclass-like outputs are walked by their attributes."""
+    return output if not hasattr(output, "__dict__") or isinstance(output, Tensor | dict) else vars(output)
+
+
+def _detached(tensor: Tensor) -> Tensor:
+    """Values of weights are constants to a pass."""
+    return tensor.detach()
+
+
+@contextlib.contextmanager
+def _recording(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the model is restored at exit."""
+    with torch.inference_mode(False), torch.no_grad(), evaluating(model), scripted_functions_redirected():
+        yield

@@ -1,0 +1,71 @@
+"""Integers that layers keep about themselves: not asked for by a forward, but read by people and other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+__all__ = ["described"]
+
+
+def _linear(module: Any) -> Mapping[str, int]:
+    return {"out_features": module.weight.size(0), "in_features": module.weight.size(1)}
+
+
+def _convolution(module: Any) -> Mapping[str, int]:
+    return {"out_channels": module.weight.size(0), "in_channels": module.weight.size(1) * module.groups}
+
+
+def _transposed(module: Any) -> Mapping[str, int]:
+    return {"in_channels": module.weight.size(0), "out_channels": module.weight.size(1) * module.groups}
+
+
+def _statistics(module: Any) -> Mapping[str, int]:
+    vectors = [v for v in (module.weight, module.running_mean) if v is not None]
+    return {"num_features": vectors[0].numel()} if vectors else {}
+
+
+def _group_norm(module: Any) -> Mapping[str, int]:
+    return {"num_channels": module.weight.numel()} if module.weight is not None else {}
+
+
+def _embedding(module: Any) -> Mapping[str, int]:
+    return {"num_embeddings": module.weight.size(0), "embedding_dim": module.weight.size(1)}
+
+
+def _recurrent(module: Any) -> Mapping[str, int]:
+    return {"input_size": module.weight_ih_l0.size(1), "hidden_size": module.weight_hh_l0.size(1)}
+
+
+def _attention(module: Any) -> Mapping[str, int]:
+    width = module.out_proj.weight.size(1)
+    sizes = {"embed_dim": module.out_proj.weight.size(0), "head_dim": width // module.num_heads}
+    separate = {"kdim": module.k_proj_weight, "vdim": module.v_proj_weight}
+    return sizes | {name: sizes["embed_dim"] if w is None else w.size(1) for name, w in separate.items()}
+
+
+def _slopes(module: Any) -> Mapping[str, int]:
+    return {"num_parameters": module.weight.numel()}
+
+
+_DESCRIPTIONS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any], Mapping[str, int]]], ...] = (
+    ((nn.Linear,), _linear),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    ((nn.modules.batchnorm._NormBase,), _statistics),
+    ((nn.GroupNorm,), _group_norm),
+    ((nn.Embedding,), _embedding),
+    ((nn.RNNBase,), _recurrent),
+    ((nn.MultiheadAttention,), _attention),
+    ((nn.PReLU,), _slopes),
+)
+
+
+def described(module: nn.Module) -> Mapping[str, int]:
+    """Return what a layer says about its own widths, read from its weights; nothing for modules without a table entry."""
+    for types, describe in _DESCRIPTIONS:
+        if isinstance(module, types):
+            return describe(module)
+    return {}

@@ -1,0 +1,188 @@
+"""Remove channels from a model: every tensor, every attribute, or nothing at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.couplings import CouplingMap
+from dfpc_plugin.couplings.channels import Axis, Channels
+from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
+from dfpc_plugin.errors import CutError
+from dfpc_plugin.labels import Attribute
+from dfpc_plugin.surgery.attributes import described
+
+__all__ = ["cut"]
+
+
+def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
+    """Remove `channels` (their numbers) from every parameter and buffer of `model`, and mend its attributes.
+
+    Parameters stay the same objects, so ties between modules survive. `couplings` afterwards counts the channels as
+    gone.
+
+    Raises:
+        CutError: The model's forward could not follow, or the model is not the one that `couplings` was found on; the
+            model is unchanged.
+    """
+    known = couplings.channels
+    _require_free(couplings, channels)
+    removed = known.removed.clone()
+    removed[channels] = True
+    try:
+        values = solve(known, removed, couplings.sizes_of(removed), couplings.mentions)
+    except Violation as violation:
+        raise CutError(f"These channels cannot be cut: {violation}.") from None
+    changes = _Changes(model)
+    try:
+        by_tensor: dict[str, list[Axis]] = defaultdict(list)
+        for axis in known.axes:
+            if (removed[axis.channels] & ~known.removed[axis.channels]).any():
+                by_tensor[axis.tensor].append(axis)
+        for tensor, axes in by_tensor.items():
+            changes.shrink(tensor, axes, known.removed, removed)
+        changes.rescale(known, removed, values)
+        changes.set_attributes(values)
+        changes.describe()
+    except BaseException:
+        changes.undo()
+        raise
+    known.removed, known.values = removed, values
+
+
+def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
+    """Raise if some channels must stay or are gone already."""
+    known = couplings.channels
+    for channel in channels.reshape(-1).tolist():
+        if channel in known.reasons:
+            raise CutError(f"Channel {channel} cannot be cut: it {known.reasons[channel]}.")
+    if known.removed[channels].any():
+        raise CutError("Some of these channels have been cut before; couplings list what is left.")
+
+
+class _Changes:
+    """Changes of a model that can be undone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Change nothing yet."""
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._tensors: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._attributes: list[tuple[nn.Module, str, Any]] = []
+        self._touched: dict[nn.Module, None] = {}
+
+    def shrink(self, path: str, axes: list[Axis], before: Tensor, removed: Tensor) -> None:
+        """Take the removed channels out of one parameter or buffer."""
+        owner, _, name = path.rpartition(".")
+        module = self._modules.get(owner)
+        tensor = None if module is None else module._parameters.get(name, module._buffers.get(name))
+        if module is None or tensor is None:
+            raise CutError(f"The model has no '{path}' any more; find its couplings again.")
+        keeps = {axis.dim: (axis.groups, ~removed[axis.channels][~before[axis.channels]]) for axis in axes}
+        for dim, (groups, keep) in keeps.items():
+            if groups == 1 and tensor.size(dim) != len(keep):
+                raise CutError(
+                    f"'{path}' has {tensor.size(dim)} entries in dimension {dim} where {len(keep)} were found; "
+                    f"the model has changed, find its couplings again."
+                )
+        self._tensors.append((tensor, tensor.data, tensor.grad))
+        grad = tensor.grad
+        tensor.grad = None
+        tensor.data = _kept(tensor.data, keeps)
+        if grad is not None:
+            tensor.grad = _kept(grad, keeps)
+        self._touched[module] = None
+        parent = self._modules.get(owner.rpartition(".")[0])
+        if parent is not None:
+            self._touched[parent] = None
+
+    def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
+        """Keep what the forward multiplies by a number that depends on widths, such as attention's logits, the same."""
+        for scale in known.scales:
+            try:
+                old = evaluate(scale.expression, known, known.removed, known.values)
+                new = evaluate(scale.expression, known, removed, values)
+            except (Unequal, ZeroDivisionError):
+                continue
+            if old == new or not old or not new:
+                continue
+            for number, rows in scale.rows.items():
+                axis = known.axes[number]
+                index = (~removed[axis.channels]).cumsum(0)[rows] - 1
+                self._multiply(axis, index[~removed[axis.channels][rows]], (old / new) ** scale.power)
+
+    def _multiply(self, axis: Axis, index: Tensor, factor: float) -> None:
+        """Multiply rows of a parameter along one dimension."""
+        owner, _, name = axis.tensor.rpartition(".")
+        module = self._modules[owner]
+        tensor = module._parameters.get(name)
+        if tensor is None or axis.groups > 1:
+            return
+        self._tensors.append((tensor, tensor.data, tensor.grad))
+        data = tensor.data.clone()
+        rows = [1] * data.dim()
+        rows[axis.dim] = -1
+        factors = torch.ones(data.size(axis.dim), dtype=data.dtype, device=data.device)
+        factors[index.to(data.device)] = factor
+        tensor.data = data * factors.view(rows)
+
+    def set_attributes(self, values: Mapping[Attribute, int]) -> None:
+        """Give attributes of modules new values."""
+        for attribute, value in values.items():
+            module = self._modules[attribute.module]
+            current = vars(module)[attribute.name]
+            if attribute.position is not None:
+                entries = list(current)
+                entries[attribute.position] = value
+                self._set(module, attribute.name, type(current)(entries))
+            else:
+                self._set(module, attribute.name, value)
+
+    def describe(self) -> None:
+        """Let every layer that has changed say its new widths."""
+        for module in self._touched:
+            for name, value in described(module).items():
+                self._set(module, name, value)
+
+    def _set(self, module: nn.Module, name: str, value: Any) -> None:
+        """Set an attribute."""
+        self._attributes.append((module, name, vars(module)[name]))
+        vars(module)[name] = value
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for module, name, value in reversed(self._attributes):
+            vars(module)[name] = value
+        for tensor, data, grad in reversed(self._tensors):
+            tensor.grad = None
+            tensor.data = data
+            tensor.grad = grad
+
+
+def _kept(tensor: Tensor, keeps: Mapping[int, tuple[int, Tensor]]) -> Tensor:
+    """Copy what stays along every dimension."""
+    grouped = next(((dim, *entry) for dim, entry in keeps.items() if entry[0] > 1), None)
+    if grouped is not None:
+        outputs = keeps.get(0, (1, torch.ones(tensor.size(0), dtype=torch.bool)))[1]
+        return _kept_of_groups(tensor, outputs, grouped[2])
+    for dim, (_, keep) in keeps.items():
+        tensor = tensor.index_select(dim, keep.nonzero().squeeze(1).to(tensor.device))
+    return tensor.clone() if not keeps else tensor
+
+
+def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+    """Copy what stays of a grouped convolution's weight, where every group keeps inputs of its own choice."""
+    alive = inputs.view(-1, weight.size(1))
+    rows = outputs.view(len(alive), -1)
+    blocks = weight.unflatten(0, (len(alive), -1))
+    groups_left = alive.any(1).nonzero().squeeze(1).tolist()
+    same = all(torch.equal(alive[g], alive[groups_left[0]]) for g in groups_left[1:])
+    if same:
+        picked = weight[:, alive[groups_left[0]].to(weight.device)]
+        wanted = rows & alive.any(1)[:, None]
+        return picked[wanted.reshape(-1).to(weight.device)]
+    parts = [blocks[g][rows[g].to(weight.device)][:, alive[g].to(weight.device)] for g in groups_left]
+    return torch.cat(parts)
