@@ -115,7 +115,7 @@ def channels_of(run: LabelRun) -> Channels:
     leaves: dict[AxisSize, Size] = {}
     sizes = [_size(entry, numbers, leaves) for entry in table.sizes]
     layers = [
-        Layer(torch.unique(numbers[torch.cat([work.reads, work.writes, work.carried])]), work.macs) for work in run.work
+        Layer(numbers[torch.cat([work.reads, work.writes, work.carried])], work.macs) for work in run.work
     ]
     roles = _roles(run)
     axes = [
@@ -185,19 +185,25 @@ def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> lis
         _lay_out_leaves(scaling.expression, numbers, leaves)
         labels = torch.unique(torch.cat([scaling.labels, twin[scaling.labels]]))
         labels = labels[owner_of[labels] >= 0]
+        firsts = set(torch.unique(owner_of[labels]).tolist())
+        starts = {int(run.table.owners[number].labels[0]) for number in firsts}
         rows = {
-            number: labels[owner_of[labels] == number] - int(run.table.owners[number].labels[0])
-            for number in torch.unique(owner_of[labels]).tolist()
+            number: labels[(labels >= owner.labels[0]) & (labels <= owner.labels[-1])] - owner.labels[0]
+            for number, owner in enumerate(run.table.owners)
+            if int(owner.labels[0]) in starts
         }
         scales.append(Scale(scaling.expression, scaling.power, rows))
     return scales
 
 
 def _owner_of(run: LabelRun) -> Tensor:
-    """The owner of every label, by position; -1 for labels that stand for rows."""
+    """The first owner of every label, by position; -1 for labels that stand for rows."""
     owner_of = torch.full((run.table.count,), -1)
-    for number, owner in enumerate(run.table.owners):
-        owner_of[owner.labels[0] : owner.labels[-1] + 1] = number
+    makers = [(number, owner.labels) for number, owner in enumerate(run.table.owners) if not owner.shared]
+    if makers:
+        numbers = torch.tensor([number for number, _ in makers])
+        lengths = torch.tensor([len(labels) for _, labels in makers])
+        owner_of[torch.cat([labels for _, labels in makers])] = numbers.repeat_interleave(lengths)
     return owner_of
 
 
@@ -213,10 +219,9 @@ def _roles(run: LabelRun) -> dict[int, str]:
     """Which labelled dimensions are written, and which are read, by number of their owner."""
     owner_of = _owner_of(run)
     roles: dict[int, str] = {}
-    for role in ("feed-in", "feed-out"):
-        for work in run.work:
-            labels = work.writes if role == "feed-in" else work.reads
-            for number in torch.unique(owner_of[labels]).tolist():
+    if run.work:
+        for role, labels in (("feed-in", [w.writes for w in run.work]), ("feed-out", [w.reads for w in run.work])):
+            for number in torch.unique(owner_of[torch.cat(labels)]).tolist():
                 if number >= 0:
                     roles.setdefault(number, role)
     return roles

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,18 +30,21 @@ class CouplingMap:
     Attributes:
         channels: Where every channel lies, and what the forward demands.
         couplings: In the order of the model's parameters.
-        touching: Demands by the channels that they count.
+        structure: Which structure, a set of couplings that depend on each other, each channel belongs to; -1 for none.
+        touching: Demands by the structures that they count or read.
         mentions: Demands by the attributes that they are computed from.
     """
 
     channels: Channels
     couplings: list[DataFlowCoupling]
+    structure: Tensor
     touching: dict[int, list[Size]]
     mentions: dict[Attribute, list[Size]]
 
     def sizes_of(self, removed: Tensor) -> list[Size]:
-        """Demands that removing channels touches."""
-        found = {id(s): s for channel in removed.nonzero().squeeze(1).tolist() for s in self.touching.get(channel, ())}
+        """Demands that removing channels may touch."""
+        touched = torch.unique(self.structure[removed]).tolist()
+        found = {id(size): size for number in touched for size in self.touching.get(number, ())}
         return list(found.values())
 
 
@@ -67,9 +72,30 @@ def map_couplings(
     model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know."""
-    channels = channels_of(run_labels(model, example_inputs, forward_fn))
-    result = CouplingMap(channels, [], _touching(channels), _mentions(channels))
-    arranged = [portion for structure in find_structure(channels) for portion in _portions(result, structure)]
+    with _collector_paused():
+        return _map(channels_of(run_labels(model, example_inputs, forward_fn)))
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's collector from walking every object of the process again and again while many are made."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def _map(channels: Channels) -> CouplingMap:
+    """Arrange channels in couplings."""
+    structures = find_structure(channels)
+    number_of = torch.full((len(channels.removed),), -1)
+    for number, structure in enumerate(structures):
+        number_of[structure.channels] = number
+    result = CouplingMap(channels, [], number_of, _touching(channels, number_of), _mentions(channels))
+    arranged = [portion for structure in structures for portion in _portions(result, structure)]
     total = sum(layer.macs for layer in channels.layers)
     of = torch.full((len(channels.removed),), -1)
     for number, portion in enumerate(arranged):
@@ -132,15 +158,16 @@ def _not_written(axes: tuple[Axis, ...]) -> str | None:
     return None if any(axis.role == "feed-in" for axis in axes) else "is written by no layer"
 
 
-def _touching(channels: Channels) -> dict[int, list[Size]]:
-    """Demands by the channels they count, directly or through a size read from a shape."""
+def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:
+    """Demands by the structures they count, directly or through a size read from a shape."""
     touching: dict[int, list[Size]] = defaultdict(list)
     for size in channels.sizes:
-        counted = [size.channels]
-        if size.expression is not None:
-            counted += [channels.leaves[x].channels for x in leaves_of(size.expression) if isinstance(x, AxisSize)]
-        for channel in torch.unique(torch.cat([rows.reshape(-1) for rows in counted])).tolist():
-            touching[channel].append(size)
+        counted = {*structure[size.channels].reshape(-1).tolist()}
+        for leaf in leaves_of(size.expression) if size.expression is not None else ():
+            if isinstance(leaf, AxisSize):
+                counted |= {*structure[channels.leaves[leaf].channels].reshape(-1).tolist()}
+        for number in counted:
+            touching[number].append(size)
     return touching
 
 
@@ -157,16 +184,23 @@ def _mentions(channels: Channels) -> dict[Attribute, list[Size]]:
 def _axes_by_portion(channels: Channels, of: Tensor) -> Mapping[int, list[Axis]]:
     """Labelled dimensions that hold channels of each coupling."""
     axes: dict[int, list[Axis]] = defaultdict(list)
-    for axis in channels.axes:
-        for number in torch.unique(of[axis.channels]).tolist():
-            axes[number].append(axis)
+    for coupling, position in _pairs([axis.channels for axis in channels.axes], of):
+        axes[coupling].append(channels.axes[position])
     return axes
 
 
 def _macs_by_portion(channels: Channels, of: Tensor) -> Mapping[int, int]:
     """Multiply-accumulates of the layers that read or write channels of each coupling."""
     macs: dict[int, int] = defaultdict(int)
-    for layer in channels.layers:
-        for number in torch.unique(of[layer.channels]).tolist():
-            macs[number] += layer.macs
+    for coupling, position in _pairs([layer.channels for layer in channels.layers], of):
+        macs[coupling] += channels.layers[position].macs
     return macs
+
+
+def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
+    """Which couplings occur in which groups of channels: `[coupling, position of the group]`, in order."""
+    if not groups:
+        return []
+    positions = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
+    keys = torch.unique(of[torch.cat(groups)] * len(groups) + positions)
+    return torch.stack([torch.div(keys, len(groups), rounding_mode="floor"), keys % len(groups)], 1).tolist()

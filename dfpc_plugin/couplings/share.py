@@ -15,10 +15,10 @@ __all__ = ["prunable_share"]
 
 
 def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, float]:
-    """Return which shares of a model's multiply-accumulates and of its parameters can be pruned, each from 0 to 1.
+    """Return the shares of a model's multiply-accumulates and parameters in couplings that can be pruned.
 
-    A layer counts as a whole if some of its channels lie in a coupling that is not protected; of a parameter only the
-    entries count that go with some unit, each of them once.
+    Both lie between 0 and 1. A layer counts as a whole if some of its channels lie in a coupling that is not
+    protected; of a parameter only the entries count that go with some unit, each of them once.
 
     Args:
         coupling_map: From `map_couplings`.
@@ -32,7 +32,7 @@ def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, 
     axes: dict[str, list[Axis]] = defaultdict(list)
     for axis in channels.axes:
         axes[axis.tensor].append(axis)
-    # A parameter with several names is listed once here, by the first of them, which is the one that axes have.
+    # A parameter with several names is listed once here, by the first of them, and so it is in axes.
     parameters = dict(model.named_parameters())
     touched = sum(_touched(parameter.shape, axes[name], free) for name, parameter in parameters.items())
     worked = sum(layer.macs for layer in channels.layers if free[layer.channels].any())

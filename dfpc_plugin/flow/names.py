@@ -20,6 +20,7 @@ class ModelNames:
     def __init__(self, model: nn.Module) -> None:
         """Read the paths of `model`; nothing of it is changed."""
         self._modules: dict[int, str] = {}
+        self._root = model
         self._parameters: dict[int, list[str]] = defaultdict(list)
         for path, module in model.named_modules():
             self._modules[id(module)] = path
@@ -38,6 +39,11 @@ class ModelNames:
                     return name
             frame = frame.f_back  # type: ignore[assignment]
         return None
+
+    def module(self) -> nn.Module | None:
+        """The module whose forward is running, or None."""
+        path = self.caller()
+        return None if path is None else self._root.get_submodule(path)
 
     def layer(self, weight: Any) -> str:
         """Name the layer that owns `weight`: its parameter's path without '.weight', or the module that is running."""

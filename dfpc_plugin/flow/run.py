@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.families import data_flow_forward
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.flow.engine import FlowRun, MissingOperator
 from dfpc_plugin.flow.script import scripted_functions_redirected
 from dfpc_plugin.flow.tensor import FlowTensor
@@ -18,9 +19,6 @@ from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.preserve import evaluating
 
 __all__ = ["ForwardFunction", "missing_operators", "run_flow"]
-
-ForwardFunction = Callable[[nn.Module, Any], Any]
-"""Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
 
 
 def run_flow(model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None) -> FlowRun:
@@ -60,6 +58,7 @@ def _run_once(
 ) -> FlowRun:
     """Run the forward and return what the run collected, complete or not."""
     run = FlowRun(model)
+    forward_fn = forward_fn or data_flow_forward(model)
     with _recording(model):
         inputs = map_tensors(run.input, example_inputs)
         args, kwargs = as_call(inputs) if forward_fn is None else ((), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ from dfpc_plugin.flow.registry import function_name
 from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.labels.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.labels.combine import Operand, laid_out, meet, sum_away
-from dfpc_plugin.labels.sizes import Expression, expression_of, leaves_of
-from dfpc_plugin.labels.table import LabelTable, Scaling, Sized, Work
+from dfpc_plugin.labels.sizes import Expression, TracedInt, expression_of, leaves_of
+from dfpc_plugin.labels.table import Scaling, Sized, Work
 from dfpc_plugin.labels.tensor import LabelTensor, shape_of
 
 if TYPE_CHECKING:
@@ -102,9 +103,16 @@ class LabelCall:
     def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
         """Demand that `slot` keeps `size` entries along `axis`; None: as many in every row."""
         flexible = inner_axis(slot) if flexible is None else flexible
-        if flexible is not None:
+        if flexible is not None and (size is not None or len(varying(slot)) > 1):
             expression = None if size is None else expression_of(size)
             self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
+
+    def described(self, input: Tensor, attribute: str) -> None:
+        """Note that the module that runs says in `attribute` how many channels its input has on axis one."""
+        said = vars(self.run.names.module() or self).get(attribute)
+        slot = input.labels_along(1) if isinstance(input, LabelTensor) else None
+        if isinstance(said, TracedInt) and slot is not None and said == slot.size(1):
+            self.size(slot, 1, said)
 
     def elementwise(self, *operands: Any) -> LabelTensor:
         """Make the result of an operator that acts on entries that broadcasting brings together."""
@@ -112,9 +120,29 @@ class LabelCall:
         shapes = [shape_of(operand) for operand in given]
         shape = shapes[0] if all(s == shapes[0] for s in shapes) else torch.broadcast_shapes(*shapes)
         if len(given) == 1:
-            return self.make(shape, given[0].slots)
+            return self.make(shape, getattr(given[0], "slots", ()))
         merged = meet(self.table, [self._broadcast(operand, shape) for operand in given], self.where)
         return self.make(shape, merged)
+
+    def per_channel(self, input: Any, vectors: Sequence[Any], *, first: int = 0) -> LabelTensor:
+        """Make `input`, with entries of its axis one in the channels of the entries of `vectors`.
+
+        The result's channels are named by the operand number `first`: 0 for the input, n for the n-th vector.
+        """
+        shape = shape_of(input)
+        trailing = (None,) * (len(shape) - 2)
+        operands = [self._broadcast(input, shape)]
+        seen: set[int] = set()
+        for number, vector in enumerate(vectors, start=1):
+            labels = {id(slot) for slot in getattr(vector, "slots", ())}
+            if labels and labels <= seen and number != first:
+                continue  # a bias or statistics that share the labels of a weight seen before
+            seen |= labels
+            slots = tuple(slot[(None, slice(None), *trailing)] for slot in getattr(vector, "slots", ()))
+            extents = frozenset({1} if shape_of(vector)[0] > 1 else ())
+            operands.append(Operand(slots, extents, getattr(vector, "wild", False)))
+        operands.insert(0, operands.pop(first))
+        return self.make(shape, meet(self.table, operands, self.where))
 
     def _broadcast(self, tensor: Tensor, shape: torch.Size) -> Operand:
         """Lay a tensor out on the axes of a broadcast result."""
@@ -128,9 +156,16 @@ class LabelCall:
             slots = tuple(slot[(None,) * lacking] for slot in slots)
         return Operand(slots, extents, tensor.wild, {axis + lacking: size for axis, size in tensor.spread.items()})
 
-    def einsum(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> LabelTensor:
-        """Make the sum of products over the axes that `output` lacks; axes are named by `operands`."""
+    def einsum(
+        self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any], *, work: bool = False
+    ) -> LabelTensor:
+        """Make the sum of products over the axes that `output` lacks; axes are named by `operands`.
+
+        With `work`, its multiply-accumulates are noted; a product with a weight is a layer.
+        """
         axes = list(dict.fromkeys([*output, *(letter for _, letters in operands for letter in letters)]))
+        if work:
+            self._note_work(operands, output)
         sizes: dict[Any, int] = {}
         for tensor, letters in operands:
             for letter, size in zip(letters, shape_of(tensor), strict=True):
@@ -147,7 +182,8 @@ class LabelCall:
         merged = meet(self.table, laid, self.where)
         summed = range(len(output), len(axes))
         left = sum_away(self.table, merged, summed, self.where)
-        kept = [slot[(..., *[0] * len(summed))] for slot in left]
+        index: Any = (..., *[0] * len(summed))
+        kept = [slot[index] for slot in left]
         return self.make([sizes[letter] for letter in output], kept)
 
     def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, positions: int) -> None:
@@ -158,17 +194,6 @@ class LabelCall:
         macs = shape_of(weight).numel() * positions
         carried = _all_labels(input)
         self.run.work.append(Work(_along(weight, reads), _along(weight, writes), carried, macs))
-
-    def product_work(self, input: Tensor, other: Tensor) -> None:
-        """Note the multiply-accumulates of a product of matrices; one with a weight is a layer."""
-        columns = shape_of(other)[-1] if len(shape_of(other)) > 1 else 1
-        nothing = torch.zeros(0, dtype=torch.long)
-        read, written = nothing, nothing
-        for tensor, summed, kept in ((input, -1, -2), (other, -2, -1)):
-            if isinstance(tensor, LabelTensor) and not tensor.is_data and len(shape_of(tensor)) > 1:
-                read, written = _along(tensor, summed), _along(tensor, kept)
-        carried = torch.cat([_all_labels(input), _all_labels(other)])
-        self.run.work.append(Work(read, written, carried, max(shape_of(input).numel(), 1) * columns))
 
     def biased(self, weight: Tensor, bias: Tensor) -> None:
         """Note that `bias` scales with the outputs of `weight`."""
@@ -181,6 +206,18 @@ class LabelCall:
             return
         for slot in getattr(tensor, "slots", ()):
             self.run.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
+
+    def _note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
+        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
+        sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
+        nothing = torch.zeros(0, dtype=torch.long)
+        reads, writes = [nothing], [nothing]
+        for tensor, letters in operands:
+            if isinstance(tensor, LabelTensor) and not tensor.is_data and len(letters) > 1:
+                for axis, letter in enumerate(letters):
+                    (writes if letter in output else reads).append(_along(tensor, axis))
+        carried = torch.cat([_all_labels(tensor) for tensor, _ in operands])
+        self.run.work.append(Work(torch.cat(reads), torch.cat(writes), carried, math.prod(sizes.values())))
 
     def same(self, tensor: Any, shape: Sequence[int] | None = None) -> LabelTensor:
         """Make a result whose entries belong to the channels of `tensor`, on another shape where they do not vary."""

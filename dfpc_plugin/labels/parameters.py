@@ -19,6 +19,8 @@ __all__ = ["labelled_state"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Layers whose vectors have an entry per output channel of their weight, and share its labels."""
 
 
 @contextlib.contextmanager
@@ -49,25 +51,41 @@ def labelled_state(model: nn.Module, run: LabelRun) -> Iterator[None]:
             table[name] = value
 
 
-def _labelled(tensor: Tensor, path: str, module: nn.Module, run: LabelRun) -> LabelTensor:
+def _labelled(tensor: Tensor, path: str, module: Any, run: LabelRun) -> LabelTensor:
     """Label the dimensions of one parameter or buffer; a tensor with two names has one set of labels."""
     known = run.state.get(id(tensor))
     if known is not None:
         return known
-    slots = []
-    weight_of_convolution = isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and tensor is module._parameters.get("weight")
-    for dim, size in enumerate(tensor.shape[:2] if weight_of_convolution else tensor.shape):
-        if weight_of_convolution and dim == 1 and module.groups > 1:
-            labels = _of_groups(tensor, path, module, run)
-        elif size > 1:
-            labels = run.table.own(path, dim, size).view([-1 if axis == dim else 1 for axis in range(tensor.dim())])
-        else:
-            continue
-        slots.append(labels.expand(tensor.shape))
-    result = LabelTensor(tensor.shape, tuple(slots), run, tensor.dtype, tensor.device, value=lambda: tensor)
+    shared = _vector_labels(tensor, path, module, run)
+    slots = (shared,) if shared is not None else tuple(_dimensions(tensor, path, module, run))
+    result = LabelTensor(tensor.shape, slots, run, tensor.dtype, tensor.device, value=lambda: tensor)
     run.state[id(tensor)] = result
     run.kept.append(tensor)
     return result
+
+
+def _vector_labels(tensor: Tensor, path: str, module: Any, run: LabelRun) -> Tensor | None:
+    """Labels of a layer's bias or statistics: those of the outputs of its weight."""
+    if tensor.dim() != 1 or not isinstance(module, _ONE_PER_OUTPUT):
+        return None
+    for other in (*module._parameters.values(), *module._buffers.values()):
+        slots = other.slots if isinstance(other, LabelTensor) else ()
+        if slots and slots[0].size(0) == tensor.size(0) > 1:
+            labels = slots[0][(slice(None), *[0] * (slots[0].dim() - 1))]
+            run.table.share(path, 0, labels)
+            return slots[0] if slots[0].dim() == 1 else labels
+    return None
+
+
+def _dimensions(tensor: Tensor, path: str, module: Any, run: LabelRun) -> Iterator[Tensor]:
+    """Labels of every dimension with more than one entry; those of a convolution's kernel are positions."""
+    convolves = isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and tensor is module._parameters.get("weight")
+    for dim, size in enumerate(tensor.shape[:2] if convolves else tensor.shape):
+        if convolves and dim == 1 and module.groups > 1:
+            yield _of_groups(tensor, path, module, run).expand(tensor.shape)
+        elif size > 1:
+            shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
+            yield run.table.own(path, dim, size).view(shape).expand(tensor.shape)
 
 
 def _of_groups(weight: Tensor, path: str, module: Any, run: LabelRun) -> Tensor:

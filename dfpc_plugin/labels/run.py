@@ -10,13 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import DFPCError, ExampleInputsError, RuleError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.errors import (
+    DFPCError,
+    ExampleInputsError,
+    RuleError,
+    UnsupportedOperatorError,
+    ValueDependentError,
+)
+from dfpc_plugin.families import data_flow_forward
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.flow.calls import in_place
 from dfpc_plugin.flow.engine import MissingOperator
 from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
 from dfpc_plugin.flow.names import ModelNames
 from dfpc_plugin.flow.registry import find_rule, function_name
-from dfpc_plugin.flow.run import ForwardFunction
 from dfpc_plugin.flow.script import interpret, is_scripted, scripted_functions_redirected
 from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
@@ -141,6 +148,7 @@ def run_labels(model: nn.Module, example_inputs: ExampleInputs, forward_fn: Forw
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     run = LabelRun(model)
+    forward_fn = forward_fn or data_flow_forward(model)
     with _recording(model), labelled_state(model, run):
         inputs = map_tensors(run.input, example_inputs)
         args, kwargs = as_call(inputs) if forward_fn is None else ((), {})

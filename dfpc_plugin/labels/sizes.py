@@ -115,7 +115,8 @@ def _traced(function: Callable[..., int], *, reflected: bool = False) -> Callabl
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(TracedInt, f"__{_name}__", _traced(getattr(operator, _name)))
     setattr(TracedInt, f"__r{_name}__", _traced(getattr(operator, _name), reflected=True))
-setattr(TracedInt, "__neg__", _traced(operator.neg))
+for _name in ("neg",):
+    setattr(TracedInt, f"__{_name}__", _traced(getattr(operator, _name)))
 
 
 def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callable[..., Any]:

@@ -28,12 +28,14 @@ class Owner:
         groups: Above one for the dimension of a grouped convolution's weight that holds one group's channels: the
             labels then run over all groups, group by group.
         labels: `(groups * size,)`, consecutive.
+        shared: The labels were made for another owner.
     """
 
     tensor: str
     dim: int
     groups: int
     labels: Tensor
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,10 @@ class LabelTable:
         self.owners.append(Owner(tensor, dim, groups, labels))
         return labels
 
+    def share(self, tensor: str, dim: int, labels: Tensor) -> None:
+        """Let another dimension have labels that were handed out before."""
+        self.owners.append(Owner(tensor, dim, 1, labels, shared=True))
+
     def unite(self, first: Tensor, second: Tensor, where: str) -> None:
         """Demand that entries of two tensors of labels (which broadcast) go together."""
         if first is second:
@@ -151,9 +157,8 @@ class LabelTable:
         if torch.equal(first, second):
             return
         for one, other in ((first, second), (second, first)):
-            fixed = other == 0
-            if fixed.any():
-                self.freeze(one[fixed], f"meets entries without channels in {where}")
+            if not int(other.min()):
+                self.freeze(one[other == 0], f"meets entries without channels in {where}")
         self._pairs.append((first, second))
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:
@@ -170,19 +175,25 @@ class LabelTable:
 
     def roots(self) -> Tensor:
         """Return, for every label, the smallest label it goes together with, `(labels,)`."""
-        parent = torch.arange(self.count)
+        roots = torch.arange(self.count)
         if not self._pairs:
-            return parent
+            return roots
         first, second = (torch.cat(side) for side in zip(*self._pairs, strict=True))
         real = (first != 0) & (second != 0) & (first != second)
-        first, second = first[real], second[real]
-        while True:
-            one, other = parent[first], parent[second]
-            apart = one != other
-            if not apart.any():
-                return parent
-            first, second, one, other = first[apart], second[apart], one[apart], other[apart]
-            smaller, larger = torch.minimum(one, other), torch.maximum(one, other)
-            parent.scatter_reduce_(0, larger, smaller, "amin")
-            while not torch.equal(grand := parent[parent], parent):
-                parent = grand
+        met, inverse = torch.unique(torch.stack([first[real], second[real]]), return_inverse=True)
+        roots[met] = met[_smallest_connected(inverse[0], inverse[1], len(met))]
+        return roots
+
+
+def _smallest_connected(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """The smallest node that each of `count` nodes is connected to, by edges between `first` and `second`."""
+    parent = torch.arange(count)
+    while True:
+        one, other = parent[first], parent[second]
+        apart = one != other
+        if not apart.any():
+            return parent
+        first, second, one, other = first[apart], second[apart], one[apart], other[apart]
+        parent.scatter_reduce_(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
+        while not torch.equal(grand := parent[parent], parent):
+            parent = grand

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.flow.stand_in import StandIn
-from dfpc_plugin.labels.axes import canonical, inner_axis, squeezed, varying
+from dfpc_plugin.labels.axes import inner_axis, squeezed, varying
 from dfpc_plugin.labels.sizes import TracedInt
 from dfpc_plugin.labels.table import AxisSize
 
@@ -62,9 +62,8 @@ class LabelTensor(StandIn):
         return self
 
     def set_slots(self, slots: tuple[Tensor, ...]) -> None:
-        """Replace the labels."""
-        kept = [canonical(slot) for slot in slots]
-        self.slots = tuple(slot for slot in kept if slot.numel() and varying(slot))
+        """Replace the labels, which are canonical."""
+        self.slots = tuple(slot for slot in slots if slot.numel() and varying(slot))
         self._sizes = None
 
     @property

@@ -5,9 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-
 import torch.nn.functional as F
-
 
 from dfpc_plugin.labels.axes import varying
 from dfpc_plugin.labels.call import LabelCall

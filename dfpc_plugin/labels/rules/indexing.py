@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dfpc_plugin.flow.registry import forms
 from dfpc_plugin.flow.tree import map_tensors
-from dfpc_plugin.labels.axes import inner_axis, varying
+from dfpc_plugin.labels.axes import inner_axis, squeezed, varying
 from dfpc_plugin.labels.call import LabelCall
 from dfpc_plugin.labels.registry import label_rule
 from dfpc_plugin.labels.tensor import LabelTensor, shape_of
@@ -131,19 +131,25 @@ def index_select(call: LabelCall, input: LabelTensor, *args: Any, **kwargs: Any)
 @label_rule(Tensor.__setitem__)
 def setitem(call: LabelCall, input: LabelTensor, index: Any, value: Any) -> LabelTensor:
     """Writes entries: what is written over belongs to the channels of what is written."""
+    if not isinstance(value, LabelTensor):
+        _note_positions(call, input, index)
+        return call.same(input)
     plain = _on_labels(index)
     slots = [slot.clone() for slot in input.slots]
-    if isinstance(value, LabelTensor):
-        region = call.moved(input, lambda slot: slot[plain])
-        region.wild = input.wild or not input.slots
-        written = call.elementwise(region, value)
-        for number, slot in enumerate(written.slots):
-            if number == len(slots):
-                slots.append(torch.zeros(shape_of(input), dtype=torch.long))
-            slots[number][plain] = slot
-    else:
-        _note_positions(call, input, index)
+    region = call.moved(input, lambda slot: slot[plain])
+    region.wild = input.wild or not input.slots
+    written = call.elementwise(region, value)
+    for number, slot in enumerate(written.slots):
+        if number == len(slots):
+            slots.append(_spread_out(slot, shape_of(input)) if region.wild else torch.zeros(shape_of(input), dtype=torch.long))
+        slots[number][plain] = slot
     return call.make(input.shape, slots)
+
+
+def _spread_out(slot: Tensor, shape: torch.Size) -> Tensor:
+    """Labels of a constant that is written in part: the rest takes the channels of what is written, where it can."""
+    fits = slot.dim() == len(shape) and all(slot.size(axis) == shape[axis] for axis in varying(slot))
+    return squeezed(slot).expand(shape).clone() if fits else torch.zeros(shape, dtype=torch.long)
 
 
 @label_rule(Tensor.copy_)

@@ -21,9 +21,9 @@ __all__: list[str] = []
 @label_rule(*forms("linear"))
 def linear(call: LabelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     """Reads the last axis by the columns of the weight; writes its rows."""
-    leading = list(range(len(shape_of(input)) - 1))
+    leading: list[Any] = list(range(len(shape_of(input)) - 1))
     call.layer(weight, input, reads=-1, writes=-2, positions=shape_of(input)[:-1].numel())
-    out = ["out"] if len(shape_of(weight)) > 1 else []
+    out: list[Any] = ["out"] if len(shape_of(weight)) > 1 else []
     result = call.einsum([(weight, [*out, "in"]), (input, [*leading, "in"])], [*leading, *out])
     if bias is None:
         return result
@@ -92,6 +92,41 @@ def _convolved(
     channel = len(lead)
     positions = out[channel + 1 :].numel() if not transposed else shape_of(input)[channel + 1 :].numel()
     call.layer(weight, input, reads=0 if transposed else 1, writes=1 if transposed else 0, positions=positions * lead.numel())
+    plain = None if transposed else _plain_channels(call, input, weight, groups, channel)
+    if plain is not None:
+        result = call.make(out, [plain.view(*[1] * channel, -1, *[1] * kernel)])
+    else:
+        result = call.make(out, _grouped_channels(call, input, weight, groups, out, transposed=transposed))
+    if bias is None:
+        return result
+    call.biased(weight, bias)
+    return call.per_channel(result, [bias]) if channel == 1 else call.elementwise(result, bias.reshape(-1, *[1] * kernel))
+
+
+def _plain_channels(call: LabelCall, input: Any, weight: Any, groups: Any, channel: int) -> Tensor | None:
+    """Output channels of the usual convolutions, without groups or depthwise, on nothing but channels; else None."""
+    slots, own = getattr(input, "slots", ()), getattr(weight, "slots", ())
+    if len(slots) != 1 or len(own) != 2 or varying(slots[0]) != (channel,) or varying(own[0]) != (0,):
+        return None
+    read = slots[0].movedim(channel, 0).flatten(1)[:, 0]
+    writes, reads = own[0].flatten(1)[:, 0], own[1].flatten(2)[:, :, 0]
+    if int(groups) == 1 and varying(own[1]) == (1,):
+        call.table.unite(reads[0], read, call.where)
+    elif int(groups) == len(read) == len(writes) and varying(own[1]) == (0,):
+        call.table.unite(reads[:, 0], read, call.where)
+        call.table.unite(writes, read, call.where)
+        call.size(writes, 0, groups)
+    else:
+        return None
+    return writes
+
+
+def _grouped_channels(
+    call: LabelCall, input: Any, weight: Any, groups: Any, out: torch.Size, *, transposed: bool
+) -> list[Tensor]:
+    """Labels of a convolution's outputs, laid out on groups, for any groups and any labels of its input."""
+    count, kernel = int(groups), len(shape_of(weight)) - 2
+    channel = len(shape_of(input)) - kernel - 1
     first = _of_weight(weight, count, transposed)
     second = _of_input(call, input, channel, count, out)
     grouped = Operand(
@@ -102,28 +137,22 @@ def _convolved(
     ins = sizes[0] // count if transposed else sizes[1]
     if count > 1 and ins == 1 and second:
         _depthwise(call, first, grouped)
-    spread = {0: size for axis, size in getattr(weight, "spread", {}).items() if axis == 0 and count > 1 == outs}
+    expanded = getattr(weight, "spread", {})
+    spread = {0: expanded[0]} if 0 in expanded and count > 1 == outs else {}
     kernels = Operand(tuple(first), _full({0: count, 1: outs, 2: ins}), spread=spread)
     merged = meet(call.table, [kernels, grouped], call.where)
     left = sum_away(call.table, merged, [2], call.where)
     _note_groups(call, [*merged, *left], groups)
     slots = [slot[:, :, 0].expand(count, outs).reshape(count * outs) for slot in left]
     expanded = [slot.view(*[1] * channel, -1, *[1] * kernel) for slot in slots]
-    result = call.make(out, expanded + _carried(call, input, channel, out))
-    return result if bias is None else _with_bias(call, result, weight, bias, kernel)
-
-
-def _with_bias(call: LabelCall, result: LabelTensor, weight: Any, bias: Any, kernel: int) -> Any:
-    """Add a bias per output channel."""
-    call.biased(weight, bias)
-    return call.elementwise(result, bias.reshape(-1, *[1] * kernel))
+    return expanded + _carried(call, input, channel, out)
 
 
 def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
     """Labels of a weight, `(groups, out, in)`."""
     laid = []
     for slot in getattr(weight, "slots", ()):
-        kernel_free = slot[(..., *[0] * (slot.dim() - 2))] if slot.dim() > 2 else slot
+        kernel_free = slot.flatten(2)[..., 0] if slot.dim() > 2 else slot
         rows = kernel_free.unflatten(0, (count, -1))
         laid.append(canonical(rows.transpose(1, 2) if transposed else rows))
     return laid

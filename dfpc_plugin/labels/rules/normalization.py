@@ -18,16 +18,11 @@ __all__: list[str] = []
 
 def _per_channel(call: LabelCall, input: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
     """Meet vectors with axis one. Of data, the result's channels are named by the weight, which made them last."""
-    rank = len(shape_of(input))
-    vectors = [weight, bias, *statistics]
-    given = [v.reshape(-1, *[1] * (rank - 2)) if rank > 2 else v for v in vectors if v is not None]
-    if not given:
-        return call.same(input)
-    if not input.is_data or weight is None:
-        return call.elementwise(input, *given)
-    if bias is not None:
+    vectors = [vector for vector in (weight, bias, *statistics) if vector is not None]
+    by_weight = weight is not None and (not isinstance(input, LabelTensor) or input.is_data)
+    if by_weight and bias is not None:
         call.biased(weight, bias)
-    return call.elementwise(given[0], input, *given[1:])
+    return call.per_channel(input, vectors, first=1 if by_weight else 0)
 
 
 @label_rule(*forms("batch_norm", "instance_norm"))
@@ -35,7 +30,8 @@ def batch_norm(
     call: LabelCall, input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
     bias: Any = None, *args: Any, **kwargs: Any,
 ) -> Any:
-    """Statistics, weight and bias per channel."""
+    """Statistics, weight and bias per channel, of which the module says how many there are."""
+    call.described(input, "num_features")
     return _per_channel(call, input, weight, bias, running_mean, running_var)
 
 
@@ -62,6 +58,7 @@ def group_norm(
 ) -> Any:
     """Statistics over groups of channels, which keep equally many; weight and bias per channel."""
     count = int(num_groups)
+    call.described(input, "num_channels")
     for slot in getattr(input, "slots", ()):
         if 1 in varying(slot) and count > 1:
             rows = slot.unflatten(1, (count, -1))

@@ -25,8 +25,7 @@ def product(call: LabelCall, input: Tensor, other: Tensor) -> LabelTensor:
     first = [*batch[len(batch) - max(ranks[0] - 2, 0) :], *rows, "sum"]
     second = [*batch[len(batch) - max(ranks[1] - 2, 0) :], "sum", *columns]
     output = [*(axis for axis in batch if axis in first or axis in second), *rows, *columns]
-    call.product_work(input, other)
-    return call.einsum([(input, first), (other, second)], output)
+    return call.einsum([(input, first), (other, second)], output, work=True)
 
 
 @label_rule(*forms("matmul", "dot", "bmm", "mm", "mv"), torch.linalg.matmul)
@@ -60,4 +59,4 @@ def einsum(call: LabelCall, equation: str, *operands: Any) -> LabelTensor:
     """Sums over the letters that the output lacks."""
     factors = operands[0] if isinstance(operands[0], list | tuple) else operands
     terms, output = spelled_equation(equation, [len(shape_of(factor)) for factor in factors])
-    return call.einsum(list(zip(factors, terms, strict=True)), output)
+    return call.einsum(list(zip(factors, terms, strict=True)), list(output), work=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dfpc_plugin.flow.registry import forms
+from dfpc_plugin.labels.axes import varying
 from dfpc_plugin.labels.call import LabelCall
 from dfpc_plugin.labels.combine import sum_away
 from dfpc_plugin.labels.registry import label_rule
@@ -73,9 +74,17 @@ def position_of_extreme(call: LabelCall, input: LabelTensor, dim: Any = None, ke
 @label_rule(*forms("topk", "sort"))
 def picked_by_value(call: LabelCall, input: LabelTensor, *args: Any, **kwargs: Any) -> Any:
     """Entries in the order of their values; channels along the axis stay."""
-    shapes = call.on_meta((input, *args), kwargs)
-    values = call.resized(input, shapes[0].shape)
-    return values, call.make(shapes[0].shape)
+    numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
+    position = 1 if call.name == "topk" else 0
+    dim = int(kwargs.get("dim", numbers[position] if len(numbers) > position else -1)) % input.dim()
+    left = []
+    for slot in input.slots:
+        if dim in varying(slot):
+            call.freeze(slot, f"is put in order by {call.where}")
+        else:
+            left.append(slot.narrow(dim, 0, 1))
+    shape = call.on_meta((input, *args), kwargs)[0].shape
+    return call.make(shape, left, part=0), call.make(shape, part=1)
 
 
 @label_rule(*forms("argsort"))

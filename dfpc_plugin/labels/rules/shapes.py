@@ -191,7 +191,7 @@ def split(call: LabelCall, input: LabelTensor, split_size: Any = None, dim: int 
     for number, part in enumerate(parts):
         size = asked if isinstance(asked, int) else asked[number]
         for slot in part.slots:
-            if dim in varying(slot) and (not isinstance(asked, int) or number + 1 < len(parts)):
+            if dim in varying(slot) and (not isinstance(asked, int) or slot.size(dim) == plain):
                 call.size(slot, dim, size, flexible=dim)
     return parts
 

@@ -1,0 +1,41 @@
+"""Forwards for models whose own forward depends on values, so that it cannot run without data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["ForwardFunction", "data_flow_forward", "register_forward"]
+
+ForwardFunction = Callable[[nn.Module, Any], Any]
+"""Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
+
+_FORWARDS: dict[str, ForwardFunction] = {}
+
+
+def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFunction]:
+    """Register the decorated function as what data flows through in models of `classes`.
+
+    The function calls every layer on what the model's forward calls it on, and leaves out what depends on values, such
+    as the choice of boxes.
+
+    Args:
+        *classes: Full names, `package.module.Class`: the package need not be installed. Subclasses are included.
+    """
+
+    def register(function: ForwardFunction) -> ForwardFunction:
+        _FORWARDS.update(dict.fromkeys(classes, function))
+        return function
+
+    return register
+
+
+def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
+    """Return the registered forward of `model`, or None where its own will do."""
+    for base in type(model).__mro__:
+        forward = _FORWARDS.get(f"{base.__module__}.{base.__qualname__}")
+        if forward is not None:
+            return forward
+    return None
