@@ -53,7 +53,8 @@ def _kept(model: nn.Module) -> Iterator[None]:
             for module, saved in zip(modules, attributes, strict=True):
                 _restore_attributes(module, saved)
             for parameter, requires_grad in trainable:
-                parameter.requires_grad_(requires_grad)
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
             with torch.no_grad():
                 for buffer, version, value in buffers:
                     if _version(buffer) != version:

@@ -93,6 +93,7 @@ class Channels:
         removed: Which channels have been cut, `(channels,)`.
         leaves: Sizes read from shapes, in terms of channels.
         scales: Numbers that depend on widths and multiply what some rows of weights make.
+        heads: Which channels are whole attention heads, `(channels,)`.
         values: What cuts have changed attributes of modules to.
     """
 
@@ -103,12 +104,19 @@ class Channels:
     removed: Tensor
     leaves: dict[AxisSize, Size]
     scales: list[Scale]
+    heads: Tensor
     values: dict[Attribute, int] = field(default_factory=dict)
 
 
-def channels_of(run: LabelRun) -> Channels:
-    """Turn what a pass has noted about labels into what it means for channels."""
+def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
+    """Turn what a pass has noted about labels into what it means for channels.
+
+    With `whole_heads`, the channels of an attention head go together, with the head itself.
+    """
     table = run.table
+    heads = [rows for rows in table.rows if whole_heads and "conv" not in rows.where]
+    for rows in heads:
+        table.unite(rows.row[:, None], rows.labels, rows.where)
     roots = _with_rows(run)
     numbers = torch.unique(roots, return_inverse=True)[1]
     reasons = _reasons(run, numbers)
@@ -124,7 +132,10 @@ def channels_of(run: LabelRun) -> Channels:
     ]
     scales = _scales(run, numbers, leaves)
     removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool)
-    return Channels(axes, sizes, layers, reasons, removed, leaves, scales)
+    whole = removed.clone()
+    for rows in heads:
+        whole[numbers[rows.row]] = True
+    return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole)
 
 
 def _with_rows(run: LabelRun) -> Tensor:

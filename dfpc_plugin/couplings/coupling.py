@@ -49,7 +49,8 @@ class DataFlowCoupling:
         balance: Why there are blocks: what must keep equally many of each.
         protected: Why it must not be pruned; None if it can be.
         macs: Multiply-accumulates of the layers that read or write it, as a share of the model's.
-        slices: Everything that goes with its units.
+        axes: Labelled dimensions of parameters and buffers that hold its channels.
+        whole_heads: Its units are whole attention heads.
     """
 
     name: str
@@ -58,6 +59,7 @@ class DataFlowCoupling:
     protected: str | None
     macs: float
     axes: tuple[Axis, ...]
+    whole_heads: bool = False
 
     @property
     def channels(self) -> int:

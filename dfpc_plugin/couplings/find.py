@@ -49,13 +49,19 @@ class CouplingMap:
 
 
 def find_couplings(
-    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    forward_fn: ForwardFunction | None = None,
+    *,
+    whole_heads: bool = False,
 ) -> list[DataFlowCoupling]:
     """Find the data-flow couplings of `model`: the sets of channels that can only be removed together.
 
     Runs the model once on tensors that carry channel labels instead of values: reshapes, splits, concatenations and
     windows are followed exactly, entry by entry. Nothing of the model is changed. With `forward_fn`, calls
     `forward_fn(model, example_inputs)` in place of the model.
+
+    Attention loses dimensions of every head by default; with `whole_heads`, it loses whole heads.
 
     Returns:
         Couplings in the order of the model's parameters. One that must not be pruned says why in `protected`.
@@ -65,15 +71,19 @@ def find_couplings(
         ValueDependentError: The forward needs the values of its data.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
-    return map_couplings(model, example_inputs, forward_fn).couplings
+    return map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads).couplings
 
 
 def map_couplings(
-    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    forward_fn: ForwardFunction | None = None,
+    *,
+    whole_heads: bool = False,
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know."""
     with _collector_paused():
-        return _map(channels_of(run_labels(model, example_inputs, forward_fn)))
+        return _map(channels_of(run_labels(model, example_inputs, forward_fn), whole_heads=whole_heads))
 
 
 @contextlib.contextmanager
@@ -106,7 +116,8 @@ def _map(channels: Channels) -> CouplingMap:
         name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
         share = macs[number] / total if total else 0.0
         protected = portion.protected or _not_written(own)
-        result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own))
+        heads = bool(channels.heads[portion.blocks].any())
+        result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own, heads))
     return result
 
 

@@ -104,9 +104,11 @@ def _asked(size: Size, channels: Channels, removed: Tensor, values: Mapping[Attr
 def _try_attributes(
     size: Size, unknown: list[Attribute], needed: int, channels: Channels, removed: Tensor, values: dict[Attribute, int]
 ) -> None:
-    """Give one attribute the largest value with which the expression comes out right."""
+    """Give one attribute a value with which the expression comes out right: in proportion, or else the largest."""
+    asked = _asked(size, channels, removed, values)
     for attribute in unknown:
-        for value in range(attribute.value, 0, -1):
+        in_proportion = attribute.value * needed // asked if asked > 0 else 0
+        for value in (in_proportion, *range(attribute.value, 0, -1)):
             if _asked(size, channels, removed, {**values, attribute: value}) == needed:
                 values[attribute] = value
                 return

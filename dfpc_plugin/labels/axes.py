@@ -46,5 +46,7 @@ def inner_axis(labels: Tensor) -> int | None:
     steps = []
     for axis in axes:
         differences = small.diff(dim=axis).abs()
-        steps.append(int(differences[differences > 0].min()))
-    return min(zip(steps, axes, strict=True))[1]
+        differences = differences[differences > 0]
+        if len(differences):
+            steps.append((int(differences.min()), axis))
+    return min(steps)[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,10 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.flow.calls import result_dtype
-from dfpc_plugin.flow.registry import function_name
 from dfpc_plugin.flow.tree import map_tensors, tensors
-from dfpc_plugin.labels.axes import canonical, inner_axis, squeezed, varying
+from dfpc_plugin.labels.axes import canonical, varying
 from dfpc_plugin.labels.combine import Operand, laid_out, meet, sum_away
-from dfpc_plugin.labels.sizes import Expression, TracedInt, expression_of, leaves_of
-from dfpc_plugin.labels.table import Scaling, Sized, Work
+from dfpc_plugin.labels.notes import CallNotes
 from dfpc_plugin.labels.tensor import LabelTensor, shape_of
 
 if TYPE_CHECKING:
@@ -25,12 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["LabelCall"]
 
 
-class LabelCall:
+class LabelCall(CallNotes):
     """First argument of a label rule: makes its results and notes its demands.
 
     Attributes:
-        run: The pass.
-        table: Its labels and demands.
         value: Computes the operator's actual result where no operand is data; None otherwise.
     """
 
@@ -38,22 +33,11 @@ class LabelCall:
         self, run: LabelRun, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], stand_ins: list[LabelTensor]
     ) -> None:
         """Look at the operands."""
-        self.run, self.table = run, run.table
-        self._func, self._args, self._kwargs, self._stand_ins = func, args, kwargs, stand_ins
+        super().__init__(run, func)
+        self._args, self._kwargs, self._stand_ins = args, kwargs, stand_ins
         self.value: Callable[[], Any] | None = None
         if all(stand_in.value is not None for stand_in in stand_ins):
             self.value = _once(lambda: func(*map_tensors(_value, args), **map_tensors(_value, kwargs)))
-
-    @cached_property
-    def where(self) -> str:
-        """Operator and module, for messages."""
-        module = self.run.names.caller()
-        return f"{function_name(self._func)}" + (f" in '{module}'" if module else "")
-
-    @property
-    def name(self) -> str:
-        """The operator's own name."""
-        return getattr(self._func, "__name__", "").strip("_")
 
     @cached_property
     def _dtype(self) -> torch.dtype:
@@ -96,24 +80,6 @@ class LabelCall:
         """Run the operator on shapes alone."""
         return self._func(*map_tensors(_meta, args), **map_tensors(_meta, kwargs))
 
-    def freeze(self, slot: Tensor, reason: str) -> None:
-        """Demand that no channel of `slot` goes."""
-        self.table.freeze(slot, reason)
-
-    def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
-        """Demand that `slot` keeps `size` entries along `axis`; None: as many in every row."""
-        flexible = inner_axis(slot) if flexible is None else flexible
-        if flexible is not None and (size is not None or len(varying(slot)) > 1):
-            expression = None if size is None else expression_of(size)
-            self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
-
-    def described(self, input: Tensor, attribute: str) -> None:
-        """Note that the module that runs says in `attribute` how many channels its input has on axis one."""
-        said = vars(self.run.names.module() or self).get(attribute)
-        slot = input.labels_along(1) if isinstance(input, LabelTensor) else None
-        if isinstance(said, TracedInt) and slot is not None and said == slot.size(1):
-            self.size(slot, 1, said)
-
     def elementwise(self, *operands: Any) -> LabelTensor:
         """Make the result of an operator that acts on entries that broadcasting brings together."""
         given = [operand for operand in operands if isinstance(operand, Tensor)]
@@ -130,7 +96,7 @@ class LabelCall:
         The result's channels are named by the operand number `first`: 0 for the input, n for the n-th vector.
         """
         shape = shape_of(input)
-        trailing = (None,) * (len(shape) - 2)
+        place: Any = (None, slice(None), *(None,) * (len(shape) - 2))
         operands = [self._broadcast(input, shape)]
         seen: set[int] = set()
         for number, vector in enumerate(vectors, start=1):
@@ -138,7 +104,7 @@ class LabelCall:
             if labels and labels <= seen and number != first:
                 continue  # a bias or statistics that share the labels of a weight seen before
             seen |= labels
-            slots = tuple(slot[(None, slice(None), *trailing)] for slot in getattr(vector, "slots", ()))
+            slots = tuple(slot[place] for slot in getattr(vector, "slots", ()))
             extents = frozenset({1} if shape_of(vector)[0] > 1 else ())
             operands.append(Operand(slots, extents, getattr(vector, "wild", False)))
         operands.insert(0, operands.pop(first))
@@ -165,11 +131,15 @@ class LabelCall:
         """
         axes = list(dict.fromkeys([*output, *(letter for _, letters in operands for letter in letters)]))
         if work:
-            self._note_work(operands, output)
+            self.note_work(operands, output)
         sizes: dict[Any, int] = {}
         for tensor, letters in operands:
             for letter, size in zip(letters, shape_of(tensor), strict=True):
-                sizes[letter] = max(int(size), sizes.get(letter, 1))
+                known = sizes.get(letter, 1)
+                if 1 not in (known, size) and known != size:
+                    shapes = " and ".join(str(tuple(shape_of(t))) for t, _ in operands)
+                    raise RuntimeError(f"shapes {shapes} do not fit")
+                sizes[letter] = max(int(size), known)
         laid = [
             Operand(
                 tuple(laid_out(slot, list(letters), axes) for slot in getattr(tensor, "slots", ())),
@@ -184,40 +154,10 @@ class LabelCall:
         left = sum_away(self.table, merged, summed, self.where)
         index: Any = (..., *[0] * len(summed))
         kept = [slot[index] for slot in left]
-        return self.make([sizes[letter] for letter in output], kept)
-
-    def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, positions: int) -> None:
-        """Note that a layer reads the channels along one axis of `weight` and writes those along another.
-
-        Channels that lie along the positions of `input`, which a layer over tokens carries along, share its work.
-        """
-        macs = shape_of(weight).numel() * positions
-        carried = _all_labels(input)
-        self.run.work.append(Work(_along(weight, reads), _along(weight, writes), carried, macs))
-
-    def biased(self, weight: Tensor, bias: Tensor) -> None:
-        """Note that `bias` scales with the outputs of `weight`."""
-        for slot in getattr(bias, "slots", ()):
-            self.run.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
-
-    def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
-        """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
-        if not any(True for leaf in leaves_of(expression)):
-            return
-        for slot in getattr(tensor, "slots", ()):
-            self.run.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
-
-    def _note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
-        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
-        sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
-        nothing = torch.zeros(0, dtype=torch.long)
-        reads, writes = [nothing], [nothing]
-        for tensor, letters in operands:
-            if isinstance(tensor, LabelTensor) and not tensor.is_data and len(letters) > 1:
-                for axis, letter in enumerate(letters):
-                    (writes if letter in output else reads).append(_along(tensor, axis))
-        carried = torch.cat([_all_labels(tensor) for tensor, _ in operands])
-        self.run.work.append(Work(torch.cat(reads), torch.cat(writes), carried, math.prod(sizes.values())))
+        result = self.make([sizes[letter] for letter in output], kept)
+        if all(isinstance(tensor, LabelTensor) and tensor.is_data for tensor, _ in operands):
+            result.factor = getattr(operands[0][0], "slots", ())
+        return result
 
     def same(self, tensor: Any, shape: Sequence[int] | None = None) -> LabelTensor:
         """Make a result whose entries belong to the channels of `tensor`, on another shape where they do not vary."""
@@ -248,22 +188,6 @@ class LabelCall:
         if tensor.wild:
             result.wild, result.viewed = True, (tensor, move)
         return result
-
-
-def _along(tensor: Tensor, axis: int) -> Tensor:
-    """Labels along one axis, `(entries,)`; none if there are no channels."""
-    rank = len(shape_of(tensor))
-    if isinstance(tensor, LabelTensor) and -rank <= axis < rank:
-        slot = tensor.labels_along(axis % rank)
-        if slot is not None:
-            return squeezed(slot).reshape(-1)
-    return torch.zeros(0, dtype=torch.long)
-
-
-def _all_labels(tensor: Tensor) -> Tensor:
-    """Labels of all slots, `(entries,)`."""
-    slots = tensor.slots if isinstance(tensor, LabelTensor) else ()
-    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long)])
 
 
 def _blank(tensor: Tensor) -> Tensor:

@@ -79,12 +79,12 @@ def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, whe
         if axes == others or (axes | others == set(varying(larger)) and inner_axis(larger) in varying(smaller)):
             table.unite(other, slot, where)
         elif larger is slot or axes < others:
-            _relate_rows(table, smaller, larger)
+            _relate_rows(table, smaller, larger, where)
         elif inner_axis(slot) in others or inner_axis(other) in axes:
             table.freeze(slot, f"meets channels along other axes in {where}")
             table.freeze(other, f"meets channels along other axes in {where}")
         else:
-            _relate_each_other(table, slot, other, sorted(axes & others))
+            _relate_each_other(table, slot, other, sorted(axes & others), where)
             continue
         merged[position] = larger
         return
@@ -92,20 +92,22 @@ def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, whe
         merged.append(slot)
 
 
-def _relate_each_other(table: LabelTable, slot: Tensor, other: Tensor, shared: Sequence[int]) -> None:
+def _relate_each_other(
+    table: LabelTable, slot: Tensor, other: Tensor, shared: Sequence[int], where: str
+) -> None:
     """Note that rows of two tensors of labels go together: the inputs and the outputs of a group."""
     shape = [max(slot.size(axis), other.size(axis)) if axis in shared else 1 for axis in range(slot.dim())]
     row = table.new(int(torch.Size(shape).numel())).view(shape)
-    _relate_rows(table, row, slot)
-    _relate_rows(table, row, other)
+    _relate_rows(table, row, slot, where)
+    _relate_rows(table, row, other, where)
 
 
-def _relate_rows(table: LabelTable, row: Tensor, labels: Tensor) -> None:
+def _relate_rows(table: LabelTable, row: Tensor, labels: Tensor, where: str) -> None:
     """Note that entries of `row` stand for all entries of `labels` that share their position."""
     shared = varying(row)
     rest = [axis for axis in range(labels.dim()) if axis not in shared]
     matrix = squeezed(labels).permute(*shared, *rest)
-    table.rows.append(Rows(squeezed(row).reshape(-1), matrix.reshape(squeezed(row).numel(), -1)))
+    table.rows.append(Rows(squeezed(row).reshape(-1), matrix.reshape(squeezed(row).numel(), -1), where))
 
 
 def sum_away(table: LabelTable, slots: Sequence[Tensor], summed: Iterable[int], where: str) -> list[Tensor]:
@@ -137,7 +139,7 @@ def contract(table: LabelTable, slot: Tensor, summed: Iterable[int], where: str)
         return first[tuple(slice(0, 1) if axis in summed else slice(None) for axis in range(slot.dim()))]
     shape = [slot.size(axis) if axis in kept else 1 for axis in range(slot.dim())]
     row = table.new(int(torch.Size(shape).numel())).view(shape)
-    _relate_rows(table, row, slot)
+    _relate_rows(table, row, slot, where)
     return row.expand([1 if axis in summed else size for axis, size in enumerate(slot.shape)])
 
 

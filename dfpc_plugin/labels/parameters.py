@@ -71,9 +71,9 @@ def _vector_labels(tensor: Tensor, path: str, module: Any, run: LabelRun) -> Ten
     for other in (*module._parameters.values(), *module._buffers.values()):
         slots = other.slots if isinstance(other, LabelTensor) else ()
         if slots and slots[0].size(0) == tensor.size(0) > 1:
-            labels = slots[0][(slice(None), *[0] * (slots[0].dim() - 1))]
+            labels = slots[0].flatten(1)[:, 0] if slots[0].dim() > 1 else slots[0]
             run.table.share(path, 0, labels)
-            return slots[0] if slots[0].dim() == 1 else labels
+            return labels
     return None
 
 

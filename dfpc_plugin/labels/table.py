@@ -72,10 +72,17 @@ class AxisSize:
 
 @dataclass(frozen=True)
 class Rows:
-    """`row[i]` goes exactly when all of `labels[i]` go: heads that a matrix product has summed the channels of."""
+    """`row[i]` goes exactly when all of `labels[i]` go: heads that a matrix product has summed the channels of.
+
+    Attributes:
+        row: `(rows,)` labels.
+        labels: `(rows, entries)` labels.
+        where: Module and operator.
+    """
 
     row: Tensor
     labels: Tensor
+    where: str
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class LabelTable:
         if first.shape != second.shape:
             first, second = torch.broadcast_tensors(first, second)
         first, second = first.reshape(-1), second.reshape(-1)
-        if torch.equal(first, second):
+        if torch.equal(first, second) or not first.numel():
             return
         for one, other in ((first, second), (second, first)):
             if not int(other.min()):

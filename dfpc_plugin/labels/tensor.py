@@ -33,6 +33,7 @@ class LabelTensor(StandIn):
         wild: A constant made from the shape of data, which takes whatever shape the data has.
         spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their
             own.
+        factor: Of a product of data with data, the labels of the first factor: what scales the product scales it.
     """
 
     run: LabelRun
@@ -40,6 +41,7 @@ class LabelTensor(StandIn):
     value: Callable[[], Tensor] | None
     wild: bool
     spread: dict[int, int]
+    factor: tuple[Tensor, ...]
     viewed: tuple[LabelTensor, Callable[[Tensor], Tensor]] | None
     _sizes: torch.Size | None
 
@@ -57,7 +59,7 @@ class LabelTensor(StandIn):
         """Wrap labels; a slot that is the same everywhere tells no channels apart and is dropped."""
         self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         self.run, self.value, self.wild, self.viewed, self._sizes = run, value, wild, None, None
-        self.spread = {}
+        self.spread, self.factor = {}, ()
         self.set_slots(slots)
         return self
 

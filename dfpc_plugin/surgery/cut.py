@@ -72,7 +72,7 @@ class _Changes:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._tensors: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
-        self._touched: dict[nn.Module, None] = {}
+        self._changed: set[int] = set()
 
     def shrink(self, path: str, axes: list[Axis], before: Tensor, removed: Tensor) -> None:
         """Take the removed channels out of one parameter or buffer."""
@@ -94,10 +94,7 @@ class _Changes:
         tensor.data = _kept(tensor.data, keeps)
         if grad is not None:
             tensor.grad = _kept(grad, keeps)
-        self._touched[module] = None
-        parent = self._modules.get(owner.rpartition(".")[0])
-        if parent is not None:
-            self._touched[parent] = None
+        self._changed.add(id(tensor))
 
     def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
         """Keep what the forward multiplies by a number that depends on widths, such as attention's logits, the same."""
@@ -143,9 +140,12 @@ class _Changes:
 
     def describe(self) -> None:
         """Let every layer that has changed say its new widths."""
-        for module in self._touched:
-            for name, value in described(module).items():
-                self._set(module, name, value)
+        for module in set(self._modules.values()):
+            inner = [*module.children()] if isinstance(module, nn.MultiheadAttention) else []
+            held = [t for m in (module, *inner) for t in (*m._parameters.values(), *m._buffers.values())]
+            if any(id(tensor) in self._changed for tensor in held):
+                for name, value in described(module).items():
+                    self._set(module, name, value)
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
         """Set an attribute."""
@@ -169,7 +169,7 @@ def _kept(tensor: Tensor, keeps: Mapping[int, tuple[int, Tensor]]) -> Tensor:
         outputs = keeps.get(0, (1, torch.ones(tensor.size(0), dtype=torch.bool)))[1]
         return _kept_of_groups(tensor, outputs, grouped[2])
     for dim, (_, keep) in keeps.items():
-        tensor = tensor.index_select(dim, keep.nonzero().squeeze(1).to(tensor.device))
+        tensor = _picked(tensor, dim, keep)
     return tensor.clone() if not keeps else tensor
 
 
@@ -177,12 +177,14 @@ def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
     """Copy what stays of a grouped convolution's weight, where every group keeps inputs of its own choice."""
     alive = inputs.view(-1, weight.size(1))
     rows = outputs.view(len(alive), -1)
+    groups = alive.any(1).nonzero().squeeze(1).tolist()
+    wanted = rows & alive.any(1)[:, None]
+    if all(torch.equal(alive[group], alive[groups[0]]) for group in groups[1:]):
+        return _picked(_picked(weight, 1, alive[groups[0]]), 0, wanted.reshape(-1))
     blocks = weight.unflatten(0, (len(alive), -1))
-    groups_left = alive.any(1).nonzero().squeeze(1).tolist()
-    same = all(torch.equal(alive[g], alive[groups_left[0]]) for g in groups_left[1:])
-    if same:
-        picked = weight[:, alive[groups_left[0]].to(weight.device)]
-        wanted = rows & alive.any(1)[:, None]
-        return picked[wanted.reshape(-1).to(weight.device)]
-    parts = [blocks[g][rows[g].to(weight.device)][:, alive[g].to(weight.device)] for g in groups_left]
-    return torch.cat(parts)
+    return torch.cat([_picked(_picked(blocks[group], 0, rows[group]), 1, alive[group]) for group in groups])
+
+
+def _picked(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
+    """Copy the entries to keep; their positions are found on the CPU, as `tensor` may have no values."""
+    return tensor.index_select(dim, keep.nonzero().squeeze(1).to(tensor.device))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.flow.registry import forms
 from dfpc_plugin.flow.tree import map_tensors
 from dfpc_plugin.labels.axes import inner_axis, squeezed, varying
@@ -17,11 +18,13 @@ from dfpc_plugin.labels.tensor import LabelTensor, shape_of
 __all__: list[str] = []
 
 
-def _on_labels(index: Any) -> Any:
+def _on_labels(call: LabelCall, index: Any) -> Any:
     """An index as labels take it: on the CPU, with the values of the model's constants."""
 
     def plain(tensor: Tensor) -> Tensor:
-        if isinstance(tensor, LabelTensor) and tensor.value is not None:
+        if isinstance(tensor, LabelTensor):
+            if tensor.value is None:
+                raise ValueDependentError(call.name, call.run.names.caller() or "the model itself")
             tensor = tensor.value()
         return tensor.cpu()
 
@@ -92,7 +95,7 @@ def getitem(call: LabelCall, input: Any, index: Any) -> Any:
     if not isinstance(input, LabelTensor):  # an ordinary tensor indexed by labelled constants
         return input[map_tensors(lambda t: t.value() if isinstance(t, LabelTensor) and t.value else t, index)]
     _note_positions(call, input, index)
-    plain = _on_labels(index)
+    plain = _on_labels(call, index)
     return call.moved(input, lambda slot: slot[plain])
 
 
@@ -124,7 +127,7 @@ def index_select(call: LabelCall, input: LabelTensor, *args: Any, **kwargs: Any)
     if isinstance(index, LabelTensor) and index.value is None:
         shape = call.on_meta((input, *args), kwargs).shape
         return call.resized(input, shape)
-    plain_args, plain_kwargs = _on_labels(args), _on_labels(kwargs)
+    plain_args, plain_kwargs = _on_labels(call, args), _on_labels(call, kwargs)
     return call.moved(input, lambda slot: getattr(torch, call.name)(slot, *plain_args, **plain_kwargs))
 
 
@@ -134,7 +137,7 @@ def setitem(call: LabelCall, input: LabelTensor, index: Any, value: Any) -> Labe
     if not isinstance(value, LabelTensor):
         _note_positions(call, input, index)
         return call.same(input)
-    plain = _on_labels(index)
+    plain = _on_labels(call, index)
     slots = [slot.clone() for slot in input.slots]
     region = call.moved(input, lambda slot: slot[plain])
     region.wild = input.wild or not input.slots

@@ -24,7 +24,9 @@ def linear(call: LabelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     leading: list[Any] = list(range(len(shape_of(input)) - 1))
     call.layer(weight, input, reads=-1, writes=-2, positions=shape_of(input)[:-1].numel())
     out: list[Any] = ["out"] if len(shape_of(weight)) > 1 else []
-    result = call.einsum([(weight, [*out, "in"]), (input, [*leading, "in"])], [*leading, *out])
+    rows: list[Any] = [*out, "in"]
+    operands: list[tuple[Any, list[Any]]] = [(weight, rows), (input, [*leading, "in"])]
+    result = call.einsum(operands, [*leading, *out])
     if bias is None:
         return result
     call.biased(weight, bias)
@@ -35,7 +37,7 @@ def linear(call: LabelCall, input: Any, weight: Any, bias: Any = None) -> Any:
 def bilinear(call: LabelCall, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     """Reads both inputs; writes the first axis of the weight."""
     leading = list(range(len(shape_of(input1)) - 1))
-    operands = [(weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])]
+    operands: list[tuple[Any, list[Any]]] = [(weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])]
     result = call.einsum(operands, [*leading, "out"])
     return result if bias is None else call.elementwise(result, bias)
 
@@ -87,11 +89,14 @@ def _convolved(
     call: LabelCall, input: Any, weight: Any, bias: Any, groups: Any, out: torch.Size, *, transposed: bool
 ) -> LabelTensor:
     """Lay input and weight out on (batch, group, out, in) and sum over the inputs of a group."""
-    count, kernel = int(groups), len(shape_of(weight)) - 2
-    lead = shape_of(input)[: -kernel - 1]
+    own, sizes = shape_of(input), shape_of(weight)
+    kernel = len(sizes) - 2
+    lead = own[: -kernel - 1]
     channel = len(lead)
     positions = out[channel + 1 :].numel() if not transposed else shape_of(input)[channel + 1 :].numel()
     call.layer(weight, input, reads=0 if transposed else 1, writes=1 if transposed else 0, positions=positions * lead.numel())
+    if own[channel] != (sizes[0] if transposed else sizes[1] * int(groups)):
+        raise RuntimeError(f"an input {tuple(own)} does not fit a weight {tuple(sizes)} in {int(groups)} groups")
     plain = None if transposed else _plain_channels(call, input, weight, groups, channel)
     if plain is not None:
         result = call.make(out, [plain.view(*[1] * channel, -1, *[1] * kernel)])
@@ -105,7 +110,8 @@ def _convolved(
 
 def _plain_channels(call: LabelCall, input: Any, weight: Any, groups: Any, channel: int) -> Tensor | None:
     """Output channels of the usual convolutions, without groups or depthwise, on nothing but channels; else None."""
-    slots, own = getattr(input, "slots", ()), getattr(weight, "slots", ())
+    slots: tuple[Tensor, ...] = getattr(input, "slots", ())
+    own: tuple[Tensor, ...] = getattr(weight, "slots", ())
     if len(slots) != 1 or len(own) != 2 or varying(slots[0]) != (channel,) or varying(own[0]) != (0,):
         return None
     read = slots[0].movedim(channel, 0).flatten(1)[:, 0]

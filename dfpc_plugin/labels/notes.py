@@ -1,0 +1,116 @@
+"""What one operation of a forward demands: sizes, channels that stay, and the work it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.flow.registry import function_name
+from dfpc_plugin.labels.axes import inner_axis, squeezed, varying
+from dfpc_plugin.labels.sizes import Expression, TracedInt, expression_of, leaves_of
+from dfpc_plugin.labels.table import Scaling, Sized, Work
+from dfpc_plugin.labels.tensor import LabelTensor, shape_of
+
+if TYPE_CHECKING:
+    from dfpc_plugin.labels.run import LabelRun
+
+__all__ = ["CallNotes"]
+
+
+class CallNotes:
+    """Notes what an operation demands.
+
+    Attributes:
+        run: The pass.
+        table: Its labels and demands.
+    """
+
+    def __init__(self, run: LabelRun, func: Callable[..., Any]) -> None:
+        """Note demands of one call of `func`."""
+        self.run, self.table, self._func = run, run.table, func
+
+    @cached_property
+    def where(self) -> str:
+        """Operator and module, for messages."""
+        module = self.run.names.caller()
+        return f"{function_name(self._func)}" + (f" in '{module}'" if module else "")
+
+    @property
+    def name(self) -> str:
+        """The operator's own name."""
+        return getattr(self._func, "__name__", "").strip("_")
+
+    def freeze(self, slot: Tensor, reason: str) -> None:
+        """Demand that no channel of `slot` goes."""
+        self.table.freeze(slot, reason)
+
+    def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
+        """Demand that `slot` keeps `size` entries along `axis`; None: as many in every row."""
+        flexible = inner_axis(slot) if flexible is None else flexible
+        if flexible is not None and (size is not None or len(varying(slot)) > 1):
+            expression = None if size is None else expression_of(size)
+            self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
+
+    def described(self, input: Tensor, attribute: str) -> None:
+        """Note that the module that runs says in `attribute` how many channels its input has on axis one."""
+        module = self.run.names.module()
+        said = vars(module).get(attribute) if module is not None else None
+        slot = input.labels_along(1) if isinstance(input, LabelTensor) else None
+        if isinstance(said, TracedInt) and slot is not None and said == slot.size(1):
+            self.size(slot, 1, said)
+
+    def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, positions: int) -> None:
+        """Note that a layer reads the channels along one axis of `weight` and writes those along another.
+
+        Channels that lie along the positions of `input`, which a layer over tokens carries along, share its work.
+        """
+        macs = shape_of(weight).numel() * positions
+        carried = _all_labels(input)
+        self.run.work.append(Work(_along(weight, reads), _along(weight, writes), carried, macs))
+
+    def biased(self, weight: Tensor, bias: Tensor) -> None:
+        """Note that `bias` scales with the outputs of `weight`."""
+        for slot in getattr(bias, "slots", ()):
+            self.run.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
+
+    def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
+        """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
+        if not any(True for leaf in leaves_of(expression)):
+            return
+        factor: tuple[Tensor, ...] = getattr(tensor, "factor", ())
+        own: tuple[Tensor, ...] = getattr(tensor, "slots", ())
+        for slot in factor or own:
+            self.run.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
+
+    def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
+        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
+        sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
+        nothing = torch.zeros(0, dtype=torch.long)
+        reads, writes = [nothing], [nothing]
+        for tensor, letters in operands:
+            if isinstance(tensor, LabelTensor) and not tensor.is_data and len(letters) > 1:
+                for axis, letter in enumerate(letters):
+                    (writes if letter in output else reads).append(_along(tensor, axis))
+        carried = torch.cat([_all_labels(tensor) for tensor, _ in operands])
+        self.run.work.append(Work(torch.cat(reads), torch.cat(writes), carried, math.prod(sizes.values())))
+
+
+def _along(tensor: Tensor, axis: int) -> Tensor:
+    """Labels along one axis, `(entries,)`; none if there are no channels."""
+    rank = len(shape_of(tensor))
+    if isinstance(tensor, LabelTensor) and -rank <= axis < rank:
+        slot = tensor.labels_along(axis % rank)
+        if slot is not None:
+            return squeezed(slot).reshape(-1)
+    return torch.zeros(0, dtype=torch.long)
+
+
+def _all_labels(tensor: Tensor) -> Tensor:
+    """Labels of all slots, `(entries,)`."""
+    slots = tensor.slots if isinstance(tensor, LabelTensor) else ()
+    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long)])

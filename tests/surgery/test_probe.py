@@ -1,0 +1,124 @@
+"""Trial cuts: what breaks a forward in ways that labels cannot see is protected, and nothing else changes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dfpc_plugin.couplings import map_couplings
+from dfpc_plugin.host import DFPCPruner
+from dfpc_plugin.surgery import protect_what_breaks
+
+
+class Checked(nn.Module):
+    """A forward that insists on a width which is written nowhere but in its code."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        if x.shape[-1] % 16:
+            raise ValueError("expected sixteen channels")
+        return self.third(self.second(x).relu())
+
+
+class Recurrent(nn.Module):
+    """A layer that keeps its weights in a list of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.out = nn.LSTM(4, 6, batch_first=True, bidirectional=True), nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.out(self.cells(x)[0])
+
+
+class Picky(nn.Module):
+    """A forward that needs the values of indices which it keeps: it does not run on the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.register_buffer("count", torch.tensor(3))
+
+    def forward(self, x):
+        return self.second(self.first(x).relu())[: self.count.item()]
+
+
+def everything(model):
+    """Tensors, attributes and modes of a model."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return state, repr(model), [(m.training, sorted(vars(m))) for m in model.modules()]
+
+
+def same(before, after):
+    """Compare what `everything` returns."""
+    assert before[1:] == after[1:]
+    assert all(torch.equal(tensor, after[0][name]) for name, tensor in before[0].items())
+
+
+def test_a_check_in_the_code_protects_its_coupling_and_no_other():
+    model, x = Checked(), torch.randn(2, 4)
+    couplings = map_couplings(model, x)
+    names = {c.name: c.protected for c in couplings.couplings if "first" in c.feed_in or "second" in c.feed_in}
+    assert names == {"first": None, "second": None}
+    before = everything(model)
+    found = protect_what_breaks(model, x, couplings)
+    same(before, everything(model))
+    assert [(c.name, c.protected) for c in found] == [
+        ("first", "breaks the forward: ValueError: expected sixteen channels")
+    ]
+    assert [c.name for c in couplings.couplings if c.protected is None] == ["second"]
+
+
+def test_the_pruner_leaves_what_breaks_alone():
+    model, x = Checked(), torch.randn(2, 4)
+    pruner = DFPCPruner(model, x, lambda group: torch.arange(float(len(group[0].idxs))), pruning_ratio=0.5)
+    pruner.step()
+    assert (model.first.out_features, model.second.out_features) == (16, 6)
+    assert model(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize("model, x", [(Recurrent(), torch.randn(2, 5, 4)), (Picky(), torch.randn(4, 4))])
+def test_what_runs_is_not_protected(model, x):
+    couplings = map_couplings(model, x)
+    free = [c.name for c in couplings.couplings if c.protected is None]
+    before = everything(model)
+    assert free
+    assert protect_what_breaks(model, x, couplings) == []
+    same(before, everything(model))
+    assert model(x).isfinite().all()
+
+
+def test_a_model_that_never_runs_raises_its_own_error():
+    class Broken(Checked):
+        def forward(self, x):
+            raise KeyError("nothing to see")
+
+    couplings = map_couplings(Checked(), torch.randn(2, 4))
+    with pytest.raises(KeyError, match="nothing to see"):
+        protect_what_breaks(Broken(), torch.randn(2, 4), couplings)
+
+
+def test_couplings_that_break_only_together_lose_the_cheapest():
+    class Together(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            width = x.shape[-1]
+            x = self.second(x)
+            if width < 8 and x.shape[-1] < 6:
+                raise ValueError("too narrow")
+            return self.third(x)
+
+    model, x = Together(), torch.randn(2, 4)
+    couplings = map_couplings(model, x)
+    found = protect_what_breaks(copy.deepcopy(model), x, couplings)
+    assert len(found) == 1
+    assert found[0].macs == min(c.macs for c in couplings.couplings if c.name in ("first", "second") and c.feed_in)
