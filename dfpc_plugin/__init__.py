@@ -1,6 +1,7 @@
 """Data-free structured pruning (DFPC) for any timm or torchvision model, inside Torch-Pruning."""
 
 from dfpc_plugin.coupling import LayerCoupling
+from dfpc_plugin.couplings import DataFlowCoupling, find_couplings
 from dfpc_plugin.flow import (
     Convention,
     LayerContext,
@@ -10,6 +11,7 @@ from dfpc_plugin.flow import (
     rule,
     rule_scope,
 )
+from dfpc_plugin.host import DataFlowGraph, DFPCPruner
 from dfpc_plugin.importance import DFPCImportance, ImportanceRanking
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 
@@ -18,6 +20,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Convention",
     "DFPCImportance",
+    "DFPCPruner",
+    "DataFlowCoupling",
+    "DataFlowGraph",
     "ImportanceRanking",
     "LayerContext",
     "LayerCoupling",
@@ -25,6 +30,7 @@ __all__ = [
     "Ranking",
     "Saliency",
     "bgsc",
+    "find_couplings",
     "missing_operators",
     "registered_rules",
     "rule",

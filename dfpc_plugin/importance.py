@@ -69,7 +69,7 @@ class DFPCImportance(tp.importance.Importance):
         importance = torch.zeros(len(roots), dtype=torch.float64)
         found = False
         for item in group.items:
-            scores = _scores_of(saliency, state.names.get(item.dep.target.module), item, group)
+            scores = _scores_of(saliency, _name_of(state, item.dep.target.module, group), item, group)
             if scores is not None:
                 found = True
                 _add_at(importance, scores, item, roots)
@@ -123,12 +123,28 @@ def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> 
     importance.index_add_(0, to, scores[take])
 
 
+def _name_of(state: ModelState, target: Any, group: Any) -> str | None:
+    """Return the name that a module, or a parameter that Torch-Pruning has no layer for, goes by in a saliency."""
+    if isinstance(target, nn.Parameter):
+        return group._DG._param_to_name.get(target, "").removesuffix(".weight")
+    return state.names.get(target)
+
+
 def _scores_of(saliency: Saliency, name: str | None, item: Any, group: Any) -> Tensor | None:
     """Return the scores of a group item's output channels if it is a feed-in layer, else None."""
-    if name is None or not group._DG.is_out_channel_pruning_fn(item.dep.handler):
+    target = item.dep.target.module
+    bare = isinstance(target, nn.Parameter)  # has scores along the dimension that is written, known to our own graph
+    role = getattr(item.dep, "role", None if bare else "feed-in")
+    if name is None or role != "feed-in" or not group._DG.is_out_channel_pruning_fn(item.dep.handler):
         return None
-    parts = list(_feed_in_scores(saliency, name, item.dep.target.module))
-    return torch.stack(parts).sum(0) if parts else None
+    parts = list(_feed_in_scores(saliency, name, target))
+    if not parts:
+        return None
+    scores = torch.stack(parts).sum(0)
+    if bare:
+        gates, rest = divmod(target.size(item.dep.target.pruning_dim), len(scores))
+        return None if rest else scores.repeat(gates) / gates  # a recurrent layer has rows per gate for every score
+    return scores
 
 
 def _feed_in_scores(saliency: Saliency, name: str, module: nn.Module) -> Iterator[Tensor]:

@@ -22,7 +22,7 @@ from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 
-__all__ = ["TracedCall", "traced_call"]
+__all__ = ["TracedCall", "noting", "traced_call"]
 
 _ATTRIBUTE = "_dfpc_traced_call"
 
@@ -57,7 +57,7 @@ def _without_values(tensor: Tensor) -> Tensor:
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
-def _noting(build: Callable[..., tp.DependencyGraph]) -> Callable[..., tp.DependencyGraph]:
+def noting(build: Callable[..., tp.DependencyGraph]) -> Callable[..., tp.DependencyGraph]:
     """Wrap `build_dependency` so that it notes its call on the graph."""
     signature = inspect.signature(build)
 
@@ -73,4 +73,4 @@ def _noting(build: Callable[..., tp.DependencyGraph]) -> Callable[..., tp.Depend
 
 
 if not hasattr(tp.DependencyGraph.build_dependency, "_notes_traced_call"):
-    tp.DependencyGraph.build_dependency = _noting(tp.DependencyGraph.build_dependency)
+    tp.DependencyGraph.build_dependency = noting(tp.DependencyGraph.build_dependency)

@@ -9,10 +9,11 @@ import dfpc_plugin
 
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
-    "errors require files inputs preserve flow coupling saliency state tracing importance models latency report demo cli"
+    "errors require files inputs families preserve flow labels couplings surgery coupling saliency state tracing importance host "
+    "models latency report demo cli"
 ).split()
 HOSTS = {
-    "torch_pruning": {"tracing", "importance", "demo"},
+    "torch_pruning": {"tracing", "importance", "host", "demo"},
     "timm": {"models", "demo"},
     "torchvision": {"models"},
     "yaml": set(),

@@ -1,0 +1,10 @@
+"""Torch-Pruning as a host: its pruners and importances on couplings that are found by data flow."""
+
+from __future__ import annotations
+
+from dfpc_plugin.host.adapt import with_data_flow
+from dfpc_plugin.host.graph import DataFlowGraph
+from dfpc_plugin.host.group import DataFlowGroup
+from dfpc_plugin.host.pruner import DFPCPruner
+
+__all__ = ["DFPCPruner", "DataFlowGraph", "DataFlowGroup", "with_data_flow"]

@@ -1,0 +1,274 @@
+"""A Torch-Pruning dependency graph whose groups are couplings found by data flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch_pruning import ops
+from torch_pruning.dependency import Node
+
+from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling, map_couplings, prunable_share
+from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.errors import GroupError
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host.group import DataFlowGroup
+from dfpc_plugin.host.layout import Place, Side, request_layout_of
+from dfpc_plugin.host.places import Places
+from dfpc_plugin.host.units import UnitFunction, units_left
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.surgery import cut, protect_what_breaks
+from dfpc_plugin.tracing import noting
+
+__all__ = ["DataFlowGraph"]
+
+
+class DataFlowGraph(tp.DependencyGraph):
+    """Torch-Pruning's dependency graph, with couplings in place of a traced graph.
+
+    Attributes:
+        coupling_map: Everything a cut needs to know.
+        prunable_macs: Share of the multiply-accumulates in layers that read or write a coupling that can be pruned.
+        prunable_parameters: Share of the parameters' elements that go with such couplings.
+    """
+
+    coupling_map: CouplingMap
+    prunable_macs: float
+    prunable_parameters: float
+
+    def __init__(self, *, whole_heads: bool = False, probe: bool = True) -> None:
+        """Choose what units of attention are, and whether couplings are tried before they are offered.
+
+        Args:
+            whole_heads: Attention loses whole heads rather than dimensions of all of them.
+            probe: Cut one unit of every coupling on trial, and protect what breaks the forward.
+        """
+        super().__init__()
+        self._whole_heads, self._probe = whole_heads, probe
+
+    @property
+    def couplings(self) -> list[DataFlowCoupling]:
+        """All couplings, those that must not be pruned included."""
+        return self.coupling_map.couplings
+
+    @noting
+    def build_dependency(
+        self,
+        model: nn.Module,
+        example_inputs: ExampleInputs,
+        forward_fn: ForwardFunction | None = None,
+        output_transform: Callable[..., Any] | None = None,
+        unwrapped_parameters: Any = None,
+        customized_pruners: Mapping[Any, Any] | None = None,
+        ignored_layers: Sequence[nn.Module] | None = None,
+        ignored_params: Sequence[nn.Parameter] | None = None,
+        verbose: bool = True,
+    ) -> DataFlowGraph:
+        """Find the couplings of `model`. Takes no gradients, and leaves the model as it is.
+
+        Args:
+            model: The model to prune.
+            example_inputs: As for `find_couplings`.
+            forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
+            output_transform: Not needed: every output counts.
+            unwrapped_parameters: Dimensions are found by data flow; given ones are kept for who asks.
+            customized_pruners: Registered, so that groups name them; cutting is done by this package.
+            ignored_layers: Modules of which no channel is to go.
+            ignored_params: Parameters of which no channel is to go.
+            verbose: As in Torch-Pruning; nothing is printed.
+
+        Raises:
+            DFPCError: As `find_couplings` raises.
+        """
+        self.verbose = verbose
+        self.model = model
+        self._module2name = {module: name for name, module in model.named_modules()}
+        for kind, pruner in (customized_pruners or {}).items():
+            self.register_customized_layer(kind, pruner)
+        self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or ())
+        self.ignored_params = list(ignored_params or ())
+        given = unwrapped_parameters.items() if isinstance(unwrapped_parameters, Mapping) else unwrapped_parameters
+        self.verbose = False  # Torch-Pruning would warn of parameters whose dimension it guesses
+        self._param_to_name, self.unwrapped_parameters = self._detect_unwrapped_parameters(list(given or ()))
+        self.verbose = verbose
+        self.coupling_map = map_couplings(model, example_inputs, forward_fn, whole_heads=self._whole_heads)
+        if self._probe:
+            protect_what_breaks(model, example_inputs, self.coupling_map, forward_fn)
+        self._places = Places(self)
+        self.module2node: dict[Any, Node] = self._places.nodes
+        self._module2name.update((m, n.name) for m, n in self.module2node.items() if isinstance(m, nn.Parameter))
+        self._number_units()
+        self.prunable_macs, self.prunable_parameters = prunable_share(self.coupling_map, model)
+        return self
+
+    def _number_units(self) -> None:
+        """Remember the coupling and the unit that every channel belongs to."""
+        self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
+        self._unit_of = self._coupling_of.clone()
+        for number, coupling in enumerate(self.couplings):
+            self._coupling_of[coupling.blocks] = number
+            self._unit_of[coupling.blocks] = torch.arange(coupling.channels).expand(coupling.blocks.shape)
+
+    def place_of(self, axis: Axis) -> Place | None:
+        """Where Torch-Pruning sees a dimension; None if its importances cannot."""
+        return self._places.by_axis.get(id(axis))
+
+    def name_of(self, module: Any) -> str:
+        """Path of a module or parameter."""
+        return self._module2name[module]
+
+    def units_left(self, coupling: DataFlowCoupling) -> Tensor:
+        """Columns of `coupling.blocks` that no cut has taken."""
+        return units_left(coupling, self.coupling_map.channels.removed)
+
+    def get_all_groups(
+        self,
+        ignored_layers: Iterable[Any] = (),
+        root_module_types: Iterable[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM),
+    ) -> Iterator[DataFlowGroup]:
+        """Yield one group per coupling that may be pruned, with all units that it has left.
+
+        Args:
+            ignored_layers: Couplings that one of these writes or transforms are left out; reading one does no harm.
+            root_module_types: Couplings that no such layer writes are left out. Matrices that are not in a layer which
+                Torch-Pruning knows, such as those of attention, count as linear layers.
+        """
+        ignored = {id(layer) for layer in [*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params]}
+        types = tuple(root_module_types)
+        for coupling in self.couplings:
+            if coupling.protected is None and self._is_wanted(coupling, ignored, types):
+                yield self.group_of(coupling)
+
+    def group_of(self, coupling: DataFlowCoupling) -> DataFlowGroup:
+        """Return the group of all units that a coupling has left."""
+        return DataFlowGroup(self, [coupling], [self.units_left(coupling)], self._places.root_of(coupling))
+
+    def _is_wanted(self, coupling: DataFlowCoupling, ignored: set[int], types: tuple[type, ...]) -> bool:
+        """Tell whether some layer of these types writes a coupling, and nothing that is ignored holds it."""
+        found = False
+        for axis in coupling.axes:
+            owner, tensor = self._places.owner_of(axis)
+            if id(tensor) in ignored or (axis.role != "feed-out" and id(owner) in ignored):
+                return False
+            if axis.role == "feed-in":
+                is_matrix = request_layout_of(owner)["out"] == () or isinstance(owner, nn.MultiheadAttention)
+                found |= isinstance(owner, types) or (is_matrix and ops.TORCH_LINEAR in types)
+        return found
+
+    def get_pruning_group(
+        self, module: Any, pruning_fn: Callable[..., Any], idxs: int | Iterable[int] | Tensor
+    ) -> DataFlowGroup:
+        """Return what goes with some channels.
+
+        Args:
+            module: A module or bare parameter of the model.
+            pruning_fn: A function of Torch-Pruning such as `tp.prune_conv_out_channels`, or the handler of a group's
+                first item.
+            idxs: Indices of `module`'s outputs, or of its inputs, as the function says; with a group's handler, numbers
+                of units among all that its couplings have left.
+
+        Raises:
+            GroupError: There are no such channels, or they must stay.
+        """
+        asked = torch.as_tensor(idxs if isinstance(idxs, int | Tensor) else list(idxs), dtype=torch.long)
+        chosen = list(dict.fromkeys(asked.reshape(-1).tolist()))
+        if module not in self.module2node:
+            kind = type(module).__name__
+            raise GroupError(f"{kind} holds no channels of this graph's model; name one of its layers.")
+        if isinstance(pruning_fn, UnitFunction):
+            return self._group_by_units(module, pruning_fn, chosen)
+        return self._group_by_channels(module, self._side(pruning_fn), chosen)
+
+    def count_channels(self, module: Any, pruning_fn: Callable[..., Any]) -> int:
+        """How many channels one side of a layer has left, as `get_pruning_group` counts them."""
+        if isinstance(pruning_fn, UnitFunction):
+            return sum(len(self.units_left(coupling)) for coupling in pruning_fn.couplings)
+        axis = self._places.requested(module, self._side(pruning_fn)).axis
+        return int((~self.coupling_map.channels.removed[axis.channels]).sum())
+
+    def _side(self, pruning_fn: Callable[..., Any]) -> Side:
+        """The side of a layer that one of Torch-Pruning's functions is about."""
+        if self.is_out_channel_pruning_fn(pruning_fn):
+            return "out"
+        if self.is_in_channel_pruning_fn(pruning_fn):
+            return "in"
+        raise GroupError(f"{pruning_fn!r} is no function of this graph; use tp.prune_conv_out_channels or alike.")
+
+    def _group_by_units(self, module: Any, function: UnitFunction, idxs: list[int]) -> DataFlowGroup:
+        """Units by number, counted over couplings."""
+        left = [self.units_left(coupling) for coupling in function.couplings]
+        total = sum(map(len, left))
+        _check_range(idxs, total, f"the coupling of '{function.couplings[0].name}'", "units")
+        chosen, start = [], 0
+        for coupling, own in zip(function.couplings, left, strict=True):
+            named = own[[i - start for i in idxs if start <= i < start + len(own)]]
+            chosen += [(coupling, named)] if len(named) else []
+            start += len(own)
+        couplings, units = zip(*chosen, strict=True)
+        return DataFlowGroup(self, couplings, units, self._places.root_of(couplings[0], module))
+
+    def _group_by_channels(self, module: Any, side: Side, idxs: list[int]) -> DataFlowGroup:
+        """Units that hold some channels of a layer."""
+        root = self._places.requested(module, side)
+        removed = self.coupling_map.channels.removed
+        alive = root.axis.channels[~removed[root.axis.channels]]
+        where = f"'{self.name_of(module)}'"
+        _check_range(idxs, len(alive), where, "inputs" if side == "in" else "outputs")
+        channels = alive[idxs]
+        numbers = list(dict.fromkeys(self._coupling_of[channels].tolist()))
+        for number in numbers:
+            reason = "is no channel" if number < 0 else self.couplings[number].protected
+            if reason is not None:
+                raise GroupError(f"Channels of {where} must stay: {reason}. Leave that layer's {side}puts alone.")
+        couplings = [self.couplings[number] for number in numbers]
+        units = [
+            torch.tensor(list(dict.fromkeys(self._unit_of[channels[self._coupling_of[channels] == number]].tolist())))
+            for number in numbers
+        ]
+        return DataFlowGroup(self, couplings, units, root)
+
+    def check_pruning_group(self, group: DataFlowGroup) -> bool:
+        """Tell whether every coupling of a group would keep a unit."""
+        pairs = zip(group.couplings, group.units, strict=True)
+        return all(len(own) < len(self.units_left(coupling)) for coupling, own in pairs)
+
+    def prune_together(self, groups: Sequence[DataFlowGroup]) -> None:
+        """Remove several groups at once: all of them, or nothing at all.
+
+        Raises:
+            GroupError: A group was made before a cut that took some of its channels, or would leave nothing.
+            CutError: The model's forward could not follow; the model is unchanged.
+        """
+        removed, entries = self.coupling_map.channels.removed.clone(), []
+        for group in groups:
+            group.check()
+            entries.append(group.history_entry(removed))
+            removed[group.channels] = True
+        if groups:
+            cut(self.model, self.coupling_map, torch.cat([group.channels for group in groups]))
+        self._pruning_history += entries
+
+    def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
+        """Do again what another graph's history says."""
+        for name, is_out, idxs in pruning_history:
+            path, _, last = name.rpartition(".")
+            try:
+                module = getattr(self.model.get_submodule(path), last) if name else self.model
+            except AttributeError:
+                raise GroupError(f"The history cuts '{name}', which this model lacks; load it on a copy.") from None
+            pruner = self.get_pruner_of_module(module)
+            function = pruner.prune_out_channels if is_out else pruner.prune_in_channels
+            self.get_pruning_group(module, function, idxs).prune(record_history=False)
+            self._pruning_history.append([name, is_out, list(idxs)])
+
+
+def _check_range(idxs: list[int], count: int, where: str, kind: str) -> None:
+    """Raise on indices that are not there."""
+    if not idxs:
+        raise GroupError(f"No {kind} of {where} were named; name at least one.")
+    wrong = [i for i in idxs if not 0 <= i < count]
+    if wrong:
+        raise GroupError(f"{where} has {count} {kind}, and index {wrong[0]} is none of them; count from 0.")

@@ -1,0 +1,205 @@
+"""A Torch-Pruning group made from couplings."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch_pruning._helpers import GroupItem
+
+from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.errors import GroupError
+from dfpc_plugin.host.layout import Place
+from dfpc_plugin.host.units import UnitFunction, positions, units_left
+from dfpc_plugin.surgery import cut
+
+if TYPE_CHECKING:
+    from dfpc_plugin.host.graph import DataFlowGraph
+
+__all__ = ["DataFlowDependency", "DataFlowGroup"]
+
+
+_DEAR = 2**28
+
+
+class DataFlowDependency(tp.Dependency):
+    """What one item of a group removes, and from where.
+
+    Attributes:
+        role: "feed-in", "feed-out" or "transform", as in `Slice`.
+    """
+
+    def __init__(self, root: Place, root_function: UnitFunction, place: Place, is_root: bool) -> None:
+        """Say that removing units at `root` removes channels at `place`."""
+        handler = root_function if is_root else place.handler
+        super().__init__(root_function, handler, source=root.node, target=place.node)
+        self.role = place.axis.role
+
+
+class DataFlowGroup(tp.Group):
+    """Units of one or more couplings, and everything that goes with them, as Torch-Pruning's importances read it.
+
+    Items are `(dep, idxs)` with `root_idxs`: the positions `idxs` of the layer `dep.target` go with the units
+    `root_idxs`, which count the units of this group from 0. A layer of which several channels go with a unit, such as
+    one per attention head, has several items, each with one channel per unit. The first item covers every unit.
+
+    Attributes:
+        couplings: The couplings.
+        units: Per coupling, the columns of its `blocks`.
+    """
+
+    def __init__(
+        self,
+        graph: DataFlowGraph,
+        couplings: Sequence[DataFlowCoupling],
+        units: Sequence[Tensor],
+        root: Place,
+    ) -> None:
+        """Collect what goes with `units`; `root` is the layer to name first."""
+        super().__init__()
+        self._DG = graph
+        self.couplings = tuple(couplings)
+        self.units = tuple(units)
+        self._root = root
+        self._group = self._items()
+
+    @property
+    def channels(self) -> Tensor:
+        """Numbers of the channels that go, in all couplings."""
+        return torch.cat([c.blocks[:, own].reshape(-1) for c, own in zip(self.couplings, self.units, strict=True)])
+
+    def prune(self, idxs: Iterable[int] | None = None, record_history: bool = True) -> None:
+        """Remove the group from the model: everything, or nothing at all.
+
+        Args:
+            idxs: Remove these units instead, counted among all that the group's couplings have left.
+            record_history: Note it in the graph's history.
+
+        Raises:
+            GroupError: Some of it has been removed before, or nothing would be left of a coupling.
+            CutError: The model's forward could not follow; the model is unchanged.
+        """
+        if idxs is not None:
+            self._DG.get_pruning_group(self[0].dep.target.module, self[0].dep.handler, idxs).prune(
+                record_history=record_history
+            )
+            return
+        self.check()
+        entry = self.history_entry()
+        cut(self._DG.model, self._DG.coupling_map, self.channels)
+        if record_history:
+            self._DG._pruning_history.append(entry)
+
+    def check(self) -> None:
+        """Raise unless all of it is there and something would be left."""
+        removed = self._DG.coupling_map.channels.removed
+        if removed[self.channels].any():
+            raise GroupError(
+                f"This group of '{self.couplings[0].name}' was made before a cut that took some of its channels; "
+                f"get a new group from the graph."
+            )
+        for coupling, own in zip(self.couplings, self.units, strict=True):
+            if len(own) and len(units_left(coupling, removed)) <= len(own):
+                raise GroupError(
+                    f"Cutting {len(own)} units would leave nothing of the coupling of '{coupling.name}'; keep one."
+                )
+
+    def history_entry(self, removed: Tensor | None = None) -> list[Any]:
+        """What Torch-Pruning keeps of a cut, by positions as they are now, or with `removed` channels gone."""
+        item = self._items(root_only=True, removed=removed)[0]
+        module = item.dep.target.module
+        return [self._DG.name_of(module), self._DG.is_out_channel_pruning_fn(item.dep.handler), item.idxs]
+
+    def _items(self, root_only: bool = False, removed: Tensor | None = None) -> list[GroupItem]:
+        """One item per layer, side and channel of a unit, the root's first."""
+        removed = self._DG.coupling_map.channels.removed if removed is None else removed
+        found: dict[tuple[Any, ...], tuple[Place, list[int], list[int]]] = {(self._root.key, 0): (self._root, [], [])}
+        start = 0
+        for coupling, own in zip(self.couplings, self.units, strict=True):
+            channels = coupling.blocks[:, own]
+            places: dict[tuple[Any, ...], Place] = {}
+            for place in map(self._DG.place_of, coupling.axes):
+                if place is not None and (place.key == self._root.key or not root_only):
+                    places.setdefault(place.key, place)
+            for place in places.values():
+                lines = positions(place.axis, channels, removed).t().tolist()
+                merged = place.key != self._root.key and _is_dear(place, len(lines))
+                for line, idxs in enumerate(lines):
+                    _, known, roots = found.setdefault((place.key, 0 if merged else line), (place, [], []))
+                    known += idxs
+                    roots += range(start, start + len(own))
+            start += len(own)
+        function = UnitFunction(self._root.handler, self.couplings)
+        return [
+            _item(DataFlowDependency(self._root, function, place, number == 0), idxs, roots)
+            for number, (place, idxs, roots) in enumerate(found.values())
+        ]
+
+    def by_weight(self) -> DataFlowGroup:
+        """Return a copy where inputs of a grouped convolution are columns of its weight, as regularisers index it."""
+        result = copy.copy(self)
+        result._group, seen = [], set()
+        for item in self.items:
+            layer, other = item.dep.target.module, item
+            if item.dep.handler == tp.prune_conv_in_channels and layer.groups > 1 and not layer.transposed:
+                other = _item(item.dep, [i % layer.weight.size(1) for i in item.idxs], item.root_idxs)
+                if (layer, *other.idxs) in seen:
+                    continue  # another group's part of the same columns
+                seen.add((layer, *other.idxs))
+            result._group.append(other)
+        return result
+
+    def __str__(self) -> str:
+        """The couplings, and one line per layer and side."""
+        lines = [f"{_counted(sum(map(len, self.units)))} of {', '.join(c.name for c in self.couplings)}"]
+        sides: dict[str, int] = {}
+        for item in self.items:
+            line = _described(item)
+            sides[line] = sides.get(line, 0) + len(item.idxs)
+        lines += [f"  {line}, {count} channels" for line, count in sides.items()]
+        return "\n".join(lines)
+
+    def details(self) -> str:
+        """As `str`, with the indices of every item."""
+        lines = [f"{_counted(sum(map(len, self.units)))} of {', '.join(c.name for c in self.couplings)}"]
+        lines += [f"  [{number}] {_described(item)} {item.idxs}" for number, item in enumerate(self.items)]
+        return "\n".join(lines)
+
+
+def _counted(units: int) -> str:
+    """A number of units, in words."""
+    return "1 unit" if units == 1 else f"{units} units"
+
+
+def _item(dep: tp.Dependency, idxs: list[int], roots: list[int]) -> GroupItem:
+    """An item of a group, as Torch-Pruning makes it."""
+    item = GroupItem(dep, idxs)
+    item.root_idxs = roots
+    return item
+
+
+def _described(item: GroupItem) -> str:
+    """What is cut, in words."""
+    node = item.dep.target
+    where = f" in dimension {node.pruning_dim}" if isinstance(node.module, nn.Parameter) else ""
+    return f"{node.name}: {item.dep.handler.__name__}{where}"
+
+
+def _is_dear(place: Place, lines: int) -> bool:
+    """Tell whether an item per channel of a unit would take importances too long.
+
+    They look at all of a layer's weight for every item about its inputs. Of a classifier behind flattened maps, a unit
+    takes as many inputs as a map has positions; one item with repeated `root_idxs` then holds all of them, as
+    Torch-Pruning has it.
+    """
+    return lines > 1 and place.axis.role == "feed-out" and lines * _size(place.node.module) > _DEAR
+
+
+def _size(target: Any) -> int:
+    """Number of entries of a layer's weight, or of a bare parameter."""
+    weight = getattr(target, "weight", target)
+    return weight.numel() if isinstance(weight, Tensor) else 0

@@ -1,0 +1,96 @@
+"""Where Torch-Pruning's layers keep their channels, and which of its functions stands for removing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch_pruning as tp
+from torch import nn
+from torch_pruning import ops
+from torch_pruning.dependency import Node
+
+from dfpc_plugin.couplings.channels import Axis
+
+__all__ = ["Place", "Side", "handler_for", "layout_of", "request_layout_of", "side_of"]
+
+Side = Literal["out", "in"]
+Layout = Mapping[Side, tuple[tuple[str, int], ...]]
+"""Per side of a layer, the `(tensor, dimension)` pairs that hold its channels."""
+
+_MATRIX: Layout = {"out": (("weight", 0), ("bias", 0)), "in": (("weight", 1),)}
+_TRANSPOSED: Layout = {"out": (("weight", 1), ("bias", 0)), "in": (("weight", 0),)}
+_DEPTHWISE: Layout = dict.fromkeys(("out", "in"), (("weight", 0), ("weight", 1), ("bias", 0)))
+_VECTORS: Layout = dict.fromkeys(("out", "in"), (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0)))
+_EMBEDDING: Layout = dict.fromkeys(("out", "in"), (("weight", 1),))
+_ATTENTION: Layout = {
+    "out": (("out_proj.weight", 0),),
+    "in": (("in_proj_weight", 1), ("q_proj_weight", 1)),
+}
+_RECURRENT: Layout = {"out": (("weight_hh_l0", 1),), "in": (("weight_ih_l0", 1),)}
+
+_BY_TYPE: Mapping[Any, Layout] = {
+    ops.OPTYPE.CONV: _MATRIX,
+    ops.OPTYPE.DEPTHWISE_CONV: _DEPTHWISE,
+    ops.OPTYPE.LINEAR: _MATRIX,
+    ops.OPTYPE.EMBED: _EMBEDDING,
+    **dict.fromkeys((ops.OPTYPE.BN, ops.OPTYPE.LN, ops.OPTYPE.GN, ops.OPTYPE.IN, ops.OPTYPE.PRELU), _VECTORS),
+}
+_NOTHING: Layout = {"out": (), "in": ()}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dimension of a tensor as Torch-Pruning sees it.
+
+    Attributes:
+        key: Equal for dimensions that one item of a group stands for, such as a layer's weight and bias.
+        node: The node of the layer, or of the bare parameter.
+        handler: Torch-Pruning's function that removes such channels.
+        axis: The dimension.
+    """
+
+    key: tuple[Any, ...]
+    node: Node
+    handler: Callable[..., Any]
+    axis: Axis
+
+
+def layout_of(module: Any) -> Layout:
+    """Return where Torch-Pruning's functions and importances expect the channels of `module`; empty if nowhere.
+
+    Attention and recurrent layers are not listed: their matrices take part in several couplings, so that each is shown
+    as a parameter.
+    """
+    kind = ops.module2type(module)
+    if kind == ops.OPTYPE.CONV and module.transposed:
+        return _TRANSPOSED
+    if kind == ops.OPTYPE.LN and len(module.normalized_shape) > 1:
+        return _NOTHING
+    return _BY_TYPE.get(kind, _NOTHING)
+
+
+def request_layout_of(module: nn.Module) -> Layout:
+    """Return where a user who names `module` and a side of it means channels to be."""
+    if isinstance(module, nn.MultiheadAttention):
+        return _ATTENTION
+    if isinstance(module, nn.LSTM):
+        return _RECURRENT
+    return layout_of(module)
+
+
+def side_of(module: nn.Module, tensor: str, dim: int) -> Side | None:
+    """Return the side of a layer that a dimension of one of its tensors belongs to."""
+    sides: tuple[Side, ...] = ("out", "in")
+    return next((side for side in sides if (tensor, dim) in layout_of(module)[side]), None)
+
+
+def handler_for(module: nn.Module, pruner: Any, side: Side) -> Callable[..., Any] | None:
+    """Return Torch-Pruning's function for one side of a layer; None where its importances cannot index the layer."""
+    if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups != module.out_channels:
+        if module.transposed and side == "out":
+            return tp.prune_depthwise_conv_out_channels  # they would look for all outputs in one group's columns
+        if side == "in" and module.groups == module.in_channels:
+            return None  # they take it for a depthwise convolution, of which they read no inputs
+    return pruner.prune_out_channels if side == "out" else pruner.prune_in_channels

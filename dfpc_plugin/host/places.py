@@ -1,0 +1,112 @@
+"""Every labelled dimension of a model as Torch-Pruning's graph shows it: a node, and a pruning function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch_pruning import ops
+from torch_pruning.dependency import Node
+
+from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.errors import GroupError
+from dfpc_plugin.host.layout import Place, Side, handler_for, request_layout_of, side_of
+
+if TYPE_CHECKING:
+    from dfpc_plugin.host.graph import DataFlowGraph
+
+__all__ = ["Places"]
+
+
+class Places:
+    """Where channels lie, in Torch-Pruning's terms.
+
+    Attributes:
+        nodes: A node for every module and every bare parameter that holds channels.
+        by_axis: The place of every labelled dimension, by its id; those that importances cannot index have none.
+    """
+
+    def __init__(self, graph: DataFlowGraph) -> None:
+        """Make nodes and places for everything in `graph.coupling_map`."""
+        self._graph = graph
+        self._modules = dict(graph.model.named_modules(remove_duplicate=False))
+        self.nodes: dict[Any, Node] = {}
+        self.by_axis: dict[int, Place] = {}
+        self._free = {id(a) for c in graph.couplings if c.protected is None for a in c.axes}
+        self._axes = {(axis.tensor, axis.dim): axis for axis in graph.coupling_map.channels.axes}
+        self._names: dict[int, str] = {}
+        self._ranks: dict[str, tuple[bool, bool]] = {}
+        for axis in graph.coupling_map.channels.axes:
+            place = self._place(axis)
+            if place is not None:
+                self.by_axis[id(axis)] = place
+
+    def owner_of(self, axis: Axis) -> tuple[nn.Module, Tensor]:
+        """The module that holds a dimension's tensor, and the tensor."""
+        path, _, name = axis.tensor.rpartition(".")
+        owner = self._modules[path]
+        return owner, getattr(owner, name)
+
+    def root_of(self, coupling: DataFlowCoupling, module: Any = None) -> Place:
+        """The place to name a coupling by: in `module` if given, else the first layer that writes it."""
+        places = [place for place in map(self._graph.place_of, coupling.axes) if place is not None]
+        if module is not None:
+            places = [place for place in places if place.node.module is module]
+        if not places:
+            raise GroupError(f"The coupling of '{coupling.name}' has no channels there; name a layer of it.")
+        return min(places, key=_order)  # the first of those that are equal
+
+    def requested(self, module: Any, side: Side) -> Place:
+        """The place of one side of a layer that a user named."""
+        if isinstance(module, nn.Parameter):
+            return self.by_axis[id(self._axes[self.nodes[module].name, self.nodes[module].pruning_dim])]
+        for name, dim in request_layout_of(module)[side]:
+            owner = module
+            for part in name.split(".")[:-1]:
+                owner = getattr(owner, part)
+            tensor = getattr(owner, name.rpartition(".")[2], None)
+            axis = None if tensor is None else self._axes.get((self._names.get(id(tensor), ""), dim))
+            if axis is not None and id(axis) in self.by_axis:
+                return self.by_axis[id(axis)]
+        name = self._graph.name_of(module)
+        raise GroupError(f"The {side}puts of '{name}' are no channels that can be named; name a layer next to it.")
+
+    def _place(self, axis: Axis) -> Place | None:
+        """The node and the function for one dimension."""
+        owner, tensor = self.owner_of(axis)
+        self._names[id(tensor)] = axis.tensor
+        path, _, name = axis.tensor.rpartition(".")
+        node = self.nodes.setdefault(owner, Node(owner, None, self._graph.name_of(owner)))
+        pruner = self._graph.get_pruner_of_module(owner)
+        if type(owner) in self._graph.CUSTOMIZED_PRUNERS:
+            side: Side | None = "in" if axis.role == "feed-out" else "out"
+        else:
+            side = side_of(owner, name, axis.dim)
+        if side is not None:
+            handler = handler_for(owner, pruner, side)
+            return None if handler is None else Place((path, handler), node, handler, axis)
+        if isinstance(tensor, nn.Parameter):
+            return self._bare(axis, tensor)
+        dummy = self._graph.REGISTERED_PRUNERS[ops.OPTYPE.ELEMENTWISE].prune_out_channels
+        return Place((axis.tensor, axis.dim), node, dummy, axis)
+
+    def _bare(self, axis: Axis, tensor: nn.Parameter) -> Place:
+        """A parameter that Torch-Pruning has no layer for; one node per dimension, the likeliest to be named known."""
+        node = Node(tensor, None, axis.tensor)
+        node.pruning_dim = axis.dim
+        rank = (id(axis) in self._free, axis.role == "feed-in")
+        if tensor not in self.nodes or rank > self._ranks[axis.tensor]:
+            self.nodes[tensor], self._ranks[axis.tensor] = node, rank
+        self._graph._param_to_name[tensor] = axis.tensor
+        handler = self._graph.REGISTERED_PRUNERS[ops.OPTYPE.PARAMETER].prune_out_channels
+        return Place((axis.tensor, axis.dim), node, handler, axis)
+
+
+def _order(place: Place) -> int:
+    """How well a place stands for its coupling: a layer that writes it best."""
+    if place.axis.role != "feed-in":
+        return 3
+    if isinstance(place.node.module, nn.Parameter):
+        return 2
+    return int(place.node.type == ops.OPTYPE.DEPTHWISE_CONV)

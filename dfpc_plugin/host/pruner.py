@@ -1,0 +1,258 @@
+"""Torch-Pruning's pruner on couplings found by data flow."""
+
+from __future__ import annotations
+
+import functools
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch_pruning import ops
+from torch_pruning.pruner.algorithms import base_pruner
+
+from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host.graph import DataFlowGraph
+from dfpc_plugin.host.group import DataFlowGroup
+from dfpc_plugin.host.ranking import Candidate, keep_at_least, lowest, rounded
+from dfpc_plugin.inputs import ExampleInputs
+
+__all__ = ["DFPCPruner"]
+
+Importance = Callable[[Any], Tensor | None]
+
+
+def _with_graph(function: Callable[..., None], graph: Callable[[], DataFlowGraph]) -> Callable[..., None]:
+    """The same function, where the name by which Torch-Pruning builds its graph means `graph`."""
+    here = types.SimpleNamespace(DependencyGraph=graph)
+    names = {**function.__globals__, "dependency": here, "DependencyGraph": graph}
+    result = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    result.__kwdefaults__ = function.__kwdefaults__
+    return result
+
+
+class DFPCPruner(tp.pruner.BasePruner):
+    """Prune any model that `find_couplings` can follow, with Torch-Pruning's pruner interface.
+
+    Takes what `tp.pruner.BasePruner` takes, in the same order, and has the same methods. What differs:
+
+    - Groups are couplings found by data flow, so models that Torch-Pruning cannot trace are pruned too.
+    - Ratios and scores are about *units*, the least that can be cut: one channel, or one of every attention head or
+      convolution group. `num_heads` and channel groups need not be given.
+    - A coupling keeps at least one unit and two channels, however low its scores. Where it would lose more, others lose
+      instead.
+    - A step cuts everything at once, or raises and leaves the model as it was.
+    - `round_to` is about units too: every head and every group of a convolution keeps a multiple.
+    - With `prune_num_heads=True, prune_head_dims=False`, attention loses whole heads, by `head_pruning_ratio` if it is
+      given, else by `pruning_ratio`.
+    """
+
+    DG: DataFlowGraph
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: ExampleInputs,
+        importance: Importance,
+        global_pruning: bool = False,
+        pruning_ratio: float = 0.5,
+        pruning_ratio_dict: Mapping[Any, float] | None = None,
+        max_pruning_ratio: float = 1.0,
+        iterative_steps: int = 1,
+        iterative_pruning_ratio_scheduler: Callable[[float, int], Sequence[float]] = base_pruner.linear_scheduler,
+        ignored_layers: Iterable[Any] | None = None,
+        round_to: int | None = None,
+        isomorphic: bool = False,
+        in_channel_groups: Mapping[nn.Module, int] | None = None,
+        out_channel_groups: Mapping[nn.Module, int] | None = None,
+        num_heads: Mapping[nn.Module, int] | None = None,
+        prune_num_heads: bool = False,
+        prune_head_dims: bool = True,
+        head_pruning_ratio: float = 0.0,
+        head_pruning_ratio_dict: Mapping[nn.Module, float] | None = None,
+        customized_pruners: Mapping[Any, Any] | None = None,
+        unwrapped_parameters: Any = None,
+        root_module_types: Sequence[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM),
+        forward_fn: ForwardFunction | None = None,
+        output_transform: Callable[..., Any] | None = None,
+        channel_groups: Mapping[nn.Module, int] | None = None,
+        ch_sparsity: float | None = None,
+        ch_sparsity_dict: Mapping[Any, float] | None = None,
+    ) -> None:
+        """Find the couplings of `model`, and how many units each is to lose.
+
+        Raises:
+            NothingToPruneError: No coupling can be pruned.
+            PrunerSettingError: A setting that cannot be followed.
+            DFPCError: As `find_couplings` raises.
+        """
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
+            arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into what it is given
+        arguments["ignored_layers"] = _ignored(model, ignored_layers or ())
+        _check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
+        _check_ratio("max_pruning_ratio", max_pruning_ratio)
+        _check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
+        if round_to is not None and round_to < 1:
+            raise PrunerSettingError(f"round_to={round_to} is no number of channels; give 1 or more, or None.")
+        _check_ratio("head_pruning_ratio", head_pruning_ratio)
+        if prune_num_heads and prune_head_dims and head_pruning_ratio:
+            raise PrunerSettingError(
+                "prune_num_heads and prune_head_dims are both set; a pruner removes whole heads or dimensions of all "
+                "heads, so set prune_head_dims=False, or use one pruner after the other."
+            )
+        graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads and not prune_head_dims)
+        _with_graph(base_pruner.BasePruner.__init__, graph)(self, **arguments)
+        if not isinstance(self.DG, DataFlowGraph):
+            raise DFPCError("This version of Torch-Pruning builds its graph in another way; install torch-pruning 1.6.")
+        if next(self._groups_to_rank(), None) is None:
+            raise NothingToPruneError(_why_nothing(self.DG))
+
+    @property
+    def graph(self) -> DataFlowGraph:
+        """The graph, which Torch-Pruning calls `DG`."""
+        return self.DG
+
+    @property
+    def couplings(self) -> list[DataFlowCoupling]:
+        """All couplings of the model, those that must not be pruned included."""
+        return self.DG.couplings
+
+    def step(self, interactive: bool = False) -> Iterator[DataFlowGroup] | None:
+        """Prune by one step: all couplings at once, or, if `interactive`, group by group as the caller likes.
+
+        Raises:
+            CutError: The model's forward could not follow; the model is as it was before the step.
+        """
+        self.current_step += 1
+        if interactive:
+            return self._prune()
+        try:
+            self.DG.prune_together(list(self._prune()))
+        except BaseException:
+            self.current_step -= 1
+            raise
+        return None
+
+    def manual_prune_width(
+        self, layer: nn.Module, pruning_fn: Callable[..., Any], pruning_ratios_or_idxs: float | Iterable[int]
+    ) -> None:
+        """Prune what goes with one side of a layer.
+
+        Args:
+            layer: A layer of the model.
+            pruning_fn: Torch-Pruning's function for one of its sides.
+            pruning_ratios_or_idxs: The share of its units to cut, those with the lowest scores; or channels by index.
+        """
+        if not isinstance(pruning_ratios_or_idxs, float):
+            self.DG.get_pruning_group(layer, pruning_fn, pruning_ratios_or_idxs).prune()
+            return
+        _check_ratio("pruning_ratios_or_idxs", pruning_ratios_or_idxs)
+        count = self.DG.count_channels(layer, pruning_fn)
+        group = self.DG.get_pruning_group(layer, pruning_fn, range(count))
+        scores = self.estimate_importance(group)
+        if scores is not None:
+            cut = min(int(len(scores) * pruning_ratios_or_idxs + 1e-9), len(scores) - 1)
+            if cut:
+                group.prune(torch.argsort(scores, stable=True)[:cut].tolist())
+
+    def _get_channel_groups(self, group: DataFlowGroup) -> int:
+        """One: units already hold a channel of every group."""
+        return 1
+
+    def _groups_to_rank(self) -> Iterator[DataFlowGroup]:
+        """Every coupling that may lose units."""
+        for group in self.DG.get_all_groups(self.ignored_layers, self.root_module_types):
+            is_attention = self._is_atten_group(group)[0] and not group.couplings[0].whole_heads
+            if self.prune_head_dims or not is_attention:
+                yield group
+
+    @torch.no_grad()
+    def _prune(self) -> Iterator[DataFlowGroup]:
+        """Yield what to cut in this step, coupling by coupling."""
+        if self.current_step > self.iterative_steps:
+            warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=3)
+            return
+        scopes: dict[Any, tuple[float, list[Candidate]]] = {}
+        for group in self._groups_to_rank():
+            scores = self.estimate_importance(group)
+            if scores is None:
+                continue
+            scope, ratio = self._scope_of(group)
+            keep = keep_at_least(group.couplings[0], self.max_pruning_ratio)
+            scopes.setdefault(scope, (ratio, []))[1].append(Candidate(group, scores.detach().cpu(), keep))
+        for scope, (ratio, candidates) in scopes.items():
+            now = sum(len(candidate.scores) for candidate in candidates)
+            initial = self._scope_initial_channels.setdefault(scope, now)
+            counts = lowest(candidates, now - int(initial * (1 - ratio) + 1e-9))
+            for candidate, count in zip(candidates, counts, strict=True):
+                cut = rounded(len(candidate.scores), count, candidate.keep, self.round_to)
+                if cut:
+                    root = candidate.group[0].dep
+                    yield self.DG.get_pruning_group(root.target.module, root.handler, candidate.order[:cut])
+
+    def _scope_of(self, group: DataFlowGroup) -> tuple[Any, float]:
+        """What a coupling is ranked with, and the ratio of that."""
+        own = ("coupling", id(group.couplings[0]))
+        for item in group.items:
+            module = item.dep.target.module
+            if module in self._layer_to_scope and self.DG.is_out_channel_pruning_fn(item.dep.handler):
+                scope = self._layer_to_scope[module][0] if self.global_pruning else own
+                return scope, self.get_target_pruning_ratio(module)
+        ratios = self.per_step_pruning_ratio
+        if group.couplings[0].whole_heads and self.head_pruning_ratio:
+            ratios = self.per_step_head_pruning_ratio
+            return ("heads" if self.global_pruning else own), min(ratios[self.current_step], 1.0)
+        ratio = min(ratios[self.current_step], self.max_pruning_ratio)
+        if self.isomorphic:
+            is_out = self.DG.is_out_channel_pruning_fn
+            return tuple((item.dep.target.module_class, is_out(item.dep.handler)) for item in group.items), ratio
+        return ("all" if self.global_pruning else own), ratio
+
+
+def _ignored(model: nn.Module, layers: Iterable[Any]) -> list[Any]:
+    """Modules and parameters to ignore; types stand for all modules of that type."""
+    modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
+    found: list[Any] = []
+    for layer in layers:
+        if isinstance(layer, type):
+            found += [module for module in model.modules() if isinstance(module, layer)]
+        elif (isinstance(layer, nn.Module) and layer in modules) or id(layer) in parameters:
+            found.append(layer)
+        else:
+            raise PrunerSettingError(
+                f"ignored_layers holds {type(layer).__name__} {str(layer)[:60]!r}, which is no module, parameter or "
+                f"module type of this model; pass the objects themselves, such as model.fc."
+            )
+    return found
+
+
+def _check_modules(model: nn.Module, keys: Iterable[Any]) -> None:
+    """Raise unless every key of a dictionary of ratios is a module of the model, or a tuple of such."""
+    modules = set(model.modules())
+    for key in keys:
+        for layer in key if isinstance(key, tuple) else (key,):
+            if layer not in modules:
+                raise PrunerSettingError(
+                    f"pruning_ratio_dict has the key {str(layer)[:60]!r}, which is no module of this model; "
+                    f"pass modules or tuples of modules, such as {{model.layer3: 0.5}}."
+                )
+
+
+def _check_ratio(name: str, value: float) -> None:
+    """Raise unless a ratio lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise PrunerSettingError(f"{name}={value} is no share of the channels; give a number from 0 to 1.")
+
+
+def _why_nothing(graph: DataFlowGraph) -> str:
+    """Say why no coupling is pruned."""
+    if any(coupling.protected is None for coupling in graph.couplings):
+        return "Every coupling that could be pruned holds an ignored layer or has no root layer; ignore fewer layers."
+    reasons = [f"'{c.name}' ({c.protected})" for c in graph.couplings[:3]]
+    return f"No coupling of this model can be pruned: {', '.join(reasons) or 'it has no layers'}; see find_couplings."
