@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from dfpc_plugin.cli import check, demo, score
+from dfpc_plugin.cli import check, couplings, demo, score
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 
@@ -18,6 +18,7 @@ __all__ = ["main"]
 COMMANDS: dict[str, tuple[type, Callable[[Any, Consoles], int]]] = {
     "demo": (demo.DemoConfig, demo.run),
     "score": (score.ScoreConfig, score.run),
+    "couplings": (couplings.CouplingsConfig, couplings.run),
     "check": (check.CheckConfig, check.run),
 }
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import STDOUT, require_targets, send
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.files import require_writable, write_text
 from dfpc_plugin.report.export import to_csv, to_json
 from dfpc_plugin.report.plots import require_plottable, write_plot
 from dfpc_plugin.report.score import ModelScore, score_model
@@ -16,8 +15,6 @@ from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
 
 __all__ = ["ScoreConfig", "ScoreConfigError", "run"]
-
-_STDOUT = "-"
 
 
 class ScoreConfigError(DFPCError, ValueError):
@@ -60,7 +57,7 @@ class ScoreConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ScoreConfigError(f"{name} must be 1 or more, not {value}.")
-        if self.json == self.csv == _STDOUT:
+        if self.json == self.csv == STDOUT:
             raise ScoreConfigError(
                 "json and csv cannot both go to the standard output; name a file for one of them."
             )
@@ -68,14 +65,12 @@ class ScoreConfig:
     @property
     def stdout_taken(self) -> bool:
         """Whether JSON or CSV goes to the standard output."""
-        return _STDOUT in (self.json, self.csv)
+        return STDOUT in (self.json, self.csv)
 
 
 def run(config: ScoreConfig, consoles: Consoles) -> int:
     """Score every channel of a model without data, and show the couplings that its layers form."""
-    for target in (config.json, config.csv):
-        if target not in (None, _STDOUT):
-            require_writable(Path(target))
+    require_targets(config.json, config.csv)
     if config.plot is not None:
         require_plottable(config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
@@ -97,16 +92,7 @@ def _write(config: ScoreConfig, score: ModelScore) -> list[str]:
         write_plot(score.saliency, config.plot, f"{score.model}, {score.ranking} ranking")
         written.append(str(config.plot))
     if config.json is not None:
-        written += _send(config.json, to_json(score))
+        written += send(config.json, to_json(score))
     if config.csv is not None:
-        written += _send(config.csv, to_csv(score.saliency))
+        written += send(config.csv, to_csv(score.saliency))
     return written
-
-
-def _send(target: str, content: str) -> list[str]:
-    if target == _STDOUT:
-        sys.stdout.write(content)
-        sys.stdout.flush()
-        return []
-    write_text(Path(target), content)
-    return [target]

@@ -12,10 +12,10 @@ from dfpc_plugin.errors import DFPCError
 def test_help_names_the_commands(dfpc):
     code, out, err = dfpc("--help")
     assert (code, err) == (0, "")
-    assert all(name in out for name in ("demo", "score", "check"))
+    assert all(name in out for name in ("demo", "score", "couplings", "check"))
 
 
-@pytest.mark.parametrize("name", ["demo", "score", "check"])
+@pytest.mark.parametrize("name", ["demo", "score", "couplings", "check"])
 def test_every_option_is_described(dfpc, name):
     code, out, _ = dfpc(name, "--help")
     assert code == 0

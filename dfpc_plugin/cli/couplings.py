@@ -1,0 +1,74 @@
+"""`dfpc couplings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import STDOUT, require_targets, send
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.report.coupling_export import couplings_to_csv, couplings_to_json
+from dfpc_plugin.report.coupling_tables import print_coupling, print_couplings
+from dfpc_plugin.report.couplings import couple_model
+
+__all__ = ["CouplingsConfig", "CouplingsConfigError", "run"]
+
+
+class CouplingsConfigError(DFPCError, ValueError):
+    """Options of `dfpc couplings` that make no sense."""
+
+
+@dataclass(frozen=True)
+class CouplingsConfig:
+    """Options of `dfpc couplings`.
+
+    Attributes:
+        model: A timm model, such as resnet50 or vit_base_patch16_224, or torchvision/NAME.
+        size: Height and width of the input in pixels, instead of what the model was made for.
+        show: Show the coupling of this name, or that a layer of this name writes, with all that goes with it.
+        all: List also what no layer writes, such as the input's channels, and protected couplings one by one.
+        json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing
+            else.
+        csv: Write one row per coupling and tensor as CSV to this file, or to the standard output (-).
+        quiet: Print no table.
+    """
+
+    model: str
+    size: int | None = None
+    show: str | None = None
+    all: bool = False
+    json: str | None = field(default=None, metadata={"metavar": "FILE"})
+    csv: str | None = field(default=None, metadata={"metavar": "FILE"})
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            CouplingsConfigError: Names the option and what it must be.
+        """
+        if self.size is not None and self.size < 1:
+            raise CouplingsConfigError(f"size must be 1 or more, not {self.size}.")
+        if self.json == self.csv == STDOUT:
+            raise CouplingsConfigError(
+                "json and csv cannot both go to the standard output; name a file for one of them."
+            )
+
+
+def run(config: CouplingsConfig, consoles: Consoles) -> int:
+    """Show which channels of a model can only be removed together, and which must stay and why."""
+    require_targets(config.json, config.csv)
+    with consoles.err.status(f"Following the channels of {config.model}"):
+        found = couple_model(config.model, size=config.size)
+        shown = [] if config.show is None else found.named(config.show)
+        written = [] if config.json is None else send(config.json, couplings_to_json(found))
+        written += [] if config.csv is None else send(config.csv, couplings_to_csv(found))
+    if config.quiet or STDOUT in (config.json, config.csv):
+        return 0
+    for coupling in shown:
+        print_coupling(coupling, found, consoles.out)
+    if config.show is None:
+        print_couplings(found, consoles.out, config.all)
+    if written:
+        consoles.out.print(f"Written: {', '.join(written)}", soft_wrap=True, markup=False)
+    return 0

@@ -1,0 +1,116 @@
+"""Find the couplings of a model by its name."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling, map_couplings, prunable_share
+from dfpc_plugin.errors import DFPCError, ExampleInputsError
+from dfpc_plugin.models import ScoringPart, create_model, example_inputs, scoring_part
+
+__all__ = ["ModelCouplings", "UnknownCouplingError", "couple_model"]
+
+
+class UnknownCouplingError(DFPCError):
+    """A model has no coupling of that name."""
+
+
+@dataclass(frozen=True)
+class ModelCouplings:
+    """The couplings of a model, and how they came about.
+
+    Attributes:
+        model: Name of the model.
+        part: What of the model was looked at.
+        input_shapes: Shapes of the example inputs.
+        sizes: Shapes of its parameters and buffers by their paths.
+        coupling_map: What was found.
+        prunable_macs: Share of the multiply-accumulates in layers of couplings that can be pruned.
+        prunable_parameters: Share of the parameters' entries that go with such couplings.
+        seconds: What it took, without building the model.
+    """
+
+    model: str
+    part: ScoringPart
+    input_shapes: tuple[tuple[int, ...], ...]
+    sizes: Mapping[str, tuple[int, ...]]
+    coupling_map: CouplingMap
+    prunable_macs: float
+    prunable_parameters: float
+    seconds: float
+
+    @property
+    def couplings(self) -> list[DataFlowCoupling]:
+        """All of them, in the order of the model's parameters."""
+        return self.coupling_map.couplings
+
+    @cached_property
+    def prunable(self) -> list[DataFlowCoupling]:
+        """Those that can be pruned."""
+        return [coupling for coupling in self.couplings if coupling.protected is None]
+
+    @cached_property
+    def protected(self) -> list[DataFlowCoupling]:
+        """Channels that some layer writes and that must stay."""
+        return [c for c in self.couplings if c.protected is not None and c.feed_in]
+
+    @cached_property
+    def positions(self) -> list[DataFlowCoupling]:
+        """What no layer writes: an image's channels, the tokens of a position embedding. They stay."""
+        return [c for c in self.couplings if c.protected is not None and not c.feed_in]
+
+    def named(self, name: str) -> list[DataFlowCoupling]:
+        """Return the couplings of that name; if there are none, those that a layer of that name writes.
+
+        Raises:
+            UnknownCouplingError: There are none of either; the message names the nearest.
+        """
+        found = [coupling for coupling in self.couplings if coupling.name == name]
+        found = found or [coupling for coupling in self.couplings if name in coupling.feed_in]
+        if not found:
+            known = [known for coupling in self.couplings for known in (coupling.name, *coupling.feed_in)]
+            near = difflib.get_close_matches(name, dict.fromkeys(known), n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "the table lists their names."
+            raise UnknownCouplingError(f"'{self.model}' has no coupling called '{name}'; {hint}")
+        return found
+
+
+def couple_model(name: str, *, size: int | None = None) -> ModelCouplings:
+    """Build a model and find its couplings, which do not depend on the values of its weights.
+
+    Args:
+        name: A timm name, or `torchvision/NAME`.
+        size: Height and width of the input in pixels, instead of the model's own.
+
+    Raises:
+        UnknownModelError: No model has that name.
+        UnsupportedOperatorError: Operators without a rule.
+        ExampleInputsError: The model refuses images of that `size`.
+    """
+    model = create_model(name)
+    part = scoring_part(model)
+    inputs = example_inputs(model, name, size=size)
+    start = time.perf_counter()
+    try:
+        found = map_couplings(model, inputs, part.forward if part.path else None)
+    except DFPCError:
+        raise
+    except Exception as error:
+        if size is None:
+            raise
+        raise ExampleInputsError(f"'{name}' does not take images of {size} pixels: {error}") from error
+    seconds = time.perf_counter() - start
+    tensors = (inputs,) if isinstance(inputs, Tensor) else inputs
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+    return ModelCouplings(name, part, shapes, _sizes(model), found, *prunable_share(found, model), seconds)
+
+
+def _sizes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {path: tuple(tensor.shape) for path, tensor in tensors}
