@@ -233,6 +233,6 @@ def _roles(run: LabelRun) -> dict[int, str]:
     if run.work:
         for role, labels in (("feed-in", [w.writes for w in run.work]), ("feed-out", [w.reads for w in run.work])):
             for number in torch.unique(owner_of[torch.cat(labels)]).tolist():
-                if number >= 0:
+                if number >= 0 and run.table.owners[number].tensor not in run.buffers:  # a buffer is no layer
                     roles.setdefault(number, role)
     return roles

@@ -85,6 +85,12 @@ class Bundles:
             low, high = sorted((self.root(first), self.root(other)))
             self._parent[high] = low
 
+    def tie_free(self, *channels: Tensor) -> None:
+        """Tie the bundles of channels from several places; where one of them has only channels that stay, none."""
+        found = [self.among(some) for some in channels]
+        if all(found):
+            self.tie([bundle for bundles in found for bundle in bundles])
+
     def among(self, channels: Tensor) -> list[int]:
         """Bundles that some channels belong to; those that must stay anyway need no ties."""
         bundles = torch.unique(self.free[channels.reshape(-1)])
@@ -124,37 +130,35 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
     """Read the demands: tie bundles that depend on each other, and tell blocks apart."""
     marks = torch.randint(2**62, (len(channels.removed),), generator=torch.Generator().manual_seed(1))
     seen: set[int] = set()
-    users: dict[Attribute, dict[int, list[int]]] = defaultdict(dict)
+    users: dict[Attribute, dict[int, Size]] = defaultdict(dict)
     for size in channels.sizes:
-        involved = bundles.among(size.channels)
-        if not involved:
-            continue
         if not size.along_rows:
             _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
-        counted = int(marks[size.channels].sum())
         for leaf in leaves_of(size.expression) if size.expression is not None else ():
             if isinstance(leaf, AxisSize):
                 read = channels.leaves[leaf]
-                if not read.along_rows and int(marks[read.channels].sum()) != counted:
-                    bundles.tie([*involved, *bundles.among(read.channels)])
+                if not read.along_rows and marks[read.channels].sum() != marks[size.channels].sum():
+                    bundles.tie_free(size.channels, read.channels)
             elif isinstance(leaf, Attribute) and not size.along_rows:
-                users[leaf][counted] = involved
+                users[leaf][int(marks[size.channels].sum())] = size
     for by_count in users.values():
         if len(by_count) > 1:  # one attribute for several sets of channels keeps them equal
-            bundles.tie([bundle for involved in by_count.values() for bundle in involved])
+            bundles.tie_free(*(size.channels for size in by_count.values()))
 
 
 def _tell_rows_apart(
     size: Size, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]], marks: Tensor, seen: set[int]
 ) -> None:
     """Rows of different channels that must keep equally many are blocks, and are cut together."""
-    if (size.channels == size.channels[:, :1]).all():
-        return  # every row goes as a whole
+    if size.channels.size(0) == 1 or (size.channels == size.channels[:, :1]).all():
+        return  # one row, or rows that go as a whole
     rows = marks[size.channels].sum(1)
     different, first = _first_of_each(rows)
     if len(different) == 1:
         return
     involved = bundles.among(size.channels)
+    if not involved:
+        return
     bundles.tie(involved)
     for bundle in involved:
         balance[bundle][f"{len(different)} rows in {size.where}"] = None

@@ -41,6 +41,8 @@ def labelled_state(model: nn.Module, run: LabelRun) -> Iterator[None]:
                 for name, tensor in table.items():
                     if isinstance(tensor, Tensor) and tensor.is_floating_point():
                         replace(table, name, _labelled(tensor, f"{prefix}{name}", module, run))
+                        if table is module._buffers:
+                            run.buffers.add(f"{prefix}{name}")
             for name, value in list(vars(module).items()):
                 traced = _traced(value, path, name)
                 if traced is not value:

@@ -47,6 +47,9 @@ class LabelRun:
         twins: Labels of the outputs of weights and of the biases added to them.
         scaled: Entries multiplied by numbers that depend on widths.
         calls: Number of operations so far.
+        buffers: Paths of labelled tensors that are no parameters.
+        state: The labelled tensor of every parameter and buffer, by the identity of the original.
+        kept: The originals, so that their identities stay theirs.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,6 +60,7 @@ class LabelRun:
         self.twins: list[tuple[Tensor, Tensor]] = []
         self.scaled: list[Scaling] = []
         self.calls = 0
+        self.buffers: set[str] = set()
         self.state: dict[int, LabelTensor] = {}
         self.kept: list[Tensor] = []
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)

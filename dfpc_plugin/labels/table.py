@@ -182,14 +182,11 @@ class LabelTable:
 
     def roots(self) -> Tensor:
         """Return, for every label, the smallest label it goes together with, `(labels,)`."""
-        roots = torch.arange(self.count)
         if not self._pairs:
-            return roots
+            return torch.arange(self.count)
         first, second = (torch.cat(side) for side in zip(*self._pairs, strict=True))
         real = (first != 0) & (second != 0) & (first != second)
-        met, inverse = torch.unique(torch.stack([first[real], second[real]]), return_inverse=True)
-        roots[met] = met[_smallest_connected(inverse[0], inverse[1], len(met))]
-        return roots
+        return _smallest_connected(first[real], second[real], self.count)
 
 
 def _smallest_connected(first: Tensor, second: Tensor, count: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.host import DFPCPruner
-from dfpc_plugin.surgery import protect_what_breaks
+from dfpc_plugin.surgery import cut, protect_what_breaks
 
 
 class Checked(nn.Module):
@@ -122,3 +122,12 @@ def test_couplings_that_break_only_together_lose_the_cheapest():
     found = protect_what_breaks(copy.deepcopy(model), x, couplings)
     assert len(found) == 1
     assert found[0].macs == min(c.macs for c in couplings.couplings if c.name in ("first", "second") and c.feed_in)
+
+
+def test_norms_without_parameters_say_their_new_width():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.GroupNorm(2, 8, affine=False), nn.Conv2d(8, 4, 1))
+    image = torch.randn(1, 3, 8, 8)
+    couplings = map_couplings(model, image)
+    (coupling,) = [c for c in couplings.couplings if c.protected is None]
+    cut(model, couplings, coupling.blocks[:, 1])
+    assert (model[1].num_features, model[2].num_channels) == (6, 6)

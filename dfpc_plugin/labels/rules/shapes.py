@@ -168,10 +168,7 @@ def _chunked(call: LabelCall, input: LabelTensor, chunks: int, dim: int, cut: An
 def _note_chunks(call: LabelCall, slot: Tensor, dim: int, chunks: int, sizes: list[int]) -> None:
     """All parts are of one size, but for what is left for the last."""
     if len(set(sizes)) == 1:
-        rows = slot.unflatten(dim, (len(sizes), -1))
-        if sizes[0] > 1:
-            call.size(rows, dim + 1, None, flexible=dim + 1)
-            call.size(rows, dim, len(sizes), flexible=dim + 1)
+        _note_rows(call, slot, dim, len(sizes), None)
         return
     whole = TracedInt(slot.size(dim), AxisSize(squeezed(slot), dim, dim))
     for number, part in enumerate(slot.split(sizes, dim)[:-1]):
@@ -188,12 +185,25 @@ def split(call: LabelCall, input: LabelTensor, split_size: Any = None, dim: int 
     dim = dim % input.dim()
     plain = int(asked) if isinstance(asked, int) else [int(size) for size in asked]
     parts = _parts(call, input, lambda slot: torch.split(slot, plain, dim))
-    for number, part in enumerate(parts):
-        size = asked if isinstance(asked, int) else asked[number]
-        for slot in part.slots:
-            if dim in varying(slot) and (not isinstance(asked, int) or slot.size(dim) == plain):
-                call.size(slot, dim, size, flexible=dim)
+    equal = isinstance(asked, int) and len(parts) > 1 and shape_of(input)[dim] % plain == 0
+    for slot in input.slots:
+        if dim not in varying(slot):
+            continue
+        if equal:
+            _note_rows(call, slot, dim, len(parts), asked)
+            continue
+        for number, part in enumerate(slot.split(plain, dim)):
+            if not isinstance(asked, int) or number + 1 < len(parts):
+                call.size(part, dim, asked if isinstance(asked, int) else asked[number], flexible=dim)
     return parts
+
+
+def _note_rows(call: LabelCall, slot: Tensor, dim: int, count: int, size: Any) -> None:
+    """Equal parts keep equally many channels, `size` if it is asked for, and there are as many parts as before."""
+    rows = slot.unflatten(dim, (count, -1))
+    if rows.size(dim + 1) > 1:
+        call.size(rows, dim + 1, size, flexible=dim + 1)
+        call.size(rows, dim, count, flexible=dim + 1)
 
 
 @label_rule(*forms("unbind"))

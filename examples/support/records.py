@@ -1,0 +1,47 @@
+"""The sweep's results: JSON lines, one record per model and back end, written as soon as the model is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Record", "append", "default_path", "latest", "versions"]
+
+Record = dict[str, Any]
+PACKAGES = ("torch", "timm", "torchvision", "torch-pruning")
+
+
+def default_path() -> Path:
+    """Where results are kept between runs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "dfpc_plugin" / "support.jsonl"
+
+
+def versions() -> dict[str, str]:
+    """The packages that decide over an outcome; a record made with others does not count as done."""
+    return {package: version(package) for package in PACKAGES}
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line; records that were there stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def latest(path: Path, made_with: Mapping[str, str] | None = None) -> dict[tuple[str, str], Record]:
+    """The last record of each (back end, model).
+
+    Args:
+        path: The results; a file that does not exist holds none.
+        made_with: Keep only records of these versions.
+    """
+    if not path.exists():
+        return {}
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    wanted = [r for r in records if made_with is None or r["versions"] == made_with]
+    return {(record["backend"], record["name"]): record for record in wanted}

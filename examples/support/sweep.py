@@ -1,0 +1,152 @@
+"""Prune 30 % of the channels of the smallest models of timm and torchvision, and record for each how that ended.
+
+    python examples/support/sweep.py                                # this package
+    python examples/support/sweep.py --backend torch_pruning        # plain Torch-Pruning, for comparison
+    python examples/support/sweep.py --only 'vit_*' --retry true    # those that failed, again
+
+Every model has a process of its own, with a limit of time and of memory. Results are kept after every model, so that a
+sweep that was stopped goes on where it was; `table.py` writes the documentation's page from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import auto_cli
+from models import names
+from records import Record, append, default_path, latest, versions
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["sweep"]
+
+Backend = Literal["dfpc", "torch_pruning"]
+SECONDS: dict[str, float] = {"dfpc": 60, "torch_pruning": 120}
+ALLOWANCE = 300  # seconds for what is not counted: importing, building, and calling the model as it was
+SCRIPT = Path(__file__).with_name("one_model.py")
+ROOT = Path(__file__).parents[2]
+FIELDS: Record = {
+    "error": "",
+    "params_before": None,
+    "params_after": None,
+    "macs_before": None,
+    "macs_after": None,
+    "seconds": None,
+    "peak_mib": None,
+    "couplings": None,
+    "protected": [],
+    "prunable_macs": None,
+    "prunable_parameters": None,
+}
+
+
+def measure(name: str, backend: str) -> Record:
+    """Prune one model in a process of its own and return its record."""
+    options = [f"--name={name}", f"--backend={backend}", f"--seconds={SECONDS[backend]}"]
+    command = [sys.executable, str(SCRIPT), *options]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": path,
+    }  # what is measured lies beside the sweep
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            output, errors = process.communicate(timeout=SECONDS[backend] + ALLOWANCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+            output += json.dumps({"status": "timeout", "error": "the process had to be ended"})
+    last_words = (errors.strip().splitlines() or [""])[-1]
+    ended = f"the process ended with {process.returncode}: {last_words}"[:300]
+    return {"name": name, "backend": backend, "versions": versions(), **as_record(output, ended)}
+
+
+def as_record(output: str, ended: str) -> Record:
+    """Put together what the process said; `ended` is the error if it ended before it said how pruning went."""
+    said: Record = {}
+    for line in output.splitlines():
+        if line.startswith("{"):
+            said |= json.loads(line)
+    stage = said.pop("stage", "build")
+    unsaid = {"status": "trace_failed" if stage == "build" else f"{stage}_failed", "error": ended}
+    return {"status": "", **FIELDS, **(unsaid if "status" not in said else {}), **said}
+
+
+def sweep(
+    wanted: Iterable[str],
+    backend: str,
+    results: Path,
+    *,
+    jobs: int = 1,
+    retry: bool = False,
+    console: Console | None = None,
+) -> list[Record]:
+    """Measure those of `wanted` that `results` has not, and return the records of all.
+
+    Args:
+        wanted: Names of models.
+        backend: What prunes them.
+        results: JSON lines; read first, and added to after every model.
+        jobs: How many to measure at a time.
+        retry: Measure those again that are not ok.
+        console: Where to show progress.
+    """
+    wanted = list(wanted)
+    known = latest(results, versions())
+    final = {
+        name for (kind, name), r in known.items() if kind == backend and (r["status"] == "ok" or not retry)
+    }
+    missing = [name for name in wanted if name not in final]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
+        task = progress.add_task(backend, total=len(wanted), completed=len(wanted) - len(missing))
+        try:
+            for future in as_completed([pool.submit(measure, name, backend) for name in missing]):
+                record = future.result()
+                append(results, record)
+                known[backend, record["name"]] = record
+                progress.advance(task)
+                progress.console.print(record["name"], record["status"], record["error"], markup=False)
+        except BaseException:  # Ctrl-C among them: what waits is not begun any more
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [known[backend, name] for name in wanted]
+
+
+def main(
+    backend: Backend = "dfpc",
+    only: str = "*",
+    jobs: int = 1,
+    results: Path | None = None,
+    retry: bool = False,
+) -> None:
+    """Run the sweep.
+
+    Args:
+        backend: What prunes: this package or plain Torch-Pruning.
+        only: Models to prune, as a shell-style pattern, such as `torchvision/*`.
+        jobs: Models to prune at a time; each takes one core and up to 6 GiB.
+        results: Where to keep results; in the user's cache if not given.
+        retry: Measure models again that have failed before.
+    """
+    wanted = [name for name in names() if fnmatch(name, only)]
+    console = Console(soft_wrap=True)
+    path = results or default_path()
+    records = sweep(wanted, backend, path, jobs=jobs, retry=retry, console=console)
+    for status, number in Counter(record["status"] for record in records).most_common():
+        console.print(f"{number:4d} {status}")
+    console.print(f"Results: {path}")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
