@@ -131,7 +131,7 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
         for position, owner in enumerate(table.owners)
     ]
     scales = _scales(run, numbers, leaves)
-    removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool)
+    removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool, device="cpu")
     whole = removed.clone()
     for rows in heads:
         whole[numbers[rows.row]] = True
@@ -187,7 +187,9 @@ def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSi
 def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Scale]:
     """Numbers that depend on widths, with the rows they act on and the biases that go with those."""
     owner_of = _owner_of(run)
-    twin = torch.full((run.table.count,), 0)
+    nothing = torch.zeros(0, dtype=torch.long, device="cpu")
+    read = numbers[torch.cat([nothing, *(work.reads for work in run.work)])]
+    twin = torch.full((run.table.count,), 0, device="cpu")
     for outputs, biases in run.twins:
         if len(outputs) == len(biases):
             twin[outputs] = biases
@@ -196,6 +198,8 @@ def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> lis
         _lay_out_leaves(scaling.expression, numbers, leaves)
         labels = torch.unique(torch.cat([scaling.labels, twin[scaling.labels]]))
         labels = labels[owner_of[labels] >= 0]
+        if torch.isin(numbers[labels], read).any():
+            continue  # other layers read the same channels, and would be scaled too
         firsts = set(torch.unique(owner_of[labels]).tolist())
         starts = {int(run.table.owners[number].labels[0]) for number in firsts}
         rows = {
@@ -209,11 +213,11 @@ def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> lis
 
 def _owner_of(run: LabelRun) -> Tensor:
     """The first owner of every label, by position; -1 for labels that stand for rows."""
-    owner_of = torch.full((run.table.count,), -1)
+    owner_of = torch.full((run.table.count,), -1, device="cpu")
     makers = [(number, owner.labels) for number, owner in enumerate(run.table.owners) if not owner.shared]
     if makers:
-        numbers = torch.tensor([number for number, _ in makers])
-        lengths = torch.tensor([len(labels) for _, labels in makers])
+        numbers = torch.tensor([number for number, _ in makers], device="cpu")
+        lengths = torch.tensor([len(labels) for _, labels in makers], device="cpu")
         owner_of[torch.cat([labels for _, labels in makers])] = numbers.repeat_interleave(lengths)
     return owner_of
 

@@ -13,7 +13,7 @@ from dfpc_plugin.couplings.channels import Axis
 __all__ = ["DataFlowCoupling", "Slice"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slice:
     """What goes from one dimension of one parameter or buffer.
 
@@ -38,7 +38,7 @@ class Slice:
         return self.tensor.removesuffix(".weight")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DataFlowCoupling:
     """Channels that can only be removed together, in every parameter they pass through.
 
@@ -74,8 +74,8 @@ class DataFlowCoupling:
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
         """Every (parameter, dimension, indices) that goes with the units."""
-        unit = torch.full((int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1)
-        unit[self.blocks] = torch.arange(self.channels).expand(self.blocks.shape)
+        unit = torch.full((int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1, device="cpu")
+        unit[self.blocks] = torch.arange(self.channels, device="cpu").expand(self.blocks.shape)
         return tuple(_slice(axis, unit, self.channels) for axis in self.axes)
 
     @property

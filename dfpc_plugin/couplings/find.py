@@ -101,13 +101,13 @@ def _collector_paused() -> Iterator[None]:
 def _map(channels: Channels) -> CouplingMap:
     """Arrange channels in couplings."""
     structures = find_structure(channels)
-    number_of = torch.full((len(channels.removed),), -1)
+    number_of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, structure in enumerate(structures):
         number_of[structure.channels] = number
     result = CouplingMap(channels, [], number_of, _touching(channels, number_of), _mentions(channels))
     arranged = [portion for structure in structures for portion in _portions(result, structure)]
     total = sum(layer.macs for layer in channels.layers)
-    of = torch.full((len(channels.removed),), -1)
+    of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, portion in enumerate(arranged):
         of[portion.blocks] = number
     axes, macs = _axes_by_portion(channels, of), _macs_by_portion(channels, of)
@@ -212,6 +212,6 @@ def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
     """Which couplings occur in which groups of channels: `[coupling, position of the group]`, in order."""
     if not groups:
         return []
-    positions = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
+    positions = torch.arange(len(groups), device="cpu").repeat_interleave(torch.tensor([len(group) for group in groups], device="cpu"))
     keys = torch.unique(of[torch.cat(groups)] * len(groups) + positions)
     return torch.stack([torch.div(keys, len(groups), rounding_mode="floor"), keys % len(groups)], 1).tolist()

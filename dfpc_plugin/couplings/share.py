@@ -25,7 +25,7 @@ def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, 
         model: The model it was made of, not cut since.
     """
     channels = coupling_map.channels
-    free = torch.zeros(channels.removed.shape, dtype=torch.bool)
+    free = torch.zeros(channels.removed.shape, dtype=torch.bool, device="cpu")
     for coupling in coupling_map.couplings:
         if coupling.protected is None:
             free[coupling.blocks] = True
@@ -42,7 +42,7 @@ def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, 
 
 def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
     """Count the entries of a parameter that go with some channel."""
-    touched = torch.zeros(shape, dtype=torch.bool)
+    touched = torch.zeros(shape, dtype=torch.bool, device="cpu")
     for axis in axes:
         goes = free[axis.channels]
         if not goes.any():

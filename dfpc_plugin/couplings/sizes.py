@@ -11,6 +11,8 @@ from dfpc_plugin.couplings.channels import Channels, Size
 from dfpc_plugin.labels import Attribute, AxisSize
 from dfpc_plugin.labels.sizes import Expression, Operation, attributes_of
 
+_MOST_TRIED = 2**14
+
 __all__ = ["Unequal", "Violation", "count", "evaluate", "solve"]
 
 
@@ -108,7 +110,7 @@ def _try_attributes(
     asked = _asked(size, channels, removed, values)
     for attribute in unknown:
         in_proportion = attribute.value * needed // asked if asked > 0 else 0
-        for value in (in_proportion, *range(attribute.value, 0, -1)):
+        for value in (in_proportion, *range(min(attribute.value, _MOST_TRIED), 0, -1)):
             if _asked(size, channels, removed, {**values, attribute: value}) == needed:
                 values[attribute] = value
                 return

@@ -57,19 +57,23 @@ class Bundles:
     def __init__(self, channels: Channels) -> None:
         """Group channels that lie in the same dimensions, equally often, and are equally free to go."""
         count = len(channels.removed)
-        generator = torch.Generator().manual_seed(0)
-        marks = torch.randint(2**62, (len(channels.axes) + 1,), generator=generator)
-        signature = torch.zeros(count, dtype=torch.long)
+        generator = torch.Generator("cpu").manual_seed(0)
+        marks = torch.randint(2**62, (len(channels.axes) + 1,), generator=generator, device="cpu")
+        signature = torch.zeros(count, dtype=torch.long, device="cpu")
         for axis, mark in zip(channels.axes, marks, strict=False):
             signature.index_add_(0, axis.channels, mark.expand(len(axis.channels)))
-        fixed = torch.tensor(sorted(channels.reasons))
+        fixed = torch.tensor(sorted(channels.reasons), device="cpu")
         placed = signature != 0
         signature[fixed] += marks[-1]
-        self.of = torch.full((count,), -1)
+        self.of = torch.full((count,), -1, device="cpu")
         self.of[placed] = torch.unique(signature[placed], return_inverse=True)[1]
         self.free = self.of.clone()
         self.free[fixed] = -1
         self._parent = list(range(int(self.of.max()) + 1))
+
+    def __len__(self) -> int:
+        """How many bundles there are."""
+        return len(self._parent)
 
     def root(self, bundle: int) -> int:
         """The bundle that stands for the tied ones."""
@@ -100,14 +104,14 @@ class Bundles:
 def find_structure(channels: Channels) -> list[Structure]:
     """Tie bundles, cut them into blocks, and arrange each coupling's channels in units."""
     bundles = Bundles(channels)
-    blocks = torch.zeros(len(channels.removed), dtype=torch.long)
+    blocks = torch.zeros(len(channels.removed), dtype=torch.long, device="cpu")
     balance: dict[int, dict[str, None]] = defaultdict(dict)
     _tie(channels, bundles, blocks, balance)
     members: dict[int, list[int]] = defaultdict(list)
-    for bundle in range(len(bundles._parent)):
+    for bundle in range(len(bundles)):
         members[bundles.root(bundle)].append(bundle)
     order = torch.argsort(bundles.of, stable=True)
-    starts = torch.searchsorted(bundles.of[order], torch.arange(len(bundles._parent) + 1))
+    starts = torch.searchsorted(bundles.of[order], torch.arange(len(bundles) + 1, device="cpu"))
     result = []
     for tied in members.values():
         own = torch.cat([order[starts[b] : starts[b + 1]] for b in tied])
@@ -128,7 +132,7 @@ def _structure(own: Tensor, bundles: Bundles, blocks: Tensor, notes: tuple[str, 
 
 def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]]) -> None:
     """Read the demands: tie bundles that depend on each other, and tell blocks apart."""
-    marks = torch.randint(2**62, (len(channels.removed),), generator=torch.Generator().manual_seed(1))
+    marks = torch.randint(2**62, (len(channels.removed),), generator=torch.Generator("cpu").manual_seed(1), device="cpu")
     seen: set[int] = set()
     users: dict[Attribute, dict[int, Size]] = defaultdict(dict)
     for size in channels.sizes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["map_tensors", "tensors"]
+__all__ = ["map_tensors", "returned_tensors", "tensors"]
 
 _PLAIN = (int, float, str, type(None))
 
@@ -61,3 +61,13 @@ def _collect(tree: Any, found: list[torch.Tensor]) -> None:
                 _collect(value, found)
     elif isinstance(tree, slice):
         _collect((tree.start, tree.stop, tree.step), found)
+
+
+def returned_tensors(value: Any, _depth: int = 0) -> Iterator[torch.Tensor]:
+    """Walk what a model returns: containers, and objects by their attributes, some levels deep."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif _depth < 6:
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list | set) else ()
+        for part in (*inner, *getattr(value, "__dict__", {}).values()):
+            yield from returned_tensors(part, _depth + 1)

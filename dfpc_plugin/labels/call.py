@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfpc_plugin.flow.calls import result_dtype
 from dfpc_plugin.flow.tree import map_tensors, tensors
-from dfpc_plugin.labels.axes import canonical, varying
+from dfpc_plugin.labels.axes import canonical, squeezed, varying
 from dfpc_plugin.labels.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.labels.notes import CallNotes
 from dfpc_plugin.labels.tensor import LabelTensor, shape_of
@@ -19,7 +19,7 @@ from dfpc_plugin.labels.tensor import LabelTensor, shape_of
 if TYPE_CHECKING:
     from dfpc_plugin.labels.run import LabelRun
 
-__all__ = ["LabelCall"]
+__all__ = ["LabelCall", "same_rows"]
 
 
 class LabelCall(CallNotes):
@@ -68,12 +68,12 @@ class LabelCall(CallNotes):
         value = self._func(*map_tensors(_stand_in, self._args), **map_tensors(_stand_in, self._kwargs))
         return LabelTensor(value.shape, (), self.run, value.dtype, value.device, lambda: value, wild=True)
 
-    def opaque(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def opaque(self, args: tuple, kwargs: dict[str, Any], reason: str = "has no label rule") -> Any:
         """Make the result of an operator whose effect on channels is not known: its operands' channels stay."""
         for tensor in tensors((args, kwargs)):
             if isinstance(tensor, LabelTensor):
                 for slot in tensor.slots:
-                    self.freeze(slot, f"enters {self.where}, which has no label rule")
+                    self.freeze(slot, f"enters {self.where}, which {reason}")
         return map_tensors(lambda meta: self.make(meta.shape), self.on_meta(args, kwargs))
 
     def on_meta(self, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -156,7 +156,9 @@ class LabelCall(CallNotes):
         kept = [slot[index] for slot in left]
         result = self.make([sizes[letter] for letter in output], kept)
         if all(isinstance(tensor, LabelTensor) and tensor.is_data for tensor, _ in operands):
-            result.factor = getattr(operands[0][0], "slots", ())
+            first, second = ([*operands, *operands][number][0] for number in range(2))
+            if getattr(first, "linear", False) and not same_rows(first, second):
+                result.factor = getattr(first, "slots", ())
         return result
 
     def same(self, tensor: Any, shape: Sequence[int] | None = None) -> LabelTensor:
@@ -185,14 +187,23 @@ class LabelCall(CallNotes):
         slots = [canonical(move(slot)) for slot in tensor.slots]
         shape = slots[0].shape if slots else move(_blank(tensor)).shape
         result = self.make(shape, slots)
+        result.linear = tensor.linear or (tensor.original is not None)
         if tensor.wild:
             result.wild, result.viewed = True, (tensor, move)
         return result
 
 
+def same_rows(first: Any, second: Any) -> bool:
+    """Whether two tensors are named by the same rows of the same weights."""
+    ours, theirs = (
+        [torch.unique(squeezed(slot)) for slot in getattr(tensor, "slots", ())] for tensor in (first, second)
+    )
+    return len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
 def _blank(tensor: Tensor) -> Tensor:
     """Labels of a tensor without channels."""
-    return torch.zeros((), dtype=torch.long).expand(shape_of(tensor))
+    return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))
 
 
 def _once(compute: Callable[[], Any]) -> Callable[[], Any]:

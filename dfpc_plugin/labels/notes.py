@@ -78,19 +78,23 @@ class CallNotes:
         for slot in getattr(bias, "slots", ()):
             self.run.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
 
+    def is_parameter(self, weight: Tensor) -> bool:
+        """Whether a weight is a parameter as it stands, or a part of one, so that its rows can be scaled."""
+        return isinstance(weight, LabelTensor) and (weight.original is not None or weight.linear)
+
     def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
         """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
-        if not any(True for leaf in leaves_of(expression)):
+        if next(leaves_of(expression), None) is None:
             return
-        factor: tuple[Tensor, ...] = getattr(tensor, "factor", ())
-        own: tuple[Tensor, ...] = getattr(tensor, "slots", ())
-        for slot in factor or own:
-            self.run.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
+        if isinstance(tensor, LabelTensor):
+            slots = tensor.slots if tensor.linear else tensor.factor
+            for slot in slots:
+                self.run.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
         """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
         sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
-        nothing = torch.zeros(0, dtype=torch.long)
+        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
         reads, writes = [nothing], [nothing]
         for tensor, letters in operands:
             if isinstance(tensor, LabelTensor) and not tensor.is_data and len(letters) > 1:
@@ -107,10 +111,10 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
         slot = tensor.labels_along(axis % rank)
         if slot is not None:
             return squeezed(slot).reshape(-1)
-    return torch.zeros(0, dtype=torch.long)
+    return torch.zeros(0, dtype=torch.long, device="cpu")
 
 
 def _all_labels(tensor: Tensor) -> Tensor:
     """Labels of all slots, `(entries,)`."""
     slots = tensor.slots if isinstance(tensor, LabelTensor) else ()
-    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long)])
+    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])

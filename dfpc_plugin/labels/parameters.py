@@ -61,6 +61,7 @@ def _labelled(tensor: Tensor, path: str, module: Any, run: LabelRun) -> LabelTen
     shared = _vector_labels(tensor, path, module, run)
     slots = (shared,) if shared is not None else tuple(_dimensions(tensor, path, module, run))
     result = LabelTensor(tensor.shape, slots, run, tensor.dtype, tensor.device, value=lambda: tensor)
+    result.original = tensor
     run.state[id(tensor)] = result
     run.kept.append(tensor)
     return result

@@ -25,7 +25,7 @@ from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
 from dfpc_plugin.flow.names import ModelNames
 from dfpc_plugin.flow.registry import find_rule, function_name
 from dfpc_plugin.flow.script import interpret, is_scripted, scripted_functions_redirected
-from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.flow.tree import map_tensors, returned_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.labels.call import LabelCall
 from dfpc_plugin.labels.parameters import labelled_state
@@ -76,12 +76,11 @@ class LabelRun:
             return tensor
         return LabelTensor(tensor.shape, (), self, tensor.dtype, tensor.device)
 
-    def output(self, tensor: Tensor) -> Tensor:
+    def output(self, tensor: Tensor) -> None:
         """Note that the model returns `tensor`: its channels stay."""
         if isinstance(tensor, LabelTensor):
             for slot in tensor.slots:
                 self.table.freeze(slot, "is the model's output")
-        return tensor
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], stand_ins: list[Any]) -> Any:
         """Apply the label rule of `func`."""
@@ -101,9 +100,12 @@ class LabelRun:
             result = rule(call, *args, **kwargs)
         except DFPCError:
             raise
-        except Exception as error:
+        except Exception as error:  # a use of the operator that its rule does not know: protect what enters
             problem = f"{type(error).__name__}: {error}".rstrip(".")
-            raise RuleError(function_name(func), self.names.caller() or "", problem) from error
+            try:
+                return call.opaque(args, kwargs, f"could not be followed ({problem})")
+            except Exception:
+                raise RuleError(function_name(func), self.names.caller() or "", problem) from error
         target = out if out is not None else args[0] if args and in_place(func, args, kwargs) else None
         if isinstance(target, LabelTensor) and isinstance(result, LabelTensor):
             return self._change(call, target, result)
@@ -128,6 +130,8 @@ class LabelRun:
         """Weights alone: compute. Scripted: interpret. User's operator: protect what enters. Else note it as missing."""
         if is_scripted(func):
             return interpret(func, args, kwargs)
+        if call.value is not None and in_place(func, args, kwargs):
+            return self._change_weight(func, args, kwargs)
         if call.value is not None:
             return map_tensors(_detached, call.value())
         if func in VALUES:
@@ -136,6 +140,15 @@ class LabelRun:
         if find_rule(func) is None:
             self._missing[function_name(func)][self.names.caller() or ""] = None
         return call.opaque(args, kwargs)
+
+    def _change_weight(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> LabelTensor:
+        """Carry out an operation in place on a copy of weights: the model's own do not change."""
+        target = args[0]
+        known = [t.value() if isinstance(t, LabelTensor) and t.value is not None else t for t in (target,)]
+        rest = map_tensors(lambda t: t.value() if isinstance(t, LabelTensor) and t.value else t, (args[1:], kwargs))
+        changed = func(known[0].detach().clone(), *rest[0], **rest[1])
+        target.value = lambda: changed
+        return target
 
     def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
         """Raise with everything collected so far."""
@@ -167,15 +180,11 @@ def run_labels(model: nn.Module, example_inputs: ExampleInputs, forward_fn: Forw
         except Exception as error:
             run.stop_if_missing(f"{type(error).__name__}: {error}", error)
             raise
-        map_tensors(run.output, _returned(output))
+        for tensor in returned_tensors(output):
+            run.output(tensor)
     if run.missing:
         raise UnsupportedOperatorError(run.missing)
     return run
-
-
-def _returned(output: Any) -> Any:
-    """Nested results as containers: dataclass-like outputs are walked by their attributes."""
-    return output if not hasattr(output, "__dict__") or isinstance(output, Tensor | dict) else vars(output)
 
 
 def _detached(tensor: Tensor) -> Tensor:

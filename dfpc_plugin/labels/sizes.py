@@ -133,6 +133,9 @@ def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callab
     return method
 
 
+for _name in ("pow", "truediv", "mul"):
+    setattr(TracedFloat, f"__{_name}__", _scale(getattr(operator, _name)))
+    setattr(TracedFloat, f"__r{_name}__", _scale(getattr(operator, _name), reflected=True))
 for _name in ("pow", "truediv"):
     setattr(TracedInt, f"__{_name}__", _scale(getattr(operator, _name)))
     setattr(TracedInt, f"__r{_name}__", _scale(getattr(operator, _name), reflected=True))

@@ -139,7 +139,7 @@ class LabelTable:
 
     def new(self, count: int) -> Tensor:
         """Hand out `count` consecutive labels."""
-        labels = torch.arange(self.count, self.count + count)
+        labels = torch.arange(self.count, self.count + count, device="cpu")
         self.count += count
         return labels
 
@@ -183,7 +183,7 @@ class LabelTable:
     def roots(self) -> Tensor:
         """Return, for every label, the smallest label it goes together with, `(labels,)`."""
         if not self._pairs:
-            return torch.arange(self.count)
+            return torch.arange(self.count, device="cpu")
         first, second = (torch.cat(side) for side in zip(*self._pairs, strict=True))
         real = (first != 0) & (second != 0) & (first != second)
         return _smallest_connected(first[real], second[real], self.count)
@@ -191,7 +191,7 @@ class LabelTable:
 
 def _smallest_connected(first: Tensor, second: Tensor, count: int) -> Tensor:
     """The smallest node that each of `count` nodes is connected to, by edges between `first` and `second`."""
-    parent = torch.arange(count)
+    parent = torch.arange(count, device="cpu")
     while True:
         one, other = parent[first], parent[second]
         apart = one != other

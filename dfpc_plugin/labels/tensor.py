@@ -33,7 +33,10 @@ class LabelTensor(StandIn):
         wild: A constant made from the shape of data, which takes whatever shape the data has.
         spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their
             own.
-        factor: Of a product of data with data, the labels of the first factor: what scales the product scales it.
+        original: The parameter or buffer that this stands for, if it does.
+        linear: One weight or norm has made it, and only linear operators lie between, so that scaling the rows that its
+            labels name scales it.
+        factor: Of a product of data with data, the labels whose rows scale it.
     """
 
     run: LabelRun
@@ -41,7 +44,9 @@ class LabelTensor(StandIn):
     value: Callable[[], Tensor] | None
     wild: bool
     spread: dict[int, int]
+    linear: bool
     factor: tuple[Tensor, ...]
+    original: Tensor | None
     viewed: tuple[LabelTensor, Callable[[Tensor], Tensor]] | None
     _sizes: torch.Size | None
 
@@ -59,7 +64,7 @@ class LabelTensor(StandIn):
         """Wrap labels; a slot that is the same everywhere tells no channels apart and is dropped."""
         self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         self.run, self.value, self.wild, self.viewed, self._sizes = run, value, wild, None, None
-        self.spread, self.factor = {}, ()
+        self.spread, self.linear, self.factor, self.original = {}, False, (), None
         self.set_slots(slots)
         return self
 
@@ -92,10 +97,10 @@ class LabelTensor(StandIn):
         if len(before) == len(self.slots):
             return
         shape = shape_of(source)
-        positions = take(torch.arange(shape.numel()).view(shape)).reshape(-1)
+        positions = take(torch.arange(shape.numel(), device="cpu").view(shape)).reshape(-1)
         changed = []
         for number, slot in enumerate(self.slots):
-            old = source.slots[number] if number < len(source.slots) else torch.zeros((), dtype=torch.long)
+            old = source.slots[number] if number < len(source.slots) else torch.zeros((), dtype=torch.long, device="cpu")
             flat = old.expand(shape).reshape(-1).clone()
             flat[positions] = slot.reshape(-1)
             changed.append(flat.view(shape))

@@ -40,8 +40,8 @@ def _recurrent(module: Any) -> Mapping[str, int]:
 
 
 def _attention(module: Any) -> Mapping[str, int]:
-    width = module.out_proj.weight.size(1)
-    sizes = {"embed_dim": module.out_proj.weight.size(0), "head_dim": width // module.num_heads}
+    inputs = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight
+    sizes = {"embed_dim": inputs.size(1), "head_dim": module.out_proj.weight.size(1) // module.num_heads}
     separate = {"kdim": module.k_proj_weight, "vdim": module.v_proj_weight}
     return sizes | {name: sizes["embed_dim"] if w is None else w.size(1) for name, w in separate.items()}
 

@@ -30,6 +30,7 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
             model is unchanged.
     """
     known = couplings.channels
+    channels = torch.as_tensor(channels, dtype=torch.long, device="cpu").reshape(-1)
     _require_free(couplings, channels)
     removed = known.removed.clone()
     removed[channels] = True
@@ -57,11 +58,18 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
 def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
     """Raise if some channels must stay or are gone already."""
     known = couplings.channels
-    for channel in channels.reshape(-1).tolist():
+    if len(channels) and not 0 <= int(channels.min()) <= int(channels.max()) < len(known.removed):
+        raise CutError(f"Channels are numbered from 1 to {len(known.removed) - 1}; {channels.max()} is none of them.")
+    for channel in channels.tolist():
         if channel in known.reasons:
             raise CutError(f"Channel {channel} cannot be cut: it {known.reasons[channel]}.")
     if known.removed[channels].any():
-        raise CutError("Some of these channels have been cut before; couplings list what is left.")
+        raise CutError("Some of these channels have been cut before; cut channels that are left.")
+    gone = known.removed.clone()
+    gone[channels] = True
+    for coupling in couplings.couplings:
+        if gone[coupling.blocks].all(1).any() and not known.removed[coupling.blocks].all(1).any():
+            raise CutError(f"Cutting these channels would leave nothing of the coupling '{coupling.name}'; keep a unit.")
 
 
 class _Changes:
@@ -73,6 +81,7 @@ class _Changes:
         self._tensors: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
         self._changed: set[int] = set()
+        self._solved: set[tuple[nn.Module, str]] = set()
 
     def shrink(self, path: str, axes: list[Axis], before: Tensor, removed: Tensor) -> None:
         """Take the removed channels out of one parameter or buffer."""
@@ -137,6 +146,7 @@ class _Changes:
                 self._set(module, attribute.name, type(current)(entries))
             else:
                 self._set(module, attribute.name, value)
+            self._solved.add((module, attribute.name))
 
     def describe(self) -> None:
         """Let every layer that has changed say its new widths."""
@@ -145,7 +155,8 @@ class _Changes:
             held = [t for m in (module, *inner) for t in (*m._parameters.values(), *m._buffers.values())]
             if any(id(tensor) in self._changed for tensor in held):
                 for name, value in described(module).items():
-                    self._set(module, name, value)
+                    if (module, name) not in self._solved:  # what the forward asks for is known better
+                        self._set(module, name, value)
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
         """Set an attribute."""
@@ -166,7 +177,7 @@ def _kept(tensor: Tensor, keeps: Mapping[int, tuple[int, Tensor]]) -> Tensor:
     """Copy what stays along every dimension."""
     grouped = next(((dim, *entry) for dim, entry in keeps.items() if entry[0] > 1), None)
     if grouped is not None:
-        outputs = keeps.get(0, (1, torch.ones(tensor.size(0), dtype=torch.bool)))[1]
+        outputs = keeps.get(0, (1, torch.ones(tensor.size(0), dtype=torch.bool, device="cpu")))[1]
         return _kept_of_groups(tensor, outputs, grouped[2])
     for dim, (_, keep) in keeps.items():
         tensor = _picked(tensor, dim, keep)

@@ -1,7 +1,7 @@
 """Try every kind of coupling before anything is cut.
 
-What a forward does with numbers that no pass can follow (kept in a closure, say) shows only when it runs. So one unit of
-every coupling is cut on trial: the model's parameters are exchanged for others without values, on the meta device, and
+What a forward does with numbers that no pass can follow (kept in a closure, say) shows only when it runs. So units of
+every coupling are cut on trial: the model's parameters are exchanged for others without values, on the meta device, and
 put back afterwards.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.flow.tree import map_tensors, returned_tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.surgery.cut import cut
@@ -34,7 +34,7 @@ def protect_what_breaks(
     couplings: CouplingMap,
     forward_fn: ForwardFunction | None = None,
 ) -> list[DataFlowCoupling]:
-    """Cut one unit of every coupling on trial, and protect those with which the forward breaks or returns other shapes.
+    """Cut units of every coupling on trial, and protect those with which the forward breaks or returns other shapes.
 
     Couplings of one kind (those whose layers differ only in numbers: `blocks.3.mlp.fc1`) are tried together, once all
     of them together have failed. Nothing of the model is changed.
@@ -92,7 +92,7 @@ class _Trial:
             self._shapes = self._run(())
 
     def problem(self, numbers: Iterable[int]) -> str | None:
-        """Say what goes wrong when one unit of some couplings is cut; None if nothing does."""
+        """Say what goes wrong when units of some couplings are cut; None if nothing does."""
         numbers = list(numbers)
         if not numbers:
             return None
@@ -109,7 +109,7 @@ class _Trial:
         channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
         trial = dataclasses.replace(self._couplings, channels=channels)
         with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad():
-            units = [trial.couplings[number].blocks[:, _left(trial.couplings[number], channels.removed)] for number in numbers]
+            units = [_some(trial.couplings[number], number, channels.removed) for number in numbers]
             if units:
                 cut(self._model, trial, torch.cat(units))
             inputs = map_tensors(self._make, self._inputs)
@@ -118,12 +118,17 @@ class _Trial:
             else:
                 args, kwargs = as_call(inputs)
                 output = self._model(*args, **kwargs)
-        return [tensor.shape for tensor in tensors(output if isinstance(output, Tensor | dict | list | tuple) else vars(output))]
+        return [tensor.shape for tensor in returned_tensors(output)]
 
 
-def _left(coupling: DataFlowCoupling, removed: Tensor) -> int:
-    """The first unit of a coupling that has not been cut."""
-    return int((~removed[coupling.blocks[0]]).nonzero()[0])
+def _some(coupling: DataFlowCoupling, number: int, removed: Tensor) -> Tensor:
+    """Channels of the first units that are left: one or a few, other numbers for other couplings.
+
+    Couplings that have to stay equal in width, in a way that labels do not show, would survive losing equally many.
+    """
+    left = (~removed[coupling.blocks[0]]).nonzero().squeeze(1)
+    count = 1 + number % max(1, min(len(left) - 1, 7))
+    return coupling.blocks[:, left[:count]].reshape(-1)
 
 
 def _without_values(tensor: Tensor) -> Tensor:

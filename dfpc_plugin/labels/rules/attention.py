@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from dfpc_plugin.labels.axes import varying
@@ -77,11 +78,16 @@ def multi_head_attention(
         weights = list(in_proj_weight.chunk(3))
     biases = list(in_proj_bias.chunk(3)) if in_proj_bias is not None else [None] * 3
     parts = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+    if bias_k is not None:
+        batch = (1, *shape_of(parts[1])[1:-1], -1)
+        parts[1] = torch.cat([parts[1], bias_k.reshape(-1).expand(batch)])
+        parts[2] = torch.cat([parts[2], bias_v.reshape(-1).expand(batch)])
     head = embed_dim_to_check // num_heads
     split = [part.unflatten(-1, (num_heads, head)).movedim(0, -2) for part in parts]
     note_scale(call, split[0])
     mixed = product(call, product(call, split[0], split[1].transpose(-2, -1)), split[2])
     joined = mixed.movedim(-2, 0).flatten(-2)
     out = F.linear(joined, out_proj_weight, out_proj_bias)
-    weights_shape = (*shape_of(query)[1:-1], shape_of(query)[0], shape_of(key)[0])
+    length = shape_of(parts[1])[0] + (1 if add_zero_attn else 0)
+    weights_shape = (*shape_of(query)[1:-1], shape_of(query)[0], length)
     return out, (call.make(weights_shape) if need_weights else None)

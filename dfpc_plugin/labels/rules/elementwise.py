@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfpc_plugin.flow.registry import forms
 from dfpc_plugin.labels.axes import inner_axis, varying
-from dfpc_plugin.labels.call import LabelCall
+from dfpc_plugin.labels.call import LabelCall, same_rows
 from dfpc_plugin.labels.registry import label_rule
 from dfpc_plugin.labels.rules.reductions import extreme
 from dfpc_plugin.labels.sizes import TracedFloat, TracedInt
@@ -45,7 +45,9 @@ def _registered(names: str) -> tuple[Any, ...]:
 @label_rule(*_registered(_ONE))
 def entry_by_entry(call: LabelCall, input: LabelTensor, *args: Any, **kwargs: Any) -> LabelTensor:
     """Leaves every entry in its channel."""
-    return call.same(input)
+    result = call.same(input)
+    result.linear = input.linear and call.name in ("neg", "negative", "dropout")
+    return result
 
 
 @label_rule(
@@ -58,7 +60,27 @@ def meeting(call: LabelCall, *operands: Any, **kwargs: Any) -> Any:
     if call.name in ("max", "min") and not any(isinstance(operand, Tensor) for operand in operands[1:]):
         return extreme(call, *operands, **kwargs)
     _note_scales(call, operands)
-    return call.elementwise(*operands, *(value for value in kwargs.values() if isinstance(value, Tensor)))
+    result = call.elementwise(*operands, *(value for value in kwargs.values() if isinstance(value, Tensor)))
+    result.linear = _is_linear(call, operands)
+    return result
+
+
+_SUMS = ("add", "iadd", "radd", "sub", "isub", "subtract")
+_PRODUCTS = ("mul", "imul", "rmul", "multiply", "div", "truediv", "itruediv", "divide")
+
+
+def _is_linear(call: LabelCall, operands: Sequence[Any]) -> bool:
+    """Whether a product with constants, or a sum of what the same rows made (a rotation), scales with those rows."""
+    first = operands[0]
+    if not isinstance(first, LabelTensor) or not first.is_data or not first.linear:
+        return False
+    others = [operand for operand in operands[1:] if isinstance(operand, Tensor)]
+    data = [operand for operand in others if isinstance(operand, LabelTensor) and operand.is_data]
+    if call.name in _PRODUCTS:
+        return not data
+    return call.name in _SUMS and len(data) == len(operands) - 1 and all(
+        operand.linear and same_rows(first, operand) for operand in data
+    )
 
 
 def _note_scales(call: LabelCall, operands: Sequence[Any]) -> None:

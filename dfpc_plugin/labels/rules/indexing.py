@@ -58,9 +58,9 @@ def _note_position(call: LabelCall, slot: Tensor, axis: int, part: Any) -> None:
         step = int(part.step or 1)
         if step != 1:
             _united_steps(call, slot, axis, abs(step))
-            return
         for bound in (part.start, part.stop):
-            if bound is not None and 0 < abs(int(bound)) < length:
+            inside = bound is not None and 0 < abs(int(bound)) < length
+            if inside and (step == 1 or not (bound is part.start and 0 < int(bound) < step)):
                 _bounded(call, slot, axis, bound)
     elif isinstance(part, int):
         _bounded(call, slot, axis, part)
@@ -144,7 +144,7 @@ def setitem(call: LabelCall, input: LabelTensor, index: Any, value: Any) -> Labe
     written = call.elementwise(region, value)
     for number, slot in enumerate(written.slots):
         if number == len(slots):
-            slots.append(_spread_out(slot, shape_of(input)) if region.wild else torch.zeros(shape_of(input), dtype=torch.long))
+            slots.append(_spread_out(slot, shape_of(input)) if region.wild else torch.zeros(shape_of(input), dtype=torch.long, device="cpu"))
         slots[number][plain] = slot
     return call.make(input.shape, slots)
 
@@ -152,7 +152,7 @@ def setitem(call: LabelCall, input: LabelTensor, index: Any, value: Any) -> Labe
 def _spread_out(slot: Tensor, shape: torch.Size) -> Tensor:
     """Labels of a constant that is written in part: the rest takes the channels of what is written, where it can."""
     fits = slot.dim() == len(shape) and all(slot.size(axis) == shape[axis] for axis in varying(slot))
-    return squeezed(slot).expand(shape).clone() if fits else torch.zeros(shape, dtype=torch.long)
+    return squeezed(slot).expand(shape).clone() if fits else torch.zeros(shape, dtype=torch.long, device="cpu")
 
 
 @label_rule(Tensor.copy_)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.labels.axes import canonical, squeezed, varying
-from dfpc_plugin.labels.call import LabelCall
+from dfpc_plugin.labels.call import LabelCall, same_rows
 from dfpc_plugin.labels.combine import Operand, meet
 from dfpc_plugin.labels.registry import label_rule
 from dfpc_plugin.labels.tensor import LabelTensor, shape_of
@@ -34,11 +34,16 @@ def _joined(call: LabelCall, tensors: Sequence[Tensor], dim: int) -> LabelTensor
     along = [[slot for slot in _slots(t) if dim in varying(slot)] for t in tensors]
     for number in range(max(map(len, along))):
         pieces = [
-            own[number] if number < len(own) else torch.zeros((), dtype=torch.long).expand(s)
+            own[number] if number < len(own) else torch.zeros((), dtype=torch.long, device="cpu").expand(s)
             for own, s in zip(along, shapes, strict=True)
         ]
-        slots.append(canonical(torch.cat(pieces, dim)))
-    return call.make(shape, slots)
+        axes = {axis for piece in pieces for axis in varying(piece)}
+        thin = tuple(slice(None) if axis in axes or axis == dim else slice(0, 1) for axis in range(len(shape)))
+        slots.append(canonical(torch.cat([piece[thin] for piece in pieces], dim)).expand(shape))
+    result = call.make(shape, slots)
+    sides = any(operand.slots for operand in across)  # named by the first tensor's rows alone
+    result.linear = all(getattr(t, "linear", False) and (not sides or same_rows(t, tensors[0])) for t in tensors)
+    return result
 
 
 def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
@@ -68,14 +73,16 @@ def stack(call: LabelCall, tensors: Sequence[Tensor], dim: int = 0) -> LabelTens
         pieces = []
         for t in tensors:
             own = _slots(t)
-            pieces.append(own[number] if number < len(own) else torch.zeros((), dtype=torch.long).expand(shape_of(t)))
+            pieces.append(own[number] if number < len(own) else torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(t)))
         slots.append(canonical(torch.stack(pieces, dim)))
     for slot in slots:
         axes = [axis for axis in varying(slot) if axis != dim]
         if dim in varying(slot) and axes:
             call.size(slot, axes[-1], None, flexible=axes[-1])
             call.size(slot, dim, len(tensors), flexible=axes[-1])
-    return call.make(shape, slots)
+    result = call.make(shape, slots)
+    result.linear = all(getattr(t, "linear", False) for t in tensors)
+    return result
 
 
 for _name, _dim in (("hstack", 1), ("vstack", 0)):

@@ -27,10 +27,11 @@ def linear(call: LabelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     rows: list[Any] = [*out, "in"]
     operands: list[tuple[Any, list[Any]]] = [(weight, rows), (input, [*leading, "in"])]
     result = call.einsum(operands, [*leading, *out])
-    if bias is None:
-        return result
-    call.biased(weight, bias)
-    return call.elementwise(result, bias)
+    if bias is not None:
+        call.biased(weight, bias)
+        result = call.elementwise(result, bias)
+    result.linear = call.is_parameter(weight)
+    return result
 
 
 @label_rule(*forms("bilinear"))
@@ -102,10 +103,12 @@ def _convolved(
         result = call.make(out, [plain.view(*[1] * channel, -1, *[1] * kernel)])
     else:
         result = call.make(out, _grouped_channels(call, input, weight, groups, out, transposed=transposed))
-    if bias is None:
-        return result
-    call.biased(weight, bias)
-    return call.per_channel(result, [bias]) if channel == 1 else call.elementwise(result, bias.reshape(-1, *[1] * kernel))
+    if bias is not None:
+        call.biased(weight, bias)
+        shaped = None if channel == 1 else bias.reshape(-1, *[1] * kernel)
+        result = call.per_channel(result, [bias]) if shaped is None else call.elementwise(result, shaped)
+    result.linear = not transposed and call.is_parameter(weight)
+    return result
 
 
 def _plain_channels(call: LabelCall, input: Any, weight: Any, groups: Any, channel: int) -> Tensor | None:

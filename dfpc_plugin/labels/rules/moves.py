@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfpc_plugin.flow.registry import forms
-from dfpc_plugin.labels.axes import inner_axis
+from dfpc_plugin.labels.axes import inner_axis, varying
 from dfpc_plugin.labels.call import LabelCall
 from dfpc_plugin.labels.registry import label_rule
 from dfpc_plugin.labels.tensor import LabelTensor
@@ -103,6 +103,9 @@ def unfold(call: LabelCall, input: LabelTensor, *args: Any, **kwargs: Any) -> La
     """Sliding windows of a tensor, or of an image when the first argument is a kernel size."""
     of_an_image = {"kernel_size", "dilation", "padding", "stride"} & set(kwargs)
     if len(args) + len(kwargs) == 3 and not of_an_image and all(isinstance(arg, int) for arg in args):
+        for slot in input.slots:
+            if int(args[0]) % input.dim() in varying(slot):
+                call.freeze(slot, f"is windowed along its own axis by {call.where}")
         return call.moved(input, lambda slot: slot.unfold(*map(int, args), **kwargs))
     shape = call.on_meta((input, *args), kwargs).shape
     window = shape[-2] // input.size(-3)
@@ -123,7 +126,12 @@ def fold(call: LabelCall, input: LabelTensor, *args: Any, **kwargs: Any) -> Labe
 
 @label_rule(*forms("repeat_interleave"))
 def repeat_interleave(call: LabelCall, input: LabelTensor, repeats: Any, dim: int | None = None, **kwargs: Any) -> Any:
-    """Copies of entries side by side."""
+    """Copies of entries side by side; channels that are not all copied alike stay."""
+    if isinstance(repeats, Tensor):
+        repeats = repeats.value().cpu() if isinstance(repeats, LabelTensor) and repeats.value else repeats.cpu()
+        for slot in input.slots:
+            if dim is None or dim % input.dim() in varying(slot):
+                call.freeze(slot, f"is repeated unequally by {call.where}")
     return call.moved(input, lambda slot: torch.repeat_interleave(slot, repeats, dim, **kwargs))
 
 

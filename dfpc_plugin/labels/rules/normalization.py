@@ -22,7 +22,9 @@ def _per_channel(call: LabelCall, input: Any, weight: Any, bias: Any, *statistic
     by_weight = weight is not None and (not isinstance(input, LabelTensor) or input.is_data)
     if by_weight and bias is not None:
         call.biased(weight, bias)
-    return call.per_channel(input, vectors, first=1 if by_weight else 0)
+    result = call.per_channel(input, vectors, first=1 if by_weight else 0)
+    result.linear = by_weight and call.is_parameter(weight)
+    return result
 
 
 @label_rule(*forms("batch_norm", "instance_norm"))
@@ -49,7 +51,11 @@ def layer_norm(
     given = [v for v in (weight, bias) if isinstance(v, Tensor)]
     if isinstance(bias, Tensor) and isinstance(weight, LabelTensor):
         call.biased(weight, bias)
-    return call.elementwise(*given[:1], input, *given[1:]) if given else call.same(input)
+    if not given:
+        return call.same(input)
+    result = call.elementwise(*given[:1], input, *given[1:])
+    result.linear = isinstance(weight, Tensor) and len(sizes) == 1 and call.is_parameter(weight)
+    return result
 
 
 @label_rule(*forms("group_norm"))
@@ -70,7 +76,9 @@ def group_norm(
 
 @label_rule(*forms("local_response_norm"))
 def local_response_norm(call: LabelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Mixes neighbouring channels as a norm does."""
+    """Mixes neighbouring channels: after a cut others would be neighbours, so they stay."""
+    for slot in input.slots:
+        call.freeze(slot, f"mixes neighbours in {call.where}")
     return call.same(input)
 
 

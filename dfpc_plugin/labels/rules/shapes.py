@@ -185,7 +185,7 @@ def split(call: LabelCall, input: LabelTensor, split_size: Any = None, dim: int 
     dim = dim % input.dim()
     plain = int(asked) if isinstance(asked, int) else [int(size) for size in asked]
     parts = _parts(call, input, lambda slot: torch.split(slot, plain, dim))
-    equal = isinstance(asked, int) and len(parts) > 1 and shape_of(input)[dim] % plain == 0
+    equal = isinstance(plain, int) and len(parts) > 1 and shape_of(input)[dim] % plain == 0
     for slot in input.slots:
         if dim not in varying(slot):
             continue
@@ -204,6 +204,8 @@ def _note_rows(call: LabelCall, slot: Tensor, dim: int, count: int, size: Any) -
     if rows.size(dim + 1) > 1:
         call.size(rows, dim + 1, size, flexible=dim + 1)
         call.size(rows, dim, count, flexible=dim + 1)
+    else:
+        call.size(slot, dim, count, flexible=dim)
 
 
 @label_rule(*forms("unbind"))
@@ -223,6 +225,7 @@ def _parts(call: LabelCall, input: LabelTensor, cut: Any) -> Any:
     results = []
     for number, shape in enumerate(shapes):
         part = call.make(shape, [piece[number] for piece in pieces], part=number)
+        part.linear = input.linear or input.original is not None
         if input.wild:
             part.wild, part.viewed = True, (input, lambda slot, number=number: cut(slot)[number])
         results.append(part)
@@ -231,4 +234,4 @@ def _parts(call: LabelCall, input: LabelTensor, cut: Any) -> Any:
 
 def _blank(tensor: Tensor) -> Tensor:
     """Labels of a tensor without channels."""
-    return torch.zeros((), dtype=torch.long).expand(shape_of(tensor))
+    return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))

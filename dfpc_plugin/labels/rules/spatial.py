@@ -53,6 +53,8 @@ def pad(call: LabelCall, input: LabelTensor, pad: Any, mode: str = "constant", v
         for number, (before, after) in enumerate(sides):
             axis = slot.dim() - 1 - number
             if axis in varying(slot) and (before or after):
+                if mode != "constant":
+                    call.freeze(slot, f"is padded along its own axis by {call.where}")
                 slot = _padded(slot, axis, before, after)
             elif before or after:
                 sizes = list(slot.shape)
@@ -70,7 +72,7 @@ def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
     for count in (max(before, 0), max(after, 0)):
         sizes = list(slot.shape)
         sizes[axis] = count
-        pieces.append(torch.zeros((), dtype=torch.long).expand(sizes))
+        pieces.append(torch.zeros((), dtype=torch.long, device="cpu").expand(sizes))
     return torch.cat([pieces[0], slot, pieces[1]], axis)
 
 
