@@ -101,12 +101,8 @@ class DFPCPruner(tp.pruner.BasePruner):
         if round_to is not None and round_to < 1:
             raise PrunerSettingError(f"round_to={round_to} is no number of channels; give 1 or more, or None.")
         _check_ratio("head_pruning_ratio", head_pruning_ratio)
-        if prune_num_heads and prune_head_dims and head_pruning_ratio:
-            raise PrunerSettingError(
-                "prune_num_heads and prune_head_dims are both set; a pruner removes whole heads or dimensions of all "
-                "heads, so set prune_head_dims=False, or use one pruner after the other."
-            )
-        graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads and not prune_head_dims)
+        _check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
+        graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads)
         _with_graph(base_pruner.BasePruner.__init__, graph)(self, **arguments)
         if not isinstance(self.DG, DataFlowGraph):
             raise DFPCError("This version of Torch-Pruning builds its graph in another way; install torch-pruning 1.6.")
@@ -230,6 +226,21 @@ def _ignored(model: nn.Module, layers: Iterable[Any]) -> list[Any]:
                 f"module type of this model; pass the objects themselves, such as model.fc."
             )
     return found
+
+
+def _check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Module, float] | None) -> None:
+    """Raise on settings about heads that contradict each other, or would have no effect."""
+    if heads and dims:
+        raise PrunerSettingError(
+            "prune_num_heads and prune_head_dims are both set, but a unit is a whole head or a dimension of all heads; "
+            "set prune_head_dims=False, or use one pruner after the other."
+        )
+    if ratio and not heads:
+        raise PrunerSettingError(
+            f"head_pruning_ratio={ratio} has no effect on its own; set prune_num_heads=True, prune_head_dims=False."
+        )
+    if by_layer:
+        raise PrunerSettingError("head_pruning_ratio_dict is not supported; give ratios by layer in pruning_ratio_dict.")
 
 
 def _check_modules(model: nn.Module, keys: Iterable[Any]) -> None:

@@ -14,7 +14,7 @@ from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.labels.axes import canonical, squeezed, varying
 from dfpc_plugin.labels.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.labels.notes import CallNotes
-from dfpc_plugin.labels.tensor import LabelTensor, shape_of
+from dfpc_plugin.labels.tensor import LabelTensor, blank, shape_of
 
 if TYPE_CHECKING:
     from dfpc_plugin.labels.run import LabelRun
@@ -185,7 +185,7 @@ class LabelCall(CallNotes):
         if not isinstance(tensor, LabelTensor):
             return move(tensor)
         slots = [canonical(move(slot)) for slot in tensor.slots]
-        shape = slots[0].shape if slots else move(_blank(tensor)).shape
+        shape = slots[0].shape if slots else move(blank(tensor)).shape
         result = self.make(shape, slots)
         result.linear = tensor.linear or (tensor.original is not None)
         if tensor.wild:
@@ -199,11 +199,6 @@ def same_rows(first: Any, second: Any) -> bool:
         [torch.unique(squeezed(slot)) for slot in getattr(tensor, "slots", ())] for tensor in (first, second)
     )
     return len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
-
-
-def _blank(tensor: Tensor) -> Tensor:
-    """Labels of a tensor without channels."""
-    return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))
 
 
 def _once(compute: Callable[[], Any]) -> Callable[[], Any]:

@@ -17,7 +17,7 @@ from dfpc_plugin.labels.table import AxisSize
 if TYPE_CHECKING:
     from dfpc_plugin.labels.run import LabelRun
 
-__all__ = ["LabelTensor", "shape_of"]
+__all__ = ["LabelTensor", "blank", "shape_of"]
 
 _SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 _COUNTS = (Tensor.numel, Tensor.nelement, torch.numel)
@@ -138,3 +138,8 @@ def shape_of(tensor: Tensor) -> torch.Size:
     """The shape as torch stores it."""
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.shape
+
+
+def blank(tensor: Tensor) -> Tensor:
+    """Labels of a tensor without channels."""
+    return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))

@@ -55,6 +55,9 @@ had and are finite, and at least 20 % of the parameters are gone, within 60 seco
 Torch-Pruning 5 % and 120 seconds are enough, and it is told what can be read off any model: which layers write the
 outputs, and how many heads a layer named `qkv` serves. Whether a pruned model is still accurate is another question.
 
+A model that returns features instead of classes keeps their width, as they are its output; where that is the width of
+the whole residual stream, too little is left to remove.
+
 Measured{date} with {versions}:
 
 ```console

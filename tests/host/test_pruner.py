@@ -15,6 +15,7 @@ import dfpc_plugin.importance as importance_module
 from dfpc_plugin import DataFlowGraph, DFPCImportance, DFPCPruner, bgsc
 from dfpc_plugin.errors import ExampleInputsError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.host import with_data_flow
+from dfpc_plugin.host.ranking import keep_at_least
 
 ALL = sorted(NETS)
 MAGNITUDE = tp.importance.GroupMagnitudeImportance
@@ -146,8 +147,9 @@ def test_global_pruning_cuts_more_with_every_ratio_and_empties_nothing(name, imp
         pruner.step()
         now = widths(pruner)
         assert min(now) >= 1 and torch.isfinite(model(X)).all()
-        total = sum(coupling.channels for coupling in pruner.couplings if not coupling.protected)
-        assert sum(now) == max(int(total * (1 - ratio) + 1e-9), len(now))
+        free = [coupling for coupling in pruner.couplings if not coupling.protected]
+        total, least = sum(c.channels for c in free), sum(keep_at_least(c, 1.0) for c in free)
+        assert sum(now) == max(int(total * (1 - ratio) + 1e-9), least)
         if previous is not None:
             assert all(one <= other for one, other in zip(now, previous, strict=True))
         previous = now
@@ -160,7 +162,7 @@ def test_a_coupling_below_the_threshold_keeps_its_best_and_others_lose_instead()
     )  # fmt: skip
     before = widths(pruner)
     pruner.step()
-    assert widths(pruner).count(1) == 2 and sum(widths(pruner)) == int(sum(before) * 0.3)
+    assert widths(pruner).count(2) == 2 and sum(widths(pruner)) == int(sum(before) * 0.3)
 
 
 def test_both_halves_of_a_layer_are_pruned_locally():
@@ -278,8 +280,12 @@ def test_heads_stay_and_their_dimensions_can():
     heads = {block.attn.qkv: 3 for block in model.blocks}
     pruner_for(model, num_heads=heads, prune_head_dims=False, pruning_ratio=0.5).step()
     assert model.blocks[0].attn.qkv.out_features == 144 and model.blocks[0].mlp.fc1.out_features == 96
-    for kwargs in ({"prune_num_heads": True}, {"head_pruning_ratio": 0.5}, {"head_pruning_ratio_dict": {model: 0.5}}):
-        with pytest.warns(UserWarning, match="settings about whole heads have no effect"):
+    for kwargs, message in (
+        ({"prune_num_heads": True}, "prune_num_heads and prune_head_dims are both set"),
+        ({"head_pruning_ratio": 0.5}, "head_pruning_ratio=0.5 has no effect on its own"),
+        ({"head_pruning_ratio_dict": {model: 0.5}}, "head_pruning_ratio_dict is not supported"),
+    ):
+        with pytest.raises(PrunerSettingError, match=message):
             pruner_for(model, **kwargs)
 
 

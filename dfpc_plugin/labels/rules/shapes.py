@@ -15,7 +15,7 @@ from dfpc_plugin.labels.call import LabelCall
 from dfpc_plugin.labels.registry import label_rule
 from dfpc_plugin.labels.sizes import TracedInt
 from dfpc_plugin.labels.table import AxisSize
-from dfpc_plugin.labels.tensor import LabelTensor, shape_of
+from dfpc_plugin.labels.tensor import LabelTensor, blank, shape_of
 
 __all__: list[str] = []
 
@@ -221,7 +221,7 @@ def unbind(call: LabelCall, input: LabelTensor, dim: int = 0) -> Any:
 def _parts(call: LabelCall, input: LabelTensor, cut: Any) -> Any:
     """Cut labels into parts; returns one tensor per part."""
     pieces = [cut(slot) for slot in input.slots]
-    shapes = [piece.shape for piece in (pieces[0] if pieces else cut(_blank(input)))]
+    shapes = [piece.shape for piece in (pieces[0] if pieces else cut(blank(input)))]
     results = []
     for number, shape in enumerate(shapes):
         part = call.make(shape, [piece[number] for piece in pieces], part=number)
@@ -230,8 +230,3 @@ def _parts(call: LabelCall, input: LabelTensor, cut: Any) -> Any:
             part.wild, part.viewed = True, (input, lambda slot, number=number: cut(slot)[number])
         results.append(part)
     return tuple(results)
-
-
-def _blank(tensor: Tensor) -> Tensor:
-    """Labels of a tensor without channels."""
-    return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))
