@@ -61,9 +61,10 @@ class ValueDependentError(DFPCError):
     def __init__(self, function: str, module: str) -> None:
         """Name the `function` that asked for values and the `module` that called it."""
         super().__init__(
-            f"{function} in module '{module}' needs the values of the data, and scoring runs without data; "
-            f"score a part of the model that does not (for a detector: model.backbone), or register a rule for "
-            f"the function that surrounds it with @dfpc_plugin.rule."
+            f"{function} in module '{module}' needs the values of the data, and there are none here; "
+            f"pass a forward_fn that leaves out what depends on values, register one for the model's class with "
+            f"@dfpc_plugin.families.register_forward, or register a rule for the function that surrounds it with "
+            f"@dfpc_plugin.rule."
         )
 
 

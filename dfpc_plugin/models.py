@@ -10,7 +10,6 @@ import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -19,9 +18,8 @@ import torchvision
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError, UnknownModelError
-from dfpc_plugin.inputs import as_call
 
-__all__ = ["ScoringPart", "WeightsError", "create_model", "example_inputs", "match_models", "scoring_part"]
+__all__ = ["WeightsError", "create_model", "example_inputs", "match_models"]
 
 _TORCHVISION = "torchvision/"
 _HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # timm's own prefixes for models that are in no list
@@ -30,24 +28,6 @@ _SIZE, _DETECTION_SIZE, _FLOW_SIZE, _FRAMES = 224, 320, 128, 16
 
 class WeightsError(DFPCError):
     """The pretrained weights of a model cannot be had."""
-
-
-@dataclass(frozen=True)
-class ScoringPart:
-    """The part of a model that can be scored without data.
-
-    Attributes:
-        path: Dotted path of the module; '' is the whole model.
-        reason: Why it is not the whole model; '' if it is.
-    """
-
-    path: str = ""
-    reason: str = ""
-
-    def forward(self, model: nn.Module, inputs: Any) -> Any:
-        """Call the part: what `bgsc` takes as `forward_fn`, so that layers keep their names in the whole model."""
-        args, kwargs = as_call(inputs)
-        return model.get_submodule(self.path)(*args, **kwargs)
 
 
 def create_model(name: str, *, pretrained: bool = False, meta: bool = False) -> nn.Module:
@@ -90,7 +70,7 @@ def example_inputs(
     size: int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Return inputs that `model` (or, for a detector, its backbone) can be called with.
+    """Return inputs that `model` can be called with; for a detector, a batch of images.
 
     Args:
         model: The model, as built by `create_model`.
@@ -110,15 +90,6 @@ def example_inputs(
         for shape in shapes
     )
     return made if len(made) > 1 else made[0]
-
-
-def scoring_part(model: nn.Module) -> ScoringPart:
-    """Say which part of `model` can be scored: all of it, except for torchvision's detectors."""
-    if type(model).__module__.startswith("torchvision.models.detection.") and hasattr(model, "backbone"):
-        return ScoringPart(
-            "backbone", "a detector selects boxes by their values, which a pass without data has not"
-        )
-    return ScoringPart()
 
 
 def match_models(pattern: str) -> list[str]:

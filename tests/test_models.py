@@ -2,9 +2,9 @@ import pytest
 import timm
 import torch
 
-from dfpc_plugin import missing_operators
 from dfpc_plugin.errors import UnknownModelError
-from dfpc_plugin.models import WeightsError, create_model, example_inputs, match_models, scoring_part
+from dfpc_plugin.families import data_flow_forward
+from dfpc_plugin.models import WeightsError, create_model, example_inputs, match_models
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit.r160_in1k", "torchvision/squeezenet1_1"])
@@ -87,8 +87,9 @@ def test_example_inputs_fit_the_model(name, shapes):
     made = inputs if isinstance(inputs, tuple) else (inputs,)
     assert [tuple(tensor.shape) for tensor in made] == shapes
     assert all(tensor.is_meta for tensor in made)
+    forward = data_flow_forward(model.eval())
     with torch.no_grad():
-        scoring_part(model).forward(model.eval(), inputs)
+        model(*made) if forward is None else forward(model, inputs)
 
 
 def test_example_inputs_can_be_asked_for_otherwise():
@@ -99,18 +100,6 @@ def test_example_inputs_can_be_asked_for_otherwise():
 
 def test_example_inputs_without_a_configuration_are_224():
     assert example_inputs(torch.nn.Conv2d(3, 1, 1), "mine").shape == (1, 3, 224, 224)
-
-
-def test_detectors_are_scored_by_their_backbone():
-    model = create_model("torchvision/retinanet_resnet50_fpn", meta=True)
-    part = scoring_part(model)
-    assert part.path == "backbone"
-    assert "selects boxes" in part.reason
-    assert not missing_operators(model.backbone, example_inputs(model, "torchvision/retinanet_resnet50_fpn"))
-
-
-def test_other_models_are_scored_whole():
-    assert scoring_part(create_model("test_vit", meta=True)).path == ""
 
 
 def test_patterns():

@@ -94,6 +94,8 @@ class Channels:
         leaves: Sizes read from shapes, in terms of channels.
         scales: Numbers that depend on widths and multiply what some rows of weights make.
         heads: Which channels are whole attention heads, `(channels,)`.
+        parameters: Shapes of the model's parameters by path, before any cut.
+        outputs: Shapes of the tensors that the model returns.
         values: What cuts have changed attributes of modules to.
     """
 
@@ -105,6 +107,8 @@ class Channels:
     leaves: dict[AxisSize, Size]
     scales: list[Scale]
     heads: Tensor
+    parameters: dict[str, torch.Size]
+    outputs: list[torch.Size]
     values: dict[Attribute, int] = field(default_factory=dict)
 
 
@@ -118,7 +122,8 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
     for rows in heads:
         table.unite(rows.row[:, None], rows.labels, rows.where)
     roots = _with_rows(run)
-    numbers = torch.unique(roots, return_inverse=True)[1]
+    firsts = roots == torch.arange(len(roots), device="cpu")  # a root is the smallest label of its channel
+    numbers = (firsts.cumsum(0) - 1)[roots]
     reasons = _reasons(run, numbers)
     leaves: dict[AxisSize, Size] = {}
     sizes = [_size(entry, numbers, leaves) for entry in table.sizes]
@@ -135,7 +140,7 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
     whole = removed.clone()
     for rows in heads:
         whole[numbers[rows.row]] = True
-    return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole)
+    return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole, run.parameters, run.outputs)
 
 
 def _with_rows(run: LabelRun) -> Tensor:

@@ -105,7 +105,11 @@ def _map(channels: Channels) -> CouplingMap:
     for number, structure in enumerate(structures):
         number_of[structure.channels] = number
     result = CouplingMap(channels, [], number_of, _touching(channels, number_of), _mentions(channels))
-    arranged = [portion for structure in structures for portion in _portions(result, structure)]
+    arranged = [
+        portion
+        for number, structure in enumerate(structures)
+        for portion in _portions(result, structure, result.touching.get(number, []))
+    ]
     total = sum(layer.macs for layer in channels.layers)
     of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, portion in enumerate(arranged):
@@ -130,7 +134,7 @@ class _Portion:
     protected: str | None
 
 
-def _portions(result: CouplingMap, structure: Structure) -> list[_Portion]:
+def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> list[_Portion]:
     """Arrange channels in the units that the forward can follow; a coupling that has none is protected."""
     channels = result.channels
     own = structure.channels
@@ -138,18 +142,18 @@ def _portions(result: CouplingMap, structure: Structure) -> list[_Portion]:
     if fixed:
         return [_Portion(own[None], structure.balance, channels.reasons[fixed[0]])]
     blocks = structure.proportional()
-    problem = _problem(result, blocks)
+    problem = _problem(result, blocks, sizes)
     smallest = min(len(cell) for cell in structure.cells)
     if blocks.size(1) < smallest and (problem or 2 * blocks.size(1) < smallest):
         others = structure.one_of_each()
-        if _problem(result, others) is None:
+        if _problem(result, others, sizes) is None:
             left = own[~torch.isin(own, others)]
             rest = [_Portion(left[None], (), "is in excess of what parts of unequal size can lose alike")]
             return [_Portion(others, structure.balance, None), *(rest if len(left) else [])]
     return [_Portion(blocks, structure.balance, problem)]
 
 
-def _problem(result: CouplingMap, blocks: Tensor) -> str | None:
+def _problem(result: CouplingMap, blocks: Tensor, sizes: list[Size]) -> str | None:
     """Why units cannot be cut, found by cutting one and then half of them on paper."""
     units = blocks.size(1)
     if units < 2:
@@ -158,7 +162,7 @@ def _problem(result: CouplingMap, blocks: Tensor) -> str | None:
         removed = result.channels.removed.clone()
         removed[blocks[:, :some]] = True
         try:
-            solve(result.channels, removed, result.sizes_of(removed), result.mentions)
+            solve(result.channels, removed, sizes, result.mentions)
         except Violation as violation:
             return str(violation)
     return None
@@ -212,6 +216,7 @@ def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
     """Which couplings occur in which groups of channels: `[coupling, position of the group]`, in order."""
     if not groups:
         return []
-    positions = torch.arange(len(groups), device="cpu").repeat_interleave(torch.tensor([len(group) for group in groups], device="cpu"))
-    keys = torch.unique(of[torch.cat(groups)] * len(groups) + positions)
+    lengths = torch.tensor([len(group) for group in groups], device="cpu")
+    positions = torch.arange(len(groups), device="cpu").repeat_interleave(lengths)
+    keys = torch.unique_consecutive(of[torch.cat(groups)] * len(groups) + positions).unique()
     return torch.stack([torch.div(keys, len(groups), rounding_mode="floor"), keys % len(groups)], 1).tolist()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.couplings.find import CouplingMap
@@ -14,15 +14,14 @@ from dfpc_plugin.couplings.find import CouplingMap
 __all__ = ["prunable_share"]
 
 
-def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, float]:
-    """Return the shares of a model's multiply-accumulates and parameters in couplings that can be pruned.
+def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
+    """Return the shares of the uncut model's multiply-accumulates and parameters in couplings that can be pruned.
 
     Both lie between 0 and 1. A layer counts as a whole if some of its channels lie in a coupling that is not
     protected; of a parameter only the entries count that go with some unit, each of them once.
 
     Args:
         coupling_map: From `map_couplings`.
-        model: The model it was made of, not cut since.
     """
     channels = coupling_map.channels
     free = torch.zeros(channels.removed.shape, dtype=torch.bool, device="cpu")
@@ -33,11 +32,11 @@ def prunable_share(coupling_map: CouplingMap, model: nn.Module) -> tuple[float, 
     for axis in channels.axes:
         axes[axis.tensor].append(axis)
     # A parameter with several names is listed once here, by the first of them, and so it is in axes.
-    parameters = dict(model.named_parameters())
-    touched = sum(_touched(parameter.shape, axes[name], free) for name, parameter in parameters.items())
+    parameters = channels.parameters
+    touched = sum(_touched(shape, axes[name], free) for name, shape in parameters.items())
     worked = sum(layer.macs for layer in channels.layers if free[layer.channels].any())
     macs = _share(worked, sum(layer.macs for layer in channels.layers))
-    return macs, _share(touched, sum(parameter.numel() for parameter in parameters.values()))
+    return macs, _share(touched, sum(shape.numel() for shape in parameters.values()))
 
 
 def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:

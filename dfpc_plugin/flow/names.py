@@ -15,15 +15,18 @@ __all__ = ["ModelNames"]
 
 
 class ModelNames:
-    """Dotted paths of a model's modules and parameters, looked up by identity."""
+    """Dotted paths of a model's modules and parameters, looked up by identity.
+
+    Attributes:
+        modules: The modules by path, each once.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Read the paths of `model`; nothing of it is changed."""
-        self._modules: dict[int, str] = {}
-        self._root = model
+        self.modules = dict(model.named_modules())
+        self._modules = {id(module): path for path, module in self.modules.items()}
         self._parameters: dict[int, list[str]] = defaultdict(list)
-        for path, module in model.named_modules():
-            self._modules[id(module)] = path
+        for path, module in self.modules.items():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     self._parameters[id(parameter)].append(f"{path}.{name}" if path else name)
@@ -43,7 +46,7 @@ class ModelNames:
     def module(self) -> nn.Module | None:
         """The module whose forward is running, or None."""
         path = self.caller()
-        return None if path is None else self._root.get_submodule(path)
+        return None if path is None else self.modules[path]
 
     def layer(self, weight: Any) -> str:
         """Name the layer that owns `weight`: its parameter's path without '.weight', or the module that is running."""

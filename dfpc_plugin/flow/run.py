@@ -8,14 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError, ValueDependentError
-from dfpc_plugin.families import data_flow_forward
+from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.flow.engine import FlowRun, MissingOperator
+from dfpc_plugin.flow.forward import follow
 from dfpc_plugin.flow.script import scripted_functions_redirected
-from dfpc_plugin.flow.tensor import FlowTensor
-from dfpc_plugin.flow.tree import map_tensors, tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 
 __all__ = ["ForwardFunction", "missing_operators", "run_flow"]
@@ -24,7 +22,8 @@ __all__ = ["ForwardFunction", "missing_operators", "run_flow"]
 def run_flow(model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None) -> FlowRun:
     """Run `model` once on data-flow tensors of the shapes of `example_inputs`; their values are not used.
 
-    With `forward_fn`, calls `forward_fn(model, example_inputs)` in place of the model. The model is left as it was found. Works under `torch.no_grad()` and `torch.inference_mode()`.
+    With `forward_fn`, calls `forward_fn(model, example_inputs)` in place of the model. The model is left as it was
+    found. Works under `torch.no_grad()` and `torch.inference_mode()`.
 
     Raises:
         UnsupportedOperatorError: Operators of the model have no rule.
@@ -58,24 +57,8 @@ def _run_once(
 ) -> FlowRun:
     """Run the forward and return what the run collected, complete or not."""
     run = FlowRun(model)
-    forward_fn = forward_fn or data_flow_forward(model)
     with _recording(model):
-        inputs = map_tensors(run.input, example_inputs)
-        args, kwargs = as_call(inputs) if forward_fn is None else ((), {})
-        if not any(isinstance(tensor, FlowTensor) for tensor in tensors(inputs)):
-            raise ExampleInputsError(
-                "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
-            )
-        try:
-            if forward_fn is None:
-                model(*args, **kwargs)
-            else:
-                forward_fn(model, inputs)
-        except (UnsupportedOperatorError, ValueDependentError):
-            raise
-        except Exception as error:
-            run.stop_if_missing(f"{type(error).__name__}: {error}", error)
-            raise
+        follow(run, model, example_inputs, forward_fn)
     if not run.calls:
         raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,13 +32,9 @@ class DataFlowGraph(tp.DependencyGraph):
 
     Attributes:
         coupling_map: Everything a cut needs to know.
-        prunable_macs: Share of the multiply-accumulates in layers that read or write a coupling that can be pruned.
-        prunable_parameters: Share of the parameters' elements that go with such couplings.
     """
 
     coupling_map: CouplingMap
-    prunable_macs: float
-    prunable_parameters: float
 
     def __init__(self, *, whole_heads: bool = False, probe: bool = True) -> None:
         """Choose what units of attention are, and whether couplings are tried before they are offered.
@@ -53,6 +50,20 @@ class DataFlowGraph(tp.DependencyGraph):
     def couplings(self) -> list[DataFlowCoupling]:
         """All couplings, those that must not be pruned included."""
         return self.coupling_map.couplings
+
+    @cached_property
+    def _share(self) -> tuple[float, float]:
+        return prunable_share(self.coupling_map)
+
+    @property
+    def prunable_macs(self) -> float:
+        """Share of the uncut model's multiply-accumulates in layers of couplings that can be pruned, 0 to 1."""
+        return self._share[0]
+
+    @property
+    def prunable_parameters(self) -> float:
+        """Share of the uncut model's parameters, by entries, that go with such couplings, 0 to 1."""
+        return self._share[1]
 
     @noting
     def build_dependency(
@@ -101,7 +112,6 @@ class DataFlowGraph(tp.DependencyGraph):
         self.module2node: dict[Any, Node] = self._places.nodes
         self._module2name.update((m, n.name) for m, n in self.module2node.items() if isinstance(m, nn.Parameter))
         self._number_units()
-        self.prunable_macs, self.prunable_parameters = prunable_share(self.coupling_map, model)
         return self
 
     def _number_units(self) -> None:
@@ -235,7 +245,7 @@ class DataFlowGraph(tp.DependencyGraph):
         pairs = zip(group.couplings, group.units, strict=True)
         return all(len(own) < len(self.units_left(coupling)) for coupling, own in pairs)
 
-    def prune_together(self, groups: Sequence[DataFlowGroup]) -> None:
+    def prune_together(self, groups: Sequence[DataFlowGroup], record_history: bool = True) -> None:
         """Remove several groups at once: all of them, or nothing at all.
 
         Raises:
@@ -249,7 +259,7 @@ class DataFlowGraph(tp.DependencyGraph):
             removed[group.channels] = True
         if groups:
             cut(self.model, self.coupling_map, torch.cat([group.channels for group in groups]))
-        self._pruning_history += entries
+        self._pruning_history += entries if record_history else []
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
         """Do again what another graph's history says."""

@@ -15,7 +15,6 @@ from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host.layout import Place
 from dfpc_plugin.host.units import UnitFunction, positions, units_left
-from dfpc_plugin.surgery import cut
 
 if TYPE_CHECKING:
     from dfpc_plugin.host.graph import DataFlowGraph
@@ -88,11 +87,7 @@ class DataFlowGroup(tp.Group):
                 record_history=record_history
             )
             return
-        self.check()
-        entry = self.history_entry()
-        cut(self._DG.model, self._DG.coupling_map, self.channels)
-        if record_history:
-            self._DG._pruning_history.append(entry)
+        self._DG.prune_together([self], record_history)
 
     def check(self) -> None:
         """Raise unless all of it is there and something would be left."""

@@ -14,12 +14,17 @@ __all__ = ["canonical", "inner_axis", "squeezed", "varying"]
 
 def varying(labels: Tensor) -> tuple[int, ...]:
     """Axes along which canonical `labels` differ."""
-    return tuple(axis for axis, size in enumerate(labels.shape) if size > 1 and labels.stride(axis))
+    steps = zip(labels.shape, labels.stride(), strict=True)
+    return tuple(axis for axis, (size, step) in enumerate(steps) if size > 1 and step)
 
 
 def squeezed(labels: Tensor) -> Tensor:
     """Keep one position of every axis along which `labels` do not vary; those axes have size one."""
-    return labels[tuple(slice(None) if labels.stride(axis) else slice(0, 1) for axis in range(labels.dim()))]
+    steps = labels.stride()
+    if all(steps):
+        return labels
+    sizes = [min(size, 1) if not step else size for size, step in zip(labels.shape, steps, strict=True)]
+    return labels.as_strided(sizes, steps)
 
 
 def canonical(labels: Tensor) -> Tensor:

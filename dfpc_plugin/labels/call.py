@@ -19,7 +19,7 @@ from dfpc_plugin.labels.tensor import LabelTensor, blank, shape_of
 if TYPE_CHECKING:
     from dfpc_plugin.labels.run import LabelRun
 
-__all__ = ["LabelCall", "same_rows"]
+__all__ = ["LabelCall", "same_rows", "value_of"]
 
 
 class LabelCall(CallNotes):
@@ -37,7 +37,7 @@ class LabelCall(CallNotes):
         self._args, self._kwargs, self._stand_ins = args, kwargs, stand_ins
         self.value: Callable[[], Any] | None = None
         if all(stand_in.value is not None for stand_in in stand_ins):
-            self.value = _once(lambda: func(*map_tensors(_value, args), **map_tensors(_value, kwargs)))
+            self.value = _once(lambda: func(*map_tensors(value_of, args), **map_tensors(value_of, kwargs)))
 
     @cached_property
     def _dtype(self) -> torch.dtype:
@@ -156,7 +156,7 @@ class LabelCall(CallNotes):
         kept = [slot[index] for slot in left]
         result = self.make([sizes[letter] for letter in output], kept)
         if all(isinstance(tensor, LabelTensor) and tensor.is_data for tensor, _ in operands):
-            first, second = ([*operands, *operands][number][0] for number in range(2))
+            first, second = operands[0][0], operands[-1][0]
             if getattr(first, "linear", False) and not same_rows(first, second):
                 result.factor = getattr(first, "slots", ())
         return result
@@ -213,7 +213,7 @@ def _once(compute: Callable[[], Any]) -> Callable[[], Any]:
     return value
 
 
-def _value(tensor: Tensor) -> Tensor:
+def value_of(tensor: Tensor) -> Tensor:
     """The actual values of weights and constants."""
     return tensor.value() if isinstance(tensor, LabelTensor) and tensor.value is not None else tensor
 

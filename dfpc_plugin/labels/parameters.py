@@ -22,31 +22,43 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 """Layers whose vectors have an entry per output channel of their weight, and share its labels."""
 
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
+"""What torch's convolutions keep about space, which no cut of channels changes."""
+
 
 @contextlib.contextmanager
-def labelled_state(model: nn.Module, run: LabelRun) -> Iterator[None]:
-    """Replace parameters, floating-point buffers and integer attributes; everything is put back at exit."""
+def labelled_state(run: LabelRun) -> Iterator[None]:
+    """Replace the model's parameters, floating-point buffers and integer attributes; everything is put back at exit."""
     saved: list[tuple[dict[str, Any], str, Any]] = []
+    known: set[int] = set()
 
     def replace(table: dict[str, Any], name: str, value: Any) -> None:
         saved.append((table, name, table[name]))
         table[name] = value
 
     try:
-        for path, module in model.named_modules():
+        for path, module in run.names.modules.items():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             prefix = f"{path}." if path else ""
-            for table in (module._parameters, module._buffers):
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for table in tables:
                 for name, tensor in table.items():
                     if isinstance(tensor, Tensor) and tensor.is_floating_point():
                         replace(table, name, _labelled(tensor, f"{prefix}{name}", module, run))
                         if table is module._buffers:
                             run.buffers.add(f"{prefix}{name}")
-            for name, value in list(vars(module).items()):
+                        elif id(tensor) not in known:
+                            known.add(id(tensor))
+                            run.parameters[f"{prefix}{name}"] = tensor.shape
+            geometry = _GEOMETRY if isinstance(module, _CONVOLUTIONS + _TRANSPOSED) else ()
+            attributes: dict[str, Any] = module.__dict__
+            for name, value in list(attributes.items()):
+                if name in geometry:
+                    continue
                 traced = _traced(value, path, name)
                 if traced is not value:
-                    replace(vars(module), name, traced)
+                    replace(attributes, name, traced)
         yield
     finally:
         for table, name, value in reversed(saved):
@@ -63,7 +75,6 @@ def _labelled(tensor: Tensor, path: str, module: Any, run: LabelRun) -> LabelTen
     result = LabelTensor(tensor.shape, slots, run, tensor.dtype, tensor.device, value=lambda: tensor)
     result.original = tensor
     run.state[id(tensor)] = result
-    run.kept.append(tensor)
     return result
 
 

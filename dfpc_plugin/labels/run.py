@@ -10,28 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import (
-    DFPCError,
-    ExampleInputsError,
-    RuleError,
-    UnsupportedOperatorError,
-    ValueDependentError,
-)
-from dfpc_plugin.families import data_flow_forward
+from dfpc_plugin.errors import DFPCError, RuleError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.flow.calls import in_place
 from dfpc_plugin.flow.engine import MissingOperator
+from dfpc_plugin.flow.forward import follow
 from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
 from dfpc_plugin.flow.names import ModelNames
 from dfpc_plugin.flow.registry import find_rule, function_name
 from dfpc_plugin.flow.script import interpret, is_scripted, scripted_functions_redirected
-from dfpc_plugin.flow.tree import map_tensors, returned_tensors, tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.labels.call import LabelCall
+from dfpc_plugin.flow.tree import map_tensors, returned_tensors
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.labels.call import LabelCall, value_of
 from dfpc_plugin.labels.parameters import labelled_state
 from dfpc_plugin.labels.registry import find_label_rule
 from dfpc_plugin.labels.table import LabelTable, Scaling, Work
-from dfpc_plugin.labels.tensor import LabelTensor
+from dfpc_plugin.labels.tensor import LabelTensor, shape_of
 from dfpc_plugin.preserve import evaluating
 
 __all__ = ["LabelRun", "run_labels"]
@@ -49,7 +43,8 @@ class LabelRun:
         calls: Number of operations so far.
         buffers: Paths of labelled tensors that are no parameters.
         state: The labelled tensor of every parameter and buffer, by the identity of the original.
-        kept: The originals, so that their identities stay theirs.
+        parameters: Shapes of the model's parameters by path.
+        outputs: Shapes of the tensors that the model returns.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -62,7 +57,8 @@ class LabelRun:
         self.calls = 0
         self.buffers: set[str] = set()
         self.state: dict[int, LabelTensor] = {}
-        self.kept: list[Tensor] = []
+        self.parameters: dict[str, torch.Size] = {}
+        self.outputs: list[torch.Size] = []
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
 
     @property
@@ -78,6 +74,7 @@ class LabelRun:
 
     def output(self, tensor: Tensor) -> None:
         """Note that the model returns `tensor`: its channels stay."""
+        self.outputs.append(shape_of(tensor))
         if isinstance(tensor, LabelTensor):
             for slot in tensor.slots:
                 self.table.freeze(slot, "is the model's output")
@@ -120,6 +117,7 @@ class LabelRun:
         else:
             target.value = result.value
         target.change(call.expanded(result.slots, target))
+        target.linear, target.factor, target.spread = result.linear, result.factor, result.spread
         return target
 
     def _known(self, tensor: Tensor) -> Tensor:
@@ -144,9 +142,8 @@ class LabelRun:
     def _change_weight(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> LabelTensor:
         """Carry out an operation in place on a copy of weights: the model's own do not change."""
         target = args[0]
-        known = [t.value() if isinstance(t, LabelTensor) and t.value is not None else t for t in (target,)]
-        rest = map_tensors(lambda t: t.value() if isinstance(t, LabelTensor) and t.value else t, (args[1:], kwargs))
-        changed = func(known[0].detach().clone(), *rest[0], **rest[1])
+        rest, named = map_tensors(value_of, (args[1:], kwargs))
+        changed = func(value_of(target).detach().clone(), *rest, **named)
         target.value = lambda: changed
         return target
 
@@ -165,22 +162,8 @@ def run_labels(model: nn.Module, example_inputs: ExampleInputs, forward_fn: Forw
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     run = LabelRun(model)
-    forward_fn = forward_fn or data_flow_forward(model)
-    with _recording(model), labelled_state(model, run):
-        inputs = map_tensors(run.input, example_inputs)
-        args, kwargs = as_call(inputs) if forward_fn is None else ((), {})
-        if not any(isinstance(tensor, LabelTensor) for tensor in tensors(inputs)):
-            raise ExampleInputsError(
-                "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
-            )
-        try:
-            output = model(*args, **kwargs) if forward_fn is None else forward_fn(model, inputs)
-        except (UnsupportedOperatorError, ValueDependentError):
-            raise
-        except Exception as error:
-            run.stop_if_missing(f"{type(error).__name__}: {error}", error)
-            raise
-        for tensor in returned_tensors(output):
+    with _recording(model), labelled_state(run):
+        for tensor in returned_tensors(follow(run, model, example_inputs, forward_fn)):
             run.output(tensor)
     if run.missing:
         raise UnsupportedOperatorError(run.missing)

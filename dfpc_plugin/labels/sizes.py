@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Attribute", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "leaves_of"]
+__all__ = [
+    "Attribute", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "leaves_of",
+]
 
 
 @dataclass(frozen=True)
@@ -44,40 +46,33 @@ class Operation:
         return f"{self.function.__name__}({', '.join(map(str, self.operands))})"
 
 
-class TracedFloat(float):
-    """A number computed from traced integers, such as the scale of attention logits."""
-
-    expression: Expression
-
-    def __new__(cls, value: float, expression: Expression) -> TracedFloat:
-        """Make the number `value` that came out of `expression`."""
-        self = super().__new__(cls, value)
-        self.expression = expression
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are plain numbers."""
-        return float, (float(self),)
-
-
 Expression = Any
 """An `Attribute`, an `Operation`, a plain integer, or a leaf that the pass has made for the size of an axis."""
 
 
-class TracedInt(int):
-    """An integer with the expression it was computed by."""
+class _Traced:
+    """A number with the expression it was computed by."""
 
     expression: Expression
 
-    def __new__(cls, value: int, expression: Expression) -> TracedInt:
-        """Make the integer `value` that came out of `expression`."""
-        self = super().__new__(cls, value)
+    def __new__(cls, value: Any, expression: Expression) -> Any:
+        """Make the number `value` that came out of `expression`."""
+        self = super().__new__(cls, value)  # type: ignore[call-arg]
         self.expression = expression
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are plain integers: nothing of a pass outlives it."""
-        return int, (int(self),)
+        """Copies and pickles are plain numbers: nothing of a pass outlives it."""
+        plain: Any = float if isinstance(self, float) else int
+        return plain, (plain(self),)
+
+
+class TracedFloat(_Traced, float):
+    """A number computed from traced integers, such as the scale of attention logits."""
+
+
+class TracedInt(_Traced, int):
+    """An integer that a module keeps, the size of an axis, or a number computed from such."""
 
 
 def expression_of(value: int) -> Expression:
@@ -115,8 +110,7 @@ def _traced(function: Callable[..., int], *, reflected: bool = False) -> Callabl
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(TracedInt, f"__{_name}__", _traced(getattr(operator, _name)))
     setattr(TracedInt, f"__r{_name}__", _traced(getattr(operator, _name), reflected=True))
-for _name in ("neg",):
-    setattr(TracedInt, f"__{_name}__", _traced(getattr(operator, _name)))
+TracedInt.__neg__ = _traced(operator.neg)  # type: ignore[method-assign]
 
 
 def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callable[..., Any]:

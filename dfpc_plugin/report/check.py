@@ -9,7 +9,7 @@ from typing import Any
 from dfpc_plugin.coupling import couplings_of
 from dfpc_plugin.errors import DFPCError, UnsupportedOperatorError
 from dfpc_plugin.flow import MissingOperator, run_flow
-from dfpc_plugin.models import ScoringPart, create_model, example_inputs, scoring_part
+from dfpc_plugin.models import create_model, example_inputs
 
 __all__ = ["ModelCheck", "check_model"]
 
@@ -20,7 +20,6 @@ class ModelCheck:
 
     Attributes:
         model: Its name.
-        part: What of it was looked at.
         layers: Number of feed-in layers that some layer reads.
         couplings: Number of couplings they form.
         missing: Operators without a rule.
@@ -29,7 +28,6 @@ class ModelCheck:
     """
 
     model: str
-    part: ScoringPart
     layers: int
     couplings: int
     missing: tuple[MissingOperator, ...]
@@ -53,13 +51,12 @@ def check_model(name: str) -> ModelCheck:
 
     Whatever goes wrong with the model is part of the answer and is not raised: the next one may be fine.
     """
-    part, layers, couplings, error_text = ScoringPart(), 0, 0, ""
+    layers, couplings, error_text = 0, 0, ""
     missing: tuple[MissingOperator, ...] = ()
     start = time.perf_counter()
     try:
         model = create_model(name, meta=True)
-        part = scoring_part(model)
-        run = run_flow(model, example_inputs(model, name), part.forward)
+        run = run_flow(model, example_inputs(model, name))
         found = couplings_of(run)
         layers, couplings = sum(len(coupling.feed_in) for coupling in found), len(found)
     except UnsupportedOperatorError as error:
@@ -68,4 +65,4 @@ def check_model(name: str) -> ModelCheck:
         error_text = str(error)
     except Exception as error:
         error_text = f"{type(error).__name__}: {error}"
-    return ModelCheck(name, part, layers, couplings, missing, error_text, time.perf_counter() - start)
+    return ModelCheck(name, layers, couplings, missing, error_text, time.perf_counter() - start)

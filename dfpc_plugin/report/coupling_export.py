@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from dfpc_plugin.couplings import DataFlowCoupling, Slice
 from dfpc_plugin.report.couplings import ModelCouplings
+from dfpc_plugin.report.csv_text import csv_text
 
 __all__ = ["couplings_to_csv", "couplings_to_json"]
 
@@ -21,14 +21,13 @@ _CSV_HEADER = (
 def couplings_to_json(found: ModelCouplings) -> str:
     """Return everything but the indices as JSON on one line.
 
-    Keys: `model`, `part`, `input_shapes`, `seconds`, `prunable_macs`, `prunable_parameters`; `couplings`,
+    Keys: `model`, `input_shapes`, `seconds`, `prunable_macs`, `prunable_parameters`; `couplings`,
     each with its `name`, `units`, `blocks`, `width`, `macs`, `protected` (null if it can be pruned),
     `balance`, `feed_in`, `feed_out` and `slices`; of a slice `tensor`, `size` (the tensor's), `dim`,
     `groups`, `role` and `shape`, which is units by indices per unit.
     """
     content = {
         "model": found.model,
-        "part": found.part.path,
         "input_shapes": [list(shape) for shape in found.input_shapes],
         "seconds": round(found.seconds, 3),
         "prunable_macs": found.prunable_macs,
@@ -40,16 +39,14 @@ def couplings_to_json(found: ModelCouplings) -> str:
 
 def couplings_to_csv(found: ModelCouplings) -> str:
     """Return one row per coupling and slice, under a header; `coupling` counts from 1."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
+    return csv_text(_CSV_HEADER, _rows(found))
+
+
+def _rows(found: ModelCouplings) -> Iterator[tuple[object, ...]]:
     for index, coupling in enumerate(found.couplings, start=1):
         own = (index, coupling.name, coupling.channels, len(coupling.blocks), coupling.protected or "")
-        writer.writerows(
-            (*own, piece.tensor, piece.dim, piece.groups, piece.indices.size(1), piece.role)
-            for piece in coupling.slices
-        )
-    return stream.getvalue()
+        for piece in coupling.slices:
+            yield (*own, piece.tensor, piece.dim, piece.groups, piece.indices.size(1), piece.role)
 
 
 def _coupling(coupling: DataFlowCoupling, found: ModelCouplings) -> dict[str, Any]:

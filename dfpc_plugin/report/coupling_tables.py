@@ -75,9 +75,6 @@ def _print_heading(found: ModelCouplings, console: Console) -> None:
     shapes = " and ".join("x".join(map(str, shape)) for shape in found.input_shapes)
     line = f", input {shapes}; {found.seconds:.1f} s"
     console.print(Text(found.model, style="bold").append(line, style="not bold"))
-    if found.part.path:
-        note = f"Looked at: its '{found.part.path}' only, as {found.part.reason}."
-        console.print(Text(note, style="yellow"))
 
 
 def _prunable_table(couplings: Iterable[DataFlowCoupling]) -> Table:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor, nn
+from torch import nn
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling, map_couplings, prunable_share
-from dfpc_plugin.errors import DFPCError, ExampleInputsError
-from dfpc_plugin.models import ScoringPart, create_model, example_inputs, scoring_part
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.report.timed import run_timed
 
 __all__ = ["ModelCouplings", "UnknownCouplingError", "couple_model"]
 
@@ -27,7 +26,6 @@ class ModelCouplings:
 
     Attributes:
         model: Name of the model.
-        part: What of the model was looked at.
         input_shapes: Shapes of the example inputs.
         sizes: Shapes of its parameters and buffers by their paths.
         coupling_map: What was found.
@@ -37,7 +35,6 @@ class ModelCouplings:
     """
 
     model: str
-    part: ScoringPart
     input_shapes: tuple[tuple[int, ...], ...]
     sizes: Mapping[str, tuple[int, ...]]
     coupling_map: CouplingMap
@@ -93,22 +90,9 @@ def couple_model(name: str, *, size: int | None = None) -> ModelCouplings:
         UnsupportedOperatorError: Operators without a rule.
         ExampleInputsError: The model refuses images of that `size`.
     """
-    model = create_model(name)
-    part = scoring_part(model)
-    inputs = example_inputs(model, name, size=size)
-    start = time.perf_counter()
-    try:
-        found = map_couplings(model, inputs, part.forward if part.path else None)
-    except DFPCError:
-        raise
-    except Exception as error:
-        if size is None:
-            raise
-        raise ExampleInputsError(f"'{name}' does not take images of {size} pixels: {error}") from error
-    seconds = time.perf_counter() - start
-    tensors = (inputs,) if isinstance(inputs, Tensor) else inputs
-    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-    return ModelCouplings(name, part, shapes, _sizes(model), found, *prunable_share(found, model), seconds)
+    run = run_timed(name, map_couplings, size=size)
+    sizes, shares = _sizes(run.model), prunable_share(run.result)
+    return ModelCouplings(name, run.input_shapes, sizes, run.result, *shares, run.seconds)
 
 
 def _sizes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from typing import Any
 
 from torch import Tensor
 
+from dfpc_plugin.report.csv_text import csv_text
 from dfpc_plugin.report.score import ModelScore
 from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
 from dfpc_plugin.saliency import Saliency
@@ -22,15 +21,14 @@ _CSV_HEADER = ("coupling", "layer", "channel", "saliency")
 def to_json(score: ModelScore) -> str:
     """Return everything as JSON on one line; numbers read back exactly, and one that is not finite becomes null.
 
-    Keys: `model`, `pretrained`, `ranking`, `part`, `input_shapes`, `seconds`; `layers`, the scores of every feed-in
-    layer by its name; `couplings`, each with its `index`, `feed_in`, `feed_out`, `width` and `scores` (both null where
+    Keys: `model`, `pretrained`, `ranking`, `input_shapes`, `seconds`; `layers`, the scores of every feed-in layer by
+    its name; `couplings`, each with its `index`, `feed_in`, `feed_out`, `width` and `scores` (both null where
     the layers have different widths) and the `range` of its scores.
     """
     content = {
         "model": score.model,
         "pretrained": score.pretrained,
         "ranking": score.ranking,
-        "part": score.part.path,
         "input_shapes": [list(shape) for shape in score.input_shapes],
         "seconds": round(score.seconds, 3),
         "layers": {layer: _numbers(values) for layer, values in score.saliency.items()},
@@ -41,15 +39,13 @@ def to_json(score: ModelScore) -> str:
 
 def to_csv(saliency: Saliency) -> str:
     """Return one row per layer and channel, under a header; `coupling` counts from 1, `channel` from 0."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
-    for index, coupling in enumerate(saliency.couplings, start=1):
-        for layer in coupling.feed_in:
-            writer.writerows(
-                (index, layer, channel, value) for channel, value in enumerate(saliency[layer].tolist())
-            )
-    return stream.getvalue()
+    rows = (
+        (index, layer, channel, value)
+        for index, coupling in enumerate(saliency.couplings, start=1)
+        for layer in coupling.feed_in
+        for channel, value in enumerate(saliency[layer].tolist())
+    )
+    return csv_text(_CSV_HEADER, rows)
 
 
 def _coupling(summary: CouplingSummary) -> dict[str, Any]:

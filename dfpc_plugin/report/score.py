@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-import torch
-
-from dfpc_plugin.errors import DFPCError, ExampleInputsError
-from dfpc_plugin.models import ScoringPart, create_model, example_inputs, scoring_part
+from dfpc_plugin.report.timed import run_timed
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 
 __all__ = ["ModelScore", "score_model"]
@@ -22,7 +18,6 @@ class ModelScore:
         model: Name of the model.
         pretrained: Whether its weights were trained; otherwise they are random.
         ranking: How feed-out layers were weighted.
-        part: What of the model was scored.
         input_shapes: Shapes of the example inputs.
         saliency: The scores.
         seconds: What scoring took, without building the model.
@@ -31,7 +26,6 @@ class ModelScore:
     model: str
     pretrained: bool
     ranking: Ranking
-    part: ScoringPart
     input_shapes: tuple[tuple[int, ...], ...]
     saliency: Saliency
     seconds: float
@@ -59,19 +53,7 @@ def score_model(
         UnsupportedOperatorError: Operators without a rule.
         ExampleInputsError: The model refuses images of that `size`.
     """
-    model = create_model(name, pretrained=pretrained)
-    part = scoring_part(model)
-    inputs = example_inputs(model, name, size=size)
-    start = time.perf_counter()
-    try:
-        saliency = bgsc(model, inputs, ranking=ranking, forward_fn=part.forward)
-    except DFPCError:
-        raise
-    except Exception as error:
-        if size is None:
-            raise
-        raise ExampleInputsError(f"'{name}' does not take images of {size} pixels: {error}") from error
-    seconds = time.perf_counter() - start
-    tensors = (inputs,) if isinstance(inputs, torch.Tensor) else inputs
-    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
-    return ModelScore(name, pretrained, ranking, part, shapes, saliency, seconds)
+    run = run_timed(
+        name, lambda model, inputs: bgsc(model, inputs, ranking=ranking), pretrained=pretrained, size=size
+    )
+    return ModelScore(name, pretrained, ranking, run.input_shapes, run.result, run.seconds)

@@ -32,8 +32,6 @@ def print_score(score: ModelScore, console: Console, top: int | None = None) -> 
             style="not bold",
         )
     )
-    if score.part.path:
-        console.print(Text(f"Scored: its '{score.part.path}' only, as {score.part.reason}.", style="yellow"))
     console.print(coupling_table(saliency, top))
     console.print(Text("\n".join(_small_print(score, top)), style="dim"))
 
@@ -66,9 +64,7 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
 
 def print_check(check: ModelCheck, console: Console) -> None:
     """Print one line for a model that can be scored, and what stands in the way for one that cannot."""
-    line = Text(f"{check.model}", style="bold")
-    if check.part.path:
-        line.append(f" ({check.part.path})", style="not bold")
+    line = Text(check.model, style="bold")
     if check.ok:
         numbers = f"{check.layers} feed-in layers, {check.couplings} couplings"
         line.append("  ok", style="green").append(f"  {numbers}", style="not bold")

@@ -79,29 +79,41 @@ class _Trial:
     def __init__(
         self, model: nn.Module, inputs: ExampleInputs, couplings: CouplingMap, forward: ForwardFunction | None
     ) -> None:
-        """Run the uncut model once, without values if it can."""
+        """Run without values; nothing is run yet."""
         self._model, self._inputs, self._couplings, self._forward = model, inputs, couplings, forward
         recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # step by step without values
         self._make: Callable[[Tensor], Tensor] = torch.clone if recurrent else _without_values
-        if not couplings.couplings:
-            return
-        try:
-            self._shapes = self._run(())
-        except Exception:  # the forward needs values (of indices it keeps, say): run it on copies
-            self._make = torch.clone
-            self._shapes = self._run(())
+        self._shapes = list(couplings.channels.outputs)
+        self._compared = False
 
     def problem(self, numbers: Iterable[int]) -> str | None:
         """Say what goes wrong when units of some couplings are cut; None if nothing does."""
         numbers = list(numbers)
         if not numbers:
             return None
+        reason = self._tried(numbers)
+        if reason is not None and not self._compared:
+            self._run_uncut()
+            reason = self._tried(numbers)
+        return reason
+
+    def _tried(self, numbers: list[int]) -> str | None:
+        """Cut and run once."""
         try:
             shapes = self._run(numbers)
         except Exception as error:  # whatever a forward raises is the answer
             text = str(error).strip().split("\n")[0]
             return f"{type(error).__name__}: {text}" if text else type(error).__name__
         return None if shapes == self._shapes else "it returns other shapes"
+
+    def _run_uncut(self) -> None:
+        """Find out what the uncut model returns, and whether it can run without values."""
+        self._compared = True
+        try:
+            self._shapes = self._run(())
+        except Exception:  # the forward needs values (of indices it keeps, say): run it on copies
+            self._make = torch.clone
+            self._shapes = self._run(())
 
     def _run(self, numbers: Iterable[int]) -> list[torch.Size]:
         """Cut, run and undo; returns the shapes of what the forward returns."""

@@ -25,9 +25,10 @@ from backends import BACKENDS, findings
 from jsonargparse import auto_cli
 from torch import Tensor, nn
 
+from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.flow.tree import tensors
 from dfpc_plugin.inputs import as_call
-from dfpc_plugin.models import create_model, example_inputs, scoring_part
+from dfpc_plugin.models import create_model, example_inputs
 
 LEAST_REMOVED = {"dfpc": 0.2, "torch_pruning": 0.05}
 """Share of the parameters that has to go for a cut of 30 % of the channels to count as one."""
@@ -94,11 +95,14 @@ def prune(
 
 @torch.no_grad()
 def outputs(model: nn.Module, inputs: Any) -> tuple[list[tuple[int, ...]], bool]:
-    """Call the model; return its outputs' shapes and whether all are finite. How many boxes a detector finds may vary."""
+    """Call the model; return its outputs' shapes and whether all are finite.
+
+    The first dimension is left out where the forward depends on values: how many boxes a detector finds may vary.
+    """
     args, kwargs = as_call(inputs)
     found: list[Tensor] = list(tensors(model(*args, **kwargs)))
-    fixed = 1 if scoring_part(model).path else 0
-    return [tuple(t.shape[fixed:]) for t in found], all(bool(t.isfinite().all()) for t in found)
+    first = 0 if data_flow_forward(model) is None else 1
+    return [tuple(t.shape[first:]) for t in found], all(bool(t.isfinite().all()) for t in found)
 
 
 def count(model: nn.Module, inputs: Any) -> tuple[int, float | None]:

@@ -4,7 +4,6 @@ import pytest
 
 from dfpc_plugin import MissingOperator
 from dfpc_plugin.cli import check
-from dfpc_plugin.models import ScoringPart
 from dfpc_plugin.report import ModelCheck
 
 
@@ -31,7 +30,7 @@ def test_one_failure_does_not_stop_the_others(dfpc):
 
 
 def test_missing_operators_fail_the_check(dfpc, monkeypatch):
-    result = ModelCheck("m", ScoringPart(), 0, 0, (MissingOperator("torch.fft.fft2", ("stem",)),), "", 0.1)
+    result = ModelCheck("m", 0, 0, (MissingOperator("torch.fft.fft2", ("stem",)),), "", 0.1)
     monkeypatch.setattr(check, "check_model", lambda name: result)
     code, out, _ = dfpc("check", "m")
     assert code == 1

@@ -128,10 +128,10 @@ def test_a_size_that_the_model_refuses_is_said(dfpc):
     assert "'test_vit' does not take images of 100 pixels" in err
 
 
-def test_detectors_say_which_part_was_looked_at(dfpc):
+def test_detectors_come_with_their_heads(dfpc):
     code, out, _ = dfpc("couplings", "torchvision/ssdlite320_mobilenet_v3_large", "--size", "64")
     assert code == 0
-    assert "Looked at: its 'backbone' only" in out
+    assert any(row[0].startswith("head.") for row in rows(out, "Protected"))
 
 
 def test_print_config_reads_back(dfpc, tmp_path):

@@ -78,10 +78,10 @@ def test_size(dfpc):
     assert "input 1x3x96x96" in out
 
 
-def test_detectors_say_which_part_was_scored(dfpc):
-    code, out, _ = dfpc("score", "torchvision/ssdlite320_mobilenet_v3_large", "--size", "64", "--top", "1")
+def test_detectors_are_scored_with_their_heads(dfpc):
+    code, out, _ = dfpc("score", "torchvision/ssdlite320_mobilenet_v3_large", "--size", "64", "--json", "-")
     assert code == 0
-    assert "Scored: its 'backbone' only" in out
+    assert any(name.startswith("head.") for c in json.loads(out)["couplings"] for name in c["feed_out"])
 
 
 def test_print_config_reads_back(dfpc, tmp_path):

@@ -66,7 +66,7 @@ def test_control_flow_on_values_is_an_error_that_says_where():
     with pytest.raises(ValueDependentError) as error:
         bgsc(net(Peeking()), X)
     assert "in module '1' needs the values of the data" in str(error.value)
-    assert "model.backbone" in str(error.value)
+    assert "forward_fn" in str(error.value) and "families.register_forward" in str(error.value)
 
 
 def test_missing_operators_before_a_value_dependent_one_are_not_lost():

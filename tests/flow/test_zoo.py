@@ -9,17 +9,16 @@ from torch import nn
 
 from dfpc_plugin import bgsc, missing_operators
 from dfpc_plugin.flow import run_flow
-from dfpc_plugin.models import create_model, example_inputs, scoring_part
+from dfpc_plugin.models import create_model, example_inputs
 from zoo import timm_zoo, torchvision_zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # models warn about their own deprecations while they are built
 
 
-def part_and_inputs(name, *, meta):
+def model_and_inputs(name, *, meta):
     torch.manual_seed(0)
     model = create_model(name, meta=meta)
-    inputs = example_inputs(model, name)
-    return model.get_submodule(scoring_part(model).path), inputs
+    return model, example_inputs(model, name)
 
 
 def unscored_layers(model, inputs):
@@ -40,7 +39,7 @@ FED_BY_CONSTANTS = ("cpb_mlp", "meta_mlp", "rel_pos.mlp", "pos_proj", "token_pro
 
 @pytest.mark.parametrize("name", timm_zoo() + torchvision_zoo())
 def test_no_operator_is_missing(name):
-    model, inputs = part_and_inputs(name, meta=True)
+    model, inputs = model_and_inputs(name, meta=True)
     assert missing_operators(model, inputs) == ()
     if not name.startswith("torchvision/"):
         assert all(any(part in layer for part in FED_BY_CONSTANTS) for layer in unscored_layers(model, inputs))
@@ -49,7 +48,7 @@ def test_no_operator_is_missing(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", timm_zoo() + torchvision_zoo())
 def test_scores_are_finite_and_positive(name):
-    model, inputs = part_and_inputs(name, meta=False)
+    model, inputs = model_and_inputs(name, meta=False)
     start = time.perf_counter()
     saliency = bgsc(model.eval(), inputs)
     print(f"{name}: {saliency} in {time.perf_counter() - start:.1f} s")
@@ -62,5 +61,5 @@ def test_scores_are_finite_and_positive(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", timm.list_models())
 def test_no_operator_is_missing_in_any_timm_model(name):
-    model, inputs = part_and_inputs(name, meta=True)
+    model, inputs = model_and_inputs(name, meta=True)
     assert missing_operators(model, inputs) == ()

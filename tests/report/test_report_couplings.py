@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from dfpc_plugin.couplings import map_couplings, prunable_share
-from dfpc_plugin.models import ScoringPart, create_model
+from dfpc_plugin.models import create_model
 from dfpc_plugin.report import (
     ModelCouplings,
     UnknownCouplingError,
@@ -56,12 +56,12 @@ def vit():
 
 def of(network, inputs, **changes):
     found = map_couplings(network, inputs)
-    values = {"model": "mine", "part": ScoringPart(), "input_shapes": (tuple(inputs.shape),), "seconds": 1.25}
+    values = {"model": "mine", "input_shapes": (tuple(inputs.shape),), "seconds": 1.25}
     values |= {
         "coupling_map": found,
         "sizes": {path: tuple(p.shape) for path, p in network.named_parameters()},
     }
-    macs, parameters = prunable_share(found, network)
+    macs, parameters = prunable_share(found)
     return ModelCouplings(**values | {"prunable_macs": macs, "prunable_parameters": parameters} | changes)
 
 
@@ -149,14 +149,13 @@ def test_a_shared_parameter_is_counted_once():
 
     model = Tied()
     found = map_couplings(model, torch.ones(1, 3))
-    assert prunable_share(found, model) == (1.0, 1.0)
+    assert prunable_share(found) == (1.0, 1.0)
 
 
-def test_part_of_a_model_is_said_and_its_rest_is_not_prunable(console):
+def test_detectors_are_looked_at_with_their_heads():
     found = couple_model("torchvision/ssdlite320_mobilenet_v3_large", size=64)
-    print_couplings(found, console)
-    assert "Looked at: its 'backbone' only, as a detector selects boxes by their values" in printed(console)
-    assert found.prunable_parameters < 0.9
+    assert any(layer.startswith("head.") for coupling in found.prunable for layer in coupling.feed_out)
+    assert found.prunable_parameters > 0.9
 
 
 def test_couplings_that_differ_by_numbers_share_a_row(console):

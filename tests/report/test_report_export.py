@@ -7,7 +7,7 @@ import torch
 
 from dfpc_plugin import LayerCoupling, Saliency, bgsc
 from dfpc_plugin.errors import ExampleInputsError
-from dfpc_plugin.models import ScoringPart, create_model
+from dfpc_plugin.models import create_model
 from dfpc_plugin.report import ModelScore, score_model, to_csv, to_json
 
 
@@ -56,7 +56,7 @@ def test_csv_reads_back_exactly(score):
 def test_json_has_no_sum_over_different_widths_and_no_infinity():
     values = {"a": torch.tensor([1.0, torch.inf]), "b": torch.tensor([3.0])}
     saliency = Saliency(values, (LayerCoupling(("a", "b"), ("c",)),))
-    score = ModelScore("mine", False, "published", ScoringPart(), ((1, 3, 8, 8),), saliency, 0.1)
+    score = ModelScore("mine", False, "published", ((1, 3, 8, 8),), saliency, 0.1)
     content = json.loads(to_json(score), parse_constant=pytest.fail)
     assert content["layers"] == {"a": [1.0, None], "b": [3.0]}
     (coupling,) = content["couplings"]

@@ -5,7 +5,6 @@ import torch
 from rich.console import Console
 
 from dfpc_plugin import LayerCoupling, MissingOperator, Saliency
-from dfpc_plugin.models import ScoringPart
 from dfpc_plugin.report import ModelCheck, ModelScore, print_check, print_score
 
 
@@ -19,7 +18,6 @@ def of(saliency, **changes):
         "model": "mine",
         "pretrained": True,
         "ranking": "relative",
-        "part": ScoringPart(),
         "seconds": 1.25,
     }
     return ModelScore(**values | {"input_shapes": ((1, 3, 8, 8),), "saliency": saliency} | changes)
@@ -78,9 +76,8 @@ def test_top_keeps_the_lowest_in_forward_order(console):
     assert "Only the 2 with the lowest scores; 2 more couplings are not shown." in printed(console)
 
 
-def test_random_weights_and_parts_are_said(saliency, console):
-    print_score(of(saliency, pretrained=False, part=ScoringPart("backbone", "it is so")), console)
-    assert "Scored: its 'backbone' only, as it is so." in printed(console)
+def test_random_weights_are_said(saliency, console):
+    print_score(of(saliency, pretrained=False), console)
     assert "These are the scores of random weights; --pretrained loads trained ones." in printed(console)
 
 
@@ -92,13 +89,13 @@ def test_brackets_in_names_are_no_markup(console):
 
 
 def checked(**changes):
-    values = {"model": "m", "part": ScoringPart(), "layers": 5, "couplings": 2, "missing": (), "error": ""}
+    values = {"model": "m", "layers": 5, "couplings": 2, "missing": (), "error": ""}
     return ModelCheck(**values | {"seconds": 0.1} | changes)
 
 
 def test_a_good_check_is_one_line(console):
-    print_check(checked(part=ScoringPart("backbone", "why")), console)
-    assert console.file.getvalue() == "m (backbone)  ok  5 feed-in layers, 2 couplings\n"
+    print_check(checked(), console)
+    assert console.file.getvalue() == "m  ok  5 feed-in layers, 2 couplings\n"
 
 
 def test_missing_operators_come_with_their_modules(console):

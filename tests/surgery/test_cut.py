@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from brute_force import Between
 from cut_nets import IMAGE, TOKENS, Attention, Residual, Tied, built, inputs_of, only, with_gradients
 from dfpc_plugin.couplings import map_couplings
+from dfpc_plugin.labels import run_labels
 from dfpc_plugin.surgery import cut
 from zero_cut import (
     difference,
@@ -225,3 +226,17 @@ def test_frozen_parameters_can_be_cut() -> None:
         cut(model, couplings, removed_channels(couplings, random_units(couplings, least=1)))
     assert not any(p.requires_grad for p in model.parameters())
     outputs(model, IMAGE)
+
+
+@pytest.mark.parametrize("function", [torch.tanh, torch.tanh_, torch.Tensor.sub_], ids=["tanh", "tanh_", "sub_"])
+def test_a_scale_behind_what_does_not_keep_scales_is_left_alone(function: Any) -> None:
+    """Rows of a weight make up for a changed scale only where everything up to it is linear, in place or not."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        h = function(m.q(x), *([x.sum()] if function is torch.Tensor.sub_ else []))
+        return m.out(h * h.shape[-1] ** -0.5)
+
+    parts = {"q": nn.Linear(3, 8), "out": nn.Linear(8, 2)}
+    assert not run_labels(Between(run, **parts), TOKENS).scaled
+    linear = Between(lambda m, x: m.out(m.q(x) * m.q.out_features**-0.5), **parts)
+    assert len(run_labels(linear, TOKENS).scaled) == 1

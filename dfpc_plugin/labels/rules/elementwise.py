@@ -66,7 +66,9 @@ def meeting(call: LabelCall, *operands: Any, **kwargs: Any) -> Any:
 
 
 _SUMS = ("add", "iadd", "radd", "sub", "isub", "subtract")
-_PRODUCTS = ("mul", "imul", "rmul", "multiply", "div", "truediv", "itruediv", "divide")
+_PRODUCTS = dict.fromkeys(("mul", "imul", "rmul", "multiply"), 1)
+_PRODUCTS |= dict.fromkeys(("div", "truediv", "itruediv", "divide"), -1)
+"""Names of products, with the power of their second operand."""
 
 
 def _is_linear(call: LabelCall, operands: Sequence[Any]) -> bool:
@@ -85,11 +87,10 @@ def _is_linear(call: LabelCall, operands: Sequence[Any]) -> bool:
 
 def _note_scales(call: LabelCall, operands: Sequence[Any]) -> None:
     """Note a product with, or a quotient by, a number that depends on widths."""
-    power = {"mul": 1, "imul": 1, "rmul": 1, "multiply": 1, "div": -1, "truediv": -1, "itruediv": -1, "divide": -1}
-    sign = power.get(call.name)
+    power = _PRODUCTS.get(call.name)
     numbers = [operand for operand in operands if isinstance(operand, TracedFloat | TracedInt)]
-    if sign is not None and numbers and isinstance(operands[0], LabelTensor):
-        call.scaled(operands[0], numbers[0].expression, sign)
+    if power is not None and numbers and isinstance(operands[0], LabelTensor):
+        call.scaled(operands[0], numbers[0].expression, power)
 
 
 @label_rule(*forms("prelu"))
