@@ -13,7 +13,10 @@ from dfpc_plugin.flow import (
 )
 from dfpc_plugin.host import DataFlowGraph, DFPCPruner
 from dfpc_plugin.importance import DFPCImportance, ImportanceRanking
+from dfpc_plugin.latency import Latency, LatencySettings, measure_latency
+from dfpc_plugin.pruning import PruneResult, prune, replay
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
+from dfpc_plugin.selection import Target
 
 __version__ = "0.1.0"
 
@@ -24,15 +27,22 @@ __all__ = [
     "DataFlowCoupling",
     "DataFlowGraph",
     "ImportanceRanking",
+    "Latency",
+    "LatencySettings",
     "LayerContext",
     "LayerCoupling",
     "MissingOperator",
+    "PruneResult",
     "Ranking",
     "Saliency",
+    "Target",
     "bgsc",
     "find_couplings",
+    "measure_latency",
     "missing_operators",
+    "prune",
     "registered_rules",
+    "replay",
     "rule",
     "rule_scope",
 ]

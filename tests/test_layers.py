@@ -9,8 +9,8 @@ import dfpc_plugin
 
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
-    "errors require files inputs families preserve flow labels couplings surgery coupling saliency state tracing importance host "
-    "models latency report demo cli"
+    "errors require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
+    "importance selection host models latency pruning report demo cli"
 ).split()
 HOSTS = {
     "torch_pruning": {"tracing", "importance", "host", "demo"},

@@ -60,10 +60,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a layer or of a product of matrices: the channels its work is proportional to, and its work."""
+    """One call of a layer or of a product of matrices.
+
+    Attributes:
+        channels: Everything it reads, writes or carries along.
+        macs: Its multiply-accumulates before any cut.
+        factors: The channels that these are proportional to, with the names of their axes; see `labels.Work`.
+    """
 
     channels: Tensor
     macs: int
+    factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,12 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
     leaves: dict[AxisSize, Size] = {}
     sizes = [_size(entry, numbers, leaves) for entry in table.sizes]
     layers = [
-        Layer(numbers[torch.cat([work.reads, work.writes, work.carried])], work.macs) for work in run.work
+        Layer(
+            numbers[torch.cat([work.reads, work.writes, work.carried])],
+            work.macs,
+            tuple((numbers[labels], names) for labels, names in work.factors),
+        )
+        for work in run.work
     ]
     roles = _roles(run)
     axes = [

@@ -152,9 +152,10 @@ class DataFlowGraph(tp.DependencyGraph):
             if coupling.protected is None and self._is_wanted(coupling, ignored, types):
                 yield self.group_of(coupling)
 
-    def group_of(self, coupling: DataFlowCoupling) -> DataFlowGroup:
-        """Return the group of all units that a coupling has left."""
-        return DataFlowGroup(self, [coupling], [self.units_left(coupling)], self._places.root_of(coupling))
+    def group_of(self, coupling: DataFlowCoupling, units: Tensor | None = None) -> DataFlowGroup:
+        """Return the group of some units of a coupling, columns of its blocks; of all that it has left by default."""
+        units = self.units_left(coupling) if units is None else units.sort().values
+        return DataFlowGroup(self, [coupling], [units], self._places.root_of(coupling))
 
     def _is_wanted(self, coupling: DataFlowCoupling, ignored: set[int], types: tuple[type, ...]) -> bool:
         """Tell whether some layer of these types writes a coupling, and nothing that is ignored holds it."""

@@ -19,8 +19,9 @@ from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingErro
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
-from dfpc_plugin.host.ranking import Candidate, keep_at_least, lowest, rounded
+from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.selection import Candidate, by_saliency, keep_at_least
 
 __all__ = ["DFPCPruner"]
 
@@ -46,6 +47,7 @@ class DFPCPruner(tp.pruner.BasePruner):
       convolution group. `num_heads` and channel groups need not be given.
     - A coupling keeps at least one unit and two channels, however low its scores. Where it would lose more, others lose
       instead.
+    - `ignored_layers` may also hold names and shell-style patterns.
     - A step cuts everything at once, or raises and leaves the model as it was.
     - `round_to` is about units too: every head and every group of a convolution keeps a multiple.
     - With `prune_num_heads=True, prune_head_dims=False`, attention loses whole heads, by `head_pruning_ratio` if it is
@@ -94,7 +96,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into what it is given
-        arguments["ignored_layers"] = _ignored(model, ignored_layers or ())
+        arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
         _check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
         _check_ratio("max_pruning_ratio", max_pruning_ratio)
         _check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
@@ -175,22 +177,26 @@ class DFPCPruner(tp.pruner.BasePruner):
             warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=3)
             return
         scopes: dict[Any, tuple[float, list[Candidate]]] = {}
+        for candidate, group in self._candidates():
+            scope, ratio = self._scope_of(group)
+            scopes.setdefault(scope, (ratio, []))[1].append(candidate)
+        for scope, (ratio, candidates) in scopes.items():
+            now = sum(len(candidate.units) for candidate in candidates)
+            initial = self._scope_initial_channels.setdefault(scope, now)
+            order = by_saliency(candidates, self.round_to)
+            counts = order.counts(max(0, now - int(initial * (1 - ratio) + 1e-9)))
+            for candidate, count in zip(candidates, counts, strict=True):
+                if count:
+                    yield self.DG.group_of(candidate.coupling, candidate.units[:count])
+
+    def _candidates(self) -> Iterator[tuple[Candidate, DataFlowGroup]]:
+        """Every coupling that may lose units and has scores, with the group of all its units."""
         for group in self._groups_to_rank():
             scores = self.estimate_importance(group)
-            if scores is None:
-                continue
-            scope, ratio = self._scope_of(group)
-            keep = keep_at_least(group.couplings[0], self.max_pruning_ratio)
-            scopes.setdefault(scope, (ratio, []))[1].append(Candidate(group, scores.detach().cpu(), keep))
-        for scope, (ratio, candidates) in scopes.items():
-            now = sum(len(candidate.scores) for candidate in candidates)
-            initial = self._scope_initial_channels.setdefault(scope, now)
-            counts = lowest(candidates, now - int(initial * (1 - ratio) + 1e-9))
-            for candidate, count in zip(candidates, counts, strict=True):
-                cut = rounded(len(candidate.scores), count, candidate.keep, self.round_to)
-                if cut:
-                    root = candidate.group[0].dep
-                    yield self.DG.get_pruning_group(root.target.module, root.handler, candidate.order[:cut])
+            if scores is not None:
+                (coupling,), (units,) = group.couplings, group.units
+                keep = keep_at_least(coupling, self.max_pruning_ratio)
+                yield Candidate.ranked(coupling, units, scores, keep), group
 
     def _scope_of(self, group: DataFlowGroup) -> tuple[Any, float]:
         """What a coupling is ranked with, and the ratio of that."""
@@ -209,23 +215,6 @@ class DFPCPruner(tp.pruner.BasePruner):
             is_out = self.DG.is_out_channel_pruning_fn
             return tuple((item.dep.target.module_class, is_out(item.dep.handler)) for item in group.items), ratio
         return ("all" if self.global_pruning else own), ratio
-
-
-def _ignored(model: nn.Module, layers: Iterable[Any]) -> list[Any]:
-    """Modules and parameters to ignore; types stand for all modules of that type."""
-    modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
-    found: list[Any] = []
-    for layer in layers:
-        if isinstance(layer, type):
-            found += [module for module in model.modules() if isinstance(module, layer)]
-        elif (isinstance(layer, nn.Module) and layer in modules) or id(layer) in parameters:
-            found.append(layer)
-        else:
-            raise PrunerSettingError(
-                f"ignored_layers holds {type(layer).__name__} {str(layer)[:60]!r}, which is no module, parameter or "
-                f"module type of this model; pass the objects themselves, such as model.fc."
-            )
-    return found
 
 
 def _check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Module, float] | None) -> None:

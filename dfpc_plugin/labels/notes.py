@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +64,23 @@ class CallNotes:
         if isinstance(said, TracedInt) and slot is not None and said == slot.size(1):
             self.size(slot, 1, said)
 
-    def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, positions: int) -> None:
+    def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, along: int, positions: int) -> None:
         """Note that a layer reads the channels along one axis of `weight` and writes those along another.
 
-        Channels that lie along the positions of `input`, which a layer over tokens carries along, share its work.
+        Args:
+            weight: What the layer multiplies by.
+            input: What it reads, along the axis `along`. Channels that lie along its other axes, which a layer over
+                tokens carries along, share its work.
+            reads: Axis of the weight.
+            writes: Axis of the weight.
+            along: Axis of the input.
+            positions: How often each entry of the weight is used.
         """
         macs = shape_of(weight).numel() * positions
-        carried = _all_labels(input)
-        self.run.work.append(Work(_along(weight, reads), _along(weight, writes), carried, macs))
+        rank, depth = len(shape_of(weight)), len(shape_of(input))
+        factors = [*_factors(weight, range(rank)), *_factors(input, range(rank, rank + depth), but=along % depth)]
+        parts = _along(weight, reads), _along(weight, writes), _all_labels(input)
+        self.run.work.append(Work(*parts, macs, tuple(factors)))
 
     def biased(self, weight: Tensor, bias: Tensor) -> None:
         """Note that `bias` scales with the outputs of `weight`."""
@@ -101,7 +110,18 @@ class CallNotes:
                 for axis, letter in enumerate(letters):
                     (writes if letter in output else reads).append(_along(tensor, axis))
         carried = torch.cat([_all_labels(tensor) for tensor, _ in operands])
-        self.run.work.append(Work(torch.cat(reads), torch.cat(writes), carried, math.prod(sizes.values())))
+        names = {letter: number for number, letter in enumerate(sizes)}
+        factors = [factor for t, letters in operands for factor in _factors(t, [names[letter] for letter in letters])]
+        parts = torch.cat(reads), torch.cat(writes), carried
+        self.run.work.append(Work(*parts, math.prod(sizes.values()), tuple(factors)))
+
+
+def _factors(tensor: Tensor, names: Sequence[int], but: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Labels of every slot, on the axes it varies along, with their names; no slot that varies along the axis `but`."""
+    for slot in tensor.slots if isinstance(tensor, LabelTensor) else ():
+        axes = varying(slot)
+        if but not in axes:
+            yield squeezed(slot).reshape([slot.size(axis) for axis in axes]), tuple(names[axis] for axis in axes)
 
 
 def _along(tensor: Tensor, axis: int) -> Tensor:

@@ -23,7 +23,7 @@ _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn
 """Layers whose vectors have an entry per output channel of their weight, and share its labels."""
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
-"""What torch's convolutions keep about space, which no cut of channels changes."""
+"""What convolutions and pools keep about space, which no cut of channels changes."""
 
 
 @contextlib.contextmanager
@@ -51,10 +51,9 @@ def labelled_state(run: LabelRun) -> Iterator[None]:
                         elif id(tensor) not in known:
                             known.add(id(tensor))
                             run.parameters[f"{prefix}{name}"] = tensor.shape
-            geometry = _GEOMETRY if isinstance(module, _CONVOLUTIONS + _TRANSPOSED) else ()
             attributes: dict[str, Any] = module.__dict__
             for name, value in list(attributes.items()):
-                if name in geometry:
+                if name in _GEOMETRY:
                     continue
                 traced = _traced(value, path, name)
                 if traced is not value:

@@ -109,12 +109,15 @@ class Work:
         writes: Labels of its outputs.
         carried: All labels of its operands.
         macs: Its multiply-accumulates.
+        factors: The labels that its multiply-accumulates are proportional to, each with the names of its axes: one
+            multiply-accumulate, or an equal number of them, for every combination of positions along all named axes.
     """
 
     reads: Tensor
     writes: Tensor
     carried: Tensor
     macs: int
+    factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
 
 
 class LabelTable:

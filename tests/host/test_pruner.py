@@ -15,7 +15,7 @@ import dfpc_plugin.importance as importance_module
 from dfpc_plugin import DataFlowGraph, DFPCImportance, DFPCPruner, bgsc
 from dfpc_plugin.errors import ExampleInputsError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.host import with_data_flow
-from dfpc_plugin.host.ranking import keep_at_least
+from dfpc_plugin.selection import keep_at_least
 
 ALL = sorted(NETS)
 MAGNITUDE = tp.importance.GroupMagnitudeImportance

@@ -22,7 +22,7 @@ __all__: list[str] = []
 def linear(call: LabelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     """Reads the last axis by the columns of the weight; writes its rows."""
     leading: list[Any] = list(range(len(shape_of(input)) - 1))
-    call.layer(weight, input, reads=-1, writes=-2, positions=shape_of(input)[:-1].numel())
+    call.layer(weight, input, reads=-1, writes=-2, along=-1, positions=shape_of(input)[:-1].numel())
     out: list[Any] = ["out"] if len(shape_of(weight)) > 1 else []
     rows: list[Any] = [*out, "in"]
     operands: list[tuple[Any, list[Any]]] = [(weight, rows), (input, [*leading, "in"])]
@@ -95,7 +95,8 @@ def _convolved(
     lead = own[: -kernel - 1]
     channel = len(lead)
     positions = out[channel + 1 :].numel() if not transposed else shape_of(input)[channel + 1 :].numel()
-    call.layer(weight, input, reads=0 if transposed else 1, writes=1 if transposed else 0, positions=positions * lead.numel())
+    reads, writes = (0, 1) if transposed else (1, 0)
+    call.layer(weight, input, reads=reads, writes=writes, along=channel, positions=positions * lead.numel())
     if own[channel] != (sizes[0] if transposed else sizes[1] * int(groups)):
         raise RuntimeError(f"an input {tuple(own)} does not fit a weight {tuple(sizes)} in {int(groups)} groups")
     plain = None if transposed else _plain_channels(call, input, weight, groups, channel)

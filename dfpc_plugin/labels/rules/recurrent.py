@@ -47,8 +47,8 @@ def _cell(call: LabelCall, input: Any, cell: Any) -> Any:
         raise NotImplementedError("a recurrent layer with a projection")
     rows, units = shape_of(w_hh)[:2]
     leading = list(range(len(shape_of(input)) - 1))
-    call.layer(w_ih, input, reads=1, writes=0, positions=shape_of(input)[:-1].numel())
-    call.layer(w_hh, input, reads=1, writes=0, positions=shape_of(input)[:-1].numel())
+    call.layer(w_ih, input, reads=1, writes=0, along=-1, positions=shape_of(input)[:-1].numel())
+    call.layer(w_hh, input, reads=1, writes=0, along=-1, positions=shape_of(input)[:-1].numel())
     gates = call.einsum([(w_ih, ["out", "in"]), (input, [*leading, "in"])], [*leading, "out"])
     of_state = call.make((rows,), [slot[:, 0] for slot in w_hh.slots if 0 in varying(slot)])
     for vector in (of_state, *biases):

@@ -1,4 +1,4 @@
-"""Measured latency of several models, interleaved so that their ratios are fair."""
+"""Latency of several models, measured, interleaved so that their ratios are fair."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dfpc_plugin.preserve import evaluating
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
 
-__all__ = ["Latency", "LatencyError", "measure_latency"]
+__all__ = ["FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
 
 MOST_ROUNDS = 50
 FEWEST_ROUNDS = 5
@@ -57,8 +57,21 @@ class Latency:
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return upper - lower
 
+    @property
+    def noise(self) -> float:
+        """Interquartile range over median: how far a figure of this measurement can be trusted."""
+        return self.iqr / self.median
+
     def speedup_over(self, reference: Latency) -> float:
         """Median over the rounds of `reference`'s time divided by this one's; more than 1 is faster.
+
+        Raises:
+            LatencyError: The two do not come from one measurement.
+        """
+        return statistics.median(self.ratios_over(reference))
+
+    def ratios_over(self, reference: Latency) -> tuple[float, ...]:
+        """`reference`'s time divided by this one's, round by round.
 
         Raises:
             LatencyError: The two do not come from one measurement.
@@ -67,8 +80,7 @@ class Latency:
             raise LatencyError(
                 "speedup_over compares models round by round; measure both in one call of measure_latency."
             )
-        pairs = zip(reference.seconds, self.seconds, strict=True)
-        return statistics.median(theirs / ours for theirs, ours in pairs)
+        return tuple(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))
 
 
 def measure_latency(
@@ -77,23 +89,29 @@ def measure_latency(
     *,
     threads: int = 1,
     min_run_time: float = 1.0,
+    warmup: int = 2,
+    forwards: int | None = None,
+    compiled: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Latency]:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
 
     The models take turns in short blocks, in an order that reverses every round, so a machine that slows down or is
-    busy for a while hurts all of them alike. Each block starts with two forwards that are not timed. Models, flags,
-    generators and PyTorch's number of threads are as before afterwards.
+    busy for a while hurts all of them alike. Each block starts with two forwards that are not timed. On a GPU, the clock
+    is read when all work is done. Models, flags, generators and PyTorch's number of threads are as before afterwards.
 
     Args:
         models: What to time, by name.
         inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
         threads: CPU threads for PyTorch.
         min_run_time: Seconds to spend on each model, at least.
+        warmup: Forwards of each model before the first one that is timed.
+        forwards: Time this many forwards of each model, however long that takes.
+        compiled: Time what `torch.compile` makes of the models; compiling is not timed.
         progress: Called after every round with the share of the work that is done, 0 to 1.
 
     Raises:
-        LatencyError: No models, no threads or no time.
+        LatencyError: No models, no threads, no time or no forwards.
     """
     if not models:
         raise LatencyError("measure_latency needs at least one model.")
@@ -101,38 +119,52 @@ def measure_latency(
         raise LatencyError(f"threads must be 1 or more, not {threads}.")
     if not (0 < min_run_time < math.inf):
         raise LatencyError(f"min_run_time must be a positive number of seconds, not {min_run_time}.")
+    if warmup < 1 or (forwards is not None and forwards < FEWEST_ROUNDS):
+        raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
     args, kwargs = as_call(inputs)
-    timer = _timer_class()
+    timer = timer_class()
+    called = {name: torch.compile(model) if compiled else model for name, model in models.items()}
     timers = {
         name: timer("run()", globals={"run": lambda m=model: m(*args, **kwargs)}, num_threads=threads)
-        for name, model in models.items()
+        for name, model in called.items()
     }
     with contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
-        stack.enter_context(torch.inference_mode())
-        return _take_turns(timers, threads, min_run_time, progress)
+        stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
+        single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
+        return _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+
+
+def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | None) -> dict[str, list[int]]:
+    """How many forwards to time in each round; a model too slow for the time given still gets a few rounds."""
+    if forwards is not None:
+        rounds = min(MOST_ROUNDS, forwards)
+        return {name: [len(range(start, forwards, rounds)) for start in range(rounds)] for name in single}
+    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(min_run_time / (FORWARDS * max(single.values())))))
+    return {name: [math.ceil(min_run_time / rounds / seconds)] * rounds for name, seconds in single.items()}
 
 
 def _take_turns(
-    timers: Mapping[str, Timer], threads: int, min_run_time: float, progress: Callable[[float], None] | None
+    timers: Mapping[str, Timer],
+    threads: int,
+    counts: Mapping[str, list[int]],
+    progress: Callable[[float], None] | None,
 ) -> dict[str, Latency]:
-    """Run every timer once per round; a model too slow for the time given still gets a few rounds."""
-    single = {name: timer.timeit(1).mean for name, timer in timers.items()}
-    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(min_run_time / (FORWARDS * max(single.values())))))
-    forwards = {name: math.ceil(min_run_time / rounds / seconds) for name, seconds in single.items()}
+    """Run every timer once per round."""
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     order = list(timers)
+    rounds = len(next(iter(counts.values())))
     for index in range(rounds):
         for name in order:
-            seconds[name].append(timers[name].timeit(forwards[name]).mean)
+            seconds[name].append(timers[name].timeit(counts[name][index]).mean)
         order.reverse()
         if progress is not None:
             progress((index + 1) / rounds)
     return {name: Latency(tuple(values), threads) for name, values in seconds.items()}
 
 
-def _timer_class() -> type[Timer]:
+def timer_class() -> type[Timer]:
     """Import PyTorch's timer without the warning it logs where there is a CUDA compiler and no GPU."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level

@@ -1,0 +1,167 @@
+"""What channels cost: multiply-accumulates and parameters, exactly, for any set of channels that is gone.
+
+A layer's multiply-accumulates, like a parameter's entries, are as many as there are combinations of what is left along
+its axes: outputs times inputs of a linear layer, the sum of such products over the groups of a convolution, channels and
+heads of attention's products. All of this is known from one pass, so that no model need be built to know its cost.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.couplings.channels import Axis, Channels
+
+__all__ = ["Cost", "CostModel"]
+
+Factor = tuple[Tensor, tuple[int, ...]]
+"""Channels, and the names of the axes that they are laid out on."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs, for the example inputs.
+
+    Attributes:
+        macs: Multiply-accumulates of one forward, in layers and products of matrices.
+        parameters: Entries of its parameters.
+    """
+
+    macs: int
+    parameters: int
+
+    def __sub__(self, other: Cost) -> Cost:
+        """What is between two."""
+        return Cost(self.macs - other.macs, self.parameters - other.parameters)
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(self.macs + other.macs, self.parameters + other.parameters)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """Something that costs `each` for every combination of what is left along its axes.
+
+    Attributes:
+        parts: Factors that share axes, together; what shares none multiplies.
+        each: The cost of one combination.
+    """
+
+    parts: tuple[tuple[Factor, ...], ...]
+    each: Cost
+
+    def cost(self, alive: Tensor) -> Cost:
+        """Count what is left; `alive` holds one for every channel that is, and else zero."""
+        count = 1
+        for factors in self.parts:
+            count *= _combinations(factors, alive)
+        return Cost(self.each.macs * count, self.each.parameters * count)
+
+
+class CostModel:
+    """Exact costs of a model with some of its channels gone.
+
+    Attributes:
+        full: What the model costs with all of its channels.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        """Read how costs depend on channels.
+
+        Args:
+            channels: From `map_couplings`; channels that have been cut before count as gone only where they are given.
+        """
+        costs: dict[tuple[object, ...], tuple[tuple[Factor, ...], Cost]] = {}
+        for factors, each in [*_of_layers(channels), *_of_parameters(channels)]:
+            key = tuple((names, tuple(which.reshape(-1).tolist())) for which, names in factors)
+            known = costs[key][1] if key in costs else Cost(0, 0)
+            costs[key] = factors, known + each
+        self._terms = [_Term(tuple(_parts(factors)), each) for factors, each in costs.values()]
+        self._by_channel: dict[int, list[int]] = defaultdict(list)
+        for number, term in enumerate(self._terms):
+            held = [which.reshape(-1) for part in term.parts for which, _ in part]
+            for channel in torch.unique(torch.cat(held)).tolist() if held else ():
+                self._by_channel[channel].append(number)
+        self.full = self.cost(torch.zeros_like(channels.removed))
+
+    def cost(self, removed: Tensor) -> Cost:
+        """What is left to pay once `removed` channels, `(channels,)` of bool, are gone."""
+        alive = (~removed).double()
+        return sum((term.cost(alive) for term in self._terms), Cost(0, 0))
+
+    def saving(self, removed: Tensor, channels: Tensor) -> Cost:
+        """What it saves to remove `channels` (their numbers) too, where `removed` ones are gone already."""
+        touched = [self._terms[number] for number in self._touched(channels)]
+        alive = (~removed).double()
+        before = sum((term.cost(alive) for term in touched), Cost(0, 0))
+        alive[channels] = 0
+        return before - sum((term.cost(alive) for term in touched), Cost(0, 0))
+
+    def neighbours(self, channels: Tensor) -> frozenset[int]:
+        """Which terms depend on some channels: what shares none of them saves the same with and without the others."""
+        return frozenset(self._touched(channels))
+
+    def _touched(self, channels: Tensor) -> Iterable[int]:
+        found: dict[int, None] = {}
+        for channel in channels.tolist():
+            found.update(dict.fromkeys(self._by_channel.get(channel, ())))
+        return found
+
+
+def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
+    """Multiply-accumulates of every call, per combination of channels."""
+    for layer in channels.layers:
+        sizes = {name: n for which, names in layer.factors for name, n in zip(names, which.shape, strict=True)}
+        yield layer.factors, Cost(layer.macs // torch.Size(sizes.values()).numel(), 0)
+
+
+def _of_parameters(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
+    """Entries of every parameter, per combination of channels."""
+    axes: Mapping[str, list[Axis]] = defaultdict(list)
+    for axis in channels.axes:
+        axes[axis.tensor].append(axis)
+    for path, shape in channels.parameters.items():
+        factors: list[Factor] = []
+        for axis in axes[path]:
+            if axis.groups == 1:
+                factors.append((axis.channels, (axis.dim,)))
+            else:  # every group's rows have inputs of their own
+                own = axis.channels.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
+                factors.append((own, (0, axis.dim)))
+        held = {name for _, names in factors for name in names}
+        rest = torch.Size([n for dim, n in enumerate(shape) if dim not in held]).numel()
+        yield tuple(factors), Cost(0, rest)
+
+
+def _parts(factors: Sequence[Factor]) -> Iterable[tuple[Factor, ...]]:
+    """Gather factors that share axes, directly or by way of others."""
+    parts: list[list[Factor]] = []
+    for factor in factors:
+        near = [part for part in parts if any(set(factor[1]) & set(names) for _, names in part)]
+        parts = [part for part in parts if not any(part is other for other in near)]
+        parts.append([other for part in near for other in part] + [factor])
+    return [_distinct(part) for part in parts]
+
+
+def _distinct(part: Sequence[Factor]) -> tuple[Factor, ...]:
+    """Drop what says the same twice: queries and keys hold the same channels."""
+    kept: list[Factor] = []
+    for which, names in part:
+        if not any(names == others and torch.equal(which, other) for other, others in kept):
+            kept.append((which, names))
+    return tuple(kept)
+
+
+def _combinations(factors: Sequence[Factor], alive: Tensor) -> int:
+    """Count the combinations of positions along all axes at which every channel is left."""
+    if len(factors) == 1:
+        return int(alive[factors[0][0]].sum())
+    operands: list[Tensor | list[int]] = []
+    for which, names in factors:
+        operands += [alive[which], list(names)]
+    return int(torch.einsum(*operands, []).round())

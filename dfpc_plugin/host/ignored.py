@@ -1,0 +1,55 @@
+"""Layers that a user wants left alone, however they are named."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.errors import PrunerSettingError
+
+__all__ = ["ignored_modules"]
+
+
+def ignored_modules(model: nn.Module, layers: Iterable[Any]) -> list[Any]:
+    """Return the modules and parameters of `model` that `layers` stand for, with all modules inside of these.
+
+    Args:
+        model: The model.
+        layers: Modules, parameters, types of modules (every module of that type), names ("layer1.0.conv1", also of
+            parameters) or shell-style patterns ("*.attn.qkv").
+
+    Raises:
+        PrunerSettingError: Something is none of these, or a name or pattern fits nothing.
+    """
+    modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
+    named = {**dict(model.named_modules()), **dict(model.named_parameters())}
+    found: list[Any] = []
+    for layer in [layers] if isinstance(layers, str) else layers:
+        if isinstance(layer, str):
+            found += _named(named, layer)
+        elif isinstance(layer, type):
+            found += [module for module in model.modules() if isinstance(module, layer)]
+        elif (isinstance(layer, nn.Module) and layer in modules) or id(layer) in parameters:
+            found.append(layer)
+        else:
+            raise PrunerSettingError(
+                f"ignored_layers holds {type(layer).__name__} {str(layer)[:60]!r}, which is no module, parameter or "
+                f"module type of this model; pass the objects themselves, such as model.fc, or their names."
+            )
+    return [inner for layer in found for inner in (layer.modules() if isinstance(layer, nn.Module) else (layer,))]
+
+
+def _named(named: dict[str, Any], pattern: str) -> list[Any]:
+    """Everything that a name or a pattern fits."""
+    if pattern in named:
+        return [named[pattern]]
+    found = [layer for name, layer in named.items() if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        near = difflib.get_close_matches(pattern, named, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "named_modules() of the model lists its names."
+        raise PrunerSettingError(f"ignored_layers holds '{pattern}', and no layer of this model is called so; {hint}")
+    return found

@@ -1,0 +1,9 @@
+"""Milliseconds: measured side by side, and predicted per coupling from measured layers."""
+
+from __future__ import annotations
+
+from dfpc_plugin.latency.measure import FEWEST_ROUNDS, Latency, LatencyError, measure_latency
+from dfpc_plugin.latency.predict import LatencyModel
+from dfpc_plugin.latency.settings import LatencySettings
+
+__all__ = ["FEWEST_ROUNDS", "Latency", "LatencyError", "LatencyModel", "LatencySettings", "measure_latency"]

@@ -1,0 +1,281 @@
+"""What latency a cut will have, before it is made: layers measured at a few widths, and interpolated between them.
+
+Latency does not fall in proportion to multiply-accumulates: narrow layers use a machine worse, widths that fill no whole
+vector cost as much as the next that do, or more, and what moves data (norms, activations, additions) costs too. So every
+kind of layer that the model calls is timed by itself, on inputs as it gets them, at a grid of widths; the rest of the
+model's time is taken to shrink with the activations. This is good enough to choose by; what comes out is measured again.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.couplings.channels import Axis, Channels
+from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.latency.measure import timer_class
+from dfpc_plugin.latency.settings import LatencySettings
+from dfpc_plugin.preserve import evaluating
+
+__all__ = ["LatencyModel"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SHARES = (0.3, 0.6, 1.0)
+_VECTOR = 8
+_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What makes two layers take equally long."""
+
+    layer: str
+    inputs: int
+    outputs: int
+    groups: int
+    geometry: tuple[Any, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Seconds of a kind of layer at a grid of widths.
+
+    Attributes:
+        inputs: Widths of its input, ascending; one for a depthwise convolution.
+        outputs: Widths of its output, ascending.
+        seconds: By number of the input width, then of the output width.
+        odd: How much longer a width takes that fills no whole vector, compared with the next that does; at least 1.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    seconds: tuple[tuple[float, ...], ...]
+    odd: float
+
+    def at(self, inputs: int, outputs: int) -> float:
+        """Interpolate in both widths."""
+        whole = [_up(inputs) if len(self.inputs) > 1 else self.inputs[0], _up(outputs)]
+        uneven = (inputs % _VECTOR and len(self.inputs) > 1) or outputs % _VECTOR
+        rows = [_interpolated(self.outputs, row, whole[1]) for row in self.seconds]
+        return _interpolated(self.inputs, rows, whole[0]) * (self.odd if uneven else 1.0)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's calls: where its widths come from, and how long they take."""
+
+    table: _Table
+    calls: int
+    inputs: Tensor | int
+    outputs: Tensor | int
+    activations: int
+
+    def widths(self, alive: Tensor) -> tuple[int, int]:
+        """Channels left on both sides."""
+        left = [side if isinstance(side, int) else int(alive[side].sum()) for side in (self.inputs, self.outputs)]
+        return left[0], left[1]
+
+
+class LatencyModel:
+    """Predicted seconds of one forward with some channels gone.
+
+    Attributes:
+        full: Measured seconds of one forward with all of them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: ExampleInputs,
+        channels: Channels,
+        settings: LatencySettings,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Time the layers of `model`, which is as `channels` knows it and is not changed.
+
+        Args:
+            model: The model.
+            example_inputs: As for `prune`.
+            channels: What is known about its channels.
+            settings: How it will be measured in the end.
+            progress: Called with the share of the work that is done.
+        """
+        inputs = settings.batched(example_inputs)
+        self.full = settings.measure({"model": model}, example_inputs)["model"].median
+        axes = {(axis.tensor, axis.dim): axis for axis in channels.axes}
+        tables: dict[_Kind, _Table] = {}
+        self._layers: list[_Layer] = []
+        threads = settings.threads or torch.get_num_threads()
+        with _threads(threads), evaluating(model), torch.inference_mode():
+            calls = _calls(model, inputs)
+            for number, (path, module, shape, count, produced) in enumerate(calls):
+                kind = _kind(module, shape)
+                if kind not in tables:
+                    tables[kind] = _measured(module, kind)
+                self._layers.append(_layer(path, module, axes, tables[kind], count, produced))
+                if progress is not None:
+                    progress((number + 1) / len(calls))
+        self._holders = _holders(self._layers)
+        self._activations = sum(layer.activations for layer in self._layers)
+        self._rest = 0.0
+        self._rest = max(0.0, self.full - self.seconds(torch.zeros_like(channels.removed)))
+
+    def seconds(self, removed: Tensor) -> float:
+        """Predict one forward once `removed` channels, `(channels,)` of bool, are gone."""
+        return self._of(self._layers, (~removed).double())
+
+    def saving(self, removed: Tensor, channels: Tensor) -> float:
+        """Predict what removing `channels` (their numbers) saves where `removed` ones are gone already."""
+        numbers = {number for channel in channels.tolist() for number in self._holders.get(channel, ())}
+        touched = [self._layers[number] for number in sorted(numbers)]
+        alive = (~removed).double()
+        before = self._of(touched, alive)
+        alive[channels] = 0
+        return before - self._of(touched, alive)
+
+    def _of(self, layers: Sequence[_Layer], alive: Tensor) -> float:
+        """Seconds of some layers, with their part of what is not in layers."""
+        seconds, activations = 0.0, 0.0
+        for layer in layers:
+            inputs, outputs = layer.widths(alive)
+            seconds += layer.calls * layer.table.at(inputs, outputs)
+            activations += layer.activations * outputs / _full_width(layer.outputs)
+        return seconds + (self._rest * activations / self._activations if self._activations else 0.0)
+
+
+def _holders(layers: Sequence[_Layer]) -> dict[int, list[int]]:
+    """Numbers of the layers that each channel is read or written by."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for number, layer in enumerate(layers):
+        sides = [side for side in (layer.inputs, layer.outputs) if isinstance(side, Tensor)]
+        for channel in torch.unique(torch.cat(sides)).tolist() if sides else ():
+            found[channel].append(number)
+    return found
+
+
+def _full_width(side: Tensor | int) -> int:
+    return side if isinstance(side, int) else len(side)
+
+
+def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tuple[int, ...], int, int]]:
+    """Layers that a forward calls: path, module, shape of the input, number of calls, entries of the output."""
+    found: dict[str, tuple[str, Any, tuple[int, ...], int, int]] = {}
+    handles = []
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+
+            def note(module: Any, args: Any, output: Tensor, path: str = path) -> None:
+                count = found[path][3] if path in found else 0
+                found[path] = (path, module, tuple(args[0].shape), count + 1, output.numel())
+
+            handles.append(module.register_forward_hook(note))
+    try:
+        args, kwargs = as_call(inputs)
+        model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.values())
+
+
+def _kind(module: Any, shape: tuple[int, ...]) -> _Kind:
+    """Tell what decides how long a call takes."""
+    if isinstance(module, nn.Linear):
+        return _Kind("linear", module.in_features, module.out_features, 1, (module.bias is not None,), shape)
+    geometry = (
+        module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode, module.bias is not None
+    )
+    return _Kind(type(module).__name__, module.in_channels, module.out_channels, module.groups, geometry, shape)
+
+
+def _layer(
+    path: str, module: Any, axes: dict[tuple[str, int], Axis], table: _Table, calls: int, produced: int
+) -> _Layer:
+    """Find the channels that a layer's widths count."""
+    written, read = axes.get((f"{path}.weight", 0)), axes.get((f"{path}.weight", 1))
+    outputs = module.weight.size(0) if written is None else written.channels
+    inputs: Tensor | int = module.weight.size(1) * getattr(module, "groups", 1)
+    if read is not None:
+        inputs = read.channels
+    return _Layer(table, calls, inputs, outputs, produced * calls)
+
+
+def _measured(module: Any, kind: _Kind) -> _Table:
+    """Time copies of a layer at a grid of widths."""
+    tied = kind.groups > 1
+    inputs = (kind.inputs,) if tied else _widths(kind.inputs)
+    outputs = _widths(kind.outputs)
+    seconds = tuple(tuple(_time(module, kind, i, o) for o in outputs) for i in inputs)
+    odd = 1.0
+    middle = outputs[len(outputs) // 2]
+    if not tied and middle > 2 * _VECTOR:
+        uneven = _time(module, kind, inputs[-1], middle - 3)
+        odd = max(1.0, uneven / seconds[-1][len(outputs) // 2])
+    return _Table(inputs, outputs, seconds, odd)
+
+
+def _time(module: Any, kind: _Kind, inputs: int, outputs: int) -> float:
+    """Seconds of one call at some widths."""
+    weight = module.weight
+    options = {"device": weight.device, "dtype": weight.dtype, "bias": module.bias is not None}
+    shape = list(kind.shape)
+    if kind.layer == "linear":
+        layer: nn.Module = nn.Linear(inputs, outputs, **options)
+        shape[-1] = inputs
+    else:
+        each = max(1, kind.outputs // kind.groups)
+        groups = max(1, outputs // each) if kind.groups > 1 else 1
+        wide = groups * (kind.inputs // kind.groups) if kind.groups > 1 else inputs
+        own = type(module) if type(module) in _CONVOLUTIONS else _plain(module)
+        layer = own(
+            wide, groups * each if kind.groups > 1 else outputs, module.kernel_size, module.stride, module.padding,
+            module.dilation, groups, **options,
+        )
+        shape[-len(module.kernel_size) - 1] = wide
+    x = torch.ones(shape, device=weight.device, dtype=weight.dtype)
+    timer = timer_class()("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=_SECONDS).median
+
+
+def _plain(module: Any) -> type[nn.Module]:
+    """Torch's own convolution under a subclass."""
+    return next(kind for kind in _CONVOLUTIONS if isinstance(module, kind))
+
+
+def _widths(full: int) -> tuple[int, ...]:
+    """Widths to measure at: whole vectors, and the full width."""
+    return tuple(sorted({min(full, _up(int(full * share))) for share in _SHARES}))
+
+
+def _up(width: int) -> int:
+    return -(-width // _VECTOR) * _VECTOR
+
+
+def _interpolated(at: Sequence[int], values: Sequence[float], x: int) -> float:
+    """Piecewise linear; below the first point in proportion to it, with a floor, and above the last constant."""
+    if x >= at[-1]:
+        return values[-1]
+    if x <= at[0]:
+        return values[0] * max(0.25, x / at[0])
+    right = bisect.bisect_left(at, x)
+    share = (x - at[right - 1]) / (at[right] - at[right - 1])
+    return values[right - 1] * (1 - share) + values[right] * share
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch use some threads, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,83 @@
+"""How latency is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.flow.tree import map_tensors
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.latency.measure import Latency, LatencyError, measure_latency
+
+__all__ = ["LatencySettings"]
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """A protocol of measurement.
+
+    Attributes:
+        threads: CPU threads; None for as many as PyTorch uses now.
+        batch_size: Inputs at a time: the first of the example inputs, repeated; None for the example inputs as they are.
+        min_run_time: Seconds to spend on each model, at least.
+        warmup: Forwards of each model before the first one that is timed.
+        forwards: Time this many forwards of each model, however long that takes.
+        compiled: Time what `torch.compile` makes of the models.
+    """
+
+    threads: int | None = None
+    batch_size: int | None = None
+    min_run_time: float = 1.0
+    warmup: int = 2
+    forwards: int | None = None
+    compiled: bool = False
+
+    @classmethod
+    def paper(cls, device: torch.device | str = "cpu", threads: int | None = None) -> LatencySettings:
+        """The protocol of the DFPC paper: 1000 forwards after 100, of 64 images on a CPU and of 640 on a GPU."""
+        batch_size = 64 if torch.device(device).type == "cpu" else 640
+        return cls(threads, batch_size, warmup=100, forwards=1000)
+
+    def measure(
+        self,
+        models: Mapping[str, nn.Module],
+        example_inputs: ExampleInputs,
+        progress: Callable[[float], None] | None = None,
+    ) -> dict[str, Latency]:
+        """Measure models side by side; see `measure_latency`.
+
+        Raises:
+            LatencyError: Settings that cannot be followed.
+        """
+        return measure_latency(
+            models,
+            self.batched(example_inputs),
+            threads=self.threads or torch.get_num_threads(),
+            min_run_time=self.min_run_time,
+            warmup=self.warmup,
+            forwards=self.forwards,
+            compiled=self.compiled,
+            progress=progress,
+        )
+
+    def batched(self, example_inputs: ExampleInputs) -> ExampleInputs:
+        """Example inputs of the batch size that is measured.
+
+        Raises:
+            LatencyError: There is no batch to make larger.
+        """
+        count = self.batch_size
+        if count is None:
+            return example_inputs
+        if count < 1:
+            raise LatencyError(f"batch_size={count} is no number of inputs; give 1 or more, or None.")
+
+        def enlarged(tensor: Tensor) -> Tensor:
+            if not tensor.dim():
+                raise LatencyError("An example input has no axis for a batch; leave batch_size out.")
+            return tensor[:1].expand(count, *tensor.shape[1:]).contiguous()
+
+        return map_tensors(enlarged, example_inputs)

@@ -1,0 +1,10 @@
+"""Prune a model to a budget: from a target in the user's terms to a smaller model and a record of what was done."""
+
+from __future__ import annotations
+
+from dfpc_plugin.pruning.prune import prune
+from dfpc_plugin.pruning.replay import replay
+from dfpc_plugin.pruning.result import CouplingCut, Figures, PruneResult
+from dfpc_plugin.pruning.settings import Per, PruneSettings
+
+__all__ = ["CouplingCut", "Figures", "Per", "PruneResult", "PruneSettings", "prune", "replay"]

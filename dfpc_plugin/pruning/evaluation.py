@@ -1,0 +1,58 @@
+"""Scores of models by the user's own measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.pruning.phases import Phases
+from dfpc_plugin.selection import TargetError
+
+__all__ = ["Evaluate", "Scores"]
+
+Evaluate = Callable[[nn.Module], Any]
+"""From a model in evaluation mode to a number, more is better."""
+
+
+class Scores:
+    """Calls `evaluate` and remembers what it said of the model before and after.
+
+    Attributes:
+        known: Scores by name.
+    """
+
+    def __init__(self, evaluate: Evaluate | None, phases: Phases) -> None:
+        """Let `evaluate` score models, in a phase of its own."""
+        self._evaluate, self._phases = evaluate, phases
+        self.known: dict[str, float] = {}
+
+    def of(self, name: str, model: nn.Module) -> float:
+        """Score a model, which is as it was afterwards, and remember it by a name.
+
+        Raises:
+            TargetError: `evaluate` returned no number.
+        """
+        assert self._evaluate is not None
+        with self._phases("evaluating"), evaluating(model):
+            found = self._evaluate(model)
+        try:
+            score = float(found)
+        except (TypeError, ValueError):
+            raise TargetError(f"evaluate returned {found!r}, which is no number; return a score, more is better.") from None
+        if score != score:
+            raise TargetError("evaluate returned NaN; return a score, more is better.")
+        self.known[name] = score
+        return score
+
+    def both(self, before: nn.Module, after: Callable[[], nn.Module]) -> tuple[float | None, float | None]:
+        """The scores before and after, those that are not known yet computed now; None without `evaluate`."""
+        if self._evaluate is None:
+            return None, None
+        if "before" not in self.known:
+            self.of("before", before)
+        if "after" not in self.known:
+            self.of("after", after())
+        return self.known["before"], self.known["after"]

@@ -1,0 +1,155 @@
+"""How far to follow an order until measured latency or accuracy is what was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dfpc_plugin.latency import Latency, LatencyModel, LatencySettings
+from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.selection import Order, Target, TargetError, shortest
+
+__all__ = ["Measured", "length_for_latency", "length_for_score"]
+
+_TRIES = 10
+_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cut and its latency, side by side with that of the model as it was."""
+
+    length: int
+    before: Latency
+    after: Latency
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster it is."""
+        return self.after.speedup_over(self.before)
+
+
+def length_for_latency(
+    subject: Subject,
+    order: Order,
+    predictor: LatencyModel,
+    target: Target,
+    settings: LatencySettings,
+    least: int,
+    progress: Callable[[float], None],
+) -> Measured:
+    """Find the shortest cut that is as fast as asked for, by measuring some that are predicted to be.
+
+    Every measurement corrects the prediction by the ratio of the two, and tells from which length on the target is
+    reached, or up to which it is not. A cut within 5 % beyond the target ends the search.
+
+    Args:
+        subject: The model, which is not changed.
+        order: What goes first.
+        predictor: Predicts latency.
+        target: Its `speedup` or `latency_ms` is asked for.
+        settings: How latency is measured.
+        least: The shortest length that other budgets allow.
+        progress: Called with the share of the tries that are used.
+
+    Raises:
+        TargetError: No length is as fast; the message has the best that was found.
+    """
+
+    def predict(length: int) -> float:
+        return predictor.seconds(order.removed(length, subject.channels.removed))
+
+    tried: list[Measured] = []
+    correction = 1.0
+    low, high = least, len(order)
+    for number in range(_TRIES):
+        wanted = _seconds_wanted(target, tried[-1].before.median if tried else predict(0)) / correction
+        length = _first_within(predict, wanted, low, high)
+        if any(entry.length == length for entry in tried):
+            length = (low + high) // 2
+        if any(entry.length == length for entry in tried):
+            break
+        found = _measured(subject, order, length, settings)
+        tried.append(found)
+        progress((number + 1) / _TRIES)
+        surplus = _surplus(target, found)
+        if 1 <= surplus <= 1 + _TOLERANCE or (surplus >= 1 and length == least):
+            break
+        low, high = (length + 1, high) if surplus < 1 else (low, length)
+        correction = found.after.median / predict(length)
+        if low > high:
+            break
+    return _confirmed(subject, order, target, settings, tried)
+
+
+def _first_within(predict: Callable[[int], float], seconds: float, low: int, high: int) -> int:
+    """The shortest length that is predicted to take so long; the longest where none is."""
+    length = shortest(lambda k: predict(k) <= seconds, high, low)
+    return high if length is None else length
+
+
+def _measured(subject: Subject, order: Order, length: int, settings: LatencySettings) -> Measured:
+    """Measure a cut beside the model as it is."""
+    pair = {"before": subject.model, "after": subject.copy_without(order.channels(length))}
+    latencies = settings.measure(pair, subject.inputs)
+    return Measured(length, latencies["before"], latencies["after"])
+
+
+def _confirmed(
+    subject: Subject, order: Order, target: Target, settings: LatencySettings, tried: list[Measured]
+) -> Measured:
+    """Measure the shortest cut that was fast enough again, for longer; take the next where it is not after all."""
+    longer = dataclasses.replace(settings, min_run_time=2 * settings.min_run_time)
+    for found in sorted((entry for entry in tried if _surplus(target, entry) >= 1), key=lambda entry: entry.length):
+        again = _measured(subject, order, found.length, longer)
+        if _surplus(target, again) >= 1 - _TOLERANCE:
+            return again
+    best = max(tried, key=lambda entry: entry.speedup)
+    raise TargetError(
+        f"The target {target} cannot be reached: the fastest cut found is {best.speedup:.2f}x, "
+        f"{1e3 * best.after.median:.3g} ms (the middle half of its rounds spreads by {best.after.noise:.0%}). Ask for "
+        f"less, or let more go with max_ratio and ignored_layers. The model is as it was."
+    )
+
+
+def _seconds_wanted(target: Target, now: float) -> float:
+    """The strictest of what is asked for."""
+    wanted = [now / target.speedup] if target.speedup is not None else []
+    return min([*wanted, 1e-3 * target.latency_ms] if target.latency_ms is not None else wanted)
+
+
+def _surplus(target: Target, found: Measured) -> float:
+    """How many times faster than asked for a cut is."""
+    ratios = [found.speedup / target.speedup] if target.speedup is not None else []
+    if target.latency_ms is not None:
+        ratios.append(1e-3 * target.latency_ms / found.after.median)
+    return min(ratios)
+
+
+def length_for_score(
+    score_of: Callable[[int], float], base: float, max_drop: float, most: int
+) -> tuple[int, float]:
+    """Find the longest cut whose score has fallen by at most `max_drop`, to a hundredth of the longest one.
+
+    Scores are taken to fall with the length of the cut; the one returned has been measured.
+
+    Args:
+        score_of: Scores the model with an order followed for so many steps; more is better.
+        base: The score of the model as it is.
+        max_drop: By how much it may fall.
+        most: The longest length.
+
+    Returns:
+        The length and its score.
+    """
+    low, score, high = 0, base, most + 1
+    tolerance = max(1, most // 100)
+    while high - low > tolerance:
+        middle = (low + high) // 2
+        found = score_of(middle)
+        if base - found <= max_drop:
+            low, score = middle, found
+        else:
+            high = middle
+    return low, score

@@ -1,0 +1,207 @@
+"""`prune`: a model and a target in, a smaller model and the record of how it came about out."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.cost import CostModel
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.importance import DFPCImportance
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.latency import LatencyModel, LatencySettings
+from dfpc_plugin.pruning.evaluation import Evaluate, Scores
+from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
+from dfpc_plugin.pruning.phases import Phases, Progress
+from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
+from dfpc_plugin.pruning.result import PruneResult
+from dfpc_plugin.pruning.settings import Per, PruneSettings
+from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.pruning.summary import summarise
+from dfpc_plugin.selection import Order, Target, TargetError, shortest
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    target: str | Target,
+    *,
+    importance: Importance | None = None,
+    evaluate: Evaluate | None = None,
+    per: Per | None = None,
+    rescore: float | None = None,
+    max_ratio: float = 0.9,
+    min_channels: int = 2,
+    round_to: int | None = None,
+    ignored_layers: Sequence[Any] | str = (),
+    coupled: bool = True,
+    whole_heads: bool = False,
+    latency: LatencySettings | None = None,
+    forward_fn: ForwardFunction | None = None,
+    inplace: bool = False,
+    progress: Progress | None = None,
+) -> PruneResult:
+    """Prune `model` to a target: channels go in the order of their saliency until every budget holds.
+
+    No data is needed, unless the target is about accuracy. Costs are counted exactly, latency is measured.
+
+    Args:
+        model: Any model that `find_couplings` can follow. It is left as it is, unless `inplace`.
+        example_inputs: What it is called with; costs and latency are those of these inputs.
+        target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
+        importance: Scores groups; any of Torch-Pruning's importances. `DFPCImportance()` by default.
+        evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
+        per: What saliency is divided by before it is ranked: see `PruneSettings`. By default `latency` where the target
+            is about time, else `channel`.
+        rescore: The share of the channels after which saliency is computed anew; None to compute it once.
+        max_ratio: The share of its channels that any coupling may lose.
+        min_channels: What every layer keeps at least.
+        round_to: What the number of channels that are kept is a multiple of, where any go. By default 8 where the target
+            is about time (say 1 to have any number), else any number.
+        ignored_layers: Layers whose outputs stay: modules, parameters, types of modules, names, or shell-style patterns.
+        coupled: Whether couplings that several layers write, such as residual streams, lose channels too.
+        whole_heads: Attention loses whole heads rather than dimensions of all of them.
+        latency: How to measure latency; given, it is measured even where the target does not ask for it.
+        forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
+        inplace: Prune `model` itself. If anything fails, it is as it was.
+        progress: Called with what is being done and the share of it that is done, 0 to 1.
+
+    Returns:
+        The pruned model with what was asked for, reached and removed.
+
+    Raises:
+        TargetError: The target makes no sense, or cannot be reached; the message says how far one gets.
+        PrunerSettingError: A setting that cannot be followed.
+        NothingToPruneError: No coupling may lose a channel.
+        DFPCError: As `find_couplings` raises.
+    """
+    wanted = Target.parse(target)
+    if wanted.max_drop is not None and evaluate is None:
+        raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
+    by_default = round_to is None and wanted.measured
+    settings = PruneSettings(
+        per or ("latency" if wanted.measured else "channel"), rescore, max_ratio, min_channels,
+        8 if by_default else round_to, _by_name(model, ignored_layers), coupled, whole_heads,
+    )
+    if wanted.measured or settings.per == "latency":
+        latency = latency or LatencySettings()
+    phases = Phases(progress)
+    with torch.random.fork_rng(devices=[]):
+        with phases("couplings"):
+            own = model if inplace else copy.deepcopy(model)
+            graph = build_graph(own, example_inputs, settings, forward_fn)
+            subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
+        scores = Scores(evaluate, phases)
+        order, length, measured = _plan(subject, wanted, importance or DFPCImportance(), latency, scores, phases)
+        return summarise(subject, wanted, order, length, measured, latency, scores, phases, rounded_by_default=by_default)
+
+
+def _plan(
+    subject: Subject,
+    target: Target,
+    importance: Importance,
+    latency: LatencySettings | None,
+    scores: Scores,
+    phases: Phases,
+) -> tuple[Order, int, Measured | None]:
+    """Rank all units, and find how many of them go; with the latency of the result if that was measured."""
+    with phases("saliency"):
+        candidates = candidates_of(subject.graph, importance, subject.settings)
+    predictor = None
+    if latency is not None and (target.measured or subject.settings.per == "latency"):
+        with phases("latency of layers") as tell:
+            predictor = LatencyModel(subject.model, subject.inputs, subject.channels, latency, tell)
+    with phases("selection") as tell:
+        rank = functools.partial(order_of, settings=subject.settings, costs=subject.costs, latency=predictor)
+        if subject.settings.rescore is None:
+            order = rank(candidates, subject.channels.removed)
+        else:
+            enough = functools.partial(_enough, subject, target, predictor)
+            order = rescored_order(subject, importance, rank, enough, tell)
+        length = _length_for_costs(subject, order, target)
+    measured = None
+    if target.measured and predictor is not None and latency is not None:
+        with phases("measuring latency") as tell:
+            measured = length_for_latency(subject, order, predictor, target, latency, length, tell)
+        length = measured.length
+    if target.max_drop is not None:
+        length = _length_for_score(subject, order, target, scores, length)
+    return order, length, measured
+
+
+def _length_for_costs(subject: Subject, order: Order, target: Target) -> int:
+    """How many units go for the budgets that can be counted.
+
+    Raises:
+        TargetError: Not even removing all that may go is enough.
+    """
+
+    def fits(length: int) -> bool:
+        gone = order.removed(length, subject.channels.removed)
+        return _holds(subject, target, gone, sum(order.counts(length)) / order.total)
+
+    length = shortest(fits, len(order))
+    if length is None:
+        least = subject.costs.cost(order.removed(len(order), subject.channels.removed))
+        full = subject.costs.full
+        raise TargetError(
+            f"The target {target} cannot be reached: with all gone that may go, {least.macs / full.macs:.1%} of the "
+            f"MACs and {least.parameters / full.parameters:.1%} of the parameters are left, and "
+            f"{len(order) / order.total:.1%} of the channels are gone. Ask for less, or let more go with max_ratio, "
+            f"min_channels and ignored_layers. The model is as it was."
+        )
+    return length
+
+
+def _holds(subject: Subject, target: Target, removed: Tensor, ratio: float) -> bool:
+    """Whether the budgets that can be counted hold with `removed` channels gone."""
+    cost, full = subject.costs.cost(removed), subject.costs.full
+    return (
+        (target.macs is None or cost.macs <= target.macs * full.macs)
+        and (target.params is None or cost.parameters <= target.params * full.parameters)
+        and (target.ratio is None or ratio >= target.ratio - 1e-9)
+    )
+
+
+def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, removed: Tensor, ratio: float) -> bool:
+    """Whether no budget can ask for more than `removed` channels; what is measured asks for all that may go."""
+    return target.max_drop is None and not target.measured and _holds(subject, target, removed, ratio)
+
+
+def _length_for_score(subject: Subject, order: Order, target: Target, scores: Scores, length: int) -> int:
+    """As far as accuracy allows; or check that it allows what other budgets have asked for.
+
+    Raises:
+        TargetError: It does not.
+    """
+    assert target.max_drop is not None
+    base = scores.of("before", subject.model)
+
+    def score_of(steps: int) -> float:
+        return scores.of("after", subject.copy_without(order.channels(steps)))
+
+    if not (target.measured or target.counted):
+        length, scores.known["after"] = length_for_score(score_of, base, target.max_drop, len(order))
+        return length
+    score = score_of(length)
+    if base - score > target.max_drop:
+        raise TargetError(
+            f"The target {target} cannot be reached: the other budgets take evaluate from {base:.4g} to {score:.4g}, a "
+            f"drop of {base - score:.4g}. Ask for less, allow a larger drop, or repair and fine-tune. The model is as it was."
+        )
+    return length
+
+
+def _by_name(model: nn.Module, layers: Iterable[Any] | str) -> tuple[Any, ...]:
+    """Names in place of modules and parameters, which a copy of the model has under the same names."""
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    names.update((id(parameter), name) for name, parameter in model.named_parameters())
+    given = [layers] if isinstance(layers, str) else layers
+    return tuple(names.get(id(layer), layer) for layer in given)

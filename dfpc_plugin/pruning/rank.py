@@ -1,0 +1,142 @@
+"""From a model to the order in which its units go."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_pruning import ops
+
+from dfpc_plugin.cost import CostModel
+from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host import DataFlowGraph
+from dfpc_plugin.host.ignored import ignored_modules
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.latency import LatencyModel
+from dfpc_plugin.pruning.settings import PruneSettings
+from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.selection import Candidate, Order, by_saliency, by_saliency_per_cost, keep_at_least
+
+__all__ = ["Importance", "build_graph", "candidates_of", "order_of", "rescored_order"]
+
+Importance = Callable[[Any], Tensor | None]
+"""What Torch-Pruning asks for: from a group to one score per unit, or None where it has none."""
+
+
+def build_graph(
+    model: nn.Module, example_inputs: ExampleInputs, settings: PruneSettings, forward_fn: ForwardFunction | None
+) -> DataFlowGraph:
+    """Find the couplings of `model`, and note which layers are left alone."""
+    graph = DataFlowGraph(whole_heads=settings.whole_heads)
+    return graph.build_dependency(model, example_inputs, forward_fn=forward_fn)
+
+
+def candidates_of(graph: DataFlowGraph, importance: Importance, settings: PruneSettings) -> list[Candidate]:
+    """Score every coupling that may lose units.
+
+    Raises:
+        NothingToPruneError: There is none.
+        PrunerSettingError: The importance returns another number of scores than a group has units.
+    """
+    found = []
+    ignored = ignored_modules(graph.model, settings.ignored_layers)
+    for group in graph.get_all_groups(ignored, (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM)):
+        (coupling,), (units,) = group.couplings, group.units
+        if not settings.coupled and len(coupling.feed_in) > 1:
+            continue
+        saliency = importance(group)
+        if saliency is None:
+            continue
+        if saliency.shape != units.shape:
+            raise PrunerSettingError(
+                f"{type(importance).__name__} returned {tuple(saliency.shape)} scores for the {len(units)} units of "
+                f"'{coupling.name}'; return one per root index of the group."
+            )
+        if not torch.isfinite(saliency).all():
+            raise PrunerSettingError(
+                f"{type(importance).__name__} returned scores for '{coupling.name}' that are not finite; "
+                f"give the layers with such weights to ignored_layers, or repair them."
+            )
+        keep = keep_at_least(coupling, settings.max_ratio, settings.min_channels)
+        found.append(Candidate.ranked(coupling, units, saliency, keep))
+    if not any(candidate.free for candidate in found):
+        raise NothingToPruneError(
+            "No coupling of this model may lose a channel: all are protected, ignored, without scores, or as narrow as "
+            "min_channels and max_ratio let them be; print find_couplings(model, example_inputs) for the reasons."
+        )
+    return found
+
+
+def order_of(
+    candidates: list[Candidate],
+    removed: Tensor,
+    *,
+    settings: PruneSettings,
+    costs: CostModel,
+    latency: LatencyModel | None,
+) -> Order:
+    """Rank units as the settings say, where some channels, `(channels,)` of bool, are gone already."""
+    if settings.per == "channel":
+        return by_saliency(candidates, settings.round_to)
+    prices = {
+        "macs": lambda gone, channels: float(costs.saving(gone, channels).macs),
+        "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
+        "latency": lambda gone, channels: 0.0 if latency is None else latency.saving(gone, channels),
+    }
+    return by_saliency_per_cost(candidates, prices[settings.per], costs, removed, settings.round_to)
+
+
+def rescored_order(
+    subject: Subject,
+    importance: Importance,
+    rank: Callable[[list[Candidate], Tensor], Order],
+    enough: Callable[[Tensor, float], bool],
+    progress: Callable[[float], None],
+) -> Order:
+    """Cut a copy of the model step by step, scoring what is left after every step, and return the order of it all.
+
+    Args:
+        subject: The model, which is not changed.
+        importance: Scores groups.
+        rank: Orders candidates where some channels, `(channels,)` of bool, are gone.
+        enough: Tells of such channels, and the share of the units they are, whether no budget asks for more.
+        progress: Called with the share of the units that have gone.
+    """
+    settings = subject.settings
+    scout = build_graph(copy.deepcopy(subject.model), subject.inputs, settings, subject.forward_fn)
+    known = scout.coupling_map.channels
+    first = candidates_of(scout, importance, settings)
+    number_of = {int(candidate.coupling.blocks[0, 0]): number for number, candidate in enumerate(first)}
+    total = sum(len(candidate.units) for candidate in first)
+    step = max(1, int(total * (settings.rescore or 1.0)))
+    gone: list[list[int]] = [[] for _ in first]
+    steps: list[int] = []
+    candidates = first
+    while True:
+        order = rank(candidates, known.removed)
+        taken = order.steps[:step]
+        groups = []
+        for position, count in enumerate(torch.bincount(taken, minlength=len(candidates)).tolist()):
+            candidate = candidates[position]
+            if count:
+                gone[number_of[int(candidate.coupling.blocks[0, 0])]] += candidate.units[:count].tolist()
+                groups.append(scout.group_of(candidate.coupling, candidate.units[:count]))
+        numbers = [number_of[int(candidate.coupling.blocks[0, 0])] for candidate in candidates]
+        steps += [numbers[position] for position in taken.tolist()]
+        scout.prune_together(groups)
+        progress(len(steps) / total)
+        if enough(known.removed, len(steps) / total) or len(order) <= step:
+            break
+        candidates = candidates_of(scout, importance, settings)
+    return Order([_in_order(c, own) for c, own in zip(first, gone, strict=True)], torch.tensor(steps), settings.round_to)
+
+
+def _in_order(candidate: Candidate, gone: list[int]) -> Candidate:
+    """The same coupling with its units in the order they went, and the rest behind."""
+    rest = [unit for unit in candidate.units.tolist() if unit not in set(gone)]
+    units = torch.tensor([*gone, *rest], dtype=torch.long)
+    return Candidate(candidate.coupling, units, torch.arange(len(units)).double(), candidate.keep)

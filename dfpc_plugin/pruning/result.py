@@ -1,0 +1,118 @@
+"""What came of pruning a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.latency import Latency
+from dfpc_plugin.selection import Target
+
+__all__ = ["CouplingCut", "Figures", "PruneResult"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a model costs.
+
+    Attributes:
+        channels: Units of the couplings that were ranked.
+        macs: Multiply-accumulates of one forward of the example inputs, in layers and products of matrices.
+        parameters: Entries of its parameters.
+        latency: Measured time of one forward; None where no one asked for it.
+        score: What the user's `evaluate` returned; None where there is none.
+    """
+
+    channels: int
+    macs: int
+    parameters: int
+    latency: Latency | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class CouplingCut:
+    """What one coupling has lost.
+
+    Attributes:
+        name: The first layer that writes it.
+        layers: Every layer that writes it.
+        before: Its units before.
+        after: Its units now.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned model, and how it came about. `print` it for a table.
+
+    Attributes:
+        model: The pruned model.
+        target: What was asked for.
+        reached: The same in figures, by the names of the budgets, counted or measured on the pruned model itself.
+        before: The model as it was.
+        after: The model as it is.
+        couplings: What each coupling has lost, in the order of the model's parameters; those that could lose nothing are
+            left out.
+        removed: Indices of the outputs that went, as they were numbered before, by layer; of a layer over several
+            matrices, by the path of the matrix. `replay` does the same to another copy of the model.
+        seconds: What each phase took.
+        notes: What a user should know and did not ask for.
+    """
+
+    model: nn.Module
+    target: Target
+    reached: Mapping[str, float]
+    before: Figures
+    after: Figures
+    couplings: tuple[CouplingCut, ...]
+    removed: Mapping[str, tuple[int, ...]]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster the pruned model is, round by round of one measurement; None if not measured."""
+        if self.before.latency is None or self.after.latency is None:
+            return None
+        return self.after.latency.speedup_over(self.before.latency)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the model as dicts, lists, numbers and strings."""
+        return {
+            "target": {name: value for name, value in asdict(self.target).items() if value is not None},
+            "reached": dict(self.reached),
+            "before": _figures(self.before),
+            "after": _figures(self.after),
+            "speedup": self.speedup,
+            "couplings": [asdict(coupling) | {"layers": list(coupling.layers)} for coupling in self.couplings],
+            "removed": {layer: list(indices) for layer, indices in self.removed.items()},
+            "seconds": dict(self.seconds),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """The table of what was asked for, reached, and lost."""
+        from dfpc_plugin.pruning.table import result_table
+
+        return result_table(self)
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    """One model's figures, its latency in milliseconds."""
+    content: dict[str, Any] = {
+        "channels": figures.channels, "macs": figures.macs, "parameters": figures.parameters, "score": figures.score
+    }
+    if figures.latency is not None:
+        content["latency_ms"] = 1e3 * figures.latency.median
+        content["latency_iqr_ms"] = 1e3 * figures.latency.iqr
+        content["threads"] = figures.latency.threads
+    return content

@@ -1,0 +1,104 @@
+"""Cut the model as planned, and look at what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dfpc_plugin.cost import Cost
+from dfpc_plugin.labels import run_labels
+from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.pruning.evaluation import Scores
+from dfpc_plugin.pruning.find_length import Measured
+from dfpc_plugin.pruning.phases import Phases
+from dfpc_plugin.pruning.replay import removed_outputs
+from dfpc_plugin.pruning.result import CouplingCut, Figures, PruneResult
+from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.selection import Order, Target
+
+__all__ = ["summarise"]
+
+
+def summarise(
+    subject: Subject,
+    target: Target,
+    order: Order,
+    length: int,
+    measured: Measured | None,
+    latency: LatencySettings | None,
+    scores: Scores,
+    phases: Phases,
+    *,
+    rounded_by_default: bool,
+) -> PruneResult:
+    """Remove the first `length` units of `order` from the model, and put the result together.
+
+    Everything that can fail is done on copies before; what is counted is counted on the pruned model itself.
+
+    Raises:
+        CutError: The forward could not follow; the model is as it was.
+    """
+    channels, counts = order.channels(length), order.counts(length)
+    if latency is not None and measured is None:
+        with phases("measuring latency") as tell:
+            pair = {"before": subject.model, "after": subject.copy_without(channels)}
+            found = latency.measure(pair, subject.inputs, tell)
+        measured = Measured(length, found["before"], found["after"])
+    before, after = scores.both(subject.model, lambda: subject.copy_without(channels))
+    couplings = tuple(
+        CouplingCut(c.coupling.name, c.coupling.feed_in, len(c.units), len(c.units) - count)
+        for c, count in zip(order.candidates, counts, strict=True)
+    )
+    with phases("cut"):
+        gone = order.removed(length, subject.channels.removed) & ~subject.channels.removed
+        removed = removed_outputs(subject.graph.coupling_map, gone)
+        pairs = zip(order.candidates, counts, strict=True)
+        groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
+        subject.graph.prune_together(groups)
+    with phases("counting"):
+        cost = _counted(subject)
+    full, total = subject.costs.full, order.total
+    figures = (
+        Figures(total, full.macs, full.parameters, measured.before if measured else None, before),
+        Figures(total - sum(counts), cost.macs, cost.parameters, measured.after if measured else None, after),
+    )
+    reached = _reached(target, *figures)
+    notes = _notes(subject, order, measured, rounded_by_default)
+    return PruneResult(subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes)
+
+
+def _counted(subject: Subject) -> Cost:
+    """What the pruned model costs, counted on itself."""
+    run = run_labels(subject.model, subject.inputs, subject.forward_fn)
+    return Cost(sum(work.macs for work in run.work), sum(p.numel() for p in subject.model.parameters()))
+
+
+def _reached(target: Target, before: Figures, after: Figures) -> Mapping[str, float]:
+    """Each budget of the target, as it came out."""
+    found: dict[str, float | None] = {
+        "ratio": 1 - after.channels / before.channels,
+        "macs": after.macs / before.macs,
+        "params": after.parameters / before.parameters,
+    }
+    if before.latency is not None and after.latency is not None:
+        found["speedup"] = after.latency.speedup_over(before.latency)
+        found["latency_ms"] = 1e3 * after.latency.median
+    if before.score is not None and after.score is not None:
+        found["max_drop"] = before.score - after.score
+    return {name: value for name, value in found.items() if value is not None and getattr(target, name) is not None}
+
+
+def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:
+    """What a user should know and did not ask for."""
+    notes = []
+    if rounded_by_default:
+        notes.append("Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number.")
+    protected = [c for c in subject.graph.couplings if c.protected is not None and c.feed_in]
+    if protected:
+        width = sum(coupling.width for coupling in protected)
+        notes.append(f"Couplings that must stay: {len(protected)}, with {width} channels; find_couplings tells why.")
+    if measured is not None and max(measured.before.noise, measured.after.noise) > 0.1:
+        notes.append(
+            f"The machine was busy: the middle half of the rounds spreads by {measured.before.noise:.0%} before and "
+            f"{measured.after.noise:.0%} after."
+        )
+    return tuple(notes)

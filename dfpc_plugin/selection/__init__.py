@@ -1,0 +1,21 @@
+"""Which channels go: rankings of what may go, and how far to follow them for a budget."""
+
+from __future__ import annotations
+
+from dfpc_plugin.selection.candidate import Candidate, keep_at_least
+from dfpc_plugin.selection.order import Order, by_saliency, by_saliency_per_cost
+from dfpc_plugin.selection.rounding import rounded
+from dfpc_plugin.selection.search import shortest
+from dfpc_plugin.selection.target import Target, TargetError
+
+__all__ = [
+    "Candidate",
+    "Order",
+    "Target",
+    "TargetError",
+    "by_saliency",
+    "by_saliency_per_cost",
+    "keep_at_least",
+    "rounded",
+    "shortest",
+]

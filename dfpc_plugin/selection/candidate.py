@@ -1,0 +1,60 @@
+"""A coupling that may lose units, with its saliencies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.couplings import DataFlowCoupling
+
+__all__ = ["Candidate", "keep_at_least"]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A coupling that is ranked.
+
+    Attributes:
+        coupling: Whose units may go.
+        units: The columns of `coupling.blocks` that are left, from the lowest saliency up; equal ones in their order.
+        saliency: One per unit, in the same order, float64 on the CPU.
+        keep: How many units must stay.
+    """
+
+    coupling: DataFlowCoupling
+    units: Tensor
+    saliency: Tensor
+    keep: int
+
+    @classmethod
+    def ranked(cls, coupling: DataFlowCoupling, units: Tensor, saliency: Tensor, keep: int) -> Candidate:
+        """Sort `units`, columns of `coupling.blocks`, by their `saliency`."""
+        saliency = saliency.detach().to("cpu", torch.float64)
+        order = torch.argsort(saliency, stable=True)
+        return cls(coupling, units[order], saliency[order], keep)
+
+    @property
+    def free(self) -> int:
+        """How many units may go."""
+        return max(0, len(self.units) - self.keep)
+
+    def channels(self, count: int, start: int = 0) -> Tensor:
+        """Numbers of the channels of the `count` units with the lowest saliency, from the one numbered `start` on."""
+        return self.coupling.blocks[:, self.units[start : start + count]].reshape(-1)
+
+
+def keep_at_least(coupling: DataFlowCoupling, max_ratio: float, min_channels: int = 2) -> int:
+    """Return how many units of a coupling limits leave: never none.
+
+    Args:
+        coupling: The coupling, as it was before any cut.
+        max_ratio: The share of its units that may go, 0 to 1.
+        min_channels: How many channels a layer keeps. A unit of several blocks is as many channels; of whole attention
+            heads, it is many.
+    """
+    each = coupling.width // coupling.channels
+    floor = 1 if coupling.whole_heads else min(math.ceil(min_channels / each), coupling.channels)
+    return max(1, floor, math.ceil(coupling.channels * (1 - max_ratio) - 1e-9))
