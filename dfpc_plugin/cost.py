@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -82,12 +83,17 @@ class CostModel:
             known = costs[key][1] if key in costs else Cost(0, 0)
             costs[key] = factors, known + each
         self._terms = [_Term(tuple(_parts(factors)), each) for factors, each in costs.values()]
-        self._by_channel: dict[int, list[int]] = defaultdict(list)
+        self.full = self.cost(torch.zeros_like(channels.removed))
+
+    @cached_property
+    def _by_channel(self) -> Mapping[int, list[int]]:
+        """Numbers of the terms that depend on each channel."""
+        found: dict[int, list[int]] = defaultdict(list)
         for number, term in enumerate(self._terms):
             held = [which.reshape(-1) for part in term.parts for which, _ in part]
             for channel in torch.unique(torch.cat(held)).tolist() if held else ():
-                self._by_channel[channel].append(number)
-        self.full = self.cost(torch.zeros_like(channels.removed))
+                found[channel].append(number)
+        return found
 
     def cost(self, removed: Tensor) -> Cost:
         """What is left to pay once `removed` channels, `(channels,)` of bool, are gone."""

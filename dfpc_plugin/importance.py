@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -15,10 +16,26 @@ from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 from dfpc_plugin.state import ModelState
 from dfpc_plugin.tracing import TracedCall, traced_call
 
-__all__ = ["DFPCImportance", "ImportanceRanking"]
+__all__ = ["DFPCImportance", "ImportanceRanking", "unchanged"]
 
 ImportanceRanking = Literal["relative", "coupling-mean", "published"]
 """How channels of different couplings are compared; see `DFPCImportance`."""
+
+
+_CHECKED = "_dfpc_checked"
+
+
+@contextlib.contextmanager
+def unchanged(graph: tp.DependencyGraph) -> Iterator[None]:
+    """Promise that the model of `graph` does not change meanwhile: scores that were found true of it are not checked again."""
+    before = graph.__dict__.get(_CHECKED)
+    graph.__dict__[_CHECKED] = set()
+    try:
+        yield
+    finally:
+        graph.__dict__.pop(_CHECKED)
+        if before is not None:
+            graph.__dict__[_CHECKED] = before
 
 
 class DFPCImportance(tp.importance.Importance):
@@ -88,15 +105,18 @@ class DFPCImportance(tp.importance.Importance):
         call = self._call(graph)
         kept: dict[Any, tuple[ModelState, Saliency]] = graph.__dict__.setdefault("_dfpc_scores", {})
         key = (self.ranking, *call.signature)
-        if key in kept:
-            state = kept[key][0]
-            members = {item.dep.target.module for item in group.items}
-            if state.holds_for(module for module in members if module in state.names):
-                return kept[key]
-        ranking: Ranking = "relative" if self.ranking == "relative" else "published"
-        state = ModelState(graph.model)
-        saliency = bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
-        kept[key] = state, saliency
+        checked: set[Any] | None = graph.__dict__.get(_CHECKED)
+        if checked is not None and key in checked:
+            return kept[key]
+        members = {item.dep.target.module for item in group.items}
+        if key not in kept or not kept[key][0].holds_for(
+            module for module in kept[key][0].names if checked is not None or module in members
+        ):
+            ranking: Ranking = "relative" if self.ranking == "relative" else "published"
+            state = ModelState(graph.model)
+            kept[key] = state, bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
+        if checked is not None:
+            checked.add(key)
         return kept[key]
 
     def _call(self, graph: tp.DependencyGraph) -> TracedCall:

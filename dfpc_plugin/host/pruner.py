@@ -20,6 +20,7 @@ from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
+from dfpc_plugin.importance import unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.selection import Candidate, by_saliency, keep_at_least
 
@@ -177,7 +178,9 @@ class DFPCPruner(tp.pruner.BasePruner):
             warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=3)
             return
         scopes: dict[Any, tuple[float, list[Candidate]]] = {}
-        for candidate, group in self._candidates():
+        with unchanged(self.DG):
+            ranked = list(self._candidates())
+        for candidate, group in ranked:
             scope, ratio = self._scope_of(group)
             scopes.setdefault(scope, (ratio, []))[1].append(candidate)
         for scope, (ratio, candidates) in scopes.items():

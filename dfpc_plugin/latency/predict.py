@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ __all__ = ["LatencyModel"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHARES = (0.3, 0.6, 1.0)
 _VECTOR = 8
-_SECONDS = 0.02
+_SECONDS, _REPEATS = 0.01, 3
+"""How long to time a layer at each pair of widths, and in how many parts, of which the fastest counts."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,9 @@ def _time(module: Any, kind: _Kind, inputs: int, outputs: int) -> float:
         shape[-len(module.kernel_size) - 1] = wide
     x = torch.ones(shape, device=weight.device, dtype=weight.dtype)
     timer = timer_class()("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=_SECONDS).median
+    once = timer.timeit(1).mean
+    calls = max(1, math.ceil(_SECONDS / _REPEATS / once))
+    return min(once, *(timer.timeit(calls).mean for _ in range(_REPEATS)))
 
 
 def _plain(module: Any) -> type[nn.Module]:
@@ -252,7 +256,7 @@ def _plain(module: Any) -> type[nn.Module]:
 
 def _widths(full: int) -> tuple[int, ...]:
     """Widths to measure at: whole vectors, and the full width."""
-    return tuple(sorted({min(full, _up(int(full * share))) for share in _SHARES}))
+    return tuple(sorted({min(full, _up(math.ceil(full * share))) for share in _SHARES}))
 
 
 def _up(width: int) -> int:

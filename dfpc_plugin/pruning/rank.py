@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_pruning import ops
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.flow import ForwardFunction
-from dfpc_plugin.host import DataFlowGraph
+from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
+from dfpc_plugin.importance import unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
@@ -42,33 +42,41 @@ def candidates_of(graph: DataFlowGraph, importance: Importance, settings: PruneS
         NothingToPruneError: There is none.
         PrunerSettingError: The importance returns another number of scores than a group has units.
     """
-    found = []
     ignored = ignored_modules(graph.model, settings.ignored_layers)
-    for group in graph.get_all_groups(ignored, (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM)):
-        (coupling,), (units,) = group.couplings, group.units
-        if not settings.coupled and len(coupling.feed_in) > 1:
-            continue
-        saliency = importance(group)
-        if saliency is None:
-            continue
-        if saliency.shape != units.shape:
-            raise PrunerSettingError(
-                f"{type(importance).__name__} returned {tuple(saliency.shape)} scores for the {len(units)} units of "
-                f"'{coupling.name}'; return one per root index of the group."
-            )
-        if not torch.isfinite(saliency).all():
-            raise PrunerSettingError(
-                f"{type(importance).__name__} returned scores for '{coupling.name}' that are not finite; "
-                f"give the layers with such weights to ignored_layers, or repair them."
-            )
-        keep = keep_at_least(coupling, settings.max_ratio, settings.min_channels)
-        found.append(Candidate.ranked(coupling, units, saliency, keep))
+    found = []
+    with unchanged(graph):
+        for group in graph.get_all_groups(ignored):
+            (coupling,), (units,) = group.couplings, group.units
+            if settings.coupled or len(coupling.feed_in) == 1:
+                saliency = _saliency_of(group, importance)
+                if saliency is not None:
+                    keep = keep_at_least(coupling, settings.max_ratio, settings.min_channels)
+                    found.append(Candidate.ranked(coupling, units, saliency, keep))
     if not any(candidate.free for candidate in found):
         raise NothingToPruneError(
             "No coupling of this model may lose a channel: all are protected, ignored, without scores, or as narrow as "
             "min_channels and max_ratio let them be; print find_couplings(model, example_inputs) for the reasons."
         )
     return found
+
+
+def _saliency_of(group: DataFlowGroup, importance: Importance) -> Tensor | None:
+    """One finite score per unit of a group, or None."""
+    saliency = importance(group)
+    if saliency is None:
+        return None
+    count, name = len(group.units[0]), group.couplings[0].name
+    if saliency.shape != (count,):
+        raise PrunerSettingError(
+            f"{type(importance).__name__} returned {tuple(saliency.shape)} scores for the {count} units of '{name}'; "
+            f"return one per root index of the group."
+        )
+    if not torch.isfinite(saliency).all():
+        raise PrunerSettingError(
+            f"{type(importance).__name__} returned scores for '{name}' that are not finite; give the layers with such "
+            f"weights to ignored_layers, or repair them."
+        )
+    return saliency
 
 
 def order_of(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.families import data_flow_forward
@@ -120,7 +121,7 @@ class _Trial:
         known = self._couplings.channels
         channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
         trial = dataclasses.replace(self._couplings, channels=channels)
-        with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad():
+        with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad(), _Shapes():
             units = [_some(trial.couplings[number], number, channels.removed) for number in numbers]
             if units:
                 cut(self._model, trial, torch.cat(units))
@@ -131,6 +132,22 @@ class _Trial:
                 args, kwargs = as_call(inputs)
                 output = self._model(*args, **kwargs)
         return [tensor.shape for tensor in returned_tensors(output)]
+
+
+class _Shapes(TorchFunctionMode):
+    """Answers for batch norms without values, which torch would take apart into a dozen operations each."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Check what torch checks, and return the shape; everything else is computed."""
+        if func is torch.batch_norm and args[0].is_meta and not args[5]:
+            input, *vectors = args[:5]
+            for vector in vectors:
+                if vector is not None and vector.numel() != input.size(1):
+                    raise RuntimeError(f"batch norm of {vector.numel()} channels got {input.size(1)}")
+            return torch.empty_like(input)
+        return func(*args, **(kwargs or {}))
 
 
 def _some(coupling: DataFlowCoupling, number: int, removed: Tensor) -> Tensor:

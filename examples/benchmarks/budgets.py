@@ -31,10 +31,9 @@ MODELS = [
 class Own(nn.Module):
     """A module of the user's own: two branches that are concatenated, a gate, and a residual."""
 
-    pretrained_cfg = {"input_size": (3, 64, 64)}
-
     def __init__(self) -> None:
         super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 64, 64)}
         self.stem = nn.Conv2d(3, 64, 3, 2, 1)
         self.left, self.right = nn.Conv2d(64, 96, 3, padding=1), nn.Conv2d(64, 32, 1)
         self.gate, self.join = nn.Linear(128, 128), nn.Conv2d(128, 64, 1)
@@ -56,7 +55,7 @@ def count(model: nn.Module, x: torch.Tensor) -> tuple[int, int]:
 
 
 def main(
-    models: list[str] = MODELS, shares: list[float] = [0.9, 0.7, 0.5, 0.3], budget: str = "macs", seed: int = 0
+    models: list[str] = MODELS, shares: tuple[float, ...] = (0.9, 0.7, 0.5, 0.3), budget: str = "macs", seed: int = 0
 ) -> None:
     """Prune every model to every share of `budget` (macs or params), and print what came out."""
     torch.manual_seed(seed)
