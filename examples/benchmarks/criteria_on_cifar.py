@@ -1,9 +1,10 @@
-"""Accuracy of DFPC's rankings and Torch-Pruning's criteria on a trained CIFAR ResNet, pruned globally to equal MACs.
+"""Accuracy of DFPC's rankings and Torch-Pruning's criteria on a trained CIFAR ResNet, pruned to equal MACs.
 
     python examples/benchmarks/criteria_on_cifar.py --weights resnet20.safetensors --images cifar10_val.zip
 
 `weights` holds a CIFAR ResNet (widths 16-32-64, basic blocks; `conv1`, `bn1`, `layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}`,
-`linear`) whose shortcuts have no parameters; `images` is a zip of class folders. No fine-tuning; the second figure of each
+`linear`) whose shortcuts have no parameters; `images` is a zip of class folders. Every criterion is given to `prune`, so that
+all are selected by in the same way, to the same budgets, on the same couplings. No fine-tuning; the second figure of each
 pair is after re-estimating BatchNorm on unlabelled images that are not among the test images.
 """
 
@@ -23,9 +24,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
+import dfpc_plugin as dfpc
 from dfpc_plugin.demo.criteria import CRITERIA
 from dfpc_plugin.demo.measure import accuracy, with_reestimated_batchnorm
-from dfpc_plugin.demo.search import BudgetError, CutSearch
+from dfpc_plugin.pruning import Per
+from dfpc_plugin.selection import TargetError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -91,10 +94,14 @@ def load_images(path: Path, count: int) -> tuple[Tensor, Tensor]:
 def main(
     weights: Path,
     images: Path,
-    speedups: tuple[float, ...] = (1.2, 1.35, 1.6),
+    speedups: tuple[float, ...] = (1.1, 1.2, 1.35, 1.6),
     test_images: int = 1000,
     unlabelled_images: int = 250,
     criteria: tuple[str, ...] = tuple(CRITERIA),
+    per: Per = "channel",
+    max_ratio: float = 0.9,
+    rescore: float | None = None,
+    seed: int = 0,
 ) -> None:
     """Print accuracy per criterion and budget.
 
@@ -105,27 +112,34 @@ def main(
         test_images: How many images to test on.
         unlabelled_images: How many further images to re-estimate BatchNorm on.
         criteria: Which criteria to compare.
+        per: What every criterion's saliency is divided by.
+        max_ratio: The share of its channels that any coupling may lose.
+        rescore: The share of the channels after which saliency is computed anew.
+        seed: Chooses the test images among those read, and what the random criterion draws.
     """
     console = Console()
     model = load_network(weights)
     pixels, labels = load_images(images, test_images + unlabelled_images)
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     test, unlabelled = order[:test_images], order[test_images:]
     base = accuracy(model, pixels[test], labels[test])
     table = Table(title=f"{weights.stem}: {base:.1%} on {test_images} images; bare / BatchNorm re-estimated")
     for column in ("criterion", *(f"{speedup}x" for speedup in speedups)):
         table.add_column(column)
     for name in track(criteria, "pruning", console=console, transient=True):
-        search = CutSearch(model, pixels[:1], CRITERIA[name].build(), ("linear",))
         cells = []
         for speedup in speedups:
+            torch.manual_seed(seed)
             try:
-                cut = search.within(1 / speedup)
-            except BudgetError:
+                cut = dfpc.prune(
+                    model, pixels[:1], f"macs={1 / speedup}", importance=CRITERIA[name].build(), per=per,
+                    max_ratio=max_ratio, rescore=rescore,
+                ).model
+            except TargetError:
                 cells.append("not reached")
                 continue
-            repaired = with_reestimated_batchnorm(cut.model, pixels[unlabelled])
-            scores = [accuracy(candidate, pixels[test], labels[test]) for candidate in (cut.model, repaired)]
+            repaired = with_reestimated_batchnorm(cut, pixels[unlabelled])
+            scores = [accuracy(candidate, pixels[test], labels[test]) for candidate in (cut, repaired)]
             cells.append(" / ".join(f"{100 * score:.1f}" for score in scores))
         table.add_row(CRITERIA[name].label, *cells)
     console.print(table)
