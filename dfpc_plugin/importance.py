@@ -18,7 +18,7 @@ from dfpc_plugin.tracing import TracedCall, traced_call
 
 __all__ = ["DFPCImportance", "ImportanceRanking", "unchanged"]
 
-ImportanceRanking = Literal["relative", "coupling-mean", "published"]
+ImportanceRanking = Literal["expected", "relative", "coupling-mean", "published"]
 """How channels of different couplings are compared; see `DFPCImportance`."""
 
 
@@ -58,7 +58,7 @@ class DFPCImportance(tp.importance.Importance):
     """
 
     def __init__(
-        self, ranking: ImportanceRanking = "relative", example_inputs: ExampleInputs | None = None
+        self, ranking: ImportanceRanking = "expected", example_inputs: ExampleInputs | None = None
     ) -> None:
         """Choose a ranking.
 
@@ -112,7 +112,7 @@ class DFPCImportance(tp.importance.Importance):
         if key not in kept or not kept[key][0].holds_for(
             module for module in kept[key][0].names if checked is not None or module in members
         ):
-            ranking: Ranking = "relative" if self.ranking == "relative" else "published"
+            ranking: Ranking = "published" if self.ranking == "coupling-mean" else self.ranking
             state = ModelState(graph.model)
             kept[key] = state, bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
         if checked is not None:

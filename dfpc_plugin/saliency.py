@@ -30,8 +30,9 @@ from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["Ranking", "Saliency", "bgsc"]
 
-Ranking = Literal["published", "relative"]
-"""How feed-out layers are weighted: as published, all alike; relative, each as a share of its own total."""
+Ranking = Literal["published", "relative", "expected"]
+"""What is scored: bounds, with all feed-out layers alike (published) or each in shares of its own total (relative); or
+shares of each feed-out layer's expected squared output (expected)."""
 
 
 class Saliency(Mapping[str, Tensor]):
@@ -101,7 +102,9 @@ def bgsc(
         example_inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
         ranking: `published`, or `relative`: a channel's share of every feed-out layer's total, in multiples of an equal
             share (one over the layer's number of channels), added up over the feed-out layers. A score of 1 is an
-            average channel that one layer reads, whatever the scales and widths of layers.
+            average channel that one layer reads, whatever the scales and widths of layers. `expected` is the same with
+            variances in place of bounds, by what BatchNorm's statistics and the weights tell of the data: see
+            `flow.moments`.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
 
     Returns:
@@ -118,7 +121,7 @@ def bgsc(
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
     _require_finite(model)
-    run = run_flow(model, example_inputs, forward_fn)
+    run = run_flow(model, example_inputs, forward_fn, expected=ranking == "expected")
     scores = _backward(run, ranking)
     for name, value in scores.items():
         if not torch.isfinite(value).all():
@@ -142,7 +145,7 @@ def _backward(run: FlowRun, ranking: Ranking) -> dict[str, Tensor]:
         others = [axis for axis in range(u.dim()) if axis != dim]
         product = torch.zeros_like(u) if gradient is None else u * gradient
         score = (product.sum(others, dtype=torch.float64) if others else product.double()).cpu()
-        if ranking == "relative":
+        if ranking != "published":
             score *= len(score)
         scores[writer.name] = scores[writer.name] + score if writer.name in scores else score
     return scores

@@ -16,6 +16,7 @@ from dfpc_plugin.errors import DFPCError, RuleError, UnsupportedOperatorError, V
 from dfpc_plugin.flow.calls import in_place, is_view, result_dtype, views
 from dfpc_plugin.flow.layer import LayerContext, Reader, Writer
 from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
+from dfpc_plugin.flow.moments import settle
 from dfpc_plugin.flow.names import ModelNames
 from dfpc_plugin.flow.precision import full_precision
 from dfpc_plugin.flow.registry import Rule, find_rule, function_name
@@ -47,10 +48,15 @@ class FlowRun:
         readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
         met: Sets of feed-in layers that met entry by entry in one operator.
         calls: Number of operations on data so far.
+        expected: Variances flow instead of bounds.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Prepare for one run of `model`; nothing of it is changed."""
+    def __init__(self, model: nn.Module, *, expected: bool = False) -> None:
+        """Prepare for one run of `model`; nothing of it is changed.
+
+        With `expected`, variances flow instead of bounds: see `flow.moments`.
+        """
+        self.expected = expected
         self.dtype = _bound_dtype(model)
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
@@ -132,11 +138,16 @@ class FlowRun:
             problem = "it gets data in an argument that its rule takes for a constant"
             raise RuleError(function_name(func), self.names.caller() or "", problem)
         result, sources = self._run_rule(rule, func, args, kwargs, flows)
+        expectation = None
+        if self.expected and isinstance(result, torch.Tensor):
+            result, expectation = settle(rule, func, args, kwargs, result)
         if changes:
-            return self._change(target, result, sources, func)
+            return self._change(target, result, sources, func, expectation)
         dtype = result_dtype(func, flows, args, kwargs)
         if isinstance(result, torch.Tensor) and not rule.view:
-            return FlowTensor(result, self, dtype, sources)
+            flow = FlowTensor(result, self, dtype, sources)
+            flow.expectation = expectation
+            return flow
         if is_view(rule, target, args, kwargs) and dtype == target.dtype:
             wrap = functools.partial(self._viewing, dtype=dtype, sources=sources)
             return views(rule, result, target, args[1:], kwargs, wrap)
@@ -168,7 +179,14 @@ class FlowRun:
         """Wrap a view of data."""
         return FlowTensor(bound, self, dtype, sources, view)
 
-    def _change(self, target: Any, result: torch.Tensor, sources: frozenset[str], func: Callable[..., Any]) -> Any:
+    def _change(
+        self,
+        target: Any,
+        result: torch.Tensor,
+        sources: frozenset[str],
+        func: Callable[..., Any],
+        expectation: torch.Tensor | None,
+    ) -> Any:
         """Carry out an operation in place."""
         if not isinstance(target, FlowTensor):
             raise DFPCError(
@@ -177,18 +195,20 @@ class FlowRun:
                 f"torch.zeros_like(x) instead of torch.zeros(...)."
             )
         target.change(result, sources)
+        target.expectation = expectation
         return target
 
     def _unwrap(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Give a rule the bounds of data, and weights detached, in the precision of the bounds."""
+        """Give a rule the bounds of data, and weights (or, for variances, their squares) in the precision of the bounds."""
         if isinstance(tensor, FlowTensor):
             if tensor.constant is None:
                 return tensor.bound
             tensor = tensor.constant
         tensor = tensor.detach()
-        if tensor.dtype is self.dtype or not tensor.is_floating_point():
+        if not tensor.is_floating_point():
             return tensor
-        return tensor.to(self.dtype)
+        tensor = tensor.to(self.dtype)
+        return tensor.square() if self.expected else tensor
 
     def _unwrap_additive(self, tensor: torch.Tensor) -> torch.Tensor:
         """Like `_unwrap`, with zeros in place of constants."""

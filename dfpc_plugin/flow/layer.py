@@ -96,6 +96,11 @@ class LayerContext:
         """Tell whether an argument is one of the model's parameters (a constant table is not)."""
         return self._run.names.owns(self.original(argument))
 
+    @property
+    def expected(self) -> bool:
+        """Whether variances flow instead of bounds: a layer then writes what its inputs' variances make of its outputs'."""
+        return self._run.expected
+
     def read(self, name: str, total: torch.Tensor) -> None:
         """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""
         if total.requires_grad:

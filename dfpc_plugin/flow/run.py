@@ -19,18 +19,24 @@ from dfpc_plugin.preserve import evaluating
 __all__ = ["ForwardFunction", "missing_operators", "run_flow"]
 
 
-def run_flow(model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None) -> FlowRun:
+def run_flow(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    forward_fn: ForwardFunction | None = None,
+    *,
+    expected: bool = False,
+) -> FlowRun:
     """Run `model` once on data-flow tensors of the shapes of `example_inputs`; their values are not used.
 
     With `forward_fn`, calls `forward_fn(model, example_inputs)` in place of the model. The model is left as it was
-    found. Works under `torch.no_grad()` and `torch.inference_mode()`.
+    found. Works under `torch.no_grad()` and `torch.inference_mode()`. With `expected`, variances flow instead of bounds.
 
     Raises:
         UnsupportedOperatorError: Operators of the model have no rule.
         ValueDependentError: The forward needs the values of its data.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
-    run = _run_once(model, example_inputs, forward_fn)
+    run = _run_once(model, example_inputs, forward_fn, expected)
     run.finish()
     return run
 
@@ -53,10 +59,10 @@ def missing_operators(
 
 
 def _run_once(
-    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, expected: bool = False
 ) -> FlowRun:
     """Run the forward and return what the run collected, complete or not."""
-    run = FlowRun(model)
+    run = FlowRun(model, expected=expected)
     with _recording(model):
         follow(run, model, example_inputs, forward_fn)
     if not run.calls:

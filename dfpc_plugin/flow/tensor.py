@@ -33,7 +33,11 @@ class View:
 
 
 class FlowTensor(StandIn):
-    """Stands for data: `.bound` holds, per entry, a bound on its absolute change (same shape, >= 0)."""
+    """Stands for data: `.bound` holds, per entry, a bound on its absolute change (same shape, >= 0).
+
+    In a pass over expected errors, `.bound` holds variances, and `.expectation` the expected values (which broadcast to
+    them) where these are known.
+    """
 
     run: FlowRun
     _constant: torch.Tensor | None
@@ -41,6 +45,7 @@ class FlowTensor(StandIn):
     version: int
     _bound: torch.Tensor
     _view: View | None
+    expectation: torch.Tensor | None
 
     @staticmethod
     def __new__(
@@ -58,7 +63,7 @@ class FlowTensor(StandIn):
         """
         self = torch.Tensor._make_wrapper_subclass(cls, bound.shape, dtype=dtype, device=bound.device)
         self._bound, self.run, self.sources, self.version, self._view = bound, run, sources, 0, view
-        self._constant = constant
+        self._constant, self.expectation = constant, None
         return self
 
     @property
@@ -82,7 +87,7 @@ class FlowTensor(StandIn):
         """Replace the bound in place, here and in everything this tensor is a view of."""
         if bound.shape != self._bound.shape:
             bound = bound.expand(self._bound.shape)
-        self._bound, self.sources, self._constant = bound, self.sources | sources, None
+        self._bound, self.sources, self._constant, self.expectation = bound, self.sources | sources, None, None
         self.version += 1
         view = self._view
         if view is not None:

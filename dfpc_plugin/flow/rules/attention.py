@@ -215,7 +215,7 @@ def multi_head_attention(
         name, magnitude = flow.name("in_proj_weight"), in_proj_weight.abs()
         for x, part in zip((query, key, value), magnitude.chunk(3), strict=True):
             read_linear(flow, name, x, part)
-        written = write_linear(flow, name, magnitude, ()).chunk(3)
+        written = write_linear(flow, name, magnitude, query, ()).chunk(3)
         parts = [part.expand(*x.shape[:-1], -1) for part, x in zip(written, (query, key, value), strict=True)]
     heads = [part.unflatten(-1, (num_heads, -1)).movedim(0, -2) for part in parts]
     mixed = _attend(heads[0], heads[1], heads[2], scale=heads[0].shape[-1] ** -0.5)

@@ -52,7 +52,7 @@ def convolution(
         Axis.of_convolution(s, k, step, d, *side)
         for s, k, step, d, side in zip(size, kernel, steps, dilations, sides, strict=True)
     ]
-    per_output = weight.sum(1)
+    per_output = _arriving(flow, weight, input, axes, groups).sum(1)
     per_input = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     if all(k == 1 and side == (0, 0) for k, side in zip(kernel, sides, strict=True)):
         seen = _every(input, steps)
@@ -94,7 +94,8 @@ def transposed_convolution(
             strict=True,
         )
     ]
-    per_output = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
+    arriving = _arriving(flow, weight.transpose(0, 1), input, axes, 1).transpose(0, 1)
+    per_output = arriving.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     flow.read(name, (input * spread(weight.sum(1), geometry, over="outputs")).sum())
     leaf = flow.write(name, spread(per_output, geometry, over="inputs"), channel_dim=0)
     return leaf.expand(*input.shape[: -axes - 1], *leaf.shape)
@@ -141,16 +142,27 @@ def read_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) ->
     flow.read(name, _per_channel_sum(input, 0) @ weight.sum(0))
 
 
-def write_linear(flow: LayerContext, name: str, weight: Tensor, leading: Sequence[int]) -> Tensor:
-    """Write the row sums of the absolute matrix `weight (C_out, C_in)` to `(*leading, C_out)`."""
-    return flow.write(name, weight.sum(1), channel_dim=0).expand(*leading, weight.shape[0])
+def write_linear(flow: LayerContext, name: str, weight: Tensor, input: Tensor, leading: Sequence[int]) -> Tensor:
+    """Write the row sums of the absolute matrix `weight (C_out, C_in)`, applied to `input`, to `(*leading, C_out)`."""
+    rows = _arriving(flow, weight, input, 0, 1).sum(1)
+    return flow.write(name, rows, channel_dim=0).expand(*leading, weight.shape[0])
+
+
+def _arriving(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:
+    """`weight (C_out, C_in / groups, ...)` times what arrives: ones, or the variances of `input` by channel."""
+    if not flow.expected:
+        return weight
+    channel = input.dim() - axes - 1
+    variances = input.detach().mean([dim for dim in range(input.dim()) if dim != channel])
+    by_group = variances.view(groups, 1, -1, *(1,) * (weight.dim() - 2))
+    return (weight.unflatten(0, (groups, -1)) * by_group).flatten(0, 1)
 
 
 def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -> Tensor:
     """Read and write one linear layer; `weight (C_out, C_in)` may have signs."""
     weight = weight.abs()
     read_linear(flow, name, input, weight)
-    return write_linear(flow, name, weight, input.shape[:-1])
+    return write_linear(flow, name, weight, input, input.shape[:-1])
 
 
 @rule(*forms("linear"), convention=Convention.EXACT, context=True)

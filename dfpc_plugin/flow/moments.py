@@ -1,0 +1,234 @@
+"""Expected values and variances of data that is not there, as far as weights and stored statistics tell them.
+
+In a pass over expected errors, what flows is a variance per entry in place of a bound: weights act by their squares, which
+the engine sees to. This module adds what the plain rules do not know:
+
+- Behind a batch norm in evaluation, a channel has the mean beta and the variance gamma^2, whatever it was made from.
+- An activation f turns a channel that is about normal, N(m, v), into one with the mean and the variance of f: a channel
+  that a ReLU mostly cuts off hardly varies. Both are integrals over one variable, taken numerically, for any f.
+- Sums add both; a linear layer maps the mean by its weights and its bias.
+
+Variances stay linear in those they come from, with the ratio held fixed, so that a channel's share in what reads it is
+found by one backward pass, as for bounds. Means are kept per channel, where they are known; nothing depends on the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfpc_plugin.flow.registry import Rule, forms
+from dfpc_plugin.flow.tensor import FlowTensor, holds_data
+
+__all__ = ["settle"]
+
+Settled = tuple[Tensor, Tensor | None]
+"""Variances, and expected values that broadcast to them; None where these are not known."""
+_Handler = Callable[[Callable[..., Any], Mapping[str, Any], Tensor], Settled]
+_HANDLERS: dict[Callable[..., Any], _Handler] = {}
+
+
+def settle(rule: Rule, func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], variance: Tensor) -> Settled:
+    """Return the variances and the expected values of an operator's result.
+
+    Args:
+        rule: The operator's rule.
+        func: The operator.
+        args: What it was called with; data as `FlowTensor`, weights as they are.
+        kwargs: The same, by name.
+        variance: What the rule made of the operands' variances and the squares of weights.
+    """
+    handler = _HANDLERS.get(func)
+    if handler is None:
+        return variance, None
+    names = _parameter_names(rule.function, rule.context)
+    return handler(func, dict(zip(names, args, strict=False)) | dict(kwargs), variance)
+
+
+@lru_cache(maxsize=512)
+def _parameter_names(function: Callable[..., Any], context: bool) -> tuple[str, ...]:
+    """Names of a rule's arguments, after the context."""
+    return tuple(inspect.signature(function).parameters)[int(context) :]
+
+
+def _handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
+    """Let the decorated function settle these operators."""
+
+    def register(handler: _Handler) -> _Handler:
+        _HANDLERS.update(dict.fromkeys(functions, handler))
+        return handler
+
+    return register
+
+
+@_handles(F.batch_norm, torch.batch_norm)
+def _batch_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """Beta and gamma^2: statistics are those of what arrives."""
+    weight, bias = (_aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
+    target = torch.ones((), dtype=variance.dtype, device=variance.device) if weight is None else weight.square()
+    mean = torch.zeros_like(target) if bias is None else bias
+    return variance * _ratio(target, variance.detach()), mean
+
+
+@_handles(F.layer_norm, *forms("rms_norm"))
+def _layer_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """beta; the rule has shared gamma^2 out."""
+    bias = given.get("bias")
+    return variance, variance.new_zeros(()) if bias is None else bias.detach().to(variance.dtype)
+
+
+@_handles(*forms("group_norm"))
+def _group_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """As a layer norm, with channels along axis one."""
+    bias = _aligned(given.get("bias"), variance, 1)
+    return variance, variance.new_zeros(()) if bias is None else bias
+
+
+@_handles(*forms("linear"))
+def _linear(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """W m + b."""
+    mean = _mean_of(given.get("input"))
+    if mean is None or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
+        return variance, None
+    weight = given["weight"].detach().to(variance.dtype)
+    mapped = mean.reshape(-1).expand(weight.shape[1]) @ weight.t()
+    bias = given.get("bias")
+    return variance, mapped if bias is None else mapped + bias.detach().to(variance.dtype)
+
+
+@_handles(*forms("conv1d", "conv2d", "conv3d"))
+def _convolution(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """W m + b, away from the borders."""
+    mean = _mean_of(given.get("input"))
+    weight = given["weight"]
+    if mean is None or isinstance(weight, FlowTensor) or mean.numel() not in (1, given["input"].shape[1]):
+        return variance, None
+    weight = weight.detach().to(variance.dtype).flatten(2).sum(2)
+    groups = int(given.get("groups", 1))
+    by_group = mean.reshape(-1).expand(weight.shape[1] * groups).view(groups, 1, -1)
+    mapped = (weight.view(groups, -1, weight.shape[1]) * by_group).sum(2).flatten()
+    bias = given.get("bias")
+    return variance, _aligned(mapped if bias is None else mapped + bias.detach().to(variance.dtype), variance, 1)
+
+
+@_handles(*forms("add"), torch.Tensor.__radd__)
+def _add(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """Means add."""
+    terms = [_term(given.get(name)) for name in ("input", "other")]
+    if any(term is None for term in terms) or given.get("alpha", 1) != 1:
+        return variance, None
+    return variance, terms[0] + terms[1]
+
+
+@_handles(*forms("mul", "multiply"), torch.Tensor.__rmul__)
+def _multiply(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """K m and k^2 v for a constant k: what the rule took |k| for, once more."""
+    data, constant = given.get("input"), given.get("other")
+    if holds_data(constant):
+        data, constant = constant, data
+    if holds_data(constant):
+        return variance, None
+    if isinstance(constant, int | float):
+        variance = variance * abs(constant)
+    mean = _mean_of(data)
+    return variance, None if mean is None else mean * (_term(constant))
+
+
+@_handles(*forms("div", "divide", "true_divide"))
+def _divide(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """M / k and v / k^2 for a constant k."""
+    constant = given.get("other")
+    if holds_data(constant):
+        return variance, None
+    if isinstance(constant, int | float):
+        variance = variance / abs(constant)
+    mean = _mean_of(given.get("input"))
+    return variance, None if mean is None else mean / _term(constant)
+
+
+@_handles(
+    *forms(
+        "relu", "relu6", "hardtanh", "tanh", "softsign", "logsigmoid", "celu", "sigmoid", "hardsigmoid", "hardswish",
+        "silu", "gelu", "mish", "selu", "elu", "leaky_relu", "softplus",
+    )
+)
+def _activation(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """The mean and the variance of f(N(m, v))."""
+    values = list(given.values())
+    data, mean = values[0], _mean_of(values[0])
+    if mean is None:
+        return variance, None
+    before = data.bound
+    small = _averaged(before.detach(), mean)
+    nodes, weights = _normal(before.dtype, before.device)
+    shape = (-1, *(1,) * small.dim())
+    at = mean + small.sqrt() * nodes.view(shape)
+    options = {name: value for name, value in list(given.items())[1:] if name != "inplace"}
+    found = func(at, **options) if _takes_names(func) else func(at, *options.values())
+    weights = weights.view(shape)
+    expected = (found * weights).sum(0)
+    target = ((found - expected).square() * weights).sum(0)
+    return before * _ratio(target, small), expected
+
+
+@_handles(
+    *forms("dropout", "dropout1d", "dropout2d", "dropout3d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
+)
+def _kept(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """Means stay what they are, per channel."""
+    mean = _mean_of(next(iter(given.values())))
+    per_channel = mean is not None and all(size == 1 for axis, size in enumerate(mean.shape[1:], 1) if axis > 1)
+    return variance, mean if per_channel else None
+
+
+def _mean_of(value: Any) -> Tensor | None:
+    return value.expectation if holds_data(value) else None
+
+
+def _term(value: Any) -> Any:
+    """Expected value of an operand: constants are what they are."""
+    if holds_data(value):
+        return value.expectation
+    if isinstance(value, FlowTensor):
+        value = value.constant
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _aligned(vector: Tensor | None, like: Tensor, axis: int) -> Tensor | None:
+    """Lay `(C,)` out along one axis of a tensor."""
+    if vector is None:
+        return None
+    return vector.detach().to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
+
+
+def _averaged(variance: Tensor, like: Tensor) -> Tensor:
+    """Average over what a mean does not tell apart."""
+    lacking = variance.dim() - like.dim()
+    axes = [dim for dim in range(variance.dim()) if dim < lacking or like.shape[dim - lacking] == 1]
+    small = variance.mean(axes, keepdim=True) if axes else variance
+    return small.reshape(small.shape[lacking:]) if lacking else small
+
+
+def _ratio(target: Tensor, now: Tensor) -> Tensor:
+    """Target / now; what does not vary stays so."""
+    return torch.where(now > 0, target / now.clamp_min(torch.finfo(now.dtype).tiny), torch.zeros_like(now))
+
+
+@lru_cache(maxsize=8)
+def _normal(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of an integral over a standard normal variable, fine enough for a kink."""
+    nodes = torch.linspace(-6, 6, 193, dtype=torch.float64, device="cpu")
+    weights = torch.exp(-nodes.square() / 2) / math.sqrt(2 * math.pi)
+    return nodes.to(device, dtype), (weights / weights.sum()).to(device, dtype)
+
+
+def _takes_names(func: Callable[..., Any]) -> bool:
+    """Whether an activation is a Python function, which takes its options by name."""
+    return inspect.isfunction(func)

@@ -1,0 +1,203 @@
+"""What `prune` leaves alone, how much it leaves, and by whose scores."""
+
+import math
+
+import pytest
+import torch
+import torch_pruning as tp
+from budget_nets import TIMM, make
+from budget_tools import PIXELS, Fixed, network, same, widths
+from torch import nn
+
+from dfpc_plugin import DFPCImportance
+from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
+from dfpc_plugin.pruning import prune
+from dfpc_plugin.selection import Target, TargetError
+
+FIRST = {"stem", "blocks.0.conv2", "blocks.1.conv2"}
+"""What writes the residual stream of `network()`."""
+INNER = {"blocks.0.conv1", "blocks.1.conv1"}
+
+
+def lost(model, result):
+    """Layers with fewer outputs than before."""
+    before, after = widths(model), widths(result.model)
+    return {name for name in before if after[name] < before[name]}
+
+
+@pytest.mark.parametrize(("ignored", "may_go"), [
+    (lambda model: [model.blocks[0].conv1], FIRST | {"blocks.1.conv1"}),
+    (lambda model: [model.blocks[0].bn1], FIRST | {"blocks.1.conv1"}),
+    (lambda model: [model.blocks[0].conv1.weight], FIRST | {"blocks.1.conv1"}),
+    (lambda model: ["blocks.0.conv1"], FIRST | {"blocks.1.conv1"}),
+    (lambda model: "blocks.0.conv1", FIRST | {"blocks.1.conv1"}),
+    (lambda model: ["blocks.0.bn1.bias"], FIRST | {"blocks.1.conv1"}),
+    (lambda model: ["blocks.*.conv1"], FIRST),
+    (lambda model: "*.bn1", FIRST),
+    (lambda model: ["stem"], INNER),
+    (lambda model: [model.blocks[1].conv2, "nothing.?*" if False else "ste[m]"], INNER),
+    (lambda model: [model.blocks[1], "blocks.0.bn1"], set()),
+    (lambda model: [nn.BatchNorm2d], set()),
+    (lambda model: [nn.Linear], FIRST | INNER),
+])  # fmt: skip
+@pytest.mark.parametrize("inplace", [False, True])
+def test_ignored_layers_keep_their_outputs(ignored, may_go, inplace):
+    model = network()
+    layers = ignored(model)
+    if not may_go:
+        with pytest.raises(NothingToPruneError, match="all are protected, ignored, without scores"):
+            prune(model, PIXELS, "ratio=0.5", ignored_layers=layers, inplace=inplace)
+        return
+    result = prune(model, PIXELS, "ratio=0.5", ignored_layers=layers, inplace=inplace)
+    assert lost(network(), result) == may_go
+
+
+def test_what_a_model_has_not_cannot_be_ignored():
+    with pytest.raises(PrunerSettingError, match=r"no layer of this model is called so; did you mean blocks\.0\.conv1"):
+        prune(network(), PIXELS, "macs=0.5", ignored_layers=["block.0.conv1"])
+    with pytest.raises(PrunerSettingError, match=r"holds Conv2d .*, which is no module, parameter or module type"):
+        prune(network(), PIXELS, "macs=0.5", ignored_layers=[network().stem])
+
+
+def test_couplings_of_several_writers_can_be_left_alone():
+    model = network()
+    assert lost(model, prune(model, PIXELS, "ratio=0.25")) & FIRST
+    assert lost(model, prune(model, PIXELS, "ratio=0.25", coupled=False)) == INNER
+    model, inputs = make("test_resnet")
+    result = prune(model, inputs, "macs=0.7", coupled=False)
+    assert all(len(coupling.layers) == 1 for coupling in result.couplings)
+    assert result.model.layer2[0].conv3.out_channels == model.layer2[0].conv3.out_channels
+
+
+LIMITS = ({"max_ratio": 0.3}, {"max_ratio": 0.75}, {"min_channels": 12}, {"max_ratio": 1.0, "min_channels": 1},
+          {"round_to": 8}, {"round_to": 3, "max_ratio": 0.5}, {"round_to": 5, "min_channels": 7}, {})  # fmt: skip
+
+
+@pytest.mark.parametrize("rescore", [None, 0.2])
+@pytest.mark.parametrize("per", ["channel", "macs"])
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_limits_hold_for_every_coupling(limits, per, rescore):
+    model, inputs = make("test_resnet")
+    target = Target(ratio=0.25)
+    result = prune(model, inputs, target, per=per, rescore=rescore, **limits)
+    assert result.reached["ratio"] >= 0.25 - 1e-9
+    for coupling in result.couplings:
+        assert coupling.after >= math.ceil(coupling.before * (1 - limits.get("max_ratio", 0.9)) - 1e-9)
+        assert coupling.after >= min(limits.get("min_channels", 2), coupling.before)
+        assert coupling.after == coupling.before or coupling.after % limits.get("round_to", 1) == 0
+    assert torch.isfinite(result.model(inputs)).all()
+
+
+@pytest.mark.parametrize("limits", [{"max_ratio": 0.5}, {"min_channels": 20}, {"round_to": 16}, {}], ids=str)
+def test_all_that_limits_allow_can_go(limits):
+    """One unit less than the limits leave is out of reach, and the message says where they end."""
+    model, inputs = make("test_resnet")
+    widest = prune(model, inputs, "max_drop=0", evaluate=lambda model: 0, **limits)
+    most = 1 - widest.after.channels / widest.before.channels
+    for coupling in widest.couplings:
+        least = max(2, limits.get("min_channels", 2), math.ceil(coupling.before * (1 - limits.get("max_ratio", 0.9)) - 1e-9))
+        multiple = limits.get("round_to", 1)
+        least = min(coupling.before, math.ceil(least / multiple) * multiple)
+        assert coupling.after <= least + (coupling.before - least) // 20 + multiple
+    with pytest.raises(TargetError, match=r"The target ratio=.* cannot be reached: with all gone that may go, "):
+        prune(model, inputs, Target(ratio=min(most + 0.02, 0.999)), **limits)
+
+
+def test_one_channel_stays_only_where_it_is_asked_for():
+    model, inputs = make("test_resnet")
+    scores = Fixed()
+    narrow = prune(model, inputs, "ratio=0.99", max_ratio=1.0, min_channels=1, importance=scores)
+    assert min(coupling.after for coupling in narrow.couplings) == 1
+    with pytest.raises(TargetError):
+        prune(model, inputs, "ratio=0.999", importance=scores)
+
+
+IMPORTANCES = {
+    "relative": DFPCImportance,
+    "published": lambda: DFPCImportance("published"),
+    "magnitude": tp.importance.GroupMagnitudeImportance,
+    "magnitude of biases": lambda: tp.importance.GroupMagnitudeImportance(p=1, bias=True),
+    "lamp": tp.importance.LAMPImportance,
+    "fpgm": tp.importance.FPGMImportance,
+    "random": tp.importance.RandomImportance,
+    "in half precision": lambda: lambda group: torch.rand(len(group[0].idxs)).half(),
+    "in whole numbers": lambda: lambda group: torch.arange(len(group[0].idxs)),
+    "that needs gradients": lambda: lambda group: torch.rand(len(group[0].idxs), requires_grad=True) * 2,
+}
+
+
+@pytest.mark.parametrize("rescore", [None, 0.2])
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_any_importance_ranks_units(name, rescore):
+    model, inputs = make("test_resnet")
+    found = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        found.append(prune(model, inputs, "macs=0.6", importance=IMPORTANCES[name](), rescore=rescore))
+    assert found[0].removed == found[1].removed and found[0].reached["macs"] <= 0.6
+    assert same(found[0].model.state_dict(), found[1].model.state_dict())
+    if "DFPC" not in name:
+        assert name == "relative" or found[0].removed != prune(model, inputs, "macs=0.6").removed
+
+
+def test_importances_that_need_gradients_have_those_of_the_model():
+    model = network()
+    model(PIXELS).square().sum().backward()
+    result = prune(model, PIXELS, "macs=0.5", importance=tp.importance.GroupTaylorImportance())
+    assert result.removed == prune(
+        model, PIXELS, "macs=0.5", importance=tp.importance.GroupTaylorImportance(), inplace=True
+    ).removed  # fmt: skip
+
+
+@pytest.mark.parametrize(("importance", "message"), [
+    (lambda group: torch.rand(3), r"^function returned \(3,\) scores for the 6 units of 'stem'; return one per root index"),
+    (lambda group: torch.rand(len(group[0].idxs), 1), r"^function returned \(6, 1\) scores for the 6 units of 'stem'"),
+    (lambda group: torch.tensor(1.0), r"^function returned \(\) scores for the 6 units of 'stem'"),
+    (lambda group: torch.full((len(group[0].idxs),), torch.nan), r"^function returned scores for 'stem' that are not finite"),
+    (lambda group: torch.full((len(group[0].idxs),), torch.inf), "that are not finite; give the layers with such weights to"),
+])  # fmt: skip
+@pytest.mark.parametrize("rescore", [None, 0.5])
+def test_an_importance_without_a_finite_score_for_every_unit_is_refused(importance, message, rescore):
+    with pytest.raises(PrunerSettingError, match=message):
+        prune(network(), PIXELS, "macs=0.5", importance=importance, rescore=rescore)
+
+
+def test_a_coupling_without_scores_is_left_alone():
+    def importance(group):
+        return None if group.couplings[0].name == "stem" else torch.rand(len(group[0].idxs))
+
+    model = network()
+    assert lost(model, prune(model, PIXELS, "ratio=0.25", importance=importance)) == INNER
+
+
+@pytest.mark.parametrize("per", ["channel", "macs", "params"])
+@pytest.mark.parametrize("step", [0.01, 0.05, 0.3, 1.0])
+def test_scores_that_never_change_need_not_be_computed_anew(step, per):
+    model, inputs = make("test_resnet")
+    importance = Fixed()
+    once = prune(model, inputs, "macs=0.5", importance=importance, per=per)
+    again = prune(model, inputs, "macs=0.5", importance=importance, per=per, rescore=step)
+    if per == "channel":
+        assert again.removed == once.removed and again.reached == once.reached
+    else:  # prices are found anew in rounds, which begin elsewhere
+        assert again.reached["macs"] == pytest.approx(once.reached["macs"], abs=0.01)
+    assert again.reached["macs"] <= 0.5
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_scores_that_change_choose_other_units(name):
+    model, inputs = make(name)
+    once, again = (prune(model, inputs, "macs=0.4", rescore=rescore) for rescore in (None, 0.05))
+    assert 0.39 < again.reached["macs"] <= 0.4 and again.removed != once.removed
+    assert torch.isfinite(again.model(inputs)).all()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "fused attention", "torch attention"])
+def test_attention_loses_whole_heads(name):
+    model, inputs = make(name)
+    result = prune(model, inputs, "macs=0.8", whole_heads=True, importance=Fixed(), per="macs", max_ratio=0.8)
+    attentions = [m for m in result.model.modules() if hasattr(m, "num_heads")]
+    assert {m.num_heads for m in attentions} & {1} and result.reached["macs"] <= 0.8
+    before = next(m.head_dim for m in model.modules() if hasattr(m, "head_dim"))
+    assert all(m.head_dim == before for m in attentions)
+    assert torch.isfinite(result.model(inputs)).all()

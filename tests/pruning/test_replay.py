@@ -1,0 +1,87 @@
+"""A record of what was removed, done again."""
+
+import copy
+import json
+
+import pytest
+import torch
+from budget_nets import SMALL, TIMM, make
+from budget_tools import PIXELS, Fixed, everything, network, same
+
+from dfpc_plugin.errors import CutError
+from dfpc_plugin.pruning import prune, replay
+
+
+@pytest.mark.parametrize("name", [*SMALL, *TIMM])
+def test_it_gives_the_same_model_bit_by_bit(name):
+    model, inputs = make(name)
+    result = prune(model, inputs, "ratio=0.3")
+    removed = json.loads(json.dumps(result.to_json()))["removed"]
+    assert removed
+    again = replay(model, inputs, removed)
+    assert again is model and torch.equal(again(inputs), result.model(inputs))
+    assert same(again.state_dict(), result.model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "fused attention", "torch attention"])
+def test_whole_heads_are_removed_again(name):
+    model, inputs = make(name)
+    result = prune(model, inputs, "macs=0.8", whole_heads=True, importance=Fixed(), per="macs", max_ratio=0.8)
+    again = replay(model, inputs, result.removed)
+    assert torch.equal(again(inputs), result.model(inputs))
+    heads = [[m.num_heads for m in found.modules() if hasattr(m, "num_heads")] for found in (again, result.model)]
+    assert heads[0] == heads[1] and 1 in heads[0]
+
+
+@pytest.mark.parametrize("options", [{"rescore": 0.2}, {"round_to": 4}, {"per": "macs"}], ids=str)
+def test_however_it_was_chosen(options):
+    model, inputs = make("test_resnet")
+    result = prune(model, inputs, "macs=0.6", **options)
+    assert torch.equal(replay(model, inputs, result.removed)(inputs), result.model(inputs))
+
+
+def test_weights_may_differ():
+    result = prune(network(), PIXELS, "macs=0.5")
+    other = network(seed=1)
+    expected = copy.deepcopy(other)
+    shapes = [p.shape for p in replay(other, PIXELS, result.removed).parameters()]
+    assert shapes == [p.shape for p in result.model.parameters()]
+    kept = [i for i in range(6) if i not in result.removed["stem"]]
+    assert torch.equal(other.stem.weight, expected.stem.weight[kept])
+
+
+def test_an_empty_record_changes_nothing():
+    model = network()
+    before = everything(model)
+    assert replay(model, PIXELS, {}) is model and same(before, everything(model))
+
+
+STREAM = ("stem", "blocks.0.conv2", "blocks.1.conv2")
+
+
+@pytest.mark.parametrize(("removed", "message"), [
+    ({"conv": [1]}, r"^The record cuts 'conv', which this model lacks or does not use; replay it on a copy\.$"),
+    ({"blocks.0.bn1": [1]}, r"^The record cuts 'blocks\.0\.bn1', which this model lacks or does not use"),
+    ({"stem": [0, 6]}, r"^The record cuts outputs of 'stem' that are not there; it has 6\.$"),
+    ({"stem": [-1]}, r"^The record cuts outputs of 'stem' that are not there; it has 6\.$"),
+    ({"stem": [1, 2]}, r"^The record does not name all that goes together: of 'blocks\.0\.conv2' 2 outputs would go, and "
+                       r"it names 0; it is of another model\.$"),
+    ({**dict.fromkeys(STREAM, [1, 2]), "stem": [1]}, r"of 'stem' 2 outputs would go, and it names 1"),
+    ({"blocks.0.conv1": [0, 1, 2, 3]}, "leave nothing of the coupling 'blocks.0.conv1'; keep a unit"),
+    ({"head": [1]}, "cannot be cut: it "),
+])  # fmt: skip
+def test_a_record_of_another_model_is_refused_and_the_model_stays(removed, message):
+    model = network()
+    before = everything(model)
+    with pytest.raises(CutError, match=message):
+        replay(model, PIXELS, removed)
+    assert same(before, everything(model))
+
+
+def test_a_record_cannot_be_done_twice():
+    model = network()
+    removed = prune(model, PIXELS, "macs=0.3", importance=Fixed()).removed
+    assert any(max(indices) >= 6 - len(indices) or len(indices) > 2 for indices in removed.values())
+    replay(model, PIXELS, {layer: [5] for layer in STREAM})
+    with pytest.raises(CutError, match=r"outputs of 'stem' that are not there; it has 5\."):
+        replay(model, PIXELS, {layer: [5] for layer in STREAM})
