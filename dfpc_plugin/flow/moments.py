@@ -31,7 +31,7 @@ __all__ = ["settle"]
 
 Settled = tuple[Tensor, Tensor | None]
 """Variances, and expected values that broadcast to them; None where these are not known."""
-_Handler = Callable[[Callable[..., Any], Mapping[str, Any], Tensor], Settled]
+_Handler = Callable[[Mapping[str, Any], Tensor], Settled]
 _HANDLERS: dict[Callable[..., Any], _Handler] = {}
 
 
@@ -45,11 +45,13 @@ def settle(rule: Rule, func: Callable[..., Any], args: tuple, kwargs: Mapping[st
         kwargs: The same, by name.
         variance: What the rule made of the operands' variances and the squares of weights.
     """
+    if func in _ACTIVATIONS:
+        return _activation(func, args, kwargs, variance)
     handler = _HANDLERS.get(func)
     if handler is None:
         return variance, None
     names = _parameter_names(rule.function, rule.context)
-    return handler(func, dict(zip(names, args, strict=False)) | dict(kwargs), variance)
+    return handler(dict(zip(names, args, strict=False)) | dict(kwargs), variance)
 
 
 @lru_cache(maxsize=512)
@@ -69,7 +71,7 @@ def _handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
 
 
 @_handles(F.batch_norm, torch.batch_norm)
-def _batch_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _batch_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """Beta and gamma^2: statistics are those of what arrives."""
     weight, bias = (_aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
     target = torch.ones((), dtype=variance.dtype, device=variance.device) if weight is None else weight.square()
@@ -78,21 +80,21 @@ def _batch_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Te
 
 
 @_handles(F.layer_norm, *forms("rms_norm"))
-def _layer_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _layer_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """beta; the rule has shared gamma^2 out."""
     bias = given.get("bias")
     return variance, variance.new_zeros(()) if bias is None else bias.detach().to(variance.dtype)
 
 
 @_handles(*forms("group_norm"))
-def _group_norm(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _group_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """As a layer norm, with channels along axis one."""
     bias = _aligned(given.get("bias"), variance, 1)
     return variance, variance.new_zeros(()) if bias is None else bias
 
 
 @_handles(*forms("linear"))
-def _linear(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _linear(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """W m + b."""
     mean = _mean_of(given.get("input"))
     if mean is None or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
@@ -104,7 +106,7 @@ def _linear(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor
 
 
 @_handles(*forms("conv1d", "conv2d", "conv3d"))
-def _convolution(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _convolution(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """W m + b, away from the borders."""
     mean = _mean_of(given.get("input"))
     weight = given["weight"]
@@ -119,7 +121,7 @@ def _convolution(func: Callable[..., Any], given: Mapping[str, Any], variance: T
 
 
 @_handles(*forms("add"), torch.Tensor.__radd__)
-def _add(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _add(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """Means add."""
     terms = [_term(given.get(name)) for name in ("input", "other")]
     if any(term is None for term in terms) or given.get("alpha", 1) != 1:
@@ -128,7 +130,7 @@ def _add(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -
 
 
 @_handles(*forms("mul", "multiply"), torch.Tensor.__rmul__)
-def _multiply(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _multiply(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """K m and k^2 v for a constant k: what the rule took |k| for, once more."""
     data, constant = given.get("input"), given.get("other")
     if holds_data(constant):
@@ -142,7 +144,7 @@ def _multiply(func: Callable[..., Any], given: Mapping[str, Any], variance: Tens
 
 
 @_handles(*forms("div", "divide", "true_divide"))
-def _divide(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _divide(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """M / k and v / k^2 for a constant k."""
     constant = given.get("other")
     if holds_data(constant):
@@ -153,16 +155,19 @@ def _divide(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor
     return variance, None if mean is None else mean / _term(constant)
 
 
-@_handles(
-    *forms(
+_ACTIVATIONS = frozenset(
+    forms(
         "relu", "relu6", "hardtanh", "tanh", "softsign", "logsigmoid", "celu", "sigmoid", "hardsigmoid", "hardswish",
         "silu", "gelu", "mish", "selu", "elu", "leaky_relu", "softplus",
     )
 )
-def _activation(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
-    """The mean and the variance of f(N(m, v))."""
-    values = list(given.values())
-    data, mean = values[0], _mean_of(values[0])
+
+
+def _activation(func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], variance: Tensor) -> Settled:
+    """The mean and the variance of f(N(m, v)), for whatever f computes."""
+    options = dict(kwargs)
+    data = args[0] if args else options.pop("input")
+    mean = _mean_of(data)
     if mean is None:
         return variance, None
     before = data.bound
@@ -170,8 +175,7 @@ def _activation(func: Callable[..., Any], given: Mapping[str, Any], variance: Te
     nodes, weights = _normal(before.dtype, before.device)
     shape = (-1, *(1,) * small.dim())
     at = mean + small.sqrt() * nodes.view(shape)
-    options = {name: value for name, value in list(given.items())[1:] if name != "inplace"}
-    found = func(at, **options) if _takes_names(func) else func(at, *options.values())
+    found = func(at, *args[1:], **options)
     weights = weights.view(shape)
     expected = (found * weights).sum(0)
     target = ((found - expected).square() * weights).sum(0)
@@ -181,7 +185,7 @@ def _activation(func: Callable[..., Any], given: Mapping[str, Any], variance: Te
 @_handles(
     *forms("dropout", "dropout1d", "dropout2d", "dropout3d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
 )
-def _kept(func: Callable[..., Any], given: Mapping[str, Any], variance: Tensor) -> Settled:
+def _kept(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """Means stay what they are, per channel."""
     mean = _mean_of(next(iter(given.values())))
     per_channel = mean is not None and all(size == 1 for axis, size in enumerate(mean.shape[1:], 1) if axis > 1)
@@ -224,11 +228,7 @@ def _ratio(target: Tensor, now: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _normal(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes and weights of an integral over a standard normal variable, fine enough for a kink."""
-    nodes = torch.linspace(-6, 6, 193, dtype=torch.float64, device="cpu")
+    nodes = torch.linspace(-6, 6, 121, dtype=torch.float64, device="cpu")
     weights = torch.exp(-nodes.square() / 2) / math.sqrt(2 * math.pi)
     return nodes.to(device, dtype), (weights / weights.sum()).to(device, dtype)
 
-
-def _takes_names(func: Callable[..., Any]) -> bool:
-    """Whether an activation is a Python function, which takes its options by name."""
-    return inspect.isfunction(func)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_pruning import ops
 from torch_pruning.pruner.algorithms import base_pruner
 
+from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.flow import ForwardFunction
@@ -22,7 +23,7 @@ from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import unchanged
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.selection import Candidate, by_saliency, keep_at_least
+from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 
 __all__ = ["DFPCPruner"]
 
@@ -86,15 +87,22 @@ class DFPCPruner(tp.pruner.BasePruner):
         channel_groups: Mapping[nn.Module, int] | None = None,
         ch_sparsity: float | None = None,
         ch_sparsity_dict: Mapping[Any, float] | None = None,
+        *,
+        target: str | Target | None = None,
     ) -> None:
         """Find the couplings of `model`, and how many units each is to lose.
+
+        All arguments are Torch-Pruning's, but for `target`: a budget such as "macs=0.5" instead of a ratio, which the
+        last of the `iterative_steps` reaches with one ranking of everything.
 
         Raises:
             NothingToPruneError: No coupling can be pruned.
             PrunerSettingError: A setting that cannot be followed.
+            TargetError: A target that makes no sense.
             DFPCError: As `find_couplings` raises.
         """
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
+        self._target = None if target is None else _countable(Target.parse(target))
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into what it is given
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
@@ -109,6 +117,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         _with_graph(base_pruner.BasePruner.__init__, graph)(self, **arguments)
         if not isinstance(self.DG, DataFlowGraph):
             raise DFPCError("This version of Torch-Pruning builds its graph in another way; install torch-pruning 1.6.")
+        self._costs = CostModel(self.DG.coupling_map.channels)
         if next(self._groups_to_rank(), None) is None:
             raise NothingToPruneError(_why_nothing(self.DG))
 
@@ -180,6 +189,9 @@ class DFPCPruner(tp.pruner.BasePruner):
         scopes: dict[Any, tuple[float, list[Candidate]]] = {}
         with unchanged(self.DG):
             ranked = list(self._candidates())
+        if self._target is not None:
+            yield from self._to_target([candidate for candidate, _ in ranked], self._target)
+            return
         for candidate, group in ranked:
             scope, ratio = self._scope_of(group)
             scopes.setdefault(scope, (ratio, []))[1].append(candidate)
@@ -187,10 +199,22 @@ class DFPCPruner(tp.pruner.BasePruner):
             now = sum(len(candidate.units) for candidate in candidates)
             initial = self._scope_initial_channels.setdefault(scope, now)
             order = by_saliency(candidates, self.round_to)
-            counts = order.counts(max(0, now - int(initial * (1 - ratio) + 1e-9)))
-            for candidate, count in zip(candidates, counts, strict=True):
-                if count:
-                    yield self.DG.group_of(candidate.coupling, candidate.units[:count])
+            yield from self._groups_of(order, max(0, now - int(initial * (1 - ratio) + 1e-9)))
+
+    def _to_target(self, candidates: list[Candidate], target: Target) -> Iterator[DataFlowGroup]:
+        """Yield what to cut to be as far as this step should be."""
+        removed = self.DG.coupling_map.channels.removed
+        left = sum(len(candidate.units) for candidate in candidates)
+        gone = self._scope_initial_channels.setdefault("all", left) - left
+        order = by_saliency(candidates, self.round_to)
+        part = target.part(min(1.0, self.current_step / self.iterative_steps))
+        yield from self._groups_of(order, length_for_budgets(order, self._costs, removed, part, gone))
+
+    def _groups_of(self, order: Order, length: int) -> Iterator[DataFlowGroup]:
+        """Groups of the first units of an order."""
+        for candidate, count in zip(order.candidates, order.counts(length), strict=True):
+            if count:
+                yield self.DG.group_of(candidate.coupling, candidate.units[:count])
 
     def _candidates(self) -> Iterator[tuple[Candidate, DataFlowGroup]]:
         """Every coupling that may lose units and has scores, with the group of all its units."""
@@ -218,6 +242,16 @@ class DFPCPruner(tp.pruner.BasePruner):
             is_out = self.DG.is_out_channel_pruning_fn
             return tuple((item.dep.target.module_class, is_out(item.dep.handler)) for item in group.items), ratio
         return ("all" if self.global_pruning else own), ratio
+
+
+def _countable(target: Target) -> Target:
+    """Raise unless a pruner can tell by itself whether it is there."""
+    if target.measured or target.max_drop is not None:
+        raise PrunerSettingError(
+            f"The target {target} has to be measured, which a pruner does not; use dfpc_plugin.prune, or a target of "
+            f"ratio, macs or params."
+        )
+    return target
 
 
 def _check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Module, float] | None) -> None:

@@ -23,7 +23,7 @@ from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.summary import summarise
-from dfpc_plugin.selection import Order, Target, TargetError, shortest
+from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
 
 __all__ = ["prune"]
 
@@ -125,7 +125,7 @@ def _plan(
         else:
             enough = functools.partial(_enough, subject, target, predictor)
             order = rescored_order(subject, importance, rank, enough, tell)
-        length = _length_for_costs(subject, order, target)
+        length = length_for_budgets(order, subject.costs, subject.channels.removed, target)
     measured = None
     if target.measured and predictor is not None and latency is not None:
         with phases("measuring latency") as tell:
@@ -136,43 +136,9 @@ def _plan(
     return order, length, measured
 
 
-def _length_for_costs(subject: Subject, order: Order, target: Target) -> int:
-    """How many units go for the budgets that can be counted.
-
-    Raises:
-        TargetError: Not even removing all that may go is enough.
-    """
-
-    def fits(length: int) -> bool:
-        gone = order.removed(length, subject.channels.removed)
-        return _holds(subject, target, gone, sum(order.counts(length)) / order.total)
-
-    length = shortest(fits, len(order))
-    if length is None:
-        least = subject.costs.cost(order.removed(len(order), subject.channels.removed))
-        full = subject.costs.full
-        raise TargetError(
-            f"The target {target} cannot be reached: with all gone that may go, {least.macs / full.macs:.1%} of the "
-            f"MACs and {least.parameters / full.parameters:.1%} of the parameters are left, and "
-            f"{len(order) / order.total:.1%} of the channels are gone. Ask for less, or let more go with max_ratio, "
-            f"min_channels and ignored_layers. The model is as it was."
-        )
-    return length
-
-
-def _holds(subject: Subject, target: Target, removed: Tensor, ratio: float) -> bool:
-    """Whether the budgets that can be counted hold with `removed` channels gone."""
-    cost, full = subject.costs.cost(removed), subject.costs.full
-    return (
-        (target.macs is None or cost.macs <= target.macs * full.macs)
-        and (target.params is None or cost.parameters <= target.params * full.parameters)
-        and (target.ratio is None or ratio >= target.ratio - 1e-9)
-    )
-
-
 def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, removed: Tensor, ratio: float) -> bool:
     """Whether no budget can ask for more than `removed` channels; what is measured asks for all that may go."""
-    return target.max_drop is None and not target.measured and _holds(subject, target, removed, ratio)
+    return target.max_drop is None and not target.measured and keeps_budgets(target, subject.costs, removed, ratio)
 
 
 def _length_for_score(subject: Subject, order: Order, target: Target, scores: Scores, length: int) -> int:

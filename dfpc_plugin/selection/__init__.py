@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dfpc_plugin.selection.budget import keeps_budgets, length_for_budgets
 from dfpc_plugin.selection.candidate import Candidate, keep_at_least
 from dfpc_plugin.selection.order import Order, by_saliency, by_saliency_per_cost
 from dfpc_plugin.selection.rounding import rounded
@@ -16,6 +17,8 @@ __all__ = [
     "by_saliency",
     "by_saliency_per_cost",
     "keep_at_least",
+    "keeps_budgets",
+    "length_for_budgets",
     "rounded",
     "shortest",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from dfpc_plugin.errors import DFPCError
 
@@ -79,6 +79,12 @@ class Target:
             except ValueError:
                 raise TargetError(f"'{part.strip()}' gives no number; for example {_EXAMPLES[name]}.") from None
         return cls(**values)
+
+    def part(self, share: float) -> Target:
+        """The target of a part of the way: of two steps, the first is to leave 0.75 where 0.5 is to be left in the end."""
+        ratio = None if self.ratio is None else self.ratio * share
+        macs, params = (None if value is None else 1 - (1 - value) * share for value in (self.macs, self.params))
+        return replace(self, ratio=ratio, macs=macs, params=params)
 
     @property
     def measured(self) -> bool:

@@ -249,10 +249,19 @@ def test_ignored_parameters_and_types():
         pruner_for(make("vit"), ignored_layers=[nn.Linear])
 
 
-@pytest.mark.parametrize("wrong", ["fc", nn.Linear(2, 2), nn.Parameter(torch.zeros(2)), None])
+@pytest.mark.parametrize("wrong", [nn.Linear(2, 2), nn.Parameter(torch.zeros(2)), None])
 def test_what_cannot_be_ignored_is_refused(wrong):
     with pytest.raises(PrunerSettingError, match=r"ignored_layers holds .*, which is no module, parameter or module"):
         pruner_for(make("vit"), ignored_layers=[wrong])
+
+
+def test_ignored_layers_may_be_named():
+    model = make("vit")
+    pruner_for(model, pruning_ratio=0.5, ignored_layers=["blocks.*.mlp.fc1", "patch_embed"]).step()
+    assert [block.mlp.fc1.out_features for block in model.blocks] == [192, 192]
+    assert model.patch_embed.proj.out_channels == 48 and model.blocks[0].attn.qkv.out_features == 72
+    with pytest.raises(PrunerSettingError, match="ignored_layers holds 'fc', and no layer of this model is called so"):
+        pruner_for(make("vit"), ignored_layers=["fc"])
 
 
 @pytest.mark.parametrize(("kwargs", "message"), [

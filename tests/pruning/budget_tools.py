@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.host import DataFlowGraph
 from residual_net import Network
 
 PIXELS = torch.rand(1, 3, 8, 8)
@@ -42,6 +41,12 @@ class Fixed:
         if coupling.name not in self.scores:
             self.scores[coupling.name] = torch.rand(coupling.channels, generator=self.generator)
         return self.scores[coupling.name][units]
+
+
+def heads_first(group: Any) -> Tensor:
+    """Scores that let whole heads go before all else."""
+    scores = torch.rand(len(group.units[0]), generator=torch.Generator().manual_seed(len(group.units[0])))
+    return scores - int(group.couplings[0].whole_heads)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -84,9 +89,3 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, tuple | list):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
-
-
-def free_widths(model: nn.Module, inputs: Any) -> list[int]:
-    """Units by coupling that may be pruned."""
-    graph = DataFlowGraph().build_dependency(model, inputs)
-    return [coupling.channels for coupling in graph.couplings if coupling.protected is None]

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from budget_nets import SMALL, TIMM, make
-from budget_tools import PIXELS, Fixed, everything, network, same
+from budget_tools import PIXELS, Fixed, everything, heads_first, network, same
 
+from budget_nets import SMALL, TIMM, make
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.pruning import prune, replay
 
@@ -26,7 +26,7 @@ def test_it_gives_the_same_model_bit_by_bit(name):
 @pytest.mark.parametrize("name", ["test_vit", "fused attention", "torch attention"])
 def test_whole_heads_are_removed_again(name):
     model, inputs = make(name)
-    result = prune(model, inputs, "macs=0.8", whole_heads=True, importance=Fixed(), per="macs", max_ratio=0.8)
+    result = prune(model, inputs, "macs=0.8", whole_heads=True, importance=heads_first)
     again = replay(model, inputs, result.removed)
     assert torch.equal(again(inputs), result.model(inputs))
     heads = [[m.num_heads for m in found.modules() if hasattr(m, "num_heads")] for found in (again, result.model)]
@@ -66,7 +66,7 @@ STREAM = ("stem", "blocks.0.conv2", "blocks.1.conv2")
     ({"stem": [-1]}, r"^The record cuts outputs of 'stem' that are not there; it has 6\.$"),
     ({"stem": [1, 2]}, r"^The record does not name all that goes together: of 'blocks\.0\.conv2' 2 outputs would go, and "
                        r"it names 0; it is of another model\.$"),
-    ({**dict.fromkeys(STREAM, [1, 2]), "stem": [1]}, r"of 'stem' 2 outputs would go, and it names 1"),
+    ({**{layer: [1, 2] for layer in STREAM}, "stem": [1]}, r"of 'stem' 2 outputs would go, and it names 1"),
     ({"blocks.0.conv1": [0, 1, 2, 3]}, "leave nothing of the coupling 'blocks.0.conv1'; keep a unit"),
     ({"head": [1]}, "cannot be cut: it "),
 ])  # fmt: skip
