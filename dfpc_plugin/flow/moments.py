@@ -45,6 +45,8 @@ def settle(rule: Rule, func: Callable[..., Any], args: tuple, kwargs: Mapping[st
         kwargs: The same, by name.
         variance: What the rule made of the operands' variances and the squares of weights.
     """
+    if not rule.function.__module__.startswith("dfpc_plugin."):  # a rule of the user's own, which is to be followed
+        return variance, None
     if func in _ACTIVATIONS:
         return _activation(func, args, kwargs, variance)
     handler = _HANDLERS.get(func)
@@ -79,27 +81,39 @@ def _batch_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     return variance * _ratio(target, variance.detach()), mean
 
 
-@_handles(F.layer_norm, *forms("rms_norm"))
+@_handles(*forms("layer_norm", "rms_norm"))
 def _layer_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
-    """beta; the rule has shared gamma^2 out."""
-    bias = given.get("bias")
-    return variance, variance.new_zeros(()) if bias is None else bias.detach().to(variance.dtype)
+    """Beta, and gamma^2 v over the mean of v, which the norm divides by."""
+    before, weight, bias = (given.get(name) for name in ("input", "weight", "bias"))
+    level = before.bound.detach().mean(list(range(-len(given["normalized_shape"]), 0)), keepdim=True)
+    mean = variance.new_zeros(()) if bias is None else bias.detach().to(variance.dtype)
+    return _normalised(before.bound, level, given, None if weight is None else weight.detach()), mean
 
 
 @_handles(*forms("group_norm"))
 def _group_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """As a layer norm, with channels along axis one."""
-    bias = _aligned(given.get("bias"), variance, 1)
-    return variance, variance.new_zeros(()) if bias is None else bias
+    before = given["input"].bound
+    weight, bias = (_aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
+    grouped = before.detach().unflatten(1, (int(given["num_groups"]), -1))
+    level = grouped.mean(list(range(2, grouped.dim())), keepdim=True).expand_as(grouped).flatten(1, 2)
+    return _normalised(before, level, given, weight), variance.new_zeros(()) if bias is None else bias
+
+
+def _normalised(before: Tensor, level: Tensor, given: Mapping[str, Any], weight: Tensor | None) -> Tensor:
+    """Gamma^2 v / (level + eps)."""
+    target = torch.ones_like(level) if weight is None else weight.to(before.dtype).square()
+    return before * _ratio(target, level + (given.get("eps") or 0))
 
 
 @_handles(*forms("linear"))
 def _linear(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """W m + b."""
     mean = _mean_of(given.get("input"))
-    if mean is None or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
+    weight = given.get("weight")
+    if mean is None or holds_data(weight) or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
         return variance, None
-    weight = given["weight"].detach().to(variance.dtype)
+    weight = _term(weight).to(variance.dtype)
     mapped = mean.reshape(-1).expand(weight.shape[1]) @ weight.t()
     bias = given.get("bias")
     return variance, mapped if bias is None else mapped + bias.detach().to(variance.dtype)
@@ -110,7 +124,7 @@ def _convolution(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """W m + b, away from the borders."""
     mean = _mean_of(given.get("input"))
     weight = given["weight"]
-    if mean is None or isinstance(weight, FlowTensor) or mean.numel() not in (1, given["input"].shape[1]):
+    if mean is None or isinstance(weight, FlowTensor) or not _per_channel(mean, weight.dim() - 2):
         return variance, None
     weight = weight.detach().to(variance.dtype).flatten(2).sum(2)
     groups = int(given.get("groups", 1))
@@ -122,11 +136,14 @@ def _convolution(given: Mapping[str, Any], variance: Tensor) -> Settled:
 
 @_handles(*forms("add"), torch.Tensor.__radd__)
 def _add(given: Mapping[str, Any], variance: Tensor) -> Settled:
-    """Means add."""
-    terms = [_term(given.get(name)) for name in ("input", "other")]
-    if any(term is None for term in terms) or given.get("alpha", 1) != 1:
+    """Means add, the second one times alpha; its variance counts alpha^2 times."""
+    alpha, other = given.get("alpha", 1), given.get("other")
+    if alpha != 1 and holds_data(other):
+        variance = variance + (alpha**2 - abs(alpha)) * other.bound
+    terms = [_term(value) for value in (given.get("input"), other)]
+    if any(term is None for term in terms):
         return variance, None
-    return variance, terms[0] + terms[1]
+    return variance, terms[0] + (terms[1] if alpha == 1 else alpha * terms[1])
 
 
 @_handles(*forms("mul", "multiply"), torch.Tensor.__rmul__)
@@ -137,8 +154,7 @@ def _multiply(given: Mapping[str, Any], variance: Tensor) -> Settled:
         data, constant = constant, data
     if holds_data(constant):
         return variance, None
-    if isinstance(constant, int | float):
-        variance = variance * abs(constant)
+    variance = variance * _once_more(constant)
     mean = _mean_of(data)
     return variance, None if mean is None else mean * (_term(constant))
 
@@ -149,10 +165,17 @@ def _divide(given: Mapping[str, Any], variance: Tensor) -> Settled:
     constant = given.get("other")
     if holds_data(constant):
         return variance, None
-    if isinstance(constant, int | float):
-        variance = variance / abs(constant)
+    variance = variance / _once_more(constant)
     mean = _mean_of(given.get("input"))
     return variance, None if mean is None else mean / _term(constant)
+
+
+def _once_more(constant: Any) -> Any:
+    """|k| where a rule took it for k^2: for numbers and tensors of integers, which are not squared on the way there."""
+    constant = _term(constant)
+    if isinstance(constant, Tensor) and (constant.is_floating_point() or constant.dtype == torch.bool):
+        return 1
+    return abs(constant)
 
 
 _ACTIVATIONS = frozenset(
@@ -167,10 +190,9 @@ def _activation(func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
     """The mean and the variance of f(N(m, v)), for whatever f computes."""
     options = dict(kwargs)
     data = args[0] if args else options.pop("input")
-    mean = _mean_of(data)
-    if mean is None:
-        return variance, None
-    before = data.bound
+    mean, before = _mean_of(data), data.bound
+    if mean is None:  # the rule's slope, squared
+        return variance * _ratio(variance.detach(), before.detach()), None
     small = _averaged(before.detach(), mean)
     nodes, weights = _normal(before.dtype, before.device)
     shape = (-1, *(1,) * small.dim())
@@ -182,14 +204,23 @@ def _activation(func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
     return before * _ratio(target, small), expected
 
 
-@_handles(
-    *forms("dropout", "dropout1d", "dropout2d", "dropout3d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"),
-)
+@_handles(*forms("dropout", "dropout1d", "dropout2d", "dropout3d"))
 def _kept(given: Mapping[str, Any], variance: Tensor) -> Settled:
-    """Means stay what they are, per channel."""
+    """Means stay what they are."""
+    return variance, _mean_of(next(iter(given.values())))
+
+
+@_handles(*forms("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"))
+def _pooled(given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """Means per channel stay what they are; those of columns or rows are no longer known."""
     mean = _mean_of(next(iter(given.values())))
-    per_channel = mean is not None and all(size == 1 for axis, size in enumerate(mean.shape[1:], 1) if axis > 1)
-    return variance, mean if per_channel else None
+    return variance, mean if mean is not None and _per_channel(mean, 2) else None
+
+
+def _per_channel(mean: Tensor, axes: int) -> bool:
+    """Whether a mean of `(N, C, *axes)` tells nothing but channels apart."""
+    others = [size for axis, size in enumerate(mean.shape, axes + 2 - mean.dim()) if axis != 1]
+    return all(size == 1 for size in others)
 
 
 def _mean_of(value: Any) -> Tensor | None:

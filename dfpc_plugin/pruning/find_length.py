@@ -63,9 +63,10 @@ def length_for_latency(
 
     longer = dataclasses.replace(settings, min_run_time=2 * settings.min_run_time)
     tried: dict[int, Measured] = {}
-    now, correction, low, high = predict(0), 1.0, least, len(order)
+    bracket = _Bracket(predict(0))
+    low, high = least, len(order)
     for number in range(_TRIES):
-        length = _first_within(predict, _seconds_wanted(target, now) / correction, low, high)
+        length = _first_within(predict, bracket.predicted_for(_seconds_wanted(target, bracket.full)), low, high)
         length = length if length not in tried else (low + high) // 2
         found = _measured(subject, order, length, settings if length not in tried else longer)
         if _surplus(target, found) >= 1 and (_surplus(target, found) <= 1 + _TOLERANCE or length == low):
@@ -74,11 +75,45 @@ def length_for_latency(
                 return found
         tried[length] = found
         progress((number + 1) / _TRIES)
-        now, correction = found.before.median, found.after.median / predict(length)
-        low, high = (length + 1, high) if _surplus(target, found) < 1 else (low, length)
+        enough = _surplus(target, found) >= 1
+        bracket.learn(predict(length), found, enough)
+        low, high = (low, length) if enough else (length + 1, high)
         if low > high:
             break
     return _best(target, tried.values())
+
+
+class _Bracket:
+    """What predictions turned out to be, on both sides of what is wanted.
+
+    Attributes:
+        full: Seconds of the uncut model, as measured last.
+    """
+
+    def __init__(self, full: float) -> None:
+        """Know the uncut model, of which the prediction is a measurement."""
+        self.full = full
+        self._predicted_full = full
+        self._slow: tuple[float, float] | None = None
+        self._fast: tuple[float, float] | None = None
+
+    def learn(self, predicted: float, found: Measured, enough: bool) -> None:
+        """Note a measurement, and which side of the wanted it is on."""
+        self.full = found.before.median
+        if enough:
+            self._fast = predicted, found.after.median
+        else:
+            self._slow = predicted, found.after.median
+
+    def predicted_for(self, wanted: float) -> float:
+        """The prediction to look for, for a cut to take `wanted` seconds: on the line between the nearest two known."""
+        known = [(self._predicted_full, self.full), self._slow, self._fast]
+        points = [point for point in known if point is not None][-2:]
+        if len(points) == 1 or points[0][1] == points[1][1]:
+            predicted, took = points[-1]
+            return wanted * predicted / took
+        (first, took_first), (second, took_second) = points
+        return first + (wanted - took_first) * (second - first) / (took_second - took_first)
 
 
 def _best(target: Target, tried: Collection[Measured]) -> Measured:

@@ -1,0 +1,167 @@
+"""Expected squared outputs by hand: channel by channel, writer by writer, in plain Python numbers.
+
+For networks whose channels meet one by one (no concatenation) and whose kernels cover one position, or whose borders
+may be neglected. A `Signal` holds, for each channel, the expected value and the variance that each layer contributes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+Moments = Callable[[float, float], tuple[float, float]]
+"""From the mean and the variance of a normal variable to those of a function of it."""
+
+
+def _density(x: float) -> float:
+    return math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+
+
+def _below(x: float) -> float:
+    return (1 + math.erf(x / math.sqrt(2))) / 2
+
+
+def _over(mean: float, deviation: float, edge: float) -> tuple[float, float, float]:
+    """E[1], E[x] and E[x^2] over x > edge."""
+    a = (edge - mean) / deviation
+    tail, density = 1 - _below(a), _density(a)
+    first = mean * tail + deviation * density
+    second = (mean**2 + deviation**2) * tail + deviation * (mean + edge) * density
+    return tail, first, second
+
+
+def relu_moments(mean: float, variance: float) -> tuple[float, float]:
+    if variance == 0:
+        return max(mean, 0.0), 0.0
+    _, first, second = _over(mean, math.sqrt(variance), 0.0)
+    return first, second - first**2
+
+
+def relu6_moments(mean: float, variance: float) -> tuple[float, float]:
+    """Linear between 0 and 6, six beyond."""
+    if variance == 0:
+        return min(max(mean, 0.0), 6.0), 0.0
+    deviation = math.sqrt(variance)
+    low, high = _over(mean, deviation, 0.0), _over(mean, deviation, 6.0)
+    first = low[1] - high[1] + 6 * high[0]
+    return first, low[2] - high[2] + 36 * high[0] - first**2
+
+
+def gelu_moments(mean: float, variance: float) -> tuple[float, float]:
+    """By a fine sum over eight deviations to both sides."""
+    deviation, steps = math.sqrt(variance), 4000
+    total = first = second = 0.0
+    for step in range(steps):
+        z = -8 + 16 * (step + 0.5) / steps
+        x, weight = mean + deviation * z, _density(z)
+        y = x * _below(x)
+        total, first, second = total + weight, first + weight * y, second + weight * y * y
+    return first / total, second / total - (first / total) ** 2
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What flows: `parts[layer][c]` is the variance that a layer's channel c brings to channel c; means, where known."""
+
+    parts: dict[str, list[float]]
+    means: list[float] | None
+
+    @property
+    def variances(self) -> list[float]:
+        return [sum(values) for values in zip(*self.parts.values(), strict=True)]
+
+    def times(self, factors: Sequence[float], means: list[float] | None) -> Signal:
+        """Channel c's variance times factors[c]."""
+        parts = {
+            layer: [value * factor for value, factor in zip(values, factors, strict=True)]
+            for layer, values in self.parts.items()
+        }
+        return Signal(parts, means)
+
+    def scaled(self, constants: Sequence[float]) -> Signal:
+        """Every channel times a constant: a layer scale, or a depthwise kernel of one position."""
+        means = self.means and [k * m for k, m in zip(constants, self.means, strict=True)]
+        return self.times([k * k for k in constants], means)
+
+    def brought_to(self, targets: Sequence[float], means: list[float]) -> Signal:
+        """Channel c's variance to be targets[c]."""
+        return self.times([t / v for t, v in zip(targets, self.variances, strict=True)], means)
+
+    def through(self, moments: Moments) -> Signal:
+        assert self.means is not None
+        found = [moments(m, v) for m, v in zip(self.means, self.variances, strict=True)]
+        return self.brought_to([variance for _, variance in found], [mean for mean, _ in found])
+
+    def shifted(self, bias: Tensor | None) -> Signal:
+        assert self.means is not None and bias is not None
+        return Signal(self.parts, [m + b for m, b in zip(self.means, bias.tolist(), strict=True)])
+
+    def __add__(self, other: Signal) -> Signal:
+        parts = {layer: list(values) for layer, values in self.parts.items()}
+        for layer, values in other.parts.items():
+            parts[layer] = [a + b for a, b in zip(parts.get(layer, [0.0] * len(values)), values, strict=True)]
+        assert self.means is not None and other.means is not None
+        return Signal(parts, [a + b for a, b in zip(self.means, other.means, strict=True)])
+
+
+INPUT = "input"
+
+
+class Oracle:
+    """Runs a network's layers one by one and adds up the shares of what each of them reads."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.scores: defaultdict[str, dict[int, float]] = defaultdict(dict)
+
+    def input(self, channels: int) -> Signal:
+        """Unit variances; what a picture's channels are on average is not known."""
+        return Signal({INPUT: [1.0] * channels}, None)
+
+    def mix(self, name: str, signal: Signal) -> Signal:
+        """A convolution or a linear layer: read, then write."""
+        layer = self.model.get_submodule(name)
+        weight, bias = layer.weight.detach().double(), layer.bias
+        outputs, inputs = weight.shape[0], weight.shape[1]
+        kernels = weight.reshape(outputs, inputs, -1).tolist()
+        squares = [[sum(w * w for w in kernel) for kernel in row] for row in kernels]
+        sums = [[sum(kernel) for kernel in row] for row in kernels]
+        columns = [sum(squares[o][c] for o in range(outputs)) for c in range(inputs)]
+        variances = signal.variances
+        total = sum(column * variance for column, variance in zip(columns, variances, strict=True))
+        for writer, values in signal.parts.items():
+            if writer == INPUT:
+                continue
+            for c in range(inputs):
+                share = inputs * columns[c] * values[c] / total
+                self.scores[writer][c] = self.scores[writer].get(c, 0.0) + share
+        written = [sum(row[c] * variances[c] for c in range(inputs)) for row in squares]
+        means = None
+        if signal.means is not None:
+            shifts = [0.0] * outputs if bias is None else bias.tolist()
+            means = [sum(row[c] * signal.means[c] for c in range(inputs)) + b for row, b in zip(sums, shifts, strict=True)]
+        return Signal({name: written}, means)
+
+    def batch_norm(self, name: str, signal: Signal) -> Signal:
+        norm = self.model.get_submodule(name)
+        return signal.brought_to(norm.weight.square().tolist(), norm.bias.tolist())
+
+    def group_norm(self, name: str, signal: Signal) -> Signal:
+        """Shares gamma^2 out within each group; a layer norm is one group."""
+        norm = self.model.get_submodule(name)
+        variances = signal.variances
+        size = len(variances) // getattr(norm, "num_groups", 1)
+        targets = []
+        for c, gamma in enumerate(norm.weight.tolist()):
+            group = variances[c // size * size :][:size]
+            targets.append(gamma**2 * variances[c] / (sum(group) / size + norm.eps))
+        return signal.brought_to(targets, norm.bias.tolist())
+
+    def depthwise(self, name: str, signal: Signal) -> Signal:
+        layer = self.model.get_submodule(name)
+        signal = signal.scaled(layer.weight.flatten(1).sum(1).tolist())
+        return signal if layer.bias is None else signal.shifted(layer.bias)

@@ -1,0 +1,95 @@
+"""Speed-ups, on a machine that takes exactly as long as it is told to."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dfpc_plugin.latency import Latency, LatencySettings, predict
+from dfpc_plugin.pruning import prune
+from dfpc_plugin.selection import TargetError
+
+IMAGE = torch.rand(1, 3, 8, 8)
+
+
+class Machine(LatencySettings):
+    """Takes a fixed time, and some for every parameter; predictions know nothing of the former."""
+
+    fixed, jitter = 0.1, 0.0
+
+    def measure(self, models: Any, example_inputs: Any, progress: Any = None) -> dict[str, Latency]:
+        draw = random.Random(0)
+        took = {name: self.fixed + 1e-3 * sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+        return {
+            name: Latency(tuple(seconds * (1 + self.jitter * draw.gauss(0, 1)) for _ in range(9)), 1)
+            for name, seconds in took.items()
+        }
+
+
+class Noisy(Machine):
+    jitter = 0.02
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 64, 3), nn.ReLU(), nn.Conv2d(64, 40, 1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(640, 5)).eval()
+
+
+@pytest.fixture(autouse=True)
+def layers_take_what_their_weights_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "_time", lambda module, kind, inputs, outputs: 1e-3 * inputs * outputs)
+
+
+@pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize("machine", [Machine(), Noisy()], ids=["steady", "noisy"])
+def test_a_speed_up_is_reached_and_hardly_exceeded(speedup: float, machine: LatencySettings) -> None:
+    result = prune(network(), IMAGE, f"speedup={speedup}", latency=machine, round_to=1)
+    real = Machine().measure({"a": network(), "b": result.model}, IMAGE)
+    assert 0.97 * speedup <= real["b"].speedup_over(real["a"]) <= 1.15 * speedup
+    assert result.reached["speedup"] == result.speedup
+
+
+def test_milliseconds_are_reached() -> None:
+    now = Machine().measure({"a": network()}, IMAGE)["a"].median
+    result = prune(network(), IMAGE, f"latency_ms={500 * now}", latency=Machine(), round_to=1)
+    assert 450 * now <= result.reached["latency_ms"] <= 500 * now
+
+
+def test_both_a_speed_up_and_other_budgets_hold() -> None:
+    result = prune(network(), IMAGE, "speedup=1.2, params=0.3", latency=Machine(), round_to=1)
+    assert result.reached["params"] <= 0.3 and result.reached["speedup"] >= 1.2
+
+
+def test_what_no_cut_reaches_is_refused_with_the_best_that_was_found() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TargetError, match=r"speedup=1000 cannot be reached: the fastest cut found is \d+\.\d+x.*as it was"):
+        prune(model, IMAGE, "speedup=1000", latency=Machine(), inplace=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_widths_are_multiples_of_eight_and_the_notes_say_so() -> None:
+    result = prune(network(), IMAGE, "speedup=1.5", latency=Machine())
+    assert all(cut.after % 8 == 0 for cut in result.couplings if cut.after < cut.before)
+    assert any("multiples of 8" in note for note in result.notes)
+    other = prune(network(), IMAGE, "speedup=1.5", latency=Machine(), round_to=1)
+    assert not any("multiples" in note for note in other.notes)
+
+
+def test_latency_is_measured_beside_other_targets_where_asked_for() -> None:
+    result = prune(network(), IMAGE, "macs=0.5", latency=Machine())
+    assert result.speedup is not None and "speedup" not in result.reached
+    assert prune(network(), IMAGE, "macs=0.5").speedup is None
+
+
+def test_a_busy_machine_is_noted() -> None:
+    class Busy(Machine):
+        jitter = 0.3
+
+    notes = prune(network(), IMAGE, "macs=0.5", latency=Busy()).notes
+    assert any("machine was busy" in note for note in notes)
