@@ -143,7 +143,10 @@ class Oracle:
         means = None
         if signal.means is not None:
             shifts = [0.0] * outputs if bias is None else bias.tolist()
-            means = [sum(row[c] * signal.means[c] for c in range(inputs)) + b for row, b in zip(sums, shifts, strict=True)]
+            means = [
+                sum(row[c] * signal.means[c] for c in range(inputs)) + b
+                for row, b in zip(sums, shifts, strict=True)
+            ]
         return Signal({name: written}, means)
 
     def batch_norm(self, name: str, signal: Signal) -> Signal:
@@ -165,3 +168,110 @@ class Oracle:
         layer = self.model.get_submodule(name)
         signal = signal.scaled(layer.weight.flatten(1).sum(1).tolist())
         return signal if layer.bias is None else signal.shifted(layer.bias)
+
+
+class Chain(nn.Module):
+    """Convolutions and norms in a row; the last two have no norm between them."""
+
+    def __init__(self, kernel: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.body = nn.Sequential()
+        for number, (inputs, outputs) in enumerate(((3, 4), (4, 6), (6, 5), (5, 3))):
+            self.body.append(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2))
+            if number < 2:
+                self.body.append(norm(outputs))
+            self.body.append(nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+    def walk(self, o: Oracle) -> None:
+        s = o.input(3)
+        for name, layer in self.body.named_children():
+            if isinstance(layer, nn.Conv2d):
+                s = o.mix(f"body.{name}", s)
+            elif isinstance(layer, nn.BatchNorm2d):
+                s = o.batch_norm(f"body.{name}", s)
+            elif isinstance(layer, nn.GroupNorm):
+                s = o.group_norm(f"body.{name}", s)
+            else:
+                s = s.through(relu_moments)
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        if inputs == outputs:
+            self.down = nn.Sequential()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + self.down(x)).relu()
+
+    def walk(self, o: Oracle, s: Signal, path: str) -> Signal:
+        y = o.batch_norm(f"{path}.bn1", o.mix(f"{path}.conv1", s)).through(relu_moments)
+        y = o.batch_norm(f"{path}.bn2", o.mix(f"{path}.conv2", y))
+        if len(self.down):
+            s = o.batch_norm(f"{path}.down.1", o.mix(f"{path}.down.0", s))
+        return (y + s).through(relu_moments)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.blocks = nn.Sequential(Block(4, 4, 1), Block(4, 6, 2), Block(6, 6, 1))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.bn(self.stem(x)).relu_()).mean((2, 3)))
+
+    def walk(self, o: Oracle) -> None:
+        s = o.batch_norm("bn", o.mix("stem", o.input(3))).through(relu_moments)
+        for number, block in enumerate(self.blocks):
+            s = block.walk(o, s, f"blocks.{number}")
+        o.mix("head", s)
+
+
+class Perceptron(nn.Module):
+    """LayerNorm, GELU and biases; a branch with a layer scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.LayerNorm(7), nn.GELU()
+        self.first, self.second = nn.Linear(6, 7), nn.Linear(7, 8)
+        self.third, self.last = nn.Linear(8, 7), nn.Linear(7, 4)
+        self.scale = nn.Parameter(Tensor(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.first(x)))
+        y = self.third(self.act(self.second(x)))
+        return self.last(self.act(x + y * self.scale))
+
+    def walk(self, o: Oracle) -> None:
+        s = o.group_norm("norm", o.mix("first", o.input(6))).through(gelu_moments)
+        y = o.mix("third", o.mix("second", s).through(gelu_moments))
+        o.mix("last", (s + y.scaled(self.scale.tolist())).through(gelu_moments))
+
+
+class Separable(nn.Module):
+    """A depthwise convolution with a norm behind it, and one with nothing but a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.bn1 = nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.dw1, self.bn2 = nn.Conv2d(6, 6, 1, groups=6, bias=False), nn.BatchNorm2d(6)
+        self.dw2, self.act = nn.Conv2d(6, 6, 1, groups=6), nn.ReLU6()
+        self.project, self.bn3, self.last = nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.bn2(self.dw1(self.act(self.bn1(self.expand(x))))))
+        return self.last(self.bn3(self.project(self.act(self.dw2(x)))))
+
+    def walk(self, o: Oracle) -> None:
+        s = o.batch_norm("bn1", o.mix("expand", o.input(3))).through(relu6_moments)
+        s = o.batch_norm("bn2", o.depthwise("dw1", s)).through(relu6_moments)
+        s = o.depthwise("dw2", s).through(relu6_moments)
+        o.mix("last", o.batch_norm("bn3", o.mix("project", s)))

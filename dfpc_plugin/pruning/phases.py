@@ -6,7 +6,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["Phases", "Progress"]
+from rich.progress import Progress as Bars
+from rich.progress import TaskID
+
+__all__ = ["Phases", "Progress", "shown"]
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and the share of that which is done, 0 to 1."""
@@ -38,3 +41,23 @@ class Phases:
     def _tell(self, name: str, share: float) -> None:
         if self._progress is not None:
             self._progress(name, share)
+
+
+@contextlib.contextmanager
+def shown(progress: Progress | bool | None) -> Iterator[Progress | None]:
+    """Yield whom to tell: a function of the user's, bars in the terminal for True, or nobody."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress:
+        yield None
+        return
+    with Bars(transient=True) as bars:
+        known: dict[str, TaskID] = {}
+
+        def tell(name: str, share: float) -> None:
+            if name not in known:
+                known[name] = bars.add_task(name, total=1.0)
+            bars.update(known[name], completed=share)
+
+        yield tell

@@ -17,7 +17,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel, LatencySettings
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
 from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
-from dfpc_plugin.pruning.phases import Phases, Progress
+from dfpc_plugin.pruning.phases import Phases, Progress, shown
 from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings
@@ -46,7 +46,7 @@ def prune(
     latency: LatencySettings | None = None,
     forward_fn: ForwardFunction | None = None,
     inplace: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> PruneResult:
     """Prune `model` to a target: channels go in the order of their saliency until every budget holds.
 
@@ -71,7 +71,7 @@ def prune(
         latency: How to measure latency; given, it is measured even where the target does not ask for it.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
         inplace: Prune `model` itself. If anything fails, it is as it was.
-        progress: Called with what is being done and the share of it that is done, 0 to 1.
+        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
 
     Returns:
         The pruned model with what was asked for, reached and removed.
@@ -92,8 +92,8 @@ def prune(
     )
     if wanted.measured or settings.per == "latency":
         latency = latency or LatencySettings()
-    phases = Phases(progress)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), shown(progress) as tell:
+        phases = Phases(tell)
         with phases("couplings"):
             own = model if inplace else copy.deepcopy(model)
             graph = build_graph(own, example_inputs, settings, forward_fn)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
+from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
@@ -140,11 +141,16 @@ def rescored_order(
         if enough(known.removed, len(steps) / total) or len(order) <= step:
             break
         candidates = candidates_of(scout, importance, settings)
-    return Order([_in_order(c, own) for c, own in zip(first, gone, strict=True)], torch.tensor(steps), settings.round_to)
+    couplings = {int(coupling.blocks[0, 0]): coupling for coupling in subject.graph.couplings}
+    candidates = [
+        _in_order(couplings[int(candidate.coupling.blocks[0, 0])], candidate, own)
+        for candidate, own in zip(first, gone, strict=True)
+    ]
+    return Order(candidates, torch.tensor(steps), settings.round_to)
 
 
-def _in_order(candidate: Candidate, gone: list[int]) -> Candidate:
-    """The same coupling with its units in the order they went, and the rest behind."""
+def _in_order(coupling: DataFlowCoupling, candidate: Candidate, gone: list[int]) -> Candidate:
+    """The same in the subject's own terms, with its units in the order they went, and the rest behind."""
     rest = [unit for unit in candidate.units.tolist() if unit not in set(gone)]
     units = torch.tensor([*gone, *rest], dtype=torch.long)
-    return Candidate(candidate.coupling, units, torch.arange(len(units)).double(), candidate.keep)
+    return Candidate(coupling, units, torch.arange(len(units)).double(), candidate.keep)

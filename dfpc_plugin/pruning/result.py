@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.latency import Latency
+from dfpc_plugin.pruning.table import result_table
 from dfpc_plugin.selection import Target
 
 __all__ = ["CouplingCut", "Figures", "PruneResult"]
@@ -101,8 +102,6 @@ class PruneResult:
 
     def __str__(self) -> str:
         """The table of what was asked for, reached, and lost."""
-        from dfpc_plugin.pruning.table import result_table
-
         return result_table(self)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dfpc_plugin.pruning.result import Figures, PruneResult
+if TYPE_CHECKING:
+    from dfpc_plugin.pruning.result import Figures, PruneResult
 
 __all__ = ["result_table"]
 
