@@ -11,24 +11,25 @@ from torch import nn
 
 from dfpc_plugin.errors import PrunerSettingError
 
-__all__ = ["ignored_modules"]
+__all__ = ["ignored_modules", "listed"]
 
 
-def ignored_modules(model: nn.Module, layers: Iterable[Any]) -> list[Any]:
+def ignored_modules(model: nn.Module, layers: Any) -> list[Any]:
     """Return the modules and parameters of `model` that `layers` stand for, with all modules inside of these.
 
     Args:
         model: The model.
-        layers: Modules, parameters, types of modules (every module of that type), names ("layer1.0.conv1", also of
+        layers: One or several of modules, parameters, types of modules (every module of that type), names ("layer1.0.conv1", also of
             parameters) or shell-style patterns ("*.attn.qkv").
 
     Raises:
         PrunerSettingError: Something is none of these, or a name or pattern fits nothing.
     """
     modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
-    named = {**dict(model.named_modules()), **dict(model.named_parameters())}
+    named: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    named.update(model.named_parameters(remove_duplicate=False))
     found: list[Any] = []
-    for layer in [layers] if isinstance(layers, str) else layers:
+    for layer in listed(layers):
         if isinstance(layer, str):
             found += _named(named, layer)
         elif isinstance(layer, type):
@@ -41,6 +42,14 @@ def ignored_modules(model: nn.Module, layers: Iterable[Any]) -> list[Any]:
                 f"module type of this model; pass the objects themselves, such as model.fc, or their names."
             )
     return [inner for layer in found for inner in (layer.modules() if isinstance(layer, nn.Module) else (layer,))]
+
+
+def listed(layers: Any) -> list[Any]:
+    """One layer, several, or none, as a list; a container of layers is one."""
+    if layers is None:
+        return []
+    single = isinstance(layers, str | type | nn.Module | nn.Parameter) or not isinstance(layers, Iterable)
+    return [layers] if single else list(layers)
 
 
 def _named(named: dict[str, Any], pattern: str) -> list[Any]:

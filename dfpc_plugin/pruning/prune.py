@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel, LatencySettings
@@ -23,7 +23,9 @@ from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.summary import summarise
+from dfpc_plugin.pruning.trial import copy_of, kept_state
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
+from dfpc_plugin.surgery import cut
 
 __all__ = ["prune"]
 
@@ -35,12 +37,12 @@ def prune(
     *,
     importance: Importance | None = None,
     evaluate: Evaluate | None = None,
-    per: Per | None = None,
+    per: Per = "channel",
     rescore: float | None = None,
     max_ratio: float = 0.9,
     min_channels: int = 2,
     round_to: int | None = None,
-    ignored_layers: Sequence[Any] | str = (),
+    ignored_layers: Any = (),
     coupled: bool = True,
     whole_heads: bool = False,
     latency: LatencySettings | None = None,
@@ -58,14 +60,14 @@ def prune(
         target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
         importance: Scores groups; any of Torch-Pruning's importances. `DFPCImportance()` by default.
         evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
-        per: What saliency is divided by before it is ranked: see `PruneSettings`. By default `latency` where the target
-            is about time, else `channel`.
+        per: What saliency is divided by before it is ranked: see `PruneSettings`.
         rescore: The share of the channels after which saliency is computed anew; None to compute it once.
         max_ratio: The share of its channels that any coupling may lose.
         min_channels: What every layer keeps at least.
         round_to: What the number of channels that are kept is a multiple of, where any go. By default 8 where the target
             is about time (say 1 to have any number), else any number.
-        ignored_layers: Layers whose outputs stay: modules, parameters, types of modules, names, or shell-style patterns.
+        ignored_layers: Layers whose outputs stay, one or several: modules, parameters, types of modules, names, or
+            shell-style patterns.
         coupled: Whether couplings that several layers write, such as residual streams, lose channels too.
         whole_heads: Attention loses whole heads rather than dimensions of all of them.
         latency: How to measure latency; given, it is measured even where the target does not ask for it.
@@ -87,7 +89,7 @@ def prune(
         raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
     by_default = round_to is None and wanted.measured
     settings = PruneSettings(
-        per or ("latency" if wanted.measured else "channel"), rescore, max_ratio, min_channels,
+        per, rescore, max_ratio, min_channels,
         8 if by_default else round_to, _by_name(model, ignored_layers), coupled, whole_heads,
     )
     if wanted.measured or settings.per == "latency":
@@ -95,12 +97,18 @@ def prune(
     with torch.random.fork_rng(devices=[]), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
-            own = model if inplace else copy.deepcopy(model)
-            graph = build_graph(own, example_inputs, settings, forward_fn)
+            graph = build_graph(copy_of(model), example_inputs, settings, forward_fn)
             subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
         scores = Scores(evaluate, phases)
         order, length, measured = _plan(subject, wanted, importance or DFPCImportance(), latency, scores, phases)
-        return summarise(subject, wanted, order, length, measured, latency, scores, phases, rounded_by_default=by_default)
+        uncut = kept_state(graph.coupling_map)
+        result = summarise(
+            subject, wanted, order, length, measured, latency, scores, phases, rounded_by_default=by_default
+        )
+    if not inplace:
+        return result
+    cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
+    return dataclasses.replace(result, model=model)
 
 
 def _plan(
@@ -165,9 +173,8 @@ def _length_for_score(subject: Subject, order: Order, target: Target, scores: Sc
     return length
 
 
-def _by_name(model: nn.Module, layers: Iterable[Any] | str) -> tuple[Any, ...]:
+def _by_name(model: nn.Module, layers: Any) -> tuple[Any, ...]:
     """Names in place of modules and parameters, which a copy of the model has under the same names."""
     names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
     names.update((id(parameter), name) for name, parameter in model.named_parameters())
-    given = [layers] if isinstance(layers, str) else layers
-    return tuple(names.get(id(layer), layer) for layer in given)
+    return tuple(names.get(id(layer), layer) for layer in listed(layers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Candidate, Order, by_saliency, by_saliency_per_cost, keep_at_least
 
 __all__ = ["Importance", "build_graph", "candidates_of", "order_of", "rescored_order"]
@@ -66,6 +66,7 @@ def _saliency_of(group: DataFlowGroup, importance: Importance) -> Tensor | None:
     saliency = importance(group)
     if saliency is None:
         return None
+    saliency = torch.as_tensor(saliency)
     count, name = len(group.units[0]), group.couplings[0].name
     if saliency.shape != (count,):
         raise PrunerSettingError(
@@ -116,7 +117,7 @@ def rescored_order(
         progress: Called with the share of the units that have gone.
     """
     settings = subject.settings
-    scout = build_graph(copy.deepcopy(subject.model), subject.inputs, settings, subject.forward_fn)
+    scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn)
     known = scout.coupling_map.channels
     first = candidates_of(scout, importance, settings)
     number_of = {int(candidate.coupling.blocks[0, 0]): number for number, candidate in enumerate(first)}
@@ -138,19 +139,25 @@ def rescored_order(
         steps += [numbers[position] for position in taken.tolist()]
         scout.prune_together(groups)
         progress(len(steps) / total)
-        if enough(known.removed, len(steps) / total) or len(order) <= step:
-            break
+        so_far = _order_of(subject, first, gone, steps)
+        share = sum(so_far.counts(len(so_far))) / total
+        if enough(so_far.removed(len(so_far), subject.channels.removed), share) or len(order) <= step:
+            return so_far
         candidates = candidates_of(scout, importance, settings)
+
+
+def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
+    """What has gone from a copy so far, in the subject's own terms."""
     couplings = {int(coupling.blocks[0, 0]): coupling for coupling in subject.graph.couplings}
     candidates = [
         _in_order(couplings[int(candidate.coupling.blocks[0, 0])], candidate, own)
         for candidate, own in zip(first, gone, strict=True)
     ]
-    return Order(candidates, torch.tensor(steps), settings.round_to)
+    return Order(candidates, torch.tensor(steps, dtype=torch.long), subject.settings.round_to)
 
 
 def _in_order(coupling: DataFlowCoupling, candidate: Candidate, gone: list[int]) -> Candidate:
-    """The same in the subject's own terms, with its units in the order they went, and the rest behind."""
-    rest = [unit for unit in candidate.units.tolist() if unit not in set(gone)]
-    units = torch.tensor([*gone, *rest], dtype=torch.long)
+    """A coupling with its units in the order they went, and the rest behind."""
+    taken = torch.tensor(gone, dtype=torch.long)
+    units = torch.cat([taken, candidate.units[~torch.isin(candidate.units, taken)]])
     return Candidate(coupling, units, torch.arange(len(units)).double(), candidate.keep)

@@ -48,7 +48,25 @@ def replay(
         CutError: The model has no such layers or outputs, or the indices are not all of what must go together; the
             model is as it was.
     """
-    couplings = map_couplings(model, example_inputs, forward_fn)
+    first: CutError | None = None
+    for whole_heads in (False, True):  # the record names outputs, which go in units of either kind
+        couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
+        try:
+            cut(model, couplings, _channels_of(couplings, removed))
+        except CutError as error:
+            first = first or error
+        else:
+            return model
+    assert first is not None
+    raise first
+
+
+def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -> Tensor:
+    """Numbers of the channels that a record names.
+
+    Raises:
+        CutError: It names what is not there, or not all of what must go together.
+    """
     axes = {axis.layer: axis for axis in couplings.channels.axes if axis.role == "feed-in"}
     gone = couplings.channels.removed.clone()
     for layer, indices in removed.items():
@@ -66,5 +84,4 @@ def replay(
                 f"The record does not name all that goes together: of '{layer}' {len(indices)} outputs would go, and it "
                 f"names {len(removed.get(layer, ()))}; it is of another model."
             )
-    cut(model, couplings, (gone & ~couplings.channels.removed).nonzero().squeeze(1))
-    return model
+    return (gone & ~couplings.channels.removed).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Copies of a model with some channels gone, to measure before the model itself is cut."""
+"""Copies of a model, to score and to measure before the model itself is cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ from torch import Tensor, nn
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.surgery import cut
 
-__all__ = ["pruned_copy"]
+__all__ = ["copy_of", "kept_state", "pruned_copy"]
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Copy a model with its gradients, which some importances score by."""
+    result = copy.deepcopy(model)
+    for own, other in zip(model.parameters(), result.parameters(), strict=True):
+        other.grad = None if own.grad is None else own.grad.clone()
+    return result
+
+
+def kept_state(couplings: CouplingMap) -> CouplingMap:
+    """What is known of a model now, which later cuts of that model do not change."""
+    known = couplings.channels
+    channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
+    return dataclasses.replace(couplings, channels=channels)
 
 
 def pruned_copy(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> nn.Module:
@@ -24,8 +39,6 @@ def pruned_copy(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> n
     Raises:
         CutError: The forward could not follow.
     """
-    known = couplings.channels
-    channels_of_copy = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
-    result = copy.deepcopy(model)
-    cut(result, dataclasses.replace(couplings, channels=channels_of_copy), channels)
+    result = copy_of(model)
+    cut(result, kept_state(couplings), channels)
     return result

@@ -99,7 +99,7 @@ class Target:
     def __str__(self) -> str:
         """As `parse` reads it."""
         given = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return ", ".join(f"{name}={value:g}" for name, value in given if value is not None)
+        return ", ".join(f"{name}={_spelled(value)}" for name, value in given if value is not None)
 
 
 _RANGES = {
@@ -114,6 +114,11 @@ _EXAMPLES = {
     "ratio": "ratio=0.3", "macs": "macs=0.5", "params": "params=0.5", "speedup": "speedup=1.5",
     "latency_ms": "latency_ms=4.2", "max_drop": "max_drop=2",
 }
+
+
+def _spelled(value: float) -> str:
+    """A number in as few digits as tell it from every other."""
+    return str(int(value)) if value == int(value) else repr(float(value))
 
 
 def _names() -> str:

@@ -78,3 +78,10 @@ def test_a_message_about_something_long_is_short():
     with pytest.raises(PrunerSettingError) as caught:
         ignored_modules(network(), [network()])
     assert len(str(caught.value)) < 280
+
+
+def test_a_single_layer_needs_no_list():
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 4))
+    assert ids(ignored_modules(model, model[0])) == ids(ignored_modules(model, [model[0]]))
+    assert ids(ignored_modules(model, nn.Linear)) == {id(model[0][0]), id(model[1])}
+    assert ignored_modules(model, None) == []
