@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 Moments = Callable[[float, float], tuple[float, float]]
@@ -38,7 +39,7 @@ def relu_moments(mean: float, variance: float) -> tuple[float, float]:
     if variance == 0:
         return max(mean, 0.0), 0.0
     _, first, second = _over(mean, math.sqrt(variance), 0.0)
-    return first, second - first**2
+    return first, max(second - first**2, 0.0)
 
 
 def relu6_moments(mean: float, variance: float) -> tuple[float, float]:
@@ -48,7 +49,7 @@ def relu6_moments(mean: float, variance: float) -> tuple[float, float]:
     deviation = math.sqrt(variance)
     low, high = _over(mean, deviation, 0.0), _over(mean, deviation, 6.0)
     first = low[1] - high[1] + 6 * high[0]
-    return first, low[2] - high[2] + 36 * high[0] - first**2
+    return first, max(low[2] - high[2] + 36 * high[0] - first**2, 0.0)
 
 
 def gelu_moments(mean: float, variance: float) -> tuple[float, float]:
@@ -89,7 +90,7 @@ class Signal:
 
     def brought_to(self, targets: Sequence[float], means: list[float]) -> Signal:
         """Channel c's variance to be targets[c]."""
-        return self.times([t / v for t, v in zip(targets, self.variances, strict=True)], means)
+        return self.times([t / v if v else 0.0 for t, v in zip(targets, self.variances, strict=True)], means)
 
     def through(self, moments: Moments) -> Signal:
         assert self.means is not None
@@ -168,6 +169,24 @@ class Oracle:
         layer = self.model.get_submodule(name)
         signal = signal.scaled(layer.weight.flatten(1).sum(1).tolist())
         return signal if layer.bias is None else signal.shifted(layer.bias)
+
+
+def by_hand(model):
+    oracle = Oracle(model)
+    model.walk(oracle)
+    return {name: torch.tensor(list(s.values()), dtype=torch.float64) for name, s in oracle.scores.items()}
+
+
+def filled(model, seed=0):
+    """Random weights, gammas of both signs, betas, biases and statistics; double precision, evaluation."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.double().eval().state_dict().items():
+            if name.endswith("running_var"):
+                value.uniform_(0.3, 2, generator=generator)
+            elif value.is_floating_point():
+                value.normal_(generator=generator)
+    return model
 
 
 class Chain(nn.Module):

@@ -74,20 +74,21 @@ def _handles(*functions: Callable[..., Any]) -> Callable[[_Handler], _Handler]:
 
 @_handles(F.batch_norm, torch.batch_norm)
 def _batch_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
-    """Beta and gamma^2: statistics are those of what arrives."""
+    """Beta and gamma^2: statistics are those of what arrives, so that they need not be looked at."""
+    before = given["input"].bound
     weight, bias = (_aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
     target = torch.ones((), dtype=variance.dtype, device=variance.device) if weight is None else weight.square()
     mean = torch.zeros_like(target) if bias is None else bias
-    return variance * _ratio(target, variance.detach()), mean
+    return before * _ratio(target, before.detach()), mean
 
 
 @_handles(*forms("layer_norm", "rms_norm"))
 def _layer_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """Beta, and gamma^2 v over the mean of v, which the norm divides by."""
-    before, weight, bias = (given.get(name) for name in ("input", "weight", "bias"))
-    level = before.bound.detach().mean(list(range(-len(given["normalized_shape"]), 0)), keepdim=True)
+    before, weight, bias = given["input"].bound, given.get("weight"), given.get("bias")
+    level = before.detach().mean(list(range(-len(given["normalized_shape"]), 0)), keepdim=True)
     mean = variance.new_zeros(()) if bias is None else bias.detach().to(variance.dtype)
-    return _normalised(before.bound, level, given, None if weight is None else weight.detach()), mean
+    return _normalised(before, level, given, None if weight is None else weight.detach()), mean
 
 
 @_handles(*forms("group_norm"))
@@ -138,7 +139,7 @@ def _convolution(given: Mapping[str, Any], variance: Tensor) -> Settled:
 def _add(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """Means add, the second one times alpha; its variance counts alpha^2 times."""
     alpha, other = given.get("alpha", 1), given.get("other")
-    if alpha != 1 and holds_data(other):
+    if alpha != 1 and isinstance(other, FlowTensor) and holds_data(other):
         variance = variance + (alpha**2 - abs(alpha)) * other.bound
     terms = [_term(value) for value in (given.get("input"), other)]
     if any(term is None for term in terms):
