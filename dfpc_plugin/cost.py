@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Axis, Channels
+from dfpc_plugin.labels.axes import squeezed, varying
 
 __all__ = ["Cost", "CostModel"]
 
@@ -122,8 +123,16 @@ class CostModel:
 def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
     """Multiply-accumulates of every call, per combination of channels."""
     for layer in channels.layers:
-        sizes = {name: n for which, names in layer.factors for name, n in zip(names, which.shape, strict=True)}
-        yield layer.factors, Cost(layer.macs // torch.Size(sizes.values()).numel(), 0)
+        factors = tuple(_factor(channels.numbers, labels, names) for labels, names in layer.work.factors)
+        sizes = {name: n for which, names in factors for name, n in zip(names, which.shape, strict=True)}
+        yield factors, Cost(layer.macs // torch.Size(sizes.values()).numel(), 0)
+
+
+def _factor(numbers: Tensor, labels: Tensor, names: Sequence[int]) -> Factor:
+    """Labels as channels, on the axes that they vary along."""
+    axes = varying(labels)
+    which = numbers[squeezed(labels)].reshape([labels.size(axis) for axis in axes])
+    return which, tuple(names[axis] for axis in axes)
 
 
 def _of_parameters(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:

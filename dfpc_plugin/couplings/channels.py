@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dfpc_plugin.labels import Attribute, AxisSize, LabelRun, Sized
 from dfpc_plugin.labels.sizes import Expression, leaves_of
+from dfpc_plugin.labels.table import Work
 
 __all__ = ["Axis", "Channels", "Layer", "Scale", "Size", "channels_of"]
 
@@ -65,12 +66,12 @@ class Layer:
     Attributes:
         channels: Everything it reads, writes or carries along.
         macs: Its multiply-accumulates before any cut.
-        factors: The channels that these are proportional to, with the names of their axes; see `labels.Work`.
+        work: What the pass has noted, in terms of labels.
     """
 
     channels: Tensor
     macs: int
-    factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Channels:
         leaves: Sizes read from shapes, in terms of channels.
         scales: Numbers that depend on widths and multiply what some rows of weights make.
         heads: Which channels are whole attention heads, `(channels,)`.
+        numbers: The channel of every label, `(labels,)`.
         parameters: Shapes of the model's parameters by path, before any cut.
         outputs: Shapes of the tensors that the model returns.
         values: What cuts have changed attributes of modules to.
@@ -114,6 +116,7 @@ class Channels:
     leaves: dict[AxisSize, Size]
     scales: list[Scale]
     heads: Tensor
+    numbers: Tensor
     parameters: dict[str, torch.Size]
     outputs: list[torch.Size]
     values: dict[Attribute, int] = field(default_factory=dict)
@@ -138,7 +141,7 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
         Layer(
             numbers[torch.cat([work.reads, work.writes, work.carried])],
             work.macs,
-            tuple((numbers[labels], names) for labels, names in work.factors),
+            work,
         )
         for work in run.work
     ]
@@ -152,7 +155,7 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
     whole = removed.clone()
     for rows in heads:
         whole[numbers[rows.row]] = True
-    return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole, run.parameters, run.outputs)
+    return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs)
 
 
 def _with_rows(run: LabelRun) -> Tensor:

@@ -117,11 +117,10 @@ class CallNotes:
 
 
 def _factors(tensor: Tensor, names: Sequence[int], but: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-    """Labels of every slot, on the axes it varies along, with their names; no slot that varies along the axis `but`."""
+    """Labels of every slot with the names of its axes; no slot that varies along the axis `but`."""
     for slot in tensor.slots if isinstance(tensor, LabelTensor) else ():
-        axes = varying(slot)
-        if but not in axes:
-            yield squeezed(slot).reshape([slot.size(axis) for axis in axes]), tuple(names[axis] for axis in axes)
+        if but is None or slot.size(but) == 1 or not slot.stride(but):
+            yield slot, tuple(names)
 
 
 def _along(tensor: Tensor, axis: int) -> Tensor:

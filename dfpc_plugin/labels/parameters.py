@@ -22,7 +22,10 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 """Layers whose vectors have an entry per output channel of their weight, and share its labels."""
 
-_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
+_TRACED = frozenset((int, tuple, list))
+_UNTRACED = frozenset(
+    ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
+)
 """What convolutions and pools keep about space, which no cut of channels changes."""
 
 
@@ -53,11 +56,10 @@ def labelled_state(run: LabelRun) -> Iterator[None]:
                             run.parameters[f"{prefix}{name}"] = tensor.shape
             attributes: dict[str, Any] = module.__dict__
             for name, value in list(attributes.items()):
-                if name in _GEOMETRY:
-                    continue
-                traced = _traced(value, path, name)
-                if traced is not value:
-                    replace(attributes, name, traced)
+                if type(value) in _TRACED and name not in _UNTRACED:
+                    traced = _traced(value, path, name)
+                    if traced is not value:
+                        replace(attributes, name, traced)
         yield
     finally:
         for table, name, value in reversed(saved):
@@ -112,7 +114,7 @@ def _traced(value: Any, module: str, name: str) -> Any:
     """Trace an integer, or those in a plain tuple or list; everything else is returned as it is."""
     if type(value) is int:
         return TracedInt(value, Attribute(module, name, value))
-    if type(value) in (tuple, list) and any(type(entry) is int for entry in value):
+    if any(type(entry) is int for entry in value):
         entries = [
             TracedInt(entry, Attribute(module, name, entry, position)) if type(entry) is int else entry
             for position, entry in enumerate(value)

@@ -109,8 +109,8 @@ class Work:
         writes: Labels of its outputs.
         carried: All labels of its operands.
         macs: Its multiply-accumulates.
-        factors: The labels that its multiply-accumulates are proportional to, each with the names of its axes: one
-            multiply-accumulate, or an equal number of them, for every combination of positions along all named axes.
+        factors: The labels that its multiply-accumulates are proportional to, each with the names of all of its axes: as
+            many for every combination of positions along the axes on which some labels vary.
     """
 
     reads: Tensor
@@ -188,19 +188,22 @@ class LabelTable:
         if not self._pairs:
             return torch.arange(self.count, device="cpu")
         first, second = (torch.cat(side) for side in zip(*self._pairs, strict=True))
-        real = (first != 0) & (second != 0) & (first != second)
+        apart = first != second
+        if not int(torch.minimum(first.min(), second.min())):
+            apart &= (first != 0) & (second != 0)
+        real = apart.nonzero().squeeze(1)
         return _smallest_connected(first[real], second[real], self.count)
 
 
 def _smallest_connected(first: Tensor, second: Tensor, count: int) -> Tensor:
     """The smallest node that each of `count` nodes is connected to, by edges between `first` and `second`."""
     parent = torch.arange(count, device="cpu")
-    while True:
-        one, other = parent[first], parent[second]
-        apart = one != other
-        if not apart.any():
-            return parent
-        first, second, one, other = first[apart], second[apart], one[apart], other[apart]
+    one, other = first, second
+    while len(one):
         parent.scatter_reduce_(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
         while not torch.equal(grand := parent[parent], parent):
             parent = grand
+        one, other = parent[first], parent[second]
+        apart = (one != other).nonzero().squeeze(1)
+        first, second, one, other = first[apart], second[apart], one[apart], other[apart]
+    return parent

@@ -121,16 +121,14 @@ class _Trial:
         known = self._couplings.channels
         channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
         trial = dataclasses.replace(self._couplings, channels=channels)
-        with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad(), _Shapes():
+        with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad():
             units = [_some(trial.couplings[number], number, channels.removed) for number in numbers]
             if units:
                 cut(self._model, trial, torch.cat(units))
             inputs = map_tensors(self._make, self._inputs)
-            if self._forward is not None:
-                output = self._forward(self._model, inputs)
-            else:
-                args, kwargs = as_call(inputs)
-                output = self._model(*args, **kwargs)
+            args, kwargs = as_call(inputs) if self._forward is None else ((), {})
+            with _Shapes():
+                output = self._model(*args, **kwargs) if self._forward is None else self._forward(self._model, inputs)
         return [tensor.shape for tensor in returned_tensors(output)]
 
 
