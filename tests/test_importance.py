@@ -144,8 +144,8 @@ def test_rankings_differ_as_documented():
     published, mean, relative = (DFPCImportance(r)(group) for r in ("published", "coupling-mean", "relative"))
     torch.testing.assert_close(mean, published / published.mean())
     assert not torch.allclose(relative / relative.mean(), mean)
-    assert DFPCImportance().ranking == "relative"
-    with pytest.raises(DFPCError, match="ranking must be one of relative, coupling-mean, published, not 'mean'"):
+    assert DFPCImportance().ranking == "expected"
+    with pytest.raises(DFPCError, match="must be one of expected, relative, coupling-mean, published, not 'mean'"):
         DFPCImportance("mean")
 
 

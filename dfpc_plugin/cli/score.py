@@ -28,7 +28,7 @@ class ScoreConfig:
     Attributes:
         model: A timm model, such as resnet50 or vit_base_patch16_224.augreg_in21k, or torchvision/NAME.
         pretrained: Load trained weights; without, scores are those of random weights.
-        ranking: As published, or relative: shares of every reading layer's total, in multiples of an equal share.
+        ranking: As published; relative: shares of every reading layer's total; expected: shares of its expected square.
         size: Height and width of the input in pixels, instead of what the model was made for.
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
         csv: Write one row per layer and channel as CSV to this file, or to the standard output (-).

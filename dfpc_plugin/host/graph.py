@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling, map_couplings, 
 from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host.checks import check_range
 from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.layout import Place, Side, request_layout_of
 from dfpc_plugin.host.places import Places
@@ -41,10 +43,12 @@ class DataFlowGraph(tp.DependencyGraph):
 
         Args:
             whole_heads: Attention loses whole heads rather than dimensions of all of them.
-            probe: Cut one unit of every coupling on trial, and protect what breaks the forward.
+            probe: Cut one unit of every coupling on trial at once, and protect what breaks the forward; otherwise, that
+                is done before the first cut, or by `probe`.
         """
         super().__init__()
-        self._whole_heads, self._probe = whole_heads, probe
+        self._whole_heads, self._at_once = whole_heads, probe
+        self._untried: Callable[[], object] | None = None
 
     @property
     def couplings(self) -> list[DataFlowCoupling]:
@@ -106,13 +110,21 @@ class DataFlowGraph(tp.DependencyGraph):
         self._param_to_name, self.unwrapped_parameters = self._detect_unwrapped_parameters(list(given or ()))
         self.verbose = verbose
         self.coupling_map = map_couplings(model, example_inputs, forward_fn, whole_heads=self._whole_heads)
-        if self._probe:
-            protect_what_breaks(model, example_inputs, self.coupling_map, forward_fn)
+        self._untried = functools.partial(protect_what_breaks, model, example_inputs, self.coupling_map, forward_fn)
+        if self._at_once:
+            self.probe()
         self._places = Places(self)
         self.module2node: dict[Any, Node] = self._places.nodes
         self._module2name.update((m, n.name) for m, n in self.module2node.items() if isinstance(m, nn.Parameter))
         self._number_units()
         return self
+
+    def probe(self) -> None:
+        """Try the couplings if that has not been done: see `surgery.protect_what_breaks`."""
+        if self._untried is not None:
+            self._untried()
+            self._untried = None
+            self.__dict__.pop("_share", None)
 
     def _number_units(self) -> None:
         """Remember the coupling and the unit that every channel belongs to."""
@@ -212,7 +224,7 @@ class DataFlowGraph(tp.DependencyGraph):
         """Units by number, counted over couplings."""
         left = [self.units_left(coupling) for coupling in function.couplings]
         total = sum(map(len, left))
-        _check_range(idxs, total, f"the coupling of '{function.couplings[0].name}'", "units")
+        check_range(idxs, total, f"the coupling of '{function.couplings[0].name}'", "units")
         chosen, start = [], 0
         for coupling, own in zip(function.couplings, left, strict=True):
             named = own[[i - start for i in idxs if start <= i < start + len(own)]]
@@ -227,7 +239,7 @@ class DataFlowGraph(tp.DependencyGraph):
         removed = self.coupling_map.channels.removed
         alive = root.axis.channels[~removed[root.axis.channels]]
         where = f"'{self.name_of(module)}'"
-        _check_range(idxs, len(alive), where, "inputs" if side == "in" else "outputs")
+        check_range(idxs, len(alive), where, "inputs" if side == "in" else "outputs")
         channels = alive[idxs]
         numbers = list(dict.fromkeys(self._coupling_of[channels].tolist()))
         for number in numbers:
@@ -246,13 +258,19 @@ class DataFlowGraph(tp.DependencyGraph):
         pairs = zip(group.couplings, group.units, strict=True)
         return all(len(own) < len(self.units_left(coupling)) for coupling, own in pairs)
 
+    def protection_of(self, coupling: DataFlowCoupling) -> str | None:
+        """Why a coupling must stay, as is known by now; None if it may go."""
+        return self.couplings[int(self._coupling_of[coupling.blocks[0, 0]])].protected
+
     def prune_together(self, groups: Sequence[DataFlowGroup], record_history: bool = True) -> None:
         """Remove several groups at once: all of them, or nothing at all.
 
         Raises:
-            GroupError: A group was made before a cut that took some of its channels, or would leave nothing.
+            GroupError: A group was made before a cut that took some of its channels, would leave nothing, or breaks the
+                forward on trial.
             CutError: The model's forward could not follow; the model is unchanged.
         """
+        self.probe()
         removed, entries = self.coupling_map.channels.removed.clone(), []
         for group in groups:
             group.check()
@@ -274,12 +292,3 @@ class DataFlowGraph(tp.DependencyGraph):
             function = pruner.prune_out_channels if is_out else pruner.prune_in_channels
             self.get_pruning_group(module, function, idxs).prune(record_history=False)
             self._pruning_history.append([name, is_out, list(idxs)])
-
-
-def _check_range(idxs: list[int], count: int, where: str, kind: str) -> None:
-    """Raise on indices that are not there."""
-    if not idxs:
-        raise GroupError(f"No {kind} of {where} were named; name at least one.")
-    wrong = [i for i in idxs if not 0 <= i < count]
-    if wrong:
-        raise GroupError(f"{where} has {count} {kind}, and index {wrong[0]} is none of them; count from 0.")

@@ -98,6 +98,9 @@ class DataFlowGroup(tp.Group):
                 f"get a new group from the graph."
             )
         for coupling, own in zip(self.couplings, self.units, strict=True):
+            reason = self._DG.protection_of(coupling)
+            if reason is not None:
+                raise GroupError(f"The coupling of '{coupling.name}' must stay: it {reason}. Leave it out.")
             if len(own) and len(units_left(coupling, removed)) <= len(own):
                 raise GroupError(
                     f"Cutting {len(own)} units would leave nothing of the coupling of '{coupling.name}'; keep one."

@@ -18,6 +18,7 @@ from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, countable
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
@@ -102,20 +103,20 @@ class DFPCPruner(tp.pruner.BasePruner):
             DFPCError: As `find_couplings` raises.
         """
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
-        self._target = None if target is None else _countable(Target.parse(target))
+        self._target = None if target is None else countable(Target.parse(target))
         if target is not None and (pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads):
             raise PrunerSettingError("A target is for one ranking of everything; leave out ratios by layer, isomorphic and heads.")
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into what it is given
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
-        _check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
-        _check_ratio("max_pruning_ratio", max_pruning_ratio)
-        _check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
+        check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
+        check_ratio("max_pruning_ratio", max_pruning_ratio)
+        check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
         if round_to is not None and round_to < 1:
             raise PrunerSettingError(f"round_to={round_to} is no number of channels; give 1 or more, or None.")
-        _check_ratio("head_pruning_ratio", head_pruning_ratio)
-        _check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
-        graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads)
+        check_ratio("head_pruning_ratio", head_pruning_ratio)
+        check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
+        graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads, probe=False)
         _with_graph(base_pruner.BasePruner.__init__, graph)(self, **arguments)
         if not isinstance(self.DG, DataFlowGraph):
             raise DFPCError("This version of Torch-Pruning builds its graph in another way; install torch-pruning 1.6.")
@@ -130,7 +131,8 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     @property
     def couplings(self) -> list[DataFlowCoupling]:
-        """All couplings of the model, those that must not be pruned included."""
+        """All couplings of the model, those that must not be pruned included; they are tried now at the latest."""
+        self.DG.probe()
         return self.DG.couplings
 
     def step(self, interactive: bool = False) -> Iterator[DataFlowGroup] | None:
@@ -162,7 +164,8 @@ class DFPCPruner(tp.pruner.BasePruner):
         if not isinstance(pruning_ratios_or_idxs, float):
             self.DG.get_pruning_group(layer, pruning_fn, pruning_ratios_or_idxs).prune()
             return
-        _check_ratio("pruning_ratios_or_idxs", pruning_ratios_or_idxs)
+        check_ratio("pruning_ratios_or_idxs", pruning_ratios_or_idxs)
+        self.DG.probe()
         count = self.DG.count_channels(layer, pruning_fn)
         group = self.DG.get_pruning_group(layer, pruning_fn, range(count))
         scores = self.estimate_importance(group)
@@ -188,6 +191,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         if self.current_step > self.iterative_steps:
             warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=3)
             return
+        self.DG.probe()
         scopes: dict[Any, tuple[float, list[Candidate]]] = {}
         with unchanged(self.DG):
             ranked = list(self._candidates())
@@ -244,49 +248,6 @@ class DFPCPruner(tp.pruner.BasePruner):
             is_out = self.DG.is_out_channel_pruning_fn
             return tuple((item.dep.target.module_class, is_out(item.dep.handler)) for item in group.items), ratio
         return ("all" if self.global_pruning else own), ratio
-
-
-def _countable(target: Target) -> Target:
-    """Raise unless a pruner can tell by itself whether it is there."""
-    if target.measured or target.max_drop is not None:
-        raise PrunerSettingError(
-            f"The target {target} has to be measured, which a pruner does not; use dfpc_plugin.prune, or a target of "
-            f"ratio, macs or params."
-        )
-    return target
-
-
-def _check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Module, float] | None) -> None:
-    """Raise on settings about heads that contradict each other, or would have no effect."""
-    if heads and dims:
-        raise PrunerSettingError(
-            "prune_num_heads and prune_head_dims are both set, but a unit is a whole head or a dimension of all heads; "
-            "set prune_head_dims=False, or use one pruner after the other."
-        )
-    if ratio and not heads:
-        raise PrunerSettingError(
-            f"head_pruning_ratio={ratio} has no effect on its own; set prune_num_heads=True, prune_head_dims=False."
-        )
-    if by_layer:
-        raise PrunerSettingError("head_pruning_ratio_dict is not supported; give ratios by layer in pruning_ratio_dict.")
-
-
-def _check_modules(model: nn.Module, keys: Iterable[Any]) -> None:
-    """Raise unless every key of a dictionary of ratios is a module of the model, or a tuple of such."""
-    modules = set(model.modules())
-    for key in keys:
-        for layer in key if isinstance(key, tuple) else (key,):
-            if layer not in modules:
-                raise PrunerSettingError(
-                    f"pruning_ratio_dict has the key {str(layer)[:60]!r}, which is no module of this model; "
-                    f"pass modules or tuples of modules, such as {{model.layer3: 0.5}}."
-                )
-
-
-def _check_ratio(name: str, value: float) -> None:
-    """Raise unless a ratio lies between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise PrunerSettingError(f"{name}={value} is no share of the channels; give a number from 0 to 1.")
 
 
 def _why_nothing(graph: DataFlowGraph) -> str:

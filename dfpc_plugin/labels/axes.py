@@ -14,8 +14,8 @@ __all__ = ["canonical", "inner_axis", "squeezed", "varying"]
 
 def varying(labels: Tensor) -> tuple[int, ...]:
     """Axes along which canonical `labels` differ."""
-    steps = zip(labels.shape, labels.stride(), strict=True)
-    return tuple(axis for axis, (size, step) in enumerate(steps) if size > 1 and step)
+    sizes = labels.shape
+    return tuple([axis for axis, step in enumerate(labels.stride()) if step and sizes[axis] > 1])
 
 
 def squeezed(labels: Tensor) -> Tensor:

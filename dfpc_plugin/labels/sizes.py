@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
-    "Attribute", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "leaves_of",
+    "Attribute", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "is_linear",
+    "leaves_of",
 ]
 
 
@@ -92,6 +93,16 @@ def leaves_of(expression: Expression) -> Iterator[Any]:
 def attributes_of(expression: Expression) -> list[Attribute]:
     """List the attributes in an expression."""
     return [leaf for leaf in leaves_of(expression) if isinstance(leaf, Attribute)]
+
+
+def is_linear(expression: Expression) -> bool:
+    """Tell whether an expression holds nothing but sums, differences and multiples."""
+    if not isinstance(expression, Operation):
+        return True
+    if expression.function is operator.mul and len(list(leaves_of(expression))) > 1:
+        return False
+    linear = expression.function in (operator.add, operator.sub, operator.neg, operator.mul)
+    return linear and all(is_linear(operand) for operand in expression.operands)
 
 
 def _traced(function: Callable[..., int], *, reflected: bool = False) -> Callable[..., Any]:

@@ -44,7 +44,7 @@ def score_model(
     Args:
         name: A timm name, or `torchvision/NAME`.
         pretrained: Load trained weights; otherwise scores are those of random ones.
-        ranking: `published` or `relative`, as for `bgsc`.
+        ranking: `published`, `relative` or `expected`, as for `bgsc`.
         size: Height and width of the input in pixels, instead of the model's own.
 
     Raises:

@@ -44,8 +44,8 @@ class Ordered:
 def test_arguments_are_those_of_torch_pruning():
     theirs = inspect.signature(tp.pruner.BasePruner.__init__).parameters
     ours = inspect.signature(DFPCPruner.__init__).parameters
-    assert list(ours) == list(theirs)
-    for name in ours:
+    assert list(ours) == [*theirs, "target"] and ours["target"].kind is inspect.Parameter.KEYWORD_ONLY
+    for name in theirs:
         if isinstance(theirs[name].default, dict):  # one dictionary for all of its pruners, which they write into
             assert ours[name].default is None
         elif name != "root_module_types":

@@ -1,0 +1,65 @@
+"""Whether what a user asks of a pruner or a graph can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.errors import GroupError, PrunerSettingError
+from dfpc_plugin.selection import Target
+
+__all__ = ["check_heads", "check_modules", "check_range", "check_ratio", "countable"]
+
+
+def countable(target: Target) -> Target:
+    """Raise unless a pruner can tell by itself whether it is there."""
+    if target.measured or target.max_drop is not None:
+        raise PrunerSettingError(
+            f"The target {target} has to be measured, which a pruner does not; use dfpc_plugin.prune, or a target of "
+            f"ratio, macs or params."
+        )
+    return target
+
+
+def check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Module, float] | None) -> None:
+    """Raise on settings about heads that contradict each other, or would have no effect."""
+    if heads and dims:
+        raise PrunerSettingError(
+            "prune_num_heads and prune_head_dims are both set, but a unit is a whole head or a dimension of all heads; "
+            "set prune_head_dims=False, or use one pruner after the other."
+        )
+    if ratio and not heads:
+        raise PrunerSettingError(
+            f"head_pruning_ratio={ratio} has no effect on its own; set prune_num_heads=True, prune_head_dims=False."
+        )
+    if by_layer:
+        raise PrunerSettingError("head_pruning_ratio_dict is not supported; give ratios by layer in pruning_ratio_dict.")
+
+
+def check_modules(model: nn.Module, keys: Iterable[Any]) -> None:
+    """Raise unless every key of a dictionary of ratios is a module of the model, or a tuple of such."""
+    modules = set(model.modules())
+    for key in keys:
+        for layer in key if isinstance(key, tuple) else (key,):
+            if layer not in modules:
+                raise PrunerSettingError(
+                    f"pruning_ratio_dict has the key {str(layer)[:60]!r}, which is no module of this model; "
+                    f"pass modules or tuples of modules, such as {{model.layer3: 0.5}}."
+                )
+
+
+def check_ratio(name: str, value: float) -> None:
+    """Raise unless a ratio lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise PrunerSettingError(f"{name}={value} is no share of the channels; give a number from 0 to 1.")
+
+
+def check_range(idxs: list[int], count: int, where: str, kind: str) -> None:
+    """Raise on indices that are not there."""
+    if not idxs:
+        raise GroupError(f"No {kind} of {where} were named; name at least one.")
+    wrong = [i for i in idxs if not 0 <= i < count]
+    if wrong:
+        raise GroupError(f"{where} has {count} {kind}, and index {wrong[0]} is none of them; count from 0.")
