@@ -6,6 +6,7 @@ pass has noted is kept here in terms of channels; what a cut removes is marked, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -137,18 +138,13 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
     reasons = _reasons(run, numbers)
     leaves: dict[AxisSize, Size] = {}
     sizes = [_size(entry, numbers, leaves) for entry in table.sizes]
-    layers = [
-        Layer(
-            numbers[torch.cat([work.reads, work.writes, work.carried])],
-            work.macs,
-            work,
-        )
-        for work in run.work
-    ]
+    touched = _numbered(numbers, [torch.cat([work.reads, work.writes, work.carried]) for work in run.work])
+    layers = [Layer(channels, work.macs, work) for channels, work in zip(touched, run.work, strict=True)]
     roles = _roles(run)
+    held = _numbered(numbers, [owner.labels for owner in table.owners])
     axes = [
-        Axis(owner.tensor, owner.dim, owner.groups, numbers[owner.labels], roles.get(position, "transform"))
-        for position, owner in enumerate(table.owners)
+        Axis(owner.tensor, owner.dim, owner.groups, channels, roles.get(position, "transform"))
+        for position, (owner, channels) in enumerate(zip(table.owners, held, strict=True))
     ]
     scales = _scales(run, numbers, leaves)
     removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool, device="cpu")
@@ -156,6 +152,11 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
     for rows in heads:
         whole[numbers[rows.row]] = True
     return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs)
+
+
+def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
+    """Channels in place of labels."""
+    return numbers[torch.cat(labels)].split([len(some) for some in labels]) if labels else []
 
 
 def _with_rows(run: LabelRun) -> Tensor:

@@ -52,7 +52,7 @@ def convolution(
         Axis.of_convolution(s, k, step, d, *side)
         for s, k, step, d, side in zip(size, kernel, steps, dilations, sides, strict=True)
     ]
-    per_output = _arriving(flow, weight, input, axes, groups).sum(1)
+    per_output = _row_sums(flow, weight, input, axes, groups)
     per_input = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     if all(k == 1 and side == (0, 0) for k, side in zip(kernel, sides, strict=True)):
         seen = _every(input, steps)
@@ -94,7 +94,7 @@ def transposed_convolution(
             strict=True,
         )
     ]
-    arriving = _arriving(flow, weight.transpose(0, 1), input, axes, 1).transpose(0, 1)
+    arriving = weight * _variances(input, axes).view(-1, *(1,) * (axes + 1)) if flow.expected else weight
     per_output = arriving.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     flow.read(name, (input * spread(weight.sum(1), geometry, over="outputs")).sum())
     leaf = flow.write(name, spread(per_output, geometry, over="inputs"), channel_dim=0)
@@ -144,18 +144,25 @@ def read_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) ->
 
 def write_linear(flow: LayerContext, name: str, weight: Tensor, input: Tensor, leading: Sequence[int]) -> Tensor:
     """Write the row sums of the absolute matrix `weight (C_out, C_in)`, applied to `input`, to `(*leading, C_out)`."""
-    rows = _arriving(flow, weight, input, 0, 1).sum(1)
+    rows = _row_sums(flow, weight, input, 0, 1)
     return flow.write(name, rows, channel_dim=0).expand(*leading, weight.shape[0])
 
 
-def _arriving(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:
-    """`weight (C_out, C_in / groups, ...)` times what arrives: ones, or the variances of `input` by channel."""
+def _row_sums(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:
+    """Sum `weight (groups * C_out, C_in, ...)` over what arrives: ones, or the variances of `input` by channel."""
     if not flow.expected:
-        return weight
+        return weight.sum(1)
+    variances = _variances(input, axes)
+    if groups == 1:
+        return torch.tensordot(weight, variances, dims=([1], [0]))
+    by_group = variances.view(groups, 1, -1, *(1,) * axes)
+    return (weight.unflatten(0, (groups, -1)) * by_group).sum(2).flatten(0, 1)
+
+
+def _variances(input: Tensor, axes: int) -> Tensor:
+    """Average the variances of `(..., C, *axes)` by channel."""
     channel = input.dim() - axes - 1
-    variances = input.detach().mean([dim for dim in range(input.dim()) if dim != channel])
-    by_group = variances.view(groups, 1, -1, *(1,) * (weight.dim() - 2))
-    return (weight.unflatten(0, (groups, -1)) * by_group).flatten(0, 1)
+    return input.detach().mean([dim for dim in range(input.dim()) if dim != channel])
 
 
 def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -> Tensor:
