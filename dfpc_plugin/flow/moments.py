@@ -82,13 +82,19 @@ def _batch_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     return before * _ratio(target, before.detach()), mean
 
 
-@_handles(*forms("layer_norm", "rms_norm"))
+@_handles(*forms("layer_norm"))
 def _layer_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
     """Beta, and gamma^2 v over the mean of v, which the norm divides by."""
     before, weight, bias = given["input"].bound, given.get("weight"), given.get("bias")
     level = before.detach().mean(list(range(-len(given["normalized_shape"]), 0)), keepdim=True)
     mean = variance.new_zeros(()) if bias is None else bias.detach().to(variance.dtype)
     return _normalised(before, level, given, None if weight is None else weight.detach()), mean
+
+
+@_handles(*forms("rms_norm"))
+def _rms_norm(given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """As a layer norm, with a mean that is not known: it does not centre."""
+    return _layer_norm(given, variance)[0], None
 
 
 @_handles(*forms("group_norm"))

@@ -209,6 +209,8 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     def _to_target(self, candidates: list[Candidate], target: Target) -> Iterator[DataFlowGroup]:
         """Yield what to cut to be as far as this step should be."""
+        if not candidates:
+            raise NothingToPruneError(_why_nothing(self.DG))
         removed = self.DG.coupling_map.channels.removed
         left = sum(len(candidate.units) for candidate in candidates)
         gone = self._scope_initial_channels.setdefault("all", left) - left

@@ -169,16 +169,17 @@ def _full_width(side: Tensor | int) -> int:
 
 def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tuple[int, ...], int, int]]:
     """Layers that a forward calls: path, module, shape of the input, number of calls, entries of the output."""
-    found: dict[str, tuple[str, Any, tuple[int, ...], int, int]] = {}
+    found: dict[tuple[str, tuple[int, ...]], tuple[str, Any, tuple[int, ...], int, int]] = {}
     handles = []
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
 
-            def note(module: Any, args: Any, output: Tensor, path: str = path) -> None:
-                count = found[path][3] if path in found else 0
-                found[path] = (path, module, tuple(args[0].shape), count + 1, output.numel())
+            def note(module: Any, args: Any, named: Any, output: Tensor, path: str = path) -> None:
+                shape = tuple((args[0] if args else named["input"]).shape)
+                count = found[path, shape][3] if (path, shape) in found else 0
+                found[path, shape] = (path, module, shape, count + 1, output.numel())
 
-            handles.append(module.register_forward_hook(note))
+            handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
         args, kwargs = as_call(inputs)
         model(*args, **kwargs)

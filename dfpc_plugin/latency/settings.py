@@ -21,7 +21,8 @@ class LatencySettings:
 
     Attributes:
         threads: CPU threads; None for as many as PyTorch uses now.
-        batch_size: Inputs at a time: the first of the example inputs, repeated; None for the example inputs as they are.
+        batch_size: Inputs at a time: the first along axis zero of every tensor, repeated; None for the example inputs as
+            they are.
         min_run_time: Seconds to spend on each model, at least.
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
@@ -55,7 +56,7 @@ class LatencySettings:
         return measure_latency(
             models,
             self.batched(example_inputs),
-            threads=self.threads or torch.get_num_threads(),
+            threads=torch.get_num_threads() if self.threads is None else self.threads,
             min_run_time=self.min_run_time,
             warmup=self.warmup,
             forwards=self.forwards,

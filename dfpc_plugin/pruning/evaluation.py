@@ -30,7 +30,7 @@ class Scores:
         self.known: dict[str, float] = {}
 
     def of(self, name: str, model: nn.Module) -> float:
-        """Score a model, which is as it was afterwards, and remember it by a name.
+        """Score a copy that is for nothing else, and remember its score by a name.
 
         Raises:
             TargetError: `evaluate` returned no number.
@@ -47,12 +47,12 @@ class Scores:
         self.known[name] = score
         return score
 
-    def both(self, before: nn.Module, after: Callable[[], nn.Module]) -> tuple[float | None, float | None]:
+    def both(self, before: Callable[[], nn.Module], after: Callable[[], nn.Module]) -> tuple[float | None, float | None]:
         """The scores before and after, those that are not known yet computed now; None without `evaluate`."""
         if self._evaluate is None:
             return None, None
         if "before" not in self.known:
-            self.of("before", before)
+            self.of("before", before())
         if "after" not in self.known:
             self.of("after", after())
         return self.known["before"], self.known["after"]

@@ -61,7 +61,8 @@ def length_for_latency(
     def predict(length: int) -> float:
         return predictor.seconds(order.removed(length, subject.channels.removed))
 
-    longer = dataclasses.replace(settings, min_run_time=2 * settings.min_run_time)
+    forwards = None if settings.forwards is None else 2 * settings.forwards
+    longer = dataclasses.replace(settings, min_run_time=2 * settings.min_run_time, forwards=forwards)
     tried: dict[int, Measured] = {}
     bracket = _Bracket(predict(0))
     low, high = least, len(order)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
+from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.importance import DFPCImportance
@@ -94,6 +95,11 @@ def prune(
     )
     if wanted.measured or settings.per == "latency":
         latency = latency or LatencySettings()
+    if latency is not None and forward_fn is not None:
+        raise PrunerSettingError(
+            "Latency is measured by calling the model, which a forward_fn is there to avoid; wrap the model in a module "
+            "that calls it so, or ask for a target that is counted."
+        )
     with torch.random.fork_rng(devices=[]), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
@@ -156,7 +162,7 @@ def _length_for_score(subject: Subject, order: Order, target: Target, scores: Sc
         TargetError: It does not.
     """
     assert target.max_drop is not None
-    base = scores.of("before", subject.model)
+    base = scores.of("before", copy_of(subject.model))
 
     def score_of(steps: int) -> float:
         return scores.of("after", subject.copy_without(order.channels(steps)))

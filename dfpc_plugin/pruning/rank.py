@@ -31,7 +31,7 @@ Importance = Callable[[Any], Tensor | None]
 def build_graph(
     model: nn.Module, example_inputs: ExampleInputs, settings: PruneSettings, forward_fn: ForwardFunction | None
 ) -> DataFlowGraph:
-    """Find the couplings of `model`, and note which layers are left alone."""
+    """Find the couplings of `model`."""
     graph = DataFlowGraph(whole_heads=settings.whole_heads)
     return graph.build_dependency(model, example_inputs, forward_fn=forward_fn)
 
@@ -97,7 +97,10 @@ def order_of(
         "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
         "latency": lambda gone, channels: 0.0 if latency is None else latency.saving(gone, channels),
     }
-    return by_saliency_per_cost(candidates, prices[settings.per], costs, removed, settings.round_to)
+    together = 8 if settings.per == "latency" else 1
+    return by_saliency_per_cost(
+        candidates, prices[settings.per], costs, removed, settings.round_to, together=together
+    )
 
 
 def rescored_order(

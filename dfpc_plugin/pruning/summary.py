@@ -13,6 +13,7 @@ from dfpc_plugin.pruning.phases import Phases
 from dfpc_plugin.pruning.replay import removed_outputs
 from dfpc_plugin.pruning.result import CouplingCut, Figures, PruneResult
 from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Order, Target
 
 __all__ = ["summarise"]
@@ -43,7 +44,7 @@ def summarise(
             pair = {"before": subject.model, "after": subject.copy_without(channels)}
             found = latency.measure(pair, subject.inputs, tell)
         measured = Measured(length, found["before"], found["after"])
-    before, after = scores.both(subject.model, lambda: subject.copy_without(channels))
+    before, after = scores.both(lambda: copy_of(subject.model), lambda: subject.copy_without(channels))
     couplings = tuple(
         CouplingCut(c.coupling.name, c.coupling.feed_in, len(c.units), len(c.units) - count)
         for c, count in zip(order.candidates, counts, strict=True)

@@ -68,6 +68,8 @@ def by_saliency(candidates: Sequence[Candidate], round_to: int | None = None) ->
 
     What a candidate must keep is never removed; units of others go instead.
     """
+    if not candidates:
+        return Order(candidates, torch.zeros(0, dtype=torch.long, device="cpu"), round_to)
     lengths = torch.tensor([candidate.free for candidate in candidates], device="cpu")
     owner = torch.arange(len(candidates), device="cpu").repeat_interleave(lengths)
     saliency = torch.cat([candidate.saliency[: candidate.free] for candidate in candidates])
@@ -75,7 +77,13 @@ def by_saliency(candidates: Sequence[Candidate], round_to: int | None = None) ->
 
 
 def by_saliency_per_cost(
-    candidates: Sequence[Candidate], price: Price, costs: CostModel, removed: Tensor, round_to: int | None = None
+    candidates: Sequence[Candidate],
+    price: Price,
+    costs: CostModel,
+    removed: Tensor,
+    round_to: int | None = None,
+    *,
+    together: int = 1,
 ) -> Order:
     """Remove first what loses the least saliency for what it saves.
 
@@ -88,6 +96,7 @@ def by_saliency_per_cost(
         costs: Tells which couplings have to do with each other.
         removed: Channels that are gone already, `(channels,)` of bool.
         round_to: What every coupling keeps a multiple of.
+        together: How many units are priced at once, where a single one may save nothing: hardware works in vectors.
     """
     lost, removed = [0] * len(candidates), removed.clone()
     terms = [costs.neighbours(candidate.coupling.blocks[:, 0]) for candidate in candidates]
@@ -99,7 +108,8 @@ def by_saliency_per_cost(
         for number in stale:
             candidate = candidates[number]
             if lost[number] < candidate.free:
-                prices[number] = max(price(removed, candidate.channels(1, lost[number])), 1e-12)
+                count = min(together, candidate.free - lost[number])
+                prices[number] = max(price(removed, candidate.channels(count, lost[number])) / count, 1e-12)
         chosen = _cheapest(candidates, lost, prices, max(1, total // _ROUNDS))
         steps.append(chosen)
         changed = {}

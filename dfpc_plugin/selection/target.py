@@ -20,7 +20,8 @@ class Target:
     """Budgets that hold together; those that are None do not matter.
 
     Attributes:
-        ratio: Share of the channels to remove: 0.3 removes 30 % of those that may go.
+        ratio: Share of the channels to remove: 0.3 removes 30 % of those of all couplings that can be pruned, what limits
+            keep included.
         macs: Share of the multiply-accumulates to keep: 0.5 halves them.
         params: Share of the parameters to keep.
         speedup: How many times faster than before, measured: 1.5.
