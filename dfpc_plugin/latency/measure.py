@@ -123,14 +123,14 @@ def measure_latency(
         raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
     args, kwargs = as_call(inputs)
     timer = timer_class()
-    called = {name: torch.compile(model) if compiled else model for name, model in models.items()}
-    timers = {
-        name: timer("run()", globals={"run": lambda m=model: m(*args, **kwargs)}, num_threads=threads)
-        for name, model in called.items()
-    }
     with contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
+        called = {name: torch.compile(model) if compiled else model for name, model in models.items()}
+        timers = {
+            name: timer("run()", globals={"run": lambda m=model: m(*args, **kwargs)}, num_threads=threads)
+            for name, model in called.items()
+        }
         stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
         single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
         return _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
