@@ -15,6 +15,8 @@ from dfpc_plugin.host import DataFlowGraph, DFPCPruner
 from dfpc_plugin.importance import DFPCImportance, ImportanceRanking
 from dfpc_plugin.latency import Latency, LatencySettings, measure_latency
 from dfpc_plugin.pruning import PruneResult, prune, replay
+from dfpc_plugin.repaired_importance import RepairedImportance
+from dfpc_plugin.repairing import RepairResult, RepairSettings, repair
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 from dfpc_plugin.selection import Target
 
@@ -34,6 +36,9 @@ __all__ = [
     "MissingOperator",
     "PruneResult",
     "Ranking",
+    "RepairResult",
+    "RepairSettings",
+    "RepairedImportance",
     "Saliency",
     "Target",
     "bgsc",
@@ -42,6 +47,7 @@ __all__ = [
     "missing_operators",
     "prune",
     "registered_rules",
+    "repair",
     "replay",
     "rule",
     "rule_scope",

@@ -20,6 +20,7 @@ __all__ = [
     "NonFiniteWeightError",
     "NothingToPruneError",
     "PrunerSettingError",
+    "RepairError",
     "RuleError",
     "UnknownModelError",
     "UnsupportedOperatorError",
@@ -151,3 +152,7 @@ class NothingToPruneError(DFPCError):
 
 class PrunerSettingError(DFPCError, ValueError):
     """A pruner was given a setting that it cannot follow."""
+
+
+class RepairError(DFPCError):
+    """A pruned model cannot be repaired in the way that was asked for; it is as it was."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch_pruning as tp
@@ -16,13 +16,14 @@ from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 from dfpc_plugin.state import ModelState
 from dfpc_plugin.tracing import TracedCall, traced_call
 
-__all__ = ["DFPCImportance", "ImportanceRanking", "unchanged"]
+__all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "name_of", "remembered", "unchanged"]
 
 ImportanceRanking = Literal["expected", "relative", "coupling-mean", "published"]
 """How channels of different couplings are compared; see `DFPCImportance`."""
 
 
 _CHECKED = "_dfpc_checked"
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -36,6 +37,50 @@ def unchanged(graph: tp.DependencyGraph) -> Iterator[None]:
         graph.__dict__.pop(_CHECKED)
         if before is not None:
             graph.__dict__[_CHECKED] = before
+
+
+def remembered(graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, compute: Callable[[], T]) -> tuple[ModelState, T]:
+    """Return what `compute` says of the model of `graph` as it is, with the record of what it was computed for.
+
+    It is kept with the graph, so that it lives as long as that does and no longer, and computed again when the model has
+    changed.
+
+    Args:
+        graph: A graph.
+        key: Tells it from other things that are kept there.
+        group: The group that it is wanted for; layers of others are not looked at closely.
+        compute: Computes it.
+    """
+    kept: dict[Any, tuple[ModelState, T]] = graph.__dict__.setdefault("_dfpc_scores", {})
+    checked: set[Any] | None = graph.__dict__.get(_CHECKED)
+    if checked is not None and key in checked:
+        return kept[key]
+    members = {item.dep.target.module for item in group.items}
+    if key not in kept or not kept[key][0].holds_for(
+        module for module in kept[key][0].names if checked is not None or module in members
+    ):
+        state = ModelState(graph.model)
+        kept[key] = state, compute()
+    if checked is not None:
+        checked.add(key)
+    return kept[key]
+
+
+def call_of(graph: tp.DependencyGraph, example_inputs: ExampleInputs | None) -> TracedCall:
+    """How to call the model of `graph`: on `example_inputs`, else as its pruner was told.
+
+    Raises:
+        ExampleInputsError: Neither is known.
+    """
+    noted = traced_call(graph)
+    if example_inputs is not None:
+        return TracedCall(example_inputs, noted.forward_fn if noted else None)
+    if noted is None:
+        raise ExampleInputsError(
+            "This dependency graph was built before dfpc_plugin was imported, so the shape of the model's inputs is "
+            "not known; import dfpc_plugin first, or pass DFPCImportance(example_inputs=...)."
+        )
+    return noted
 
 
 class DFPCImportance(tp.importance.Importance):
@@ -87,7 +132,7 @@ class DFPCImportance(tp.importance.Importance):
         importance = torch.zeros(len(roots), dtype=torch.float64)
         found = False
         for item in group.items:
-            scores = _scores_of(saliency, _name_of(state, item.dep.target.module, group), item, group)
+            scores = _scores_of(saliency, name_of(state, item.dep.target.module, group), item, group)
             if scores is not None:
                 found = True
                 _add_at(importance, scores, item, roots)
@@ -98,39 +143,16 @@ class DFPCImportance(tp.importance.Importance):
         return importance.to(next(group._DG.model.parameters()).device)
 
     def _scores_for(self, group: Any) -> tuple[ModelState, Saliency]:
-        """Return scores that are true of the model as it is, with the record of what they were computed for.
-
-        They are kept with the graph, so that they live as long as it does and no longer.
-        """
+        """Return scores that are true of the model as it is, with the record of what they were computed for."""
         graph = group._DG
-        call = self._call(graph)
-        kept: dict[Any, tuple[ModelState, Saliency]] = graph.__dict__.setdefault("_dfpc_scores", {})
-        key = (self.ranking, *call.signature)
-        checked: set[Any] | None = graph.__dict__.get(_CHECKED)
-        if checked is not None and key in checked:
-            return kept[key]
-        members = {item.dep.target.module for item in group.items}
-        if key not in kept or not kept[key][0].holds_for(
-            module for module in kept[key][0].names if checked is not None or module in members
-        ):
-            ranking: Ranking = "published" if self.ranking == "coupling-mean" else self.ranking
-            state = ModelState(graph.model)
-            kept[key] = state, bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
-        if checked is not None:
-            checked.add(key)
-        return kept[key]
+        call = call_of(graph, self.example_inputs)
+        ranking: Ranking = "published" if self.ranking == "coupling-mean" else self.ranking
 
-    def _call(self, graph: tp.DependencyGraph) -> TracedCall:
-        """How to call the model: as given here, else as given to the pruner."""
-        noted = traced_call(graph)
-        if self.example_inputs is not None:
-            return TracedCall(self.example_inputs, noted.forward_fn if noted else None)
-        if noted is None:
-            raise ExampleInputsError(
-                "This dependency graph was built before dfpc_plugin was imported, so the shape of the model's inputs is "
-                "not known; import dfpc_plugin first, or pass DFPCImportance(example_inputs=...)."
-            )
-        return noted
+        def score() -> Saliency:
+            return bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
+
+        return remembered(graph, (self.ranking, *call.signature), group, score)
+
 
 
 def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> None:
@@ -144,7 +166,7 @@ def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> 
     importance.index_add_(0, to, scores[take])
 
 
-def _name_of(state: ModelState, target: Any, group: Any) -> str | None:
+def name_of(state: ModelState, target: Any, group: Any) -> str | None:
     """Return the name that a module, or a parameter that Torch-Pruning has no layer for, goes by in a saliency."""
     if isinstance(target, nn.Parameter):
         return group._DG._param_to_name.get(target, "").removesuffix(".weight")

@@ -10,10 +10,10 @@ import dfpc_plugin
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
-    "importance selection host models latency pruning report demo cli"
+    "importance selection host models latency progress repairing repaired_importance pruning report demo cli"
 ).split()
 HOSTS = {
-    "torch_pruning": {"tracing", "importance", "host", "demo"},
+    "torch_pruning": {"tracing", "importance", "host", "repaired_importance", "demo"},
     "timm": {"models", "demo"},
     "torchvision": {"models"},
     "yaml": set(),

@@ -15,6 +15,7 @@ from torch import nn
 from dfpc_plugin.errors import DFPCError, RuleError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.flow.calls import in_place, is_view, result_dtype, views
 from dfpc_plugin.flow.layer import LayerContext, Reader, Writer
+from dfpc_plugin.flow.means import attach, carried
 from dfpc_plugin.flow.metadata import CONSTANTS, VALUES
 from dfpc_plugin.flow.moments import settle
 from dfpc_plugin.flow.names import ModelNames
@@ -49,6 +50,8 @@ class FlowRun:
         met: Sets of feed-in layers that met entry by entry in one operator.
         calls: Number of operations on data so far.
         expected: Variances flow instead of bounds.
+        arriving: In a pass over expected errors, the expected inputs of every layer where they are known, laid out as these
+            are, by the layer's name.
     """
 
     def __init__(self, model: nn.Module, *, expected: bool = False) -> None:
@@ -62,6 +65,7 @@ class FlowRun:
         self.readers: list[Reader] = []
         self.met: list[frozenset[str]] = []
         self.calls = 0
+        self.arriving: dict[str, torch.Tensor | None] = {}
         self._widths: dict[str, int] = {}
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self.names = ModelNames(model)
@@ -117,6 +121,15 @@ class FlowRun:
             return views(rule, result, target, args[1:], kwargs, self._constant)
         return map_tensors(self._constant, result)
 
+    def note_arrival(self, name: str, data: Any) -> None:
+        """Remember what a layer is expected to be given; nothing if that differs between its calls."""
+        found = None
+        if holds_data(data) and data.expectation is not None:
+            found = data.expectation.detach().expand(data.bound.shape)
+        known = self.arriving.setdefault(name, found)
+        if known is not found and not (known is not None and found is not None and torch.equal(known, found)):
+            self.arriving[name] = None
+
     def free_name(self, name: str, width: int) -> str:
         """Return `name`, or `name#2` and so on if it stands for a layer of another width already."""
         candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
@@ -138,16 +151,35 @@ class FlowRun:
             problem = "it gets data in an argument that its rule takes for a constant"
             raise RuleError(function_name(func), self.names.caller() or "", problem)
         result, sources = self._run_rule(rule, func, args, kwargs, flows)
+        if self.expected and not changes and (means := carried(rule, func, args, kwargs, flows)) is not None:
+            wrapped = self._wrap(rule, func, args, kwargs, flows, result, sources)
+            attach(wrapped, means)
+            return wrapped
         expectation = None
         if self.expected and isinstance(result, torch.Tensor):
             result, expectation = settle(rule, func, args, kwargs, result)
         if changes:
             return self._change(target, result, sources, func, expectation)
+        wrapped = self._wrap(rule, func, args, kwargs, flows, result, sources)
+        if isinstance(wrapped, FlowTensor) and not rule.view:
+            wrapped.expectation = expectation
+        return wrapped
+
+    def _wrap(
+        self,
+        rule: Rule,
+        func: Callable[..., Any],
+        args: tuple,
+        kwargs: dict[str, Any],
+        flows: list[FlowTensor],
+        result: Any,
+        sources: frozenset[str],
+    ) -> Any:
+        """Wrap what a rule has returned."""
+        target = args[0] if args else next(iter(kwargs.values()))
         dtype = result_dtype(func, flows, args, kwargs)
         if isinstance(result, torch.Tensor) and not rule.view:
-            flow = FlowTensor(result, self, dtype, sources)
-            flow.expectation = expectation
-            return flow
+            return FlowTensor(result, self, dtype, sources)
         if is_view(rule, target, args, kwargs) and dtype == target.dtype:
             wrap = functools.partial(self._viewing, dtype=dtype, sources=sources)
             return views(rule, result, target, args[1:], kwargs, wrap)

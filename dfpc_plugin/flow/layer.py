@@ -103,6 +103,8 @@ class LayerContext:
 
     def read(self, name: str, total: torch.Tensor) -> None:
         """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""
+        if self.expected:
+            self._run.note_arrival(name, self._originals.get("input"))
         if total.requires_grad:
             self._run.readers.append(Reader(name, total, self.sources))
 

@@ -155,12 +155,13 @@ def _add(given: Mapping[str, Any], variance: Tensor) -> Settled:
 
 @_handles(*forms("mul", "multiply"), torch.Tensor.__rmul__)
 def _multiply(given: Mapping[str, Any], variance: Tensor) -> Settled:
-    """K m and k^2 v for a constant k: what the rule took |k| for, once more."""
+    """K m and k^2 v for a constant k: what the rule took |k| for, once more. Of two data, the product of their means."""
     data, constant = given.get("input"), given.get("other")
     if holds_data(constant):
         data, constant = constant, data
     if holds_data(constant):
-        return variance, None
+        first, second = _mean_of(data), _mean_of(constant)
+        return variance, None if first is None or second is None else first * second
     variance = variance * _once_more(constant)
     mean = _mean_of(data)
     return variance, None if mean is None else mean * (_term(constant))
@@ -209,6 +210,15 @@ def _activation(func: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]
     expected = (found * weights).sum(0)
     target = ((found - expected).square() * weights).sum(0)
     return before * _ratio(target, small), expected
+
+
+@_handles(F.scaled_dot_product_attention)
+def _attention(given: Mapping[str, Any], variance: Tensor) -> Settled:
+    """The mean of the values over the tokens: rows of attention weights add up to one."""
+    mean = _mean_of(given.get("value"))
+    if mean is None or mean.dim() < 2:
+        return variance, mean
+    return variance, mean.mean(-2, keepdim=True)
 
 
 @_handles(*forms("dropout", "dropout1d", "dropout2d", "dropout3d"))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.preserve import evaluating
-from dfpc_plugin.pruning.phases import Phases
+from dfpc_plugin.progress import Phases
 from dfpc_plugin.selection import TargetError
 
 __all__ = ["Evaluate", "Scores"]

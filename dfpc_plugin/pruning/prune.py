@@ -16,9 +16,9 @@ from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel, LatencySettings
+from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
 from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
-from dfpc_plugin.pruning.phases import Phases, Progress, shown
 from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings

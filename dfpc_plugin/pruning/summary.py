@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dfpc_plugin.cost import Cost
 from dfpc_plugin.labels import run_labels
 from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
-from dfpc_plugin.pruning.phases import Phases
 from dfpc_plugin.pruning.replay import removed_outputs
 from dfpc_plugin.pruning.result import CouplingCut, Figures, PruneResult
 from dfpc_plugin.pruning.subject import Subject

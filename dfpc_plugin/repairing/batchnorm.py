@@ -1,0 +1,58 @@
+"""Re-estimate what batch norms have stored, on some inputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.inputs import ExampleInputs, as_call
+
+__all__ = ["norms_of", "reestimated", "statistics_of"]
+
+_Norm = nn.modules.batchnorm._BatchNorm
+
+
+def norms_of(model: nn.Module) -> list[_Norm]:
+    """Batch norms that have stored statistics."""
+    return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """Copies of the means and variances that a model's batch norms have stored."""
+    return [t.clone() for norm in norms_of(model) for t in (norm.running_mean, norm.running_var) if t is not None]
+
+
+@contextlib.contextmanager
+def reestimated(
+    model: nn.Module, batches: Sequence[ExampleInputs], forward_fn: ForwardFunction | None
+) -> Iterator[list[bool]]:
+    """Replace, in place, stored means and variances by averages over `batches`.
+
+    Yields a list to put True in if they are to stay; otherwise those from before come back. Everything else of the model, which
+    is in evaluation mode, is as before in any case.
+    """
+    norms, before, keep = norms_of(model), statistics_of(model), [False]
+    state = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked) if norm.num_batches_tracked is not None else None
+            norm.momentum = None  # a plain average
+            norm.training = True
+        with torch.no_grad():
+            for batch in batches:
+                args, kwargs = as_call(batch)
+                model(*args, **kwargs) if forward_fn is None else forward_fn(model, batch)
+        for norm in norms:
+            norm.training = False
+        yield keep
+    finally:
+        for norm, (momentum, counted) in zip(norms, state, strict=True):
+            norm.momentum, norm.num_batches_tracked, norm.training = momentum, counted, False
+        if not keep[0]:
+            own = (t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None)
+            for tensor, value in zip(own, before, strict=True):
+                tensor.copy_(value)

@@ -1,0 +1,267 @@
+"""Calls of layers, as a forward makes them: convolutions and linear layers as sums over rows of inputs.
+
+Whatever its kind, a layer computes every entry of its output from one *row* of inputs: `y[p, g] = W[g] x[p, g] + b`, where
+`p` is a position (of an image, or a token), `g` a group of channels, and a row holds what the kernel sees there. Least squares
+is about rows; this module finds them, at the positions asked for and without laying out the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfpc_plugin.flow.names import ModelNames
+from dfpc_plugin.flow.registry import forms
+from dfpc_plugin.flow.rules.geometry import padding_sides, spell_out
+
+__all__ = ["LayerCall", "layer_call"]
+
+
+class LayerCall:
+    """One call of a layer: `function(input, weight, bias, **options)`.
+
+    Attributes:
+        name: The layer, by the path of its weight without '.weight'.
+        rows_of: Which outputs of the layer this call computes: all, or one of several matrices that lie in one weight.
+        function: What was called.
+        input: Its data.
+        weight: Its weight, a parameter or a part of one; written to when the layer is repaired.
+        bias: Its bias, or None.
+        bias_is_free: The bias is a parameter, or a part of one, which may be written to.
+        options: Stride and the like, by the function's own names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Tensor],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        bias_is_free: bool,
+        options: dict[str, Any],
+        rows_of: slice = slice(None),
+    ) -> None:
+        """Describe a call."""
+        self.name, self.function, self.options, self.rows_of = name, function, options, rows_of
+        self.input, self.weight, self.bias, self.bias_is_free = input, weight, bias, bias_is_free
+
+    def run(self) -> Tensor:
+        """Call it (again)."""
+        return self.function(self.input, self.weight, self.bias, **self.options)
+
+    @property
+    def groups(self) -> int:
+        """In how many groups its channels are."""
+        return int(self.options.get("groups", 1))
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of the output that holds channels."""
+        return -1
+
+    @property
+    def weight_axis(self) -> int:
+        """The axis of the weight that holds outputs."""
+        return 0
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight as `(groups, outputs of a group, entries of a row)`, float64."""
+        return self.weight.detach().double()[None]
+
+    def write(self, matrix: Tensor) -> None:
+        """Give the weight new values, laid out as `matrix` is."""
+        self.weight.data.copy_(matrix[0])
+
+    def positions(self, output: Tensor) -> int:
+        """How many rows there are."""
+        return output.numel() // max(1, output.shape[self.output_axis])
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """Rows at some positions: `(positions, groups, entries of a row)`, float32 or wider."""
+        return _wide(self.input.reshape(-1, self.input.shape[-1])[positions])[:, None]
+
+    def outputs(self, output: Tensor, positions: Tensor) -> Tensor:
+        """Entries of a tensor that is laid out as the layer's output: `(positions, groups, outputs of a group)`."""
+        flat = output.movedim(self.output_axis, -1)
+        channels = flat.shape[-1]
+        if flat.dim() == 1:
+            flat = flat[None]
+        index = torch.unravel_index(positions, flat.shape[:-1])
+        return _wide(flat[index]).view(len(positions), self.groups, channels // self.groups)
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the input that holds channels."""
+        return -1
+
+    def constant_rows(self, values: Tensor) -> Tensor:
+        """What rows hold on average where every input channel is a constant: `(groups, entries)` for `(channels,)`."""
+        return self.by_entry(values.double())
+
+    def by_entry(self, values: Tensor) -> Tensor:
+        """Repeat what belongs to an input channel, `(channels,)`, for every entry of a row: `(groups, entries)`."""
+        return values[None]
+
+    def taps(self) -> int:
+        """How many entries of a row belong to one channel."""
+        return self.matrix.shape[2] * self.groups // self.input.shape[self.channel_axis]
+
+
+class _Convolution(LayerCall):
+    """A convolution over one, two or three axes."""
+
+    @property
+    def _axes(self) -> int:
+        return self.weight.dim() - 2
+
+    @property
+    def output_axis(self) -> int:
+        return -1 - self._axes
+
+    @property
+    def matrix(self) -> Tensor:
+        weight = self.weight.detach().double()
+        return weight.unflatten(0, (self.groups, -1)).flatten(2)
+
+    def write(self, matrix: Tensor) -> None:
+        self.weight.data.copy_(matrix.reshape(self.weight.shape))
+
+    def _windows(self) -> Tensor:
+        """A view of the padded input: `(images, *positions, channels, *kernel)`."""
+        axes, kernel = self._axes, self.weight.shape[2:]
+        dilation = spell_out(self.options.get("dilation", 1), axes)
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        sides = padding_sides(self.options.get("padding", 0), reach)
+        return _windows(self.input, kernel, spell_out(self.options.get("stride", 1), axes), dilation, sides)
+
+    def rows(self, positions: Tensor) -> Tensor:
+        windows = self._windows()
+        axes = self._axes
+        index = torch.unravel_index(positions, windows.shape[: 1 + axes])
+        taken = _wide(windows[index])
+        return taken.unflatten(1, (self.groups, -1)).flatten(2)
+
+    @property
+    def channel_axis(self) -> int:
+        return -1 - self._axes
+
+    def by_entry(self, values: Tensor) -> Tensor:
+        entries = math.prod(self.weight.shape[2:])
+        return values[:, None].expand(-1, entries).reshape(self.groups, -1)
+
+
+class _Transposed(_Convolution):
+    """A transposed convolution: a plain one of stride one over the input with zeros between its entries."""
+
+    @property
+    def weight_axis(self) -> int:
+        return 1
+
+    def constant_rows(self, values: Tensor) -> Tensor:
+        steps = spell_out(self.options.get("stride", 1), self._axes)
+        return super().constant_rows(values) / math.prod(steps)  # of the kernel's entries, so many meet an input at a time
+
+    @property
+    def matrix(self) -> Tensor:
+        weight = self.weight.detach().double().flip(list(range(2, self.weight.dim())))
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(2)
+
+    def write(self, matrix: Tensor) -> None:
+        outputs, kernel = self.weight.shape[1], self.weight.shape[2:]
+        weight = matrix.reshape(self.groups, outputs, -1, *kernel).transpose(1, 2).flatten(0, 1)
+        self.weight.data.copy_(weight.flip(list(range(2, weight.dim()))))
+
+    def _windows(self) -> Tensor:
+        axes, kernel = self._axes, self.weight.shape[2:]
+        steps, dilation, padding, extra = (
+            spell_out(self.options.get(name, default), axes)
+            for name, default in (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0))
+        )
+        data = self.input if self.input.dim() == axes + 2 else self.input[None]
+        sizes = [(size - 1) * step + 1 for size, step in zip(data.shape[2:], steps, strict=True)]
+        spaced = data.new_zeros(*data.shape[:2], *sizes)
+        places = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
+        spaced[places] = data
+        sides = [
+            (d * (k - 1) - p, d * (k - 1) - p + e) for k, d, p, e in zip(kernel, dilation, padding, extra, strict=True)
+        ]
+        return _windows(spaced, kernel, (1,) * axes, dilation, sides)
+
+
+def _windows(
+    data: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    sides: Sequence[tuple[int, int]],
+) -> Tensor:
+    """What a kernel sees at each of its positions, `(images, *positions, channels, *kernel)`, as a view."""
+    axes = len(kernel)
+    if data.dim() == axes + 1:
+        data = data[None]
+    if any(side != (0, 0) for side in sides):
+        data = F.pad(data, [size for side in reversed(sides) for size in side])
+    for axis, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        data = data.unfold(2 + axis, (size - 1) * spread + 1, step)[..., ::spread]
+    return data.movedim(1, 1 + axes)
+
+
+_KINDS: dict[Callable[..., Any], type[LayerCall]] = {F.linear: LayerCall}
+_KINDS |= dict.fromkeys(forms("conv1d", "conv2d", "conv3d"), _Convolution)
+_KINDS |= dict.fromkeys(forms("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _Transposed)
+
+def _signature(names: str) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Signature([inspect.Parameter(name, kind, default=None) for name in names.split()])
+
+
+_CONVOLUTION = _signature("input weight bias stride padding dilation groups")
+_TRANSPOSED = _signature("input weight bias stride padding output_padding groups dilation")
+_SIGNATURES = {LayerCall: _CONVOLUTION, _Convolution: _CONVOLUTION, _Transposed: _TRANSPOSED}
+
+
+def layer_call(
+    function: Callable[..., Any], args: tuple, kwargs: dict[str, Any], names: ModelNames
+) -> LayerCall | None:
+    """Describe a call of a layer; None for any other function, and where the weight is no parameter of the model."""
+    kind = _KINDS.get(function)
+    if kind is None:
+        return None
+    given = _SIGNATURES[kind].bind(*args, **kwargs).arguments
+    data, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+    if not isinstance(weight, Tensor) or not names.owns(weight) or not _is_whole_rows(weight):
+        return None
+    owned = bias is not None and (isinstance(bias, nn.Parameter) or names.owns(bias))
+    options = {name: value for name, value in given.items() if value is not None}
+    return kind(names.layer(weight), function, data, weight, bias, owned, options, _part(weight))
+
+
+
+def _is_whole_rows(weight: Tensor) -> bool:
+    """Whether a weight is a parameter, or some rows of one: what is transposed or reshaped has no outputs along axis zero."""
+    base = weight._base
+    whole = base is None or (base.shape[1:] == weight.shape[1:] and base.stride() == weight.stride())
+    return weight.dim() > 1 and whole
+
+
+def _part(weight: Tensor) -> slice:
+    """Which rows of its parameter a weight is."""
+    base = weight._base
+    if base is None or not base.stride(0):
+        return slice(None)
+    start = (weight.storage_offset() - base.storage_offset()) // base.stride(0)
+    return slice(start, start + weight.shape[0])
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32."""
+    tensor = tensor.detach()
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

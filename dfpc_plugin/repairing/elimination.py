@@ -1,0 +1,128 @@
+"""What it costs to remove channels one after the other, when those that are left stand in for each that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.repairing.moments import LayerMoments
+
+__all__ = ["Reader", "elimination_costs", "readers_of"]
+
+_ROUNDS = 64
+
+
+class Reader:
+    """A layer, or one group of a grouped one, that reads the units of a coupling.
+
+    With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what is left by least
+    squares, removing the entries b of a unit as well costs
+
+        tr(W_b P_bb^-1 W_b')
+
+    of its squared output: the part of these entries that all others do not tell. Removal takes W to W - W_b P_bb^-1 P_b and P
+    to P - P_b' P_bb^-1 P_b. (Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", 1992,
+    with the layer's own squared error for a loss.)
+    """
+
+    def __init__(self, matrix: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float) -> None:
+        """Begin with everything there.
+
+        Args:
+            matrix: `(outputs, entries)`, float64.
+            covariance: `(entries, entries)`, or `(entries,)` variances of a layer in which nothing stands in.
+            entries: Which entries go with each unit, by its number; units that it does not read are left out.
+            ridge: In multiples of the mean variance.
+        """
+        self._full = covariance.dim() == 2
+        level = ridge * (covariance.diagonal() if self._full else covariance).mean()
+        self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
+        for size in {len(own) for own in entries.values()}:
+            units = [unit for unit, own in entries.items() if len(own) == size]
+            device = matrix.device
+            self._blocks[size] = (
+                torch.tensor(units, device=device), torch.tensor([list(entries[unit]) for unit in units], device=device)
+            )
+        self._entries = {unit: list(own) for unit, own in entries.items()}
+        if self._full:
+            unit = torch.eye(len(covariance), dtype=matrix.dtype, device=matrix.device)
+            total = (matrix @ covariance * matrix).sum()
+            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level.clamp_min(1e-30) * unit))
+            self._gone = torch.zeros(len(covariance), dtype=torch.bool, device=matrix.device)
+        else:
+            total = (matrix.square() * covariance).sum()
+            self._variance = covariance
+        self._matrix = matrix.clone()
+        self._scale = 1 / total.clamp_min(1e-300)
+
+    def add_costs(self, costs: Tensor) -> None:
+        """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
+        for units, entries in self._blocks.values():
+            columns = self._matrix[:, entries]
+            if not self._full:
+                own = (columns.square().sum(0) * self._variance[entries]).sum(1)
+            else:
+                blocks = self._inverse[entries[:, :, None], entries[:, None]]
+                gone = self._gone[entries]
+                blocks = blocks + torch.diag_embed(gone.to(blocks))
+                own = (torch.linalg.solve(blocks, columns.permute(1, 2, 0)) * columns.permute(1, 2, 0)).sum((1, 2))
+            costs.index_add_(0, units, (own * self._scale).to(costs))
+
+    def remove(self, units: Sequence[int]) -> None:
+        """Let units go, and the others stand in."""
+        own = [entry for unit in units for entry in self._entries.get(unit, ())]
+        if not own:
+            return
+        index = torch.tensor(own, device=self._matrix.device)
+        if self._full:
+            rows = self._inverse[index]
+            share = torch.linalg.solve(rows[:, index], rows)
+            self._matrix -= self._matrix[:, index] @ share
+            self._inverse -= rows.mT @ share
+            self._inverse[index] = 0
+            self._inverse[:, index] = 0
+            self._gone[index] = True
+        self._matrix[:, index] = 0
+
+
+def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
+    """Remove units one after the other, the cheapest first, and return what each has cost, `(units,)` float64.
+
+    A unit never costs less than one that has gone before it, so that the order of the costs is that of removal. Where there are
+    many, some go at a time.
+    """
+    result = torch.zeros(units, dtype=torch.float64, device=device)
+    left = torch.ones(units, dtype=torch.bool, device=device)
+    step, highest = max(1, units // _ROUNDS), torch.zeros((), dtype=torch.float64, device=device)
+    while bool(left.any()):
+        costs = torch.zeros(units, dtype=torch.float64, device=device)
+        for reader in readers:
+            reader.add_costs(costs)
+        costs[~left] = torch.inf
+        values, chosen = costs.sort(stable=True)
+        count = min(step, int(left.sum()))
+        values, chosen = torch.maximum(values[:count], highest), chosen[:count]
+        result[chosen], highest = values, values[-1]
+        left[chosen] = False
+        for reader in readers:
+            reader.remove(chosen.tolist())
+    return result
+
+
+def readers_of(moments: LayerMoments, entries: Mapping[int, Sequence[int]], ridge: float) -> list[Reader]:
+    """One reader per group of a layer, from the input channels that go with each unit."""
+    groups, _, width = moments.matrix.shape
+    channels = width // moments.taps
+    found: list[dict[int, list[int]]] = [{} for _ in range(groups)]
+    for unit, own in entries.items():
+        for channel in own:
+            group, position = divmod(channel, channels)
+            start = position * moments.taps
+            found[group].setdefault(unit, []).extend(range(start, start + moments.taps))
+    return [
+        Reader(matrix, covariance, own, ridge)
+        for matrix, covariance, own in zip(moments.matrix, moments.covariance, found, strict=True)
+        if own
+    ]

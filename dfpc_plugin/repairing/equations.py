@@ -1,0 +1,146 @@
+"""Least squares of one layer: collected sample by sample, solved in float64, accepted if they do better on other samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Equations", "Solution"]
+
+_HARDER = 10.0
+_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Weights that fit better.
+
+    Attributes:
+        matrix: `(groups, outputs, entries of a row)`.
+        bias: `(groups, outputs)`; what there was if it could not change.
+        ridge: The ridge that it was solved with.
+        before: Squared error of the old weights on samples that took no part, over the variance of what was to be fitted.
+        after: The same of the new ones.
+    """
+
+    matrix: Tensor
+    bias: Tensor
+    ridge: float
+    before: float
+    after: float
+
+
+class Equations:
+    """Rows of inputs and the outputs wanted of them, as the sums that least squares needs.
+
+    With fewer rows than unknowns the rows themselves are kept, which is less, and the same system is solved among them.
+    Sums are taken around the first sample's means, so that float32 products lose nothing to large means.
+    """
+
+    def __init__(self, matrix: Tensor, bias: Tensor, *, rows: int, free_bias: bool) -> None:
+        """Start with the weights that are to be improved.
+
+        Args:
+            matrix: `(groups, outputs, entries)`, float64.
+            bias: `(groups, outputs)`, float64.
+            rows: How many rows there will be, about.
+            free_bias: A constant may be added to the outputs.
+        """
+        self._matrix, self._bias, self._free = matrix, bias, free_bias
+        self._among_rows = rows < matrix.shape[2]
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._others: list[tuple[Tensor, Tensor]] = []
+        self._count = 0
+        self._sums: list[Tensor] = []
+        self._center = (torch.zeros(()), torch.zeros(()))
+
+    def add(self, rows: Tensor, wanted: Tensor) -> None:
+        """Take `rows` `(n, groups, entries)` and the outputs `wanted` of them `(n, groups, outputs)` into account."""
+        rows, wanted = rows.transpose(0, 1), wanted.transpose(0, 1)
+        if not self._count:
+            zero = rows.new_zeros(())
+            self._center = (rows.mean(1, keepdim=True), wanted.mean(1, keepdim=True)) if self._free else (zero, zero)
+        x, y = rows - self._center[0], wanted - self._center[1]
+        if self._among_rows:
+            self._kept.append((x, y))
+        else:
+            sums = [(x.mT @ x).double(), (x.mT @ y).double(), x.sum(1).double(), y.sum(1).double()]
+            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._count else sums
+        self._count += rows.shape[1]
+
+    def add_unseen(self, rows: Tensor, wanted: Tensor) -> None:
+        """Keep samples to judge solutions by."""
+        self._others.append((rows.transpose(0, 1), wanted.transpose(0, 1)))
+
+    def error(self, matrix: Tensor, bias: Tensor) -> float:
+        """Squared error on the unseen samples, over the variance of what is wanted there."""
+        wrong = total = 0.0
+        everything = torch.cat([y for _, y in self._others], 1)
+        level = everything.mean(1, keepdim=True)
+        for x, y in self._others:
+            wrong += float((x.double() @ matrix.mT + bias[:, None] - y).square().sum())
+            total += float((y - level).double().square().sum())
+        return wrong / total if total > 0 else 0.0
+
+    def solve(self, ridge: float) -> Solution | None:
+        """Minimise the squared error plus `ridge` times the mean square of an entry of the rows times the change of weights.
+
+        The change is from the old weights, so that what the samples say nothing about stays as it is. A system that cannot
+        be solved, or whose solution does worse than the old weights on the unseen samples, is solved again with ten times
+        the ridge.
+
+        Returns:
+            None if nothing does better.
+        """
+        before = self.error(self._matrix, self._bias)
+        for _ in range(_TRIES):
+            found = self._solve_among_rows(ridge) if self._among_rows else self._solve_normal(ridge)
+            if found is not None:
+                after = self.error(*found)
+                if after <= before:
+                    return Solution(*found, ridge, before, after)
+            ridge *= _HARDER
+        return None
+
+    def _solve_normal(self, ridge: float) -> tuple[Tensor, Tensor] | None:
+        """By the normal equations."""
+        xx, xy, x, y = (total / self._count for total in self._sums)
+        if self._free:
+            xx, xy = xx - x[:, :, None] * x[:, None], xy - x[:, :, None] * y[:, None]
+        else:
+            xy = xy - x[:, :, None] * self._bias[:, None]
+        level = ridge * xx.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        system = xx + level * torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)
+        factor, info = torch.linalg.cholesky_ex(system)
+        if bool(info.any()):
+            return None
+        matrix = torch.cholesky_solve(xy + level * self._matrix.mT, factor).mT
+        return self._with_bias(matrix, x, y)
+
+    def _solve_among_rows(self, ridge: float) -> tuple[Tensor, Tensor] | None:
+        """By the dual system, one unknown per row: w = w0 + X' (X X' + n r)^-1 (y - X w0)."""
+        x = torch.cat([part for part, _ in self._kept], 1).double()
+        y = torch.cat([part for _, part in self._kept], 1).double()
+        means = (x.mean(1), y.mean(1))
+        if self._free:
+            x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+        else:
+            y = y - self._bias[:, None]
+        level = ridge * x.square().mean((1, 2))[:, None, None] * x.shape[1]
+        system = x @ x.mT + level * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        factor, info = torch.linalg.cholesky_ex(system)
+        if bool(info.any()):
+            return None
+        change = x.mT @ torch.cholesky_solve(y - x @ self._matrix.mT, factor)
+        return self._with_bias(self._matrix + change.mT, *means)
+
+    def _with_bias(self, matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The constant that goes with a matrix: what the means are off by."""
+        if not bool(torch.isfinite(matrix).all()):
+            return None
+        if not self._free:
+            return matrix, self._bias
+        mean_x, mean_y = (c + m[:, None] for c, m in zip(self._center, (x, y), strict=True))
+        return matrix, (mean_y - mean_x.double() @ matrix.mT).squeeze(1).double()

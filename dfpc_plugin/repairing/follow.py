@@ -1,0 +1,190 @@
+"""Follow a forward layer by layer: every output of a layer waits to be settled until something is done with it.
+
+What follows a layer without mixing anything (a batch norm in evaluation, a scale, a permutation) is noted as a *tail*. Where
+the tail ends in a sum with other data, as at the end of a residual branch, the layer may be fitted so that the *sum* comes
+out right, and make good what the other summand lacks. Everywhere else it is settled before its output is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dfpc_plugin.flow.calls import in_place
+from dfpc_plugin.flow.metadata import METADATA
+from dfpc_plugin.flow.names import ModelNames
+from dfpc_plugin.flow.registry import forms
+from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.repairing.attention import split_attention
+from dfpc_plugin.repairing.calls import LayerCall, layer_call
+
+__all__ = ["Follower", "Settlement"]
+
+
+@dataclass(eq=False)
+class Settlement:
+    """A layer's output, and what has become of it by the time that it is needed.
+
+    Attributes:
+        call: The layer's call.
+        output: What it returned.
+        tail: What was done with it since, each a function of one tensor.
+        values: What each of these returned.
+        norm_mean: The running mean of the batch norm that comes right behind the layer, which can take up a constant.
+        other: What `value` is about to be added to; None where it meets nothing of its own shape.
+    """
+
+    call: LayerCall
+    output: Tensor
+    tail: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    norm_mean: Tensor | None = None
+    other: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """The output after its tail."""
+        return self.values[-1] if self.values else self.output
+
+    def through_tail(self, output: Tensor) -> Tensor:
+        """What the tail makes of an output."""
+        for step in self.tail:
+            output = step(output)
+        return output
+
+    def refresh(self) -> None:
+        """Compute the output and its tail again, into the tensors that the forward holds."""
+        value = self.call.run()
+        self.output.copy_(value)
+        for step, result in zip(self.tail, self.values, strict=True):
+            value = step(value)
+            result.copy_(value)
+
+
+class Follower(TorchFunctionMode):
+    """Tells of every layer's output, before anything else is done with it.
+
+    Attributes:
+        names: Paths of the model's modules and parameters.
+    """
+
+    def __init__(self, model: nn.Module, settle: Callable[[Settlement], None]) -> None:
+        """Follow forwards of `model`; `settle` is called with each output, in the order that these are needed."""
+        super().__init__()
+        self.names = ModelNames(model)
+        self._settle = settle
+        self._waiting: dict[int, Settlement] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do what `func` does, and see what it does it with."""
+        kwargs = kwargs or {}
+        if func in METADATA:
+            return func(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return split_attention(self._linear, args, kwargs)
+        call = layer_call(func, args, kwargs, self.names)
+        waiting = self._among(tensors((args, kwargs)))
+        if call is None and len(waiting) == 1 and _is_tail(func, args, kwargs, waiting[0].value):
+            return self._extend(waiting[0], func, args, kwargs)
+        if call is None and waiting and _is_sum(func, args, kwargs):
+            self._settle_sum(args, waiting)
+        else:
+            self.settle(waiting)
+        result = func(*args, **kwargs)
+        if call is not None:
+            self._waiting[id(result)] = Settlement(call, result)
+        return result
+
+    def settle(self, waiting: Iterable[Settlement] | None = None) -> None:
+        """Settle outputs; all that wait, by default."""
+        for settlement in list(self._all() if waiting is None else waiting):
+            for tensor in (settlement.output, *settlement.values):
+                self._waiting.pop(id(tensor), None)
+            self._settle(settlement)
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A linear layer that another function contains."""
+        return self.__torch_function__(F.linear, (), (input, weight, bias))
+
+    def _all(self) -> list[Settlement]:
+        return list({id(settlement): settlement for settlement in self._waiting.values()}.values())
+
+    def _among(self, operands: Iterable[Tensor]) -> list[Settlement]:
+        """Outputs that wait and are about to be used."""
+        found = (self._waiting.get(id(tensor)) for tensor in operands)
+        return list({id(settlement): settlement for settlement in found if settlement is not None}.values())
+
+    def _extend(self, settlement: Settlement, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        """Let the tail go on."""
+        before = settlement.value
+
+        def step(tensor: Tensor) -> Tensor:
+            given, named = map_tensors(lambda t: tensor if t is before else t, (args, kwargs))
+            return func(*given, **named)
+
+        result = func(*args, **kwargs)
+        if func is F.batch_norm and not settlement.tail:
+            settlement.norm_mean = args[1] if len(args) > 1 else kwargs.get("running_mean")
+        if result is not before:
+            settlement.tail.append(step)
+            settlement.values.append(result)
+            self._waiting[id(result)] = settlement
+        return result
+
+    def _settle_sum(self, summands: tuple, waiting: list[Settlement]) -> None:
+        """Settle one summand that waits after the others, so that it makes good what they lack."""
+        ends = [settlement for settlement in waiting if any(settlement.value is summand for summand in summands)]
+        last = ends[0] if ends and summands[0] is not summands[1] else None
+        self.settle([settlement for settlement in waiting if settlement is not last])
+        if last is not None:
+            last.other = summands[1] if last.value is summands[0] else summands[0]
+            self.settle([last])
+
+
+_SUMS = frozenset((*forms("add"), torch.Tensor.__radd__))
+_MOVES = frozenset(
+    forms("permute", "transpose", "swapaxes", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "roll")
+)
+_SCALES = frozenset((*forms("mul", "multiply"), torch.Tensor.__rmul__))
+_DROPOUTS = frozenset(forms("dropout", "dropout1d", "dropout2d", "dropout3d"))
+
+
+def _is_sum(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether `func` adds two tensors of one shape."""
+    return (
+        func in _SUMS
+        and not kwargs
+        and len(args) == 2
+        and all(isinstance(arg, Tensor) for arg in args)
+        and args[0].shape == args[1].shape
+    )
+
+
+def _is_tail(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], value: Tensor) -> bool:
+    """Whether `func` scales the entries of its first argument, or moves them, and mixes nothing."""
+    if not args or args[0] is not value or in_place(func, args, kwargs):
+        return False
+    if func in _MOVES:
+        return True
+    if func is F.batch_norm:
+        training = args[5] if len(args) > 5 else kwargs.get("training", False)
+        return not training
+    if func in _DROPOUTS:
+        training = args[2] if len(args) > 2 else kwargs.get("training", True)
+        return not training
+    return func in _SCALES and len(args) == 2 and not kwargs and _is_scale(args[1])
+
+
+def _is_scale(factor: Any) -> bool:
+    """Whether a factor is a number, or one number per channel."""
+    if not isinstance(factor, Tensor):
+        return isinstance(factor, int | float)
+    return sum(size > 1 for size in factor.shape) <= 1

@@ -1,0 +1,105 @@
+"""Which outputs and inputs of every layer a pruned model has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.couplings import CouplingMap, map_couplings
+from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.errors import RepairError
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.repairing.calls import LayerCall
+from dfpc_plugin.repairing.match import match_channels
+
+__all__ = ["Kept", "kept_channels"]
+
+
+class Kept:
+    """What is left of a model's channels.
+
+    Attributes:
+        removed: Which channels are gone, `(channels,)` of bool.
+    """
+
+    def __init__(self, couplings: CouplingMap, removed: Tensor) -> None:
+        """Read where `removed` channels lay in the model that `couplings` was found on."""
+        self.removed = removed
+        self._axes: dict[tuple[str, int], Axis] = {(a.tensor, a.dim): a for a in couplings.channels.axes}
+
+    def along(self, tensor: str, dim: int) -> Tensor | None:
+        """Which entries are left along a dimension of a parameter, `(entries,)` of bool; None if none could go."""
+        axis = self._axes.get((tensor, dim))
+        return None if axis is None else ~self.removed[axis.channels]
+
+    def outputs(self, call: LayerCall) -> Tensor | None:
+        """Which outputs of a call on the unpruned model are left; None if all are."""
+        kept = self._of(call.name, call.weight_axis)
+        return kept if kept is None else kept[call.rows_of]
+
+    def inputs(self, call: LayerCall) -> Tensor | None:
+        """Which inputs of a call on the unpruned model are left, `(channels,)`, over all groups.
+
+        None if all are, or all of every group that is left: a depthwise convolution has lost nothing that it read.
+        """
+        kept = self._of(call.name, 1 - call.weight_axis)
+        if kept is None or call.groups == 1:
+            return kept
+        of_groups = kept.view(call.groups, -1)
+        return None if bool((of_groups == of_groups[:, :1]).all()) else kept
+
+    def _of(self, layer: str, dim: int) -> Tensor | None:
+        kept = next((k for t in (f"{layer}.weight", layer) if (k := self.along(t, dim)) is not None), None)
+        return None if kept is None or bool(kept.all()) else kept
+
+
+def kept_channels(
+    model: nn.Module,
+    original: nn.Module,
+    example_inputs: ExampleInputs,
+    forward_fn: ForwardFunction | None,
+    removed: Mapping[str, Sequence[int]] | None,
+) -> Kept:
+    """Find out which channels of `original` are left in `model`.
+
+    Args:
+        model: The pruned model.
+        original: The model it was pruned from.
+        example_inputs: What both are called with.
+        forward_fn: Called as `forward_fn(model, example_inputs)` instead.
+        removed: Indices of outputs that went, by layer, as `PruneResult.removed` has them; by default found by comparing
+            weights.
+
+    Raises:
+        RepairError: That cannot be told, or `model` is not `original` without some channels.
+        DFPCError: As `find_couplings` raises.
+    """
+    couplings = map_couplings(original, example_inputs, forward_fn)
+    channels = couplings.channels
+    tensors = dict(original.named_parameters(remove_duplicate=False)) | dict(original.named_buffers(remove_duplicate=False))
+    pruned = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    if removed is None:
+        gone = match_channels(channels, tensors, pruned)
+    else:
+        gone = torch.zeros_like(channels.removed)
+        axes = {axis.layer: axis for axis in channels.axes if axis.role == "feed-in"}
+        for layer, indices in removed.items():
+            axis = axes.get(layer)
+            if axis is None or (len(indices) and max(indices) >= len(axis.channels)):
+                raise RepairError(
+                    f"removed names outputs of '{layer}' that the original does not have; pass the record of this cut."
+                )
+            gone[axis.channels[list(indices)]] = True
+    for axis in channels.axes:
+        if axis.groups == 1 and axis.tensor in pruned:
+            left = int((~gone[axis.channels]).sum())
+            found = pruned[axis.tensor].shape[axis.dim] if axis.dim < pruned[axis.tensor].dim() else -1
+            if found != left:
+                raise RepairError(
+                    f"'{axis.tensor}' of the pruned model has {found} entries in dimension {axis.dim} where {left} would be "
+                    f"left; pass the model that it was pruned from and, if the cut is known, its record as removed."
+                )
+    return Kept(couplings, gone)

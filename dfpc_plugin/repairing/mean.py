@@ -1,0 +1,66 @@
+"""Repair by means: a layer gets, as a constant, what channels that went would have given it on average."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.flow import ForwardFunction, run_flow
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.repairing.calls import LayerCall
+from dfpc_plugin.repairing.constants import add_constant
+from dfpc_plugin.repairing.factors import row_factors
+from dfpc_plugin.repairing.kept import Kept
+from dfpc_plugin.repairing.lockstep import Pair
+from dfpc_plugin.repairing.report import LayerRepair
+
+__all__ = ["fold_means"]
+
+
+def fold_means(
+    model: nn.Module,
+    original: nn.Module,
+    example_inputs: ExampleInputs,
+    kept: Kept,
+    forward_fn: ForwardFunction | None,
+) -> list[LayerRepair]:
+    """Add what removed channels contribute on average to the constants of the layers that read them, in place.
+
+    The expected value of a channel follows from the batch norms, or layer norms, and the activations on its way (see
+    `flow.moments`): no data is run, and example inputs are for their shape alone. Exact for channels that are constant, but
+    for the borders of padded images.
+
+    Returns:
+        What was done, layer by layer.
+    """
+    means = run_flow(original, example_inputs, forward_fn, expected=True).arriving
+    found = []
+    with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:
+        while pair.advance():
+            call = pair.original.call
+            inputs = kept.inputs(call)
+            if inputs is None:
+                continue
+            mean = _per_channel(means.get(call.name), call)
+            if mean is None:
+                found.append(LayerRepair(call.name, False, note="what its inputs are on average is not known"))
+                continue
+            lost = torch.where(inputs.to(mean.device), torch.zeros_like(mean), mean)
+            shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(lost).to(call.matrix))
+            factors = row_factors(call, pair.pruned.call, kept)
+            found.append(add_constant(pair.pruned, shift, kept.outputs(call), factors))
+    return found
+
+
+def _per_channel(mean: Tensor | None, call: LayerCall) -> Tensor | None:
+    """One expected value per input channel, `(channels,)`."""
+    if mean is None:
+        return None
+    axis = call.channel_axis
+    channels = call.input.shape[axis]
+    if mean.dim() < -axis or mean.shape[axis] not in (1, channels):
+        return None
+    flat = mean.movedim(axis, -1)
+    return flat.expand(*flat.shape[:-1], channels).reshape(-1, channels).double().mean(0)

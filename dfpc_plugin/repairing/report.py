@@ -1,0 +1,102 @@
+"""What a repair has done."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+__all__ = ["LayerRepair", "RepairResult"]
+
+_SHOWN, _WIDTH = 12, 100
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """What was done to one layer.
+
+    Attributes:
+        name: The layer.
+        changed: Whether its weights are other ones now.
+        before: Squared error of its outputs, over the variance of what they should be, on samples that took no part in the
+            repair. NaN where nothing was measured.
+        after: The same afterwards.
+        ridge: The ridge that was used; None where nothing was solved.
+        note: Why it is as it is, in words; empty where it simply was repaired.
+    """
+
+    name: str
+    changed: bool
+    before: float = math.nan
+    after: float = math.nan
+    ridge: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """A repaired model, and how it came about. `print` it for a table.
+
+    Attributes:
+        model: The repaired model.
+        method: The rung that was asked for.
+        layers: What was done, in the order of the forward.
+        output_error: Squared error of what the model returns, over its variance, before and after, on inputs that took no
+            part; None where no inputs were used.
+        seconds: What each phase took.
+        notes: What a user should know and did not ask for.
+    """
+
+    model: nn.Module
+    method: str
+    layers: tuple[LayerRepair, ...]
+    output_error: tuple[float, float] | None
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the model as dicts, lists, numbers and strings; what was not measured is None."""
+        return {
+            "method": self.method,
+            "layers": [{k: None if v != v else v for k, v in asdict(layer).items()} for layer in self.layers],
+            "output_error": None if self.output_error is None else list(self.output_error),
+            "seconds": dict(self.seconds),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """The table of errors before and after."""
+        text = io.StringIO()
+        console = Console(file=text, width=_WIDTH)
+        console.print(self._table())
+        if self.output_error is not None:
+            console.print(Text("Error of the model's output: {:.2%} before, {:.2%} after.".format(*self.output_error)))
+        seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in self.seconds.items())
+        console.print(Text(f"Took {sum(self.seconds.values()):.1f} s: {seconds}."))
+        for note in self.notes:
+            console.print(Text(note))
+        return text.getvalue().rstrip()
+
+    def _table(self) -> Table:
+        """The layers that were furthest off."""
+        changed = [layer for layer in self.layers if layer.changed or layer.note not in ("", "as in the original")]
+        changed.sort(key=lambda layer: -layer.before if layer.before == layer.before else 0.0)
+        count = sum(layer.changed for layer in self.layers)
+        table = Table(title=f"{self.method}: {count} of {len(self.layers)} layers changed", title_justify="left")
+        table.add_column("layer", overflow="fold")
+        for column in ("error before", "after", "ridge"):
+            table.add_column(column, justify="right")
+        table.add_column("")
+        for layer in changed[:_SHOWN]:
+            errors = ["" if value != value else f"{value:.2%}" for value in (layer.before, layer.after)]
+            table.add_row(layer.name, *errors, "" if layer.ridge is None else f"{layer.ridge:g}", layer.note)
+        if len(changed) > _SHOWN:
+            table.add_row(f"and {len(changed) - _SHOWN} more", "", "", "", "")
+        return table

@@ -1,0 +1,98 @@
+"""The statistics that batch norms have stored, and how far those of some images are from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["ImposedStatistics", "NormInput", "NormInputs", "divergence"]
+
+
+@dataclass(frozen=True, eq=False)
+class NormInput:
+    """What reached a batch norm in evaluation.
+
+    Attributes:
+        data: `(images, channels, ...)`.
+        mean: The mean it has stored, `(channels,)`.
+        variance: The variance, with what it adds before it divides.
+    """
+
+    data: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+class NormInputs(TorchFunctionMode):
+    """Collects what reaches the batch norms of a forward.
+
+    Attributes:
+        found: In the order of the forward.
+    """
+
+    def __init__(self) -> None:
+        """Collect nothing yet."""
+        super().__init__()
+        self.found: list[NormInput] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, and note what a batch norm is given."""
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            data, mean, variance, _, _, training, eps = _norm_arguments(*args, **kwargs)
+            if mean is not None and not training:
+                self.found.append(NormInput(data, mean.detach(), variance.detach() + eps))
+        return func(*args, **kwargs)
+
+
+class ImposedStatistics(TorchFunctionMode):
+    """Lets every batch norm find the statistics that it has stored: it normalises by those of the batch instead.
+
+    Whatever goes through the model then has, in every channel, the mean and the variance that data had in training.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, batch norms in evaluation as in training."""
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            data, mean, _, weight, bias, training, eps = _norm_arguments(*args, **kwargs)
+            if mean is not None and not training and data.numel() > data.shape[1]:
+                return func(data, None, None, weight, bias, True, 0.0, eps)
+        return func(*args, **kwargs)
+
+
+def _norm_arguments(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Any, ...]:
+    """What a batch norm is called with, but for the momentum."""
+    return input, running_mean, running_var, weight, bias, training, eps
+
+
+def divergence(found: NormInput) -> Tensor:
+    """How far the statistics of some data are from those stored, in nats per channel.
+
+    The mean over channels of the Kullback-Leibler divergence of the normal distribution with the data's mean m and variance
+    v from the one with the stored M and V: ((m - M)^2 / V + v / V - 1 - log(v / V)) / 2.
+    """
+    axes = [axis for axis in range(found.data.dim()) if axis != 1]
+    variance, mean = torch.var_mean(found.data.float(), axes)
+    ratio = variance / found.variance
+    offset = (mean - found.mean).square() / found.variance
+    return (offset + ratio - 1 - torch.log(ratio.clamp_min(1e-6))).mean() / 2

@@ -1,0 +1,103 @@
+"""Keep solved layers in a directory, so that a repair that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from dfpc_plugin.errors import RepairError
+from dfpc_plugin.files import write_tensors
+from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.repairing.report import LayerRepair
+
+__all__ = ["Store", "fingerprint"]
+
+
+def fingerprint(model: nn.Module, settings: Mapping[str, Any], inputs: Any = ()) -> str:
+    """Tell one repair from another: by the weights it starts from, its settings, and what it runs on."""
+    digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
+    for tensor in tensors(inputs):
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return repr(tuple(tensor.shape)).encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+class Store:
+    """Solved layers by number; without a directory, nothing is kept."""
+
+    def __init__(self, directory: Path | None, mark: str) -> None:
+        """Use `directory` for the repair that `mark` tells from others.
+
+        Raises:
+            RepairError: The directory holds another repair, or cannot be made.
+        """
+        self._directory, self._mark = directory, mark
+        if directory is None:
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RepairError(f"Cannot keep the repair in '{directory}': {error.strerror or error}.") from error
+        for path in sorted(directory.glob("*.safetensors")):
+            if self._metadata(path).get("repair") != mark:
+                raise RepairError(
+                    f"'{directory}' holds the beginnings of another repair (of another model, or with other settings or "
+                    f"images); name another directory, or remove it."
+                )
+
+    def has(self, step: int | str) -> bool:
+        """Whether something is kept under that number or name."""
+        return self._directory is not None and self._path(step).exists()
+
+    def save(self, step: int, matrix: Tensor, bias: Tensor, report: LayerRepair) -> None:
+        """Keep a layer's weights."""
+        self.save_tensors(step, {"matrix": matrix, "bias": bias} if report.changed else {}, asdict(report))
+
+    def load(self, step: int, like: Tensor) -> tuple[Tensor, Tensor, LayerRepair]:
+        """Take a layer's weights."""
+        found, said = self.load_tensors(step)
+        report = LayerRepair(**said)
+        return found.get("matrix", like).to(like), found.get("bias", like).to(like), report
+
+    def save_tensors(self, name: int | str, content: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
+        """Keep tensors and a few words about them."""
+        if self._directory is not None:
+            metadata = {"repair": self._mark, "said": json.dumps(dict(said))}
+            write_tensors(self._path(name), {key: tensor.detach().cpu() for key, tensor in content.items()}, metadata)
+
+    def load_tensors(self, name: int | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Take what is kept."""
+        path = self._path(name)
+        with safe_open(path, "pt") as file:
+            content = {key: file.get_tensor(key) for key in file.keys()}
+        return content, json.loads(self._metadata(path)["said"])
+
+    def _path(self, name: int | str) -> Path:
+        assert self._directory is not None
+        return self._directory / (f"layer-{name:05d}.safetensors" if isinstance(name, int) else f"{name}.safetensors")
+
+    def _metadata(self, path: Path) -> dict[str, str]:
+        """What a file says of itself.
+
+        Raises:
+            RepairError: It is no file of ours.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                return file.metadata() or {}
+        except Exception as error:
+            raise RepairError(f"'{path}' cannot be read ({error}); remove it, and the layer is solved again.") from error

@@ -1,0 +1,129 @@
+"""Images made from a model alone: noise, changed until the model's batch norms find the statistics that they have stored.
+
+The idea is that of "Dreaming to distill: data-free knowledge transfer via DeepInversion" (Yin et al., CVPR 2020), with the
+divergence of each channel's distribution in place of squared differences, which makes layers of all scales compare, and
+without labels: what is repaired are layers, and for these it is the statistics that count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.errors import RepairError
+from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.repairing.noise import pink_noise
+from dfpc_plugin.repairing.statistics import NormInputs, divergence
+
+__all__ = ["SyntheticImages", "synthesise"]
+
+_RATE = 0.1
+_GOOD = 0.005
+"""Divergence at which to stop, in nats per channel: a hundred photographs are that far from the statistics of thousands."""
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticImages:
+    """Images for a model.
+
+    Attributes:
+        batches: Each `(images, channels, height, width)`; every batch by itself has the model's statistics.
+        before: Divergence of the noise that they were made from, in nats, mean over channels and layers.
+        divergence: The same of the images.
+    """
+
+    batches: list[Tensor]
+    before: float
+    divergence: float
+
+
+def synthesise(
+    model: nn.Module,
+    example_inputs: Tensor,
+    *,
+    count: int | None = None,
+    steps: int = 40,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> SyntheticImages:
+    """Make images that match the statistics stored in the batch norms of `model`.
+
+    Args:
+        model: Any model with batch norms; it is left as it is.
+        example_inputs: `(images, channels, height, width)`; tells the size.
+        count: How many images; by default as many as make two million pixels, from 32 (at 224 x 224, where that takes
+            minutes on two cores) to 256.
+        steps: How often they are changed, at most; fewer where they match before.
+        seed: Of the noise.
+        progress: Told the share of the steps that is done.
+
+    Raises:
+        RepairError: The model has no batch norms with statistics, or takes something else than images.
+    """
+    if not (isinstance(example_inputs, Tensor) and example_inputs.dim() == 4 and example_inputs.is_floating_point()):
+        raise RepairError(
+            "Synthetic images are for models that take one tensor of images; repair with method='calibrate' and inputs of "
+            "your own, or with 'merge' or 'mean'."
+        )
+    channels, height, width = example_inputs.shape[1:]
+    if count is None:
+        count = max(32, min(256, 2**21 // (height * width)))
+    size = max(16, min(count, 2**19 // (height * width)))
+    sizes = [size] * (count // size) or [count]
+    generator = torch.Generator().manual_seed(seed)
+    made, before, after = [], 0.0, 0.0
+    tell = progress or (lambda share: None)
+    for number, images in enumerate(sizes):
+        noise = pink_noise((images, channels, height, width), generator).to(example_inputs.device)
+
+        def told(share: float, done: int = number) -> None:
+            tell((done + share) / len(sizes))
+
+        batch, first, last = _matched(model, noise, steps, told)
+        made.append(batch.to(example_inputs.dtype))
+        before, after = before + first / len(sizes), after + last / len(sizes)
+    return SyntheticImages(made, before, after)
+
+
+def _matched(
+    model: nn.Module, images: Tensor, steps: int, progress: Callable[[float], None]
+) -> tuple[Tensor, float, float]:
+    """Change images until they match; with the divergences before and after."""
+    images = images.float().requires_grad_()
+    first = last = math.inf
+    best = images.detach().clone()
+    optimiser = torch.optim.Adam([images], lr=_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for step in range(steps + 1):
+            with NormInputs() as norms:
+                model(images.to(kind))
+            if not norms.found:
+                raise RepairError(
+                    "The model has no batch norm with stored statistics, from which images could be made; repair with "
+                    "method='calibrate' and images of your own, or with 'merge' or 'mean'."
+                )
+            terms = torch.stack([divergence(found).to(images.device) for found in norms.found])
+            now = float(terms.detach().mean())
+            if not math.isfinite(now):
+                break
+            first = now if step == 0 else first
+            if now < last:
+                last, best = now, images.detach().clone()
+            if step == steps or now < _GOOD:
+                break
+            (images.grad,) = torch.autograd.grad(terms.sum(), images)
+            optimiser.step()
+            schedule.step()
+            progress((step + 1) / steps)
+    progress(1.0)
+    if not math.isfinite(first):
+        raise RepairError("What the model makes of noise is not finite; check its weights and running statistics.")
+    return best, first, last
