@@ -19,23 +19,26 @@ class Phases:
     """Times phases and passes progress on.
 
     Attributes:
-        seconds: What every phase took so far, by name.
+        seconds: What every phase took so far, by name, without those inside it.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         """Tell `progress`, if there is one."""
         self.seconds: dict[str, float] = {}
+        self._inner = 0.0
         self._progress = progress
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[Callable[[float], None]]:
         """Time a phase; yields what to call with the share of it that is done."""
-        start = time.perf_counter()
+        start, outer, self._inner = time.perf_counter(), self._inner, 0.0
         self._tell(name, 0.0)
         try:
             yield lambda share: self._tell(name, share)
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            took = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + took - self._inner
+            self._inner = outer + took
         self._tell(name, 1.0)
 
     def _tell(self, name: str, share: float) -> None:

@@ -12,10 +12,9 @@ from dfpc_plugin.errors import RepairError
 from dfpc_plugin.importance import DFPCImportance, call_of, name_of, remembered
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
-from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
-from dfpc_plugin.repairing.repair import calibration_inputs
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
 from dfpc_plugin.tracing import TracedCall
 
@@ -54,13 +53,17 @@ class RepairedImportance(tp.importance.Importance):
 
         Raises:
             RepairError: Settings that cannot be followed, or of another method.
+
+        Attributes:
+            settings: What was asked for.
+            calibration: The images, once they are there.
         """
         self.settings = RepairSettings.of(how, images)
         if self.settings.method not in ("synthetic", "calibrate"):
             raise RepairError(f"method={self.settings.method!r} looks at no images; choose 'synthetic' or 'calibrate'.")
         self.example_inputs = example_inputs
         self._unread = DFPCImportance(example_inputs=example_inputs)
-        self._batches: list[ExampleInputs] | None = None
+        self.calibration = Calibration(self.settings)
 
     def __call__(self, group: Any) -> Tensor | None:
         """Return one score per root index of `group`, float64 on the root's device, or None.
@@ -96,12 +99,9 @@ class RepairedImportance(tp.importance.Importance):
     def _moments(self, model: nn.Module, call: TracedCall) -> dict[str, list[LayerMoments]]:
         """Run the model on the images, which are made or taken once."""
         settings = self.settings
-        if self._batches is None and settings.method == "calibrate":
-            self._batches = collected(settings.images, settings.count or DEFAULT_COUNT, model)
-        elif self._batches is None:
-            self._batches = calibration_inputs(model, call.example_inputs, settings)[0]
+        batches = self.calibration.batches(model, call.example_inputs)
         with evaluating(model):
-            return layer_moments(model, self._batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
+            return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
 
 
 def _is_read(item: Any, group: Any) -> bool:

@@ -47,12 +47,15 @@ class Scores:
         self.known[name] = score
         return score
 
-    def both(self, before: Callable[[], nn.Module], after: Callable[[], nn.Module]) -> tuple[float | None, float | None]:
-        """The scores before and after, those that are not known yet computed now; None without `evaluate`."""
+    def before(self, model: Callable[[], nn.Module]) -> None:
+        """Score the model before it is cut, unless that has been done or there is no `evaluate`."""
+        if self._evaluate is not None and "before" not in self.known:
+            self.of("before", model())
+
+    def both(self, after: Callable[[], nn.Module]) -> tuple[float | None, float | None]:
+        """The scores before and after, the latter computed now if it is not known; None without `evaluate`."""
         if self._evaluate is None:
             return None, None
-        if "before" not in self.known:
-            self.of("before", before())
         if "after" not in self.known:
             self.of("after", after())
         return self.known["before"], self.known["after"]

@@ -10,21 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
-from dfpc_plugin.errors import PrunerSettingError
+from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host.ignored import listed
-from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel, LatencySettings
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
 from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
+from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.summary import summarise
 from dfpc_plugin.pruning.trial import copy_of, kept_state
+from dfpc_plugin.repairing import Method, RepairSettings
+from dfpc_plugin.repairing.repair import copy_state
+from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
 from dfpc_plugin.surgery import cut
 
@@ -46,6 +49,8 @@ def prune(
     ignored_layers: Any = (),
     coupled: bool = True,
     whole_heads: bool = False,
+    repair: Method | RepairSettings | None = None,
+    images: Images | None = None,
     latency: LatencySettings | None = None,
     forward_fn: ForwardFunction | None = None,
     inplace: bool = False,
@@ -59,10 +64,12 @@ def prune(
         model: Any model that `find_couplings` can follow. It is left as it is, unless `inplace`.
         example_inputs: What it is called with; costs and latency are those of these inputs.
         target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
-        importance: Scores groups; any of Torch-Pruning's importances. `DFPCImportance()` by default.
+        importance: Scores groups; any of Torch-Pruning's importances. By default `DFPCImportance()`, or `RepairedImportance`
+            where the repair is by least squares.
         evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
         per: What saliency is divided by before it is ranked: see `PruneSettings`.
-        rescore: The share of the channels after which saliency is computed anew; None to compute it once.
+        rescore: The share of the channels after which saliency is computed anew, on the model as it is repaired by then;
+            None to compute it once.
         max_ratio: The share of its channels that any coupling may lose.
         min_channels: What every layer keeps at least.
         round_to: What the number of channels that are kept is a multiple of, where any go. By default 8 where the target
@@ -71,6 +78,9 @@ def prune(
             shell-style patterns.
         coupled: Whether couplings that several layers write, such as residual streams, lose channels too.
         whole_heads: Attention loses whole heads rather than dimensions of all of them.
+        repair: How to mend what is left, as for the function `repair`: "mean", "merge", "synthetic" or "calibrate". Accuracy is
+            that of the repaired model, also for `max_drop`.
+        images: For "calibrate": unlabelled inputs.
         latency: How to measure latency; given, it is measured even where the target does not ask for it.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
         inplace: Prune `model` itself. If anything fails, it is as it was.
@@ -83,9 +93,13 @@ def prune(
         TargetError: The target makes no sense, or cannot be reached; the message says how far one gets.
         PrunerSettingError: A setting that cannot be followed.
         NothingToPruneError: No coupling may lose a channel.
+        RepairError: The model cannot be repaired so.
         DFPCError: As `find_couplings` raises.
     """
     wanted = Target.parse(target)
+    mending = None if repair is None else RepairSettings.of(repair, images)
+    if mending is None and images is not None:
+        raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
     if wanted.max_drop is not None and evaluate is None:
         raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
     by_default = round_to is None and wanted.measured
@@ -105,15 +119,17 @@ def prune(
         with phases("couplings"):
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn)
             subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
-        scores = Scores(evaluate, phases)
-        order, length, measured = _plan(subject, wanted, importance or DFPCImportance(), latency, scores, phases)
+        scores, mender = Scores(evaluate, phases), Mender(mending, graph, example_inputs, forward_fn, phases)
+        order, length, measured = _plan(subject, wanted, mender.importance(importance), latency, scores, phases, mender)
         uncut = kept_state(graph.coupling_map)
         result = summarise(
-            subject, wanted, order, length, measured, latency, scores, phases, rounded_by_default=by_default
+            subject, wanted, order, length, measured, latency, scores, phases, mender, rounded_by_default=by_default
         )
     if not inplace:
         return result
     cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
+    if result.repair is not None:
+        copy_state(result.model, model)
     return dataclasses.replace(result, model=model)
 
 
@@ -124,6 +140,7 @@ def _plan(
     latency: LatencySettings | None,
     scores: Scores,
     phases: Phases,
+    mender: Mender,
 ) -> tuple[Order, int, Measured | None]:
     """Rank all units, and find how many of them go; with the latency of the result if that was measured."""
     with phases("saliency"):
@@ -138,7 +155,7 @@ def _plan(
             order = rank(candidates, subject.channels.removed)
         else:
             enough = functools.partial(_enough, subject, target, predictor)
-            order = rescored_order(subject, importance, rank, enough, tell)
+            order = rescored_order(subject, importance, rank, enough, tell, mender.mend)
         length = length_for_budgets(order, subject.costs, subject.channels.removed, target)
     measured = None
     if target.measured and predictor is not None and latency is not None:
@@ -146,7 +163,7 @@ def _plan(
             measured = length_for_latency(subject, order, predictor, target, latency, length, tell)
         length = measured.length
     if target.max_drop is not None:
-        length = _length_for_score(subject, order, target, scores, length)
+        length = _length_for_score(subject, order, target, scores, length, mender)
     return order, length, measured
 
 
@@ -155,7 +172,9 @@ def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, re
     return target.max_drop is None and not target.measured and keeps_budgets(target, subject.costs, removed, ratio)
 
 
-def _length_for_score(subject: Subject, order: Order, target: Target, scores: Scores, length: int) -> int:
+def _length_for_score(
+    subject: Subject, order: Order, target: Target, scores: Scores, length: int, mender: Mender
+) -> int:
     """As far as accuracy allows; or check that it allows what other budgets have asked for.
 
     Raises:
@@ -165,7 +184,8 @@ def _length_for_score(subject: Subject, order: Order, target: Target, scores: Sc
     base = scores.of("before", copy_of(subject.model))
 
     def score_of(steps: int) -> float:
-        return scores.of("after", subject.copy_without(order.channels(steps)))
+        channels = order.channels(steps)
+        return scores.of("after", mender.mended(subject.copy_without(channels), subject.removed_with(channels)))
 
     if not (target.measured or target.counted):
         length, scores.known["after"] = length_for_score(score_of, base, target.max_drop, len(order))

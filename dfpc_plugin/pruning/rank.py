@@ -109,6 +109,7 @@ def rescored_order(
     rank: Callable[[list[Candidate], Tensor], Order],
     enough: Callable[[Tensor, float], bool],
     progress: Callable[[float], None],
+    mend: Callable[[nn.Module, Tensor], None],
 ) -> Order:
     """Cut a copy of the model step by step, scoring what is left after every step, and return the order of it all.
 
@@ -118,6 +119,7 @@ def rescored_order(
         rank: Orders candidates where some channels, `(channels,)` of bool, are gone.
         enough: Tells of such channels, and the share of the units they are, whether no budget asks for more.
         progress: Called with the share of the units that have gone.
+        mend: Repairs a model without some channels, `(channels,)` of bool, before it is scored anew.
     """
     settings = subject.settings
     scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn)
@@ -146,6 +148,7 @@ def rescored_order(
         share = sum(so_far.counts(len(so_far))) / total
         if enough(so_far.removed(len(so_far), subject.channels.removed), share) or len(order) <= step:
             return so_far
+        mend(scout.model, known.removed)
         candidates = candidates_of(scout, importance, settings)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from dfpc_plugin.latency import Latency
 from dfpc_plugin.pruning.table import result_table
+from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
 
 __all__ = ["CouplingCut", "Figures", "PruneResult"]
@@ -67,6 +68,7 @@ class PruneResult:
             matrices, by the path of the matrix. `replay` does the same to another copy of the model.
         seconds: What each phase took.
         notes: What a user should know and did not ask for.
+        repair: What the repair has done; None where there was none.
     """
 
     model: nn.Module
@@ -78,6 +80,7 @@ class PruneResult:
     removed: Mapping[str, tuple[int, ...]]
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    repair: RepairResult | None = None
 
     @property
     def speedup(self) -> float | None:
@@ -98,6 +101,7 @@ class PruneResult:
             "removed": {layer: list(indices) for layer, indices in self.removed.items()},
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
+            "repair": None if self.repair is None else self.repair.to_json(),
         }
 
     def __str__(self) -> str:

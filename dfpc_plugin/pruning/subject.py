@@ -35,6 +35,12 @@ class Subject:
     settings: PruneSettings
     costs: CostModel
 
+    def removed_with(self, channels: Tensor) -> Tensor:
+        """Which channels are gone when some (their numbers) go too, `(channels,)` of bool."""
+        removed = self.channels.removed.clone()
+        removed[channels] = True
+        return removed
+
     @property
     def model(self) -> nn.Module:
         """The model."""

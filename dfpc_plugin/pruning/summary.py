@@ -10,6 +10,7 @@ from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
+from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.replay import removed_outputs
 from dfpc_plugin.pruning.result import CouplingCut, Figures, PruneResult
 from dfpc_plugin.pruning.subject import Subject
@@ -28,10 +29,11 @@ def summarise(
     latency: LatencySettings | None,
     scores: Scores,
     phases: Phases,
+    mender: Mender,
     *,
     rounded_by_default: bool,
 ) -> PruneResult:
-    """Remove the first `length` units of `order` from the model, and put the result together.
+    """Remove the first `length` units of `order` from the model, repair it, and put the result together.
 
     Everything that can fail is done on copies before; what is counted is counted on the pruned model itself.
 
@@ -44,7 +46,8 @@ def summarise(
             pair = {"before": subject.model, "after": subject.copy_without(channels)}
             found = latency.measure(pair, subject.inputs, tell)
         measured = Measured(length, found["before"], found["after"])
-    before, after = scores.both(lambda: copy_of(subject.model), lambda: subject.copy_without(channels))
+    removed_channels = subject.removed_with(channels)
+    scores.before(lambda: copy_of(subject.model))
     couplings = tuple(
         CouplingCut(c.coupling.name, c.coupling.feed_in, len(c.units), len(c.units) - count)
         for c, count in zip(order.candidates, counts, strict=True)
@@ -55,6 +58,8 @@ def summarise(
         pairs = zip(order.candidates, counts, strict=True)
         groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
         subject.graph.prune_together(groups)
+    mender.mend(subject.model, removed_channels)
+    before, after = scores.both(lambda: copy_of(subject.model).eval())
     with phases("counting"):
         cost = _counted(subject)
     full, total = subject.costs.full, order.total
@@ -64,7 +69,9 @@ def summarise(
     )
     reached = _reached(target, *figures)
     notes = _notes(subject, order, measured, rounded_by_default)
-    return PruneResult(subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes)
+    return PruneResult(
+        subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result
+    )
 
 
 def _counted(subject: Subject) -> Cost:

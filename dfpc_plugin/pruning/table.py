@@ -27,6 +27,8 @@ def result_table(result: PruneResult) -> str:
     console.print(_couplings(result))
     seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
     console.print(Text(f"Took {sum(result.seconds.values()):.1f} s: {seconds}."))
+    if result.repair is not None:
+        console.print(Text(result.repair.summary))
     for note in result.notes:
         console.print(Text(note))
     return text.getvalue().rstrip()

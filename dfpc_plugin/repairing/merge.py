@@ -63,7 +63,8 @@ def merge_channels(
         key = (call.name, call.rows_of.start)
         if inputs is not None and key not in stand_ins:
             channels = _channels(call, rows, generator)
-            means[key] = channels.mean(0)
+            means[key] = channels.mean(0) if can_add_constant(settlement) else torch.zeros_like(channels[0])
+            channels -= means[key]
             stand_ins[key] = list(_stand_ins(channels, inputs, call.groups))
     found = []
     with contextlib.closing(Pair(original, model, noise_of_one(noise), forward_fn)) as pair:
@@ -91,11 +92,12 @@ def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
 def _stand_ins(channels: Tensor, inputs: Tensor, groups: int) -> Iterator[Tensor | None]:
     """By group of a layer's inputs, the weights with which kept channels stand in: `(removed, kept)`; None if none can.
 
+    Channels are taken around their means where the layer can take up the constant that this leaves.
+
     The ridge grows with the share of a channel that the others do not tell: where a channel is another's double it is
     next to nothing, and the double stands in exactly; where a regression explains little, little of it is believed.
     """
-    centered = channels - channels.mean(0)
-    for own, keep in zip(centered.unflatten(1, (groups, -1)).unbind(1), inputs.view(groups, -1), strict=True):
+    for own, keep in zip(channels.unflatten(1, (groups, -1)).unbind(1), inputs.view(groups, -1), strict=True):
         keep = keep.to(own.device)
         kept, removed = own[:, keep], own[:, ~keep]
         if not keep.any() or keep.all() or kept.shape[1] > _MOST:
@@ -118,8 +120,6 @@ def _fold(pair: Pair, kept: Kept, stand_ins: list[Tensor | None], mean: Tensor) 
     assert inputs is not None
     if any(weights is None for weights in stand_ins) or kept_matrix(call, pruned.call, kept) is None:
         return LayerRepair(call.name, False, note="its groups of inputs went as a whole, or are too wide to compare")
-    if not can_add_constant(pruned):
-        return LayerRepair(call.name, False, note="has neither a bias nor a batch norm to take up a constant")
     taps = call.taps()
     by_channel = call.matrix.unflatten(2, (-1, taps))
     change, constant = [], []
@@ -138,6 +138,7 @@ def _fold(pair: Pair, kept: Kept, stand_ins: list[Tensor | None], mean: Tensor) 
         change = [own[keep] for own, keep in zip(change, rows, strict=True)]
     added = torch.stack(change)
     shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(torch.cat(constant)))
-    report = add_constant(pruned, shift, outputs, factors)
+    if can_add_constant(pruned):
+        add_constant(pruned, shift, outputs, factors)
     pruned.call.write(pruned.call.matrix + (added if factors is None else added * factors[:, :, None]))
-    return report
+    return LayerRepair(call.name, True)

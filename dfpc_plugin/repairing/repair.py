@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
-from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected, unseen_part
+from dfpc_plugin.repairing.calibration import Calibration
+from dfpc_plugin.repairing.inputs import unseen_part
 from dfpc_plugin.repairing.kept import Kept, kept_channels
 from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
@@ -26,12 +27,9 @@ from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.repairing.report import LayerRepair, RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
 from dfpc_plugin.repairing.store import Store, fingerprint
-from dfpc_plugin.repairing.synthesis import synthesise
 
-__all__ = ["calibration_inputs", "repair"]
+__all__ = ["copy_state", "repair", "repair_kept"]
 
-_MATCHES = 0.05
-"""Nats of divergence up to which synthetic images are taken to match; photographs are at 0.006, noise is at 0.4."""
 _NOISE = 2**16
 
 
@@ -72,21 +70,55 @@ def repair(
         DFPCError: As `find_couplings` raises.
     """
     settings = RepairSettings.of(how, images)
+    settings = RepairSettings.of(how, images)
+    with shown(progress) as tell:
+        phases = Phases(tell)
+        with phases("channels"):
+            kept = kept_channels(model, original, example_inputs, forward_fn, removed)
+        result = repair_kept(model, original, example_inputs, settings, kept, forward_fn=forward_fn, phases=phases)
+    if not inplace:
+        return result
+    copy_state(result.model, model)
+    return dataclasses.replace(result, model=model)
+
+
+def repair_kept(
+    model: nn.Module,
+    original: nn.Module,
+    example_inputs: ExampleInputs,
+    settings: RepairSettings,
+    kept: Kept,
+    *,
+    forward_fn: ForwardFunction | None,
+    phases: Phases,
+    calibration: Calibration | None = None,
+) -> RepairResult:
+    """As `repair`, where it is known what is left; always on a copy.
+
+    Args:
+        model: The pruned model.
+        original: The model it was pruned from.
+        example_inputs: What both are called with.
+        settings: How.
+        kept: Which channels are left.
+        forward_fn: As everywhere.
+        phases: Times what is done, and passes progress on.
+        calibration: Inputs that serve several repairs.
+
+    Raises:
+        RepairError: As `repair` raises.
+    """
+    before = dict(phases.seconds)
     mended = copy.deepcopy(model)
     modes = [module.training for module in mended.modules()]
     mended.eval()
-    with shown(progress) as tell, torch.random.fork_rng(devices=[]), _without_gradients(), evaluating(original):
-        phases = Phases(tell)
-        work = _Work(mended, original, example_inputs, settings, forward_fn, phases)
-        with phases("channels"):
-            work.kept = kept_channels(mended, original, example_inputs, forward_fn, removed)
+    with torch.random.fork_rng(devices=[]), _without_gradients(), evaluating(original):
+        work = _Work(mended, original, example_inputs, settings, kept, forward_fn, phases, calibration)
         layers = _METHODS[settings.method](work)
     for module, mode in zip(mended.modules(), modes, strict=True):
         module.training = mode
-    if inplace:
-        _copy_state(mended, model)
-    result = model if inplace else mended
-    return RepairResult(result, settings.method, tuple(layers), work.output_error, dict(phases.seconds), tuple(work.notes))
+    seconds = {name: took - before.get(name, 0.0) for name, took in phases.seconds.items() if took != before.get(name)}
+    return RepairResult(mended, settings.method, tuple(layers), work.output_error, seconds, tuple(work.notes))
 
 
 class _Work:
@@ -100,11 +132,10 @@ class _Work:
         forward_fn: How they are called, if not plainly.
         phases: Times what is done.
         kept: Which channels are left.
+        calibration: Inputs to run on, if others have used them too.
         output_error: Of the model's output, before and after.
         notes: What the user should know.
     """
-
-    kept: Kept
 
     def __init__(
         self,
@@ -112,12 +143,15 @@ class _Work:
         original: nn.Module,
         example_inputs: ExampleInputs,
         settings: RepairSettings,
+        kept: Kept,
         forward_fn: ForwardFunction | None,
         phases: Phases,
+        calibration: Calibration | None,
     ) -> None:
         """Begin."""
         self.model, self.original, self.example_inputs = model, original, example_inputs
         self.settings, self.forward_fn, self.phases = settings, forward_fn, phases
+        self.kept, self.calibration = kept, calibration
         self.output_error: tuple[float, float] | None = None
         self.notes: list[str] = []
 
@@ -158,60 +192,14 @@ def _merge(work: _Work) -> list[LayerRepair]:
         )
 
 
-def _synthetic(work: _Work) -> list[LayerRepair]:
-    """Least squares on images made from the model."""
-    marked = {"seed": work.settings.seed, "steps": work.settings.steps, "count": work.settings.count}
-    store = _store(work, marked)
-    with work.phases("images") as tell:
-        batches, divergence, noise = calibration_inputs(work.original, work.example_inputs, work.settings, store, tell)
-    matches = divergence <= _MATCHES
-    work.notes.append(
-        f"Images are {divergence:.3f} nats from the statistics of the batch norms, per channel; noise is {noise:.3f}, and "
-        f"photographs would be about 0.006."
-        + ("" if matches else " That is far: images of your own, with method='calibrate', will do better.")
-    )
-    return _fitted(work, batches, store, norms=matches)
-
-
-def _calibrate(work: _Work) -> list[LayerRepair]:
-    """Least squares on the user's images."""
-    batches = collected(work.settings.images, work.settings.count or DEFAULT_COUNT, work.model)
-    return _fitted(work, batches, _store(work, {"seed": work.settings.seed}, batches), norms=True)
-
-
-_METHODS: dict[str, Callable[[_Work], list[LayerRepair]]] = {
-    "none": _none, "mean": _mean, "merge": _merge, "synthetic": _synthetic, "calibrate": _calibrate
-}
-
-
-def calibration_inputs(
-    original: nn.Module,
-    example_inputs: ExampleInputs,
-    settings: RepairSettings,
-    store: Store | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> tuple[list[ExampleInputs], float, float]:
-    """Make synthetic images, or take those made before; with their divergence, and that of the noise they come from.
-
-    Raises:
-        RepairError: The model has no stored statistics, or takes no images.
-    """
-    if store is not None and store.has("images"):
-        found, said = store.load_tensors("images")
-        like = next(iter(original.parameters()))
-        return [found[name].to(like.device) for name in sorted(found)], said["divergence"], said["before"]
-    made = synthesise(
-        original, example_inputs, count=settings.count, steps=settings.steps, seed=settings.seed, progress=progress  # type: ignore[arg-type]
-    )
-    if store is not None:
-        content = {f"batch-{number:05d}": batch for number, batch in enumerate(made.batches)}
-        store.save_tensors("images", content, {"divergence": made.divergence, "before": made.before})
-    return list(made.batches), made.divergence, made.before
-
-
-def _fitted(work: _Work, batches: list[ExampleInputs], store: Store, *, norms: bool) -> list[LayerRepair]:
-    """Least squares, and batch norms if that makes the output better."""
+def _least_squares(work: _Work) -> list[LayerRepair]:
+    """Least squares of every layer, and batch norms if that makes the output better."""
     settings = work.settings
+    store = _store(work)
+    calibration = work.calibration or Calibration(settings, store)
+    with work.phases("images") as tell:
+        batches = calibration.batches(work.original, work.example_inputs, tell)
+    work.notes += [calibration.note] if calibration.note else []
     unseen = unseen_part(batches)
     with work.phases("evaluating"):
         before = work.error(unseen)
@@ -222,15 +210,27 @@ def _fitted(work: _Work, batches: list[ExampleInputs], store: Store, *, norms: b
         )
     with work.phases("evaluating"):
         after = work.error(unseen)
-    if norms and settings.batchnorm and after is not None and norms_of(work.model):
-        with work.phases("batch norms"), reestimated(work.model, batches, work.forward_fn) as keep:
-            again = work.error(unseen)
-            keep[0] = again is not None and again < after
-            kept = "kept" if keep[0] else "put back"
-        work.notes.append(f"Re-estimating batch norms takes the output's error from {after:.2%} to {again:.2%}: {kept}.")
-        after = again if keep[0] else after
+    if settings.batchnorm and calibration.matches and after is not None and norms_of(work.model):
+        after = _try_norms(work, batches, unseen, after)
     work.output_error = None if before is None or after is None else (before, after)
     return layers
+
+
+def _try_norms(work: _Work, batches: list[ExampleInputs], unseen: list[ExampleInputs], after: float) -> float:
+    """Re-estimate batch norms, and put them back unless that makes the output better; with the error that is left."""
+    with work.phases("batch norms"), reestimated(work.model, batches, work.forward_fn) as keep:
+        again = work.error(unseen)
+        keep[0] = again is not None and again < after
+    said = "unknown" if again is None else f"{again:.2%}"
+    work.notes.append(
+        f"Re-estimating batch norms takes the output's error from {after:.2%} to {said}: {'kept' if keep[0] else 'put back'}."
+    )
+    return again if keep[0] and again is not None else after
+
+
+_METHODS: dict[str, Callable[[_Work], list[LayerRepair]]] = {
+    "none": _none, "mean": _mean, "merge": _merge, "synthetic": _least_squares, "calibrate": _least_squares
+}
 
 
 @contextlib.contextmanager
@@ -240,14 +240,16 @@ def _without_gradients() -> Iterator[None]:
         yield
 
 
-def _store(work: _Work, settings: Mapping[str, Any], inputs: Any = ()) -> Store:
+def _store(work: _Work) -> Store:
     """Where solved layers are kept."""
-    directory = work.settings.checkpoint
-    if directory is None:
-        return Store(None, "")
     own = work.settings
-    said = {"method": own.method, "ridge": own.used_ridge, "rows": own.rows, "memory_gib": own.memory_gib, **settings}
-    return Store(Path(directory), fingerprint(work.model, said, inputs))
+    if own.checkpoint is None:
+        return Store(None, "")
+    images = own.images if isinstance(own.images, Tensor | Mapping) else ()
+    said = {
+        name: getattr(own, name) for name in ("method", "used_ridge", "rows", "memory_gib", "count", "steps", "seed")
+    }
+    return Store(Path(own.checkpoint), fingerprint(work.model, said, images))
 
 
 def _noise(example_inputs: ExampleInputs, seed: int) -> ExampleInputs:
@@ -267,7 +269,7 @@ def _outputs(model: nn.Module, batch: ExampleInputs, forward_fn: ForwardFunction
     return [tensor.float() for tensor in returned_tensors(result) if tensor.is_floating_point()]
 
 
-def _copy_state(source: nn.Module, target: nn.Module) -> None:
+def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Give a model the values of another of the same shapes."""
     with torch.no_grad():
         for mine, new in zip(target.parameters(), source.parameters(), strict=True):

@@ -61,6 +61,15 @@ class RepairResult:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
 
+    @property
+    def summary(self) -> str:
+        """What was done, in a sentence."""
+        changed = sum(layer.changed for layer in self.layers)
+        said = f"Repaired by {self.method}: {changed} of {len(self.layers)} layers changed"
+        if self.output_error is not None:
+            said += ", the output's error {:.2%} before and {:.2%} after".format(*self.output_error)
+        return f"{said}."
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the model as dicts, lists, numbers and strings; what was not measured is None."""
         return {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.repairing.statistics import NormInputs, divergence
@@ -43,7 +44,7 @@ class SyntheticImages:
 
 def synthesise(
     model: nn.Module,
-    example_inputs: Tensor,
+    example_inputs: ExampleInputs,
     *,
     count: int | None = None,
     steps: int = 40,

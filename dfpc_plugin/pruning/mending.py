@@ -1,0 +1,74 @@
+"""Repair within pruning: of models that are scored, and of the one that comes out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host import DataFlowGraph
+from dfpc_plugin.importance import DFPCImportance
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.progress import Phases
+from dfpc_plugin.pruning.rank import Importance
+from dfpc_plugin.pruning.trial import copy_of, kept_state, pruned_copy
+from dfpc_plugin.repaired_importance import RepairedImportance
+from dfpc_plugin.repairing import RepairResult, RepairSettings
+from dfpc_plugin.repairing.calibration import Calibration
+from dfpc_plugin.repairing.kept import Kept
+from dfpc_plugin.repairing.repair import copy_state, repair_kept
+
+__all__ = ["Mender"]
+
+
+class Mender:
+    """Repairs what is cut from one model.
+
+    Attributes:
+        result: What the last repair has done; None if there is nothing to do.
+    """
+
+    def __init__(
+        self,
+        settings: RepairSettings | None,
+        graph: DataFlowGraph,
+        inputs: ExampleInputs,
+        forward_fn: ForwardFunction | None,
+        phases: Phases,
+    ) -> None:
+        """Remember the model of `graph`, which has not been cut, if there is something to repair with."""
+        self.result: RepairResult | None = None
+        self._settings = None if settings is None or settings.method == "none" else settings
+        self._inputs, self._forward_fn, self._phases = inputs, forward_fn, phases
+        if self._settings is not None:
+            self._couplings = kept_state(graph.coupling_map)
+            self._original = copy_of(graph.model).eval()
+            sampled = self._settings.method in ("synthetic", "calibrate")
+            self._calibration = Calibration(self._settings) if sampled else None
+
+    def importance(self, chosen: Importance | None) -> Importance:
+        """The importance to rank by: the one that was chosen, or else the one that goes with the repair."""
+        if self._settings is None:
+            return chosen or DFPCImportance()
+        if chosen is None and self._calibration is not None:
+            result = RepairedImportance(self._settings, example_inputs=self._inputs)
+            result.calibration = self._calibration
+            return result
+        if isinstance(chosen, RepairedImportance) and chosen.settings == self._settings:
+            self._calibration = chosen.calibration
+        return chosen or DFPCImportance()
+
+    def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:
+        """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are gone."""
+        if self._settings is None:
+            return model
+        self.result = repair_kept(
+            model, self._original, self._inputs, self._settings, Kept(self._couplings, removed),
+            forward_fn=self._forward_fn, phases=self._phases, calibration=self._calibration,
+        )
+        return self.result.model
+
+    def mend(self, model: nn.Module, removed: Tensor) -> None:
+        """Repair `model` itself, from which `removed` channels are gone, starting from the weights of the unpruned model."""
+        if self._settings is not None:
+            fresh = pruned_copy(self._original, self._couplings, removed.nonzero().squeeze(1))
+            copy_state(self.mended(fresh, removed), model)

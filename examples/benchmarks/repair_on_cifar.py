@@ -1,0 +1,105 @@
+"""Accuracy after every way to repair, for DFPC's rankings and Torch-Pruning's criteria, on a trained CIFAR ResNet.
+
+    python examples/benchmarks/repair_on_cifar.py --weights resnet56.safetensors --images val.zip --unlabelled train.zip
+
+`weights` and `images` are as for `criteria_on_cifar.py`; `unlabelled` is a zip of class folders from which the images for
+`calibrate` are taken, whose labels are not used. Every criterion prunes to the same budgets by the same selection, and every
+repair starts from the same cut. Synthetic images are made once per network. Nothing is fine-tuned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from cifar_resnet import load_images, load_network
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+import dfpc_plugin as dfpc
+from dfpc_plugin.demo.criteria import CRITERIA
+from dfpc_plugin.demo.measure import accuracy
+from dfpc_plugin.repairing import synthesise
+
+ANTICIPATING = "anticipating"
+METHODS = ("none", "mean", "merge", "synthetic", "calibrate")
+
+
+def settings_for(method: str, made: list[Tensor], real: Tensor, seed: int) -> dfpc.RepairSettings:
+    """Settings of a method; images that were made once are given as they are, with the ridge of `synthetic`."""
+    if method == "synthetic":
+        return dfpc.RepairSettings("calibrate", made, count=sum(map(len, made)), ridge=0.03, seed=seed)
+    return dfpc.RepairSettings(method, real if method == "calibrate" else None, seed=seed)
+
+
+def cut_of(model: nn.Module, example: Tensor, name: str, speedup: float, settings: dfpc.RepairSettings) -> dfpc.PruneResult:
+    """Prune by a criterion; the one that anticipates repair looks at the images that the repair will use."""
+    anticipating = dfpc.RepairedImportance(settings) if name == ANTICIPATING else None
+    return dfpc.prune(model, example, f"macs={1 / speedup}", importance=anticipating or CRITERIA[name].build())
+
+
+def main(
+    weights: Path,
+    images: Path,
+    unlabelled: Path,
+    speedups: tuple[float, ...] = (1.2, 1.35, 1.6, 2.0),
+    test_images: int = 1000,
+    unlabelled_images: int = 256,
+    synthetic_images: int = 256,
+    criteria: tuple[str, ...] = (ANTICIPATING, *CRITERIA),
+    methods: tuple[str, ...] = METHODS,
+    seed: int = 0,
+) -> None:
+    """Print accuracy per criterion, budget and repair.
+
+    Args:
+        weights: The trained network.
+        images: The zip of class folders to test on.
+        unlabelled: The zip to take images for `calibrate` from.
+        speedups: MACs of the unpruned network over MACs of the pruned one.
+        test_images: How many images to test on, evenly over the classes.
+        unlabelled_images: How many images `calibrate` gets, drawn from two thousand.
+        synthetic_images: How many images `synthetic` makes.
+        criteria: Which criteria to compare; "anticipating" is DFPC's ranking that anticipates repair.
+        methods: Which repairs.
+        seed: Chooses images, makes noise, and draws for the random criterion.
+    """
+    console = Console()
+    model = load_network(weights)
+    pixels, labels = load_images(images, test_images)
+    pool = load_images(unlabelled, 2000)[0]
+    real = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:unlabelled_images]]
+    start = time.perf_counter()
+    made = synthesise(model, pixels[:1], count=synthetic_images, seed=seed)
+    console.print(f"{synthetic_images} synthetic images in {time.perf_counter() - start:.0f} s, {made.divergence:.3f} nats off")
+    base = accuracy(model, pixels, labels)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for speedup in speedups:
+        table = Table(title=f"{weights.stem}, {speedup}x fewer MACs: {base:.1%} before, {len(pixels)} images")
+        for column in ("criterion", *methods):
+            table.add_column(column)
+        for name in track(criteria, f"{speedup}x", console=console, transient=True):
+            cells = []
+            for method in methods:
+                torch.manual_seed(seed)
+                settings = settings_for(method, made.batches, real, seed)
+                seen = settings if settings.images is not None else settings_for("synthetic", made.batches, real, seed)
+                cut = cut_of(model, pixels[:1], name, speedup, seen)
+                start = time.perf_counter()
+                result = dfpc.repair(cut.model, model, pixels[:1], settings, removed=cut.removed)
+                seconds[method].append(time.perf_counter() - start)
+                cells.append(f"{100 * accuracy(result.model, pixels, labels):.1f}")
+            label = "DFPC, anticipating repair" if name == ANTICIPATING else CRITERIA[name].label
+            table.add_row(label, *cells)
+        console.print(table)
+    medians = {method: sorted(took)[len(took) // 2] for method, took in seconds.items()}
+    console.print("Median seconds per repair: " + ", ".join(f"{name} {took:.1f}" for name, took in medians.items()))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
