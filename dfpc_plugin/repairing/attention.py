@@ -16,10 +16,11 @@ _SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def split_attention(linear: Linear, args: tuple, kwargs: dict[str, Any]) -> Any:
+def split_attention(linear: Linear, attend: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """Do what `F.multi_head_attention_forward(*args, **kwargs)` does, calling `linear` for its four projections.
 
-    What lies between them (heads, masks, added keys) stays torch's own: it is called with projections that do nothing.
+    What lies between them (heads, masks, added keys) stays torch's own: `attend`, which is that function or calls it, gets
+    projections that do nothing.
     """
     bound = _SIGNATURE.bind(*args, **kwargs)
     bound.apply_defaults()
@@ -36,5 +37,5 @@ def split_attention(linear: Linear, args: tuple, kwargs: dict[str, Any]) -> Any:
     given.update(zip(("query", "key", "value"), projected, strict=True))
     given.update(in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True, out_proj_bias=None)
     given.update(dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), nothing))
-    mixed, attention = F.multi_head_attention_forward(*bound.args, **bound.kwargs)
+    mixed, attention = attend(*bound.args, **bound.kwargs)
     return linear(mixed, out_weight, out_bias), attention

@@ -89,7 +89,7 @@ class Follower(TorchFunctionMode):
         if func in METADATA:
             return func(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            return split_attention(self._linear, args, kwargs)
+            return split_attention(self._linear, self._attend, args, kwargs)
         call = layer_call(func, args, kwargs, self.names)
         waiting = self._among(tensors((args, kwargs)))
         if call is None and len(waiting) == 1 and _is_tail(func, args, kwargs, waiting[0].value):
@@ -113,6 +113,11 @@ class Follower(TorchFunctionMode):
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A linear layer that another function contains."""
         return self.__torch_function__(F.linear, (), (input, weight, bias))
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Any:
+        """What lies between the projections of attention, once these are settled."""
+        self.settle(self._among(tensors((args, kwargs))))
+        return F.multi_head_attention_forward(*args, **kwargs)
 
     def _all(self) -> list[Settlement]:
         return list({id(settlement): settlement for settlement in self._waiting.values()}.values())

@@ -236,12 +236,18 @@ def test_what_mixes_or_overwrites_is_no_tail(run: Callable[[Any, Tensor], Any]) 
         lambda m, x: m.a(x) * m.bn.weight[None],
         lambda m, x: m.bn(m.a(x)),
         lambda m, x: m.a(x).roll(1, 0),
-        lambda m, x: m.a(x)[None] if False else m.a(x).unsqueeze(0),
+        lambda m, x: m.a(x).unsqueeze(0),
     ],
 )
 def test_what_scales_and_moves_is_a_tail(run: Callable[[Any, Tensor], Any]) -> None:
     (found,) = run_once(run, random(1, 3, 4), a=nn.Linear(4, 4), bn=nn.BatchNorm1d(4))
     assert len(found.tail) == len(found.values) == 1
+
+
+def test_a_scale_that_repeats_the_output_is_no_tail() -> None:
+    """It would be summed over when the tail is inverted."""
+    (found,) = run_once(lambda m, x: m.a(x) * random(3, 5, 1), random(1, 3, 1, 4), a=nn.Linear(4, 4))
+    assert all(value.numel() == found.output.numel() for value in found.values)
 
 
 class Raises(nn.Module):

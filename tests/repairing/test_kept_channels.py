@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brute_force import Between
 from budget_nets import make
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.pruning import prune
+from dfpc_plugin.pruning import prune, replay
 from dfpc_plugin.repairing.kept import Kept, kept_channels
 
 IMAGE = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -160,15 +160,16 @@ def test_nothing_is_gone_from_the_same_model(net: Callable[[], nn.Module]) -> No
         assert kept.outputs(call) is None and kept.inputs(call) is None
 
 
-def cut_by_hand(model: nn.Sequential, stay: list[int]) -> nn.Sequential:
+def cut_by_hand(model: nn.Sequential, stay: list[int], last: int = 3) -> nn.Sequential:
     """Channels of the first convolution of `twins` out, as any cut leaves it."""
     model = copy.deepcopy(model)
-    first, norm, last = model[0], model[1], model[3]
+    first, norm, reader = model[0], model[1], model[last]
     for module, name in ((first, "weight"), (first, "bias"), (norm, "weight"), (norm, "bias")):
-        setattr(module, name, nn.Parameter(getattr(module, name).detach()[stay]))
+        if getattr(module, name) is not None:
+            setattr(module, name, nn.Parameter(getattr(module, name).detach()[stay]))
     norm.running_mean, norm.running_var = norm.running_mean[stay], norm.running_var[stay]
-    last.weight = nn.Parameter(last.weight.detach()[:, stay])
-    first.out_channels = norm.num_features = last.in_channels = len(stay)
+    reader.weight = nn.Parameter(reader.weight.detach()[:, stay])
+    first.out_channels = norm.num_features = reader.in_channels = len(stay)
     return model
 
 
@@ -228,6 +229,32 @@ def test_weights_scaled_as_a_whole_are_the_same() -> None:
     expected = kept_channels(result.model, original, IMAGE, None, None).removed
     result.model[0].weight.data *= torch.linspace(0.5, 2, len(result.model[0].weight))[:, None, None, None]
     assert torch.equal(kept_channels(result.model, original, IMAGE, None, None).removed, expected)
+
+
+def test_rows_without_weights_stay_the_same_beside_scaled_ones() -> None:
+    """Zero rows are the same only exactly, the others only up to a factor."""
+    original = built(vgg)
+    original[0].weight.data[[0, 5]] = 0
+    stay = [0, 1, 2, 5, 7]
+    pruned = cut_by_hand(original, stay, last=4)
+    pruned[0].weight.data *= 0.5
+    pruned[1] = copy.deepcopy(randomised(nn.BatchNorm2d(5), 9))
+    found = kept_channels(pruned, original, IMAGE, None, None).along("0.weight", 0)
+    assert found is not None and found.nonzero().flatten().tolist() == stay
+
+
+def test_dead_channels_are_told_apart_by_columns_of_a_layer_that_is_cut_as_well() -> None:
+    """Zero rows and a norm that hides them: only the next layer's weights, of which rows are gone too, tell which."""
+    original = built(vgg)
+    dead = [0, 3, 6]
+    original[0].weight.data[dead] = 0
+    for values in list(original[1].state_dict().values())[:4]:
+        values[dead] = values[0].clone()
+    removed = {"0": [0, 6], "4": [2, 5]}
+    pruned = replay(copy.deepcopy(original), IMAGE, removed)
+    found = kept_channels(pruned, original, IMAGE, None, None)
+    told = kept_channels(pruned, original, IMAGE, None, removed)
+    assert torch.equal(found.removed, told.removed)
 
 
 def test_another_model_is_refused() -> None:

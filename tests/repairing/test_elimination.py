@@ -1,0 +1,215 @@
+"""What it costs to remove channels, against least squares done anew for every set that is left."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from call_tools import calls_of, random, randomised
+from torch import Tensor, nn
+
+from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
+from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
+
+CPU = torch.device("cpu")
+Entries = dict[int, list[int]]
+
+
+def covariance(seed: int, size: int, rank: int | None = None) -> Tensor:
+    x = random(seed, 40, rank or size) @ random(seed + 1, rank or size, size)
+    return torch.cov(x.T, correction=0)
+
+
+def unexplained(matrix: Tensor, cov: Tensor, gone: list[int]) -> float:
+    """The least squared error when the entries `gone` are zero and all others may change: least squares with a root."""
+    left = [e for e in range(len(cov)) if e not in gone]
+    values, vectors = torch.linalg.eigh(cov)
+    root = values.clamp_min(0).sqrt()[:, None] * vectors.T  # root' root = cov
+    wanted = root @ matrix.T
+    if not left:
+        return float(wanted.square().sum())
+    fitted = root[:, left] @ torch.linalg.lstsq(root[:, left], wanted, driver="gelsd").solution
+    return float((wanted - fitted).square().sum())
+
+
+def greedy(
+    units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float, order: list[int] | None = None
+) -> Tensor:
+    """Remove one unit at a time, the one that adds least to the error, by trying all of them; in `order`, as they go."""
+    ridged = [(m, c + ridge * c.diagonal().mean() * torch.eye(len(c)), e, float((m @ c @ m.T).trace()))
+              for m, c, e in readers]
+    result = torch.zeros(units, dtype=torch.float64)
+    gone: list[int] = []
+    before, highest = 0.0, 0.0
+    while len(gone) < units:
+        totals = {}
+        for unit in set(range(units)) - set(gone):
+            totals[unit] = sum(
+                unexplained(m, c, [i for u in (*gone, unit) for i in e.get(u, ())]) / total for m, c, e, total in ridged
+            )
+        best = min(totals, key=lambda unit: totals[unit])
+        highest = max(highest, totals[best] - before)
+        result[best], before = highest, totals[best]
+        gone.append(best)
+    if order is not None:
+        order.extend(gone)
+    return result
+
+
+def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float) -> Tensor:
+    return elimination_costs(units, [Reader(m, c, e, ridge) for m, c, e in readers], CPU)
+
+
+CASES: dict[str, tuple[int, list[tuple[Tensor, Tensor, Entries]]]] = {
+    "one entry each": (6, [(random(0, 4, 6), covariance(1, 6), {u: [u] for u in range(6)})]),
+    "several entries": (4, [(random(0, 3, 8), covariance(1, 8), {u: [u, 4 + u] for u in range(4)})]),
+    "of different sizes": (4, [(random(0, 3, 7), covariance(1, 7), {0: [1], 1: [0, 2], 2: [3, 5, 6], 3: [4]})]),
+    "entries of no unit": (3, [(random(0, 3, 6), covariance(1, 6), {0: [1], 1: [3], 2: [4]})]),
+    "two readers": (
+        4,
+        [
+            (random(0, 3, 4), covariance(1, 4), {u: [3 - u] for u in range(4)}),
+            (random(2, 2, 5), covariance(3, 5), {0: [1], 2: [2, 3]}),
+        ],
+    ),
+    "low rank": (6, [(random(0, 4, 6), covariance(1, 6, rank=3), {u: [u] for u in range(6)})]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 0.5])
+def test_costs_are_those_of_trying_everything(name: str, ridge: float) -> None:
+    units, readers = CASES[name]
+    if name == "low rank":
+        ridge = max(ridge, 1e-4)
+    found, wanted = own_costs(units, readers, ridge), greedy(units, readers, ridge)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_order_of_costs_is_that_of_removal(seed: int) -> None:
+    matrix, cov = random(seed, 3, 5), covariance(seed + 50, 5)
+    readers = [(matrix, cov, {u: [u] for u in range(5)})]
+    order: list[int] = []
+    greedy(5, readers, 1e-9, order)
+    found = own_costs(5, readers, 1e-9)
+    assert found.sort(stable=True).indices.tolist() == order
+    everything = float((matrix @ cov @ matrix.T).trace())
+    for count in range(1, 6):  # costs that are lifted to that of one before make it more, never less
+        assert found[order[:count]].sum() * everything >= unexplained(matrix, cov, order[:count]) * (1 - 1e-5)
+
+
+def test_of_two_equal_channels_one_costs_nothing() -> None:
+    x = random(0, 50, 5)
+    x[:, 3] = x[:, 1]
+    cov = torch.cov(x.T, correction=0)
+    costs = own_costs(5, [(random(1, 4, 5), cov, {u: [u] for u in range(5)})], 1e-9)
+    first, second = sorted((float(costs[1]), float(costs[3])))
+    assert first < 1e-6 and second > 0.01
+    assert first == costs.min()
+
+
+def test_without_correlations_it_is_weights_times_variance() -> None:
+    matrix, variance = random(0, 3, 6), random(1, 6).square()
+    entries = {0: [0, 3], 1: [1], 2: [2, 4, 5]}
+    own = matrix.square().sum(0) * variance
+    wanted = torch.stack([own[entries[u]].sum() for u in range(3)]) / own.sum()
+    torch.testing.assert_close(own_costs(3, [(matrix, variance, entries)], 0.01), wanted)
+    ridge = 1e-12
+    torch.testing.assert_close(own_costs(3, [(matrix, variance.diag(), entries)], ridge), wanted)
+
+
+def test_units_that_nobody_reads_cost_nothing() -> None:
+    assert torch.equal(own_costs(3, [], 0.1), torch.zeros(3, dtype=torch.float64))
+    costs = own_costs(3, [(random(0, 2, 2), covariance(1, 2), {0: [0], 2: [1]})], 0.1)
+    assert costs[1] == 0 and costs[0] > 0 and costs[2] > 0
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_groups_are_readers_of_their_own(taps: int) -> None:
+    """Three groups of two channels each; units are pairs of channels in different groups, as a cut takes them."""
+    width = 2 * taps
+    matrix = random(0, 3, 2, width)
+    cov = torch.stack([covariance(seed, width) for seed in range(3)])
+    entries = {0: [0, 2], 1: [1, 3], 2: [4], 3: [5]}
+    readers = readers_of(LayerMoments(matrix, taps, cov), entries, 0.01)
+    assert len(readers) == 3
+    by_hand = []
+    for group in range(3):
+        own: Entries = {}
+        for unit, channels in entries.items():
+            inside = [c - 2 * group for c in channels if c // 2 == group]
+            if inside:
+                own[unit] = [c * taps + tap for c in inside for tap in range(taps)]
+        by_hand.append((matrix[group], cov[group], own))
+    torch.testing.assert_close(elimination_costs(4, readers, CPU), greedy(4, by_hand, 0.01), rtol=1e-6, atol=1e-9)
+    assert len(readers_of(LayerMoments(matrix, taps, cov), {0: [2]}, 0.01)) == 1
+
+
+def test_many_units_go_some_at_a_time() -> None:
+    units = 200
+    matrix, cov = random(0, 20, units), covariance(1, units, rank=60)
+    readers = [(matrix, cov, {u: [u] for u in range(units)})]
+    costs = own_costs(units, readers, 0.01)
+    assert costs.shape == (units,) and bool((costs >= 0).all()) and bool(torch.isfinite(costs).all())
+    one = own_costs(100, [(matrix[:, :100], cov[:100, :100], {u: [u] for u in range(100)})], 0.01)
+    assert len(one.unique()) > 50
+
+
+def net() -> nn.Module:
+    return randomised(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(),
+                      nn.ConvTranspose2d(6, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(),
+                      nn.Linear(4 * 4 * 4, 5))
+    )
+
+
+def test_moments_are_the_covariance_of_all_rows() -> None:
+    model, batches = net(), [random(0, 3, 3, 5, 5), random(1, 2, 3, 5, 5) + 1]
+    found = layer_moments(model, batches, None, rows=10**6, seed=0)
+    assert list(found) == ["0", "2", "4", "6", "8"]
+    calls = [calls_of(model, batch) for batch in batches]
+    for first, second in zip(*calls, strict=True):
+        rows = torch.cat([call.rows(torch.arange(call.positions(call.run()))) for call in (first, second)])
+        (moments,) = found[first.name]
+        assert moments.full and moments.taps == first.taps() and torch.equal(moments.matrix, first.matrix)
+        for group in range(first.groups):
+            wanted = torch.cov(rows[:, group].T, correction=0)
+            torch.testing.assert_close(moments.covariance[group], wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_moments_of_fewer_rows_are_near_and_the_same_by_seed() -> None:
+    model, batches = net(), [random(0, 40, 3, 9, 9)]
+    model[8] = nn.Linear(4 * 12 * 12, 5).double()
+    whole, some, again, other = (
+        layer_moments(model, batches, None, rows=rows, seed=seed)["2"][0].covariance
+        for rows, seed in ((10**6, 0), (500, 0), (500, 0), (500, 1))
+    )
+    assert torch.equal(some, again) and not torch.equal(some, other)
+    assert (some - whole).norm() < 0.3 * whole.norm()
+
+
+def test_of_attention_every_projection_has_moments() -> None:
+    class Self(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x)[0]
+
+    x = random(0, 6, 30, 4)
+    found = layer_moments(randomised(Self()), [x], None, rows=1000, seed=0)
+    assert sorted(found) == ["attention.in_proj_weight", "attention.out_proj"]
+    assert len(found["attention.in_proj_weight"]) == 3
+    for moments in found["attention.in_proj_weight"]:
+        torch.testing.assert_close(moments.covariance[0], torch.cov(x.flatten(0, 1).T, correction=0))
+
+
+def test_wide_layers_are_only_given_variances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfpc_plugin.repairing.moments._WIDEST", 20)
+    model, batch = net(), random(0, 5, 3, 5, 5)
+    found = layer_moments(model, [batch], None, rows=10**6, seed=0)
+    assert [moments.full for (moments,) in found.values()] == [False, True, False, True, False]
+    call = calls_of(model, batch)[0]
+    rows = call.rows(torch.arange(call.positions(call.run())))
+    torch.testing.assert_close(found["0"][0].covariance, rows.var(0, correction=0))

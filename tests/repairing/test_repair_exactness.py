@@ -1,0 +1,187 @@
+"""Where a repair can be exact, it is."""
+
+import copy
+
+import pytest
+import torch
+import torch_pruning as tp
+from repair_nets import relative_error, settled, small_resnet
+from torch import nn
+
+import dfpc_plugin as dfpc
+
+
+def rows(layer, keep):
+    """Outputs of a layer that are not kept."""
+    return {layer: tuple(i for i in range(len(keep)) if not keep[i])}
+
+
+def duplicated(model, pairs):
+    """Make inner channels of the first block doubles of others, the layer that reads them left alone."""
+    with torch.no_grad():
+        for copy_of, double in pairs:
+            model.first.conv1.weight[double] = model.first.conv1.weight[copy_of]
+            for tensor in (*model.first.bn1.parameters(), model.first.bn1.running_mean, model.first.bn1.running_var):
+                tensor[double] = tensor[copy_of]
+    return model
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_merge_loses_nothing_of_duplicated_channels(scale):
+    """Scaled doubles (after a ReLU, a positive scale of both gamma and beta) are as good as equal ones."""
+    model, images = small_resnet()
+    model = duplicated(model, [(0, 5), (3, 11), (0, 15)]).double()
+    with torch.no_grad():
+        for double in (5, 11, 15):
+            model.first.bn1.weight[double] *= scale
+            model.first.bn1.bias[double] *= scale
+    example = images[:1].double()
+    cut = dfpc.replay(copy.deepcopy(model), example, {"first.conv1": (5, 11, 15)})
+    bare = relative_error(cut, model, images.double())
+    mended = dfpc.repair(cut, model, example, "merge", removed={"first.conv1": (5, 11, 15)}).model
+    assert bare > 1e-2
+    assert relative_error(mended, model, images.double()) < 1e-8
+
+
+def test_merge_of_duplicates_is_found_from_weights_alone():
+    """Doubles cannot be told from each other by their rows, but what they are is all the same to the repair."""
+    model, images = small_resnet()
+    model = duplicated(model, [(0, 5), (3, 11)]).double()
+    cut = dfpc.replay(copy.deepcopy(model), images[:1].double(), {"first.conv1": (5, 11)})
+    mended = dfpc.repair(cut, model, images[:1].double(), "merge").model
+    assert relative_error(mended, model, images.double()) < 1e-8
+
+
+def constant(norm, channels):
+    """Let a batch norm return a constant in some channels."""
+    with torch.no_grad():
+        norm.weight[channels] = 0.0
+        norm.bias[channels] = torch.linspace(0.5, 1.5, len(channels)).to(norm.bias)
+
+
+def test_mean_loses_nothing_of_constant_channels():
+    images = torch.randn(32, 3, 8, 8, dtype=torch.float64)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU(),
+        nn.Conv2d(8, 10, 3, bias=False), nn.BatchNorm2d(10), nn.ReLU(),
+        nn.Conv2d(10, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+    ).double()
+    settled(model, images)
+    gone = {"0": (1, 6), "3": (0, 2, 9)}
+    constant(model[1], list(gone["0"]))
+    constant(model[4], list(gone["3"]))
+    cut = dfpc.replay(copy.deepcopy(model), images[:1], gone)
+    bare = relative_error(cut, model, images)
+    result = dfpc.repair(cut, model, images[:1], "mean", removed=gone)
+    assert bare > 1e-3
+    assert relative_error(result.model, model, images) < 1e-12
+    assert {layer.name for layer in result.layers if layer.changed} == {"3", "6"}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_calibrate_on_a_linear_network_is_least_squares(bias):
+    """The optimum of each layer in turn, computed independently by lstsq on the same samples."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9, bias=bias), nn.Linear(9, 7, bias=bias), nn.Linear(7, 4, bias=bias)).double().eval()
+    data = torch.randn(80, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 1
+    gone = {"0": (2, 5, 8), "1": (0, 3)}
+    cut = dfpc.replay(copy.deepcopy(model), data[:1], gone)
+    settings = dfpc.RepairSettings("calibrate", data, ridge=0.0, rows=1000, batchnorm=False)
+    mended = dfpc.repair(cut, model, data[:1], settings, removed=gone).model
+
+    seen = data[:60]  # three quarters are fitted to
+    x, target = seen, seen
+    for layer, original in zip(mended, model, strict=True):
+        target = original(target)
+        keep = [i for i in range(target.shape[1]) if i not in gone.get({0: "0", 1: "1", 2: "2"}[list(model).index(original)], ())]
+        wanted = target[:, keep]
+        design = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1) if bias else x
+        found = torch.linalg.lstsq(design, wanted).solution
+        best = design @ found
+        torch.testing.assert_close(layer(x), best, rtol=1e-6, atol=1e-8)
+        x = best
+    assert relative_error(mended, model, data) < relative_error(cut, model, data)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_every_rung_does_better_than_the_one_before_it(groups):
+    model, images = small_resnet(groups=groups, width=16)
+    pruned = dfpc.prune(model, images[:1], "macs=0.6")
+    errors = [relative_error(pruned.model, model, images)]
+    for how in ("mean", "merge", "synthetic", "calibrate"):
+        given = images[:48] if how == "calibrate" else None
+        result = dfpc.repair(pruned.model, model, images[:1], how, images=given, removed=pruned.removed)
+        errors.append(relative_error(result.model, model, images))
+    bare, mean, merge, synthetic, calibrate = errors
+    assert mean < bare
+    assert merge < bare
+    assert synthetic < min(mean, 0.8 * bare)
+    assert calibrate < synthetic * 1.1
+
+
+def test_works_after_plain_torch_pruning():
+    model, images = small_resnet()
+    original = copy.deepcopy(model)
+    pruner = tp.MetaPruner(
+        model, images[:1], tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.4, ignored_layers=[model.head]
+    )
+    pruner.step()
+    bare = relative_error(model, original, images)
+    result = dfpc.repair(model, original, images[:1], "calibrate", images=images[:48])
+    assert relative_error(result.model, original, images) < 0.5 * bare
+
+
+def test_attention_keeps_the_scale_that_a_cut_gave_its_queries():
+    """Queries of a narrower head are scaled up; fitting them to the original's would undo it."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    images = torch.randn(48, 3, 32, 32)
+    others = ["patch_embed.*", "blocks.*.mlp.*", "blocks.*.attn.proj"]
+    pruned = dfpc.prune(model, images[:1], "ratio=0.3", ignored_layers=others)
+    assert pruned.model.blocks[0].attn.head_dim < model.blocks[0].attn.head_dim
+    bare = relative_error(pruned.model, model, images)
+    result = dfpc.repair(pruned.model, model, images[:1], "calibrate", images=images[:32], removed=pruned.removed)
+    assert relative_error(result.model, model, images) < 0.5 * bare
+    by_weights = dfpc.repair(pruned.model, model, images[:1], "calibrate", images=images[:32])
+    for own, other in zip(result.model.parameters(), by_weights.model.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_multihead_attention_is_repaired_in_all_its_projections():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True, dropout=0.0)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    data = torch.randn(40, 6, 24)
+    pruned = dfpc.prune(model, data[:1], "ratio=0.3")
+    bare = relative_error(pruned.model, model, data)
+    result = dfpc.repair(pruned.model, model, data[:1], "calibrate", images=data, removed=pruned.removed)
+    assert relative_error(result.model, model, data) < 0.5 * bare
+    names = [layer.name for layer in result.layers if layer.changed]
+    assert names.count("layers.1.self_attn.in_proj_weight") == 3
+    assert {"layers.1.self_attn.out_proj", "layers.0.linear2"} <= set(names)
+    assert names.index("layers.1.self_attn.in_proj_weight") < names.index("layers.1.self_attn.out_proj")
+
+
+def test_layers_that_run_twice_are_fitted_to_both():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.shared, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            return self.last(torch.relu(self.shared(torch.relu(self.shared(x)))))
+
+    torch.manual_seed(0)
+    model, data = Twice().eval(), torch.randn(200, 5)
+    cut = dfpc.prune(model, data[:1], "ratio=0.3", min_channels=1)
+    result = dfpc.repair(cut.model, model, data[:1], "calibrate", images=data, removed=cut.removed)
+    assert [layer.name for layer in result.layers].count("shared") == 1
+    assert relative_error(result.model, model, data) <= relative_error(cut.model, model, data)
