@@ -99,9 +99,9 @@ class RepairedImportance(tp.importance.Importance):
     def _moments(self, model: nn.Module, call: TracedCall) -> dict[str, list[LayerMoments]]:
         """Run the model on the images, which are made or taken once."""
         settings = self.settings
-        batches = self.calibration.batches(model, call.example_inputs)
         with evaluating(model):
-            return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
+            batches = self.calibration.batches(model, call.example_inputs)
+            return layer_moments(model, batches.parts, call.forward_fn, rows=settings.rows, seed=settings.seed)
 
 
 def _is_read(item: Any, group: Any) -> bool:

@@ -138,7 +138,7 @@ def test_moments_behind_activations_are_those_of_samples(name):
 
 
 def test_slopes_act_by_their_squares_where_the_mean_is_not_known():
-    forget = nn.Sequential(nn.Flatten(2), nn.Unflatten(2, IMAGE.shape[2:]))
+    forget = torch.abs  # of which only the slope is known
     for function, slope in ((torch.sigmoid, 1 / 4), (nn.LeakyReLU(3.0), 3), (torch.relu, 1)):
         mean, variance = moments(lambda x, function=function: function(forget(x)))
         assert mean is None
@@ -297,3 +297,28 @@ def test_an_unknown_ranking_is_told_the_ones_there_are():
         DFPCImportance("mean")
     with pytest.raises(DFPCError, match="one of published, relative, expected, not 'coupling-mean'"):
         bgsc(Chain(), IMAGE, ranking="coupling-mean")
+
+
+def test_means_go_along_with_what_is_moved_averaged_multiplied_or_attended_to():
+    torch.manual_seed(0)
+    gain, shift = torch.rand(8) + 0.5, torch.randn(8)
+    norm = nn.BatchNorm2d(8)
+    norm.weight.data, norm.bias.data = gain, shift
+    head = nn.Linear(8, 8)
+
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head, self.end = norm, head, nn.Linear(16, 2)
+
+        def forward(self, x):
+            x = self.norm(x)
+            tokens = x.flatten(2).transpose(1, 2)
+            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            gated = x.mean((2, 3)) * torch.cat([x, x], 1).mean((2, 3))[:, :8]
+            return self.end(torch.cat([self.head(mixed).mean(1), gated], 1))
+
+    run = run_flow(Attends().eval(), torch.zeros(1, 8, 4, 4), expected=True)
+    torch.testing.assert_close(run.arriving["head"].flatten(0, 1)[0], shift)
+    wanted = torch.cat([head(shift), shift.square()])
+    torch.testing.assert_close(run.arriving["end"].flatten(), wanted.detach())

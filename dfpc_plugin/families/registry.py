@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["ForwardFunction", "data_flow_forward", "register_forward"]
+from dfpc_plugin.inputs import as_call
+
+__all__ = ["ForwardFunction", "data_flow_forward", "register_forward", "run_forward"]
 
 ForwardFunction = Callable[[nn.Module, Any], Any]
 """Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
@@ -39,3 +41,18 @@ def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
         if forward is not None:
             return forward
     return None
+
+
+def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | None) -> Any:
+    """Call `forward_fn`, or what is registered for the model's family, or the model itself.
+
+    Args:
+        model: Any model.
+        inputs: Example inputs.
+        forward_fn: Called as `forward_fn(model, inputs)` if given.
+    """
+    forward = forward_fn or data_flow_forward(model)
+    if forward is not None:
+        return forward(model, inputs)
+    args, kwargs = as_call(inputs)
+    return model(*args, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor, nn
 
 from dfpc_plugin.flow import ForwardFunction
@@ -43,7 +45,7 @@ class Mender:
             self._couplings = kept_state(graph.coupling_map)
             self._original = copy_of(graph.model).eval()
             sampled = self._settings.method in ("synthetic", "calibrate")
-            self._calibration = Calibration(self._settings) if sampled else None
+            self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint) if sampled else None
 
     def importance(self, chosen: Importance | None) -> Importance:
         """The importance to rank by: the one that was chosen, or else the one that goes with the repair."""
@@ -53,7 +55,8 @@ class Mender:
             result = RepairedImportance(self._settings, example_inputs=self._inputs)
             result.calibration = self._calibration
             return result
-        if isinstance(chosen, RepairedImportance) and chosen.settings == self._settings:
+        same = isinstance(chosen, RepairedImportance) and chosen.settings == self._settings
+        if isinstance(chosen, RepairedImportance) and same and chosen.settings.images is self._settings.images:
             self._calibration = chosen.calibration
         return chosen or DFPCImportance()
 
@@ -61,14 +64,23 @@ class Mender:
         """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are gone."""
         if self._settings is None:
             return model
-        self.result = repair_kept(
-            model, self._original, self._inputs, self._settings, Kept(self._couplings, removed),
-            forward_fn=self._forward_fn, phases=self._phases, calibration=self._calibration,
-        )
-        return self.result.model
+        return self._repaired(model, removed, dataclasses.replace(self._settings, checkpoint=None)).model
 
-    def mend(self, model: nn.Module, removed: Tensor) -> None:
-        """Repair `model` itself, from which `removed` channels are gone, starting from the weights of the unpruned model."""
+    def mend(self, model: nn.Module, removed: Tensor, *, final: bool = False) -> None:
+        """Repair `model` itself, from which `removed` channels are gone, starting from the weights of the unpruned model.
+
+        Only the `final` repair is kept in the user's directory, and is the one that the user is told of.
+        """
         if self._settings is not None:
             fresh = pruned_copy(self._original, self._couplings, removed.nonzero().squeeze(1))
-            copy_state(self.mended(fresh, removed), model)
+            settings = self._settings if final else dataclasses.replace(self._settings, checkpoint=None)
+            found = self._repaired(fresh, removed, settings)
+            copy_state(found.model, model)
+            self.result = dataclasses.replace(found, model=model) if final else None
+
+    def _repaired(self, model: nn.Module, removed: Tensor, settings: RepairSettings) -> RepairResult:
+        """Repair a copy of `model`."""
+        return repair_kept(
+            model, self._original, self._inputs, settings, Kept(self._couplings, removed),
+            forward_fn=self._forward_fn, phases=self._phases, calibration=self._calibration,
+        )

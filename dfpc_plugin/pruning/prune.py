@@ -114,7 +114,7 @@ def prune(
             "Latency is measured by calling the model, which a forward_fn is there to avoid; wrap the model in a module "
             "that calls it so, or ask for a target that is counted."
         )
-    with torch.random.fork_rng(devices=[]), shown(progress) as tell:
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn)
@@ -128,9 +128,11 @@ def prune(
     if not inplace:
         return result
     cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
-    if result.repair is not None:
+    mended = result.repair
+    if mended is not None:
         copy_state(result.model, model)
-    return dataclasses.replace(result, model=model)
+        mended = dataclasses.replace(mended, model=model)
+    return dataclasses.replace(result, model=model, repair=mended)
 
 
 def _plan(

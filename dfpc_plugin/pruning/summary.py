@@ -58,7 +58,7 @@ def summarise(
         pairs = zip(order.candidates, counts, strict=True)
         groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
         subject.graph.prune_together(groups)
-    mender.mend(subject.model, removed_channels)
+    mender.mend(subject.model, removed_channels, final=True)
     before, after = scores.both(lambda: copy_of(subject.model).eval())
     with phases("counting"):
         cost = _counted(subject)

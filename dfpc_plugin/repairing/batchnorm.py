@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.families import run_forward
 from dfpc_plugin.flow import ForwardFunction
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["norms_of", "reestimated", "statistics_of"]
 
@@ -44,8 +45,7 @@ def reestimated(
             norm.training = True
         with torch.no_grad():
             for batch in batches:
-                args, kwargs = as_call(batch)
-                model(*args, **kwargs) if forward_fn is None else forward_fn(model, batch)
+                run_forward(model, batch, forward_fn)
         for norm in norms:
             norm.training = False
         yield keep

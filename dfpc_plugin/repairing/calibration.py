@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 
+from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
+from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, Batches, collected
 from dfpc_plugin.repairing.settings import RepairSettings
-from dfpc_plugin.repairing.store import Store
+from dfpc_plugin.repairing.store import Store, fingerprint
 from dfpc_plugin.repairing.synthesis import synthesise
 
 __all__ = ["Calibration"]
@@ -27,21 +29,24 @@ class Calibration:
         note: What the user should know of them.
     """
 
-    def __init__(self, settings: RepairSettings, store: Store | None = None) -> None:
+    def __init__(
+        self, settings: RepairSettings, forward_fn: ForwardFunction | None = None, directory: Path | str | None = None
+    ) -> None:
         """Make and take nothing yet.
 
         Args:
             settings: Of method `synthetic` or `calibrate`.
-            store: Where images that were made are kept, and taken from if they are there.
+            forward_fn: How models are called, if not plainly.
+            directory: Where images that were made are kept, and taken from if they are there.
         """
         self.settings = settings
         self.matches, self.note = True, ""
-        self._store = store
-        self._batches: list[ExampleInputs] | None = None
+        self._forward_fn, self._directory = forward_fn, directory
+        self._batches: Batches | None = None
 
     def batches(
         self, model: nn.Module, example_inputs: ExampleInputs, progress: Callable[[float], None] | None = None
-    ) -> list[ExampleInputs]:
+    ) -> Batches:
         """Return inputs for `model`, an unpruned one; those of the first time, whatever model is asked about later.
 
         Raises:
@@ -49,32 +54,37 @@ class Calibration:
         """
         if self._batches is None:
             if self.settings.method == "calibrate":
-                self._batches = collected(self.settings.images, self.settings.count or DEFAULT_COUNT, model)
+                own = self.settings
+                self._batches = collected(own.images, own.count or DEFAULT_COUNT, model, own.seed)
             else:
                 self._batches = self._made(model, example_inputs, progress)
         return self._batches
 
     def _made(
         self, model: nn.Module, example_inputs: ExampleInputs, progress: Callable[[float], None] | None
-    ) -> list[ExampleInputs]:
+    ) -> Batches:
         """Make images, or take those made before."""
-        own, store = self.settings, self._store
-        batches: list[ExampleInputs]
-        if store is not None and store.has("images"):
-            found, said = store.load_tensors("images")
+        own = self.settings
+        said = {"count": own.count, "steps": own.steps, "seed": own.seed}
+        mark = fingerprint([model], said, example_inputs, shapes_only=True) if self._directory is not None else ""
+        store = Store(None if self._directory is None else Path(self._directory) / "images", mark)
+        if store.has("images"):
+            found, noted = store.load_tensors("images")
             like = next(iter(model.parameters()))
-            batches = [found[name].to(like.device) for name in sorted(found)]
-            before, divergence = said["before"], said["divergence"]
+            parts: list[ExampleInputs] = [found[name].to(like.device) for name in sorted(found)]
+            before, divergence = noted["before"], noted["divergence"]
         else:
-            made = synthesise(model, example_inputs, count=own.count, steps=own.steps, seed=own.seed, progress=progress)
-            batches, before, divergence = list(made.batches), made.before, made.divergence
-            if store is not None:
-                content = {f"batch-{number:05d}": batch for number, batch in enumerate(made.batches)}
-                store.save_tensors("images", content, {"divergence": divergence, "before": before})
+            made = synthesise(
+                model, example_inputs, count=own.count, steps=own.steps, seed=own.seed, forward_fn=self._forward_fn,
+                progress=progress,
+            )
+            parts, before, divergence = list(made.batches), made.before, made.divergence
+            content = {f"batch-{number:05d}": batch for number, batch in enumerate(made.batches)}
+            store.save_tensors("images", content, {"divergence": divergence, "before": before})
         self.matches = divergence <= _MATCHES
         self.note = (
             f"Images are {divergence:.3f} nats from the statistics of the batch norms, per channel; the noise they began as "
             f"was {before:.3f}, and a hundred photographs are about 0.006."
             + ("" if self.matches else " That is far: images of your own, with method='calibrate', will do better.")
         )
-        return batches
+        return Batches(parts)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,14 +41,8 @@ class Reader:
         """
         self._full = covariance.dim() == 2
         level = ridge * (covariance.diagonal() if self._full else covariance).mean()
-        self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
-        for size in {len(own) for own in entries.values()}:
-            units = [unit for unit, own in entries.items() if len(own) == size]
-            device = matrix.device
-            self._blocks[size] = (
-                torch.tensor(units, device=device), torch.tensor([list(entries[unit]) for unit in units], device=device)
-            )
-        self._entries = {unit: list(own) for unit, own in entries.items()}
+        self._matrix = matrix.clone()
+        self._number(entries)
         if self._full:
             unit = torch.eye(len(covariance), dtype=matrix.dtype, device=matrix.device)
             total = (matrix @ covariance * matrix).sum()
@@ -54,12 +51,36 @@ class Reader:
         else:
             total = (matrix.square() * covariance).sum()
             self._variance = covariance
-        self._matrix = matrix.clone()
         self._scale = 1 / total.clamp_min(1e-300)
+
+    def _number(self, entries: Mapping[int, Sequence[int]]) -> None:
+        """Lay out which entries go with which units, those of units with equally many together."""
+        device = self._matrix.device
+        self._entries = {unit: list(own) for unit, own in entries.items()}
+        self._blocks: list[tuple[Tensor, Tensor]] = []
+        for size in sorted({len(own) for own in self._entries.values()}):
+            units = [unit for unit, own in self._entries.items() if len(own) == size]
+            numbers = torch.tensor([self._entries[unit] for unit in units], device=device)
+            self._blocks.append((torch.tensor(units, device=device), numbers))
+
+    def part(self, units: Sequence[int]) -> Reader:
+        """A reader of a few units alone, numbered from zero, to see what removing some of them does to the others."""
+        result = copy.copy(self)
+        own = [self._entries.get(unit, []) for unit in units]
+        index = torch.tensor([entry for entries in own for entry in entries], dtype=torch.long, device=self._matrix.device)
+        starts = itertools.accumulate((len(entries) for entries in own), initial=0)
+        pairs = enumerate(zip(starts, own, strict=False))
+        result._number({n: range(start, start + len(entries)) for n, (start, entries) in pairs if entries})
+        result._matrix = self._matrix[:, index]
+        if self._full:
+            result._inverse, result._gone = self._inverse[index][:, index], self._gone[index]
+        else:
+            result._variance = self._variance[index]
+        return result
 
     def add_costs(self, costs: Tensor) -> None:
         """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
-        for units, entries in self._blocks.values():
+        for units, entries in self._blocks:
             columns = self._matrix[:, entries]
             if not self._full:
                 own = (columns.square().sum(0) * self._variance[entries]).sum(1)
@@ -90,37 +111,64 @@ class Reader:
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
     """Remove units one after the other, the cheapest first, and return what each has cost, `(units,)` float64.
 
-    A unit never costs less than one that has gone before it, so that the order of the costs is that of removal. Where there are
-    many, some go at a time.
+    A unit always costs more than one that has gone before it, so that the order of the costs is that of removal. Where there
+    are many units, some are taken aside at a time: among these the others are brought up to date after every one that goes,
+    and the rest only when no more of these goes for less than the rest do.
     """
     result = torch.zeros(units, dtype=torch.float64, device=device)
     left = torch.ones(units, dtype=torch.bool, device=device)
-    step, highest = max(1, units // _ROUNDS), torch.zeros((), dtype=torch.float64, device=device)
+    step, highest = max(1, units // _ROUNDS), 0.0
     while bool(left.any()):
-        costs = torch.zeros(units, dtype=torch.float64, device=device)
-        for reader in readers:
-            reader.add_costs(costs)
+        costs = _costs(units, readers, device)
         costs[~left] = torch.inf
-        values, chosen = costs.sort(stable=True)
-        count = min(step, int(left.sum()))
-        values, chosen = torch.maximum(values[:count], highest), chosen[:count]
-        result[chosen], highest = values, values[-1]
-        left[chosen] = False
+        values, order = costs.sort(stable=True)
+        aside = order[: min(step, int(left.sum()))]
+        limit = float(values[len(aside)]) if len(aside) < units else torch.inf
+        gone = []
+        for unit, cost in _cheapest_of(aside.tolist(), readers, limit, device):
+            highest = max(math.nextafter(highest, math.inf) if highest else 0.0, cost)
+            result[unit] = highest
+            gone.append(unit)
+        left[gone] = False
         for reader in readers:
-            reader.remove(chosen.tolist())
+            reader.remove(gone)
     return result
+
+
+def _costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
+    """What each unit would cost as the next to go."""
+    costs = torch.zeros(units, dtype=torch.float64, device=device)
+    for reader in readers:
+        reader.add_costs(costs)
+    return costs
+
+
+def _cheapest_of(
+    aside: list[int], readers: Sequence[Reader], limit: float, device: torch.device
+) -> Iterator[tuple[int, float]]:
+    """Yield units of a few with their costs, the cheapest first, as long as they cost no more than `limit`; one at least."""
+    parts = [reader.part(aside) for reader in readers]
+    left = torch.ones(len(aside), dtype=torch.bool, device=device)
+    for number in range(len(aside)):
+        costs = _costs(len(aside), parts, device)
+        costs[~left] = torch.inf
+        cost, chosen = costs.min(0)
+        if number and float(cost) > limit:
+            return
+        yield aside[int(chosen)], float(cost)
+        left[chosen] = False
+        for part in parts:
+            part.remove([int(chosen)])
 
 
 def readers_of(moments: LayerMoments, entries: Mapping[int, Sequence[int]], ridge: float) -> list[Reader]:
     """One reader per group of a layer, from the input channels that go with each unit."""
-    groups, _, width = moments.matrix.shape
-    channels = width // moments.taps
+    groups, _, channels = moments.matrix.shape
     found: list[dict[int, list[int]]] = [{} for _ in range(groups)]
     for unit, own in entries.items():
         for channel in own:
             group, position = divmod(channel, channels)
-            start = position * moments.taps
-            found[group].setdefault(unit, []).extend(range(start, start + moments.taps))
+            found[group].setdefault(unit, []).append(position)
     return [
         Reader(matrix, covariance, own, ridge)
         for matrix, covariance, own in zip(moments.matrix, moments.covariance, found, strict=True)

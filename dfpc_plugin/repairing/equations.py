@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ __all__ = ["Equations", "Solution"]
 
 _HARDER = 10.0
 _TRIES = 4
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,9 @@ class Equations:
         self._others.append((rows.transpose(0, 1), wanted.transpose(0, 1)))
 
     def error(self, matrix: Tensor, bias: Tensor) -> float:
-        """Squared error on the unseen samples, over the variance of what is wanted there."""
-        wrong = total = 0.0
-        everything = torch.cat([y for _, y in self._others], 1)
-        level = everything.mean(1, keepdim=True)
-        for x, y in self._others:
-            wrong += float((x.double() @ matrix.mT + bias[:, None] - y).square().sum())
-            total += float((y - level).double().square().sum())
-        return wrong / total if total > 0 else 0.0
+        """Squared error on the unseen samples, over the variance of what is wanted there; NaN if that is nothing."""
+        total = self._varying
+        return self._wrong(matrix, bias) / total if total > 0 else math.nan
 
     def solve(self, ridge: float) -> Solution | None:
         """Minimise the squared error plus `ridge` times the mean square of an entry of the rows times the change of weights.
@@ -92,17 +89,32 @@ class Equations:
         the ridge.
 
         Returns:
-            None if nothing does better.
+            None if nothing does better, or there is nothing to judge by.
         """
-        before = self.error(self._matrix, self._bias)
+        if not self._others:
+            return None
+        before, total = self._wrong(self._matrix, self._bias), self._varying
         for _ in range(_TRIES):
             found = self._solve_among_rows(ridge) if self._among_rows else self._solve_normal(ridge)
             if found is not None:
-                after = self.error(*found)
+                after = self._wrong(*found)
                 if after <= before:
-                    return Solution(*found, ridge, before, after)
-            ridge *= _HARDER
+                    errors = [wrong / total if total > 0 else math.nan for wrong in (before, after)]
+                    return Solution(*found, ridge, *errors)
+            ridge = max(ridge * _HARDER, _LEAST)
         return None
+
+    def _wrong(self, matrix: Tensor, bias: Tensor) -> float:
+        """Squared error on the unseen samples."""
+        return sum(float((x.double() @ matrix.mT + bias[:, None] - y).square().sum()) for x, y in self._others)
+
+    @property
+    def _varying(self) -> float:
+        """Squares of what is wanted of the unseen samples, around its mean."""
+        if not self._others:
+            return 0.0
+        wanted = torch.cat([y for _, y in self._others], 1).double()
+        return float((wanted - wanted.mean(1, keepdim=True)).square().sum())
 
     def _solve_normal(self, ridge: float) -> tuple[Tensor, Tensor] | None:
         """By the normal equations."""
@@ -111,7 +123,7 @@ class Equations:
             xx, xy = xx - x[:, :, None] * x[:, None], xy - x[:, :, None] * y[:, None]
         else:
             xy = xy - x[:, :, None] * self._bias[:, None]
-        level = ridge * xx.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        level = _level(xx.diagonal(dim1=1, dim2=2).mean(1), ridge)
         system = xx + level * torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)
         factor, info = torch.linalg.cholesky_ex(system)
         if bool(info.any()):
@@ -128,7 +140,7 @@ class Equations:
             x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
         else:
             y = y - self._bias[:, None]
-        level = ridge * x.square().mean((1, 2))[:, None, None] * x.shape[1]
+        level = _level(x.square().mean((1, 2)), ridge) * x.shape[1]
         system = x @ x.mT + level * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         factor, info = torch.linalg.cholesky_ex(system)
         if bool(info.any()):
@@ -144,3 +156,11 @@ class Equations:
             return matrix, self._bias
         mean_x, mean_y = (c + m[:, None] for c, m in zip(self._center, (x, y), strict=True))
         return matrix, (mean_y - mean_x.double() @ matrix.mT).squeeze(1).double()
+
+
+def _level(squares: Tensor, ridge: float) -> Tensor:
+    """What to add to the diagonal of every group, `(groups, 1, 1)`; a group whose inputs never vary keeps its weights."""
+    level = ridge * squares
+    if ridge:
+        level = torch.where(squares > 1e-12 * squares.mean(), level, torch.ones_like(level))
+    return level[:, None, None]

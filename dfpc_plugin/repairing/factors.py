@@ -37,8 +37,9 @@ def row_factors(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | 
         return None
     across = (before * after).sum(2)
     norms = before.square().sum(2), after.square().sum(2)
-    factors = across / norms[0].clamp_min(1e-300)
-    parallel = across > _ALIKE * (norms[0] * norms[1]).sqrt()
+    nothing = (norms[0] == 0) & (norms[1] == 0)
+    factors = torch.where(nothing, torch.ones_like(across), across / norms[0].clamp_min(1e-300))
+    parallel = nothing | (across > _ALIKE * (norms[0] * norms[1]).sqrt())
     if not bool(parallel.all()) or bool(((factors - 1).abs() < 1e-6).all()):
         return None
     return factors

@@ -72,14 +72,20 @@ class Follower(TorchFunctionMode):
 
     Attributes:
         names: Paths of the model's modules and parameters.
+        used_elsewhere: Where it watches, outputs that go into a batch norm and into something else.
     """
 
-    def __init__(self, model: nn.Module, settle: Callable[[Settlement], None]) -> None:
-        """Follow forwards of `model`; `settle` is called with each output, in the order that these are needed."""
+    def __init__(self, model: nn.Module, settle: Callable[[Settlement], None], *, watch: bool = False) -> None:
+        """Follow forwards of `model`; `settle` is called with each output, in the order that these are needed.
+
+        With `watch`, outputs that go into a batch norm are remembered to the end, to see what else they go into.
+        """
         super().__init__()
         self.names = ModelNames(model)
-        self._settle = settle
+        self.used_elsewhere: list[Settlement] = []
+        self._settle, self._watch = settle, watch
         self._waiting: dict[int, Settlement] = {}
+        self._normed: dict[int, Settlement] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -91,7 +97,11 @@ class Follower(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return split_attention(self._linear, self._attend, args, kwargs)
         call = layer_call(func, args, kwargs, self.names)
-        waiting = self._among(tensors((args, kwargs)))
+        operands = tensors((args, kwargs))
+        self.used_elsewhere += [self._normed[id(tensor)] for tensor in operands if id(tensor) in self._normed]
+        waiting = self._among(operands)  # which is settled before anything is overwritten
+        if self._waiting and in_place(func, args, kwargs):
+            self.settle([other for other in self._with_input_in(operands[0]) if other not in waiting])
         if call is None and len(waiting) == 1 and _is_tail(func, args, kwargs, waiting[0].value):
             return self._extend(waiting[0], func, args, kwargs)
         if call is None and waiting and _is_sum(func, args, kwargs):
@@ -127,6 +137,11 @@ class Follower(TorchFunctionMode):
         found = (self._waiting.get(id(tensor)) for tensor in operands)
         return list({id(settlement): settlement for settlement in found if settlement is not None}.values())
 
+    def _with_input_in(self, target: Tensor) -> list[Settlement]:
+        """Outputs that wait, of layers whose inputs are about to be overwritten."""
+        storage = target.untyped_storage().data_ptr()
+        return [s for s in self._all() if s.call.input.untyped_storage().data_ptr() == storage]
+
     def _extend(self, settlement: Settlement, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Tensor:
         """Let the tail go on."""
         before = settlement.value
@@ -138,6 +153,8 @@ class Follower(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func is F.batch_norm and not settlement.tail:
             settlement.norm_mean = args[1] if len(args) > 1 else kwargs.get("running_mean")
+            if self._watch:
+                self._normed[id(before)] = settlement
         if result is not before:
             settlement.tail.append(step)
             settlement.values.append(result)
@@ -146,8 +163,8 @@ class Follower(TorchFunctionMode):
 
     def _settle_sum(self, summands: tuple, waiting: list[Settlement]) -> None:
         """Settle one summand that waits after the others, so that it makes good what they lack."""
-        ends = [settlement for settlement in waiting if any(settlement.value is summand for summand in summands)]
-        last = ends[0] if ends and summands[0] is not summands[1] else None
+        own = [s for s in waiting if sum(any(t is x for t in (s.output, *s.values)) for x in summands) == 1]
+        last = next((s for s in own if any(s.value is summand for summand in summands)), None)
         self.settle([settlement for settlement in waiting if settlement is not last])
         if last is not None:
             last.other = summands[1] if last.value is summands[0] else summands[0]
@@ -185,11 +202,11 @@ def _is_tail(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], valu
     if func in _DROPOUTS:
         training = args[2] if len(args) > 2 else kwargs.get("training", True)
         return not training
-    return func in _SCALES and len(args) == 2 and not kwargs and _is_scale(args[1])
+    return func in _SCALES and len(args) == 2 and not kwargs and _is_scale(args[1], value.shape)
 
 
-def _is_scale(factor: Any) -> bool:
-    """Whether a factor is a number, or one number per channel."""
+def _is_scale(factor: Any, shape: torch.Size) -> bool:
+    """Whether a factor is a number, or one number per channel of something of that shape."""
     if not isinstance(factor, Tensor):
         return isinstance(factor, int | float)
-    return sum(size > 1 for size in factor.shape) <= 1
+    return sum(size > 1 for size in factor.shape) <= 1 and torch.broadcast_shapes(factor.shape, shape) == shape

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,56 +16,130 @@ from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.settings import Images
 
-__all__ = ["DEFAULT_COUNT", "collected", "unseen_part"]
+__all__ = ["DEFAULT_COUNT", "Batches", "collected"]
 
 DEFAULT_COUNT = 256
-_PIXELS = 2**22
-"""Numbers in one batch, at most: 128 images of 3 x 104 x 104."""
+_NUMBERS = 2**22
+"""Numbers in one batch, at most: 80 images of 3 x 131 x 131."""
+_UNSEEN = 4
+"""One in so many inputs is kept to judge by."""
 
 
-def collected(images: Images, count: int, model: nn.Module) -> list[ExampleInputs]:
-    """Take `count` inputs, in batches of bounded size, on the model's device and in its precision.
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Inputs, the last quarter of which takes no part in what is fitted.
 
-    A tensor or a dict is one batch; anything else is iterated over. A batch that is a tuple or list stands for its first
+    Attributes:
+        parts: What to call a model with, each of bounded size.
+    """
+
+    parts: list[ExampleInputs]
+
+    @property
+    def counts(self) -> list[int]:
+        """How many inputs there are in each part."""
+        return [len(tensors(part)[0]) for part in self.parts]
+
+    @property
+    def seen(self) -> list[float]:
+        """The share of each part, from the front, that may be fitted to."""
+        left = sum(self.counts) - max(1, sum(self.counts) // _UNSEEN)
+        shares = []
+        for count in self.counts:
+            shares.append(min(count, left) / count)
+            left -= min(count, left)
+        return shares
+
+    @property
+    def unseen(self) -> Batches:
+        """What is kept to judge by."""
+        return self._cut(lambda count, share: slice(round(count * share), None))
+
+    @property
+    def fitted(self) -> Batches:
+        """What may be fitted to."""
+        return self._cut(lambda count, share: slice(0, round(count * share)))
+
+    def _cut(self, part_of: Any) -> Batches:
+        """Some of every part, without those of which nothing is left."""
+        found = []
+        for part, count, share in zip(self.parts, self.counts, self.seen, strict=True):
+            own = part_of(count, share)
+            if len(range(count)[own]):
+                found.append(map_tensors(functools.partial(_taken, own=own), part))
+        return dataclasses.replace(self, parts=found)
+
+
+def collected(images: Images, count: int, model: nn.Module, seed: int) -> Batches:
+    """Take `count` inputs, shuffled, in batches of bounded size, on the model's device and in its precision.
+
+    A tensor or a mapping is one batch; anything else is iterated over. A batch that is a tuple or list stands for its first
     entry, as data loaders give labels beside images.
 
     Raises:
-        RepairError: There are none, or they are no tensors.
+        RepairError: There are too few, or they are no tensors of numbers of one shape.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    found: list[ExampleInputs] = []
-    missing = count
-    batches: Iterable[Any] = [images] if isinstance(images, Tensor | Mapping) else images
+    given = _gathered(images, count)
+    total = min(count, len(tensors(given)[0]))
+    if total < 2:
+        raise RepairError(f"There are {total} images; give two or more.")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    whole = map_tensors(lambda t: t[:total][order.to(t.device)].to(parameter.device), given)
+    whole = map_tensors(lambda t: t.to(parameter.dtype) if t.is_floating_point() else t, whole)
+    if not all(bool(torch.isfinite(t).all()) for t in tensors(whole) if t.is_floating_point()):
+        raise RepairError("Some images hold values that are not finite; leave these out.")
+    each = sum(t[:1].numel() for t in tensors(whole))
+    size = max(1, min(total, _NUMBERS // max(1, each)))
+    starts = range(0, total, size)
+    return Batches([map_tensors(functools.partial(_taken, own=slice(s, s + size)), whole) for s in starts])
+
+
+def _gathered(images: Images, count: int) -> ExampleInputs:
+    """All inputs as one batch.
+
+    Raises:
+        RepairError: They are no batches of tensors that go together.
+    """
+    if isinstance(images, Tensor | Mapping):
+        return _checked(images)
     try:
-        iterator = iter(batches)
+        iterator = iter(images)
     except TypeError:
         raise RepairError(f"images is a {type(images).__name__}; give a tensor, a dict, or batches to iterate over.") from None
+    found: list[ExampleInputs] = []
+    missing = count
     for batch in iterator:
-        batch = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-        if not isinstance(batch, Tensor | Mapping) or not tensors(batch) or any(t.dim() == 0 for t in tensors(batch)):
-            raise RepairError(f"A batch of images is a {type(batch).__name__}; batches are tensors, alone or before labels.")
-        size = min(len(tensors(batch)[0]), missing)
-        each = sum(t[:1].numel() for t in tensors(batch))
-        step = max(1, _PIXELS // max(1, each))
-        for start in range(0, size, step):
-            part = slice(start, min(start + step, size))
-            found.append(map_tensors(functools.partial(_part, part=part, like=parameter), batch))
-        missing -= size
-        if not missing:
+        found.append(_checked(batch[0] if isinstance(batch, tuple | list) and len(batch) else batch))
+        missing -= len(tensors(found[-1])[0])
+        if missing <= 0:
             break
-    if count - missing < 2:
-        raise RepairError(f"There are {count - missing} images; give two or more.")
-    if not all(bool(torch.isfinite(t).all()) for batch in found for t in tensors(batch) if t.is_floating_point()):
-        raise RepairError("Some images hold values that are not finite; leave these out.")
-    return found
+    if not found:
+        raise RepairError("There are 0 images; give two or more.")
+    shapes = {tuple((t.dtype, t.shape[1:]) for t in tensors(batch)) for batch in found}
+    if len(shapes) > 1:
+        raise RepairError("Batches of images differ in shape or type; give images of one size.")
+    return _joined(found)
 
 
-def unseen_part(batches: Sequence[ExampleInputs]) -> list[ExampleInputs]:
-    """The last quarter of every batch, of which no row is fitted to."""
-    return [map_tensors(lambda t: t[len(t) - max(1, len(t) // 4) :], batch) for batch in batches]
+def _checked(batch: Any) -> ExampleInputs:
+    """A batch as a tensor or a plain dict."""
+    if isinstance(batch, Mapping):
+        batch = dict(batch)
+    own = tensors(batch) if isinstance(batch, Tensor | dict) else []
+    if not own or any(not t.dim() or len(t) != len(own[0]) for t in own):
+        raise RepairError(f"A batch of images is a {type(batch).__name__}; batches are tensors, alone or before labels.")
+    if isinstance(batch, Tensor) and not batch.is_floating_point():
+        raise RepairError(f"Images are {batch.dtype}; give numbers scaled as the model was trained on, such as float32.")
+    return batch
 
 
-def _part(tensor: Tensor, part: slice, like: Tensor) -> Tensor:
-    """Some inputs, where and in what precision the model is."""
-    tensor = tensor[part]
-    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
+def _joined(batches: Sequence[ExampleInputs]) -> ExampleInputs:
+    """One batch of several."""
+    parts: Iterable[list[Tensor]] = zip(*(tensors(batch) for batch in batches), strict=True)  # type: ignore[assignment]
+    whole = iter([torch.cat(list(own)) for own in parts])
+    return map_tensors(lambda _: next(whole), batches[0])
+
+
+def _taken(tensor: Tensor, own: slice) -> Tensor:
+    return tensor[own]

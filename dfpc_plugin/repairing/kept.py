@@ -88,7 +88,7 @@ def kept_channels(
         axes = {axis.layer: axis for axis in channels.axes if axis.role == "feed-in"}
         for layer, indices in removed.items():
             axis = axes.get(layer)
-            if axis is None or (len(indices) and max(indices) >= len(axis.channels)):
+            if axis is None or any(not 0 <= index < len(axis.channels) for index in indices):
                 raise RepairError(
                     f"removed names outputs of '{layer}' that the original does not have; pass the record of this cut."
                 )

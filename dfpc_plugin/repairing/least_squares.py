@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -12,14 +11,15 @@ from torch import Tensor, nn
 
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.repairing.constants import can_add_constant, shift_outputs
+from dfpc_plugin.repairing.constants import shift_outputs
 from dfpc_plugin.repairing.equations import Equations, Solution
 from dfpc_plugin.repairing.factors import row_factors
-from dfpc_plugin.repairing.follow import Settlement
+from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.lockstep import Pair, settlements
-from dfpc_plugin.repairing.report import LayerRepair
+from dfpc_plugin.repairing.lockstep import Pair
+from dfpc_plugin.repairing.report import SHARED, LayerRepair
 from dfpc_plugin.repairing.store import Store
+from dfpc_plugin.repairing.survey import Key, Step, survey
 from dfpc_plugin.repairing.wanted import wanted_output
 
 __all__ = ["fit_layers"]
@@ -37,7 +37,7 @@ _ALIVE = 4
 def fit_layers(
     model: nn.Module,
     original: nn.Module,
-    batches: Sequence[ExampleInputs],
+    batches: Batches,
     kept: Kept,
     *,
     forward_fn: ForwardFunction | None,
@@ -53,7 +53,7 @@ def fit_layers(
     Args:
         model: The pruned model, in evaluation mode.
         original: The model it was pruned from, in evaluation mode.
-        batches: What to call both with.
+        batches: What to call both with, and how much of each may be fitted to.
         kept: Which channels are left.
         forward_fn: As everywhere.
         ridge: See `Equations.solve`.
@@ -70,95 +70,93 @@ def fit_layers(
     Raises:
         RepairError: The two models do not run the same layers.
     """
-    order, largest = [], 0
-    for settlement in settlements(original, batches[0], forward_fn):
-        order.append(_key(settlement))
-        largest = max(largest, _bytes(settlement.call.input) + _bytes(settlement.output))
-    hold = _ALIVE * largest * len(batches) <= memory_gib * 2**30
-    walk = _Walk(original, model, batches, forward_fn, hold)
-    begun: dict[tuple[str, int | None], _Layer] = {}
-    left = Counter(order)
+    steps = survey(original, batches.parts[0], forward_fn)
+    hold = _ALIVE * max(step.largest for step in steps) * len(batches.parts) <= memory_gib * 2**30
+    walk = _Walk(original, model, batches.parts, forward_fn, hold)
+    begun: dict[Key, _Layer] = {}
     found = []
     with contextlib.closing(walk):
-        for step, key in enumerate(order):
-            left[key] -= 1
-            generator = torch.Generator().manual_seed(seed + step)
-            layer: _Layer | None = None
-            for pair in walk.at(step):
-                if layer is None:
-                    layer = begun.pop(key, None) or _Layer(pair, kept, rows // len(batches), len(batches))
-                if not store.has(step):
-                    layer.sample(pair, kept, generator)
-            assert layer is not None
-            if left[key]:
-                begun[key] = layer  # it runs again, and is fitted to all of its calls
-            else:
-                found.append(layer.repair(key[0], ridge, store, step))
+        for number, step in enumerate(steps):
+            generator = torch.Generator().manual_seed(seed + number)
+            for pair, seen in zip(walk.at(number), batches.seen, strict=True):
+                layer = begun.get(step.key) or begun.setdefault(step.key, _Layer(step, pair, kept, rows, batches))
+                if not store.has(number) and not step.shared:
+                    layer.sample(pair, kept, seen, generator)
+            if step.last:
+                found.append(begun.pop(step.key).repair(ridge, store, number))
                 walk.refresh()
-            progress((step + 1) / len(order))
+            progress((number + 1) / len(steps))
     return found
-
-
-def _key(settlement: Settlement) -> tuple[str, int | None]:
-    """A layer, or one of several matrices that lie in one weight."""
-    return settlement.call.name, settlement.call.rows_of.start
 
 
 class _Layer:
     """A layer that is being fitted."""
 
-    def __init__(self, pair: Pair, kept: Kept, rows: int, batches: int) -> None:
-        """Prepare for `rows` samples from each of `batches` batches."""
+    def __init__(self, step: Step, pair: Pair, kept: Kept, rows: int, batches: Batches) -> None:
+        """Prepare for `rows` samples from all of `batches` together."""
         call = pair.pruned.call
-        self._settlement, self._call = pair.pruned, call
+        self._step, self._settlement, self._call = step, pair.pruned, call
         matrix = call.matrix
-        outputs = matrix.shape[1]
-        bias = call.bias
-        old = torch.zeros(outputs * len(matrix)).to(matrix) if bias is None else bias.detach().to(matrix)
-        self._bias = old.view(len(matrix), outputs)
-        free = can_add_constant(pair.pruned)
+        old = torch.zeros(matrix.shape[:2]).flatten() if call.bias is None else call.bias.detach()
+        self._bias = old.to(matrix).view(matrix.shape[:2])
         self._entries = matrix.shape[0] * matrix.shape[2]
-        self._rows = max(16, min(rows, _ENTRIES // (self._entries * batches)))
-        available = call.positions(pair.pruned.output) * batches
-        self._equations = Equations(matrix, self._bias, rows=min(self._rows * batches, available), free_bias=free)
+        count = len(batches.parts)
+        self._rows = max(16, min(rows // count, _ENTRIES // (self._entries * count)))
+        available = call.positions(pair.pruned.output) * count
+        self._equations = Equations(
+            matrix, self._bias, rows=min(self._rows * count, available), free_bias=step.takes_constant
+        )
         self._exact = True
         self._factors = row_factors(pair.original.call, call, kept)
 
-    def sample(self, pair: Pair, kept: Kept, generator: torch.Generator) -> None:
-        """Take rows of the layer's inputs, and what is wanted of them, from two forwards that have come to it."""
+    def sample(self, pair: Pair, kept: Kept, seen: float, generator: torch.Generator) -> None:
+        """Take rows of the layer's inputs, and what is wanted of them, from two forwards that have come to it.
+
+        A share `seen` of them, from the front, may be fitted to; the others are to judge by.
+        """
         call, output = pair.pruned.call, pair.pruned.output
+        if self._step.repeated:  # what it is added to may hold its own results, which will be others
+            pair.original.other = pair.pruned.other = None
         wanted = wanted_output(pair.original, pair.pruned, kept.outputs(pair.original.call), self._factors)
         self._exact = self._exact and _is_close(output, wanted)
         total = call.positions(output)
-        seen = max(1, total - total // _UNSEEN)
+        border = min(max(round(total * seen), 1 if seen else 0), total)
         share = max(1, self._rows // _UNSEEN)
         for low, high, count, take in (
-            (0, seen, self._rows - share, self._equations.add),
-            (seen if seen < total else 0, total, share, self._equations.add_unseen),
+            (0, border, self._rows - share, self._equations.add),
+            (border, total, share, self._equations.add_unseen),
         ):
             chosen = (low + _some(high - low, count, generator)).to(output.device)
-            for positions in chosen.split(max(1, _AT_ONCE // self._entries)):
+            for positions in chosen.split(max(1, _AT_ONCE // self._entries)) if high > low else ():
                 take(call.rows(positions), call.outputs(wanted, positions))
 
-    def repair(self, name: str, ridge: float, store: Store, step: int) -> LayerRepair:
+    def repair(self, ridge: float, store: Store, number: int) -> LayerRepair:
         """Solve, write, and say what came of it."""
-        if store.has(step):
-            matrix, bias, report = store.load(step, self._call.matrix)
-            if report.changed:
-                self._write(matrix, bias)
-            return report
-        solution = None if self._exact else self._equations.solve(ridge)
-        report = _report(name, self._exact, solution, self._equations, self._call.matrix, self._bias)
-        if solution is not None:
-            self._write(solution.matrix, solution.bias)
-        store.save(step, self._call.matrix if solution is None else solution.matrix, self._bias if solution is None else solution.bias, report)
+        if store.has(number):
+            matrix, bias, report = store.load(number, self._call.matrix)
+        else:
+            solution = None if self._exact or self._step.shared else self._equations.solve(ridge)
+            report = self._report(solution)
+            matrix, bias = (self._call.matrix, self._bias) if solution is None else (solution.matrix, solution.bias)
+            store.save(number, matrix, bias, report)
+        if report.changed:
+            self._call.write(matrix)
+            if self._step.takes_constant:
+                shift_outputs(self._settlement, (bias - self._bias).flatten())
         return report
 
-    def _write(self, matrix: Tensor, bias: Tensor) -> None:
-        """Give the layer new weights; a constant goes into its bias, or into the mean that the norm behind it subtracts."""
-        self._call.write(matrix)
-        if can_add_constant(self._settlement):
-            shift_outputs(self._settlement, (bias - self._bias).flatten())
+    def _report(self, solution: Solution | None) -> LayerRepair:
+        """What came of it."""
+        name = self._step.name
+        if self._step.shared:
+            return LayerRepair(name, False, note=SHARED)
+        if self._exact:
+            return LayerRepair(name, False, 0.0, 0.0, note="as in the original")
+        if solution is not None:
+            return LayerRepair(name, True, solution.before, solution.after, solution.ridge)
+        error = self._equations.error(self._call.matrix, self._bias)
+        note = "nothing does better" if math.isfinite(error) else "its outputs do not vary, or are not finite"
+        return LayerRepair(name, False, error, error, note=note)
 
 
 class _Walk:
@@ -208,24 +206,7 @@ def _some(available: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(available, generator=generator)[:count].sort().values
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def _is_close(output: Tensor, wanted: Tensor) -> bool:
     """Whether a layer has nothing to mend."""
     error = (output - wanted).float().square().sum()
     return bool(error <= _EXACT * wanted.float().square().sum())
-
-
-def _report(
-    name: str, exact: bool, solution: Solution | None, equations: Equations, matrix: Tensor, bias: Tensor
-) -> LayerRepair:
-    """What came of a layer."""
-    if exact:
-        return LayerRepair(name, False, 0.0, 0.0, note="as in the original")
-    if solution is None:
-        error = equations.error(matrix, bias)
-        note = "nothing does better" if math.isfinite(error) else "its inputs are not finite"
-        return LayerRepair(name, False, error, error, note=note)
-    return LayerRepair(name, True, solution.before, solution.after, solution.ridge)

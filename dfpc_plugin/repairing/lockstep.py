@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.families import run_forward
 from dfpc_plugin.flow import ForwardFunction
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.follow import Follower, Settlement
 
 __all__ = ["Pair", "SteppedForward", "settlements"]
@@ -29,11 +30,7 @@ class _Stopped(BaseException):
 
 
 class SteppedForward:
-    """A forward that stops at every settlement.
-
-    Attributes:
-        result: What the model returned, once it has.
-    """
+    """A forward that stops at every settlement."""
 
     def __init__(
         self,
@@ -41,10 +38,16 @@ class SteppedForward:
         inputs: ExampleInputs,
         forward_fn: ForwardFunction | None,
         within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+        *,
+        watch: bool = False,
     ) -> None:
-        """Prepare to call `model`, which is in evaluation mode, `within` a context; nothing runs yet."""
-        self.result: Any = None
+        """Prepare to call `model`, which is in evaluation mode, `within` a context; nothing runs yet.
+
+        With `watch`, see what else outputs go into that go into a batch norm.
+        """
         self._within = within
+        self._follower = Follower(model, self._wait, watch=watch)
+        self._closed = False
         self._model, self._inputs, self._forward_fn = model, inputs, forward_fn
         self._go: SimpleQueue[bool] = SimpleQueue()
         self._events: SimpleQueue[Settlement | BaseException | None] = SimpleQueue()
@@ -71,24 +74,23 @@ class SteppedForward:
 
     def close(self) -> None:
         """End the forward, wherever it is."""
-        if self._waits:
-            self._waits = False
+        self._closed, self._waits = True, False
+        while self._thread.is_alive():  # a forward that catches everything may come to further layers
             self._go.put(False)
-        if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(0.05)
+
+    @property
+    def used_elsewhere(self) -> list[Settlement]:
+        """Where it watches, what `Follower` says of that."""
+        return self._follower.used_elsewhere
 
     def _run(self) -> None:
         """Call the model."""
-        follower = Follower(self._model, self._wait)
         try:
-            with torch.inference_mode(False), torch.no_grad(), self._within(), follower:
-                if self._forward_fn is not None:
-                    self.result = self._forward_fn(self._model, self._inputs)
-                else:
-                    args, kwargs = as_call(self._inputs)
-                    self.result = self._model(*args, **kwargs)
+            with torch.inference_mode(False), torch.no_grad(), self._within(), self._follower:
+                run_forward(self._model, self._inputs, self._forward_fn)
             with torch.no_grad():
-                follower.settle()
+                self._follower.settle()
         except _Stopped:
             return
         except BaseException as error:
@@ -98,8 +100,9 @@ class SteppedForward:
 
     def _wait(self, settlement: Settlement) -> None:
         """Stop until the other side says to go on."""
-        self._events.put(settlement)
-        if not self._go.get():
+        if not self._closed:
+            self._events.put(settlement)
+        if self._closed or not self._go.get():
             raise _Stopped
 
 
@@ -137,11 +140,6 @@ class Pair:
             )
         self.original, self.pruned = first, second
         return True
-
-    @property
-    def results(self) -> tuple[Any, Any]:
-        """What both models returned."""
-        return self._forwards[0].result, self._forwards[1].result
 
     def close(self) -> None:
         """End both."""

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from dfpc_plugin.flow import ForwardFunction, run_flow
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
-from dfpc_plugin.repairing.constants import add_constant
+from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
 from dfpc_plugin.repairing.factors import row_factors
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.lockstep import Pair
-from dfpc_plugin.repairing.report import LayerRepair
+from dfpc_plugin.repairing.report import NO_PLACE, LayerRepair
+from dfpc_plugin.repairing.survey import survey
 
 __all__ = ["fold_means"]
 
@@ -38,10 +39,14 @@ def fold_means(
     means = run_flow(original, example_inputs, forward_fn, expected=True).arriving
     found = []
     with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:
-        while pair.advance():
+        for step in survey(original, example_inputs, forward_fn):
+            pair.advance()
             call = pair.original.call
             inputs = kept.inputs(call)
-            if inputs is None:
+            if inputs is None or not step.last:
+                continue
+            if not step.takes_constant:
+                found.append(LayerRepair(call.name, False, note=NO_PLACE))
                 continue
             mean = _per_channel(means.get(call.name), call)
             if mean is None:
@@ -50,7 +55,8 @@ def fold_means(
             lost = torch.where(inputs.to(mean.device), torch.zeros_like(mean), mean)
             shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(lost).to(call.matrix))
             factors = row_factors(call, pair.pruned.call, kept)
-            found.append(add_constant(pair.pruned, shift, kept.outputs(call), factors))
+            shift_outputs(pair.pruned, kept_shift(shift, kept.outputs(call), factors))
+            found.append(LayerRepair(call.name, True))
     return found
 
 

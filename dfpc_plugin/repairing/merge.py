@@ -9,7 +9,6 @@ the statistics that it has stored. No data is needed, and nothing is optimised.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +16,21 @@ from torch import Tensor, nn
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
-from dfpc_plugin.repairing.constants import add_constant, can_add_constant
+from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
 from dfpc_plugin.repairing.factors import kept_matrix, row_factors
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.lockstep import Pair, settlements
-from dfpc_plugin.repairing.report import LayerRepair
+from dfpc_plugin.repairing.report import SHARED, LayerRepair
 from dfpc_plugin.repairing.statistics import ImposedStatistics
+from dfpc_plugin.repairing.survey import Key, survey
 
 __all__ = ["merge_channels"]
 
-_MOST = 4096
+_MOST, _LEAST = 4096, 16
 _FLOOR = 1e-7
 _CAUTION = 0.3
+_FEW, _MISTRUST = 0.1, 10.0
+"""With more than a tenth of as many positions as channels, what they tell is trusted less and less."""
 
 
 def merge_channels(
@@ -56,29 +58,31 @@ def merge_channels(
         What was done, layer by layer.
     """
     generator = torch.Generator().manual_seed(seed)
-    stand_ins: dict[tuple[str, int | None], list[Tensor | None]] = {}
-    means: dict[tuple[str, int | None], Tensor] = {}
-    for settlement in settlements(original, noise, forward_fn, ImposedStatistics):
-        call, inputs = settlement.call, kept.inputs(settlement.call)
-        key = (call.name, call.rows_of.start)
-        if inputs is not None and key not in stand_ins:
-            channels = _channels(call, rows, generator)
-            means[key] = channels.mean(0) if can_add_constant(settlement) else torch.zeros_like(channels[0])
-            channels -= means[key]
-            stand_ins[key] = list(_stand_ins(channels, inputs, call.groups))
+    one = first_of(noise)
+    steps = survey(original, one, forward_fn)
+    stand_ins: dict[Key, _StandIns] = {}
+    for step, settlement in zip(steps, settlements(original, noise, forward_fn, ImposedStatistics), strict=True):
+        inputs = kept.inputs(settlement.call)
+        if inputs is not None and step.key not in stand_ins and not step.shared:
+            channels = _channels(settlement.call, rows, generator)
+            if len(channels) < _LEAST:
+                continue
+            stand_ins[step.key] = _StandIns(channels, inputs, settlement.call.groups, centered=step.takes_constant)
     found = []
-    with contextlib.closing(Pair(original, model, noise_of_one(noise), forward_fn)) as pair:
-        while pair.advance():
-            call = pair.original.call
-            key = (call.name, call.rows_of.start)
-            if key in stand_ins:
-                found.append(_fold(pair, kept, stand_ins[key], means[key]))
+    with contextlib.closing(Pair(original, model, one, forward_fn)) as pair:
+        for step in steps:
+            pair.advance()
+            if step.last and step.key in stand_ins:
+                found.append(_fold(pair, kept, stand_ins[step.key], takes_constant=step.takes_constant))
+            elif step.last and kept.inputs(pair.original.call) is not None:
+                note = SHARED if step.shared else "is given too few examples to compare channels by"
+                found.append(LayerRepair(step.name, False, note=note))
     return found
 
 
-def noise_of_one(noise: ExampleInputs) -> ExampleInputs:
+def first_of(inputs: ExampleInputs) -> ExampleInputs:
     """The first of some inputs."""
-    return noise[:1] if isinstance(noise, Tensor) else noise
+    return inputs[:1] if isinstance(inputs, Tensor) else inputs
 
 
 def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
@@ -89,56 +93,70 @@ def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
     return flat.double()
 
 
-def _stand_ins(channels: Tensor, inputs: Tensor, groups: int) -> Iterator[Tensor | None]:
-    """By group of a layer's inputs, the weights with which kept channels stand in: `(removed, kept)`; None if none can.
+class _StandIns:
+    """By group of a layer's inputs, the weights with which kept channels stand in for removed ones.
 
-    Channels are taken around their means where the layer can take up the constant that this leaves.
-
-    The ridge grows with the share of a channel that the others do not tell: where a channel is another's double it is
-    next to nothing, and the double stands in exactly; where a regression explains little, little of it is believed.
+    Attributes:
+        mean: Of every channel, `(channels,)`; zero where the layer can take up no constant.
+        weights: Per group, `(removed, kept)`; None where the group is too wide to compare, or went as a whole.
     """
-    for own, keep in zip(channels.unflatten(1, (groups, -1)).unbind(1), inputs.view(groups, -1), strict=True):
-        keep = keep.to(own.device)
-        kept, removed = own[:, keep], own[:, ~keep]
-        if not keep.any() or keep.all() or kept.shape[1] > _MOST:
-            yield None
-            continue
-        values, vectors = torch.linalg.eigh(kept.mT @ kept / len(own))
-        across = vectors.mT @ (kept.mT @ removed) / len(own)
-        total = removed.square().mean(0)
-        level = values.clamp_min(0).mean()
-        sure = across / (values.clamp_min(0) + _FLOOR * level)[:, None]
-        told = (2 * (across * sure).sum(0) - (sure.square() * values.clamp_min(0)[:, None]).sum(0)) / total.clamp_min(1e-300)
-        ridge = level * (_FLOOR + _CAUTION * (1 - told).clamp(0, 1))
-        yield (vectors @ (across / (values.clamp_min(0)[:, None] + ridge))).mT
+
+    def __init__(self, channels: Tensor, inputs: Tensor, groups: int, *, centered: bool) -> None:
+        """Compare the channels of a layer, `(positions, channels)`, of which `inputs` tells which are kept."""
+        self.mean = channels.mean(0) if centered else torch.zeros_like(channels[0])
+        around = (channels - self.mean).unflatten(1, (groups, -1)).unbind(1)
+        masks = inputs.to(channels.device).view(groups, -1)
+        self.weights = [_regression(own, keep) for own, keep in zip(around, masks, strict=True)]
 
 
-def _fold(pair: Pair, kept: Kept, stand_ins: list[Tensor | None], mean: Tensor) -> LayerRepair:
+def _regression(channels: Tensor, keep: Tensor) -> Tensor | None:
+    """The regression of the channels that are not kept on those that are: `(removed, kept)`.
+
+    The ridge grows with the share of a channel that the others do not tell, as it would turn out on positions that were not
+    looked at: where a channel is another's double it is next to nothing, and the double stands in exactly; where a regression
+    explains little, or there are few positions to tell, little of it is believed.
+    """
+    kept, removed = channels[:, keep], channels[:, ~keep]
+    if not keep.any() or keep.all() or kept.shape[1] > _MOST:
+        return None
+    values, vectors = torch.linalg.eigh(kept.mT @ kept / len(channels))
+    values = values.clamp_min(0)
+    across = vectors.mT @ (kept.mT @ removed) / len(channels)
+    level, total = values.mean(), removed.square().mean(0)
+    if not bool(level > 0):
+        return removed.new_zeros(removed.shape[1], kept.shape[1])
+    floor = _FLOOR * level
+    sure = across / (values + floor)[:, None]
+    missed = (total - 2 * (across * sure).sum(0) + (sure.square() * values[:, None]).sum(0)) / total.clamp_min(1e-300)
+    used = float((values / (values + floor)).sum()) / len(channels)  # of the positions' degrees of freedom
+    missed = missed.clamp(0, 1) / max(1 - used, _FLOOR) ** 2 if used < 1 else torch.ones_like(missed)
+    ridge = floor + _CAUTION * level * missed.clamp_max(1) + (level * _MISTRUST * max(0.0, used - _FEW))
+    return (vectors @ (across / (values[:, None] + ridge))).mT
+
+
+def _fold(pair: Pair, kept: Kept, stand_ins: _StandIns, *, takes_constant: bool) -> LayerRepair:
     """Change the weights of one layer."""
     call, pruned = pair.original.call, pair.pruned
-    inputs = kept.inputs(call)
+    inputs, outputs = kept.inputs(call), kept.outputs(call)
     assert inputs is not None
-    if any(weights is None for weights in stand_ins) or kept_matrix(call, pruned.call, kept) is None:
+    if kept_matrix(call, pruned.call, kept) is None or any(weights is None for weights in stand_ins.weights):
         return LayerRepair(call.name, False, note="its groups of inputs went as a whole, or are too wide to compare")
-    taps = call.taps()
-    by_channel = call.matrix.unflatten(2, (-1, taps))
-    change, constant = [], []
-    for matrix, weights, keep, level in zip(
-        by_channel, stand_ins, inputs.view(call.groups, -1).to(mean.device), mean.view(call.groups, -1), strict=True
+    masks = inputs.to(stand_ins.mean.device).view(call.groups, -1)
+    change, rest = [], torch.zeros_like(stand_ins.mean).view(call.groups, -1)
+    for number, (matrix, weights, keep) in enumerate(
+        zip(call.matrix.unflatten(2, (-1, call.taps())), stand_ins.weights, masks, strict=True)
     ):
         assert weights is not None
-        removed = matrix[:, ~keep]
-        change.append(torch.einsum("ort,rk->okt", removed, weights).flatten(1))
-        rest = torch.zeros_like(level)
-        rest[~keep] = level[~keep] - weights @ level[keep]
-        constant.append(rest)
-    outputs, factors = kept.outputs(call), row_factors(call, pruned.call, kept)
+        level = stand_ins.mean.view(call.groups, -1)[number]
+        change.append(torch.einsum("ort,rk->okt", matrix[:, ~keep], weights).flatten(1))
+        rest[number, ~keep] = level[~keep] - weights @ level[keep]
+    factors = row_factors(call, pruned.call, kept)
+    if takes_constant:
+        shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(rest.flatten()))
+        shift_outputs(pruned, kept_shift(shift, outputs, factors))
     if outputs is not None:
-        rows = outputs.view(call.groups, -1).to(mean.device)
+        rows = outputs.view(call.groups, -1).to(rest.device)
         change = [own[keep] for own, keep in zip(change, rows, strict=True)]
     added = torch.stack(change)
-    shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(torch.cat(constant)))
-    if can_add_constant(pruned):
-        add_constant(pruned, shift, outputs, factors)
     pruned.call.write(pruned.call.matrix + (added if factors is None else added * factors[:, :, None]))
     return LayerRepair(call.name, True)

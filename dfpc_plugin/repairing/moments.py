@@ -12,6 +12,7 @@ from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.lockstep import settlements
+from dfpc_plugin.repairing.survey import Key, survey
 
 __all__ = ["LayerMoments", "layer_moments"]
 
@@ -21,22 +22,19 @@ _ENTRIES = 2**25
 
 @dataclass(eq=False)
 class LayerMoments:
-    """One layer, and the covariance of its inputs.
+    """One layer, and how the channels that it reads go together.
+
+    Of a kernel that sees t entries of every channel, the covariance is taken to be that of the channels at one place, S, times
+    that of the places, T (with a mean diagonal of one). So there is one number per pair of channels instead of t^2, and with
+    T = L L' the squared output, W (S x T) W', is that of a layer whose weights W L see one entry per channel.
 
     Attributes:
-        matrix: Its weight, `(groups, outputs, entries of a row)`, float64.
-        taps: How many entries of a row belong to one input channel.
-        covariance: `(groups, entries, entries)`, float64; of a layer too wide for that, `(groups, entries)` variances.
+        matrix: `(groups, outputs * t, channels of a group)`, float64: W L.
+        covariance: S, `(groups, channels, channels)`, float64; of a layer too wide for that, `(groups, channels)` variances.
     """
 
     matrix: Tensor
-    taps: int
     covariance: Tensor
-
-    @property
-    def full(self) -> bool:
-        """Whether entries are compared with each other."""
-        return self.covariance.dim() == 3
 
 
 def layer_moments(
@@ -49,8 +47,9 @@ def layer_moments(
 ) -> dict[str, list[LayerMoments]]:
     """Run `model`, in evaluation mode, on `batches`, and return the moments of every layer's inputs by the layer's name.
 
-    A layer that holds several matrices, such as attention's three projections in one weight, has as many entries. Of one
-    that is called several times, the first call counts.
+    Moments are around means where the layer can take up the constant that this leaves, and around zero elsewhere. A layer that
+    holds several matrices, such as attention's three projections in one weight, has as many entries; of one that is called
+    several times, the first call counts. Depthwise convolutions are left out.
 
     Args:
         model: Any model.
@@ -59,49 +58,64 @@ def layer_moments(
         rows: How many rows of a layer's inputs to sample, at most.
         seed: Chooses them.
     """
-    sums: dict[tuple[str, int | None], _Sums] = {}
+    steps = survey(model, batches[0], forward_fn)
+    sums: dict[Key, tuple[str, _Sums]] = {}
     for number, batch in enumerate(batches):
         seen = set()
-        for step, settlement in enumerate(settlements(model, batch, forward_fn)):
+        for position, (step, settlement) in enumerate(zip(steps, settlements(model, batch, forward_fn), strict=True)):
             call = settlement.call
-            key = (call.name, call.rows_of.start)
-            if key in seen:
+            if step.key in seen or _is_depthwise(call):
                 continue
-            seen.add(key)
-            generator = torch.Generator().manual_seed(seed + 7919 * number + step)
+            seen.add(step.key)
+            generator = torch.Generator().manual_seed(seed + 7919 * number + position)
             entries = call.matrix.shape[0] * call.matrix.shape[2]
             count = max(64, min(rows // len(batches), _ENTRIES // entries))
             total = call.positions(settlement.output)
-            positions = torch.randperm(total, generator=generator)[:count].to(settlement.output.device)
-            sums.setdefault(key, _Sums(call)).add(call.rows(positions))
+            chosen = torch.randperm(total, generator=generator)[:count].to(settlement.output.device)
+            own = sums.setdefault(step.key, (step.name, _Sums(call, step.takes_constant)))[1]
+            own.add(call.rows(chosen))
     result: dict[str, list[LayerMoments]] = {}
-    for (name, _), own in sums.items():
+    for name, own in sums.values():
         result.setdefault(name, []).append(own.moments())
     return result
+
+
+def _is_depthwise(call: LayerCall) -> bool:
+    """Whether a layer mixes no channels: such a layer passes them on, and others read them."""
+    return call.groups > 1 and call.groups == call.input.shape[call.channel_axis]
 
 
 class _Sums:
     """Sums over the rows of one layer's inputs."""
 
-    def __init__(self, call: LayerCall) -> None:
+    def __init__(self, call: LayerCall, centered: bool) -> None:
+        self._centered = centered
         self._matrix, self._taps = call.matrix, call.taps()
-        self._full = self._matrix.shape[2] <= _WIDEST
+        self._full = self._matrix.shape[2] // self._taps <= _WIDEST
         self._count = 0
-        self._sums = (torch.zeros(()), torch.zeros(()))
+        self._sums: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
         """Count `(n, groups, entries)` in."""
-        rows = rows.transpose(0, 1)
+        entries = rows.unflatten(2, (-1, self._taps)).permute(1, 3, 0, 2)  # groups, taps, n, channels
         if not self._count:
-            self._center = rows.mean(1, keepdim=True)
-        rows = rows - self._center
-        product = rows.mT @ rows if self._full else rows.square().sum(1)
-        sums = (rows.sum(1).double(), product.double())
-        self._sums = (self._sums[0] + sums[0], self._sums[1] + sums[1]) if self._count else sums
-        self._count += rows.shape[1]
+            self._center = entries.mean((1, 2), keepdim=True) if self._centered else entries.new_zeros(())
+        entries = entries - self._center
+        product = (entries.mT @ entries).mean(1) if self._full else entries.square().sum(2).mean(1)
+        places = torch.einsum("ginc,gjnc->ij", entries, entries)
+        sums = [entries.sum(2).mean(1).double(), product.double(), places.double()]
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._count else sums
+        self._count += rows.shape[0]
 
     def moments(self) -> LayerMoments:
         """What has been counted."""
-        mean, product = (total / self._count for total in self._sums)
+        mean, product, places = (total / self._count for total in self._sums)
+        if not self._centered:
+            mean = torch.zeros_like(mean)
         square = mean[:, :, None] * mean[:, None] if self._full else mean.square()
-        return LayerMoments(self._matrix, self._taps, product - square)
+        places = places - mean.square().sum()
+        places = places / places.diagonal().mean().clamp_min(1e-300)
+        eye = torch.eye(self._taps, dtype=places.dtype, device=places.device)
+        factor = torch.linalg.cholesky(places + 1e-6 * eye) if bool(places.any()) else eye
+        weights = self._matrix.unflatten(2, (-1, self._taps)) @ factor  # groups, outputs, channels, taps
+        return LayerMoments(weights.transpose(2, 3).flatten(1, 2), product - square)

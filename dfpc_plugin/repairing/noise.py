@@ -23,4 +23,5 @@ def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 
     spectrum /= frequency**power
     spectrum[..., 0, 0] = 0
     noise = torch.fft.irfft2(spectrum, s=(height, width))
-    return noise / noise.std((-2, -1), keepdim=True).clamp_min(1e-12)
+    correction = min(1, height * width - 1)
+    return noise / noise.std((-2, -1), correction=correction, keepdim=True).clamp_min(1e-12)

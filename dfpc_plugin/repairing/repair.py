@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.families import run_forward
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.flow.tree import returned_tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.calibration import Calibration
-from dfpc_plugin.repairing.inputs import unseen_part
+from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.kept import Kept, kept_channels
 from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
@@ -70,7 +71,6 @@ def repair(
         DFPCError: As `find_couplings` raises.
     """
     settings = RepairSettings.of(how, images)
-    settings = RepairSettings.of(how, images)
     with shown(progress) as tell:
         phases = Phases(tell)
         with phases("channels"):
@@ -109,14 +109,15 @@ def repair_kept(
         RepairError: As `repair` raises.
     """
     before = dict(phases.seconds)
-    mended = copy.deepcopy(model)
-    modes = [module.training for module in mended.modules()]
-    mended.eval()
-    with torch.random.fork_rng(devices=[]), _without_gradients(), evaluating(original):
-        work = _Work(mended, original, example_inputs, settings, kept, forward_fn, phases, calibration)
-        layers = _METHODS[settings.method](work)
-    for module, mode in zip(mended.modules(), modes, strict=True):
-        module.training = mode
+    with torch.random.fork_rng(devices=[]), _without_gradients():
+        mended = copy.deepcopy(model)
+        modes = [module.training for module in mended.modules()]
+        mended.eval()
+        with evaluating(original):
+            work = _Work(mended, original, example_inputs, settings, kept, forward_fn, phases, calibration)
+            layers = _METHODS[settings.method](work)
+        for module, mode in zip(mended.modules(), modes, strict=True):
+            module.training = mode
     seconds = {name: took - before.get(name, 0.0) for name, took in phases.seconds.items() if took != before.get(name)}
     return RepairResult(mended, settings.method, tuple(layers), work.output_error, seconds, tuple(work.notes))
 
@@ -155,19 +156,21 @@ class _Work:
         self.output_error: tuple[float, float] | None = None
         self.notes: list[str] = []
 
-    def error(self, batches: Sequence[ExampleInputs]) -> float | None:
+    def error(self, batches: Batches) -> float | None:
         """Squared error of the model's output over its variance; None where outputs cannot be compared."""
         wrong = squares = 0.0
         count, sums = 0, [torch.zeros(())]
-        for batch in batches:
+        for batch in batches.parts:
             found, wanted = (_outputs(model, batch, self.forward_fn) for model in (self.model, self.original))
-            if [t.shape for t in found] != [t.shape for t in wanted]:
+            if [t.shape for t in found] != [t.shape for t in wanted] or any(not other.dim() for other in wanted):
                 return None
             wrong += sum(float((mine - other).square().sum()) for mine, other in zip(found, wanted, strict=True))
             squares += sum(float(other.square().sum()) for other in wanted)
-            means = [other.sum(0).double() for other in wanted if other.dim()]
+            means = [other.sum(0).double() for other in wanted]
+            if count and [t.shape for t in means] != [t.shape for t in sums]:
+                return None
             sums = [a + b for a, b in zip(sums, means, strict=True)] if count else means
-            count += max((len(other) for other in wanted if other.dim()), default=1)
+            count += max((len(other) for other in wanted), default=1)
         total = squares - sum(float(own.square().sum()) for own in sums) / max(1, count)
         return wrong / total if total > 1e-9 * squares else None
 
@@ -195,31 +198,32 @@ def _merge(work: _Work) -> list[LayerRepair]:
 def _least_squares(work: _Work) -> list[LayerRepair]:
     """Least squares of every layer, and batch norms if that makes the output better."""
     settings = work.settings
-    store = _store(work)
-    calibration = work.calibration or Calibration(settings, store)
+    calibration = work.calibration or Calibration(settings, work.forward_fn, settings.checkpoint)
     with work.phases("images") as tell:
         batches = calibration.batches(work.original, work.example_inputs, tell)
     work.notes += [calibration.note] if calibration.note else []
-    unseen = unseen_part(batches)
     with work.phases("evaluating"):
-        before = work.error(unseen)
+        before = work.error(batches.unseen)
     with work.phases("layers") as tell:
         layers = fit_layers(
             work.model, work.original, batches, work.kept, forward_fn=work.forward_fn, ridge=settings.used_ridge,
-            rows=settings.rows, seed=settings.seed, memory_gib=settings.memory_gib, store=store, progress=tell,
+            rows=settings.rows, seed=settings.seed, memory_gib=settings.memory_gib, store=_store(work, batches), progress=tell,
         )
     with work.phases("evaluating"):
-        after = work.error(unseen)
+        after = work.error(batches.unseen)
     if settings.batchnorm and calibration.matches and after is not None and norms_of(work.model):
-        after = _try_norms(work, batches, unseen, after)
+        after = _try_norms(work, batches, after)
     work.output_error = None if before is None or after is None else (before, after)
     return layers
 
 
-def _try_norms(work: _Work, batches: list[ExampleInputs], unseen: list[ExampleInputs], after: float) -> float:
+def _try_norms(work: _Work, batches: Batches, after: float) -> float:
     """Re-estimate batch norms, and put them back unless that makes the output better; with the error that is left."""
-    with work.phases("batch norms"), reestimated(work.model, batches, work.forward_fn) as keep:
-        again = work.error(unseen)
+    own = [batch for batch, count in zip(batches.fitted.parts, batches.fitted.counts, strict=True) if count > 1]
+    if not own:
+        return after
+    with work.phases("batch norms"), reestimated(work.model, own, work.forward_fn) as keep:
+        again = work.error(batches.unseen)
         keep[0] = again is not None and again < after
     said = "unknown" if again is None else f"{again:.2%}"
     work.notes.append(
@@ -240,16 +244,15 @@ def _without_gradients() -> Iterator[None]:
         yield
 
 
-def _store(work: _Work) -> Store:
+def _store(work: _Work, batches: Batches) -> Store:
     """Where solved layers are kept."""
     own = work.settings
     if own.checkpoint is None:
         return Store(None, "")
-    images = own.images if isinstance(own.images, Tensor | Mapping) else ()
-    said = {
-        name: getattr(own, name) for name in ("method", "used_ridge", "rows", "memory_gib", "count", "steps", "seed")
-    }
-    return Store(Path(own.checkpoint), fingerprint(work.model, said, images))
+    said = {name: getattr(own, name) for name in ("method", "used_ridge", "rows", "memory_gib", "seed")}
+    kept = work.kept.removed.nonzero().flatten().tolist()
+    mark = fingerprint([work.model, work.original], {**said, "removed": kept}, batches.parts)
+    return Store(Path(own.checkpoint), mark)
 
 
 def _noise(example_inputs: ExampleInputs, seed: int) -> ExampleInputs:
@@ -264,15 +267,15 @@ def _noise(example_inputs: ExampleInputs, seed: int) -> ExampleInputs:
 
 def _outputs(model: nn.Module, batch: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Tensor]:
     """Tensors of numbers that a model returns."""
-    args, kwargs = as_call(batch)
-    result = model(*args, **kwargs) if forward_fn is None else forward_fn(model, batch)
+    result = run_forward(model, batch, forward_fn)
     return [tensor.float() for tensor in returned_tensors(result) if tensor.is_floating_point()]
 
 
 def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give a model the values of another of the same shapes."""
+    """Give a model the parameters of another of the same shapes, and the statistics of its batch norms."""
     with torch.no_grad():
         for mine, new in zip(target.parameters(), source.parameters(), strict=True):
             mine.data.copy_(new)
-        for own, other in zip(target.buffers(), source.buffers(), strict=True):
-            own.copy_(other)
+        for norm, other in zip(norms_of(target), norms_of(source), strict=True):
+            for own, value in zip(norm.buffers(), other.buffers(), strict=True):
+                own.copy_(value)

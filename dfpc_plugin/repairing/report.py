@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-__all__ = ["LayerRepair", "RepairResult"]
+__all__ = ["NO_PLACE", "SHARED", "LayerRepair", "RepairResult"]
 
+NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
+SHARED = "shares its weight with another layer"
 _SHOWN, _WIDTH = 12, 100
 
 

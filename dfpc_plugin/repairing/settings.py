@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,7 +43,7 @@ class RepairSettings:
     """
 
     method: Method = "synthetic"
-    images: Images | None = None
+    images: Images | None = field(default=None, compare=False)
     count: int | None = None
     steps: int = 40
     ridge: float | None = None
@@ -84,14 +84,9 @@ class RepairSettings:
             raise RepairError(f"{how!r} is no way to repair; give a method's name or RepairSettings.")
         if images is not None and how.images is not None:
             raise RepairError("Images were given twice, beside the settings and in them; leave one out.")
-        return how if images is None else _with_images(how, images)
+        return how if images is None else dataclasses.replace(how, images=images)
 
     @property
     def used_ridge(self) -> float:
         """The ridge, or what it is by default."""
         return _RIDGES.get(self.method, 0.0) if self.ridge is None else self.ridge
-
-
-def _with_images(settings: RepairSettings, images: Iterable[Any]) -> RepairSettings:
-    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__} | {"images": images}
-    return RepairSettings(**values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,25 @@ from dfpc_plugin.repairing.report import LayerRepair
 __all__ = ["Store", "fingerprint"]
 
 
-def fingerprint(model: nn.Module, settings: Mapping[str, Any], inputs: Any = ()) -> str:
-    """Tell one repair from another: by the weights it starts from, its settings, and what it runs on."""
+def fingerprint(
+    models: Sequence[nn.Module], settings: Mapping[str, Any], inputs: Any = (), *, shapes_only: bool = False
+) -> str:
+    """Tell one repair from another: by the weights it starts from, its settings, and what it runs on.
+
+    Args:
+        models: The models in question.
+        settings: Anything that JSON can hold.
+        inputs: Tensors in any nest.
+        shapes_only: Of the inputs, their shapes count.
+    """
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(_bytes(tensor))
+    for model in models:
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(_bytes(tensor))
     for tensor in tensors(inputs):
-        digest.update(_bytes(tensor))
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(b"" if shapes_only else _bytes(tensor))
     return digest.hexdigest()
 
 

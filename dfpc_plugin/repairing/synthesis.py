@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.families import run_forward
+from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.noise import pink_noise
@@ -49,6 +51,7 @@ def synthesise(
     count: int | None = None,
     steps: int = 40,
     seed: int = 0,
+    forward_fn: ForwardFunction | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SyntheticImages:
     """Make images that match the statistics stored in the batch norms of `model`.
@@ -60,6 +63,7 @@ def synthesise(
             minutes on two cores) to 256.
         steps: How often they are changed, at most; fewer where they match before.
         seed: Of the noise.
+        forward_fn: Called as `forward_fn(model, images)` instead of the model.
         progress: Told the share of the steps that is done.
 
     Raises:
@@ -74,24 +78,30 @@ def synthesise(
     if count is None:
         count = max(32, min(256, 2**21 // (height * width)))
     size = max(16, min(count, 2**19 // (height * width)))
-    sizes = [size] * (count // size) or [count]
+    parts = max(1, round(count / size))
+    sizes = [count // parts + (number < count % parts) for number in range(parts)]
     generator = torch.Generator().manual_seed(seed)
     made, before, after = [], 0.0, 0.0
     tell = progress or (lambda share: None)
     for number, images in enumerate(sizes):
-        noise = pink_noise((images, channels, height, width), generator).to(example_inputs.device)
+        with torch.inference_mode(False):
+            noise = pink_noise((images, channels, height, width), generator).to(example_inputs.device)
 
         def told(share: float, done: int = number) -> None:
             tell((done + share) / len(sizes))
 
-        batch, first, last = _matched(model, noise, steps, told)
+        batch, first, last = _matched(model, noise, steps, forward_fn, told)
         made.append(batch.to(example_inputs.dtype))
         before, after = before + first / len(sizes), after + last / len(sizes)
     return SyntheticImages(made, before, after)
 
 
 def _matched(
-    model: nn.Module, images: Tensor, steps: int, progress: Callable[[float], None]
+    model: nn.Module,
+    images: Tensor,
+    steps: int,
+    forward_fn: ForwardFunction | None,
+    progress: Callable[[float], None],
 ) -> tuple[Tensor, float, float]:
     """Change images until they match; with the divergences before and after."""
     images = images.float().requires_grad_()
@@ -105,7 +115,7 @@ def _matched(
             parameter.requires_grad_(False)
         for step in range(steps + 1):
             with NormInputs() as norms:
-                model(images.to(kind))
+                run_forward(model, images.to(kind), forward_fn)
             if not norms.found:
                 raise RepairError(
                     "The model has no batch norm with stored statistics, from which images could be made; repair with "

@@ -1,16 +1,11 @@
 """`prune(repair=...)`: repair as a stage of pruning."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch_pruning as tp
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.errors import RepairError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "repairing"))
 from repair_nets import relative_error, small_resnet
 
 

@@ -58,10 +58,15 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def stepped(model: nn.Module, inputs: Any, each: Callable[[Settlement], None]) -> Any:
     """The result of a forward that `each` settlement of is shown on the way."""
-    with closing(SteppedForward(model, inputs, None)) as forward, torch.no_grad():
+    results = []
+
+    def forward_fn(model: nn.Module, inputs: Any) -> None:
+        results.append(model(*inputs) if isinstance(inputs, tuple) else model(inputs))
+
+    with closing(SteppedForward(model, inputs, forward_fn)) as forward, torch.no_grad():
         while (settlement := forward.advance()) is not None:
             each(settlement)
-        return forward.result
+    return results[0]
 
 
 def changer(seed: int = 5) -> Callable[[Settlement], None]:

@@ -20,7 +20,7 @@ def covariance(seed: int, size: int, rank: int | None = None) -> Tensor:
 
 
 def unexplained(matrix: Tensor, cov: Tensor, gone: list[int]) -> float:
-    """The least squared error when the entries `gone` are zero and all others may change: least squares with a root."""
+    """The least squared error when the entries `gone` are zero and all others may change."""
     left = [e for e in range(len(cov)) if e not in gone]
     values, vectors = torch.linalg.eigh(cov)
     root = values.clamp_min(0).sqrt()[:, None] * vectors.T  # root' root = cov
@@ -34,9 +34,11 @@ def unexplained(matrix: Tensor, cov: Tensor, gone: list[int]) -> float:
 def greedy(
     units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float, order: list[int] | None = None
 ) -> Tensor:
-    """Remove one unit at a time, the one that adds least to the error, by trying all of them; in `order`, as they go."""
-    ridged = [(m, c + ridge * c.diagonal().mean() * torch.eye(len(c)), e, float((m @ c @ m.T).trace()))
-              for m, c, e in readers]
+    """Remove the unit that adds least to the error, by trying all, until none is left; note the `order`."""
+    ridged = [
+        (m, c + ridge * c.diagonal().mean() * torch.eye(len(c)), e, float((m @ c @ m.T).trace()))
+        for m, c, e in readers
+    ]
     result = torch.zeros(units, dtype=torch.float64)
     gone: list[int] = []
     before, highest = 0.0, 0.0
@@ -44,7 +46,8 @@ def greedy(
         totals = {}
         for unit in set(range(units)) - set(gone):
             totals[unit] = sum(
-                unexplained(m, c, [i for u in (*gone, unit) for i in e.get(u, ())]) / total for m, c, e, total in ridged
+                unexplained(m, c, [i for u in (*gone, unit) for i in e.get(u, ())]) / total
+                for m, c, e, total in ridged
             )
         best = min(totals, key=lambda unit: totals[unit])
         highest = max(highest, totals[best] - before)
@@ -62,7 +65,10 @@ def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: 
 CASES: dict[str, tuple[int, list[tuple[Tensor, Tensor, Entries]]]] = {
     "one entry each": (6, [(random(0, 4, 6), covariance(1, 6), {u: [u] for u in range(6)})]),
     "several entries": (4, [(random(0, 3, 8), covariance(1, 8), {u: [u, 4 + u] for u in range(4)})]),
-    "of different sizes": (4, [(random(0, 3, 7), covariance(1, 7), {0: [1], 1: [0, 2], 2: [3, 5, 6], 3: [4]})]),
+    "of different sizes": (
+        4,
+        [(random(0, 3, 7), covariance(1, 7), {0: [1], 1: [0, 2], 2: [3, 5, 6], 3: [4]})],
+    ),
     "entries of no unit": (3, [(random(0, 3, 6), covariance(1, 6), {0: [1], 1: [3], 2: [4]})]),
     "two readers": (
         4,
@@ -124,25 +130,19 @@ def test_units_that_nobody_reads_cost_nothing() -> None:
     assert costs[1] == 0 and costs[0] > 0 and costs[2] > 0
 
 
-@pytest.mark.parametrize("taps", [1, 3])
-def test_groups_are_readers_of_their_own(taps: int) -> None:
-    """Three groups of two channels each; units are pairs of channels in different groups, as a cut takes them."""
-    width = 2 * taps
-    matrix = random(0, 3, 2, width)
-    cov = torch.stack([covariance(seed, width) for seed in range(3)])
+def test_groups_are_readers_of_their_own() -> None:
+    """Three groups of two channels each; some units are pairs of channels in different groups."""
+    matrix = random(0, 3, 4, 2)
+    cov = torch.stack([covariance(seed, 2) for seed in range(3)])
     entries = {0: [0, 2], 1: [1, 3], 2: [4], 3: [5]}
-    readers = readers_of(LayerMoments(matrix, taps, cov), entries, 0.01)
+    readers = readers_of(LayerMoments(matrix, cov), entries, 0.01)
     assert len(readers) == 3
-    by_hand = []
-    for group in range(3):
-        own: Entries = {}
-        for unit, channels in entries.items():
-            inside = [c - 2 * group for c in channels if c // 2 == group]
-            if inside:
-                own[unit] = [c * taps + tap for c in inside for tap in range(taps)]
-        by_hand.append((matrix[group], cov[group], own))
-    torch.testing.assert_close(elimination_costs(4, readers, CPU), greedy(4, by_hand, 0.01), rtol=1e-6, atol=1e-9)
-    assert len(readers_of(LayerMoments(matrix, taps, cov), {0: [2]}, 0.01)) == 1
+    owns: list[Entries] = [{0: [0], 1: [1]}, {0: [0], 1: [1]}, {2: [0], 3: [1]}]
+    by_hand = list(zip(matrix, cov, owns, strict=True))
+    torch.testing.assert_close(
+        elimination_costs(4, readers, CPU), greedy(4, by_hand, 0.01), rtol=1e-6, atol=1e-9
+    )
+    assert len(readers_of(LayerMoments(matrix, cov), {0: [2]}, 0.01)) == 1
 
 
 def test_many_units_go_some_at_a_time() -> None:
@@ -157,24 +157,43 @@ def test_many_units_go_some_at_a_time() -> None:
 
 def net() -> nn.Module:
     return randomised(
-        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(),
-                      nn.ConvTranspose2d(6, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(),
-                      nn.Linear(4 * 4 * 4, 5))
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, groups=2),
+            nn.ReLU(),
+            nn.ConvTranspose2d(6, 4, 2, 2),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, groups=4),
+            nn.Flatten(),
+            nn.Linear(4 * 4 * 4, 5),
+        )
     )
 
 
-def test_moments_are_the_covariance_of_all_rows() -> None:
+def test_moments_are_those_of_all_rows() -> None:
+    """The covariance of channels at all places that a kernel sees, and weights that hold that of places."""
     model, batches = net(), [random(0, 3, 3, 5, 5), random(1, 2, 3, 5, 5) + 1]
     found = layer_moments(model, batches, None, rows=10**6, seed=0)
-    assert list(found) == ["0", "2", "4", "6", "8"]
+    assert list(found) == ["0", "2", "4", "8"]  # the depthwise one passes channels on
     calls = [calls_of(model, batch) for batch in batches]
     for first, second in zip(*calls, strict=True):
+        if first.name not in found:
+            continue
         rows = torch.cat([call.rows(torch.arange(call.positions(call.run()))) for call in (first, second)])
+        taps = first.taps()
+        seen = rows.unflatten(2, (-1, taps))  # positions, groups, channels, taps
+        seen = seen - seen.mean((0, 3), keepdim=True)
+        places = torch.einsum("ngci,ngcj->ij", seen, seen)
+        places = places / places.diagonal().mean()
         (moments,) = found[first.name]
-        assert moments.full and moments.taps == first.taps() and torch.equal(moments.matrix, first.matrix)
         for group in range(first.groups):
-            wanted = torch.cov(rows[:, group].T, correction=0)
-            torch.testing.assert_close(moments.covariance[group], wanted, rtol=1e-10, atol=1e-12)
+            channels = torch.einsum("nci,ndi->cd", seen[:, group], seen[:, group]) / len(rows) / taps
+            torch.testing.assert_close(moments.covariance[group], channels, rtol=1e-10, atol=1e-12)
+            weights = first.matrix[group]
+            squared = (weights @ torch.kron(channels, places) @ weights.T).trace()
+            own = (moments.matrix[group] @ channels @ moments.matrix[group].T).trace()
+            assert float(own) == pytest.approx(float(squared), rel=5e-3)
 
 
 def test_moments_of_fewer_rows_are_near_and_the_same_by_seed() -> None:
@@ -206,10 +225,12 @@ def test_of_attention_every_projection_has_moments() -> None:
 
 
 def test_wide_layers_are_only_given_variances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfpc_plugin.repairing.moments._WIDEST", 20)
     model, batch = net(), random(0, 5, 3, 5, 5)
+    whole = layer_moments(model, [batch], None, rows=10**6, seed=0)
+    monkeypatch.setattr("dfpc_plugin.repairing.moments._WIDEST", 2)
     found = layer_moments(model, [batch], None, rows=10**6, seed=0)
-    assert [moments.full for (moments,) in found.values()] == [False, True, False, True, False]
-    call = calls_of(model, batch)[0]
-    rows = call.rows(torch.arange(call.positions(call.run())))
-    torch.testing.assert_close(found["0"][0].covariance, rows.var(0, correction=0))
+    assert [moments.covariance.dim() for (moments,) in found.values()] == [2, 3, 2, 2]
+    for name, (moments,) in found.items():
+        wanted = whole[name][0].covariance
+        wanted = wanted.diagonal(dim1=1, dim2=2) if moments.covariance.dim() == 2 else wanted
+        torch.testing.assert_close(moments.covariance, wanted)

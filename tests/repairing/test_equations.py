@@ -18,11 +18,25 @@ def problem(seed: int, count: int, groups: int = 1, outputs: int = 3, entries: i
     rows = random(seed, count, groups, entries) + 3 * random(seed + 1, groups, entries)
     truth = random(seed + 2, groups, outputs, entries)
     wanted = torch.einsum("nge,goe->ngo", rows, truth) + 5 + random(seed + 3, count, groups, outputs)
-    return rows, wanted, truth + 0.5 * random(seed + 4, groups, outputs, entries), random(seed + 5, groups, outputs)
+    return (
+        rows,
+        wanted,
+        truth + 0.5 * random(seed + 4, groups, outputs, entries),
+        random(seed + 5, groups, outputs),
+    )
 
 
-def solved(rows: Tensor, wanted: Tensor, matrix: Tensor, bias: Tensor, *, free: bool, ridge: float = 0.0,
-           primal: bool | None = None, parts: int = 1) -> Solution:
+def solved(
+    rows: Tensor,
+    wanted: Tensor,
+    matrix: Tensor,
+    bias: Tensor,
+    *,
+    free: bool,
+    ridge: float = 0.0,
+    primal: bool | None = None,
+    parts: int = 1,
+) -> Solution:
     count = len(rows) if primal is None else 10**6 if primal else 0
     equations = Equations(matrix, bias, rows=count, free_bias=free)
     for x, y in zip(rows.chunk(parts), wanted.chunk(parts), strict=True):
@@ -33,8 +47,10 @@ def solved(rows: Tensor, wanted: Tensor, matrix: Tensor, bias: Tensor, *, free: 
     return solution
 
 
-def expected(rows: Tensor, wanted: Tensor, matrix: Tensor, bias: Tensor, free: bool, ridge: float) -> tuple[Tensor, Tensor]:
-    """One system of stacked equations per group: the rows, and one row per weight that holds it where it was."""
+def expected(
+    rows: Tensor, wanted: Tensor, matrix: Tensor, bias: Tensor, free: bool, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """A stacked system per group: the rows, and one row per weight that holds it where it was."""
     found = []
     for x, y, w, b in zip(rows.transpose(0, 1), wanted.transpose(0, 1), matrix, bias, strict=True):
         a = np.asarray(x)
@@ -53,12 +69,15 @@ def expected(rows: Tensor, wanted: Tensor, matrix: Tensor, bias: Tensor, free: b
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize(
-    ("ridge", "primal"), [(0.0, True), *((ridge, primal) for ridge in (1e-4, 0.03, 2.0) for primal in (True, False))]
+    ("ridge", "primal"),
+    [(0.0, True), *((ridge, primal) for ridge in (1e-4, 0.03, 2.0) for primal in (True, False))],
 )  # more rows than unknowns make the dual system singular without a ridge
 def test_the_solution_is_that_of_least_squares(groups: int, free: bool, ridge: float, primal: bool) -> None:
     rows, wanted, matrix, bias = problem(3, 40, groups)
     found = solved(rows, wanted, matrix, bias, free=free, ridge=ridge, primal=primal)
-    for own, theirs in zip((found.matrix, found.bias), expected(rows, wanted, matrix, bias, free, ridge), strict=True):
+    for own, theirs in zip(
+        (found.matrix, found.bias), expected(rows, wanted, matrix, bias, free, ridge), strict=True
+    ):
         torch.testing.assert_close(own, theirs, rtol=1e-7, atol=1e-7)
 
 
@@ -117,14 +136,29 @@ def test_the_error_is_a_share_of_the_variance() -> None:
     assert equations.error(torch.zeros_like(matrix), mean) == pytest.approx(1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    seed=st.integers(0, 10**6), count=st.integers(1, 12), unseen=st.integers(1, 6), entries=st.integers(1, 6),
-    groups=st.integers(1, 2), free=st.booleans(), ridge=st.sampled_from([0.0, 1e-6, 1e-2, 1.0]),
-    sizes=st.sampled_from([1e-8, 1.0, 1e6]), kind=st.sampled_from(["apart", "equal", "constant rows"]), good=st.booleans(),
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 12),
+    unseen=st.integers(1, 6),
+    entries=st.integers(1, 6),
+    groups=st.integers(1, 2),
+    free=st.booleans(),
+    ridge=st.sampled_from([0.0, 1e-6, 1e-2, 1.0]),
+    sizes=st.sampled_from([1e-8, 1.0, 1e6]),
+    kind=st.sampled_from(["apart", "equal", "constant rows"]),
+    good=st.booleans(),
 )
 def test_never_worse_on_samples_that_took_no_part(
-    seed: int, count: int, unseen: int, entries: int, groups: int, free: bool, ridge: float, sizes: float, kind: str,
+    seed: int,
+    count: int,
+    unseen: int,
+    entries: int,
+    groups: int,
+    free: bool,
+    ridge: float,
+    sizes: float,
+    kind: str,
     good: bool,
 ) -> None:
     rows, wanted, matrix, bias = problem(seed, count + unseen, groups, entries=entries)
@@ -139,8 +173,9 @@ def test_never_worse_on_samples_that_took_no_part(
     equations.add(rows[:count], wanted[:count])
     equations.add_unseen(rows[count:], wanted[count:])
     solution = equations.solve(ridge)
-    assert solution is None or solution.after <= solution.before
+    assert solution is None or not solution.after > solution.before  # NaN where nothing varies
     if solution is not None:
+
         def wrong(matrix: Tensor, bias: Tensor) -> float:
             made = torch.einsum("nge,goe->ngo", rows[count:], matrix) + bias
             return float((made - wanted[count:]).square().sum())
@@ -153,7 +188,11 @@ def test_never_worse_on_samples_that_took_no_part(
 @pytest.mark.parametrize("free", [True, False])
 def test_dead_and_equal_inputs_do_not_crash_it(primal: bool, free: bool) -> None:
     rows, wanted, matrix, bias = problem(15, 30)
-    for broken in (rows * 0, torch.cat([rows[..., :2], rows[..., :2]], -1), rows * torch.tensor([1.0, 0, 1, 1])):
+    for broken in (
+        rows * 0,
+        torch.cat([rows[..., :2], rows[..., :2]], -1),
+        rows * torch.tensor([1.0, 0, 1, 1]),
+    ):
         equations = Equations(matrix, bias, rows=1000 if primal else 0, free_bias=free)
         equations.add(broken, wanted)
         equations.add_unseen(broken, wanted)
@@ -176,6 +215,19 @@ def test_what_is_not_finite_is_no_solution() -> None:
     equations.add(rows, wanted)
     equations.add_unseen(rows, wanted)
     assert equations.solve(0.1) is None
+
+
+@pytest.mark.parametrize("unseen", [1, 3])
+def test_equal_samples_judge_as_well(unseen: int) -> None:
+    """What is wanted of them does not vary, so there is no variance to divide by; the old weights are right."""
+    rows = random(23, 10, 1, 2)
+    matrix, bias = torch.ones(1, 1, 2).double(), torch.zeros(1, 1).double()
+    equations = Equations(matrix, bias, rows=10, free_bias=True)
+    equations.add(rows, -rows.sum(2, keepdim=True))
+    equations.add_unseen(
+        rows[:1].expand(unseen, -1, -1), rows[:1].sum(2, keepdim=True).expand(unseen, -1, -1)
+    )
+    assert equations.solve(1e-3) is None
 
 
 def test_a_worse_fit_is_refused_or_held_back() -> None:

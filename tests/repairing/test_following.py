@@ -24,7 +24,7 @@ def conv(inputs: int, outputs: int, **options: Any) -> nn.Module:
 
 
 class Everything(nn.Module):
-    """Batch norms, ReLU in place, sums in place, layer scales, permutations, and a layer that is called twice."""
+    """Batch norms, ReLU and sums in place, layer scales, permutations, and a layer that is called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,42 +206,69 @@ def test_the_summand_is_never_the_layer_itself() -> None:
     assert found.other is None
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda m, x: F.relu(m.a(x)),
-        lambda m, x: F.dropout(m.a(x), 0.5, True),
-        lambda m, x: F.batch_norm(m.a(x), None, None, None, None, True),
-        lambda m, x: m.a(x) * x,
-        lambda m, x: m.a(x).mul_(2),
-        lambda m, x: m.a(x)[:, :2],
-        lambda m, x: F.softmax(m.a(x), -1),
-        lambda m, x: m.a(x).chunk(2, -1)[0],
-    ],
-)
-def test_what_mixes_or_overwrites_is_no_tail(run: Callable[[Any, Tensor], Any]) -> None:
+Run = Callable[[Any, Tensor], Any]
+
+NO_TAILS: list[Run] = [
+    lambda m, x: F.relu(m.a(x)),
+    lambda m, x: F.dropout(m.a(x), 0.5, True),
+    lambda m, x: F.batch_norm(m.a(x), None, None, None, None, True),
+    lambda m, x: m.a(x) * x,
+    lambda m, x: m.a(x).mul_(2),
+    lambda m, x: m.a(x)[:, :2],
+    lambda m, x: F.softmax(m.a(x), -1),
+    lambda m, x: m.a(x).chunk(2, -1)[0],
+]
+
+TAILS: list[Run] = [
+    lambda m, x: m.a(x).permute(1, 0),
+    lambda m, x: m.a(x).reshape(-1, 2),
+    lambda m, x: torch.flatten(m.a(x)),
+    lambda m, x: torch.transpose(m.a(x), 0, 1),
+    lambda m, x: m.a(x) * 0.3,
+    lambda m, x: m.a(x).mul(m.bn.weight),
+    lambda m, x: m.a(x) * m.bn.weight[None],
+    lambda m, x: m.bn(m.a(x)),
+    lambda m, x: m.a(x).roll(1, 0),
+    lambda m, x: m.a(x).unsqueeze(0),
+]
+
+
+@pytest.mark.parametrize("run", NO_TAILS)
+def test_what_mixes_or_overwrites_is_no_tail(run: Run) -> None:
     (found,) = run_once(run, random(1, 3, 4), a=nn.Linear(4, 4))
     assert not found.tail and not found.values
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda m, x: m.a(x).permute(1, 0),
-        lambda m, x: m.a(x).reshape(-1, 2),
-        lambda m, x: torch.flatten(m.a(x)),
-        lambda m, x: torch.transpose(m.a(x), 0, 1),
-        lambda m, x: m.a(x) * 0.3,
-        lambda m, x: m.a(x).mul(m.bn.weight),
-        lambda m, x: m.a(x) * m.bn.weight[None],
-        lambda m, x: m.bn(m.a(x)),
-        lambda m, x: m.a(x).roll(1, 0),
-        lambda m, x: m.a(x).unsqueeze(0),
-    ],
-)
-def test_what_scales_and_moves_is_a_tail(run: Callable[[Any, Tensor], Any]) -> None:
+@pytest.mark.parametrize("run", TAILS)
+def test_what_scales_and_moves_is_a_tail(run: Run) -> None:
     (found,) = run_once(run, random(1, 3, 4), a=nn.Linear(4, 4), bn=nn.BatchNorm1d(4))
     assert len(found.tail) == len(found.values) == 1
+
+
+@pytest.mark.parametrize("run", [run for number, run in enumerate((*NO_TAILS, *TAILS)) if number != 1])
+def test_whatever_follows_uses_new_weights(run: Run) -> None:
+    """But for dropout in training, which is another every time."""
+    model = randomised(Between(lambda m, x: run(m, x).exp(), a=nn.Linear(4, 4), bn=nn.BatchNorm1d(4)))
+    result = stepped(model, random(1, 3, 4), changer())
+    with torch.no_grad():
+        torch.testing.assert_close(result, model(random(1, 3, 4)), rtol=1e-12, atol=1e-12)
+
+
+def test_only_a_norm_right_behind_a_layer_takes_up_its_constant() -> None:
+    layers = {"a": nn.Linear(4, 4), "bn": nn.BatchNorm1d(4)}
+    (found,) = run_once(lambda m, x: m.bn(m.a(x)), random(1, 3, 4), **layers)
+    assert found.norm_mean is not None
+    (found,) = run_once(lambda m, x: m.bn(m.a(x) * 2), random(1, 3, 4), **layers)
+    assert found.norm_mean is None and len(found.tail) == 2
+
+
+@pytest.mark.parametrize(
+    "run", [lambda m, x: x + m.a(x), lambda m, x: m.a(x) + x, lambda m, x: m.a(x).add_(x)]
+)
+def test_the_other_summand_is_the_other_one(run: Run) -> None:
+    x = random(1, 3, 4)
+    (found,) = run_once(run, x, a=nn.Linear(4, 4))
+    assert found.other is x
 
 
 def test_a_scale_that_repeats_the_output_is_no_tail() -> None:
@@ -314,15 +341,17 @@ def test_a_forward_function_within_a_context() -> None:
 
 def test_a_pair_walks_both_models_in_step() -> None:
     first, second = everything(), randomised(Everything(), 1)
-    with closing(Pair(first, second, IMAGE, None)) as pair:
+    results = []
+    with closing(
+        Pair(first, second, IMAGE, lambda model, inputs: results.append((model, model(inputs))))
+    ) as pair:
         names = []
         while pair.advance():
             assert pair.original.call.weight is not pair.pruned.call.weight
             names.append((pair.original.call.name, pair.pruned.call.name))
         assert names == [(name, name) for name in ORDER]
-        with torch.no_grad():
-            for model, result in zip((first, second), pair.results, strict=True):
-                assert torch.equal(result, model(IMAGE))
+    with torch.no_grad():
+        assert len(results) == 2 and all(torch.equal(result, model(IMAGE)) for model, result in results)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,12 @@ def vgg() -> nn.Module:
     layers: list[nn.Module] = []
     width = 3
     for size in (8, 12, 10):
-        layers += [nn.Conv2d(width, size, 3, padding=1, bias=False), nn.BatchNorm2d(size), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            nn.Conv2d(width, size, 3, padding=1, bias=False),
+            nn.BatchNorm2d(size),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
         width = size
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(10, 9), nn.ReLU(), nn.Linear(9, 4))
 
@@ -38,10 +43,19 @@ def resnet() -> nn.Module:
         return m.head((m.bn4(m.conv4(F.relu(m.bn3(m.conv3(x))))) + m.down(x)).mean((2, 3)))
 
     return Between(
-        run, stem=nn.Conv2d(3, 8, 3, padding=1), bn=nn.BatchNorm2d(8), conv1=nn.Conv2d(8, 6, 3, padding=1),
-        bn1=nn.BatchNorm2d(6), conv2=nn.Conv2d(6, 8, 3, padding=1), bn2=nn.BatchNorm2d(8),
-        conv3=nn.Conv2d(8, 7, 3, 2, 1), bn3=nn.BatchNorm2d(7), conv4=nn.Conv2d(7, 12, 3, padding=1),
-        bn4=nn.BatchNorm2d(12), down=nn.Conv2d(8, 12, 1, 2), head=nn.Linear(12, 4),
+        run,
+        stem=nn.Conv2d(3, 8, 3, padding=1),
+        bn=nn.BatchNorm2d(8),
+        conv1=nn.Conv2d(8, 6, 3, padding=1),
+        bn1=nn.BatchNorm2d(6),
+        conv2=nn.Conv2d(6, 8, 3, padding=1),
+        bn2=nn.BatchNorm2d(8),
+        conv3=nn.Conv2d(8, 7, 3, 2, 1),
+        bn3=nn.BatchNorm2d(7),
+        conv4=nn.Conv2d(7, 12, 3, padding=1),
+        bn4=nn.BatchNorm2d(12),
+        down=nn.Conv2d(8, 12, 1, 2),
+        head=nn.Linear(12, 4),
     )
 
 
@@ -51,19 +65,40 @@ def concat() -> nn.Module:
         b = F.relu(m.second(a))
         return m.head(m.last(torch.cat([b, a], 1)).relu().mean((2, 3)))
 
-    return Between(run, first=nn.Conv2d(3, 6, 3, padding=1), second=nn.Conv2d(6, 8, 3, padding=1),
-                   last=nn.Conv2d(14, 8, 1), head=nn.Linear(8, 4))
+    return Between(
+        run,
+        first=nn.Conv2d(3, 6, 3, padding=1),
+        second=nn.Conv2d(6, 8, 3, padding=1),
+        last=nn.Conv2d(14, 8, 1),
+        head=nn.Linear(8, 4),
+    )
 
 
 def transposed() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, 2), nn.ReLU(),
-                         nn.Conv2d(6, 10, 3), nn.ReLU(), nn.Conv2d(10, 10, 3, groups=10), nn.BatchNorm2d(10),
-                         nn.Conv2d(10, 4, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 6, 2, 2),
+        nn.ReLU(),
+        nn.Conv2d(6, 10, 3),
+        nn.ReLU(),
+        nn.Conv2d(10, 10, 3, groups=10),
+        nn.BatchNorm2d(10),
+        nn.Conv2d(10, 4, 1),
+    )
 
 
 def grouped() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 8, 3, groups=2), nn.ReLU(),
-                         nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 8, 3, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 1),
+    )
 
 
 NETS = [vgg, resnet, concat, transposed, grouped]
@@ -84,7 +119,7 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_weights(kept: Kept, original: nn.Module, pruned: nn.Module, inputs: Tensor = IMAGE) -> int:
-    """Take what is said to be left out of the original's weights, and find the pruned weights; return what went."""
+    """Find the pruned weights in what is said to be left of the original's; return how many outputs went."""
     lost = 0
     old, new = (dict(m.named_parameters()) | dict(m.named_buffers()) for m in (original, pruned))
     for call in calls_of(original, inputs):
@@ -113,7 +148,11 @@ def test_what_torch_pruning_removed_is_found(net: Callable[[], nn.Module], ratio
     original = built(net)
     pruned = copy.deepcopy(original)
     pruner = tp.MetaPruner(
-        pruned, IMAGE, tp.importance.MagnitudeImportance(p=2), pruning_ratio=ratio, ignored_layers=[last_layer(pruned)]
+        pruned,
+        IMAGE,
+        tp.importance.MagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        ignored_layers=[last_layer(pruned)],
     )
     pruner.step()
     kept = kept_channels(pruned, original, IMAGE, None, None)
@@ -191,7 +230,11 @@ STAYED = [[0, 2, 3, 5], [0, 1, 4], [2, 4, 5], [4], [1, 2, 4], [0, 3], [0, 1, 2, 
 def test_equal_rows_are_told_apart_by_the_rest(stay: list[int], told_by: str) -> None:
     model = twins()
     if told_by != "both":
-        alike = [model[3].weight.data.transpose(0, 1)] if told_by == "norm" else list(model[1].state_dict().values())[:4]
+        alike = (
+            [model[3].weight.data.transpose(0, 1)]
+            if told_by == "norm"
+            else list(model[1].state_dict().values())[:4]
+        )
         for values in alike:
             for place in (2, 4):
                 values[place] = values[1]
@@ -217,7 +260,9 @@ def test_changed_weights_are_no_guess() -> None:
     original = built(vgg)
     result = prune(original, IMAGE, "ratio=0.4")
     changed = randomised(copy.deepcopy(result.model), 3)
-    with pytest.raises(RepairError, match=r"cannot be told from its weights, which have changed since; pass what was removed"):
+    with pytest.raises(
+        RepairError, match=r"cannot be told from its weights, which have changed since; pass what was removed"
+    ):
         kept_channels(changed, original, IMAGE, None, None)
     told = kept_channels(changed, original, IMAGE, None, result.removed)
     assert told.removed.any()
@@ -244,7 +289,7 @@ def test_rows_without_weights_stay_the_same_beside_scaled_ones() -> None:
 
 
 def test_dead_channels_are_told_apart_by_columns_of_a_layer_that_is_cut_as_well() -> None:
-    """Zero rows and a norm that hides them: only the next layer's weights, of which rows are gone too, tell which."""
+    """Zero rows behind a norm that hides them: only the columns of the next layer, itself cut, tell which."""
     original = built(vgg)
     dead = [0, 3, 6]
     original[0].weight.data[dead] = 0
@@ -272,7 +317,9 @@ def test_another_model_is_refused() -> None:
 def test_a_record_of_another_cut_is_refused() -> None:
     original = built(vgg)
     result = prune(original, IMAGE, "ratio=0.4")
-    with pytest.raises(RepairError, match="removed names outputs of 'nothing' that the original does not have"):
+    with pytest.raises(
+        RepairError, match="removed names outputs of 'nothing' that the original does not have"
+    ):
         kept_channels(result.model, original, IMAGE, None, {"nothing": [0]})
     with pytest.raises(RepairError, match="removed names outputs of '0' that the original does not have"):
         kept_channels(result.model, original, IMAGE, None, {"0": [8]})

@@ -79,7 +79,9 @@ def test_what_is_written_is_what_is_run(layer: nn.Module, shape: tuple[int, ...]
     assert torch.equal(call.matrix, new) and call.weight is layer.weight
     output = call.run()
     positions = torch.tensor([0, call.positions(output) - 1, call.positions(output) // 2])
-    torch.testing.assert_close(product(call, positions, new), call.outputs(output, positions), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        product(call, positions, new), call.outputs(output, positions), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=NAMES)
@@ -138,9 +140,18 @@ def test_other_weights_are_no_layers() -> None:
     model.kernel = nn.Parameter(random(0, 4, 4, 3, 3))
     names, x, image = ModelNames(model), random(1, 2, 6), random(1, 2, 4, 5, 5)
     with torch.no_grad():
-        for weight in (random(2, 6, 6), model.matrix.t(), model.matrix.t()[:3], model.matrix[:, :6:2].contiguous(),
-                       model.matrix.clone(), model.matrix * 2, model.matrix[:, :4], model.matrix[::2], model.stack[1],
-                       model.matrix[0]):
+        for weight in (
+            random(2, 6, 6),
+            model.matrix.t(),
+            model.matrix.t()[:3],
+            model.matrix[:, :6:2].contiguous(),
+            model.matrix.clone(),
+            model.matrix * 2,
+            model.matrix[:, :4],
+            model.matrix[::2],
+            model.stack[1],
+            model.matrix[0],
+        ):
             data = x[:, : weight.shape[-1]]
             assert layer_call(F.linear, (data, weight), {}, names) is None
         assert layer_call(F.linear, (x,), {"weight": model.matrix.t()}, names) is None
@@ -158,8 +169,9 @@ def test_some_rows_of_a_weight() -> None:
     before = model.matrix.detach().clone()
     with torch.no_grad():
         parts = [model.matrix[:2], model.matrix[2:5], model.matrix[5:]]
-        for weight, start, stop in zip((*parts, *model.matrix.chunk(3)), (0, 2, 5, 0, 3, 6), (2, 5, 9, 3, 6, 9),
-                                       strict=True):
+        for weight, start, stop in zip(
+            (*parts, *model.matrix.chunk(3)), (0, 2, 5, 0, 3, 6), (2, 5, 9, 3, 6, 9), strict=True
+        ):
             call = layer_call(F.linear, (x, weight, model.shift[start:stop]), {}, names)
             assert call is not None and call.rows_of == slice(start, stop) and call.name == "matrix"
             assert call.bias_is_free
@@ -185,8 +197,15 @@ def test_arguments_by_keyword_and_position() -> None:
     named = layer_call(
         torch.conv_transpose2d,
         (),
-        {"input": x, "weight": layer.weight, "bias": layer.bias, "stride": 2, "padding": 1, "output_padding": 1,
-         "groups": 2},
+        {
+            "input": x,
+            "weight": layer.weight,
+            "bias": layer.bias,
+            "stride": 2,
+            "padding": 1,
+            "output_padding": 1,
+            "groups": 2,
+        },
         names,
     )
     assert places is not None and named is not None
@@ -198,7 +217,9 @@ def test_rows_are_float32_or_wider(dtype: torch.dtype) -> None:
     layer = nn.Conv2d(2, 3, 3).to(dtype)
     (call,) = calls_of(nn.Sequential(layer), torch.randn(1, 2, 5, 5).to(dtype))
     output = call.run()
-    assert call.rows(torch.tensor([0])).dtype == call.outputs(output, torch.tensor([0])).dtype == torch.float32
+    assert (
+        call.rows(torch.tensor([0])).dtype == call.outputs(output, torch.tensor([0])).dtype == torch.float32
+    )
     assert call.matrix.dtype == torch.float64
     call.write(call.matrix)
     assert layer.weight.dtype == dtype

@@ -49,7 +49,10 @@ def test_amplitudes_fall_as_a_power_of_frequency(power: float, shape: tuple[int,
 
 def test_noise_is_that_of_its_generator() -> None:
     state = torch.get_rng_state()
-    first, second, third = pink_noise((1, 2, 8, 8), generator()), *(pink_noise((1, 2, 8, 8), g) for g in [generator(1)] * 2)
+    first, second, third = (
+        pink_noise((1, 2, 8, 8), generator()),
+        *(pink_noise((1, 2, 8, 8), g) for g in [generator(1)] * 2),
+    )
     assert torch.equal(first, pink_noise((1, 2, 8, 8), generator()))
     assert not torch.equal(first, second) and not torch.equal(second, third)
     assert torch.equal(torch.get_rng_state(), state)
@@ -150,8 +153,12 @@ def test_imposed_statistics_are_the_stored_ones() -> None:
         variance = given.var(axes, correction=0)
         exact = weight.detach().square() * variance / (variance + module.eps)
         torch.testing.assert_close(made.var(axes, correction=0), exact, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(hooked["norm"][1].var((0, 2, 3), correction=0), model.norm.weight.detach().square(),
-                               rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        hooked["norm"][1].var((0, 2, 3), correction=0),
+        model.norm.weight.detach().square(),
+        rtol=1e-3,
+        atol=1e-5,
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model.training and not model.norm.training
 
@@ -172,8 +179,14 @@ class Trained(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1),
-                                  nn.BatchNorm2d(8), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, 2, 1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -263,20 +276,32 @@ def test_images_come_in_the_precision_asked_for(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "inputs",
-    [torch.zeros(2, 3), torch.zeros(1, 3, 8, 8, dtype=torch.long), (EXAMPLE,), {"x": EXAMPLE}, torch.zeros(3, 8, 8)],
+    [
+        torch.zeros(2, 3),
+        torch.zeros(1, 3, 8, 8, dtype=torch.long),
+        (EXAMPLE,),
+        {"x": EXAMPLE},
+        torch.zeros(3, 8, 8),
+    ],
     ids=["matrix", "integers", "tuple", "dict", "unbatched"],
 )
 def test_what_is_no_tensor_of_images_is_refused(inputs: Any) -> None:
-    with pytest.raises(RepairError, match="Synthetic images are for models that take one tensor of images; repair with"):
+    with pytest.raises(
+        RepairError, match="Synthetic images are for models that take one tensor of images; repair with"
+    ):
         synthesise(trained(), inputs)
 
 
-@pytest.mark.parametrize("norm", [nn.Identity(), nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False)])
+@pytest.mark.parametrize(
+    "norm", [nn.Identity(), nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False)]
+)
 def test_models_without_stored_statistics_are_refused_and_left_as_they_are(norm: nn.Module) -> None:
     model = trained()
     model.body[1], model.body[4] = norm, nn.Identity()
     before, rng = everything(model), torch.get_rng_state()
-    with pytest.raises(RepairError, match="The model has no batch norm with stored statistics, from which images"):
+    with pytest.raises(
+        RepairError, match="The model has no batch norm with stored statistics, from which images"
+    ):
         synthesise(model, EXAMPLE, count=16)
     assert_unchanged(model, before, rng)
 

@@ -1,0 +1,92 @@
+"""Which layers a forward runs, and what is special about each, found before anything is changed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.repairing.follow import Settlement
+from dfpc_plugin.repairing.lockstep import SteppedForward
+
+__all__ = ["Key", "Step", "survey"]
+
+Key = tuple[int, int | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer's call, in the order of the forward.
+
+    Attributes:
+        name: The layer.
+        key: The rows of the weight that it uses: the same for all calls of a layer, and for layers that share a weight.
+        repeated: Others of its calls have the same key.
+        shared: They differ in their biases, so that they are several layers with one weight.
+        last: It is the last of them.
+        takes_constant: It can take up a constant: in a bias of its own, or in the mean of a batch norm that sees nothing but
+            this call's output, which nothing else sees.
+        largest: Bytes of its inputs and outputs.
+    """
+
+    name: str
+    key: Key
+    repeated: bool
+    shared: bool
+    last: bool
+    takes_constant: bool
+    largest: int
+
+
+def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Step]:
+    """Run `model`, in evaluation mode, once, and return its steps.
+
+    Args:
+        model: Any model.
+        inputs: What to call it with.
+        forward_fn: As everywhere.
+    """
+    forward = SteppedForward(model, inputs, forward_fn, watch=True)
+    found: list[Settlement] = []
+    sizes = []
+    try:
+        while (settlement := forward.advance()) is not None:
+            found.append(settlement)
+            sizes.append(_bytes(settlement.call.input) + _bytes(settlement.output))
+    finally:
+        forward.close()
+    keys = [_key(settlement) for settlement in found]
+    counts, biases = Counter(keys), defaultdict(set)
+    norms = Counter(id(settlement.norm_mean) for settlement in found if settlement.norm_mean is not None)
+    for key, settlement in zip(keys, found, strict=True):
+        biases[key].add(_bias_key(settlement.call.bias))
+    last = {key: number for number, key in enumerate(keys)}
+    steps = []
+    for number, (key, settlement, size) in enumerate(zip(keys, found, sizes, strict=True)):
+        own = counts[key] == 1 and norms[id(settlement.norm_mean)] == 1 and settlement not in forward.used_elsewhere
+        shared = len(biases[key]) > 1
+        takes = settlement.call.bias_is_free or (settlement.norm_mean is not None and own)
+        steps.append(
+            Step(settlement.call.name, key, counts[key] > 1, shared, last[key] == number, takes and not shared, size)
+        )
+    return steps
+
+
+def _key(settlement: Settlement) -> Key:
+    """Which rows of which weight a call uses."""
+    weight = settlement.call.weight
+    return id(weight if weight._base is None else weight._base), settlement.call.rows_of.start
+
+
+def _bias_key(bias: Tensor | None) -> tuple[int, int]:
+    """Tells one bias from another; views of one parameter by where they begin."""
+    if bias is None:
+        return 0, 0
+    return id(bias if bias._base is None else bias._base), int(bias.storage_offset())
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
