@@ -23,11 +23,11 @@ class Reader:
     With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what is left by least
     squares, removing the entries b of a unit as well costs
 
-        tr(W_b P_bb^-1 W_b')
+        tr(W_b P_bb^-1 W_b')  =  tr(P_bb^-1 M_bb),  M = W' W
 
-    of its squared output: the part of these entries that all others do not tell. Removal takes W to W - W_b P_bb^-1 P_b and P
-    to P - P_b' P_bb^-1 P_b. (Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", 1992,
-    with the layer's own squared error for a loss.)
+    of its squared output: the part of these entries that all others do not tell. Removal takes W to W - W_b S and P to
+    P - P_b' S, with S = P_bb^-1 P_b, so that M goes to M - M_b' S - S' M_b + S' M_bb S. (Hassibi and Stork, "Second order
+    derivatives for network pruning: optimal brain surgeon", 1992, with the layer's own squared error for a loss.)
     """
 
     def __init__(self, matrix: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float) -> None:
@@ -40,22 +40,21 @@ class Reader:
             ridge: In multiples of the mean variance.
         """
         self._full = covariance.dim() == 2
-        level = ridge * (covariance.diagonal() if self._full else covariance).mean()
-        self._matrix = matrix.clone()
-        self._number(entries)
+        self._number(entries, matrix.device)
         if self._full:
+            level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
             unit = torch.eye(len(covariance), dtype=matrix.dtype, device=matrix.device)
-            total = (matrix @ covariance * matrix).sum()
-            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level.clamp_min(1e-30) * unit))
+            self._gram = matrix.mT @ matrix
+            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level * unit))
             self._gone = torch.zeros(len(covariance), dtype=torch.bool, device=matrix.device)
+            total = (self._gram * covariance).sum()
         else:
-            total = (matrix.square() * covariance).sum()
-            self._variance = covariance
+            self._alone = matrix.square().sum(0) * covariance
+            total = self._alone.sum()
         self._scale = 1 / total.clamp_min(1e-300)
 
-    def _number(self, entries: Mapping[int, Sequence[int]]) -> None:
+    def _number(self, entries: Mapping[int, Sequence[int]], device: torch.device) -> None:
         """Lay out which entries go with which units, those of units with equally many together."""
-        device = self._matrix.device
         self._entries = {unit: list(own) for unit, own in entries.items()}
         self._blocks: list[tuple[Tensor, Tensor]] = []
         for size in sorted({len(own) for own in self._entries.values()}):
@@ -65,30 +64,31 @@ class Reader:
 
     def part(self, units: Sequence[int]) -> Reader:
         """A reader of a few units alone, numbered from zero, to see what removing some of them does to the others."""
-        result = copy.copy(self)
+        result, device = copy.copy(self), self._scale.device
         own = [self._entries.get(unit, []) for unit in units]
-        index = torch.tensor([entry for entries in own for entry in entries], dtype=torch.long, device=self._matrix.device)
+        index = torch.tensor([entry for entries in own for entry in entries], dtype=torch.long, device=device)
         starts = itertools.accumulate((len(entries) for entries in own), initial=0)
         pairs = enumerate(zip(starts, own, strict=False))
-        result._number({n: range(start, start + len(entries)) for n, (start, entries) in pairs if entries})
-        result._matrix = self._matrix[:, index]
+        result._number({n: range(start, start + len(entries)) for n, (start, entries) in pairs if entries}, device)
         if self._full:
-            result._inverse, result._gone = self._inverse[index][:, index], self._gone[index]
+            result._gram, result._inverse = self._gram[index][:, index], self._inverse[index][:, index]
+            result._gone = self._gone[index]
         else:
-            result._variance = self._variance[index]
+            result._alone = self._alone[index]
         return result
 
     def add_costs(self, costs: Tensor) -> None:
         """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
         for units, entries in self._blocks:
-            columns = self._matrix[:, entries]
             if not self._full:
-                own = (columns.square().sum(0) * self._variance[entries]).sum(1)
+                own = self._alone[entries].sum(1)
+            elif entries.shape[1] == 1:
+                which = entries[:, 0]
+                own = self._gram.diagonal()[which] / (self._inverse.diagonal() + self._gone)[which]
             else:
-                blocks = self._inverse[entries[:, :, None], entries[:, None]]
-                gone = self._gone[entries]
-                blocks = blocks + torch.diag_embed(gone.to(blocks))
-                own = (torch.linalg.solve(blocks, columns.permute(1, 2, 0)) * columns.permute(1, 2, 0)).sum((1, 2))
+                inside = entries[:, :, None], entries[:, None]
+                blocks = self._inverse[inside] + torch.diag_embed(self._gone[entries].to(self._inverse))
+                own = torch.linalg.solve(blocks, self._gram[inside]).diagonal(dim1=1, dim2=2).sum(1)
             costs.index_add_(0, units, (own * self._scale).to(costs))
 
     def remove(self, units: Sequence[int]) -> None:
@@ -96,16 +96,19 @@ class Reader:
         own = [entry for unit in units for entry in self._entries.get(unit, ())]
         if not own:
             return
-        index = torch.tensor(own, device=self._matrix.device)
-        if self._full:
-            rows = self._inverse[index]
-            share = torch.linalg.solve(rows[:, index], rows)
-            self._matrix -= self._matrix[:, index] @ share
-            self._inverse -= rows.mT @ share
-            self._inverse[index] = 0
-            self._inverse[:, index] = 0
-            self._gone[index] = True
-        self._matrix[:, index] = 0
+        index = torch.tensor(own, device=self._scale.device)
+        if not self._full:
+            self._alone[index] = 0
+            return
+        rows, gram = self._inverse[index], self._gram[index]
+        share = torch.linalg.solve(rows[:, index], rows)
+        across = gram.mT @ share
+        self._gram += share.mT @ (gram[:, index] @ share) - across - across.mT
+        self._inverse -= rows.mT @ share
+        for kept in (self._inverse, self._gram):
+            kept[index] = 0
+            kept[:, index] = 0
+        self._gone[index] = True
 
 
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
