@@ -16,8 +16,9 @@ from dfpc_plugin.pruning.trial import copy_of, kept_state, pruned_copy
 from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.calibration import Calibration
+from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.repair import copy_state, repair_kept
+from dfpc_plugin.repairing.repair import copy_state, repair_job
 
 __all__ = ["Mender"]
 
@@ -80,7 +81,9 @@ class Mender:
 
     def _repaired(self, model: nn.Module, removed: Tensor, settings: RepairSettings) -> RepairResult:
         """Repair a copy of `model`."""
-        return repair_kept(
-            model, self._original, self._inputs, settings, Kept(self._couplings, removed),
-            forward_fn=self._forward_fn, phases=self._phases, calibration=self._calibration,
+        kept = Kept(self._couplings, removed)
+        return repair_job(
+            RepairJob(
+                model, self._original, self._inputs, settings, kept, self._phases, self._forward_fn, self._calibration
+            )
         )

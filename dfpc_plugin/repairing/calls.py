@@ -103,7 +103,10 @@ class LayerCall:
         return -1
 
     def constant_rows(self, values: Tensor) -> Tensor:
-        """What rows hold on average where every input channel is a constant: `(groups, entries)` for `(channels,)`."""
+        """What rows hold, on average over positions, if every input channel is a constant: `(groups, entries)`.
+
+        At the borders of a padded image, some entries of a kernel see nothing.
+        """
         return self.by_entry(values.double())
 
     def by_entry(self, values: Tensor) -> Tensor:
@@ -134,16 +137,21 @@ class _Convolution(LayerCall):
     def write(self, matrix: Tensor) -> None:
         self.weight.data.copy_(matrix.reshape(self.weight.shape))
 
-    def _windows(self) -> Tensor:
-        """A view of the padded input: `(images, *positions, channels, *kernel)`."""
+    def constant_rows(self, values: Tensor) -> Tensor:
+        ones = self.input.new_ones(1, 1, *self.input.shape[-self._axes :], dtype=torch.float64)
+        seen = self._windows(ones).mean(tuple(range(2 + self._axes))).flatten()
+        return self.by_entry(values.double()) * seen.repeat(self.input.shape[self.channel_axis] // self.groups)
+
+    def _windows(self, data: Tensor) -> Tensor:
+        """A view of padded data: `(images, *positions, channels, *kernel)`."""
         axes, kernel = self._axes, self.weight.shape[2:]
         dilation = spell_out(self.options.get("dilation", 1), axes)
         reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         sides = padding_sides(self.options.get("padding", 0), reach)
-        return _windows(self.input, kernel, spell_out(self.options.get("stride", 1), axes), dilation, sides)
+        return _windows(data, kernel, spell_out(self.options.get("stride", 1), axes), dilation, sides)
 
     def rows(self, positions: Tensor) -> Tensor:
-        windows = self._windows()
+        windows = self._windows(self.input)
         axes = self._axes
         index = torch.unravel_index(positions, windows.shape[: 1 + axes])
         taken = _wide(windows[index])
@@ -165,10 +173,6 @@ class _Transposed(_Convolution):
     def weight_axis(self) -> int:
         return 1
 
-    def constant_rows(self, values: Tensor) -> Tensor:
-        steps = spell_out(self.options.get("stride", 1), self._axes)
-        return super().constant_rows(values) / math.prod(steps)  # of the kernel's entries, so many meet an input at a time
-
     @property
     def matrix(self) -> Tensor:
         weight = self.weight.detach().double().flip(list(range(2, self.weight.dim())))
@@ -179,13 +183,13 @@ class _Transposed(_Convolution):
         weight = matrix.reshape(self.groups, outputs, -1, *kernel).transpose(1, 2).flatten(0, 1)
         self.weight.data.copy_(weight.flip(list(range(2, weight.dim()))))
 
-    def _windows(self) -> Tensor:
+    def _windows(self, data: Tensor) -> Tensor:
         axes, kernel = self._axes, self.weight.shape[2:]
         steps, dilation, padding, extra = (
             spell_out(self.options.get(name, default), axes)
             for name, default in (("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0))
         )
-        data = self.input if self.input.dim() == axes + 2 else self.input[None]
+        data = data if data.dim() == axes + 2 else data[None]
         sizes = [(size - 1) * step + 1 for size, step in zip(data.shape[2:], steps, strict=True)]
         spaced = data.new_zeros(*data.shape[:2], *sizes)
         places = (slice(None), slice(None), *(slice(None, None, step) for step in steps))
