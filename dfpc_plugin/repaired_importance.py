@@ -101,7 +101,7 @@ class RepairedImportance(tp.importance.Importance):
         settings = self.settings
         with evaluating(model):
             batches = self.calibration.batches(model, call.example_inputs)
-            return layer_moments(model, batches.parts, call.forward_fn, rows=settings.rows, seed=settings.seed)
+            return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
 
 
 def _is_read(item: Any, group: Any) -> bool:

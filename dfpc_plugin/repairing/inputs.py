@@ -36,6 +36,11 @@ class Batches:
     parts: list[ExampleInputs]
 
     @property
+    def one(self) -> ExampleInputs:
+        """A single input, to look at a forward with."""
+        return map_tensors(functools.partial(_taken, own=slice(0, 1)), self.parts[0])
+
+    @property
     def counts(self) -> list[int]:
         """How many inputs there are in each part."""
         return [len(tensors(part)[0]) for part in self.parts]

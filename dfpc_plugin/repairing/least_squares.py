@@ -70,8 +70,8 @@ def fit_layers(
     Raises:
         RepairError: The two models do not run the same layers.
     """
-    steps = survey(original, batches.parts[0], forward_fn)
-    hold = _ALIVE * max(step.largest for step in steps) * len(batches.parts) <= memory_gib * 2**30
+    steps = survey(original, batches.one, forward_fn)
+    hold = _ALIVE * max(step.largest for step in steps) * sum(batches.counts) <= memory_gib * 2**30
     walk = _Walk(original, model, batches.parts, forward_fn, hold)
     begun: dict[Key, _Layer] = {}
     found = []

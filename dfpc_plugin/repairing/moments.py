@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.flow import ForwardFunction
-from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
+from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.lockstep import settlements
 from dfpc_plugin.repairing.survey import Key, survey
 
@@ -39,7 +38,7 @@ class LayerMoments:
 
 def layer_moments(
     model: nn.Module,
-    batches: Sequence[ExampleInputs],
+    batches: Batches,
     forward_fn: ForwardFunction | None,
     *,
     rows: int,
@@ -58,9 +57,9 @@ def layer_moments(
         rows: How many rows of a layer's inputs to sample, at most.
         seed: Chooses them.
     """
-    steps = survey(model, batches[0], forward_fn)
+    steps = survey(model, batches.one, forward_fn)
     sums: dict[Key, tuple[str, _Sums]] = {}
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches.parts):
         seen = set()
         for position, (step, settlement) in enumerate(zip(steps, settlements(model, batch, forward_fn), strict=True)):
             call = settlement.call
@@ -69,7 +68,7 @@ def layer_moments(
             seen.add(step.key)
             generator = torch.Generator().manual_seed(seed + 7919 * number + position)
             entries = call.matrix.shape[0] * call.matrix.shape[2]
-            count = max(64, min(rows // len(batches), _ENTRIES // entries))
+            count = max(64, min(rows // len(batches.parts), _ENTRIES // entries))
             total = call.positions(settlement.output)
             chosen = torch.randperm(total, generator=generator)[:count].to(settlement.output.device)
             own = sums.setdefault(step.key, (step.name, _Sums(call, step.takes_constant)))[1]

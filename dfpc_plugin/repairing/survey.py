@@ -46,7 +46,7 @@ def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction 
 
     Args:
         model: Any model.
-        inputs: What to call it with.
+        inputs: What to call it with; one example is enough, and its whole forward is held in memory.
         forward_fn: As everywhere.
     """
     forward = SteppedForward(model, inputs, forward_fn, watch=True)

@@ -8,6 +8,7 @@ from call_tools import calls_of, random, randomised
 from torch import Tensor, nn
 
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
+from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
 
 CPU = torch.device("cpu")
@@ -174,7 +175,7 @@ def net() -> nn.Module:
 def test_moments_are_those_of_all_rows() -> None:
     """The covariance of channels at all places that a kernel sees, and weights that hold that of places."""
     model, batches = net(), [random(0, 3, 3, 5, 5), random(1, 2, 3, 5, 5) + 1]
-    found = layer_moments(model, batches, None, rows=10**6, seed=0)
+    found = layer_moments(model, Batches(batches), None, rows=10**6, seed=0)
     assert list(found) == ["0", "2", "4", "8"]  # the depthwise one passes channels on
     calls = [calls_of(model, batch) for batch in batches]
     for first, second in zip(*calls, strict=True):
@@ -200,7 +201,7 @@ def test_moments_of_fewer_rows_are_near_and_the_same_by_seed() -> None:
     model, batches = net(), [random(0, 40, 3, 9, 9)]
     model[8] = nn.Linear(4 * 12 * 12, 5).double()
     whole, some, again, other = (
-        layer_moments(model, batches, None, rows=rows, seed=seed)["2"][0].covariance
+        layer_moments(model, Batches(batches), None, rows=rows, seed=seed)["2"][0].covariance
         for rows, seed in ((10**6, 0), (500, 0), (500, 0), (500, 1))
     )
     assert torch.equal(some, again) and not torch.equal(some, other)
@@ -217,7 +218,7 @@ def test_of_attention_every_projection_has_moments() -> None:
             return self.attention(x, x, x)[0]
 
     x = random(0, 6, 30, 4)
-    found = layer_moments(randomised(Self()), [x], None, rows=1000, seed=0)
+    found = layer_moments(randomised(Self()), Batches([x]), None, rows=1000, seed=0)
     assert sorted(found) == ["attention.in_proj_weight", "attention.out_proj"]
     assert len(found["attention.in_proj_weight"]) == 3
     for moments in found["attention.in_proj_weight"]:
@@ -226,9 +227,9 @@ def test_of_attention_every_projection_has_moments() -> None:
 
 def test_wide_layers_are_only_given_variances(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = net(), random(0, 5, 3, 5, 5)
-    whole = layer_moments(model, [batch], None, rows=10**6, seed=0)
+    whole = layer_moments(model, Batches([batch]), None, rows=10**6, seed=0)
     monkeypatch.setattr("dfpc_plugin.repairing.moments._WIDEST", 2)
-    found = layer_moments(model, [batch], None, rows=10**6, seed=0)
+    found = layer_moments(model, Batches([batch]), None, rows=10**6, seed=0)
     assert [moments.covariance.dim() for (moments,) in found.values()] == [2, 3, 2, 2]
     for name, (moments,) in found.items():
         wanted = whole[name][0].covariance
