@@ -9,6 +9,7 @@ repair starts from the same cut. Synthetic images are made once per network. Not
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -37,10 +38,18 @@ def settings_for(method: str, made: list[Tensor], real: Tensor, seed: int) -> df
     return dfpc.RepairSettings(method, real if method == "calibrate" else None, seed=seed)
 
 
-def cut_of(model: nn.Module, example: Tensor, name: str, speedup: float, settings: dfpc.RepairSettings) -> dfpc.PruneResult:
+def cut_of(
+    model: nn.Module,
+    example: Tensor,
+    name: str,
+    speedup: float,
+    settings: dfpc.RepairSettings,
+    rescore: float | None,
+) -> dfpc.PruneResult:
     """Prune by a criterion; the one that anticipates repair looks at the images that the repair will use."""
-    anticipating = dfpc.RepairedImportance(settings) if name == ANTICIPATING else None
-    return dfpc.prune(model, example, f"macs={1 / speedup}", importance=anticipating or CRITERIA[name].build())
+    importance = dfpc.RepairedImportance(settings) if name == ANTICIPATING else CRITERIA[name].build()
+    between = settings if rescore else None  # cut a little, repair, rank anew
+    return dfpc.prune(model, example, f"macs={1 / speedup}", importance=importance, rescore=rescore, repair=between)
 
 
 def main(
@@ -53,6 +62,7 @@ def main(
     synthetic_images: int = 256,
     criteria: tuple[str, ...] = (ANTICIPATING, *CRITERIA),
     methods: tuple[str, ...] = METHODS,
+    rescore: float | None = None,
     seed: int = 0,
 ) -> None:
     """Print accuracy per criterion, budget and repair.
@@ -67,6 +77,7 @@ def main(
         synthetic_images: How many images `synthetic` makes.
         criteria: Which criteria to compare; "anticipating" is DFPC's ranking that anticipates repair.
         methods: Which repairs.
+        rescore: The share of the channels after which the model is repaired and ranked anew.
         seed: Chooses images, makes noise, and draws for the random criterion.
     """
     console = Console()
@@ -89,9 +100,10 @@ def main(
                 torch.manual_seed(seed)
                 settings = settings_for(method, made.batches, real, seed)
                 seen = settings if settings.images is not None else settings_for("synthetic", made.batches, real, seed)
-                cut = cut_of(model, pixels[:1], name, speedup, seen)
+                cut = cut_of(model, pixels[:1], name, speedup, seen, rescore)
+                bare = dfpc.replay(copy.deepcopy(model), pixels[:1], cut.removed)
                 start = time.perf_counter()
-                result = dfpc.repair(cut.model, model, pixels[:1], settings, removed=cut.removed)
+                result = dfpc.repair(bare, model, pixels[:1], settings, removed=cut.removed)
                 seconds[method].append(time.perf_counter() - start)
                 cells.append(f"{100 * accuracy(result.model, pixels, labels):.1f}")
             label = "DFPC, anticipating repair" if name == ANTICIPATING else CRITERIA[name].label
