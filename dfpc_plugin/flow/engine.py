@@ -52,6 +52,7 @@ class FlowRun:
         expected: Variances flow instead of bounds.
         arriving: In a pass over expected errors, the expected inputs of every layer where they are known, laid out as these
             are, by the layer's name.
+        varying: The variances that go with them.
     """
 
     def __init__(self, model: nn.Module, *, expected: bool = False) -> None:
@@ -66,6 +67,7 @@ class FlowRun:
         self.met: list[frozenset[str]] = []
         self.calls = 0
         self.arriving: dict[str, torch.Tensor | None] = {}
+        self.varying: dict[str, torch.Tensor] = {}
         self._widths: dict[str, int] = {}
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self.names = ModelNames(model)
@@ -124,6 +126,8 @@ class FlowRun:
     def note_arrival(self, name: str, data: Any) -> None:
         """Remember what a layer is expected to be given; nothing if that differs between its calls."""
         found = None
+        if holds_data(data):
+            self.varying[name] = data.bound.detach()
         if holds_data(data) and data.expectation is not None:
             found = data.expectation.detach().expand(data.bound.shape)
         known = self.arriving.setdefault(name, found)

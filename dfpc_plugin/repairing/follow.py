@@ -37,6 +37,7 @@ class Settlement:
         tail: What was done with it since, each a function of one tensor.
         values: What each of these returned.
         norm_mean: The running mean of the batch norm that comes right behind the layer, which can take up a constant.
+        norm_variance: The running variance of that batch norm.
         other: What `value` is about to be added to; None where it meets nothing of its own shape.
     """
 
@@ -45,6 +46,7 @@ class Settlement:
     tail: list[Callable[[Tensor], Tensor]] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     norm_mean: Tensor | None = None
+    norm_variance: Tensor | None = None
     other: Tensor | None = None
 
     @property
@@ -153,6 +155,7 @@ class Follower(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func is F.batch_norm and not settlement.tail:
             settlement.norm_mean = args[1] if len(args) > 1 else kwargs.get("running_mean")
+            settlement.norm_variance = args[2] if len(args) > 2 else kwargs.get("running_var")
             if self._watch:
                 self._normed[id(before)] = settlement
         if result is not before:

@@ -1,4 +1,4 @@
-"""Repair by means: a layer gets, as a constant, what channels that went would have given it on average."""
+"""Repair by moments: a layer gets, as a constant, what channels that went would have given it on average."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ from dfpc_plugin.repairing.survey import survey
 
 __all__ = ["fold_means"]
 
+_POWER = 1.5
+"""Of the share of a variance that is left: one for inputs that have nothing to do with each other, two for inputs that are all
+alike; what a layer reads is in between."""
+_LEAST = 0.1
+"""The share that is left at least: what hardly varies is not blown up."""
+
 
 def fold_means(
     model: nn.Module,
@@ -27,7 +33,10 @@ def fold_means(
     kept: Kept,
     forward_fn: ForwardFunction | None,
 ) -> list[LayerRepair]:
-    """Add what removed channels contribute on average to the constants of the layers that read them, in place.
+    """Let layers do without removed channels as far as their means and variances tell, in place.
+
+    What these contribute on average goes into the layer's constant, and a batch norm behind it expects as much less variance:
+    otherwise signals would die away from layer to layer, and the network end in a constant.
 
     The expected value of a channel follows from the batch norms, or layer norms, and the activations on its way (see
     `flow.moments`): no data is run, and example inputs are for their shape alone. Exact for channels that are constant, but
@@ -36,7 +45,8 @@ def fold_means(
     Returns:
         What was done, layer by layer.
     """
-    means = run_flow(original, example_inputs, forward_fn, expected=True).arriving
+    run = run_flow(original, example_inputs, forward_fn, expected=True)
+    means = run.arriving
     found = []
     with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:
         for step in survey(original, example_inputs, forward_fn):
@@ -56,8 +66,21 @@ def fold_means(
             shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(lost).to(call.matrix))
             factors = row_factors(call, pair.pruned.call, kept)
             shift_outputs(pair.pruned, kept_shift(shift, kept.outputs(call), factors))
+            variance = _per_channel(run.varying.get(call.name), call)
+            if step.norm_is_own and pair.pruned.norm_variance is not None and variance is not None:
+                share = _varying_share(call, inputs, variance)
+                pair.pruned.norm_variance.mul_(kept_shift(share, kept.outputs(call), None).to(pair.pruned.norm_variance))
             found.append(LayerRepair(call.name, True))
     return found
+
+
+def _varying_share(call: LayerCall, inputs: Tensor, variance: Tensor) -> Tensor:
+    """How much less every output varies without the inputs that are not kept, `(groups, outputs)`."""
+    squares = call.matrix.square()
+    left = torch.where(inputs.to(variance.device), variance, torch.zeros_like(variance))
+    some, every = (torch.einsum("goi,gi->go", squares, call.constant_rows(own).to(squares)) for own in (left, variance))
+    share = torch.where(every > 0, some / every.clamp_min(1e-300), torch.ones_like(every))
+    return share.pow(_POWER).clamp_min(_LEAST)
 
 
 def _per_channel(mean: Tensor | None, call: LayerCall) -> Tensor | None:

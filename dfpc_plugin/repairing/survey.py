@@ -29,6 +29,7 @@ class Step:
         last: It is the last of them.
         takes_constant: It can take up a constant: in a bias of its own, or in the mean of a batch norm that sees nothing but
             this call's output, which nothing else sees.
+        norm_is_own: A batch norm comes right behind it that sees nothing else, and nothing else sees its output.
         largest: Bytes of its inputs and outputs.
     """
 
@@ -38,6 +39,7 @@ class Step:
     shared: bool
     last: bool
     takes_constant: bool
+    norm_is_own: bool
     largest: int
 
 
@@ -69,9 +71,9 @@ def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction 
         own = counts[key] == 1 and norms[id(settlement.norm_mean)] == 1 and settlement not in forward.used_elsewhere
         shared = len(biases[key]) > 1
         takes = settlement.call.bias_is_free or (settlement.norm_mean is not None and own)
-        steps.append(
-            Step(settlement.call.name, key, counts[key] > 1, shared, last[key] == number, takes and not shared, size)
-        )
+        has_norm = settlement.norm_mean is not None and own
+        flags = (counts[key] > 1, shared, last[key] == number, takes and not shared, has_norm)
+        steps.append(Step(settlement.call.name, key, *flags, size))
     return steps
 
 
