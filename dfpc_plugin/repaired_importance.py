@@ -34,6 +34,10 @@ class RepairedImportance(tp.importance.Importance):
 
     Covariances are those of images that are made from the model, without data, or of images of yours. Cuts chosen so are for
     models that are repaired: without, DFPCImportance keeps more.
+
+    Attributes:
+        settings: What was asked for.
+        calibration: The images, once they are there.
     """
 
     def __init__(
@@ -53,10 +57,6 @@ class RepairedImportance(tp.importance.Importance):
 
         Raises:
             RepairError: Settings that cannot be followed, or of another method.
-
-        Attributes:
-            settings: What was asked for.
-            calibration: The images, once they are there.
         """
         self.settings = RepairSettings.of(how, images)
         if self.settings.method not in ("synthetic", "calibrate"):

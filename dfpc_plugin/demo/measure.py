@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dfpc_plugin.repairing.batchnorm import reestimated
+
 __all__ = ["accuracy", "count_macs", "count_parameters", "with_reestimated_batchnorm"]
 
 _BATCH = 256
@@ -34,18 +36,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@torch.no_grad()
 def with_reestimated_batchnorm(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """Return a copy whose batch norms hold the statistics of `images`, which need no labels; weights are the same."""
-    model = copy.deepcopy(model)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    for batch in images.split(_BATCH):
-        model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return model.eval()
+    model = copy.deepcopy(model).eval()
+    with reestimated(model, images.split(_BATCH), None) as keep:
+        keep[0] = True
+    return model

@@ -107,13 +107,7 @@ def prune(
         per, rescore, max_ratio, min_channels,
         8 if by_default else round_to, _by_name(model, ignored_layers), coupled, whole_heads,
     )
-    if wanted.measured or settings.per == "latency":
-        latency = latency or LatencySettings()
-    if latency is not None and forward_fn is not None:
-        raise PrunerSettingError(
-            "Latency is measured by calling the model, which a forward_fn is there to avoid; wrap the model in a module "
-            "that calls it so, or ask for a target that is counted."
-        )
+    latency = _protocol(latency, wanted, settings, forward_fn)
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
@@ -133,6 +127,20 @@ def prune(
         copy_state(result.model, model)
         mended = dataclasses.replace(mended, model=model)
     return dataclasses.replace(result, model=model, repair=mended)
+
+
+def _protocol(
+    latency: LatencySettings | None, target: Target, settings: PruneSettings, forward_fn: ForwardFunction | None
+) -> LatencySettings | None:
+    """How latency is to be measured; None if it is not."""
+    if target.measured or settings.per == "latency":
+        latency = latency or LatencySettings()
+    if latency is not None and forward_fn is not None:
+        raise PrunerSettingError(
+            "Latency is measured by calling the model, which a forward_fn is there to avoid; wrap the model in a module "
+            "that calls it so, or ask for a target that is counted."
+        )
+    return latency
 
 
 def _plan(
