@@ -10,14 +10,19 @@ import dfpc_plugin
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
-    "importance selection host models latency progress repairing repaired_importance pruning report demo cli"
+    "importance selection host models latency progress repairing repaired_importance pruning artifact data evaluation "
+    "exporting finetuning record report workflow demo cli"
 ).split()
 HOSTS = {
     "torch_pruning": {"tracing", "importance", "host", "repaired_importance", "demo"},
-    "timm": {"models", "demo"},
-    "torchvision": {"models"},
-    "yaml": set(),
-    "sklearn": {"demo"},
+    "timm": {"models", "data", "finetuning", "demo"},
+    "torchvision": {"models", "data"},
+    "accelerate": {"finetuning"},
+    "onnx": {"exporting"},
+    "onnxruntime": {"exporting"},
+    "jinja2": {"report"},
+    "yaml": {"workflow"},
+    "sklearn": {"data", "demo"},
     "matplotlib": {"report", "demo"},
     "jsonargparse": {"cli"},
 }

@@ -1,0 +1,30 @@
+"""Models by name: how they are built, with or without weights, and what to call them with.
+
+The only part that knows timm's and torchvision's models. A plain name is timm's (`resnet50`,
+`vit_base_patch16_224.augreg_in21k`), `torchvision/NAME` is torchvision's, `cifar/NAME` is a network of the CIFAR papers,
+and `package.module:factory` is a function of the user's own.
+"""
+
+from __future__ import annotations
+
+from dfpc_plugin.models.build import WeightsError, build_model, create_model
+from dfpc_plugin.models.catalogue import match_models
+from dfpc_plugin.models.inputs import example_inputs, preprocessing_of
+from dfpc_plugin.models.library import Preprocessing
+from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
+from dfpc_plugin.models.timm_library import spec_of
+from dfpc_plugin.models.weights import load_weights
+
+__all__ = [
+    "ModelOptionError",
+    "ModelSpec",
+    "Preprocessing",
+    "WeightsError",
+    "build_model",
+    "create_model",
+    "example_inputs",
+    "load_weights",
+    "match_models",
+    "preprocessing_of",
+    "spec_of",
+]

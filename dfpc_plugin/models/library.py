@@ -1,0 +1,64 @@
+"""What a library of models can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+__all__ = ["IMAGENET", "Library", "Preprocessing"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input.
+
+    Attributes:
+        size: Channels, height and width.
+        mean: What is subtracted from each channel of an image scaled to 0..1.
+        std: What the rest is divided by.
+        interpolation: How images are resized.
+        crop_pct: The share of the resized image's side that is cut out of its centre.
+    """
+
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 1.0
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's channels."""
+
+
+class Library(Protocol):
+    """Builds models by their names, which begin with a prefix of its own.
+
+    Attributes:
+        prefix: What its names begin with.
+    """
+
+    prefix: str
+
+    def names(self) -> Sequence[str]:
+        """All of them, with the prefix."""
+        ...
+
+    def find_fault(self, name: str) -> str | None:
+        """What is wrong with a name that begins with the prefix: '' if it is not known, a sentence, or None if it is right."""
+        ...
+
+    def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+        """Build a model."""
+        ...
+
+    def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
+        """Shapes of one example, without the batch."""
+        ...
+
+    def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
+        """How images are prepared for a model."""
+        ...

@@ -1,0 +1,101 @@
+"""How a model is built, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.models.own_code import is_own_code
+
+__all__ = ["ModelOptionError", "ModelSpec"]
+
+_REFUSED = frozenset({
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn", "checkpoint_path",
+    "cache_dir", "weights", "weights_backbone", "pretrained_backbone", "progress", "scriptable", "exportable", "no_jit",
+})  # fmt: skip
+"""Options that fetch or read weights, or set what holds for the whole process."""
+_FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+class ModelOptionError(DFPCError, ValueError):
+    """A model cannot be built as it is described."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a model is built, with random weights.
+
+    Attributes:
+        name: A timm name, `torchvision/NAME`, `cifar/NAME`, or `package.module:factory` of your own.
+        options: Keyword arguments of the builder, of what JSON can hold; lists become tuples.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise on options that are no plain values, or that do more than describe a model.
+
+        Raises:
+            ModelOptionError: Names the option.
+        """
+        if not isinstance(self.name, str) or not self.name:
+            raise ModelOptionError(f"A model's name is text, not {self.name!r}; give a timm name or torchvision/NAME.")
+        if not isinstance(self.options, Mapping):
+            raise ModelOptionError(f"options of '{self.name}' must be names with values, not {self.options!r}.")
+        for key in self.options:
+            if not isinstance(key, str) or not key.isidentifier():
+                raise ModelOptionError(f"{key!r} is no name for an option of '{self.name}'; give keyword arguments.")
+            if key in _REFUSED:
+                raise ModelOptionError(
+                    f"'{key}' is no option that describes '{self.name}': it fetches weights or changes the process; leave it "
+                    f"out, and load weights from a file or with pretrained."
+                )
+        plain = {key: _plain(value, self.name, key) for key, value in self.options.items()}
+        object.__setattr__(self, "options", plain)
+
+    @property
+    def own_code(self) -> bool:
+        """Whether building it runs a function of the user's."""
+        return is_own_code(self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as dicts, lists, numbers and strings."""
+        return {"name": self.name, "options": {key: _listed(value) for key, value in self.options.items()}}
+
+    @classmethod
+    def from_json(cls, content: Any) -> ModelSpec:
+        """Read what `to_json` has written, from somebody who is not trusted.
+
+        Raises:
+            ModelOptionError: It is no description of a model that can be built without fetching anything.
+        """
+        if not isinstance(content, Mapping) or set(content) != {"name", "options"}:
+            raise ModelOptionError("A model is described by its name and options, and by nothing else.")
+        spec = cls(content["name"], content["options"])
+        if spec.name.startswith(_FETCHED):
+            raise ModelOptionError(f"'{spec.name}' would be fetched; describe a model by the name of its architecture.")
+        return spec
+
+
+def _plain(value: Any, name: str, key: str) -> Any:
+    """A value of plain types, with tuples for lists."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(entry, name, key) for entry in value)
+    if isinstance(value, Mapping) and all(isinstance(inner, str) for inner in value):
+        return {inner: _plain(entry, name, key) for inner, entry in value.items()}
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ModelOptionError(
+        f"The option {key}={value!r} of '{name}' is a {type(value).__name__}; options are numbers, text, and lists of these."
+    )
+
+
+def _listed(value: Any) -> Any:
+    """The same with lists for tuples."""
+    if isinstance(value, tuple):
+        return [_listed(entry) for entry in value]
+    return {key: _listed(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,86 @@
+"""timm's models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import timm
+import timm.models
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from dfpc_plugin.models.library import Preprocessing
+from dfpc_plugin.models.spec import ModelSpec
+
+__all__ = ["HUB", "TimmLibrary", "spec_of"]
+
+HUB = ("hf-hub:", "hf_hub:", "local-dir:")
+"""timm's own prefixes for models that are in no list."""
+_SIZE = 224
+
+
+class TimmLibrary:
+    """timm."""
+
+    prefix = ""
+
+    def names(self) -> Sequence[str]:
+        """Names of architectures, without tags."""
+        return list(timm.list_models())
+
+    def find_fault(self, name: str) -> str | None:
+        """Tell whether timm has the architecture, and the tag after the dot."""
+        if name.startswith(HUB):
+            return None
+        if not timm.is_model(name):
+            return ""
+        architecture, _, tag = name.partition(".")
+        names = timm.list_models(f"{architecture}.*", pretrained=True) if tag else []
+        if not tag or name in names:
+            return None
+        found = f"there are: {', '.join(names)}." if names else "there are none at all."
+        return f"timm's '{architecture}' has no weights tagged '{tag}'; {found}"
+
+    def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
+        """Build a model by timm."""
+        return timm.create_model(name, pretrained=pretrained, **options)
+
+    def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
+        """Shape of one image by the model's own configuration."""
+        channels, height, width = _input_size(model)
+        return [(channels, size or height, size or width)]
+
+    def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
+        """What timm evaluates the model's weights with."""
+        config = resolve_model_data_config(model)
+        return Preprocessing(
+            _input_size(model), tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"]
+        )
+
+
+def _input_size(model: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width that the model was built for, which newer versions of timm know, or its weights were."""
+    config = _configuration(model)
+    if config and hasattr(timm.models, "get_model_input_config"):
+        config = config | timm.models.get_model_input_config(model)
+    channels, height, width = config.get("input_size") or (3, _SIZE, _SIZE)
+    return channels, height, width
+
+
+def _configuration(model: nn.Module) -> dict[str, Any]:
+    return dict(getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {})
+
+
+def spec_of(model: nn.Module) -> ModelSpec | None:
+    """Return how timm has built `model`, pruned since or not; None for models that are not timm's."""
+    config = _configuration(model)
+    name = config.get("architecture")
+    if not isinstance(name, str) or not timm.is_model(name):
+        return None
+    tagged = f"{name}.{config['tag']}" if config.get("tag") else name
+    name = tagged if TimmLibrary().find_fault(tagged) is None else name
+    if hasattr(timm.models, "get_model_args"):
+        return ModelSpec(name, timm.models.get_model_args(model))
+    classes, usual = getattr(model, "num_classes", None), config.get("num_classes")
+    return ModelSpec(name, {} if classes in (None, usual) else {"num_classes": classes})

@@ -1,0 +1,128 @@
+import argparse
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dfpc_plugin.models import WeightsError, build_model, load_weights
+
+
+def network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.randint(0, 9, tensor.shape))
+    return model
+
+
+def states_equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.fixture
+def source():
+    return network()
+
+
+@pytest.fixture
+def target():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+WRAPPED = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "timm": lambda state: {"state_dict": prefixed(state, "module."), "arch": "x", "args": argparse.Namespace(lr=1)},
+    "average": lambda state: {"state_dict": {k: v * 0 for k, v in state.items()}, "state_dict_ema": state},
+    "net": lambda state: {"net": prefixed(state, "module."), "acc": 95.0},
+    "compiled": lambda state: prefixed(state, "_orig_mod.module."),
+    "without counters": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_are_found_however_they_are_wrapped(kind, source, target, tmp_path):
+    state = WRAPPED[kind](source.state_dict())
+    torch.save(state, tmp_path / "w.pth")
+    if kind == "without counters":
+        source[1].num_batches_tracked.zero_()
+    load_weights(target, tmp_path / "w.pth")
+    assert states_equal(source, target)
+
+
+def test_safetensors(source, target, tmp_path):
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load_weights(target, tmp_path / "w.safetensors")
+    assert states_equal(source, target)
+
+
+def test_other_authors_names(tmp_path):
+    source, target = build_model("cifar/resnet50"), build_model("cifar/resnet50")
+    renamed = {
+        name.replace("downsample", "shortcut").replace("fc.", "linear."): tensor
+        for name, tensor in source.state_dict().items()
+    }
+    torch.save({"net": renamed}, tmp_path / "w.pth")
+    load_weights(target, tmp_path / "w.pth")
+    assert states_equal(source, target)
+
+
+def test_shortcuts_without_weights(tmp_path):
+    source, target = build_model("cifar/resnet20"), build_model("cifar/resnet20")
+    state = {name: t for name, t in source.state_dict().items() if "shortcut" not in name}
+    save_file(state, tmp_path / "w.safetensors")
+    load_weights(target, tmp_path / "w.safetensors")
+    assert states_equal(source, target)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_nothing_in_a_file_is_run(target, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": target.state_dict(), "evil": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="cannot be read as mere weights"):
+        load_weights(target, tmp_path / "w.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def faulty(tmp_path, source):
+    state = source.state_dict()
+    torch.save({**state, "extra": torch.ones(1)}, tmp_path / "surplus.pth")
+    torch.save({k: v for k, v in state.items() if not k.startswith("3.")}, tmp_path / "missing.pth")
+    torch.save({**state, "3.weight": torch.ones(5, 4)}, tmp_path / "shape.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    save_file(state, tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-9])
+    (tmp_path / "noise.pth").write_bytes(b"not weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("surplus.pth", "not of this model: the model has no extra."),
+        ("missing.pth", "it lacks 3.weight, 3.bias."),
+        ("shape.pth", "3.weight has shape (5, 4) where the model's has (2, 4)."),
+        ("list.pth", "holds no weights by name"),
+        ("cut.safetensors", "is no whole file of safetensors"),
+        ("noise.pth", "cannot be read as mere weights"),
+        ("absent.pth", "There is no file"),
+    ],
+)
+def test_what_can_be_wrong_changes_nothing(name, said, source, target, tmp_path):
+    faulty(tmp_path, source)
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(WeightsError) as caught:
+        load_weights(target, tmp_path / name)
+    assert said in str(caught.value)
+    assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
