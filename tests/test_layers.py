@@ -10,18 +10,18 @@ import dfpc_plugin
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
-    "importance selection host models latency progress repairing repaired_importance pruning artifact data evaluation "
+    "importance selection host models latency progress repairing repaired_importance criteria pruning artifact data evaluation "
     "exporting finetuning record report workflow demo cli"
 ).split()
 HOSTS = {
-    "torch_pruning": {"tracing", "importance", "host", "repaired_importance", "demo"},
+    "torch_pruning": {"tracing", "importance", "host", "repaired_importance", "criteria", "demo"},
     "timm": {"models", "data", "finetuning", "demo"},
     "torchvision": {"models", "data"},
     "accelerate": {"finetuning"},
     "onnx": {"exporting"},
     "onnxruntime": {"exporting"},
     "jinja2": {"report"},
-    "yaml": {"workflow"},
+    "yaml": {"workflow", "cli"},
     "sklearn": {"data", "demo"},
     "matplotlib": {"report", "demo"},
     "jsonargparse": {"cli"},

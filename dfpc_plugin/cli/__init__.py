@@ -9,7 +9,19 @@ from typing import Any
 
 from rich.text import Text
 
-from dfpc_plugin.cli import check, couplings, demo, score
+from dfpc_plugin.cli import (
+    bench,
+    check,
+    couplings,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    prune,
+    repair,
+    report,
+    score,
+)
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 
@@ -20,7 +32,16 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, Consoles], int]]] = {
     "score": (score.ScoreConfig, score.run),
     "couplings": (couplings.CouplingsConfig, couplings.run),
     "check": (check.CheckConfig, check.run),
+    "prune": (prune.PruneConfig, prune.run),
+    "repair": (repair.RepairConfig, repair.run),
+    "finetune": (finetune.FinetuneConfig, finetune.run),
+    "evaluate": (evaluate.EvaluateConfig, evaluate.run),
+    "bench": (bench.BenchConfig, bench.run),
+    "export": (export.ExportConfig, export.run),
+    "report": (report.ReportConfig, report.run),
 }
+MAIN_OPTIONS = {"prune": "model.name"}
+"""What the bare argument behind a command is for, where that is an option of a section."""
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -61,7 +82,7 @@ def _run(argv: Sequence[str], consoles: Consoles) -> int:
         name, config = parse(
             argv,
             {
-                name: Command(config, (run.__doc__ or "").partition("\n")[0])
+                name: Command(config, (run.__doc__ or "").partition("\n")[0], MAIN_OPTIONS.get(name))
                 for name, (config, run) in COMMANDS.items()
             },
         )

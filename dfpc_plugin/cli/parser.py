@@ -7,8 +7,6 @@ from its docstring, and the same names are the keys of a YAML file for `--config
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,20 +17,16 @@ import docstring_parser
 import jsonargparse
 
 from dfpc_plugin import __version__
+from dfpc_plugin.cli.config_file import check_config_file
+from dfpc_plugin.cli.explain import explain
 from dfpc_plugin.cli.formatter import PlainHelpFormatter
+from dfpc_plugin.cli.options import option_names, section_type
 from dfpc_plugin.errors import DFPCError
 
 __all__ = ["Command", "CommandLineError", "parse"]
 
 _METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
-# What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
-_UNKNOWN = re.compile(
-    r"unrecognized arguments: (--\S+)|invalid choice: '([^']*)'|not accept option '([^']*)'"
-)
-_UNION = re.compile(r'Parser key "([^"]*)":.*Subtypes: \[(.*?)\]\n.*Given value: (.*)', re.DOTALL)
-_LITERAL = re.compile(
-    r'Parser key "([^"]*)":\s*Expected a typing.Literal\[(.*?)\]\. Got value: (.*)', re.DOTALL
-)
+_FILES = (".yaml", ".yml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +35,13 @@ class Command:
 
     config: type
     description: str
+    main_option: str | None = None
+    """The option that the first bare argument is for, unless that is a file of options."""
 
     @property
     def option_names(self) -> list[str]:
         """What can be given on the command line, without dashes."""
-        return ["help", "config", "print_config", *(field.name for field in dataclasses.fields(self.config))]
+        return ["help", "config", "print_config", *option_names(self.config)]
 
 
 class CommandLineError(DFPCError):
@@ -68,14 +64,43 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, An
         parser.print_help(sys.stderr)
         raise SystemExit(2)
     arguments = list(_with_underscores(argv))
+    chosen = next((argument for argument in arguments if argument in commands), "")
+    if chosen:
+        arguments = _with_main_option(arguments, chosen, commands[chosen])
+        _check_files(arguments, commands[chosen])
     try:
-        parsed = parser.parse_args(arguments)
-    except jsonargparse.ArgumentError as error:
-        chosen = next((argument for argument in arguments if argument in commands), "")
-        raise CommandLineError(_explain(str(error), chosen, commands)) from error
+        parsed = parser.instantiate(parser.parse_args(arguments))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, DFPCError):
+            raise
+        options = commands[chosen].option_names if chosen else []
+        raise CommandLineError(explain(str(error), chosen, list(commands), options)) from error
     config = commands[parsed.subcommand].config
     values = {field.name: parsed[parsed.subcommand][field.name] for field in dataclasses.fields(config)}
     return parsed.subcommand, config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _with_main_option(arguments: list[str], chosen: str, command: Command) -> list[str]:
+    """Name the bare argument behind a command: a file of options, or the value of its main option."""
+    place = arguments.index(chosen) + 1
+    bare = arguments[place : place + 1]
+    if command.main_option is None or not bare or bare[0].startswith("-"):
+        return arguments
+    option = "config" if bare[0].endswith(_FILES) else command.main_option
+    return [*arguments[:place], f"--{option}", *bare, *arguments[place + 1 :]]
+
+
+def _check_files(arguments: list[str], command: Command) -> None:
+    """Look at configuration files before jsonargparse does.
+
+    Raises:
+        ConfigFileError: Says what is wrong with one of them.
+    """
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            path = value if equals else next(iter(arguments[position + 1 :]), "")
+            check_config_file(path, command.config, command.option_names)
 
 
 def _build_parser(commands: Mapping[str, Command]) -> jsonargparse.ArgumentParser:
@@ -85,6 +110,8 @@ def _build_parser(commands: Mapping[str, Command]) -> jsonargparse.ArgumentParse
         subparser = _command_parser(command)
         subcommands.add_subcommand(name, subparser, help=command.description)
         subparser.prog = f"dfpc {name}"
+        if command.main_option is not None:
+            subparser.usage = f"dfpc {name} [{command.main_option.partition('.')[0].upper()} | RECIPE.yaml] [options]"
     return parser
 
 
@@ -96,8 +123,7 @@ def _parser(**options: Any) -> jsonargparse.ArgumentParser:
 
 def _command_parser(command: Command) -> jsonargparse.ArgumentParser:
     """Make the parser of one subcommand."""
-    docs = docstring_parser.parse(command.config.__doc__ or "")
-    descriptions = {parameter.arg_name: parameter.description or "" for parameter in docs.params}
+    descriptions = _descriptions(command.config)
     types = typing.get_type_hints(command.config)
     parser = _parser(description=command.description)
     parser.add_argument(
@@ -108,15 +134,29 @@ def _command_parser(command: Command) -> jsonargparse.ArgumentParser:
     return parser
 
 
+def _descriptions(config: type) -> dict[str, str]:
+    """What docstrings say of options, those of base classes included."""
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        parameters = docstring_parser.parse(base.__doc__ or "").params if dataclasses.is_dataclass(base) else []
+        found |= {parameter.arg_name: parameter.description or "" for parameter in parameters}
+    return found
+
+
 def _add_field(
     parser: jsonargparse.ArgumentParser, field: dataclasses.Field, kind: Any, description: str
 ) -> None:
     """Add one option, or a positional argument for a field without default."""
     options: dict[str, Any] = {"help": " ".join(description.split())}
     default: Any = field.default
+    if not isinstance(field.default_factory, type(dataclasses.MISSING)):
+        default = field.default_factory()
     required = default is dataclasses.MISSING
     if not required:
         options["default"] = default
+    if section_type(kind) is not None:
+        parser.add_argument(f"--{field.name}", type=kind, **options)
+        return
     if kind is bool:
         options["action"] = jsonargparse.ActionYesNo(no_prefix="no_")
     elif typing.get_origin(kind) is tuple:
@@ -138,28 +178,3 @@ def _with_underscores(argv: Sequence[str]) -> Iterator[str]:
     for argument in argv:
         name, equals, value = argument.partition("=")
         yield name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
-
-
-def _explain(message: str, chosen: str, commands: Mapping[str, Command]) -> str:
-    """Say what was wrong, the nearest right name, and where help is."""
-    prefix = f"dfpc {chosen}".strip()
-    text, hint = _simplified(message, chosen).rstrip("."), ""
-    unknown = _UNKNOWN.search(message)
-    if unknown:
-        typed = unknown[unknown.lastindex or 0]
-        names = commands[chosen].option_names if chosen else list(commands)
-        near = difflib.get_close_matches(typed.lstrip("-").partition("=")[0], names, n=1)
-        hint = f"; did you mean {'--' if typed.startswith('--') else ''}{near[0]}?" if near else ""
-    return f"{prefix}: {text}{hint or '.'} See {prefix} --help."
-
-
-def _simplified(message: str, chosen: str) -> str:
-    """Drop jsonargparse's inner terms: class reprs, the subcommand's prefix, the list of failed alternatives."""
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
-    if union := _UNION.search(text):
-        kinds = " or ".join(kind for kind in union[2].split(", ") if kind != "NoneType")
-        text = f"{union[1]} must be {kinds}, not '{union[3]}'"
-    elif literal := _LITERAL.search(text):
-        text = f"{literal[1]} must be one of {literal[2]}, not '{literal[3]}'"
-    text = re.sub(r'Parser key "([^"]*)"([^:]*):\s*', r"\1\2: ", text)
-    return text.replace(f"{chosen}.", "") if chosen else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfpc_plugin.demo.criteria import CRITERIA
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.errors import DFPCError
 
 __all__ = ["DemoConfig", "DemoConfigError"]

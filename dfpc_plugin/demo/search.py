@@ -9,7 +9,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from dfpc_plugin.demo.criteria import Importance
+from dfpc_plugin.criteria import Importance
 from dfpc_plugin.demo.measure import count_macs
 from dfpc_plugin.errors import DFPCError
 

@@ -13,7 +13,7 @@ from dfpc_plugin.pruning.table import result_table
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
 
-__all__ = ["CouplingCut", "Figures", "PruneResult"]
+__all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,34 @@ class CouplingCut:
         layers: Every layer that writes it.
         before: Its units before.
         after: Its units now.
+        scores: The saliency of every unit as it was before, in the order of the units; none where it was computed anew
+            after every round.
+        gone: The units that went.
     """
 
     name: str
     layers: tuple[str, ...]
     before: int
     after: int
+    scores: tuple[float, ...] = ()
+    gone: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProtectedCoupling:
+    """A coupling that had to stay as it is.
+
+    Attributes:
+        name: The first layer that writes it.
+        layers: Every layer that writes it.
+        width: Its channels.
+        reason: Why it stays.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    width: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class PruneResult:
         seconds: What each phase took.
         notes: What a user should know and did not ask for.
         repair: What the repair has done; None where there was none.
+        protected: Couplings that had to stay, those of inputs and constants left out.
     """
 
     model: nn.Module
@@ -81,6 +104,7 @@ class PruneResult:
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
     repair: RepairResult | None = None
+    protected: tuple[ProtectedCoupling, ...] = ()
 
     @property
     def speedup(self) -> float | None:
@@ -97,7 +121,8 @@ class PruneResult:
             "before": _figures(self.before),
             "after": _figures(self.after),
             "speedup": self.speedup,
-            "couplings": [asdict(coupling) | {"layers": list(coupling.layers)} for coupling in self.couplings],
+            "couplings": [_listed(asdict(coupling)) for coupling in self.couplings],
+            "protected": [_listed(asdict(coupling)) for coupling in self.protected],
             "removed": {layer: list(indices) for layer, indices in self.removed.items()},
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
@@ -107,6 +132,11 @@ class PruneResult:
     def __str__(self) -> str:
         """The table of what was asked for, reached, and lost."""
         return result_table(self)
+
+
+def _listed(content: dict[str, Any]) -> dict[str, Any]:
+    """Lists in place of tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
 
 def _figures(figures: Figures) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from dfpc_plugin.cost import Cost
 from dfpc_plugin.labels import run_labels
 from dfpc_plugin.latency import LatencySettings
@@ -12,10 +14,10 @@ from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
 from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.replay import removed_outputs
-from dfpc_plugin.pruning.result import CouplingCut, Figures, PruneResult
+from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
-from dfpc_plugin.selection import Order, Target
+from dfpc_plugin.selection import Candidate, Order, Target
 
 __all__ = ["summarise"]
 
@@ -48,10 +50,8 @@ def summarise(
         measured = Measured(length, found["before"], found["after"])
     removed_channels = subject.removed_with(channels)
     scores.before(lambda: copy_of(subject.model))
-    couplings = tuple(
-        CouplingCut(c.coupling.name, c.coupling.feed_in, len(c.units), len(c.units) - count)
-        for c, count in zip(order.candidates, counts, strict=True)
-    )
+    scored = subject.settings.rescore is None
+    couplings = tuple(_coupling(c, count, scored) for c, count in zip(order.candidates, counts, strict=True))
     with phases("cut"):
         gone = order.removed(length, subject.channels.removed) & ~subject.channels.removed
         removed = removed_outputs(subject.graph.coupling_map, gone)
@@ -70,7 +70,25 @@ def summarise(
     reached = _reached(target, *figures)
     notes = _notes(subject, order, measured, rounded_by_default)
     return PruneResult(
-        subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result
+        subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
+        _protected(subject),
+    )  # fmt: skip
+
+
+def _coupling(candidate: Candidate, count: int, scored: bool) -> CouplingCut:
+    """What a coupling loses when its `count` lowest units go, with its scores if these are of the model as it was."""
+    coupling, units = candidate.coupling, candidate.units
+    scores = candidate.saliency[torch.argsort(units)].tolist() if scored else []
+    gone = sorted(units[:count].tolist())
+    return CouplingCut(coupling.name, coupling.feed_in, len(units), len(units) - count, tuple(scores), tuple(gone))
+
+
+def _protected(subject: Subject) -> tuple[ProtectedCoupling, ...]:
+    """Couplings that layers write and that stay."""
+    return tuple(
+        ProtectedCoupling(coupling.name, coupling.feed_in, coupling.width, coupling.protected)
+        for coupling in subject.graph.couplings
+        if coupling.protected is not None and coupling.feed_in
     )
 
 
@@ -100,7 +118,7 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
     notes = []
     if rounded_by_default:
         notes.append("Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number.")
-    protected = [c for c in subject.graph.couplings if c.protected is not None and c.feed_in]
+    protected = _protected(subject)
     if protected:
         width = sum(coupling.width for coupling in protected)
         notes.append(f"Couplings that must stay: {len(protected)}, with {width} channels; find_couplings tells why.")

@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.demo.criteria import CRITERIA
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.demo.measure import accuracy, with_reestimated_batchnorm
 from dfpc_plugin.pruning import Per
 from dfpc_plugin.selection import TargetError

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.demo.criteria import CRITERIA
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.demo.measure import accuracy
 from dfpc_plugin.repairing import synthesise
 

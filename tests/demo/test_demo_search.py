@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dfpc_plugin.demo.criteria import CRITERIA
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.demo.measure import count_macs
 from dfpc_plugin.demo.network import build_network, channel_widths, example_input, load_network
 from dfpc_plugin.demo.search import STEPS, BudgetError, CutSearch

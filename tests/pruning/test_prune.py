@@ -185,7 +185,8 @@ def test_the_result_is_a_table_and_plain_data():
     assert data["removed"] == {layer: list(indices) for layer, indices in result.removed.items()}
     assert data["couplings"][0] == {
         "name": "stem", "layers": ["stem", "blocks.0.conv2", "blocks.1.conv2"], "before": 6,
-        "after": result.couplings[0].after,
+        "after": result.couplings[0].after, "scores": list(result.couplings[0].scores),
+        "gone": list(result.couplings[0].gone),
     }  # fmt: skip
     text = str(result)
     for shown in ("ratio=0.3", f"{result.before.macs:,}", f"{result.after.parameters:,}", "score", "blocks.1.conv1",
@@ -253,3 +254,14 @@ def test_a_model_without_anything_to_prune_says_so(model):
     with pytest.raises(NothingToPruneError, match="No coupling of this model may lose a channel: all are protected"):
         prune(model, torch.rand(1, 4), "macs=0.5")
     assert issubclass(NothingToPruneError, DFPCError)
+
+
+def test_the_result_tells_scores_and_what_stays():
+    model, inputs = make("test_resnet")
+    result = prune(model, inputs, "ratio=0.3")
+    for coupling in result.couplings:
+        assert len(coupling.scores) == coupling.before and len(coupling.gone) == coupling.before - coupling.after
+        kept = [score for unit, score in enumerate(coupling.scores) if unit not in coupling.gone]
+        assert not coupling.gone or max(coupling.scores[unit] for unit in coupling.gone) <= min(kept)
+    assert [entry.reason for entry in result.protected] and all(entry.layers for entry in result.protected)
+    assert all(not coupling.scores for coupling in prune(model, inputs, "ratio=0.3", rescore=0.1).couplings)

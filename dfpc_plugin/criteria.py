@@ -1,4 +1,4 @@
-"""The importance criteria that the demo sets side by side."""
+"""The importance criteria that go by a name, DFPC's and Torch-Pruning's."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""Progress of a command on the standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from dfpc_plugin.progress import Progress as Tell
+
+__all__ = ["bars"]
+
+_PATIENCE = 2.0
+_EVERY = 15.0
+
+
+@contextlib.contextmanager
+def bars(console: Console, quiet: bool = False) -> Iterator[Tell]:
+    """Yield what to call with what is being done and the share of it that is done.
+
+    In a terminal, bars that go away at the end; elsewhere a line for what takes longer than two seconds, then every quarter
+    of a minute.
+    """
+    if quiet:
+        yield lambda name, share: None
+    elif console.is_terminal:
+        with _columns(console) as progress:
+            yield _Bars(progress)
+    else:
+        yield _Lines(console)
+
+
+def _columns(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console, transient=True,
+    )  # fmt: skip
+
+
+class _Bars:
+    """One bar for each kind of work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, name: str, share: float) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=1.0)
+        self._progress.update(self._tasks[name], completed=share, visible=share < 1)
+
+
+class _Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._name, self._due = console, "", 0.0
+
+    def __call__(self, name: str, share: float) -> None:
+        now = time.monotonic()
+        if name != self._name:
+            self._name, self._due = name, now + _PATIENCE
+        elif now >= self._due and share < 1:
+            self._console.print(Text(f"{name}: {share:.0%}"), soft_wrap=True)
+            self._due = now + _EVERY

@@ -1,0 +1,128 @@
+"""`dfpc bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.inputs import as_call
+from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.workflow.opening import Opened, device_of, open_model
+from dfpc_plugin.workflow.recipe import ModelSection
+
+__all__ = ["BenchConfig", "BenchConfigError", "run"]
+
+
+class BenchConfigError(DFPCError, ValueError):
+    """Options of `dfpc bench` that make no sense."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Options of `dfpc bench`.
+
+    Attributes:
+        models: Directories of saved models, timm models, torchvision/NAME, cifar/NAME; speed-ups are over the first.
+        size: Height and width of images in pixels, instead of what the models were made for.
+        batch_size: Images of one forward.
+        threads: CPU threads; by default as many as PyTorch uses.
+        min_run_time: Seconds to spend on each model, at least.
+        warmup: Forwards of each model before the first one that is timed.
+        forwards: Time this many forwards of each model, however long that takes.
+        compiled: Time what torch.compile makes of the models.
+        factory: Builds the unpruned models of saved ones of your own, as package.module:function; its code is run.
+        device: Where to work: cpu, cuda, or auto for a GPU if there is one.
+        json: Print the figures as JSON.
+        quiet: Show no progress.
+    """
+
+    models: tuple[str, ...] = field(metadata={"metavar": "MODEL"})
+    size: int | None = None
+    batch_size: int = 1
+    threads: int | None = None
+    min_run_time: float = 1.0
+    warmup: int = 2
+    forwards: int | None = None
+    compiled: bool = False
+    factory: str | None = None
+    device: str = "auto"
+    json: bool = False
+    quiet: bool = False
+
+    @property
+    def settings(self) -> LatencySettings:
+        """How to measure."""
+        return LatencySettings(
+            self.threads, None, self.min_run_time, self.warmup, self.forwards, self.compiled
+        )
+
+
+def run(config: BenchConfig, consoles: Consoles) -> int:
+    """Measure the latency of several models side by side, in turns, so that their ratios are fair."""
+    device = device_of(config.device)
+    with bars(consoles.err, config.quiet or config.json) as tell:
+        opened = {
+            name: open_model(ModelSection(name, size=config.size, batch_size=config.batch_size), device, factory=config.factory)
+            for name in dict.fromkeys(config.models)
+        }
+        models = {name: each.model for name, each in opened.items()}
+        inputs = _common_inputs(opened)
+        found = config.settings.measure(models, inputs, lambda share: tell("measuring", share))
+    first = found[config.models[0]]
+    if config.json:
+        rows = {name: _figures(latency, first) for name, latency in found.items()}
+        consoles.out.file.write(json.dumps(rows) + "\n")
+    else:
+        consoles.out.print(_table(found, first, inputs, device))
+    return 0
+
+
+def _common_inputs(opened: Mapping[str, Opened]) -> Any:
+    """What all models are called with.
+
+    Raises:
+        BenchConfigError: They are not called with the same.
+    """
+    shapes = {name: [tuple(tensor.shape) for tensor in as_call(each.inputs)[0]] for name, each in opened.items()}
+    (first, expected), *others = shapes.items()
+    for name, found in others:
+        if found != expected:
+            raise BenchConfigError(
+                f"'{first}' takes {expected} and '{name}' takes {found}, so their times say nothing of each other; give --size."
+            )
+    return opened[first].inputs
+
+
+def _figures(latency: Latency, first: Latency) -> dict[str, Any]:
+    return {
+        "latency_ms": 1e3 * latency.median,
+        "iqr_ms": 1e3 * latency.iqr,
+        "speedup": latency.speedup_over(first),
+        "rounds": len(latency.seconds),
+        "threads": latency.threads,
+    }
+
+
+def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: torch.device) -> Table:
+    shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in as_call(inputs)[0])
+    where = "GPU" if device.type == "cuda" else f"CPU, {first.threads} threads"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{shapes}, {where}", title_justify="left")
+    table.add_column("Model", overflow="fold")
+    for heading in ("Milliseconds", "Spread", "Speed-up"):
+        table.add_column(heading, justify="right")
+    for name, latency in found.items():
+        figures = _figures(latency, first)
+        table.add_row(
+            Text(name), f"{figures['latency_ms']:.2f}", f"{figures['iqr_ms']:.2f}", f"{figures['speedup']:.2f}x"
+        )
+    return table

@@ -1,0 +1,95 @@
+"""Configuration files: read once before they are believed, for errors that name the line or the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dfpc_plugin.cli.options import nearest, not_sections, unknown_keys
+from dfpc_plugin.errors import DFPCError
+
+__all__ = ["ConfigFileError", "check_config_file"]
+
+_LARGEST = 2**20
+_MOST_VALUES = 100_000
+
+
+class ConfigFileError(DFPCError):
+    """A configuration file that cannot be read, or that has keys which mean nothing."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values only, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no text", node.start_mark)
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def check_config_file(path: str, config: type, options: list[str]) -> None:
+    """Raise if a file is no YAML with keys that a dataclass has fields for; values are checked by those who use them.
+
+    Args:
+        path: The file.
+        config: The dataclass.
+        options: The names of all options, for suggestions.
+
+    Raises:
+        ConfigFileError: Names the file, and the line or the key.
+    """
+    content = _read(path)
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigFileError(f"'{path}' holds a {type(content).__name__}; a configuration file holds options, as key: value.")
+    _require_small(path, content)
+    for key in unknown_keys(content, config):
+        near = nearest(key, options)
+        hint = f"did you mean '{near}'?" if near else "see --help for the options there are."
+        raise ConfigFileError(f"'{path}' has the key '{key}', which means nothing; {hint}")
+    for key in not_sections(content, config):
+        raise ConfigFileError(f"'{path}' has no options in '{key}'; write them below it, as key: value.")
+
+
+def _read(path: str) -> Any:
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigFileError(f"The configuration file '{path}' cannot be read: {reason}.") from error
+    if len(data) > _LARGEST:
+        raise ConfigFileError(f"'{path}' has {len(data)} bytes; no configuration file is that large.")
+    try:
+        return yaml.load(data.decode(), _Loader)
+    except UnicodeDecodeError as error:
+        raise ConfigFileError(f"'{path}' is no text in UTF-8 ({error}); save it as such.") from error
+    except yaml.YAMLError as error:
+        raise ConfigFileError(f"'{path}' is no YAML: {_place_of(error)}.") from error
+    except (RecursionError, ValueError, OverflowError) as error:  # nesting without end, dates and numbers beyond all
+        raise ConfigFileError(f"'{path}' cannot be understood: {error}.") from error
+
+
+def _place_of(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return problem if mark is None else f"{problem} in line {mark.line + 1}"
+
+
+def _require_small(path: str, content: Mapping[Any, Any]) -> None:
+    """Raise if there are very many values, as a few lines of YAML that refer to each other can make."""
+    left, waiting = _MOST_VALUES, [content]
+    while waiting:
+        value: Any = waiting.pop()
+        inner = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+        left -= len(inner)
+        if left < 0:
+            raise ConfigFileError(f"'{path}' holds more than {_MOST_VALUES} values; no configuration file does.")
+        waiting.extend(inner)

@@ -1,0 +1,91 @@
+"""What jsonargparse says, in the words of somebody who types commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from dfpc_plugin.cli.options import nearest
+
+__all__ = ["explain"]
+
+# What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
+_UNKNOWN = re.compile(r"unrecognized arguments: (--\S+)|invalid choice: '([^']*)'|not accept option '([^']*)'")
+_NESTED = re.compile(r'Parser key "([^"]*)":.*?Option \'([^\']*)\' is not accepted', re.DOTALL)
+_BULLETS = re.compile(r"^\s*- (.+?)(?=\n\s*- |\n\s*Given value|\Z)", re.DOTALL | re.MULTILINE)
+_UNION = re.compile(r'Parser key "([^"]*)":.*Subtypes: \[(.*?)\]\n.*Given value: (.*)', re.DOTALL)
+_LITERAL = re.compile(r'Parser key "([^"]*)":\s*Expected a typing.Literal\[(.*?)\]\. Got value: (.*)', re.DOTALL)
+_NOT_THIS = re.compile(r"^(Expected a <class 'NoneType'>|Problem with given class_path '[^']*':)\s*")
+_REQUIRED = re.compile(r'(?:Option|Key|Parser key) "([^"]*)" is required')
+
+
+def explain(message: str, chosen: str, commands: Sequence[str], options: Sequence[str]) -> str:
+    """Say what was wrong, the nearest right name, and where help is.
+
+    Args:
+        message: What jsonargparse says.
+        chosen: The subcommand; '' where none was.
+        commands: All of them.
+        options: What the subcommand takes.
+    """
+    prefix = f"dfpc {chosen}".strip()
+    message = re.sub(r"\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)
+    text = _simplified(message).rstrip(". \n")
+    return f"{prefix}: {text}{_hint(message, chosen, commands, options) or '.'} See {prefix} --help."
+
+
+def _own(name: str, chosen: str, options: Sequence[str]) -> str:
+    """An option's name without the subcommand's before it, which jsonargparse puts there or not."""
+    bare = name.removeprefix(f"{chosen}.")
+    return bare if name not in options and bare.partition(".")[0] in options else name
+
+
+def _hint(message: str, chosen: str, commands: Sequence[str], options: Sequence[str]) -> str:
+    """End the sentence with what was probably meant; '' if nobody knows."""
+    found, nested = _UNKNOWN.search(message), _NESTED.search(message)
+    if nested is not None:
+        typed, dashes = f"{nested[1]}.{nested[2]}", ""
+    elif found is not None:
+        typed = found[found.lastindex or 0]
+        dashes = "--" if typed.startswith("--") else ""
+        typed = typed.lstrip("-").partition("=")[0]
+    else:
+        return ""
+    near = nearest(typed, list(options if chosen else commands))
+    return f"; did you mean {dashes}{near}?" if near else ""
+
+
+def _simplified(message: str) -> str:
+    """Drop jsonargparse's inner terms: class reprs, and all but the most telling of failed alternatives."""
+    text = message.strip()
+    nested = _NESTED.search(text)
+    if nested is not None:
+        return f"{nested[1]} has no option '{nested[2]}'"
+    required = _REQUIRED.search(text)
+    if required is not None:
+        return f"{required[1]} is missing"
+    return _plain(_of_union(text))
+
+
+def _of_union(text: str) -> str:
+    """Where several types were tried, what the one that was meant had to say."""
+    union = _UNION.search(text)
+    if union is None and "Union subtypes" not in text:
+        return text
+    told = [_NOT_THIS.sub("", bullet) for bullet in _BULLETS.findall(text)]
+    told = [line.strip() for line in told if line.strip() and not line.startswith("Expected a")]
+    if union is None:
+        return told[0] if told else text
+    if "Namespace(" in union[3] or "{" in union[3] or "NestedArg" in union[3]:
+        return f"{union[1]}: {told[0]}" if told else text
+    subtypes = [kind for kind in re.split(r", (?![^\[]*\])", union[2]) if "NoneType" not in kind]
+    return f"{union[1]} must be {' or '.join(subtypes)}, not '{union[3]}'"
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    literal = _LITERAL.search(text)
+    if literal is not None:
+        text = f"{literal[1]} must be one of {literal[2]}, not '{literal[3]}'"
+    text = re.sub(r'Parser key "([^"]*)"([^:]*):\s*', r"\1\2: ", text)
+    return " ".join(text.split())

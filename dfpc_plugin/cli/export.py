@@ -1,0 +1,95 @@
+"""`dfpc export`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.exporting import export_onnx, export_program
+from dfpc_plugin.files import require_writable
+
+__all__ = ["ExportConfig", "ExportConfigError", "run"]
+
+
+class ExportConfigError(DFPCError, ValueError):
+    """Options of `dfpc export` that make no sense."""
+
+
+@dataclass(frozen=True)
+class ExportConfig(SubjectOptions):
+    """Options of `dfpc export`.
+
+    Attributes:
+        onnx: Write an ONNX file, and compare its outputs in onnxruntime.
+        program: Write a program of torch.export (.pt2), and compare its outputs.
+        opset: Version of ONNX's operators; by default the exporter's choice.
+        dynamic_batch: Let batches have any size.
+        batch_size: Images of the example inputs.
+        latency: Measure onnxruntime beside PyTorch.
+        json: Print what was written as JSON.
+        quiet: Show no progress.
+    """
+
+    onnx: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    program: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    opset: int | None = None
+    dynamic_batch: bool = True
+    batch_size: int = 1
+    latency: bool = False
+    json: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            ExportConfigError: Names the option.
+        """
+        if self.onnx is None and self.program is None:
+            raise ExportConfigError("There is nothing to write: name a file by --onnx, or by --program, or both.")
+
+
+def run(config: ExportConfig, consoles: Consoles) -> int:
+    """Write a saved model, or one by name, as an ONNX file or a program of torch.export, checked against the model."""
+    for path in (config.onnx, config.program):
+        if path is not None:
+            require_writable(path)
+    found: list[dict[str, Any]] = []
+    with bars(consoles.err, config.quiet or config.json) as tell:
+        opened = config.opened(batch_size=config.batch_size)
+        if config.onnx is not None:
+            tell("exporting to ONNX", 0.0)
+            written = export_onnx(
+                opened.model, opened.inputs, config.onnx, opset=config.opset, dynamic_batch=config.dynamic_batch,
+                latency=config.latency,
+            )  # fmt: skip
+            found.append({"kind": "ONNX"} | written.to_json())
+        if config.program is not None:
+            tell("exporting by torch.export", 0.0)
+            program = export_program(opened.model, opened.inputs, config.program, dynamic_batch=config.dynamic_batch)
+            found.append({"kind": "torch.export"} | program.to_json())
+    if config.json:
+        consoles.out.file.write(json.dumps(found) + "\n")
+        return 0
+    for export in found:
+        consoles.out.print(Text(_line(export)), soft_wrap=True)
+        for note in export.get("notes", ()):
+            consoles.out.print(Text(note), soft_wrap=True)
+    return 0
+
+
+def _line(export: dict[str, Any]) -> str:
+    latency = export.get("latency_ms")
+    timed = "" if latency is None else f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch"
+    return (
+        f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): outputs differ by "
+        f"{export['max_difference']:.1e} of the largest{timed}"
+    )

@@ -1,0 +1,66 @@
+"""The names of a command's options, those of nested sections by dotted paths, and the nearest of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["nearest", "not_sections", "option_names", "section_type", "unknown_keys"]
+
+
+def section_type(kind: Any) -> type | None:
+    """The dataclass that a type is, or is unless it is None; None for other types."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    found = [choice for choice in choices if dataclasses.is_dataclass(choice) and isinstance(choice, type)]
+    return found[0] if len(found) == 1 else None
+
+
+def option_names(config: type) -> Iterator[str]:
+    """All options of a dataclass, sections and what is in them included."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        yield field.name
+        section = section_type(hints[field.name])
+        if section is not None:
+            yield from (f"{field.name}.{inner}" for inner in option_names(section))
+
+
+def unknown_keys(content: Mapping[Any, Any], config: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of keys that a dataclass has no field for."""
+    hints = typing.get_type_hints(config)
+    known = {field.name for field in dataclasses.fields(config)}
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        section = section_type(hints[key]) if key in known else None
+        if key not in known:
+            yield path
+        elif section is not None and isinstance(value, Mapping):
+            yield from unknown_keys(value, section, f"{path}.")
+
+
+def not_sections(content: Mapping[Any, Any], config: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of sections that hold something else than options; None is allowed where it is the default."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        section, value = section_type(hints[field.name]), content.get(field.name, {})
+        if section is None or (value is None and hints[field.name] is not section):
+            continue
+        if isinstance(value, Mapping):
+            yield from not_sections(value, section, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def nearest(typed: str, names: list[str]) -> str | None:
+    """The option that was probably meant: one of the same section, or of the same last name anywhere, or near by its letters."""
+    section, _, last = typed.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
+    near = difflib.get_close_matches(last, siblings, n=1)
+    if near:
+        return siblings[near[0]]
+    elsewhere = [name for name in names if name.rpartition(".")[2] == last]
+    return next(iter(elsewhere or difflib.get_close_matches(typed, names, n=1)), None)

@@ -1,0 +1,54 @@
+"""`dfpc prune`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.outcome import print_outcome
+from dfpc_plugin.workflow import Recipe, follow_recipe
+
+__all__ = ["PruneConfig", "run"]
+
+
+@dataclass(frozen=True)
+class PruneConfig(Recipe):
+    """Options of `dfpc prune`.
+
+    Attributes:
+        output: The directory to make, with the model, its report and the resolved recipe.
+        overwrite: Replace an artifact that is there.
+        resume: Go on with a run that was interrupted.
+        json: Print the record as JSON instead of tables.
+        quiet: Print nothing, and show no progress.
+    """
+
+    output: Path = field(default=Path("dfpc-pruned"), metadata={"metavar": "DIR"})
+    overwrite: bool = False
+    resume: bool = False
+    json: bool = False
+    quiet: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """What to do, without where to write it."""
+        return Recipe(**{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Recipe)})
+
+
+def run(config: PruneConfig, consoles: Consoles) -> int:
+    """Prune a model to a budget, repair and fine-tune it if asked for, and save it with a report: a recipe from end to end."""
+    with bars(consoles.err, config.quiet) as tell:
+        outcome = follow_recipe(
+            config.recipe, config.output, overwrite=config.overwrite, resume=config.resume, progress=tell
+        )
+    if config.json:
+        consoles.out.file.write(json.dumps(outcome.record) + "\n")
+    elif not config.quiet:
+        if outcome.pruning is not None:
+            consoles.out.print(str(outcome.pruning), markup=False, soft_wrap=True)
+        print_outcome(outcome.record, config.output, consoles.out)
+    return 0

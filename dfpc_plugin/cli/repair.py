@@ -1,0 +1,58 @@
+"""`dfpc repair`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.text import Text
+
+from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.outcome import print_outcome
+from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.workflow.again import repair_opened, unpruned
+from dfpc_plugin.workflow.recipe import DataSection, RepairSection
+
+__all__ = ["RepairConfig", "run"]
+
+
+@dataclass(frozen=True)
+class RepairConfig(SubjectOptions):
+    """Options of `dfpc repair`.
+
+    Attributes:
+        model: The directory of a saved model that was pruned and not fine-tuned.
+        pretrained: The unpruned model has the weights that timm or torchvision hold for it.
+        weights: The file with the weights of the unpruned model.
+        repair: How to mend what is left.
+        data: Images to calibrate with, and to measure accuracy on, if there are any.
+        output: The directory to make.
+        overwrite: Replace an artifact that is there.
+        json: Print the record as JSON instead of tables.
+        quiet: Print nothing, and show no progress.
+    """
+
+    repair: RepairSection = field(default_factory=lambda: RepairSection("synthetic"))
+    data: DataSection = field(default_factory=DataSection)
+    output: Path = field(default=Path("dfpc-repaired"), metadata={"metavar": "DIR"})
+    overwrite: bool = False
+    json: bool = False
+    quiet: bool = False
+
+
+def run(config: RepairConfig, consoles: Consoles) -> int:
+    """Mend a saved model that was pruned, with the help of the unpruned one, and save it anew."""
+    with bars(consoles.err, config.quiet) as tell:
+        opened = config.opened(saved=True)
+        original = unpruned(opened, weights=config.weights, pretrained=config.pretrained)
+        result, record = repair_opened(
+            opened, original, config.repair, config.data, config.output, overwrite=config.overwrite, progress=tell
+        )
+    if config.json:
+        consoles.out.file.write(json.dumps(record) + "\n")
+    elif not config.quiet:
+        consoles.out.print(Text(result.summary), soft_wrap=True)
+        print_outcome(record, config.output, consoles.out)
+    return 0

@@ -1,0 +1,173 @@
+"""The record of a whole run: plain data that a saved model carries with it, and that its report is drawn from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.evaluation import Evaluation
+from dfpc_plugin.pruning import PruneResult
+
+__all__ = ["Point", "RecordError", "RunRecord", "layer_widths", "machine", "versions"]
+
+_FORMAT = 1
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("model", "prune", "preprocessing", "finetune", "seconds"), dict),
+    **dict.fromkeys(("layers", "evaluations", "curve", "exports"), list),
+    **dict.fromkeys(("asked", "recipe"), str),
+}
+_PACKAGES = ("dfpc-plugin", "torch", "torchvision", "torch-pruning", "timm")
+
+
+class RecordError(DFPCError):
+    """A record that was not written by this library."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model on the curve of accuracy against cost.
+
+    Attributes:
+        label: What the model is.
+        macs: Multiply-accumulates.
+        parameters: Entries of its parameters.
+        top1: Accuracy in per cent; None if it was not measured.
+        latency_ms: Milliseconds of one forward; None if they were not measured.
+    """
+
+    label: str
+    macs: int
+    parameters: int
+    top1: float | None = None
+    latency_ms: float | None = None
+
+
+@dataclass
+class RunRecord:
+    """What was asked for, done and found, as far as it was; everything in it goes through JSON.
+
+    Attributes:
+        model: Name, options, and where the weights came from.
+        asked: The target in the user's words.
+        prune: `PruneResult.to_json()`.
+        preprocessing: How images become inputs.
+        layers: Widths before and after by `layer_widths`.
+        evaluations: Accuracy by stage.
+        curve: Points of accuracy against cost.
+        finetune: Settings, history and outcome of fine-tuning.
+        exports: Files that were exported, and how near their outputs are.
+        recipe: The resolved recipe as YAML.
+        seconds: What each stage took.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    asked: str | None = None
+    prune: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    finetune: dict[str, Any] | None = None
+    exports: list[dict[str, Any]] = field(default_factory=list)
+    recipe: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add_pruning(self, result: PruneResult, importance: str) -> None:
+        """Note what pruning did, with the scores it went by."""
+        self.prune = result.to_json() | {"importance": importance}
+        self.asked = str(result.target)
+        self.seconds |= result.seconds
+
+    def add_evaluation(self, stage: str, data: str, found: Evaluation) -> None:
+        """Note an accuracy."""
+        self.evaluations.append(
+            {"stage": stage, "data": data, "top1": found.top1, "top5": found.top5, "loss": found.loss, "count": found.count}
+        )
+
+    def add_point(self, point: Point) -> None:
+        """Note a point of the curve."""
+        self.curve.append({entry.name: getattr(point, entry.name) for entry in fields(Point)})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
+        """Read what `to_json` has written, as far as it is there.
+
+        Raises:
+            RecordError: It is of another kind.
+        """
+        known = {entry.name: content[entry.name] for entry in fields(cls) if content.get(entry.name) is not None}
+        empty = vars(cls())
+        for name, value in known.items():
+            if name in _KINDS and not isinstance(value, _KINDS[name]):
+                raise RecordError(f"The record's '{name}' is a {type(value).__name__}; it was not written by this library.")
+        return cls(**{**empty, **known})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it with when and where it was made, as the report and the manifest take it."""
+        content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {
+            "format": _FORMAT,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **content,
+            "saliency": self._saliency(),
+            "protected": (self.prune or {}).get("protected", []),
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+    def _saliency(self) -> dict[str, Any] | None:
+        """Scores per coupling, where pruning has kept them."""
+        prune = self.prune or {}
+        scored = [c for c in prune.get("couplings", ()) if c["scores"]]
+        couplings = [{"name": c["name"], "scores": c["scores"], "gone": c["gone"]} for c in scored]
+        return {"importance": prune.get("importance"), "couplings": couplings} if couplings else None
+
+
+def layer_widths(before: nn.Module, after: nn.Module) -> list[dict[str, Any]]:
+    """List the layers with weights of two or more dimensions, with their inputs and outputs before and after.
+
+    Args:
+        before: The model as it was.
+        after: The same model, pruned.
+    """
+    others = dict(after.named_modules())
+    found = []
+    for path, module in before.named_modules():
+        weight, other = getattr(module, "weight", None), getattr(others.get(path), "weight", None)
+        if isinstance(weight, torch.Tensor) and isinstance(other, torch.Tensor) and weight.dim() > 1:
+            widths = [_inputs_and_outputs(module, weight), _inputs_and_outputs(others[path], other)]
+            found.append({"path": path, "kind": type(module).__name__, "before": widths[0], "after": widths[1]})
+    return found
+
+
+def _inputs_and_outputs(module: nn.Module, weight: torch.Tensor) -> list[int]:
+    """How many inputs a layer reads and how many outputs it writes."""
+    groups = getattr(module, "groups", 1)
+    transposed = getattr(module, "transposed", False) is True
+    first, second = weight.size(0), weight.size(1)
+    return [first, second * groups] if transposed else [second * groups, first]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def machine() -> dict[str, Any]:
+    """Return what timings depend on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }

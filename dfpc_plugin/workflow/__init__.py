@@ -1,0 +1,8 @@
+"""Recipes: everything the library does, from a model to a directory that loads anywhere."""
+
+from __future__ import annotations
+
+from dfpc_plugin.workflow.recipe import Recipe, RecipeError, recipe_text
+from dfpc_plugin.workflow.run import Outcome, follow_recipe
+
+__all__ = ["Outcome", "Recipe", "RecipeError", "follow_recipe", "recipe_text"]

@@ -1,0 +1,172 @@
+"""Take a saved model up again: repair it, or fine-tune it, and save what comes of it with the record of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.artifact import require_place
+from dfpc_plugin.finetuning import FinetuneSettings
+from dfpc_plugin.models import build_model, load_weights
+from dfpc_plugin.progress import Progress
+from dfpc_plugin.record import Point, RunRecord
+from dfpc_plugin.repairing import RepairResult, repair
+from dfpc_plugin.workflow.opening import Opened, images_to_train, images_to_validate, prepared
+from dfpc_plugin.workflow.outputs import write_outputs
+from dfpc_plugin.workflow.place import WorkPlace
+from dfpc_plugin.workflow.processes import is_main_process
+from dfpc_plugin.workflow.recipe import DataSection, ExportSection, RecipeError, RepairSection
+from dfpc_plugin.workflow.stages import Validation, repair_settings, tune
+
+__all__ = ["finetune_opened", "repair_opened", "unpruned"]
+
+
+def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Module:
+    """Build the model that a saved one was pruned from, with its weights.
+
+    Raises:
+        RecipeError: Nobody says where its weights are.
+        WeightsError: They cannot be had.
+    """
+    if weights is None and not pretrained:
+        raise RecipeError(
+            "The weights of the unpruned model are needed too; give the file they are in as weights, or pretrained for those "
+            "of timm or torchvision."
+        )
+    model = build_model(opened.spec, pretrained=pretrained)
+    if weights is not None:
+        load_weights(model, weights)
+    device = next((parameter.device for parameter in opened.model.parameters()), None)
+    return model.to(device).eval()
+
+
+def repair_opened(
+    opened: Opened,
+    original: nn.Module,
+    section: RepairSection,
+    data: DataSection,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress,
+) -> tuple[RepairResult, dict[str, Any]]:
+    """Repair a saved model, and save it anew.
+
+    Args:
+        opened: The saved model.
+        original: The model that it was pruned from, with its weights.
+        section: How.
+        data: Images to calibrate with, and to measure accuracy on, if there are any.
+        output: The directory to make.
+        overwrite: Replace an artifact that is there.
+        progress: Told how far it is.
+
+    Returns:
+        What the repair has done, and the record of it all.
+
+    Raises:
+        DFPCError: As `repair` and `save_pruned` raise.
+    """
+    start = time.perf_counter()
+    require_place(output, overwrite=overwrite)
+    settings = repair_settings(section, data, opened, None)
+    if settings is None:
+        raise RecipeError("method=none repairs nothing; choose mean, merge, synthetic or calibrate.")
+    record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
+    pruning = record.prune or {}
+    _note(record, validation, "before repair", opened.model)
+    result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
+    _note(record, validation, "repaired", result.model)
+    record.prune = pruning | {"repair": result.to_json()}
+    record.recipe = _with_comment(record.recipe, f"then repaired: {section}")
+    record.seconds = record.seconds | {"repair": time.perf_counter() - start}
+    content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
+    return result, content
+
+
+def finetune_opened(
+    opened: Opened,
+    settings: FinetuneSettings,
+    data: DataSection,
+    output: Path,
+    *,
+    teacher: nn.Module | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Fine-tune a model, saved or not, and save it; return the record.
+
+    Args:
+        opened: The model.
+        settings: How.
+        data: Images to train on, and to measure accuracy on, if there are any.
+        output: The directory to make.
+        teacher: The model to learn from, if `settings.distill` asks for one.
+        overwrite: Replace an artifact that is there.
+        resume: Go on with a run that was interrupted, if there is one.
+        progress: Told how far it is.
+
+    Raises:
+        DFPCError: As `finetune` and `save_pruned` raise.
+    """
+    start = time.perf_counter()
+    require_place(output, overwrite=overwrite)
+    if data.train is None:
+        raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
+    images_to_train(data, opened.preprocessing)  # missing ones are found before anything is written
+    place = WorkPlace(output, _identity(settings, data), resume=resume)
+    record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
+    if is_main_process():
+        place.begin()
+    _note(record, validation, "before fine-tuning", opened.model)
+    result = tune(
+        opened.model, settings, data, dataclasses.replace(opened, model=teacher or opened.model), validation,
+        place.checkpoints, progress, resume=resume,
+    )  # fmt: skip
+    record.finetune = result.to_json()
+    record.recipe = _with_comment(record.recipe, f"then fine-tuned on {data.train}: {settings}")
+    _note(record, validation, "fine-tuned", result.model)
+    record.seconds = record.seconds | {"fine-tuning": time.perf_counter() - start}
+    if not is_main_process():
+        return record.to_json()
+    content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
+    place.remove()
+    return content
+
+
+def _identity(settings: FinetuneSettings, data: DataSection) -> str:
+    """Tells one fine-tuning from another."""
+    return f"{settings}\n{data}\n"
+
+
+def _with_comment(recipe: str | None, text: str) -> str:
+    """A recipe, and what was done after it."""
+    return f"{recipe or ''}# {text}\n"
+
+
+def _record_of(opened: Opened, data: DataSection) -> RunRecord:
+    """What is known of a model, to be gone on with."""
+    record = RunRecord.from_json(opened.record) if opened.record else RunRecord(opened.spec.to_json())
+    record.exports = []  # files beside the saved model, which what comes of it does not have
+    record.preprocessing = dataclasses.asdict(prepared(opened.preprocessing, data))
+    return record
+
+
+def _validation_of(opened: Opened, data: DataSection, progress: Progress) -> Validation | None:
+    images = images_to_validate(data, opened.preprocessing)
+    return None if images is None else Validation(images, data, progress)
+
+
+def _note(record: RunRecord, validation: Validation | None, stage: str, model: nn.Module) -> None:
+    """Measure accuracy, if there is something to measure it on, and put it on the curve if the cost is known."""
+    if validation is None:
+        return
+    found = validation.note(record, stage, model)
+    after = (record.prune or {}).get("after")
+    if after is not None:
+        record.add_point(Point(stage, after["macs"], after["parameters"], found.top1, after.get("latency_ms")))

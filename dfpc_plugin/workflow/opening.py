@@ -1,0 +1,181 @@
+"""Open what a recipe or a command names: models by name or from an artifact, and images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.artifact import load_pruned, read_manifest
+from dfpc_plugin.data import (
+    ImageDataset,
+    calibration_images,
+    evaluation_transform,
+    open_images,
+    training_transform,
+)
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.models import (
+    ModelSpec,
+    Preprocessing,
+    build_model,
+    example_inputs,
+    load_weights,
+    preprocessing_of,
+)
+from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
+
+__all__ = ["Opened", "device_of", "images_to_calibrate", "images_to_train", "images_to_validate", "is_artifact", "open_model"]
+
+_CALIBRATION = 256
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model with what is known of it.
+
+    Attributes:
+        model: The model in evaluation mode.
+        spec: How it, or what it was before it was pruned, is built.
+        inputs: Example inputs.
+        preprocessing: How images become its inputs.
+        record: What the artifact says of how it came about; empty for a model by name.
+    """
+
+    model: nn.Module
+    spec: ModelSpec
+    inputs: ExampleInputs
+    preprocessing: Preprocessing
+    record: Mapping[str, Any]
+
+
+def is_artifact(name: str) -> bool:
+    """Whether a model's name is that of a directory, and so of a saved model."""
+    return Path(name).is_dir()
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of that name; `auto` is a GPU if there is one.
+
+    Raises:
+        RecipeError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
+        raise RecipeError(f"device='{name}' is not here ({str(error).splitlines()[0]}); give cpu, cuda, or auto.") from error
+    return device
+
+
+def open_model(section: ModelSection, device: torch.device, seed: int = 0, factory: str | None = None) -> Opened:
+    """Build a model, or load an artifact.
+
+    Args:
+        section: Which.
+        device: Where it goes.
+        seed: Of random weights, where there are no others.
+        factory: For an artifact of a model of the user's own, the function that builds it, as package.module:function.
+
+    Raises:
+        RecipeError: Options that an artifact does not take.
+        DFPCError: As `build_model`, `load_weights` and `load_pruned` raise.
+    """
+    if is_artifact(section.name):
+        return _open_artifact(section, device, factory)
+    spec = ModelSpec(section.name, section.options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(spec, pretrained=section.pretrained)
+    if section.weights is not None:
+        load_weights(model, section.weights)
+    return _opened(model, spec, section, device, {})
+
+
+def _open_artifact(section: ModelSection, device: torch.device, factory: str | None) -> Opened:
+    if section.pretrained or section.weights is not None or section.options:
+        raise RecipeError(f"'{section.name}' is a saved model, which has its weights and options; give none beside it.")
+    manifest = read_manifest(section.name)
+    spec = manifest.spec
+    build = None if factory is None else ModelSpec(factory, spec.options)
+    model = load_pruned(section.name, factory=None if build is None else lambda: build_model(build))
+    return _opened(model, spec, section, device, manifest.record or {})
+
+
+def _opened(
+    model: nn.Module, spec: ModelSpec, section: ModelSection, device: torch.device, record: Mapping[str, Any]
+) -> Opened:
+    model = model.to(device).eval()
+    size = section.size if section.size is not None else record.get("model", {}).get("size")
+    inputs = example_inputs(model, spec.name, batch_size=section.batch_size, size=size)
+    known = record.get("preprocessing")
+    if known is None:
+        preprocessing = preprocessing_of(model, spec.name, size)
+    else:
+        preprocessing = _read_preprocessing(known, section)
+    return Opened(model, spec, inputs, preprocessing, record)
+
+
+def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
+    """What a record says of images.
+
+    Raises:
+        RecipeError: It makes no sense.
+    """
+    try:
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        found = Preprocessing(**values)
+    except (AttributeError, TypeError) as error:
+        raise RecipeError(f"'{section.name}' does not say how images become inputs ({error}); save it again.") from error
+    if section.size is None:
+        return found
+    return dataclasses.replace(found, size=(found.size[0], section.size, section.size))
+
+
+def prepared(preprocessing: Preprocessing, data: DataSection) -> Preprocessing:
+    """What the model needs, with what the data section says instead.
+
+    Raises:
+        RecipeError: There is another number of means than of channels.
+    """
+    given = {name: getattr(data, name) for name in ("mean", "std") if getattr(data, name) is not None}
+    for name, values in given.items():
+        if len(values) not in (1, preprocessing.size[0]):
+            raise RecipeError(f"data.{name} has {len(values)} values for {preprocessing.size[0]} channels; give one for each.")
+    return dataclasses.replace(preprocessing, **given)
+
+
+def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> ImageDataset | None:
+    """Open the images that accuracy is measured on; None if there are none."""
+    if data.val is None:
+        return None
+    transform = evaluation_transform(prepared(preprocessing, data))
+    limit = data.limit
+    return open_images(data.val, data.val_split, transform, limit=limit, **_place(data, data.val))
+
+
+def images_to_train(data: DataSection, preprocessing: Preprocessing) -> ImageDataset:
+    """Open the images to train on, varied as the section says."""
+    assert data.train is not None
+    transform = training_transform(prepared(preprocessing, data), data.augment)
+    return open_images(data.train, data.train_split, transform, **_place(data, data.train))
+
+
+def images_to_calibrate(data: DataSection, preprocessing: Preprocessing, count: int | None, seed: int) -> Tensor:
+    """Draw some of the training images, without their labels and not varied, `(count, C, H, W)`."""
+    assert data.train is not None
+    transform = evaluation_transform(prepared(preprocessing, data))
+    dataset = open_images(data.train, data.train_split, transform, **_place(data, data.train))
+    return calibration_images(dataset, min(count or _CALIBRATION, len(dataset)), seed)
+
+
+def _place(data: DataSection, source: str) -> dict[str, Any]:
+    """Where torchvision's data sets are; other sources are their own places."""
+    return {"root": data.root, "download": data.download} if source.startswith("torchvision/") else {}

@@ -1,0 +1,80 @@
+"""Write what came of a run: the artifact, with the report, the recipe and the exports in it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.artifact import save_pruned
+from dfpc_plugin.exporting import export_onnx, export_program
+from dfpc_plugin.files import OutputError, write_text
+from dfpc_plugin.progress import Progress
+from dfpc_plugin.record import RunRecord
+from dfpc_plugin.report.page import render_report
+from dfpc_plugin.workflow.opening import Opened
+from dfpc_plugin.workflow.recipe import ExportSection
+
+__all__ = ["ONNX", "PROGRAM", "RECIPE", "REPORT", "write_outputs"]
+
+RECIPE, REPORT, ONNX, PROGRAM = "recipe.yaml", "report.html", "model.onnx", "model.pt2"
+
+
+def write_outputs(
+    output: Path, model: nn.Module, opened: Opened, record: RunRecord, wanted: ExportSection, tell: Progress, *, overwrite: bool
+) -> dict[str, Any]:
+    """Write a directory in one step, and return the record as it is kept there.
+
+    Raises:
+        ArtifactError: It cannot be written, or the model cannot be saved; what was there is as it was.
+        ExportError: The model cannot be exported, or what came of it differs.
+    """
+    with _scratch(output) as scratch:
+        for name, export in _exports(wanted).items():
+            tell(f"exporting {name}", 0.0)
+            record.exports.append(export(model, opened, scratch / name) | {"path": name})
+            tell(f"exporting {name}", 1.0)
+        content = record.to_json()
+        report = render_report(content)
+
+        def finish(directory: Path) -> None:
+            write_text(directory / REPORT, report)
+            if record.recipe is not None:
+                write_text(directory / RECIPE, record.recipe)
+            for exported in scratch.iterdir():
+                shutil.move(exported, directory / exported.name)
+
+        save_pruned(
+            model, output, model=opened.spec, example_inputs=opened.inputs, record=content, overwrite=overwrite, finish=finish
+        )
+    return content
+
+
+def _exports(wanted: ExportSection) -> dict[str, Callable[[nn.Module, Opened, Path], dict[str, Any]]]:
+    """What to export, by the name of the file."""
+    exporters = {ONNX: (wanted.onnx, _onnx), PROGRAM: (wanted.program, _program)}
+    return {name: export for name, (asked, export) in exporters.items() if asked}
+
+
+def _onnx(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
+    return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=True).to_json()
+
+
+def _program(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
+    return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
+
+
+@contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """A directory beside the output, on the same disk, that goes away."""
+    try:
+        directory = tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=f".{output.name}.", suffix=".exports")
+    except OSError as error:
+        raise OutputError(f"Cannot write beside '{output}': {error.strerror or error}.") from error
+    with directory as name:
+        yield Path(name)

@@ -1,0 +1,85 @@
+"""Where a run keeps what it has done so far, so that it can go on after an interruption."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from dfpc_plugin.files import OutputError, write_text
+from dfpc_plugin.workflow.recipe import RecipeError
+
+__all__ = ["WorkPlace"]
+
+_RECIPE, _CUT, _CHECKPOINTS, _REPAIR = "recipe.yaml", "cut", "checkpoints", "repair"
+
+
+class WorkPlace:
+    """A directory beside the output, which goes away when the run is done.
+
+    Attributes:
+        directory: Its path, that of the output with `.run` behind.
+    """
+
+    def __init__(self, output: Path, recipe: str, *, resume: bool) -> None:
+        """Take up the run that is there, or begin one.
+
+        Args:
+            output: Where the run will end.
+            recipe: The resolved recipe.
+            resume: Whether to go on with what is there.
+
+        Raises:
+            RecipeError: Another run is there, or one that is not to be resumed.
+            OutputError: The directory cannot be made.
+        """
+        self.directory = output.with_name(output.name + ".run")
+        self._recipe, self._resume = recipe, resume
+        known = self.directory / _RECIPE
+        if self.directory.exists():
+            self._require_own(known)
+
+    def begin(self) -> None:
+        """Make the directory.
+
+        Raises:
+            OutputError: It cannot be made.
+        """
+        try:
+            self.directory.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot make '{self.directory}': {error.strerror or error}.") from error
+        write_text(self.directory / _RECIPE, self._recipe)
+
+    @property
+    def cut(self) -> Path:
+        """The artifact of the pruned model, before it is fine-tuned."""
+        return self.directory / _CUT
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of fine-tuning."""
+        return self.directory / _CHECKPOINTS
+
+    @property
+    def repair(self) -> Path:
+        """Layers that are repaired."""
+        return self.directory / _REPAIR
+
+    def remove(self) -> None:
+        """Throw away what is no longer needed."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _require_own(self, known: Path) -> None:
+        if not self._resume:
+            raise RecipeError(
+                f"'{self.directory}' holds the beginnings of a run that was interrupted; go on with it by --resume, or remove it."
+            )
+        try:
+            same = known.read_text(encoding="utf-8") == self._recipe
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"'{self.directory}' is no run of this library ({error}); remove it.") from error
+        if not same:
+            raise RecipeError(
+                f"'{self.directory}' holds a run of another recipe (its '{_RECIPE}' tells which); go on with that one, or remove "
+                f"the directory."
+            )

@@ -1,0 +1,193 @@
+"""Follow a recipe from a model to a directory with a smaller one, and all that is known of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
+from dfpc_plugin.models import build_model
+from dfpc_plugin.progress import Progress
+from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.record import Point, RunRecord, layer_widths
+from dfpc_plugin.require import require
+from dfpc_plugin.workflow.opening import (
+    Opened,
+    device_of,
+    images_to_train,
+    images_to_validate,
+    open_model,
+    prepared,
+)
+from dfpc_plugin.workflow.outputs import write_outputs
+from dfpc_plugin.workflow.place import WorkPlace
+from dfpc_plugin.workflow.processes import is_main_process
+from dfpc_plugin.workflow.recipe import Recipe, recipe_text
+from dfpc_plugin.workflow.stages import Validation, add_curve, cut, cut_and_tune, repair_settings, tune
+
+__all__ = ["Outcome", "follow_recipe"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        directory: Where everything is.
+        model: The smaller model.
+        record: What was asked for, done and found, as JSON.
+        pruning: What pruning did, for its table; None where that was done before the run was interrupted.
+    """
+
+    directory: Path
+    model: nn.Module
+    record: dict[str, Any]
+    pruning: PruneResult | None
+
+
+def follow_recipe(
+    recipe: Recipe, output: Path | str, *, overwrite: bool = False, resume: bool = False, progress: Progress | None = None
+) -> Outcome:
+    """Do what a recipe says, and write the artifact with its report, recipe and exports in one step.
+
+    What can be checked is checked before anything takes long. A run that takes long keeps what it has done in a directory
+    beside the output, and `resume` goes on from there.
+
+    Args:
+        recipe: What to do.
+        output: The directory to make.
+        overwrite: Replace an artifact that is there.
+        resume: Go on with a run that was interrupted, if there is one.
+        progress: Told what is being done, and the share of it that is done.
+
+    Raises:
+        DFPCError: As every stage raises; nothing is written then but what is kept to resume.
+    """
+    start = time.perf_counter()
+    run = _Run(recipe, Path(output), resume, progress or (lambda name, share: None), overwrite)
+    model, pruning = run.pruned()
+    if recipe.finetune is not None:
+        model = run.tuned(model)
+    run.record.layers = layer_widths(run.opened.model, model)
+    run.record.seconds["in all"] = time.perf_counter() - start
+    if not is_main_process():
+        return Outcome(run.output, model, run.record.to_json(), pruning)
+    content = write_outputs(run.output, model, run.opened, run.record, recipe.export, run.tell, overwrite=overwrite)
+    run.place.remove()
+    return Outcome(run.output, model, content, pruning)
+
+
+class _Run:
+    """One recipe on its way.
+
+    Attributes:
+        recipe: What to do.
+        output: The directory to make.
+        opened: The model as it is given.
+        record: What was found so far.
+        place: Where it keeps what it has done.
+        tell: Told how far it is.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path, resume: bool, tell: Progress, overwrite: bool) -> None:
+        """Open everything, so that what is missing is found now rather than after an hour."""
+        self.recipe, self.output, self.tell, self._resume = recipe, output, tell, resume
+        require_place(output, overwrite=overwrite)
+        _require_packages(recipe)
+        text = recipe_text(recipe)
+        self.place = WorkPlace(output, text, resume=resume)
+        self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
+        images = images_to_validate(recipe.data, self.opened.preprocessing)
+        self._validation = None if images is None else Validation(images, recipe.data, tell)
+        if recipe.tunes:
+            images_to_train(recipe.data, self.opened.preprocessing)
+        self.record = _begun(recipe, self.opened, text)
+        if recipe.takes_long and is_main_process():
+            self.place.begin()
+
+    def pruned(self) -> tuple[nn.Module, PruneResult | None]:
+        """Prune and repair, or take what was pruned before an interruption."""
+        if self.place.cut.is_dir():
+            return self._taken_up(), None
+        if self._validation is not None:
+            self._validation.note(self.record, "before", self.opened.model)
+        model, result = self._cut()
+        if self.recipe.finetune is not None and is_main_process():
+            save_pruned(
+                model, self.place.cut, model=self.opened.spec, example_inputs=self.opened.inputs, record=self.record.to_json()
+            )
+        return model, result
+
+    def _cut(self) -> tuple[nn.Module, PruneResult]:
+        """At once or in turns with tuning, as the recipe says; with what accuracy is left."""
+        recipe, section = self.recipe, self.recipe.repair
+        checkpoint = self.place.repair if recipe.takes_long and recipe.schedule is None else None
+        repair = repair_settings(section, recipe.data, self.opened, checkpoint)
+        if recipe.schedule is None:
+            result = cut(recipe, self.opened, repair, self._validation, self.tell)
+            model, stage = result.model, "pruned" if repair is None else "repaired"
+        else:
+            tuned = cut_and_tune(
+                recipe, self.opened, repair, self._validation, self.place.checkpoints, self.tell, resume=self._resume
+            )
+            model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
+            self.record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
+        self.record.add_pruning(result, recipe.prune.importance)
+        if self._validation is not None:
+            self._validation.note(self.record, stage, model)
+            self._add_ends(result)
+            add_curve(recipe, self.opened, repair, self._validation, self.record, self.tell)
+        return model, result
+
+    def _add_ends(self, result: PruneResult) -> None:
+        """The two points of the curve that every run has."""
+        for figures, found in zip((result.before, result.after), self.record.evaluations[-2:], strict=True):
+            latency = None if figures.latency is None else 1e3 * figures.latency.median
+            self.record.add_point(Point(found["stage"], figures.macs, figures.parameters, found["top1"], latency))
+
+    def _taken_up(self) -> nn.Module:
+        """The pruned model of a run that was interrupted, with what was known by then."""
+        self.record = RunRecord.from_json(read_manifest(self.place.cut).record or {})
+        spec = self.opened.spec
+        return load_pruned(
+            self.place.cut, factory=(lambda: build_model(spec)) if spec.own_code else None, device=device_of(self.recipe.device)
+        )
+
+    def tuned(self, model: nn.Module) -> nn.Module:
+        """Fine-tune."""
+        assert self.recipe.finetune is not None
+        result = tune(
+            model, self.recipe.finetune, self.recipe.data, self.opened, self._validation, self.place.checkpoints, self.tell,
+            resume=self._resume,
+        )  # fmt: skip
+        self.record.finetune = result.to_json()
+        if self._validation is not None:
+            found = self._validation.note(self.record, "fine-tuned", result.model)
+            after = (self.record.prune or {})["after"]
+            self.record.add_point(Point("fine-tuned", after["macs"], after["parameters"], found.top1, after.get("latency_ms")))
+        return result.model
+
+
+def _require_packages(recipe: Recipe) -> None:
+    """Raise if a package is missing that will be needed at the end."""
+    require("jinja2", "jinja2", "report")
+    if recipe.tunes:
+        require("accelerate", "accelerate", "finetune")
+    for package in ("onnx", "onnxscript", "onnxruntime") if recipe.export.onnx else ():
+        require(package, package, "export")
+
+
+def _begun(recipe: Recipe, opened: Opened, text: str) -> RunRecord:
+    """The record of a run before anything is done."""
+    section = recipe.model
+    model = opened.spec.to_json() | {
+        "weights": None if section.weights is None else section.weights.name,
+        "pretrained": section.pretrained,
+        "size": section.size,
+    }
+    return RunRecord(model, recipe=text, preprocessing=dataclasses.asdict(prepared(opened.preprocessing, recipe.data)))

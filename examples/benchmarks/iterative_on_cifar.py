@@ -1,0 +1,89 @@
+"""Cutting and tuning in turns against one cut with as much tuning after it, on a CIFAR ResNet-20.
+
+    python examples/benchmarks/iterative_on_cifar.py --weights resnet20.safetensors --train train.zip --val val.zip
+
+Both ways start from the same network, end at the same budget and take the same number of steps of the same optimiser with
+the same step sizes; they differ in when channels go. Images are archives in ImageFolder layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.table import Table
+
+from dfpc_plugin.data import evaluation_transform, open_images, training_transform
+from dfpc_plugin.evaluation import evaluate_model
+from dfpc_plugin.finetuning import FinetuneSettings, ScheduleResult, ScheduleSettings, prune_and_tune
+from dfpc_plugin.models import build_model, example_inputs, load_weights, preprocessing_of
+
+NAME = "cifar/resnet20"
+
+
+def main(
+    weights: Path,
+    train: Path,
+    val: Path,
+    target: str = "macs=0.6667",
+    share: float = 0.04,
+    steps: int = 20,
+    final_steps: int = 100,
+    batch_size: int = 128,
+    lr: float = 0.01,
+    seeds: tuple[int, ...] = (0,),
+) -> None:
+    """Prune and tune both ways with every seed, and print what came out.
+
+    Args:
+        weights: Of the network.
+        train: Archive or folder of the training images.
+        val: Archive or folder of the images to evaluate on.
+        target: The budget.
+        share: Of the channels that are left, how many every cut takes.
+        steps: Between cuts.
+        final_steps: After the last one.
+        batch_size: Images of a step.
+        lr: Step size between cuts, and from which it falls to zero at the end.
+        seeds: Of the order and augmentation of images.
+    """
+    torch.set_num_threads(1)
+    console = Console()
+    model = build_model(NAME)
+    load_weights(model, weights)
+    preprocessing = preprocessing_of(model, NAME)
+    images = open_images(train, "train", training_transform(preprocessing, "flip-crop"))
+    held_out = open_images(val, "val", evaluation_transform(preprocessing))
+    console.print(f"before: {evaluate_model(model, held_out)}")
+
+    def run(settings: ScheduleSettings) -> ScheduleResult:
+        result = prune_and_tune(model, example_inputs(model, NAME), target, images, settings=settings)
+        return dataclasses.replace(result, evaluation=evaluate_model(result.model, held_out))
+
+    table = Table(title=f"{target}, {steps} steps between cuts and {final_steps} after them", title_justify="left")
+    for column in ("seed", "way", "cuts", "steps", "MACs left", "parameters left", "top-1", "loss", "seconds"):
+        table.add_column(column, justify="right")
+    for seed in seeds:
+        tuning = FinetuneSettings(steps=steps, batch_size=batch_size, schedule="constant", seed=seed)
+        final = FinetuneSettings(steps=final_steps, batch_size=batch_size, lr=lr, seed=seed)
+        settings = ScheduleSettings(share, (lr,), tuning, final)
+        iterative = run(settings)
+        together = dataclasses.replace(tuning, steps=steps * len(iterative.iterations))
+        at_once = run(dataclasses.replace(settings, share=0.99, tuning=together))
+        for way, result in (("in turns", iterative), ("at once", at_once)):
+            pruning, evaluation = result.pruning, result.evaluation
+            row = (
+                seed, way, len(result.iterations), result.steps, f"{pruning.after.macs / pruning.before.macs:.4f}",
+                f"{pruning.after.parameters / pruning.before.parameters:.4f}", f"{evaluation.top1:.2f}",
+                f"{evaluation.loss:.4f}", f"{result.seconds:.0f}",
+            )  # fmt: skip
+            table.add_row(*map(str, row))
+            console.print(*row)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
