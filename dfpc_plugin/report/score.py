@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dfpc_plugin.report.timed import run_timed
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
@@ -37,23 +38,33 @@ class ModelScore:
 
 
 def score_model(
-    name: str, *, pretrained: bool = False, ranking: Ranking = "published", size: int | None = None
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: Path | None = None,
+    ranking: Ranking = "published",
+    size: int | None = None,
 ) -> ModelScore:
     """Build a model and score it.
 
     Args:
-        name: A timm name, or `torchvision/NAME`.
+        name: A name as `build_model` takes it.
         pretrained: Load trained weights; otherwise scores are those of random ones.
+        weights: Load weights from this file.
         ranking: `published`, `relative` or `expected`, as for `bgsc`.
         size: Height and width of the input in pixels, instead of the model's own.
 
     Raises:
         UnknownModelError: No model has that name.
-        WeightsError: The pretrained weights cannot be had.
+        WeightsError: The weights cannot be had.
         UnsupportedOperatorError: Operators without a rule.
         ExampleInputsError: The model refuses images of that `size`.
     """
     run = run_timed(
-        name, lambda model, inputs: bgsc(model, inputs, ranking=ranking), pretrained=pretrained, size=size
+        name,
+        lambda model, inputs: bgsc(model, inputs, ranking=ranking),
+        pretrained=pretrained,
+        weights=weights,
+        size=size,
     )
-    return ModelScore(name, pretrained, ranking, run.input_shapes, run.result, run.seconds)
+    return ModelScore(name, pretrained or weights is not None, ranking, run.input_shapes, run.result, run.seconds)

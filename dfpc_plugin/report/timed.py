@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError, ExampleInputsError
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import create_model, example_inputs, load_weights
 
 __all__ = ["TimedRun", "run_timed"]
 
@@ -39,23 +40,27 @@ def run_timed(
     work: Callable[[nn.Module, Tensor | tuple[Tensor, ...]], Result],
     *,
     pretrained: bool = False,
+    weights: Path | None = None,
     size: int | None = None,
 ) -> TimedRun[Result]:
     """Build a model and call `work(model, example_inputs)`.
 
     Args:
-        name: A timm name, or `torchvision/NAME`.
+        name: A name as `build_model` takes it.
         work: What to do with the model.
         pretrained: Load trained weights; otherwise they are random.
+        weights: Load weights from this file.
         size: Height and width of the input in pixels, instead of the model's own.
 
     Raises:
         UnknownModelError: No model has that name.
-        WeightsError: The pretrained weights cannot be had.
+        WeightsError: The weights cannot be had.
         DFPCError: Whatever of its kind `work` raises.
         ExampleInputsError: Something else went wrong at a `size` that is not the model's own.
     """
     model = create_model(name, pretrained=pretrained)
+    if weights is not None:
+        load_weights(model, weights)
     inputs = example_inputs(model, name, size=size)
     start = time.perf_counter()
     try:

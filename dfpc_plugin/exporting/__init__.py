@@ -1,0 +1,9 @@
+"""Models as files that run without this package, ONNX and `torch.export`: checked before they are kept."""
+
+from __future__ import annotations
+
+from dfpc_plugin.exporting.errors import ExportError
+from dfpc_plugin.exporting.onnx_file import OnnxExport, export_onnx
+from dfpc_plugin.exporting.program import ProgramExport, export_program
+
+__all__ = ["ExportError", "OnnxExport", "ProgramExport", "export_onnx", "export_program"]

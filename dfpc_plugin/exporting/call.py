@@ -1,0 +1,111 @@
+"""A model as a function from a flat list of tensors to another, which is what files of graphs hold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.errors import ExampleInputsError
+from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.inputs import ExampleInputs, as_call
+
+__all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]
+
+
+class FlatCall(nn.Module):
+    """Calls a model with the tensors of its example inputs in a row; what is no tensor stays as it was given.
+
+    Attributes:
+        model: The model.
+        input_names: One name per tensor: the keyword where there is one, else "input", numbered if there are
+            several.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: ExampleInputs) -> None:
+        """Learn from `example_inputs` how the model is called."""
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self._inputs = example_inputs
+        self.input_names = _input_names(example_inputs)
+
+    def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        """Call the model; return the tensors that it returns, in order."""
+        given = iter(flat)
+        args, kwargs = as_call(map_tensors(lambda _: next(given), self._inputs))
+        return tuple(tensors(self.model(*args, **kwargs)))
+
+    def outputs(self, inputs: ExampleInputs) -> dict[str, Tensor]:
+        """Call the model without gradients; return its tensors by name, detached.
+
+        Raises:
+            ExampleInputsError: It returns no tensor.
+        """
+        args, kwargs = as_call(inputs)
+        with torch.no_grad():
+            returned = self.model(*args, **kwargs)
+        found = [tensor.detach() for tensor in tensors(returned)]
+        if not found:
+            raise ExampleInputsError("The model returns no tensor for these inputs; there is nothing to export.")
+        return dict(zip(_output_names(returned, len(found)), found, strict=True))
+
+
+def _input_names(example_inputs: ExampleInputs) -> tuple[str, ...]:
+    """Name every tensor of the example inputs.
+
+    Raises:
+        ExampleInputsError: There is none.
+    """
+    args, kwargs = as_call(example_inputs)
+    names = [*_numbered("input", len(tensors(args)))]
+    for keyword, value in kwargs.items():
+        names += _numbered(keyword, len(tensors(value)))
+    if not names:
+        raise ExampleInputsError("The example inputs hold no tensor that the exported model could be fed; pass some.")
+    return tuple(names)
+
+
+def _output_names(returned: Any, count: int) -> list[str]:
+    if isinstance(returned, Mapping) and all(isinstance(value, Tensor) for value in returned.values()):
+        return [str(name) for name in returned]
+    return list(_numbered("output", count))
+
+
+def _numbered(name: str, count: int) -> Iterator[str]:
+    return (name if count == 1 else f"{name}_{index}" for index in range(count))
+
+
+def on_cpu(model: nn.Module, example_inputs: ExampleInputs) -> tuple[nn.Module, ExampleInputs]:
+    """Return copies on the CPU, the model's in evaluation mode: an exporter may do to them what it likes."""
+    inputs = map_tensors(lambda tensor: tensor.detach().cpu().clone(), example_inputs)
+    return copy.deepcopy(model).cpu().eval(), inputs
+
+
+def batch_size_of(example_inputs: ExampleInputs) -> int:
+    """Return the length of axis zero, which all tensors must share.
+
+    Raises:
+        ExampleInputsError: They do not.
+    """
+    found = tensors(as_call(example_inputs))
+    sizes = {tensor.size(0) if tensor.dim() else None for tensor in found}
+    if len(sizes) != 1 or None in sizes:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in found)
+        raise ExampleInputsError(
+            f"A batch of any size needs example inputs that share the length of axis zero, and these have "
+            f"shapes {shapes}; pass dynamic_batch=False."
+        )
+    return next(iter(sizes)) or 0
+
+
+def with_batch(example_inputs: ExampleInputs, size: int) -> ExampleInputs:
+    """Return example inputs of `size` along axis zero: the given ones, repeated."""
+
+    def resized(tensor: Tensor) -> Tensor:
+        return tensor[torch.arange(size) % tensor.size(0)]
+
+    return map_tensors(resized, example_inputs)

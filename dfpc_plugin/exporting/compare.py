@@ -1,0 +1,120 @@
+"""Whether two ways to run a model give the same, on several batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.exporting.call import batch_size_of, with_batch
+from dfpc_plugin.exporting.errors import ExportError
+from dfpc_plugin.flow.tree import map_tensors
+from dfpc_plugin.inputs import ExampleInputs
+
+__all__ = ["Difference", "compare", "inputs_to_check"]
+
+Run = Callable[[ExampleInputs], Sequence[Tensor]]
+
+_OTHER_SIZES = (1, 3)
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far apart two ways to run a model are.
+
+    Attributes:
+        largest: Largest difference of an entry of any output, over the largest absolute entry of that output.
+        same_predictions: Share of the samples (pixels, for maps of classes) whose largest entry along axis
+            one of the first output is the same; None where that output has no such axis of two or more.
+    """
+
+    largest: float
+    same_predictions: float | None
+
+
+def inputs_to_check(example_inputs: ExampleInputs, dynamic_batch: bool) -> Iterator[ExampleInputs]:
+    """Yield the example inputs, noise like them of either sign, and where the batch is free, noise of other sizes.
+
+    Floating-point tensors become noise of the same mean and variance; integers, which may be indices, stay.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+
+    def noise(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        wide = tensor.double()
+        mean, deviation = float(wide.mean()), float(wide.std(unbiased=False)) or 1.0
+        drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.double)
+        return (mean + deviation * drawn).to(tensor.dtype)
+
+    def opposite(tensor: Tensor) -> Tensor:
+        return -tensor if tensor.is_floating_point() else tensor
+
+    yield example_inputs
+    like_them = map_tensors(noise, example_inputs)
+    yield like_them
+    yield map_tensors(opposite, like_them)  # decisions about signs and sums are the commonest
+    if dynamic_batch:
+        own = batch_size_of(example_inputs)
+        for size in _OTHER_SIZES:
+            if size != own:
+                yield map_tensors(noise, with_batch(example_inputs, size))
+
+
+def compare(
+    reference: Callable[[ExampleInputs], Mapping[str, Tensor]],
+    exported: Run,
+    inputs: Iterator[ExampleInputs],
+    tolerance: float,
+) -> Difference:
+    """Run both on all inputs.
+
+    Raises:
+        ExportError: Outputs differ in number, shape, type or by more than `tolerance`, relative to the
+            output's scale.
+    """
+    largest, same, predictions = 0.0, 0, 0
+    for given in inputs:
+        wanted, got = reference(given), exported(given)
+        if len(wanted) != len(got):
+            raise ExportError(f"The exported model returns {len(got)} tensors where the model returns {len(wanted)}.")
+        for (name, ours), theirs in zip(wanted.items(), got, strict=True):
+            largest = max(largest, _difference(name, ours, theirs, tolerance))
+        first, second = next(iter(wanted.values())), got[0]
+        if first.dim() > 1 and first.size(1) > 1 and first.is_floating_point():
+            chosen = first.argmax(1)
+            same += int((chosen == second.argmax(1)).sum())
+            predictions += chosen.numel()
+    return Difference(largest, same / predictions if predictions else None)
+
+
+def _difference(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
+    """Largest difference of one output over its scale; entries that both have at one infinity do not differ.
+
+    Raises:
+        ExportError: It is larger than `tolerance`, or the two cannot be compared.
+    """
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        raise ExportError(
+            f"'{name}' of the exported model is {theirs.dtype} of shape {tuple(theirs.shape)} where the model "
+            f"returns {ours.dtype} of shape {tuple(ours.shape)}."
+        )
+    if not ours.numel():
+        return 0.0
+    wide = torch.complex128 if ours.is_complex() else torch.float64
+    a, b = ours.to(wide), theirs.to(wide)
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = (a - b).abs().masked_fill(same, 0.0)
+    scale = float(a[a.isfinite()].abs().max()) if bool(a.isfinite().any()) else 0.0
+    worst = float(apart.max())
+    relative = worst / scale if worst and scale else (math.inf if worst else 0.0)
+    if not relative <= tolerance:
+        raise ExportError(
+            f"'{name}' of the exported model is {relative:.2g} of its scale away from what the model returns, "
+            f"and {tolerance:.2g} is allowed; largest difference {worst:.3g}, largest entry {scale:.3g}."
+        )
+    return relative

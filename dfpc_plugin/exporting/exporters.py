@@ -1,0 +1,55 @@
+"""PyTorch's two exporters to ONNX, in the order in which they are tried."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.exporting.call import FlatCall
+
+__all__ = ["EXPORTERS", "available"]
+
+Convert = Callable[[FlatCall, tuple[Tensor, ...], tuple[str, ...], int | None, bool], bytes]
+
+
+def available(name: str) -> bool:
+    """Whether this version of PyTorch has the exporter in a form that this package can call."""
+    needed = {"dynamo": {"dynamo", "dynamic_shapes", "external_data"}, "torchscript": set()}[name]
+    return needed <= set(inspect.signature(torch.onnx.export).parameters)
+
+
+def _by_dynamo(
+    call: FlatCall, flat: tuple[Tensor, ...], outputs: tuple[str, ...], opset: int | None, dynamic_batch: bool
+) -> bytes:
+    """`torch.export`'s graph, operator by operator."""
+    shapes = None
+    if dynamic_batch:
+        batch = torch.export.Dim("batch")
+        shapes = {"flat": tuple({0: batch} for _ in flat)}
+    options: Any = {"dynamo": True, "dynamic_shapes": shapes, "external_data": False}
+    program: Any = torch.onnx.export(
+        call, flat, input_names=call.input_names, output_names=outputs, opset_version=opset, verbose=False, **options
+    )
+    return program.model_proto.SerializeToString()
+
+
+def _by_torchscript(
+    call: FlatCall, flat: tuple[Tensor, ...], outputs: tuple[str, ...], opset: int | None, dynamic_batch: bool
+) -> bytes:
+    """The operators of one traced forward."""
+    axes = {name: {0: "batch"} for name in (*call.input_names, *outputs)} if dynamic_batch else None
+    options: Any = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    buffer: Any = io.BytesIO()
+    torch.onnx.export(
+        call, flat, buffer, input_names=list(call.input_names), output_names=list(outputs), opset_version=opset,
+        dynamic_axes=axes, verbose=False, **options,
+    )
+    return buffer.getvalue()
+
+
+EXPORTERS: Mapping[str, Convert] = {"dynamo": _by_dynamo, "torchscript": _by_torchscript}

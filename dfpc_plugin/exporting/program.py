@@ -1,0 +1,155 @@
+"""`export_program`: a model in, a `.pt2` file of `torch.export` that was seen to run like it out."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.exporting.call import FlatCall, batch_size_of, on_cpu, with_batch
+from dfpc_plugin.exporting.compare import compare, inputs_to_check
+from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
+from dfpc_plugin.exporting.noise import heard
+from dfpc_plugin.files import require_writable, write_bytes
+from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.inputs import ExampleInputs, as_call
+
+__all__ = ["ProgramExport", "export_program"]
+
+
+@dataclass(frozen=True)
+class ProgramExport:
+    """A `.pt2` file, and what is known of it. `torch.export.load(path).module()` runs it, without the model's code.
+
+    Attributes:
+        path: The file.
+        dynamic_batch: Whether it takes batches of any size.
+        bytes: Size of the file.
+        max_difference: Largest difference of an output from the model's, over the largest entry of that
+            output, on every batch that was tried; None if it was not checked.
+        same_predictions: Share of the samples whose largest output is the same, 0 to 1; None if it was not
+            checked or the first output is no row of scores.
+    """
+
+    path: Path
+    dynamic_batch: bool
+    bytes: int
+    max_difference: float | None = None
+    same_predictions: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as dicts, lists, numbers and strings."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def export_program(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    path: str | Path,
+    *,
+    dynamic_batch: bool = True,
+    check: bool = True,
+    tolerance: float = 1e-4,
+) -> ProgramExport:
+    """Write `model`, as it is in evaluation mode, as a program of `torch.export`, and check what was written.
+
+    A copy of the model on the CPU is exported; the model is left as it is. Where an export fails, no file is
+    left behind, and a file that was there stays.
+
+    Args:
+        model: Any model, pruned or not.
+        example_inputs: What it is called with, and what the program will be called with: the same nest of
+            arguments.
+        path: The file to write; PyTorch wants it to end in .pt2.
+        dynamic_batch: Let axis zero of every input have any length.
+        check: Compare outputs with the model's, as `export_onnx` does.
+        tolerance: How far an output may be off, over the largest absolute entry of that output.
+
+    Returns:
+        What was written, and how far it is off.
+
+    Raises:
+        ExportError: The model cannot be exported so, or what came of it differs; the message says where or
+            how far.
+        OutputError: There can be no file at `path`.
+        ExampleInputsError: Inputs that the model cannot be exported with.
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise ExportError(f"Cannot write '{path}': torch.export.load wants a name that ends in .pt2.")
+    require_writable(path)
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        copied, inputs = on_cpu(model, example_inputs)
+        call = FlatCall(copied, inputs)
+        call.outputs(inputs)  # a model that cannot run has its own error, which says more than an exporter's
+        content = _content(copied, inputs, dynamic_batch)
+        difference = None
+        if check:
+            program = _loaded(content)
+            difference = compare(call.outputs, program, inputs_to_check(inputs, dynamic_batch), tolerance)
+    write_bytes(path, content)
+    if difference is None:
+        return ProgramExport(path, dynamic_batch, len(content))
+    return ProgramExport(path, dynamic_batch, len(content), difference.largest, difference.same_predictions)
+
+
+def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> bytes:
+    """The bytes of the file.
+
+    Raises:
+        ExportError: torch.export cannot follow the model.
+    """
+    shapes: Any = None
+    if dynamic_batch and batch_size_of(inputs) < 2:
+        inputs = with_batch(inputs, 2)  # a length of one is taken for a constant
+    args, kwargs = as_call(inputs)
+    if dynamic_batch:
+        batch = torch.export.Dim("batch")
+        shapes = _shapes(model, args, kwargs, batch)
+    buffer = io.BytesIO()
+    try:
+        with heard(), torch.no_grad():
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            torch.export.save(program, buffer)
+    except Exception as error:  # the model's own code runs in there, and may raise anything
+        reason = reason_of(error, model)
+        advice = advice_on_batch(reason, dynamic_batch)
+        raise ExportError(f"torch.export cannot follow the model: {reason}.{advice}") from error
+    return buffer.getvalue()
+
+
+def _shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> dict[str, Any]:
+    """Mark axis zero of every tensor, in a nest like that of the arguments, by the forward's parameters."""
+    bound = inspect.signature(model.forward).bind(*args, **kwargs)
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return {0: batch}
+        if isinstance(value, Mapping):
+            return {key: marked(part) for key, part in value.items()}
+        if isinstance(value, tuple | list):
+            return type(value)(marked(part) for part in value)
+        return None
+
+    return {name: marked(value) for name, value in bound.arguments.items()}
+
+
+def _loaded(content: bytes) -> Callable[[ExampleInputs], tuple[Tensor, ...]]:
+    """Read the program back; return what runs it on example inputs."""
+    program = torch.export.load(io.BytesIO(content)).module()
+
+    def run(inputs: ExampleInputs) -> tuple[Tensor, ...]:
+        args, kwargs = as_call(inputs)
+        try:
+            with torch.no_grad():
+                return tuple(tensor.detach() for tensor in tensors(program(*args, **kwargs)))
+        except Exception as error:  # a guard on shapes is an AssertionError, an operator's refusal a RuntimeError
+            raise ExportError(f"The exported program cannot run: {error}") from error
+
+    return run

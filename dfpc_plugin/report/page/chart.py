@@ -1,0 +1,189 @@
+"""Line charts: where everything goes, for a template to draw."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dfpc_plugin.report.page.scales import Linear
+
+__all__ = ["Chart", "Mark", "Point", "Series", "Tick", "chart_of"]
+
+_WIDTH, _HEIGHT = 380, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 30, 44
+_CHARACTER, _GAP, _SAMPLE = 6.2, 8.0, 3.0
+_MOST_MARKS, _MOST_POINTS = 40, 300
+_ROOM = 0.12
+"""Share of the height to leave below labelled points, so that a label fits there too."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: a place on both scales, and what to write beside it."""
+
+    x: float
+    y: float
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A round number on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A drawn point; its label is empty where there is no room for it."""
+
+    x: float
+    y: float
+    label: str
+    label_x: float
+    label_y: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """A drawn line."""
+
+    path: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart, in units of its own of which `width` and `height` say how many there are."""
+
+    title: str
+    description: str
+    x_label: str
+    y_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    series: Series
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    left: int = _LEFT
+    right: int = _WIDTH - _RIGHT
+    top: int = _TOP
+    bottom: int = _HEIGHT - _BOTTOM
+
+
+class _Labels:
+    """Places labels where nothing is yet: no dot, no line, no other label."""
+
+    def __init__(self, places: Sequence[tuple[float, float]]) -> None:
+        """Keep clear of the line through `places` and of the dots there."""
+        self._taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+        for (x, y), (next_x, next_y) in itertools.pairwise(places):
+            steps = max(1, round(math.hypot(next_x - x, next_y - y) / _SAMPLE))
+            for step in range(steps):
+                at_x, at_y = x + (next_x - x) * step / steps, y + (next_y - y) * step / steps
+                self._taken.append((at_x - 1, at_y - 1, at_x + 1, at_y + 1))
+
+    def place(self, x: float, y: float, label: str) -> Mark:
+        """Put a label above, below, beside or at a corner of a point; leave it out where none of these is free."""
+        half = _CHARACTER * len(label) / 2
+        above, below, level = y - _GAP, y + _GAP + 9, y + 4
+        beside = half + _GAP
+        for centre, baseline in (
+            (x, above), (x, below), (x - half, above), (x + half, below), (x + beside, level), (x - beside, level),
+            (x + half, above), (x - half, below), (x - beside, above), (x + beside, below),
+        ):
+            box = (centre - half, baseline - 9, centre + half, baseline + 2)
+            inside = box[0] >= 2 and box[2] <= _WIDTH - 2 and box[1] >= 2 and box[3] <= _HEIGHT - _BOTTOM
+            if inside and not any(_overlap(box, other) for other in self._taken):
+                self._taken.append(box)
+                return Mark(x, y, label, round(centre, 1), round(baseline, 1))
+        return Mark(x, y, "", x, y)
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def chart_of(
+    title: str,
+    points: Sequence[Point],
+    *,
+    x_label: str,
+    y_label: str,
+    x_format: Callable[[float], str] | None = None,
+    y_format: Callable[[float], str] | None = None,
+    names: Sequence[str] = (),
+    margin: float = 0.0,
+    whole: bool = False,
+) -> Chart | None:
+    """Lay a line through `points`, in their order.
+
+    Args:
+        title: What it shows.
+        points: At least two, else there is no chart.
+        x_label: What goes to the right, with its unit.
+        y_label: What goes up, with its unit.
+        x_format: How a tick's number is written.
+        y_format: The same for the other axis.
+        names: What stands at 0, 1, 2 and so on of the axis to the right, in place of numbers.
+        margin: Room on both sides of the points, as a share of the axis to the right.
+        whole: Whether that axis counts.
+    """
+    if len(points) < 2:
+        return None
+    shown = _thinned(points)
+    x_scale = Linear(-0.4, len(names) - 0.6, (), 0)  # room on both sides for the names
+    if not names:
+        x_scale = Linear.within((point.x for point in shown), margin, whole)
+    labelled = any(point.label for point in shown)
+    y_scale = Linear.over((point.y for point in shown), _ROOM if labelled else 0.0)
+
+    def across(value: float) -> float:
+        return round(_LEFT + x_scale.at(value) * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def up(value: float) -> float:
+        return round(_HEIGHT - _BOTTOM - y_scale.at(value) * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    if names:
+        x_ticks = tuple(Tick(across(index), name) for index, name in enumerate(names))
+    else:
+        x_ticks = tuple(Tick(across(tick), _written(x_format, tick, x_scale.digits)) for tick in x_scale.ticks)
+    y_ticks = tuple(Tick(up(tick), _written(y_format, tick, y_scale.digits)) for tick in y_scale.ticks)
+    places = [(across(point.x), up(point.y)) for point in shown]
+    return Chart(
+        title, _described(points, y_label), x_label, y_label, x_ticks, y_ticks,
+        Series("M" + "L".join(f"{x:g} {y:g}" for x, y in places), _marks(shown, places)),
+    )
+
+
+def _written(form: Callable[[float], str] | None, value: float, digits: int) -> str:
+    return form(value) if form is not None else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _thinned(points: Sequence[Point]) -> Sequence[Point]:
+    """Means of neighbours, where there are more points than a line of this width can show."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    bounds = [index * len(points) // _MOST_POINTS for index in range(_MOST_POINTS + 1)]
+    parts = [points[start:end] for start, end in itertools.pairwise(bounds)]
+    return [Point(sum(p.x for p in part) / len(part), sum(p.y for p in part) / len(part)) for part in parts]
+
+
+def _marks(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> tuple[Mark, ...]:
+    """Dots where there are few, with their labels."""
+    if len(points) > _MOST_MARKS:
+        return ()
+    labels = _Labels(places)
+    return tuple(labels.place(x, y, point.label) for point, (x, y) in zip(points, places, strict=True))
+
+
+def _described(points: Sequence[Point], y_label: str) -> str:
+    """The chart in words."""
+    values = [point.y for point in points]
+    return (
+        f"{len(points)} points. {y_label}: first {values[0]:.4g}, last {values[-1]:.4g}, "
+        f"lowest {min(values):.4g}, highest {max(values):.4g}."
+    )

@@ -1,0 +1,50 @@
+"""The sections of the page, in their order: each makes, of a record, what its template shows, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.sections.accuracy import accuracy
+from dfpc_plugin.report.page.sections.figures import figures
+from dfpc_plugin.report.page.sections.finetuning import finetuning
+from dfpc_plugin.report.page.sections.protected import protected
+from dfpc_plugin.report.page.sections.provenance import notes, provenance, recipe
+from dfpc_plugin.report.page.sections.repair import repair
+from dfpc_plugin.report.page.sections.saliency import saliency
+from dfpc_plugin.report.page.sections.tradeoff import tradeoff
+from dfpc_plugin.report.page.sections.widths import widths
+
+__all__ = ["SECTIONS", "Section"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        name: Its address on the page, and its template's name.
+        title: Its heading.
+        build: What it shows of a record; None where the record has nothing for it.
+    """
+
+    name: str
+    title: str
+    build: Callable[[Field], Mapping[str, Any] | None]
+
+
+SECTIONS = (
+    Section("figures", "Before and after", figures),
+    Section("accuracy", "Accuracy", accuracy),
+    Section("tradeoff", "Accuracy against cost", tradeoff),
+    Section("widths", "What is left of the layers", widths),
+    Section("saliency", "Saliency", saliency),
+    Section("protected", "What was protected", protected),
+    Section("repair", "Repair", repair),
+    Section("finetuning", "Fine-tuning", finetuning),
+    Section("notes", "Notes", notes),
+    Section("recipe", "Recipe", recipe),
+    Section("provenance", "How this came about", provenance),
+)

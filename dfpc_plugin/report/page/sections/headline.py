@@ -1,0 +1,88 @@
+"""The head of the page: which model, what was asked, what came of it in a few large figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.sections.evaluations import evaluations_of
+from dfpc_plugin.report.page.wording import milliseconds, percent, short, signed, significant
+
+__all__ = ["headline"]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A large figure.
+
+    Attributes:
+        label: What it is of.
+        value: The figure.
+        detail: What it was before.
+        left: The share that is left, for a bar; None where that says nothing.
+    """
+
+    label: str
+    value: str
+    detail: str
+    left: float | None = None
+
+
+def headline(record: Field) -> Mapping[str, Any]:
+    """Return the model's name, the target, and what was reached."""
+    model, prune = record["model"], record["prune"]
+    reached = [(name, value.number()) for name, value in prune["reached"].entries()]
+    options = [f"{name}={value.anything()}" for name, value in model["options"].entries()]
+    weights = model["weights"].text() or ("pretrained weights" if model["pretrained"].value is True else "")
+    return {
+        "name": model["name"].text(),
+        "subtitle": ", ".join([*options, *([weights] if weights else [])]),
+        "asked": record["asked"].text(),
+        "reached": ", ".join(f"{name}={significant(value)}" for name, value in reached if value is not None),
+        "figures": [figure for figure in _figures(record) if figure is not None],
+    }
+
+
+def _figures(record: Field) -> list[Headline | None]:
+    prune = record["prune"]
+    accuracy = _accuracy(record) or _score(prune)
+    return [_counted(prune, "macs", "MACs"), _counted(prune, "parameters", "Parameters"), _time(prune), accuracy]
+
+
+def _counted(prune: Field, key: str, label: str) -> Headline | None:
+    before, after = prune["before"][key].number(), prune["after"][key].number()
+    if not before or after is None:
+        return None
+    return Headline(label, short(after), f"{percent(after / before)} of {short(before)}", after / before)
+
+
+def _time(prune: Field) -> Headline | None:
+    before, after = prune["before"]["latency_ms"].number(), prune["after"]["latency_ms"].number()
+    if not before or not after:
+        return None
+    speedup = prune["speedup"].number() or before / after
+    factor = f"{significant(speedup)}\N{MULTIPLICATION SIGN}"
+    return Headline("Speed-up", factor, f"{milliseconds(after)} after {milliseconds(before)}")
+
+
+def _accuracy(record: Field) -> Headline | None:
+    """Top-1 at the last stage, and at the first on the same data."""
+    known = [evaluation for evaluation in evaluations_of(record) if evaluation.top1 is not None]
+    if not known:
+        return None
+    last = known[-1]
+    first = next(evaluation for evaluation in known if evaluation.data == last.data)
+    assert first.top1 is not None and last.top1 is not None
+    detail = last.stage
+    if first is not last:
+        detail = f"{first.top1:.2f}% {first.stage or 'at first'}, {signed(last.top1 - first.top1)} points"
+    return Headline("Top-1 accuracy", f"{last.top1:.2f}%", detail)
+
+
+def _score(prune: Field) -> Headline | None:
+    before, after = prune["before"]["score"].number(), prune["after"]["score"].number()
+    if before is None or after is None:
+        return None
+    return Headline("Score", significant(after, 4), f"{significant(before, 4)} before")

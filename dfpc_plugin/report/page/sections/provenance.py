@@ -1,0 +1,50 @@
+"""Notes, recipe, versions, machine and time."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.wording import seconds
+
+__all__ = ["notes", "provenance", "recipe"]
+
+
+def notes(record: Field) -> Mapping[str, Any] | None:
+    """Return what a user should know and did not ask for, once each."""
+    prune = record["prune"]
+    found = [*prune["notes"].texts(), *prune["repair"]["notes"].texts()]
+    return {"notes": list(dict.fromkeys(found))} if found else None
+
+
+def recipe(record: Field) -> Mapping[str, Any] | None:
+    """Return the recipe's text."""
+    text = record["recipe"].text().strip("\n")
+    return {"text": text} if text.strip() else None
+
+
+def provenance(record: Field) -> Mapping[str, Any] | None:
+    """Return when, on what, with what and how long."""
+    took = [(phase, value.number()) for phase, value in (record["seconds"] or record["prune"]["seconds"]).entries()]
+    known = [(phase, value) for phase, value in took if value is not None]
+    total = sum(value for _, value in known)
+    content = {
+        "created": _moment(record["created"].text()),
+        "seconds": [(phase, seconds(value), round(100 * value / total, 1) if total else 0) for phase, value in known],
+        "total": seconds(total) if known else "",
+        "versions": [(name, value.anything()) for name, value in record["versions"].entries() if value],
+        "machine": [(name, value.anything()) for name, value in record["machine"].entries() if value],
+    }
+    return content if any(content.values()) else None
+
+
+def _moment(text: str) -> str:
+    """A moment of ISO 8601 as a reader wants it; other texts as they are."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = moment.tzname()
+    return moment.strftime("%Y-%m-%d %H:%M") + (f" {zone}" if zone else "")

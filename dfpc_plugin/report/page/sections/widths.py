@@ -1,0 +1,98 @@
+"""Widths of the layers before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.grouping import Group, grouped
+from dfpc_plugin.report.page.wording import count, percent
+
+__all__ = ["widths"]
+
+
+@dataclass(frozen=True)
+class Width:
+    """One layer, or one coupling.
+
+    Attributes:
+        name: Its path.
+        kind: What it is.
+        inputs: Its inputs before and after, in words; empty where they are not known.
+        before: Outputs before.
+        after: Outputs now.
+    """
+
+    name: str
+    kind: str
+    inputs: str
+    before: float
+    after: float
+
+    @property
+    def outputs(self) -> str:
+        """Outputs before and after, in words."""
+        return _change(self.before, self.after)
+
+    @property
+    def left(self) -> float:
+        """Share of the outputs that is left, as a percentage."""
+        return round(100 * self.after / self.before, 2)
+
+
+def widths(record: Field) -> Mapping[str, Any] | None:
+    """Return rows in groups: of layers if the record has them, else of couplings."""
+    layers = _layers(record["layers"])
+    rows = layers or _couplings(record["prune"]["couplings"])
+    if not rows:
+        return None
+    groups = grouped((row.name, row) for row in rows)
+    return {
+        "of": "layer" if layers else "coupling",
+        "has_inputs": any(row.inputs for row in rows),
+        "groups": [_summary(group) for group in groups],
+        "count": len(rows),
+        "cut": sum(row.after < row.before for row in rows),
+    }
+
+
+def _layers(layers: Field) -> list[Width]:
+    rows = []
+    for layer in layers.items():
+        before, after = layer["before"].numbers(), layer["after"].numbers()
+        if len(before) == len(after) == 2 and before[1] and after[1] is not None:
+            inputs = "" if before[0] is None or after[0] is None else _change(before[0], after[0])
+            rows.append(Width(layer["path"].text(), layer["kind"].text(), inputs, before[1], after[1]))
+    return rows
+
+
+def _couplings(couplings: Field) -> list[Width]:
+    rows = []
+    for coupling in couplings.items():
+        before, after = coupling["before"].number(), coupling["after"].number()
+        layers = coupling["layers"].texts()
+        if before and after is not None:
+            kind = f"and {len(layers) - 1} more" if len(layers) > 1 else ""
+            rows.append(Width(coupling["name"].text(), kind, "", before, after))
+    return rows
+
+
+def _summary(group: Group[Width]) -> dict[str, Any]:
+    before, after = _total(group.rows)
+    return {
+        "name": group.name,
+        "rows": group.rows,
+        "outputs": _change(before, after),
+        "left": round(100 * after / before, 2),
+        "share": percent(after / before),
+    }
+
+
+def _total(rows: Sequence[Width]) -> tuple[float, float]:
+    return sum(row.before for row in rows), sum(row.after for row in rows)
+
+
+def _change(before: float, after: float) -> str:
+    return count(before) if before == after else f"{count(before)} → {count(after)}"

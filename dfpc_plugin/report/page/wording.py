@@ -1,0 +1,86 @@
+"""Numbers as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = [
+    "count",
+    "milliseconds",
+    "percent",
+    "power_of_ten",
+    "seconds",
+    "short",
+    "short_tick",
+    "signed",
+    "significant",
+]
+
+_THIN, _MINUS = "\N{NARROW NO-BREAK SPACE}", "\N{MINUS SIGN}"
+_UNITS = ("", "k", "M", "G", "T", "P")
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Write `value` with so many significant digits, without exponents where they can be done without."""
+    if value == 0:
+        return "0"
+    value = float(f"{value:.{digits - 1}e}")  # rounded first: 0.9999 may have gained a digit before the point
+    exponent = math.floor(math.log10(abs(value)))
+    if not -5 < exponent < 9:
+        return f"{value:.{digits - 1}e}".replace("-", _MINUS)
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace(",", _THIN).replace("-", _MINUS)
+
+
+def short(value: float) -> str:
+    """Write a count with three digits and a unit: 125 M."""
+    power = 0
+    while abs(value) >= 999.5 and power < len(_UNITS) - 1:
+        value, power = value / 1000, power + 1
+    if not power:
+        return significant(value) if value % 1 else f"{value:.0f}"
+    return f"{significant(value)}{_THIN}{_UNITS[power]}"
+
+
+def short_tick(value: float) -> str:
+    """Write a round count with a unit and no more digits than it takes: 40 M."""
+    power = 0
+    while abs(value) >= 1000 and power < len(_UNITS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:g}{_THIN}{_UNITS[power]}".rstrip(_THIN)
+
+
+def count(value: float) -> str:
+    """Write a count in full, in groups of three digits."""
+    return f"{value:,.0f}".replace(",", _THIN).replace("-", _MINUS)
+
+
+def percent(share: float) -> str:
+    """Write a share, 0 to 1, as a percentage."""
+    return f"{100 * share:.1f}%".replace("-", _MINUS)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Write a difference with its sign."""
+    text = f"{abs(value):.{digits}f}"
+    return text if float(text) == 0 else f"{'+' if value > 0 else _MINUS}{text}"
+
+
+def milliseconds(value: float, digits: int = 3) -> str:
+    """Write milliseconds with their unit."""
+    return f"{significant(value, digits)}{_THIN}ms"
+
+
+def seconds(value: float) -> str:
+    """Write a duration: seconds, minutes or hours."""
+    if value < 59.95:
+        return f"{value:.1f}{_THIN}s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60}{_THIN}min {whole % 60}{_THIN}s"
+    return f"{whole // 3600}{_THIN}h {whole % 3600 // 60}{_THIN}min"
+
+
+def power_of_ten(exponent: int) -> str:
+    """Write a power of ten: 10⁻³."""
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
