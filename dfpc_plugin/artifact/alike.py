@@ -1,0 +1,149 @@
+"""Tell whether attributes of two models are alike, whatever they hold.
+
+Tensors and modules of the one model are like those of the other at the same path; everything else is compared by value,
+objects by their state.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Alike", "paths_of", "same_bits"]
+
+
+def same_bits(mine: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are of one dtype and shape and hold the same bits, wherever they are."""
+    if mine.dtype != other.dtype or mine.shape != other.shape:
+        return False
+    mine, other = (t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (mine, other))
+    return torch.equal(mine, other)
+
+
+def paths_of(model: nn.Module) -> dict[int, str]:
+    """Paths of the modules, parameters and buffers of a model by `id`, the first of several."""
+    result: dict[int, str] = {}
+    for path, module in model.named_modules():
+        result[id(module)] = f"module {path}"
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                result.setdefault(id(tensor), f"{path}.{name}" if path else name)
+    return result
+
+
+class Alike:
+    """Compares values that two models hold."""
+
+    def __init__(self, model: nn.Module, other: nn.Module) -> None:
+        """Note what the two are made of."""
+        self._paths = paths_of(model), paths_of(other)
+        self._seen: dict[tuple[int, int], tuple[Any, Any]] = {}
+
+    def __call__(self, mine: Any, other: Any) -> bool:
+        """Whether `mine`, of the model, is like `other`, of the other model."""
+        if mine is other:
+            return True
+        paths = self._paths[0].get(id(mine)), self._paths[1].get(id(other))
+        if paths != (None, None):
+            return paths[0] == paths[1]
+        if type(mine) is not type(other):
+            return _same_class(type(mine), type(other)) and self._states(mine, other)
+        if (id(mine), id(other)) in self._seen:  # on the way round a cycle, or done before
+            return True
+        self._seen[id(mine), id(other)] = mine, other  # kept, so that no other object gets their ids
+        for kinds, compare in _COMPARISONS:
+            if isinstance(mine, kinds):
+                result = compare(self, mine, other)
+                break
+        else:
+            result = self._states(mine, other)
+        if not result:
+            del self._seen[id(mine), id(other)]
+        return result
+
+    def _states(self, mine: Any, other: Any) -> bool:
+        """Compare objects by their attributes; those without any by equality, or else by their type."""
+        states = [_state(value) for value in (mine, other)]
+        if states[0] or states[1]:
+            return self(states[0], states[1])
+        return True
+
+    def _mappings(self, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+        return list(mine) == list(other) and all(self(mine[key], other[key]) for key in mine)
+
+    def _sequences(self, mine: Any, other: Any) -> bool:
+        return len(mine) == len(other) and all(map(self, mine, other))
+
+    def _partials(self, mine: functools.partial, other: functools.partial) -> bool:
+        return self([mine.func, mine.args, mine.keywords], [other.func, other.args, other.keywords])
+
+    def _methods(self, mine: types.MethodType, other: types.MethodType) -> bool:
+        return self([mine.__func__, mine.__self__], [other.__func__, other.__self__])
+
+    def _functions(self, mine: types.FunctionType, other: types.FunctionType) -> bool:
+        parts = [
+            [function.__defaults__, function.__kwdefaults__, [_content(cell) for cell in function.__closure__ or ()]]
+            for function in (mine, other)
+        ]
+        return mine.__code__ == other.__code__ and self(*parts)
+
+    def _references(self, mine: weakref.ref, other: weakref.ref) -> bool:
+        return self(mine(), other())
+
+    def _tensors(self, mine: Tensor, other: Tensor) -> bool:
+        return same_bits(mine, other)
+
+
+def _equal(alike: Alike, mine: Any, other: Any) -> bool:
+    return mine == other or (mine != mine and other != other)  # NaN is like NaN
+
+
+def _same_float(alike: Alike, mine: float, other: float) -> bool:
+    return repr(mine) == repr(other)  # which tells zero from minus zero, and NaN from nothing
+
+
+def _same_class(mine: type, other: type) -> bool:
+    """Whether two types go by one name, as do those that parametrisations make anew for every module."""
+    return (mine.__module__, mine.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _state(value: Any) -> dict[str, Any]:
+    """Attributes of an object, in its dict or in slots."""
+    result = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                result[name] = getattr(value, name)
+    return result
+
+
+_COMPARISONS: tuple[tuple[Any, Callable[[Alike, Any, Any], bool]], ...] = (
+    (Tensor, Alike._tensors),
+    (torch.device, lambda alike, mine, other: True),  # a matter of where a model is, not of what it is
+    (float, _same_float),
+    ((int, str, bytes, complex, torch.dtype, type, set, frozenset, types.BuiltinFunctionType), _equal),
+    ((np.ndarray, np.generic), lambda alike, mine, other: np.array_equal(mine, other)),
+    (Mapping, Alike._mappings),
+    ((tuple, list, deque), Alike._sequences),
+    (functools.partial, Alike._partials),
+    (types.MethodType, Alike._methods),
+    (types.FunctionType, Alike._functions),
+    (weakref.ref, Alike._references),
+)
+"""How values of each kind are compared; of several kinds that fit, the first."""

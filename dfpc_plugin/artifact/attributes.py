@@ -1,0 +1,110 @@
+"""Plain attributes of modules that are not as in a freshly built model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.artifact.alike import Alike, paths_of
+from dfpc_plugin.artifact.derived import derived_names
+from dfpc_plugin.artifact.errors import UnsavableModelError
+from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
+from dfpc_plugin.artifact.records import INTERNAL, Attribute, SavedTensor, joined
+
+__all__ = ["OTHERWISE_BUILT", "Attributes", "dtype_of", "numbered"]
+
+OTHERWISE_BUILT = (
+    "a model that was changed after it was built is saved by the function that builds it so, unpruned: "
+    'model="package.module:factory". If it was built with options, name them: model=ModelSpec(name, {"option": value}).'
+)
+"""What to do about a model that is not as its library builds it."""
+_TENSORS = (Tensor, nn.Parameter)
+
+
+class Attributes:
+    """Compares attributes, module by module."""
+
+    def __init__(self, model: nn.Module, fresh: nn.Module) -> None:
+        """Compare `model` with `fresh`, which has the same modules."""
+        self._model, self._fresh = model, fresh
+        self._alike = Alike(model, fresh)
+        self._paths = paths_of(model)
+        self._plain: list[SavedTensor] = []
+
+    def differing(self) -> tuple[tuple[Attribute, ...], list[SavedTensor]]:
+        """Attributes that differ, and the tensors in them."""
+        found = []
+        for (path, module), built in zip(self._model.named_modules(), self._fresh.modules(), strict=True):
+            mine, other = (_own_attributes(each) for each in (module, built))
+            for name in (*mine, *(name for name in other if name not in mine)):
+                if name not in mine or name not in other:
+                    has, lacks = ("the model", "a freshly built one") if name in mine else ("a freshly built one", "the model")
+                    raise UnsavableModelError(
+                        f"'{joined(path, name)}' is an attribute of {has} and unknown to {lacks}; delete it if it was left "
+                        f"there by a tool, or else: {OTHERWISE_BUILT}"
+                    )
+                if not self._alike(mine[name], other[name]):
+                    found.append(self._attribute(path, name, mine[name], other[name]))
+        return tuple(found), self._plain
+
+    def _attribute(self, path: str, name: str, mine: Any, other: Any) -> Attribute:
+        """Describe an attribute that differs.
+
+        Raises:
+            UnsavableModelError: It is not plain, or not of the type that it is built with.
+        """
+        names = numbered(path, name)
+
+        def save(tensor: Tensor) -> str:
+            if id(tensor) in self._paths:
+                return self._paths[id(tensor)]
+            key = next(names)
+            self._plain.append(SavedTensor(key, tuple(tensor.shape), dtype_of(tensor, key), "plain"))
+            return key
+
+        try:
+            form = encode(mine, save)
+            decode(form, lambda tensor: None)
+        except NotPlainError as error:
+            raise UnsavableModelError(
+                f"'{joined(path, name)}' is not as in a freshly built model and cannot be saved: {error}; {OTHERWISE_BUILT}"
+            ) from None
+        if type(mine) is not type(other) and mine is not None and other is not None:
+            raise UnsavableModelError(
+                f"'{joined(path, name)}' is {mine!r}, of type {type(mine).__name__}, where a freshly built model has "
+                f"one of type {type(other).__name__}; {OTHERWISE_BUILT}"
+            )
+        return Attribute(path, name, form)
+
+
+def dtype_of(tensor: Tensor, name: str) -> str:
+    """Name of a tensor's dtype.
+
+    Raises:
+        UnsavableModelError: It is not an ordinary tensor with values.
+    """
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or dtype not in DTYPES:
+        raise UnsavableModelError(
+            f"'{name}' is a {type(tensor).__name__} of {tensor.dtype}, {tensor.layout}; only ordinary tensors are saved."
+        )
+    if tensor.is_meta:
+        raise UnsavableModelError(f"'{name}' is on the meta device and has no values to save; load weights first.")
+    return dtype
+
+
+def numbered(module: str, name: str) -> Iterator[str]:
+    """Names for the tensors of an attribute; no path has a colon before a number."""
+    number = 0
+    while True:
+        yield f"{joined(module, name)}:{number}"
+        number += 1
+
+
+def _own_attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside its tables and beside what it derives."""
+    skipped = INTERNAL | derived_names(module)
+    return {name: value for name, value in vars(module).items() if name not in skipped}

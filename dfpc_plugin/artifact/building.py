@@ -1,0 +1,54 @@
+"""Build the unpruned model that a saved one is made from, and leave no trace of that in the process."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.models import ModelSpec, build_model
+
+__all__ = ["Factory", "built", "unpruned"]
+
+Factory = Callable[[], nn.Module]
+"""Builds the unpruned model, a new one at every call."""
+
+
+def unpruned(spec: ModelSpec) -> tuple[Factory, Factory]:
+    """Functions that build the model of `spec`: with random weights, and without any, on the meta device."""
+    return lambda: build_model(spec), lambda: build_model(spec, meta=True)
+
+
+def built(factory: Factory) -> nn.Module:
+    """Call a factory; random states, default dtype, device and gradient mode are left as they were, and do not matter.
+
+    Raises:
+        ArtifactError: It fails, or returns no model.
+    """
+    with _undisturbed():
+        try:
+            model = factory()
+        except Exception as error:  # whatever somebody's constructor raises
+            raise ArtifactError(f"the unpruned model cannot be built: {str(error).rstrip('.') or type(error).__name__}") from error
+    if not isinstance(model, nn.Module):
+        raise ArtifactError(f"the factory returned a {type(model).__name__}, and a model is wanted")
+    return model
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep what constructors read and change of the process."""
+    states, dtype = (random.getstate(), np.random.get_state()), torch.get_default_dtype()  # noqa: NPY002
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

@@ -1,0 +1,149 @@
+"""Write a directory whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
+from dfpc_plugin.artifact.reading import read_small
+from dfpc_plugin.artifact.strict_json import parse
+
+__all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
+
+CONFIG = "config.json"
+_FILES = frozenset({MANIFEST, WEIGHTS, CONFIG})
+"""What every artifact has."""
+_CURRENT, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def require_place(directory: str | Path, *, overwrite: bool) -> Path:
+    """Return where a directory is to be written, links followed.
+
+    Raises:
+        ArtifactError: Something is there that may not be replaced, or nothing can be written there.
+    """
+    try:
+        target = Path(directory).resolve()
+        if target.exists():
+            _require_replaceable(target, overwrite=overwrite)
+        if not target.parent.is_dir():
+            raise ArtifactError(f"Cannot write '{directory}': there is no directory '{target.parent}'.")
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise ArtifactError(f"Cannot write '{directory}': permission denied.")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"Cannot write '{directory}': {getattr(error, 'strerror', None) or error}.") from error
+    return target
+
+
+@contextlib.contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """Yield a directory beside `target` to fill; at the end it is put in its place in one step, or removed if anything failed.
+
+    Raises:
+        ArtifactError: The disk is full, or something of the kind; `target` is as it was.
+    """
+    temporary: Path | None = None
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unfinished"))
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp's are private
+        yield temporary
+        _sync(temporary)
+        _put(temporary, target)
+        _sync(target.parent)
+    except OSError as error:
+        raise ArtifactError(f"Cannot write '{target}': {error.strerror or error}; what was there is as it was.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file, and wait until it is on the disk."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view[: 2**28]) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _require_replaceable(target: Path, *, overwrite: bool) -> None:
+    """Raise unless a directory may be replaced: it is an artifact and nothing else, or empty."""
+    if not target.is_dir():
+        raise ArtifactError(f"Cannot write '{target}': it is a file; name a directory that is to be made.")
+    if not overwrite:
+        raise ArtifactError(f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True.")
+    names = {entry.name for entry in target.iterdir()}
+    own = _listed_files(target) if MANIFEST in names else None
+    other = sorted(names.difference(own or _FILES))
+    if names and (own is None or other):
+        raise ArtifactError(
+            f"Cannot overwrite '{target}': "
+            + (f"it holds '{other[0]}', which is no part of an artifact" if other else "it is no artifact of this library")
+            + "; name another directory, or empty it yourself."
+        )
+
+
+def _listed_files(target: Path) -> frozenset[str] | None:
+    """Names of the files that belong to an artifact, which may be damaged; None if it is no artifact."""
+    try:
+        content = parse(read_small(target / MANIFEST, LARGEST))
+    except ArtifactError:
+        return None
+    if type(content) is not dict or content.get("format") != FORMAT:
+        return None
+    files = content.get("files")
+    return _FILES.union(files) if type(files) is dict else _FILES
+
+
+def _put(source: Path, target: Path) -> None:
+    """Rename; what was there has the name of `source` afterwards."""
+    if not target.exists():
+        os.rename(source, target)  # noqa: PTH104
+    elif not _exchanged(source, target):
+        old = source.with_name(source.name + ".old")
+        os.rename(target, old)  # noqa: PTH104
+        try:
+            os.rename(source, target)  # noqa: PTH104
+        except BaseException:
+            os.rename(old, target)  # noqa: PTH104
+            raise
+        os.rename(old, source)  # noqa: PTH104
+
+
+def _exchanged(source: Path, target: Path) -> bool:
+    """Exchange two directories in one step, where the system has that."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    return rename(_CURRENT, os.fsencode(source), _CURRENT, os.fsencode(target), _EXCHANGE) == 0
+
+
+def _sync(directory: Path) -> None:
+    """Wait until the names in a directory are on the disk, where directories can be waited for."""
+    if os.name != "posix":
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    """Return the process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,239 @@
+"""The manifest of an artifact: everything about a saved model but the values of its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dfpc_plugin.artifact import schema
+from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.artifact.inputs import Inputs
+from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, tensor_names
+from dfpc_plugin.artifact.reading import read_small, reported
+from dfpc_plugin.artifact.records import SavedTensor, Structure
+from dfpc_plugin.artifact.strict_json import checksum, parse
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.models import ModelSpec
+
+__all__ = ["FORMAT", "LARGEST", "MANIFEST", "WEIGHTS", "File", "Manifest", "read_manifest"]
+
+MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
+FORMAT, _VERSION = "dfpc-plugin", 1
+LARGEST = 64 * 2**20
+_MANY = 1_000_000
+
+_name = schema.text(wanted="text", longest=1000)
+_shape = schema.listing(schema.number(0, 2**48), 32)
+_optional_shape = schema.either(schema.null, _shape)
+_kind = schema.exactly("parameter", "buffer")
+_sha256 = schema.text(r"[0-9a-f]{64}", "64 hexadecimal digits")
+_CHECK = schema.record({
+    "format": schema.exactly(FORMAT),
+    "version": schema.number(_VERSION, _VERSION),
+    "model": schema.record({"name": _name, "options": schema.mapping(schema.anything, 1000)}),
+    "fingerprint": _sha256,
+    "tensors": schema.listing(schema.record({
+        "name": _name,
+        "shape": _shape,
+        "dtype": schema.exactly(*DTYPES),
+        "kind": schema.exactly("parameter", "buffer", "plain"),
+        "persistent": schema.boolean,
+        "requires_grad": schema.boolean,
+        "alias_of": schema.either(schema.null, _name),
+        "built": _optional_shape,
+    }), _MANY),
+    "absent": schema.listing(schema.record({
+        "name": _name, "kind": _kind, "persistent": schema.boolean, "built": _optional_shape,
+    }), _MANY),
+    "attributes": schema.listing(schema.record({
+        "module": schema.text(wanted="text", longest=1000),
+        "name": schema.text(r"[^\W\d]\w*", "the name of an attribute", 200),
+        "value": schema.anything,
+    }), _MANY),
+    "inputs": schema.either(schema.null, schema.record({
+        "positional": schema.listing(schema.anything, 1000), "keyword": schema.mapping(schema.anything, 1000),
+    })),
+    "files": schema.mapping(schema.record({"sha256": _sha256, "bytes": schema.number(0, 2**50)}), 1000),
+    "versions": schema.mapping(_name, 100),
+    "created": schema.text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "a time such as 2026-01-01T12:00:00+00:00"),
+    "record": schema.either(schema.null, schema.mapping(schema.anything, 10_000)),
+    "checksum": _sha256,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an artifact.
+
+    Attributes:
+        sha256: Of its content, in hexadecimal.
+        bytes: Its size.
+    """
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a saved model without its weights.
+
+    Attributes:
+        spec: How the unpruned model is built.
+        fingerprint: Of the unpruned model: see `fingerprint_of`.
+        structure: Tensors and attributes of the pruned model.
+        files: The files of the directory by name, but for the manifest itself.
+        inputs: What it is called with; None if that was not said.
+        record: What the caller had written about it.
+        versions: Versions of Python and the libraries that it was saved with.
+        created: When, in UTC.
+    """
+
+    spec: ModelSpec
+    fingerprint: str
+    structure: Structure
+    files: Mapping[str, File]
+    inputs: Inputs | None = None
+    record: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = "1970-01-01T00:00:00+00:00"
+
+    @property
+    def binding(self) -> str:
+        """Checksum of all that says what the tensors are, which the file with the tensors repeats."""
+        return checksum(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "model": self.spec.to_json(),
+            "fingerprint": self.fingerprint,
+            **self.structure.to_json(),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as dicts, lists, numbers and strings, with its checksum."""
+        content = {"format": FORMAT, "version": _VERSION, **self._model()}
+        content |= {
+            "inputs": None if self.inputs is None else self.inputs.to_json(),
+            "files": {name: dataclasses.asdict(file) for name, file in self.files.items()},
+            "versions": dict(self.versions),
+            "created": self.created,
+            "record": None if self.record is None else dict(self.record),
+        }
+        return content | {"checksum": checksum(content)}
+
+    def to_text(self) -> str:
+        """Return the same as JSON, with an entry of its lists a line."""
+        lines = [
+            f'"{key}": ' + (_entries(value) if isinstance(value, list) else json.dumps(value, allow_nan=False))
+            for key, value in self.to_json().items()
+        ]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def from_json(cls, content: Any) -> Manifest:
+        """Read what `to_json` has written, from somebody who is not trusted.
+
+        Raises:
+            ArtifactError: It is no manifest; says what is wrong, and where.
+        """
+        _require_version(content)
+        _CHECK(content, "the manifest")
+        _require_files(content["files"])
+        if checksum({key: value for key, value in content.items() if key != "checksum"}) != content["checksum"]:
+            raise ArtifactError("its checksum does not fit its content: it was changed or damaged after it was written")
+        try:
+            spec = ModelSpec.from_json(content["model"])
+        except DFPCError as error:
+            raise ArtifactError(f"its model cannot be built: {error}") from None
+        structure = Structure.from_json(content)
+        _require_consistent(structure)
+        return cls(
+            spec, content["fingerprint"], structure, {name: File(**file) for name, file in content["files"].items()},
+            None if content["inputs"] is None else Inputs.from_json(content["inputs"]),
+            content["record"], content["versions"], content["created"],
+        )  # fmt: skip
+
+
+def read_manifest(directory: str | Path) -> Manifest:
+    """Read and check the manifest of an artifact, without reading its weights or building its model.
+
+    Args:
+        directory: What `save_pruned` has written.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged; names the file.
+    """
+    path = Path(directory) / MANIFEST
+    with reported(path):
+        return Manifest.from_json(parse(read_small(path, LARGEST)))
+
+
+def _require_version(content: Any) -> None:
+    """Raise if this is no manifest at all, or one of another version, which may have any content."""
+    if type(content) is not dict or content.get("format") != FORMAT:
+        raise ArtifactError(f"it is no manifest of this library (its 'format' would be '{FORMAT}')")
+    version = content.get("version")
+    if type(version) is int and version > _VERSION:
+        raise ArtifactError(
+            f"it was written by a later version of this library (format {version}, and this one reads {_VERSION}); update it"
+        )
+
+
+def _require_files(files: dict[str, Any]) -> None:
+    """Raise unless all are in the directory itself, and the tensors are among them."""
+    for name in files:
+        if name in ("", ".", "..", MANIFEST) or any(sign in name for sign in "/\\\0"):
+            raise ArtifactError(f"it lists the file '{name}', which is no name of a file beside it")
+    if WEIGHTS not in files:
+        raise ArtifactError(f"it does not list the file '{WEIGHTS}'")
+
+
+def _require_consistent(structure: Structure) -> None:
+    """Raise if names are given twice, aliases lead nowhere, or values are not plain."""
+    first: dict[str, SavedTensor] = {}
+    names: set[str] = set()
+    for name in (*(entry.name for entry in structure.tensors), *(entry.name for entry in structure.absent)):
+        if name in names:
+            raise ArtifactError(f"it lists '{name}' twice")
+        names.add(name)
+    for entry in structure.tensors:
+        if entry.alias_of is None:
+            first[entry.name] = entry
+        elif entry.alias_of not in first or first[entry.alias_of] != dataclasses.replace(
+            entry, name=entry.alias_of, alias_of=None, persistent=first[entry.alias_of].persistent,
+            built=first[entry.alias_of].built,
+        ):  # fmt: skip
+            raise ArtifactError(f"'{entry.name}' cannot be another name for '{entry.alias_of}', which it does not fit")
+    _require_attributes(structure, {entry.name for entry in structure.tensors})
+
+
+def _require_attributes(structure: Structure, names: set[str]) -> None:
+    """Raise if values of attributes are not plain, or tensors in them are not listed, or listed and in none."""
+    held: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    for attribute in structure.attributes:
+        where = f"{attribute.module}.{attribute.name}".removeprefix(".")
+        try:
+            decode(attribute.value, lambda name: None)
+        except NotPlainError as error:
+            raise ArtifactError(f"its value of '{where}' is not plain: {error}") from None
+        if (attribute.module, attribute.name) in seen:
+            raise ArtifactError(f"it sets '{where}' twice")
+        seen.add((attribute.module, attribute.name))
+        for name in tensor_names(attribute.value):
+            if type(name) is not str or name not in names:
+                raise ArtifactError(f"'{where}' holds the tensor {name!r}, which is not listed")
+            held.add(name)
+    loose = [entry.name for entry in structure.tensors if entry.kind == "plain" and entry.name not in held]
+    if loose:
+        raise ArtifactError(f"the tensor '{loose[0]}' is in no parameter, buffer or attribute")
+
+
+def _entries(values: list[Any]) -> str:
+    """A list with an entry a line."""
+    return "[\n" + ",\n".join(f"  {json.dumps(value, allow_nan=False)}" for value in values) + "\n]" if values else "[]"

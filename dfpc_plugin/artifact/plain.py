@@ -1,0 +1,140 @@
+"""Attributes of modules as JSON: plain values with their Python types, and nothing that runs.
+
+`None`, bools, ints and strings are themselves; every other value is an object with one key, which is its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["DTYPES", "NotPlainError", "decode", "encode", "tensor_names"]
+
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in (
+        "bool uint8 int8 int16 int32 int64 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 "
+        "float8_e4m3fn float8_e5m2"
+    ).split()
+    if hasattr(torch, name)
+}
+"""Types of numbers that both torch and safetensors have, by name."""
+
+_THEMSELVES = (type(None), bool, int, str)
+_SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list, "size": torch.Size}
+_NOT_FINITE = ("inf", "-inf", "nan")
+
+
+class NotPlainError(ValueError):
+    """A value has no plain form, or a form is not of any value."""
+
+
+def encode(value: Any, save: Callable[[Tensor], Any]) -> Any:
+    """Return the plain form of a value.
+
+    Args:
+        value: The value; its type has to be exactly one of the plain ones.
+        save: Called with every tensor in it; returns what stands for it.
+
+    Raises:
+        NotPlainError: Something in it is not plain.
+    """
+    kind = type(value)
+    if kind in _THEMSELVES:
+        return value
+    if kind is float:
+        return {"float": value if abs(value) < float("inf") else repr(value)}
+    if isinstance(value, Tensor):
+        return {"tensor": save(value)}
+    if kind is torch.dtype:
+        return {"dtype": str(value).removeprefix("torch.")}
+    if kind is dict:
+        return {"dict": [[encode(key, save), encode(entry, save)] for key, entry in value.items()]}
+    for name, sequence in _SEQUENCES.items():
+        if kind is sequence:
+            return {name: [encode(entry, save) for entry in value]}
+    raise NotPlainError(f"a {kind.__module__}.{kind.__qualname__} is no plain value")
+
+
+def decode(form: Any, load: Callable[[Any], Any]) -> Any:
+    """Return the value of a plain form.
+
+    Args:
+        form: What `encode` returned.
+        load: Called with what stands for a tensor; returns the tensor.
+
+    Raises:
+        NotPlainError: It is no such form.
+    """
+    if type(form) in _THEMSELVES:
+        return form
+    if type(form) is not dict or len(form) != 1:
+        raise NotPlainError("a value is null, true, false, a whole number, text, or an object with its type as the one key")
+    name, content = next(iter(form.items()))
+    decoder = _DECODERS.get(name)
+    if decoder is None:
+        raise NotPlainError(f"'{name}' is none of the types {', '.join(_DECODERS)}")
+    return decoder(content, load)
+
+
+def tensor_names(form: Any) -> Iterator[Any]:
+    """Yield what stands for tensors in a plain form that has been checked."""
+    if type(form) is list:
+        for entry in form:
+            yield from tensor_names(entry)
+    elif type(form) is dict:
+        for name, content in form.items():
+            yield from (content,) if name == "tensor" else tensor_names(content)
+
+
+def _float(content: Any, load: Callable[[Any], Any]) -> float:
+    if type(content) is float or (type(content) is str and content in _NOT_FINITE):
+        return float(content)
+    raise NotPlainError("a float is written with a point, or as 'inf', '-inf' or 'nan'")
+
+
+def _dtype(content: Any, load: Callable[[Any], Any]) -> torch.dtype:
+    if type(content) is str and content in DTYPES:
+        return DTYPES[content]
+    raise NotPlainError(f"{content!r} is no dtype that can be stored")
+
+
+def _sequence(kind: type) -> Callable[[Any, Callable[[Any], Any]], Any]:
+    def decoded(content: Any, load: Callable[[Any], Any]) -> Any:
+        entries = [decode(entry, load) for entry in _listed(content)]
+        if kind is torch.Size and any(type(entry) is not int for entry in entries):
+            raise NotPlainError("a size is of whole numbers")
+        return kind(entries)
+
+    return decoded
+
+
+def _dict(content: Any, load: Callable[[Any], Any]) -> dict[Any, Any]:
+    pairs = [tuple(decode(entry, load) for entry in _listed(pair)) for pair in _listed(content)]
+    if any(len(pair) != 2 or isinstance(pair[0], Tensor) for pair in pairs):
+        raise NotPlainError("a dict is a list of keys with their values")
+    try:
+        result = dict(pairs)
+    except TypeError:  # lists and dicts, also within tuples
+        raise NotPlainError("a list or a dict cannot be the key of a dict") from None
+    if len(result) != len(pairs):
+        raise NotPlainError("a dict has no key twice")
+    return result
+
+
+def _listed(content: Any) -> list[Any]:
+    if type(content) is not list:
+        raise NotPlainError("entries are written as a list")
+    return content
+
+
+_DECODERS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
+    "float": _float,
+    "tensor": lambda content, load: load(content),
+    "dtype": _dtype,
+    "dict": _dict,
+    **{name: _sequence(kind) for name, kind in _SEQUENCES.items()},
+}

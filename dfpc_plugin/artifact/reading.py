@@ -1,0 +1,70 @@
+"""Read files of a directory that somebody else may have filled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dfpc_plugin.artifact.errors import ArtifactError
+
+__all__ = ["opened", "read_small", "reported"]
+
+
+@contextlib.contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Say which file it was that could not be read, and why."""
+    try:
+        yield
+    except ArtifactError as error:
+        raise type(error)(f"Cannot read '{path}': {_printable(str(error).rstrip('.'))}.") from error.__cause__
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        raise ArtifactError(f"Cannot read '{path}': {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _printable(text: str) -> str:
+    """Text without line ends and control characters, which could come from the file and would reach a terminal."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open an ordinary file that lies in its directory, and not somewhere else by a link.
+
+    Raises:
+        ArtifactError: It is missing, a device, or a link that leads out of the directory.
+        OSError: It cannot be read.
+    """
+    directory = path.parent
+    if not directory.is_dir():
+        raise ArtifactError(
+            f"'{directory}' is a file, where the directory that save_pruned has written is wanted" if directory.exists()
+            else f"there is no directory '{directory}'"
+        )  # fmt: skip
+    if not path.exists():
+        raise ArtifactError("there is no such file; a directory that save_pruned has written has one")
+    if path.resolve().parent != directory.resolve():
+        raise ArtifactError(
+            "it is a link that leads out of its directory; copy the file there, or download with local_dir=..., which makes "
+            "no links"
+        )
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # a pipe would be waited for
+            raise ArtifactError("it is not an ordinary file")
+        yield stream
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """Read a file of at most `most` bytes.
+
+    Raises:
+        ArtifactError: It is larger, or as `opened` raises.
+    """
+    with opened(path) as stream:
+        data = stream.read(most + 1)
+    if len(data) > most:
+        raise ArtifactError(f"it has more than {most} bytes")
+    return data

@@ -1,0 +1,151 @@
+"""What a model is beyond its code, as data: its tensors, which of them are one, and attributes that differ from a fresh one's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+__all__ = [
+    "INTERNAL",
+    "AbsentTensor",
+    "Attribute",
+    "Kind",
+    "SavedTensor",
+    "Structure",
+    "joined",
+    "module_outline",
+    "registered",
+]
+
+Kind = Literal["parameter", "buffer", "plain"]
+
+INTERNAL = frozenset(vars(nn.Module()))
+"""What every module has: tables, hooks and the training flag."""
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """One tensor of a model.
+
+    Attributes:
+        name: Dotted path; of a tensor that is no parameter and no buffer, the attribute that holds it and a number.
+        shape: Its shape.
+        dtype: Such as "float32".
+        kind: How the module holds it; "plain" in an attribute.
+        persistent: Whether a state dict has it.
+        requires_grad: Whether it is trained.
+        alias_of: The name under which the same tensor is listed before.
+        built: Shape in a freshly built model; None if that has no tensor there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: Kind
+    persistent: bool = True
+    requires_grad: bool = False
+    alias_of: str | None = None
+    built: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class AbsentTensor:
+    """A parameter or buffer that a module could have, and has not, such as the bias of a layer without one.
+
+    Attributes:
+        name: Dotted path.
+        kind: How the module would hold it.
+        persistent: Whether a state dict would have it.
+        built: Shape in a freshly built model; None if that has no tensor there either.
+    """
+
+    name: str
+    kind: Kind
+    persistent: bool = True
+    built: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A plain attribute that is not as in a freshly built model.
+
+    Attributes:
+        module: Dotted path of the module.
+        name: Name of the attribute.
+        value: Its plain form: see `plain.encode`.
+    """
+
+    module: str
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What `restructure` gives to a freshly built model, but for the values of tensors.
+
+    Attributes:
+        tensors: All tensors, module by module.
+        absent: Parameters and buffers that are None.
+        attributes: Attributes that differ.
+    """
+
+    tensors: tuple[SavedTensor, ...]
+    absent: tuple[AbsentTensor, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def registered(self) -> tuple[SavedTensor | AbsentTensor, ...]:
+        """Parameters and buffers that are there and that could be; no tensors in attributes."""
+        return (*(entry for entry in self.tensors if entry.kind != "plain"), *self.absent)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as dicts, lists, numbers and strings."""
+        return {key: [_listed(entry) for entry in entries] for key, entries in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Structure:
+        """Read what `to_json` has written; that it is of such a form is for the caller to see to."""
+        return cls(
+            tuple(SavedTensor(**_tupled(entry)) for entry in content["tensors"]),
+            tuple(AbsentTensor(**_tupled(entry)) for entry in content["absent"]),
+            tuple(Attribute(**entry) for entry in content["attributes"]),
+        )
+
+
+def _listed(entry: SavedTensor | AbsentTensor | Attribute) -> dict[str, Any]:
+    """An entry as JSON, with lists for shapes."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(entry).items()}
+
+
+def _tupled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with tuples for shapes."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+
+
+def joined(module: str, name: str) -> str:
+    """The dotted path of something in a module."""
+    return f"{module}.{name}" if module else name
+
+
+def registered(model: nn.Module) -> dict[str, tuple[Kind, Tensor | None, bool]]:
+    """Kind, tensor and persistence of all that modules have or could have as parameter or buffer, by path."""
+    result: dict[str, tuple[Kind, Tensor | None, bool]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            result[joined(path, name)] = "parameter", parameter, True
+        for name, buffer in module._buffers.items():
+            result[joined(path, name)] = "buffer", buffer, name not in module._non_persistent_buffers_set
+    return result
+
+
+def module_outline(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Class of every module by path, and the first path of the same module."""
+    first: dict[nn.Module, str] = {}
+    return {
+        path: (type(module).__name__, first.setdefault(module, path))
+        for path, module in model.named_modules(remove_duplicate=False)
+    }

@@ -1,0 +1,170 @@
+"""Save a pruned model."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfpc_plugin.artifact.alike import same_bits
+from dfpc_plugin.artifact.building import built, unpruned
+from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
+from dfpc_plugin.artifact.errors import ArtifactError, UnsavableModelError
+from dfpc_plugin.artifact.fingerprint import fingerprint_of
+from dfpc_plugin.artifact.inputs import Inputs
+from dfpc_plugin.artifact.load import restored
+from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
+from dfpc_plugin.artifact.records import Structure
+from dfpc_plugin.artifact.strict_json import parse
+from dfpc_plugin.artifact.structure import structure_of, tensors_of
+from dfpc_plugin.artifact.versions import installed_versions
+from dfpc_plugin.artifact.weights_file import described, packed
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.models import ModelSpec, spec_of
+from dfpc_plugin.models import example_inputs as usual_inputs
+from dfpc_plugin.models.hub_config import write_hub_config
+from dfpc_plugin.pruning import PruneResult
+
+__all__ = ["save_pruned"]
+
+
+def save_pruned(
+    pruned: nn.Module | PruneResult,
+    directory: str | Path,
+    *,
+    model: ModelSpec | str | None = None,
+    example_inputs: ExampleInputs | None = None,
+    record: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
+    """Save a pruned model as plain data: `model.safetensors`, `manifest.json` and a `config.json` in one directory.
+
+    What was written is loaded and compared, bit by bit, before it gets its name; if anything fails, nothing is left of it.
+
+    Args:
+        pruned: The model, or what `prune` returned; it stays as it is.
+        directory: What to make; its parent has to exist.
+        model: How the unpruned model is built: its name, or name and options. Models of timm know that themselves.
+        example_inputs: What the model is called with, of which shapes and dtypes are noted; by default what its library
+            has for it.
+        record: What else to note, as JSON; by default that of the `PruneResult`.
+        overwrite: Replace an artifact that is there.
+        finish: Called with the directory before it gets its name, to write a report or the like beside the model; what it
+            writes is listed in the manifest.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UnsavableModelError: The model is not made as `model` says, or holds something that is no plain data; says where.
+        ArtifactError: It cannot be written there.
+        Exception: Whatever `finish` raises; what was there is as it was then.
+        DFPCError: As `build_model` raises, for the model's name.
+    """
+    target = require_place(directory, overwrite=overwrite)
+    network = pruned.model if isinstance(pruned, PruneResult) else pruned
+    if not isinstance(network, nn.Module):
+        raise UnsavableModelError(f"A model or the result of prune is saved, not a {type(network).__name__}.")
+    spec = _spec_of(network, model)
+    written = _json_of(pruned.to_json() if record is None and isinstance(pruned, PruneResult) else record)
+    with torch.inference_mode(False), torch.no_grad():
+        fresh = _fresh(spec)
+        structure = structure_of(network, fresh)
+        manifest = Manifest(
+            spec, fingerprint_of(fresh), structure, {}, _inputs_of(network, spec, example_inputs), written,
+            installed_versions(), datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        data = packed(tensors_of(network, structure), manifest.binding)
+        with new_directory(target) as place:
+            write_file(place / WEIGHTS, data)
+            write_hub_config(network, spec, place / CONFIG)
+            if finish is not None:
+                finish(place)
+            files = {path.name: described(path) for path in sorted(place.iterdir())}
+            text = dataclasses.replace(manifest, files=files).to_text().encode()
+            _verify(network, place, Manifest.from_json(parse(text)))
+            write_file(place / MANIFEST, text)  # last, as a directory without one is no artifact
+    return Path(directory)
+
+
+def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
+    """How the unpruned model is built.
+
+    Raises:
+        UnsavableModelError: Nobody knows.
+    """
+    found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network)
+    if found is None:
+        raise UnsavableModelError(
+            f"How this {type(network).__name__} is built is not known, as it is not timm's; name it: "
+            f'model="torchvision/resnet50", say, or model="package.module:factory" for a function of your own that builds it.'
+        )
+    return ModelSpec.from_json(found.to_json())
+
+
+def _fresh(spec: ModelSpec) -> nn.Module:
+    """The unpruned model."""
+    try:
+        return built(unpruned(spec)[0])
+    except ArtifactError as error:
+        raise UnsavableModelError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error.__cause__
+
+
+def _inputs_of(network: nn.Module, spec: ModelSpec, example_inputs: ExampleInputs | None) -> Inputs | None:
+    """What the model is called with; unknown for models of the user's own."""
+    if example_inputs is None and spec.own_code:
+        return None
+    return Inputs.of(usual_inputs(network, spec.name, device="meta") if example_inputs is None else example_inputs)
+
+
+def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The record as it will be read again.
+
+    Raises:
+        UnsavableModelError: It is not JSON.
+    """
+    if record is None:
+        return None
+    try:
+        return parse(json.dumps(dict(record), allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError, ArtifactError) as error:
+        raise UnsavableModelError(f"The record cannot be written as JSON: {error}.") from None
+
+
+def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
+    """Load what was written, and compare.
+
+    Raises:
+        UnsavableModelError: It is not the same.
+    """
+    loaded = restored(place, manifest, *unpruned(manifest.spec))
+    found = structure_of(network, loaded)
+    if found.attributes:
+        attribute = found.attributes[0]
+        raise _differs(f"'{attribute.name}' of '{attribute.module}'")
+    again = structure_of(loaded, loaded)
+    if _bare(again) != _bare(found):
+        raise _differs("its list of tensors")
+    mine, other = (tensors_of(each, _bare(found)) for each in (network, loaded))
+    for name, tensor in mine.items():
+        if not same_bits(tensor, other[name]):
+            raise _differs(f"'{name}'")
+
+
+def _bare(structure: Structure) -> Structure:
+    """Without attributes and their tensors."""
+    return Structure(tuple(entry for entry in structure.tensors if entry.kind != "plain"), structure.absent)
+
+
+def _differs(what: str) -> UnsavableModelError:
+    return UnsavableModelError(
+        f"The model was written and does not come back the same: {what} differs. It may share tensors in a way that is not "
+        f"seen, or build itself at random; nothing was saved."
+    )

@@ -1,0 +1,85 @@
+"""JSON from somebody who is not trusted, and JSON of which there is one spelling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from dfpc_plugin.artifact.errors import ArtifactError
+
+__all__ = ["canonical", "checksum", "parse"]
+
+_DEEPEST = 100
+
+
+def canonical(content: Any) -> bytes:
+    """The one spelling of some JSON.
+
+    Raises:
+        TypeError, ValueError: It is not JSON.
+    """
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 of some JSON, in hexadecimal, whatever the order of its keys."""
+    return hashlib.sha256(canonical(content)).hexdigest()
+
+
+def parse(data: bytes) -> Any:
+    """Read JSON, and nothing that only looks like it.
+
+    Raises:
+        ArtifactError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, or is nested too deep.
+    """
+    try:
+        content = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refused, parse_float=_finite
+        )
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"it is not UTF-8 text (byte {error.start})") from None
+    except RecursionError:
+        raise ArtifactError(f"it is nested deeper than {_DEEPEST} levels") from None
+    except ValueError as error:  # not JSON, or a number with too many digits
+        raise ArtifactError(f"it is not JSON: {error}") from None
+    _require_sane(content)
+    return content
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ArtifactError(f"it has the key '{next(name for name in names if names.count(name) > 1)}' twice")
+    return result
+
+
+def _refused(constant: str) -> Any:
+    raise ArtifactError(f"it has {constant}, which is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ArtifactError(f"it has a number that is too large: {text[:20]}")
+    return value
+
+
+def _require_sane(content: Any) -> None:
+    """Raise on deep nesting, and on halves of characters, which cannot be printed."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value, *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
+                raise ArtifactError("it has half a character (a lone surrogate)")
+        if not inner:
+            return
+        level = inner
+    raise ArtifactError(f"it is nested deeper than {_DEEPEST} levels")

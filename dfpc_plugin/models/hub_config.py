@@ -1,0 +1,39 @@
+"""The `config.json` that the Hugging Face hub shows and searches a model by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from dfpc_plugin.models.catalogue import library_of
+from dfpc_plugin.models.spec import ModelSpec
+from dfpc_plugin.models.timm_library import TimmLibrary
+
+__all__ = ["write_hub_config"]
+
+_LIBRARY = "dfpc-plugin"
+
+
+def write_hub_config(model: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write what a hub is to know of a pruned model: timm's own configuration for models of timm.
+
+    Args:
+        model: The model; it is not changed.
+        spec: How it was built before it was pruned.
+        path: Where to write.
+    """
+    path.write_text(json.dumps(_config_of(model, spec, path), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _config_of(model: nn.Module, spec: ModelSpec, path: Path) -> dict[str, Any]:
+    marks = {"library_name": _LIBRARY, "pruned": True}
+    if isinstance(library_of(spec.name), TimmLibrary) and getattr(model, "pretrained_cfg", None):
+        save_config_for_hf(model, str(path))  # timm writes it, and has no function that returns it
+        return {**json.loads(path.read_text(encoding="utf-8")), **marks}
+    classes = spec.options.get("num_classes", getattr(model, "num_classes", None))
+    known = {"num_classes": classes} if isinstance(classes, int) else {}
+    return {"architecture": spec.name, **known, **marks}
