@@ -2,19 +2,25 @@
 
 A page asks for one with a comment: `<!-- rules: table -->` becomes the tables of the operators that have a rule,
 `<!-- rules: totals -->` a sentence on how many they are. Both come from the registry itself, so they cannot be wrong
-about it.
+about it. `<!-- recipe: schema -->` becomes a table for each section of a recipe, from the dataclasses that read it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import re
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from dfpc_plugin import registered_rules
+from griffe import Docstring, DocstringSectionKind
+
+from dfpc_plugin import Recipe, registered_rules
+from dfpc_plugin.cli.options import section_type
 from dfpc_plugin.flow.registry import Rule, function_name
 
 _HOME = "dfpc_plugin.flow.rules"
@@ -34,7 +40,62 @@ _INDEXING = {"getitem": "x[...]", "setitem": "x[...] = y"}
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """Replace the comments; called by MkDocs for every page."""
     markdown = markdown.replace("<!-- rules: totals -->", _totals())
+    markdown = markdown.replace("<!-- recipe: schema -->", "\n\n".join(_schema(Recipe, "")))
     return markdown.replace("<!-- rules: table -->", "\n\n".join(_sections()))
+
+
+def _schema(section: type, prefix: str) -> Iterable[str]:
+    """Return a table of the options of a section, and those of the sections in it."""
+    hints, meanings = typing.get_type_hints(section), _meanings(section)
+    rows, inner = ["| Key | Kind | Default | |", "|---|---|---|---|"], []
+    for field in dataclasses.fields(section):
+        found = section_type(hints[field.name])
+        default = _default(field)
+        if found is not None:
+            inner.append((found, f"{prefix}{field.name}."))
+            optional = hints[field.name] is not found
+            kind, default = "section", "`null`" if optional else ""
+        else:
+            kind = _kind_of(hints[field.name])
+        rows.append(f"| `{prefix}{field.name}` | {kind} | {default} | {_plain(meanings[field.name])} |")
+    title = f"### {prefix.rstrip('.')}" if prefix else "### At the top"
+    yield f"{title}\n\n" + "\n".join(rows)
+    for found, path in inner:
+        yield from _schema(found, path)
+
+
+def _meanings(section: type) -> dict[str, str]:
+    """What the docstring says of each option."""
+    parts = Docstring(inspect.getdoc(section) or "", parser="google").parse()
+    attributes = [part for part in parts if part.kind is DocstringSectionKind.attributes]
+    return {entry.name: " ".join(entry.description.split()) for part in attributes for entry in part.value}
+
+
+def _default(field: Any) -> str:
+    """An option's default as it is written in YAML; '' for one that has to be given."""
+    value = field.default
+    if callable(field.default_factory):
+        value = field.default_factory()
+    if value is dataclasses.MISSING:
+        return ""
+    written = {None: "null", True: "true", False: "false"}
+    if isinstance(value, tuple):
+        value = list(value)
+    return f"`{written[value] if value is None or isinstance(value, bool) else value}`"
+
+
+def _kind_of(hint: Any) -> str:
+    """A type in words."""
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", dict: "mapping"}
+    choices = [choice for choice in typing.get_args(hint) if choice is not type(None)]
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return " ".join(f"`{choice}`" for choice in choices)
+    if origin is tuple:
+        return f"list of {_kind_of(choices[0])}s"
+    if origin is dict:
+        return names[dict]
+    return _kind_of(choices[0]) if choices else names[hint]
 
 
 def _totals() -> str:

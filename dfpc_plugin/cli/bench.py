@@ -15,7 +15,7 @@ from rich.text import Text
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.inputs import as_call
+from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.workflow.opening import Opened, device_of, open_model
 from dfpc_plugin.workflow.recipe import ModelSection
@@ -87,7 +87,7 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
     return 0
 
 
-def _common_inputs(opened: Mapping[str, Opened]) -> Any:
+def _common_inputs(opened: Mapping[str, Opened]) -> ExampleInputs:
     """What all models are called with.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ _BULLETS = re.compile(r"^\s*- (.+?)(?=\n\s*- |\n\s*Given value|\Z)", re.DOTALL |
 _UNION = re.compile(r'Parser key "([^"]*)":.*Subtypes: \[(.*?)\]\n.*Given value: (.*)', re.DOTALL)
 _LITERAL = re.compile(r'Parser key "([^"]*)":\s*Expected a typing.Literal\[(.*?)\]\. Got value: (.*)', re.DOTALL)
 _NOT_THIS = re.compile(r"^(Expected a <class 'NoneType'>|Problem with given class_path '[^']*':)\s*")
+_SECTION = re.compile(r"(?:Parser key \"?)?([\w.]+)\"?: Unable to load config ['\"](.*?)['\"]")
 _REQUIRED = re.compile(r'(?:Option|Key|Parser key) "([^"]*)" is required')
 
 
@@ -31,7 +33,8 @@ def explain(message: str, chosen: str, commands: Sequence[str], options: Sequenc
     prefix = f"dfpc {chosen}".strip()
     message = re.sub(r"\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)
     text = _simplified(message).rstrip(". \n")
-    return f"{prefix}: {text}{_hint(message, chosen, commands, options) or '.'} See {prefix} --help."
+    end = _hint(message, chosen, commands, options) or ("" if text.endswith("?") else ".")
+    return f"{prefix}: {text}{end} See {prefix} --help."
 
 
 def _own(name: str, chosen: str, options: Sequence[str]) -> str:
@@ -61,6 +64,9 @@ def _simplified(message: str) -> str:
     nested = _NESTED.search(text)
     if nested is not None:
         return f"{nested[1]} has no option '{nested[2]}'"
+    section = _SECTION.search(text)
+    if section is not None:
+        return f"'{section[2]}' is no option of {section[1]}, which is a section; give its options, as --{section[1]}.NAME"
     required = _REQUIRED.search(text)
     if required is not None:
         return f"{required[1]} is missing"
@@ -79,6 +85,8 @@ def _of_union(text: str) -> str:
     if "Namespace(" in union[3] or "{" in union[3] or "NestedArg" in union[3]:
         return f"{union[1]}: {told[0]}" if told else text
     subtypes = [kind for kind in re.split(r", (?![^\[]*\])", union[2]) if "NoneType" not in kind]
+    if any("Settings" in kind for kind in subtypes):
+        return f"'{union[3].strip()}' is no option of {union[1]}, which is a section; give its options, as --{union[1]}.NAME"
     return f"{union[1]} must be {' or '.join(subtypes)}, not '{union[3]}'"
 
 
@@ -86,6 +94,8 @@ def _plain(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     literal = _LITERAL.search(text)
     if literal is not None:
-        text = f"{literal[1]} must be one of {literal[2]}, not '{literal[3]}'"
+        near = difflib.get_close_matches(literal[3].strip(), re.findall(r"'([^']*)'", literal[2]), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        text = f"{literal[1]} must be one of {literal[2]}, not '{literal[3].strip()}'{hint}"
     text = re.sub(r'Parser key "([^"]*)"([^:]*):\s*', r"\1\2: ", text)
     return " ".join(text.split())

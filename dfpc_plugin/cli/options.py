@@ -63,4 +63,5 @@ def nearest(typed: str, names: list[str]) -> str | None:
     if near:
         return siblings[near[0]]
     elsewhere = [name for name in names if name.rpartition(".")[2] == last]
-    return next(iter(elsewhere or difflib.get_close_matches(typed, names, n=1)), None)
+    by_letters = [] if section and siblings else difflib.get_close_matches(typed, names, n=1)  # its section alone is no likeness
+    return next(iter(elsewhere or by_letters), None)

@@ -35,6 +35,7 @@ def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("Of", overflow="fold")
     for found in evaluations:
-        figures = (f"{found['top1']:.2f} %", f"{found['top5']:.2f} %", f"{found['loss']:.4f}", str(found["count"]))
+        loss = "no number" if found["loss"] is None else f"{found['loss']:.4f}"
+        figures = (f"{found['top1']:.2f} %", f"{found['top5']:.2f} %", loss, str(found["count"]))
         table.add_row(found["stage"], *figures, Text(found["data"]))
     return table

@@ -149,7 +149,7 @@ def _add_field(
     """Add one option, or a positional argument for a field without default."""
     options: dict[str, Any] = {"help": " ".join(description.split())}
     default: Any = field.default
-    if not isinstance(field.default_factory, type(dataclasses.MISSING)):
+    if callable(field.default_factory):
         default = field.default_factory()
     required = default is dataclasses.MISSING
     if not required:

@@ -11,6 +11,7 @@ from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
 from dfpc_plugin.workflow import Recipe, follow_recipe
+from dfpc_plugin.workflow.processes import is_main_process
 
 __all__ = ["PruneConfig", "run"]
 
@@ -41,10 +42,12 @@ class PruneConfig(Recipe):
 
 def run(config: PruneConfig, consoles: Consoles) -> int:
     """Prune a model to a budget, repair and fine-tune it if asked for, and save it with a report: a recipe from end to end."""
-    with bars(consoles.err, config.quiet) as tell:
+    with bars(consoles.err, config.quiet or not is_main_process()) as tell:
         outcome = follow_recipe(
             config.recipe, config.output, overwrite=config.overwrite, resume=config.resume, progress=tell
         )
+    if not is_main_process():
+        return 0
     if config.json:
         consoles.out.file.write(json.dumps(outcome.record) + "\n")
     elif not config.quiet:

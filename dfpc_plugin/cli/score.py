@@ -26,8 +26,10 @@ class ScoreConfig:
     """Options of `dfpc score`.
 
     Attributes:
-        model: A timm model, such as resnet50 or vit_base_patch16_224.augreg_in21k, or torchvision/NAME.
+        model: A timm model, such as resnet50 or vit_base_patch16_224.augreg_in21k, torchvision/NAME, cifar/NAME, or
+            package.module:function of your own.
         pretrained: Load trained weights; without, scores are those of random weights.
+        weights: Load weights from this file: safetensors, or a checkpoint of mere tensors.
         ranking: As published; relative: shares of every reading layer's total; expected: shares of its expected square.
         size: Height and width of the input in pixels, instead of what the model was made for.
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
@@ -39,6 +41,7 @@ class ScoreConfig:
 
     model: str
     pretrained: bool = False
+    weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
     ranking: Ranking = "published"
     size: int | None = None
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
@@ -57,6 +60,8 @@ class ScoreConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ScoreConfigError(f"{name} must be 1 or more, not {value}.")
+        if self.pretrained and self.weights is not None:
+            raise ScoreConfigError("pretrained and weights both say where weights come from; give one of them.")
         if self.json == self.csv == STDOUT:
             raise ScoreConfigError(
                 "json and csv cannot both go to the standard output; name a file for one of them."
@@ -75,7 +80,11 @@ def run(config: ScoreConfig, consoles: Consoles) -> int:
         require_plottable(config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
         score = score_model(
-            config.model, pretrained=config.pretrained, ranking=config.ranking, size=config.size
+            config.model,
+            pretrained=config.pretrained,
+            weights=config.weights,
+            ranking=config.ranking,
+            size=config.size,
         )
         written = _write(config, score)
     if not config.quiet and not config.stdout_taken:

@@ -15,7 +15,8 @@ from dfpc_plugin.models import build_model, load_weights
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import RepairResult, repair
-from dfpc_plugin.workflow.opening import Opened, images_to_train, images_to_validate, prepared
+from dfpc_plugin.workflow.checks import require_trainable
+from dfpc_plugin.workflow.opening import Opened, images_to_validate, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
@@ -118,35 +119,34 @@ def finetune_opened(
     require_place(output, overwrite=overwrite)
     if data.train is None:
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
-    images_to_train(data, opened.preprocessing)  # missing ones are found before anything is written
-    place = WorkPlace(output, _identity(settings, data), resume=resume)
+    place = WorkPlace(output, _identity(opened, settings, data), resume=resume)
     record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
-    if is_main_process():
-        place.begin()
-    _note(record, validation, "before fine-tuning", opened.model)
-    result = tune(
-        opened.model, settings, data, dataclasses.replace(opened, model=teacher or opened.model), validation,
-        place.checkpoints, progress, resume=resume,
-    )  # fmt: skip
-    record.finetune = result.to_json()
-    record.recipe = _with_comment(record.recipe, f"then fine-tuned on {data.train}: {settings}")
-    _note(record, validation, "fine-tuned", result.model)
-    record.seconds = record.seconds | {"fine-tuning": time.perf_counter() - start}
-    if not is_main_process():
-        return record.to_json()
-    content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
+    require_trainable(opened, opened.model, data, [settings])
+    with place.begun():
+        _note(record, validation, "before fine-tuning", opened.model)
+        result = tune(
+            opened.model, settings, data, dataclasses.replace(opened, model=teacher or opened.model), validation,
+            place.checkpoints, progress, resume=resume,
+        )  # fmt: skip
+        record.finetune = result.to_json()
+        record.recipe = _with_comment(record.recipe, f"then fine-tuned on {data.train}: {settings}")
+        _note(record, validation, "fine-tuned", result.model)
+        record.seconds = record.seconds | {"fine-tuning": time.perf_counter() - start}
+        if not is_main_process():
+            return record.to_json()
+        content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
     place.remove()
     return content
 
 
-def _identity(settings: FinetuneSettings, data: DataSection) -> str:
+def _identity(opened: Opened, settings: FinetuneSettings, data: DataSection) -> str:
     """Tells one fine-tuning from another."""
-    return f"{settings}\n{data}\n"
+    return f"{opened.spec}\n{settings}\n{data}\n"
 
 
 def _with_comment(recipe: str | None, text: str) -> str:
     """A recipe, and what was done after it."""
-    return f"{recipe or ''}# {text}\n"
+    return f"{recipe or ''}# {' '.join(text.split())}\n"  # on one line, as a comment is, whatever paths there are
 
 
 def _record_of(opened: Opened, data: DataSection) -> RunRecord:

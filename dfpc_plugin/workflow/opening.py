@@ -19,7 +19,7 @@ from dfpc_plugin.data import (
     open_images,
     training_transform,
 )
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.models import (
     ModelSpec,
     Preprocessing,
@@ -28,6 +28,7 @@ from dfpc_plugin.models import (
     load_weights,
     preprocessing_of,
 )
+from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
 
 __all__ = ["Opened", "device_of", "images_to_calibrate", "images_to_train", "images_to_validate", "is_artifact", "open_model"]
@@ -69,7 +70,7 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()  # the meta device makes tensors too, and has no values
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
         raise RecipeError(f"device='{name}' is not here ({str(error).splitlines()[0]}); give cpu, cuda, or auto.") from error
     return device
@@ -104,6 +105,11 @@ def _open_artifact(section: ModelSection, device: torch.device, factory: str | N
         raise RecipeError(f"'{section.name}' is a saved model, which has its weights and options; give none beside it.")
     manifest = read_manifest(section.name)
     spec = manifest.spec
+    if spec.own_code and factory is None:
+        raise RecipeError(
+            f"The model in '{section.name}' is built by a function of your own, and no file decides which code is run; if you "
+            f"trust it, say so by --factory {spec.name}."
+        )
     build = None if factory is None else ModelSpec(factory, spec.options)
     model = load_pruned(section.name, factory=None if build is None else lambda: build_model(build))
     return _opened(model, spec, section, device, manifest.record or {})
@@ -114,13 +120,48 @@ def _opened(
 ) -> Opened:
     model = model.to(device).eval()
     size = section.size if section.size is not None else record.get("model", {}).get("size")
-    inputs = example_inputs(model, spec.name, batch_size=section.batch_size, size=size)
+    inputs = _inputs(model, spec.name, section.batch_size, size)
+    _require_callable(model, section.name, inputs)
     known = record.get("preprocessing")
     if known is None:
         preprocessing = preprocessing_of(model, spec.name, size)
     else:
         preprocessing = _read_preprocessing(known, section)
     return Opened(model, spec, inputs, preprocessing, record)
+
+
+def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> ExampleInputs:
+    """Example inputs.
+
+    Raises:
+        RecipeError: They are too large for any memory.
+    """
+    try:
+        return example_inputs(model, name, batch_size=batch_size, size=size)
+    except (RuntimeError, OverflowError, TypeError) as error:  # torch says it in each of these ways, by how large they are
+        at = "" if size is None else f" of size={size}"
+        raise RecipeError(
+            f"There is no memory for batch_size={batch_size} example inputs{at} ({str(error).splitlines()[0]}); give fewer or "
+            f"smaller ones."
+        ) from error
+
+
+def _require_callable(model: nn.Module, name: str, inputs: ExampleInputs) -> None:
+    """Raise unless a model takes its example inputs.
+
+    Raises:
+        RecipeError: It does not, as with a size that it was not made for.
+    """
+    args, kwargs = as_call(inputs)
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # a model's forward is anybody's code
+        shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in args)
+        first = next(iter(str(error).splitlines()), "")
+        raise RecipeError(
+            f"'{name}' cannot be called with inputs of {shapes} ({type(error).__name__}: {first}); give the size of its images."
+        ) from error
 
 
 def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
@@ -161,18 +202,17 @@ def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> Image
     return open_images(data.val, data.val_split, transform, limit=limit, **_place(data, data.val))
 
 
-def images_to_train(data: DataSection, preprocessing: Preprocessing) -> ImageDataset:
-    """Open the images to train on, varied as the section says."""
+def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: bool = True) -> ImageDataset:
+    """Open the images to train on, varied as the section says, or as they are."""
     assert data.train is not None
-    transform = training_transform(prepared(preprocessing, data), data.augment)
+    ready = prepared(preprocessing, data)
+    transform = training_transform(ready, data.augment) if varied else evaluation_transform(ready)
     return open_images(data.train, data.train_split, transform, **_place(data, data.train))
 
 
 def images_to_calibrate(data: DataSection, preprocessing: Preprocessing, count: int | None, seed: int) -> Tensor:
     """Draw some of the training images, without their labels and not varied, `(count, C, H, W)`."""
-    assert data.train is not None
-    transform = evaluation_transform(prepared(preprocessing, data))
-    dataset = open_images(data.train, data.train_split, transform, **_place(data, data.train))
+    dataset = images_to_train(data, preprocessing, varied=False)
     return calibration_images(dataset, min(count or _CALIBRATION, len(dataset)), seed)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dfpc_plugin.files import OutputError, write_text
+from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import RecipeError
 
 __all__ = ["WorkPlace"]
@@ -35,20 +38,34 @@ class WorkPlace:
         self.directory = output.with_name(output.name + ".run")
         self._recipe, self._resume = recipe, resume
         known = self.directory / _RECIPE
-        if self.directory.exists():
+        if is_main_process() and self.directory.exists():  # the others may come when the main one has begun
             self._require_own(known)
 
-    def begin(self) -> None:
-        """Make the directory.
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Make the directory, in the main process; if the run fails before it has done anything, throw it away again.
 
         Raises:
             OutputError: It cannot be made.
         """
+        if not is_main_process():
+            yield
+            return
         try:
             self.directory.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"Cannot make '{self.directory}': {error.strerror or error}.") from error
-        write_text(self.directory / _RECIPE, self._recipe)
+        try:
+            write_text(self.directory / _RECIPE, self._recipe)
+            yield
+        except BaseException:
+            if not self._holds_anything():
+                self.remove()
+            raise
+
+    def _holds_anything(self) -> bool:
+        """Whether something is there that a run can go on with."""
+        return any(path.is_file() for part in (self.cut, self.checkpoints, self.repair) for path in part.rglob("*"))
 
     @property
     def cut(self) -> Path:

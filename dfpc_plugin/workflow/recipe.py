@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.pruning import Per, PruneSettings
-from dfpc_plugin.repairing import Method
+from dfpc_plugin.repairing import Method, RepairSettings
 from dfpc_plugin.selection import Target
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
+_LARGEST_SEED = 2**63 - 1
 
 
 class RecipeError(DFPCError, ValueError):
@@ -118,7 +120,8 @@ class PruneSection:
     """Which channels go.
 
     Attributes:
-        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), or a criterion's name.
+        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), dfpc, dfpc-relative,
+            dfpc-mean, dfpc-published, magnitude, fpgm, lamp, bnscale or random.
         per: What saliency is divided by before it is ranked: nothing, or what removing the channel saves.
         rescore: The share of the channels after which saliency is computed anew, such as the paper's 0.01.
         max_ratio: The share of its channels that any coupling may lose.
@@ -149,8 +152,10 @@ class PruneSection:
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         PruneSettings(self.per, self.rescore, self.max_ratio, self.min_channels, self.round_to)
         if self.importance != AUTO and self.importance not in CRITERIA:
-            names = ", ".join((AUTO, *CRITERIA))
-            raise RecipeError(f"importance='{self.importance}' is none of {names}; choose one of them.")
+            names = (AUTO, *CRITERIA)
+            near = difflib.get_close_matches(self.importance, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else "choose one of them."
+            raise RecipeError(f"importance='{self.importance}' is none of {', '.join(names)}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,18 @@ class RepairSection:
     batchnorm: bool = True
     memory_gib: float = 4.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: There is no such seed.
+            RepairError: Settings that cannot be followed.
+        """
+        _require_seed(self.seed)
+        # Images come later, so that what the others have in common with calibrate is checked in its place.
+        method: Method = "synthetic" if self.method == "calibrate" else self.method
+        RepairSettings(**dataclasses.asdict(self) | {"method": method})
 
 
 @dataclass(frozen=True)
@@ -229,6 +246,7 @@ class Recipe:
             RecipeError: Says what is missing, or what contradicts what.
         """
         object.__setattr__(self, "curve", tuple(self.curve))
+        _require_seed(self.seed)
         target = Target.parse(self.target)
         needs = {
             "max_drop in the target": (target.max_drop is not None, "val"),
@@ -252,6 +270,12 @@ class Recipe:
     def tunes(self) -> bool:
         """Whether it trains."""
         return self.finetune is not None or self.schedule is not None
+
+    @property
+    def courses(self) -> list[FinetuneSettings]:
+        """How it trains, course by course."""
+        of_schedule = [] if self.schedule is None else [*self.schedule.courses(), self.schedule.final]
+        return [settings for settings in (self.finetune, *of_schedule) if settings is not None]
 
     @property
     def takes_long(self) -> bool:
@@ -279,3 +303,9 @@ def _require_counts(section: Any, *names: str) -> None:
         value = getattr(section, name)
         if value is not None and value < 1:
             raise RecipeError(f"{name} must be 1 or more, not {value}.")
+
+
+def _require_seed(seed: int) -> None:
+    """Raise unless random generators take it."""
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise RecipeError(f"seed={seed} is no seed; give a whole number from 0 to {_LARGEST_SEED}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
+from dfpc_plugin.evaluation import probe
 from dfpc_plugin.models import build_model
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.record import Point, RunRecord, layer_widths
-from dfpc_plugin.require import require
+from dfpc_plugin.workflow.checks import require_packages, require_trainable
 from dfpc_plugin.workflow.opening import (
     Opened,
     device_of,
@@ -27,7 +29,7 @@ from dfpc_plugin.workflow.opening import (
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import Recipe, recipe_text
+from dfpc_plugin.workflow.recipe import ExportSection, Recipe, recipe_text
 from dfpc_plugin.workflow.stages import Validation, add_curve, cut, cut_and_tune, repair_settings, tune
 
 __all__ = ["Outcome", "follow_recipe"]
@@ -70,14 +72,15 @@ def follow_recipe(
     """
     start = time.perf_counter()
     run = _Run(recipe, Path(output), resume, progress or (lambda name, share: None), overwrite)
-    model, pruning = run.pruned()
-    if recipe.finetune is not None:
-        model = run.tuned(model)
-    run.record.layers = layer_widths(run.opened.model, model)
-    run.record.seconds["in all"] = time.perf_counter() - start
-    if not is_main_process():
-        return Outcome(run.output, model, run.record.to_json(), pruning)
-    content = write_outputs(run.output, model, run.opened, run.record, recipe.export, run.tell, overwrite=overwrite)
+    with run.place.begun() if recipe.takes_long else nullcontext():
+        model, pruning = run.pruned()
+        if recipe.finetune is not None:
+            model = run.tuned(model)
+        run.record.layers = layer_widths(run.opened.model, model)
+        run.record.seconds["in all"] = time.perf_counter() - start
+        if not is_main_process():
+            return Outcome(run.output, model, run.record.to_json(), pruning)
+        content = write_outputs(run.output, model, run.opened, run.record, recipe.export, run.tell, overwrite=overwrite)
     run.place.remove()
     return Outcome(run.output, model, content, pruning)
 
@@ -98,17 +101,20 @@ class _Run:
         """Open everything, so that what is missing is found now rather than after an hour."""
         self.recipe, self.output, self.tell, self._resume = recipe, output, tell, resume
         require_place(output, overwrite=overwrite)
-        _require_packages(recipe)
+        require_packages(recipe)
         text = recipe_text(recipe)
-        self.place = WorkPlace(output, text, resume=resume)
+        same = recipe_text(dataclasses.replace(recipe, export=ExportSection()))  # exports may change on the way
+        self.place = WorkPlace(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
         images = images_to_validate(recipe.data, self.opened.preprocessing)
         self._validation = None if images is None else Validation(images, recipe.data, tell)
-        if recipe.tunes:
+        if images is not None:
+            probe(self.opened.model, images)
+        if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
+        if recipe.tunes:
+            require_trainable(self.opened, self.opened.model, recipe.data, recipe.courses)
         self.record = _begun(recipe, self.opened, text)
-        if recipe.takes_long and is_main_process():
-            self.place.begin()
 
     def pruned(self) -> tuple[nn.Module, PruneResult | None]:
         """Prune and repair, or take what was pruned before an interruption."""
@@ -152,7 +158,8 @@ class _Run:
 
     def _taken_up(self) -> nn.Module:
         """The pruned model of a run that was interrupted, with what was known by then."""
-        self.record = RunRecord.from_json(read_manifest(self.place.cut).record or {})
+        known = RunRecord.from_json(read_manifest(self.place.cut).record or {})
+        self.record = dataclasses.replace(known, recipe=self.record.recipe)
         spec = self.opened.spec
         return load_pruned(
             self.place.cut, factory=(lambda: build_model(spec)) if spec.own_code else None, device=device_of(self.recipe.device)
@@ -171,15 +178,6 @@ class _Run:
             after = (self.record.prune or {})["after"]
             self.record.add_point(Point("fine-tuned", after["macs"], after["parameters"], found.top1, after.get("latency_ms")))
         return result.model
-
-
-def _require_packages(recipe: Recipe) -> None:
-    """Raise if a package is missing that will be needed at the end."""
-    require("jinja2", "jinja2", "report")
-    if recipe.tunes:
-        require("accelerate", "accelerate", "finetune")
-    for package in ("onnx", "onnxscript", "onnxruntime") if recipe.export.onnx else ():
-        require(package, package, "export")
 
 
 def _begun(recipe: Recipe, opened: Opened, text: str) -> RunRecord:

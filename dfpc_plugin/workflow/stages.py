@@ -50,7 +50,7 @@ class Validation:
     def note(self, record: RunRecord, stage: str, model: nn.Module) -> Evaluation:
         """Evaluate a model, and note the accuracy."""
         found = self.evaluate(model)
-        record.add_evaluation(stage, str(self.data.val), found)
+        record.add_evaluation(stage, Path(str(self.data.val)).name, found)  # a report is no place for directories
         return found
 
 

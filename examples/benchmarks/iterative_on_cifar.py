@@ -29,7 +29,7 @@ def main(
     train: Path,
     val: Path,
     target: str = "macs=0.6667",
-    share: float = 0.04,
+    share: float = 0.025,
     steps: int = 20,
     final_steps: int = 100,
     batch_size: int = 128,
@@ -51,7 +51,7 @@ def main(
         seeds: Of the order and augmentation of images.
     """
     torch.set_num_threads(1)
-    console = Console()
+    console = Console(width=120)
     model = build_model(NAME)
     load_weights(model, weights)
     preprocessing = preprocessing_of(model, NAME)

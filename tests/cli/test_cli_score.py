@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dfpc_plugin import bgsc
-from dfpc_plugin.models import create_model
+from dfpc_plugin.models import create_model, example_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +141,16 @@ def test_what_is_wrong_on_the_command_line_is_named(dfpc, arguments, message):
     code, out, err = dfpc("score", *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_weights_come_from_a_file(dfpc, tmp_path):
+    model = create_model("test_resnet")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    code, out, _ = dfpc("score", "test_resnet", "--weights", tmp_path / "w.safetensors", "--json", "-")
+    assert code == 0
+    scores = json.loads(out)
+    assert scores["pretrained"]
+    own = bgsc(model, example_inputs(model, "test_resnet"))
+    assert scores["layers"] == {layer: pytest.approx(own[layer].tolist()) for layer in own}
+    code, _, err = dfpc("score", "test_resnet", "--pretrained", "--weights", "w.safetensors")
+    assert (code, err) == (2, "pretrained and weights both say where weights come from; give one of them.\n")

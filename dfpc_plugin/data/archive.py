@@ -1,0 +1,64 @@
+"""Images in a zip archive, read where they are."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.layout import Layout
+
+__all__ = ["ArchiveImages"]
+
+
+class ArchiveImages:
+    """The images of one split of a zip archive, one folder for each class at any depth.
+
+    Every process opens the archive for itself: processes that share one open file would move each other's position in it.
+    """
+
+    def __init__(self, path: Path, split: str) -> None:
+        """Find them; nothing is unpacked.
+
+        Raises:
+            DataError: It is no archive, or has no images.
+        """
+        self.source, self._path = f"the archive '{path}'", path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                files = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        except zipfile.BadZipFile as error:
+            raise DataError(f"'{path}' is no zip archive: {error}. Give a folder or a zip of images.") from error
+        layout = Layout.of(files, split, self.source)
+        self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
+        self._archive: zipfile.ZipFile | None = None
+        self._process = 0
+
+    def load(self, index: int) -> Image.Image:
+        """Read an image."""
+        try:
+            content = self._opened().read(self._paths[index])
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise OSError(f"the archive is damaged there ({error})") from error
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            return image
+
+    def name(self, index: int) -> str:
+        """Its path in the archive."""
+        return self._paths[index]
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._archive is None or self._process != os.getpid():
+            self._archive, self._process = zipfile.ZipFile(self._path), os.getpid()
+        return self._archive
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, which another process opens for itself."""
+        return self.__dict__ | {"_archive": None}

@@ -1,0 +1,35 @@
+"""Images into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.data.errors import DataError
+
+__all__ = ["collate_images"]
+
+
+def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    """Put pairs of image and label into one batch `(N, C, H, W)` and its labels `(N,)`.
+
+    Raises:
+        DataError: Images are no tensors, or have different shapes.
+    """
+    images = [image for image, _ in pairs]
+    strange = next((image for image in images if not isinstance(image, Tensor)), None)
+    if strange is not None:
+        raise DataError(
+            f"The data set gives images as {type(strange).__name__}, not as tensors; open it with a transform, such as "
+            f"evaluation_transform(preprocessing)."
+        )
+    other = next((image for image in images if image.shape != images[0].shape), None)
+    if other is not None:
+        raise DataError(
+            f"Images of one batch have different shapes, {tuple(images[0].shape)} and {tuple(other.shape)}; open the data set "
+            f"with a transform that makes them one size."
+        )
+    return torch.stack(images), torch.as_tensor([int(label) for _, label in pairs])

@@ -1,0 +1,79 @@
+"""A data set of images with labels, whatever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.images import Images
+from dfpc_plugin.data.limit import evenly
+
+__all__ = ["ImageDataset", "Transform"]
+
+Transform = Callable[[Any], Any]
+"""From a PIL image to what the model takes, a tensor `(C, H, W)`."""
+
+
+class ImageDataset(Dataset[tuple[Any, int]]):
+    """Pairs `(image, label)`, the image as the transform makes it.
+
+    Attributes:
+        images: The source.
+        transform: What every image goes through; None leaves PIL images.
+        indices: Which images of the source it has, in this order.
+    """
+
+    def __init__(self, images: Images, transform: Transform | None, indices: Sequence[int] | None = None) -> None:
+        """Offer all images of a source, or some (their indices)."""
+        self.images, self.transform = images, transform
+        self.indices = tuple(range(len(images.labels)) if indices is None else indices)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; the label is the index."""
+        return self.images.classes
+
+    @property
+    def source(self) -> str:
+        """Where the images come from, in the user's words."""
+        return self.images.source
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The label of every image, without reading any."""
+        return tuple(int(self.images.labels[index]) for index in self.indices)
+
+    def with_transform(self, transform: Transform | None) -> ImageDataset:
+        """The same images through another transform."""
+        return ImageDataset(self.images, transform, self.indices)
+
+    def limited(self, count: int) -> ImageDataset:
+        """At most `count` of the images, evenly over the classes: the first ones of each, in the order they have here.
+
+        Raises:
+            DataError: `count` is not positive.
+        """
+        chosen = evenly(self.labels, count)
+        return ImageDataset(self.images, self.transform, [self.indices[position] for position in chosen])
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Any, int]:
+        """Read, prepare and label one image.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        index = self.indices[position]
+        try:
+            image = self.images.load(index)
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow and zipfile raise on broken files
+            raise DataError(
+                f"Cannot read the image '{self.images.name(index)}' of {self.source}: {error}. Replace it or take it out."
+            ) from error
+        return image if self.transform is None else self.transform(image), int(self.images.labels[index])

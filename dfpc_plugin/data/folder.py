@@ -1,0 +1,36 @@
+"""Images in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from dfpc_plugin.data.layout import Layout
+
+__all__ = ["FolderImages"]
+
+
+class FolderImages:
+    """The images of one split of a folder, one folder for each class."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        """Find them; nothing is read yet.
+
+        Raises:
+            DataError: There are none.
+        """
+        self.source, self._folder = f"the folder '{folder}'", folder
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        layout = Layout.of(files, split, self.source)
+        self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
+
+    def load(self, index: int) -> Image.Image:
+        """Read an image."""
+        with Image.open(self._folder / self._paths[index]) as image:
+            image.load()
+            return image
+
+    def name(self, index: int) -> str:
+        """Its path in the folder."""
+        return self._paths[index]

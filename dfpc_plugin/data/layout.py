@@ -1,0 +1,101 @@
+"""The ImageFolder layout: which files are images of which class and split, for folders and archives alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from dfpc_plugin.data.errors import DataError
+
+__all__ = ["Layout", "Split", "check_split"]
+
+Split = Literal["train", "val", "test"]
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "test", "testing"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
+"""Names of the folder of each split; of several, the first that is there."""
+_KNOWN = frozenset(name for names in _FOLDERS.values() for name in names)
+
+
+def check_split(split: str) -> None:
+    """Raise unless `split` is one.
+
+    Raises:
+        DataError: Names them.
+    """
+    if split not in get_args(Split):
+        raise DataError(f"split={split!r} is none of {', '.join(get_args(Split))}; choose one of them.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The images of one split.
+
+    Attributes:
+        paths: Their paths inside the source, sorted.
+        classes: Names of the folders that hold them, sorted.
+        labels: The index of each image's class.
+    """
+
+    paths: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], split: str, source: str) -> Layout:
+        """Find the images of a split among the files of a source.
+
+        Args:
+            names: Paths of all files relative to the source, with slashes.
+            split: "train", "val" or "test". A source without folders of these names is one split, whichever is asked for.
+            source: What to call it in messages.
+
+        Raises:
+            DataError: There are no images, no classes, or not that split.
+        """
+        check_split(split)
+        paths = [path for path in map(PurePosixPath, sorted(names)) if _is_image(path)]
+        if not paths:
+            raise DataError(f"There are no images in {source}; it should hold CLASS/NAME.jpg, or train/CLASS/NAME.jpg and so on.")
+        chosen = _of_split(paths, split, source)
+        loose = next((path for path in chosen if len(path.parts) < 2 or path.parent.name.lower() in _KNOWN), None)
+        if loose is not None:
+            raise DataError(
+                f"The image '{loose}' of {source} lies in no folder of a class; move images into one folder for each class."
+            )
+        classes = sorted({path.parent.name for path in chosen})
+        numbers = {name: number for number, name in enumerate(classes)}
+        return cls(tuple(map(str, chosen)), tuple(classes), tuple(numbers[path.parent.name] for path in chosen))
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    """Whether a file is an image by its name; hidden files and what macOS adds to archives are none."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in IMG_EXTENSIONS and not hidden
+
+
+def _split_of(path: PurePosixPath) -> str | None:
+    """The outermost folder that is named as a split; the folder of the class counts only for files that would have none."""
+    above = path.parts[:-2] or path.parts[:-1]
+    return next((part.lower() for part in above if part.lower() in _KNOWN), None)
+
+
+def _of_split(paths: Sequence[PurePosixPath], split: str, source: str) -> list[PurePosixPath]:
+    """Those of one split; all of them where there are no splits.
+
+    Raises:
+        DataError: There are splits, and this one is not among them.
+    """
+    found = {name for path in paths if (name := _split_of(path)) is not None}
+    if not found:
+        return list(paths)
+    folder = next((name for name in _FOLDERS[split] if name in found), None)
+    if folder is None:
+        raise DataError(f"There is no split '{split}' in {source}; it has {', '.join(sorted(found))}.")
+    return [path for path in paths if _split_of(path) == folder]

@@ -1,0 +1,64 @@
+"""Images by the name of their source."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dfpc_plugin.data.archive import ArchiveImages
+from dfpc_plugin.data.dataset import ImageDataset, Transform
+from dfpc_plugin.data.digits import DigitImages
+from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.folder import FolderImages
+from dfpc_plugin.data.images import Images
+from dfpc_plugin.data.layout import check_split
+from dfpc_plugin.data.torchvision_sets import TorchvisionImages
+
+__all__ = ["open_images"]
+
+_TORCHVISION = "torchvision/"
+
+
+def open_images(
+    source: str | os.PathLike[str],
+    split: str,
+    transform: Transform | None = None,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    download: bool = False,
+) -> ImageDataset:
+    """Open labelled images.
+
+    Args:
+        source: A folder or a zip archive in ImageFolder layout (CLASS/NAME.jpg at any depth, with or without folders train/,
+            val/, test/ above), `torchvision/NAME`, or `digits`, scikit-learn's. Classes of folders and archives are
+            numbered in alphabetical order, those of data sets as they are there.
+        split: "train", "val" or "test". Of a source that has only one of val and test, it is both; a folder or an archive
+            without folders for splits is all of it.
+        transform: What every image goes through, such as `evaluation_transform(preprocessing)`; None leaves PIL images.
+        root: For `torchvision/NAME`: the folder that holds the data set. The working directory if not given.
+        limit: Take so many images at most, as many of every class, always the same.
+        download: For `torchvision/NAME`: fetch it if it is not there.
+
+    Raises:
+        DataError: There is no such source or split, or it holds no images.
+    """
+    dataset = ImageDataset(_open(os.fspath(source), split, root, download), transform)
+    return dataset if limit is None else dataset.limited(limit)
+
+
+def _open(source: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> Images:
+    check_split(split)
+    if source.startswith(_TORCHVISION):
+        return TorchvisionImages(source.removeprefix(_TORCHVISION), split, Path(root or "."), download)
+    if root is not None or download:
+        raise DataError(f"root and download are for torchvision/NAME; '{source}' is none, leave them out.")
+    if source == "digits":
+        return DigitImages(split)
+    path = Path(source)
+    if path.is_dir():
+        return FolderImages(path, split)
+    if path.is_file():
+        return ArchiveImages(path, split)
+    raise DataError(f"There is no '{source}'; give a folder, a zip archive, torchvision/NAME, or digits.")

@@ -1,0 +1,21 @@
+"""How many processes may read images."""
+
+from __future__ import annotations
+
+import os
+
+from dfpc_plugin.data.errors import DataError
+
+__all__ = ["checked_workers"]
+
+
+def checked_workers(workers: int) -> int:
+    """Return `workers`, unless starting so many would take the machine down.
+
+    Raises:
+        DataError: It is no number of processes, or far more than there are processors.
+    """
+    most = max(32, 4 * (os.cpu_count() or 1))
+    if not 0 <= workers <= most:
+        raise DataError(f"workers={workers} is no number of processes for this machine; give 0 to {most}.")
+    return workers

@@ -1,0 +1,183 @@
+"""How well a model does on labelled images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from dfpc_plugin.data import DataError, checked_workers, collate_images
+from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.progress import Progress, shown
+
+__all__ = ["Evaluation", "check_classes", "evaluate_model", "probe", "tally"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        top1: How often the largest output is the label's, in per cent.
+        top5: How often the label's output is among the five largest, in per cent.
+        loss: Mean cross-entropy.
+        count: Images.
+        seconds: How long it took.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    count: int
+    seconds: float
+
+    @classmethod
+    def of(cls, sums: Tensor, seconds: float) -> Evaluation:
+        """Read the sums that `tally` returns."""
+        count, top1, top5, loss = sums.tolist()
+        return cls(100 * top1 / count, 100 * top5 / count, loss / count, int(count), seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as numbers by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, loss {self.loss:.4f} on {self.count} images"
+
+
+def evaluate_model(
+    model: nn.Module,
+    dataset: Dataset[tuple[Tensor, int]],
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Progress | bool | None = None,
+) -> Evaluation:
+    """Evaluate a classifier, where it is, and leave it as it was.
+
+    Args:
+        model: From images `(N, C, H, W)` to outputs `(N, classes)`.
+        dataset: A map-style data set of pairs (image, label), such as `open_images` returns.
+        batch_size: Images at a time.
+        workers: Processes that read images.
+        progress: True for a bar in the terminal, or what to call.
+
+    Raises:
+        DataError: There are no images, labels go beyond the model's outputs, or the model cannot take the images.
+    """
+    start = time.perf_counter()
+    with shown(progress) as tell:
+        sums = tally(model, dataset, batch_size, workers, tell)
+    return Evaluation.of(sums, time.perf_counter() - start)
+
+
+def tally(
+    model: nn.Module,
+    dataset: Dataset[tuple[Tensor, int]],
+    batch_size: int,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sum up over a data set: images, hits of the largest output, hits of the five largest, cross-entropy.
+
+    Returns:
+        The four sums in float64 on the CPU, so that those of several parts of a data set can be added.
+
+    Raises:
+        DataError: As `evaluate_model` says.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    if count == 0:
+        raise DataError("The data set holds no images to evaluate on.")
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size} is no number of images; give 1 or more.")
+    workers = min(checked_workers(workers), -(-count // batch_size))  # no more than there are batches
+    device = _device_of(model)
+    sums = torch.zeros(4, dtype=torch.float64)
+    with evaluating(model), torch.no_grad():
+        loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
+        for images, labels in loader:
+            outputs = _outputs(model, images.to(device))
+            check_classes(outputs, labels, dataset)
+            sums += _sums(outputs.float(), labels.to(device))
+            if progress is not None:
+                progress("evaluating", sums[0].item() / count)
+    return sums
+
+
+def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
+    """Call a model, which stays as it was, with the first image, to see whether the two fit.
+
+    Returns:
+        The number of the model's outputs.
+
+    Raises:
+        DataError: They do not.
+    """
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise DataError("The data set holds no images.")
+    images, labels = collate_images([dataset[0]])
+    with evaluating(model), torch.no_grad():
+        outputs = _outputs(model, images.to(_device_of(model)))
+    check_classes(outputs, labels, dataset)
+    return outputs.shape[1]
+
+
+def check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
+    """Raise unless every label has an output.
+
+    Args:
+        outputs: `(N, classes)`.
+        labels: `(N,)`.
+        dataset: What they come from; if it has `classes`, these must have outputs too.
+
+    Raises:
+        DataError: Says how many there are of both.
+    """
+    classes = max(len(getattr(dataset, "classes", ())), int(labels.max()) + 1)
+    if classes > outputs.shape[1]:
+        raise DataError(
+            f"The data set has {classes} classes, the model {outputs.shape[1]} outputs; build the model with "
+            f"num_classes={classes}, or take the data it was trained for."
+        )
+    if int(labels.min()) < 0:
+        raise DataError(f"The data set has the label {int(labels.min())}; number classes from 0.")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    """Call the model.
+
+    Raises:
+        DataError: It cannot take the images, or does not classify.
+    """
+    try:
+        outputs = model(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise DataError(
+            f"The model cannot take images of shape {tuple(images.shape[1:])}: {error}. Open the data set with the transform "
+            f"that belongs to the model: evaluation_transform(preprocessing_of(model, name))."
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(f"The model is no classifier: for images it gives {found}, not one row of outputs for each.")
+    return outputs
+
+
+def _sums(outputs: Tensor, labels: Tensor) -> Tensor:
+    """What one batch adds."""
+    ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+    hits = ranked == labels[:, None]
+    loss = F.cross_entropy(outputs, labels, reduction="sum")
+    found = (hits[:, 0].sum(), hits.sum(), loss)
+    return torch.tensor([len(labels), *(value.item() for value in found)], dtype=torch.float64)

@@ -1,0 +1,111 @@
+"""Which images make up which step, from any step on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dfpc_plugin.data import checked_workers, collate_images
+from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.finetuning.seeds import order_of, seed_item
+from dfpc_plugin.finetuning.settings import FinetuneSettings
+
+__all__ = ["Plan", "loader_from"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a course of training goes through its images.
+
+    Attributes:
+        count: Images.
+        batch_size: Images of one process in one step.
+        processes: Processes.
+        steps_per_epoch: Whole steps of an epoch.
+        steps: Steps in all.
+    """
+
+    count: int
+    batch_size: int
+    processes: int
+    steps_per_epoch: int
+    steps: int
+
+    @classmethod
+    def of(cls, count: int, processes: int, settings: FinetuneSettings) -> Plan:
+        """Plan by the settings.
+
+        Raises:
+            FinetuneError: There are fewer images than one step takes.
+        """
+        per_epoch = count // (settings.batch_size * processes)
+        if per_epoch == 0:
+            shared = f" in each of {processes} processes" if processes > 1 else ""
+            raise FinetuneError(
+                f"The training set has {count} images, and one step takes {settings.batch_size}{shared}; give a smaller batch_size."
+            )
+        steps = settings.steps or max(1, round(settings.epochs * per_epoch))
+        return cls(count, settings.batch_size, processes, per_epoch, steps)
+
+
+class _Batches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, image), those of the processes in turns, as accelerate deals them out.
+
+    Attributes:
+        batch_size: Images of a batch; accelerate asks.
+        drop_last: There are whole batches only; accelerate asks.
+    """
+
+    drop_last = True
+
+    def __init__(self, plan: Plan, seed: tuple[int, ...], start: int) -> None:
+        """Start with the batches of step `start`."""
+        self._plan, self._seed, self._start, self.batch_size = plan, seed, start, plan.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        plan, known, order = self._plan, -1, list[int]()
+        for step in range(self._start, plan.steps):
+            epoch, place = divmod(step, plan.steps_per_epoch)
+            if epoch != known:
+                known, order = epoch, order_of(plan.count, *self._seed, epoch)
+            for process in range(plan.processes):
+                first = (place * plan.processes + process) * plan.batch_size
+                yield [(epoch, image) for image in order[first : first + plan.batch_size]]
+
+    def __len__(self) -> int:
+        return (self._plan.steps - self._start) * self._plan.processes
+
+
+class _Seeded(Dataset[Any]):
+    """A data set whose augmentation depends on the epoch and the image alone, whoever reads it and when."""
+
+    def __init__(self, dataset: Dataset[Any], seed: tuple[int, ...]) -> None:
+        self._dataset, self._seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, image = key
+        seed_item(*self._seed, epoch, image)
+        return self._dataset[image]
+
+
+def loader_from(
+    dataset: Dataset[Any], plan: Plan, seed: tuple[int, ...], start: int, workers: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Load the batches of all processes from step `start` on, to the last.
+
+    Raises:
+        DataError: There are more workers than this machine can bear.
+    """
+    return DataLoader(
+        _Seeded(dataset, seed),
+        batch_sampler=_Batches(plan, seed, start),
+        num_workers=checked_workers(workers),
+        collate_fn=collate_images,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # not the user's, from which it would draw
+    )

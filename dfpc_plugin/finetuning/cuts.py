@@ -1,0 +1,86 @@
+"""Cuts one after the other: what each took, and what they took together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dfpc_plugin.pruning import CouplingCut, Figures, PruneResult
+
+__all__ = ["Cut", "as_one", "original_indices"]
+
+Removed = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One of several cuts.
+
+    Attributes:
+        before: What the model cost before it.
+        after: What it costs after it.
+        couplings: What each coupling lost by it.
+        removed: Indices of the outputs that went, as they were numbered just before, by layer.
+    """
+
+    before: Figures
+    after: Figures
+    couplings: tuple[CouplingCut, ...]
+    removed: Removed
+
+    @classmethod
+    def of(cls, result: PruneResult) -> Cut:
+        """Keep of the result of pruning what a record needs."""
+        before, after = (Figures(f.channels, f.macs, f.parameters) for f in (result.before, result.after))
+        return cls(before, after, result.couplings, dict(result.removed))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as dicts, lists, numbers and strings."""
+        return {
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "couplings": [asdict(coupling) | {"layers": list(coupling.layers)} for coupling in self.couplings],
+            "removed": {layer: list(indices) for layer, indices in self.removed.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Cut:
+        """Read what `to_json` has written."""
+        couplings = (CouplingCut(**{**entry, "layers": tuple(entry["layers"])}) for entry in content["couplings"])
+        removed = {layer: tuple(indices) for layer, indices in content["removed"].items()}
+        return cls(Figures(**content["before"]), Figures(**content["after"]), tuple(couplings), removed)
+
+
+def as_one(cuts: Sequence[Cut]) -> Cut:
+    """Put cuts together as if all had been made at once, with indices as they were before the first."""
+    couplings: dict[str, CouplingCut] = {}
+    removed: Removed = {}
+    for cut in cuts:
+        removed = original_indices(removed, cut.removed)
+        for coupling in cut.couplings:
+            first = couplings.get(coupling.name, coupling)
+            couplings[coupling.name] = CouplingCut(coupling.name, first.layers, first.before, coupling.after)
+    return Cut(cuts[0].before, cuts[-1].after, tuple(couplings.values()), removed)
+
+
+def original_indices(gone: Removed, then: Removed) -> Removed:
+    """Add to what is `gone` what goes `then`, whose indices count only what was left.
+
+    Returns:
+        All of it by layer, in the numbers from before anything went.
+    """
+    result = dict(gone)
+    for layer, indices in then.items():
+        before = sorted(gone.get(layer, ()))
+        result[layer] = tuple(sorted([*before, *(_original(index, before) for index in indices)]))
+    return result
+
+
+def _original(index: int, gone: Sequence[int]) -> int:
+    """The original number of what is now number `index`, when `gone` (in ascending order) went."""
+    for missing in gone:
+        if missing > index:
+            break
+        index += 1
+    return index

@@ -1,0 +1,142 @@
+"""Cut a little off a model that is being trained, in all processes alike."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.errors import NothingToPruneError
+from dfpc_plugin.finetuning.cuts import Cut
+from dfpc_plugin.finetuning.goal import Goal
+from dfpc_plugin.finetuning.run import Run
+from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.host.ignored import listed
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.pruning import PruneResult, PruneSettings, prune, replay
+from dfpc_plugin.repairing import RepairSettings
+from dfpc_plugin.selection import Target, TargetError
+
+__all__ = ["Cutter"]
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """How channels go, apart from how many.
+
+    Attributes:
+        inputs: What the model is called with.
+        pruning: What may go, and in which order.
+        importance: What scores channels; None for the default.
+        repair: How to mend what is left after every cut; None for not at all.
+        forward_fn: Called instead of the model, if given.
+    """
+
+    inputs: ExampleInputs
+    pruning: PruneSettings
+    importance: Any = None
+    repair: RepairSettings | None = None
+    forward_fn: ForwardFunction | None = None
+
+    def prune(self, model: nn.Module, target: Target, kept: Sequence[str] = ()) -> PruneResult:
+        """Prune a copy of a model.
+
+        Args:
+            model: The model, which stays as it is.
+            target: How much goes.
+            kept: Layers that have lost all they may.
+
+        Raises:
+            DFPCError: As `prune` raises.
+        """
+        options = {field.name: getattr(self.pruning, field.name) for field in dataclasses.fields(self.pruning)}
+        options["ignored_layers"] = [*listed(options["ignored_layers"]), *kept]
+        return prune(
+            model, self.inputs, target,
+            importance=self.importance, repair=self.repair, forward_fn=self.forward_fn, **options,
+        )  # fmt: skip
+
+    def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
+        """Replace the model of `run` by one that has lost a share of its channels, or less where less is enough for the goal.
+
+        The main process cuts; the others do the same to their own copies and take its weights.
+
+        Raises:
+            TargetError: No more can go.
+        """
+        run.model = run.model.to(run.home)
+        found: dict[str, nn.Module] = {}
+
+        def decide() -> dict[str, Any]:
+            result = self._further(run.model, goal, share, cuts)
+            found["model"] = result.model
+            return Cut.of(result).to_json()
+
+        cut = Cut.from_json(run.engine.agreed(decide))
+        before, run.model = run.model, found.get("model") or self._same(cut, copy.deepcopy(run.model))
+        if run.memory is not None:
+            run.memory = run.memory.after(functools.partial(self._same, cut), before)
+        run.engine.share_state(run.model)
+        return cut
+
+    def _same(self, cut: Cut, model: nn.Module) -> nn.Module:
+        """Do a cut again to a model like the one that it was done to."""
+        return replay(model, self.inputs, cut.removed, self.forward_fn)
+
+    def _further(self, model: nn.Module, goal: Goal, share: float, cuts: Sequence[Cut]) -> PruneResult:
+        now = cuts[-1].after if cuts else goal.full
+        left, kept = goal.left(now), _exhausted(cuts, self.pruning)
+        assert left is not None
+        try:
+            result = self._share(model, share, kept)
+            if result is None or goal.left(result.after) is None:  # less than the share has to be, or may be, enough
+                result = self.prune(model, left, kept)
+        except (TargetError, NothingToPruneError) as error:
+            raise TargetError(
+                f"The schedule came to {_spelled(goal.reached(now))} by {len(cuts)} cuts and cannot go on to {goal.target}: {error}"
+            ) from error
+        if not result.removed:
+            raise TargetError(
+                f"The schedule came to {_spelled(goal.reached(now))} by {len(cuts)} cuts, and the next removed nothing; give a "
+                f"larger share, or a larger max_ratio."
+            )
+        return result
+
+    def _share(self, model: nn.Module, share: float, kept: Sequence[str]) -> PruneResult | None:
+        """Prune a copy by a share of its channels; None if so many may not go."""
+        try:
+            return self.prune(model, Target(ratio=share), kept)
+        except TargetError:
+            return None
+
+    def described(self) -> dict[str, Any]:
+        """Return what decides which channels go, as JSON has it."""
+        content = dataclasses.asdict(dataclasses.replace(self.pruning, ignored_layers=()))
+        content["ignored_layers"] = [
+            layer if isinstance(layer, str) else type(layer).__name__ for layer in listed(self.pruning.ignored_layers)
+        ]
+        repair = None
+        if self.repair is not None:
+            repair = {name: value for name, value in vars(self.repair).items() if name not in ("images", "checkpoint")}
+        return {"pruning": content, "importance": type(self.importance).__name__, "repair": repair}
+
+
+def _exhausted(cuts: Sequence[Cut], settings: PruneSettings) -> list[str]:
+    """Layers of couplings that have lost, by all cuts together, the share that any may lose."""
+    widths: dict[str, int] = {}
+    result: list[str] = []
+    for cut in cuts:
+        for coupling in cut.couplings:
+            first = widths.setdefault(coupling.name, coupling.before)
+            if coupling.after <= (1 - settings.max_ratio) * first:
+                result += [layer for layer in coupling.layers if layer not in result]
+    return result
+
+
+def _spelled(reached: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:.4g}" for name, value in reached.items())

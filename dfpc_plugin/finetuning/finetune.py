@@ -1,0 +1,65 @@
+"""`finetune`: a model and labelled images in, a better model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dfpc_plugin.finetuning.course import train_course
+from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.finetuning.result import FinetuneResult
+from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.finetuning.setup import finished, run_for
+from dfpc_plugin.progress import Progress
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    model: nn.Module,
+    train: Dataset[tuple[Tensor, int]],
+    val: Dataset[tuple[Tensor, int]] | None = None,
+    *,
+    settings: FinetuneSettings | None = None,
+    teacher: nn.Module | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | bool | None = None,
+) -> FinetuneResult:
+    """Fine-tune a classifier, such as a pruned one, on labelled images.
+
+    The same call runs on a CPU, on a GPU, and in every process that `accelerate launch` starts.
+
+    Args:
+        model: The model. It is left as it is; a copy is trained.
+        train: A map-style data set of pairs (image, label), such as `open_images` returns, with a transform for training.
+        val: The same for evaluation, with a transform for that.
+        settings: How; see `FinetuneSettings`.
+        teacher: The model to learn from as far as `settings.distill` says, such as the unpruned one.
+        checkpoint: A directory to save the run to as it goes on, so that it can be taken up when it was interrupted.
+        resume: Take up the run that is saved there, and begin one where there is none. On a CPU the weights are, bit by bit,
+            those of a run that was never interrupted.
+        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+
+    Raises:
+        FinetuneError: The settings cannot be followed, or the loss is no number any more; the model is as it was.
+        CheckpointError: The run cannot be saved, or is not the one that was saved.
+        DataError: The images are not for this model.
+        MissingDependencyError: accelerate is not installed.
+    """
+    settings = settings or FinetuneSettings()
+    if teacher is None and settings.distill > 0:
+        raise FinetuneError(f"distill={settings.distill} needs a teacher; pass teacher=, such as the unpruned model.")
+    if teacher is not None and settings.distill == 0:
+        raise FinetuneError("There is a teacher that no one listens to, as distill=0; give distill=0.5, say, or no teacher.")
+    what = {"kind": "fine-tuning", "settings": settings.to_json()}
+    with run_for(
+        model, train, val, teacher, settings.mixed_precision, what, checkpoint, resume, progress
+    ) as run:
+        if run.state.courses == 0:
+            train_course(run, settings, "fine-tuning")
+        tuned, state = finished(run), run.state
+        evaluation = run.evaluate(tuned, settings.batch_size, settings.workers)
+        return FinetuneResult(tuned, settings, tuple(state.history), state.steps, evaluation, run.seconds)

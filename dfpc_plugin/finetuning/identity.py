@@ -1,0 +1,79 @@
+"""What a run must have in common with the one that it takes up."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfpc_plugin.finetuning.errors import CheckpointError
+
+__all__ = ["digest_of", "require_same", "run_identity"]
+
+_FREE = ("workers", "checkpoint_every")
+"""Settings that change nothing of what comes out."""
+
+
+def digest_of(model: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of the names, shapes and values of all parameters and buffers."""
+    result = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            result.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+            result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def run_identity(
+    model: nn.Module, teacher: nn.Module | None, images: int, processes: int, what: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what decides how a run goes, as JSON has it.
+
+    Args:
+        model: As it is before.
+        teacher: If there is one.
+        images: Of the training set.
+        processes: That train.
+        what: Kind of the run and its settings.
+    """
+    return {
+        "model": digest_of(model),
+        "teacher": None if teacher is None else digest_of(teacher),
+        "images": images,
+        "processes": processes,
+        **{name: _without_free(value) for name, value in what.items()},
+    }
+
+
+def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> None:
+    """Raise unless a run is the one that was saved.
+
+    Raises:
+        CheckpointError: Names the first difference.
+    """
+    for name in (*saved, *(name for name in mine if name not in saved)):
+        then, now = saved.get(name), mine.get(name)
+        if then == now:
+            continue
+        if name in ("model", "teacher"):
+            raise CheckpointError(
+                f"The run in '{where}' was started with another {name}: its structure or weights are not those of the one that was "
+                f"given; resume with the {name} that it was started with, as it was then, or start anew in an empty directory."
+            )
+        if isinstance(then, Mapping) and isinstance(now, Mapping):
+            require_same(
+                {f"{name}.{key}": value for key, value in then.items()}, {f"{name}.{key}": value for key, value in now.items()}, where
+            )
+        raise CheckpointError(
+            f"The run in '{where}' was started with {name}={then!r} and is resumed with {name}={now!r}; resume it with the same, "
+            f"or start anew in an empty directory."
+        )
+
+
+def _without_free(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_free(inner) for key, inner in value.items() if key not in _FREE}
+    return value

@@ -1,0 +1,135 @@
+"""The state of an optimiser as named tensors and plain data, which goes through files and over cuts."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dfpc_plugin.finetuning.errors import CheckpointError
+
+__all__ = ["OptimiserState"]
+
+
+@dataclass(frozen=True)
+class OptimiserState:
+    """What an optimiser remembers.
+
+    Attributes:
+        tensors: By "state/PARAMETER/NAME" or "groups/NUMBER/NAME".
+        plain: Everything else, in the same two parts, as JSON has it.
+    """
+
+    tensors: Mapping[str, Tensor]
+    plain: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @classmethod
+    def of(cls, optimiser: Optimizer, model: nn.Module) -> OptimiserState:
+        """Take the state of the optimiser of a model.
+
+        Raises:
+            CheckpointError: It keeps something that is neither a tensor nor plain.
+        """
+        content, names = optimiser.state_dict(), _names(optimiser, model)
+        kept = {
+            "state": {names[number]: values for number, values in content["state"].items()},
+            "groups": {str(number): _without_parameters(group) for number, group in enumerate(content["param_groups"])},
+        }
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, dict[str, dict[str, Any]]] = {"state": {}, "groups": {}}
+        for part, entries in kept.items():
+            for owner, values in entries.items():
+                plain[part][owner] = {}
+                for name, value in values.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"{part}/{owner}/{name}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                    else:
+                        plain[part][owner][name] = _plain(value, name, optimiser)
+        return cls(tensors, plain)
+
+    def give_to(self, optimiser: Optimizer, model: nn.Module, *, groups: bool) -> None:
+        """Let an optimiser of the same kind for the same model go on from here.
+
+        Args:
+            optimiser: Freshly built.
+            model: Whose parameters it has.
+            groups: Whether its step size and the like go on as well.
+        """
+        own = optimiser.state_dict()["param_groups"]
+        numbers = {name: number for number, name in _names(optimiser, model).items()}
+        kept = {part: {owner: dict(values) for owner, values in entries.items()} for part, entries in self.plain.items()}
+        for key, value in self.tensors.items():
+            part, owner, name = key.split("/")
+            kept[part][owner][name] = value.clone()
+        state = {numbers[name]: values for name, values in kept["state"].items()}
+        if groups:
+            own = [group | kept["groups"][str(number)] for number, group in enumerate(own)]
+        optimiser.load_state_dict({"state": state, "param_groups": own})
+
+    def after(self, cut: Callable[[nn.Module], nn.Module], model: nn.Module) -> OptimiserState | None:
+        """Cut the state as parameters are cut.
+
+        What an optimiser remembers of a parameter has the parameter's shape. It is put in the place of the parameters of a
+        copy of the model, and the copy is cut.
+
+        Args:
+            cut: Cuts a copy of the model.
+            model: The model as it was before the cut.
+
+        Returns:
+            The state for the cut model; None if the optimiser remembers something of another shape.
+        """
+        parameters = dict(model.named_parameters())
+        result = {key: value for key, value in self.tensors.items() if not key.startswith("state/") or value.dim() == 0}
+        rest = {key: value for key, value in self.tensors.items() if key not in result}
+        for kind in {key.split("/")[2] for key in rest}:
+            mine = {key.split("/")[1]: value for key, value in rest.items() if key.endswith(f"/{kind}")}
+            if any(value.shape != parameters[name].shape for name, value in mine.items()):
+                return None
+            shadow = copy.deepcopy(model)
+            with torch.no_grad():
+                for name, parameter in shadow.named_parameters():
+                    if name in mine:
+                        parameter.copy_(mine[name])
+            left = dict(cut(shadow).named_parameters())
+            result |= {f"state/{name}/{kind}": left[name].detach().cpu().clone() for name in mine}
+        return OptimiserState(result, self.plain)
+
+
+def _names(optimiser: Optimizer, model: nn.Module) -> dict[int, str]:
+    """Names of the parameters by the numbers that the optimiser has for them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    ordered = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    return {number: names[id(parameter)] for number, parameter in enumerate(ordered)}
+
+
+def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def _plain(value: Any, name: str, optimiser: Optimizer) -> Any:
+    """A value that JSON gives back as it was, tuples as lists.
+
+    Raises:
+        CheckpointError: It is none.
+    """
+    value = list(value) if isinstance(value, tuple) else value
+    if not _survives_json(value):
+        raise CheckpointError(
+            f"The optimiser {type(optimiser).__name__} keeps '{name}' as {type(value).__name__}, which is neither a tensor nor "
+            f"plain data, so that a run with it cannot be saved; choose another optimizer."
+        )
+    return value
+
+
+def _survives_json(value: Any) -> bool:
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False

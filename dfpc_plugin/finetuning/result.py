@@ -1,0 +1,51 @@
+"""What came of fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.evaluation import Evaluation
+from dfpc_plugin.finetuning.settings import FinetuneSettings
+
+__all__ = ["FinetuneResult"]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A fine-tuned model, and how it came about.
+
+    Attributes:
+        model: The model, in evaluation mode, where the given one is.
+        settings: How it was tuned.
+        history: Rows of step, epoch, loss (mean since the row before), lr, top1 (None where it was not evaluated) and seconds.
+        steps: Steps of the optimiser.
+        evaluation: Of the model as it is; None without validation data.
+        seconds: How long it took, without interruptions.
+    """
+
+    model: nn.Module
+    settings: FinetuneSettings
+    history: tuple[dict[str, Any], ...]
+    steps: int
+    evaluation: Evaluation | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the model as dicts, lists, numbers and strings."""
+        return {
+            "settings": self.settings.to_json(),
+            "history": [dict(row) for row in self.history],
+            "result": {
+                "steps": self.steps,
+                "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+                "seconds": self.seconds,
+            },
+        }
+
+    def __str__(self) -> str:
+        """One line."""
+        reached = f"loss {self.history[-1]['loss']:.4f} in training" if self.evaluation is None else str(self.evaluation)
+        return f"{self.steps} steps in {self.seconds:.0f} s: {reached}"

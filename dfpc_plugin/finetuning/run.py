@@ -1,0 +1,133 @@
+"""One run: what it trains on, where it is, and how it is saved and taken up again."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from dfpc_plugin.artifact import restructure, structure_of, tensors_of
+from dfpc_plugin.evaluation import Evaluation, tally
+from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
+from dfpc_plugin.finetuning.engine import Engine
+from dfpc_plugin.finetuning.identity import require_same
+from dfpc_plugin.finetuning.optimiser_state import OptimiserState
+from dfpc_plugin.finetuning.state import RunState
+from dfpc_plugin.finetuning.structure_json import structure_from_json, structure_to_json
+from dfpc_plugin.progress import Phases
+
+__all__ = ["Run"]
+
+
+@dataclass
+class Run:
+    """A run of one or several courses of training.
+
+    Attributes:
+        engine: The processes.
+        given: The model as the user gave it, which stays as it is.
+        model: The one that is trained, and cut.
+        train: What to train on.
+        val: What to evaluate on, if anything.
+        teacher: In evaluation mode, if there is one.
+        classes: Outputs of the model.
+        identity: What a run must have in common to be this one.
+        checkpoints: Where to save; None for nowhere.
+        phases: Whom to tell.
+        state: Where the run is.
+        memory: What the optimiser of the course that was interrupted, or of the one before, remembers; None to start anew.
+        scale: State of the scale of gradients in float16, of a course that was interrupted.
+    """
+
+    engine: Engine
+    given: nn.Module
+    model: nn.Module
+    train: Dataset[tuple[Tensor, int]]
+    val: Dataset[tuple[Tensor, int]] | None
+    teacher: nn.Module | None
+    classes: int
+    identity: Mapping[str, Any]
+    checkpoints: Checkpoints | None
+    phases: Phases
+    state: RunState = field(default_factory=RunState)
+    memory: OptimiserState | None = None
+    scale: Mapping[str, Any] | None = None
+    _started: float = field(default_factory=time.perf_counter)
+    _before: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken, without interruptions."""
+        return self._before + time.perf_counter() - self._started
+
+    @property
+    def home(self) -> torch.device:
+        """Where the user's model is, and the result will be."""
+        return next((parameter.device for parameter in self.given.parameters()), torch.device("cpu"))
+
+    def begin(self, resume: bool) -> None:
+        """Take the run up where it was saved; begin anew where it was not.
+
+        Raises:
+            CheckpointError: It was saved and no one asked to resume, or it was another run.
+        """
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            return
+        name = self.engine.agreed(lambda: checkpoints.open(resume))
+        if name is None:
+            return
+        found = checkpoints.load(name)
+        require_same(found.content["identity"], self.identity, str(checkpoints.directory))
+        self.model = restructure(
+            copy.deepcopy(self.given).to("cpu"), structure_from_json(found.content["structure"]), found.model
+        )
+        self.state = RunState.from_json(found.content["state"])
+        self._before = self.state.seconds
+        plain = found.content["optimiser"]
+        self.memory = None if plain is None else OptimiserState(found.optimiser, plain)
+        self.scale = found.content["scale"]
+
+    def save(self) -> None:
+        """Save where the run is."""
+        if self.checkpoints is None:
+            return
+        self.engine.share_buffers(self.model)
+        self.state.seconds = self.seconds
+        if self.engine.main:
+            structure, memory, scaler = structure_of(self.model, self.given), self.memory, self.engine.accelerator.scaler
+            content = {
+                "identity": self.identity,
+                "state": self.state.to_json(),
+                "structure": structure_to_json(structure),
+                "optimiser": None if memory is None else memory.plain,
+                "scale": None if scaler is None else scaler.state_dict(),
+            }
+            model = {name: tensor.cpu() for name, tensor in tensors_of(self.model, structure).items()}
+            self.checkpoints.save(self._number(), Checkpoint(content, model, {} if memory is None else memory.tensors))
+        self.engine.wait()
+
+    def _number(self) -> int:
+        """How far the run is: it grows from one checkpoint to the next."""
+        return self.state.steps + self.state.courses + len(self.state.cuts)
+
+    def evaluate(self, model: nn.Module, batch_size: int, workers: int) -> Evaluation | None:
+        """Evaluate a model, each process on its share of the images; None if there is nothing to evaluate on."""
+        if self.val is None:
+            return None
+        start = time.perf_counter()
+        self.engine.share_buffers(model)
+        count = len(self.val)  # type: ignore[arg-type]
+        mine = range(self.engine.rank, count, self.engine.processes)
+        with self.phases("evaluating") as tell:
+            sums = torch.zeros(4, dtype=torch.float64)
+            if len(mine):
+                part = self.val if self.engine.processes == 1 else Subset(self.val, mine)
+                sums = tally(model, part, batch_size, workers, lambda _, share: tell(share))
+            return Evaluation.of(self.engine.summed(sums), time.perf_counter() - start)

@@ -1,0 +1,90 @@
+"""What came of cutting and tuning in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.evaluation import Evaluation
+from dfpc_plugin.finetuning.cuts import Cut
+from dfpc_plugin.finetuning.schedule import ScheduleSettings
+from dfpc_plugin.pruning import PruneResult
+
+__all__ = ["Iteration", "ScheduleResult", "iterations_of"]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One cut, and the tuning after it, without the final one.
+
+    Attributes:
+        channels: Units that are left.
+        macs: Multiply-accumulates that are left.
+        parameters: Parameters that are left.
+        loss: In the last steps of its tuning; None where there was none.
+        top1: After its tuning; None where it was not evaluated.
+    """
+
+    channels: int
+    macs: int
+    parameters: int
+    loss: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class ScheduleResult:
+    """A pruned and tuned model, and how it came about. `print` it for a table.
+
+    Attributes:
+        model: The model, in evaluation mode, where the given one is.
+        pruning: All cuts as if they had been one: what was asked for, reached and removed, in the numbers of the given model.
+        settings: How it was cut and tuned.
+        iterations: The cuts one by one.
+        history: Rows as of `FinetuneResult`, with the number of cuts, multiply-accumulates and parameters.
+        steps: Steps of optimisers in all.
+        evaluation: Of the model as it is; None without validation data.
+        seconds: How long it took, without interruptions.
+    """
+
+    model: nn.Module
+    pruning: PruneResult
+    settings: ScheduleSettings
+    iterations: tuple[Iteration, ...]
+    history: tuple[dict[str, Any], ...]
+    steps: int
+    evaluation: Evaluation | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the model as dicts, lists, numbers and strings."""
+        return {
+            "pruning": self.pruning.to_json(),
+            "settings": self.settings.to_json(),
+            "history": [dict(row) for row in self.history],
+            "result": {
+                "iterations": [asdict(iteration) for iteration in self.iterations],
+                "steps": self.steps,
+                "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+                "seconds": self.seconds,
+            },
+        }
+
+    def __str__(self) -> str:
+        """The table of what went where, and one line on the tuning."""
+        reached = "" if self.evaluation is None else f": {self.evaluation}"
+        return f"{self.pruning}\n{len(self.iterations)} cuts, {self.steps} steps in {self.seconds:.0f} s{reached}"
+
+
+def iterations_of(cuts: Sequence[Cut], history: Sequence[Mapping[str, Any]]) -> tuple[Iteration, ...]:
+    """Put each cut together with the last row of the history before the next; the last one's tuning is not the final one."""
+    result = []
+    for number, cut in enumerate(cuts, 1):
+        rows = [row for row in history if row.get("cuts") == number and not row.get("final")]
+        evaluated = [row["top1"] for row in rows if row["top1"] is not None]
+        loss, top1 = rows[-1]["loss"] if rows else None, evaluated[-1] if evaluated else None
+        result.append(Iteration(cut.after.channels, cut.after.macs, cut.after.parameters, loss, top1))
+    return tuple(result)

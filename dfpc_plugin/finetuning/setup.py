@@ -1,0 +1,78 @@
+"""What every run begins with."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dfpc_plugin.evaluation import probe
+from dfpc_plugin.finetuning.checkpoints import Checkpoints
+from dfpc_plugin.finetuning.engine import engine_for
+from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.finetuning.identity import run_identity
+from dfpc_plugin.finetuning.run import Run
+from dfpc_plugin.finetuning.seeds import generators_kept
+from dfpc_plugin.progress import Phases, Progress, shown
+
+__all__ = ["finished", "run_for"]
+
+
+@contextlib.contextmanager
+def run_for(
+    model: nn.Module,
+    train: Dataset[tuple[Tensor, int]],
+    val: Dataset[tuple[Tensor, int]] | None,
+    teacher: nn.Module | None,
+    mixed_precision: str,
+    what: Mapping[str, Any],
+    checkpoint: str | Path | None,
+    resume: bool,
+    progress: Progress | bool | None,
+) -> Iterator[Run]:
+    """Yield a run that has begun, or has been taken up; `model` and the generators stay as they are.
+
+    Args:
+        model: To be trained.
+        train: What to train on.
+        val: What to evaluate on, if anything.
+        teacher: If the settings ask for one.
+        mixed_precision: As in the settings.
+        what: Kind and settings of the run, as JSON has them.
+        checkpoint: Directory to save to, if any.
+        resume: Whether to take up what is saved there.
+        progress: Whom to tell.
+
+    Raises:
+        FinetuneError: It cannot begin.
+        DataError: The images are not for this model.
+    """
+    if resume and checkpoint is None:
+        raise FinetuneError("resume=True needs to know where the run was saved; pass checkpoint=DIRECTORY.")
+    if not hasattr(train, "__len__"):
+        raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
+    with generators_kept(), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
+        classes = probe(model, train)
+        with engine_for(mixed_precision) as engine:
+            teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
+            run = Run(
+                engine, model, copy.deepcopy(model), train, val, teacher, classes,
+                run_identity(model, teacher, len(train), engine.processes, what),
+                None if checkpoint is None else Checkpoints(Path(checkpoint)), Phases(tell if engine.main else None),
+            )  # fmt: skip
+            run.begin(resume)
+            yield run
+
+
+def finished(run: Run) -> nn.Module:
+    """Return the model of a run in evaluation mode, where the user's is, and the same in all processes."""
+    run.engine.share_buffers(run.model)
+    for parameter in run.model.parameters():
+        parameter.grad = None
+    return run.model.to(run.home).eval()

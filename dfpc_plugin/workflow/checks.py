@@ -1,0 +1,50 @@
+"""What can be known of a run before it begins, so that nothing comes to light after hours."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dfpc_plugin.data import checked_workers
+from dfpc_plugin.evaluation import probe
+from dfpc_plugin.finetuning.batches import Plan
+from dfpc_plugin.finetuning.optimiser import build_optimiser
+from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.require import require
+from dfpc_plugin.workflow.opening import Opened, images_to_train
+from dfpc_plugin.workflow.recipe import DataSection, Recipe
+
+__all__ = ["require_packages", "require_trainable"]
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Raise if a package is missing that will be needed at the end.
+
+    Raises:
+        MissingDependencyError: Names it.
+    """
+    require("jinja2", "jinja2", "report")
+    if recipe.tunes:
+        require("accelerate", "accelerate", "finetune")
+    for package in ("onnx", "onnxscript", "onnxruntime") if recipe.export.onnx else ():
+        require(package, package, "export")
+
+
+def require_trainable(opened: Opened, model: nn.Module, data: DataSection, courses: list[FinetuneSettings]) -> None:
+    """Raise if a model cannot be trained on these images by these settings.
+
+    Args:
+        opened: What is known of the model.
+        model: The model.
+        data: The images.
+        courses: How it is to be trained, course by course.
+
+    Raises:
+        DataError: The images are not there, or not for this model.
+        FinetuneError: There are fewer images than one step takes, or there is no such optimiser.
+    """
+    images = images_to_train(data, opened.preprocessing, varied=False)
+    probe(model, images)
+    for settings in courses:
+        Plan.of(len(images), 1, settings)
+        build_optimiser(model, settings)
+        checked_workers(settings.workers)

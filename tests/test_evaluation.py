@@ -1,0 +1,113 @@
+"""Accuracy and loss, against a computation by hand."""
+
+import dataclasses
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from dfpc_plugin.data import DataError, evaluation_transform, open_images
+from dfpc_plugin.evaluation import evaluate_model
+from dfpc_plugin.models import build_model, load_weights, preprocessing_of
+from digit_runs import PREPROCESSING, digit_net, val_digits
+
+DATA = os.environ.get("DFPC_DATA")
+
+
+@pytest.fixture
+def model():
+    return digit_net()
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(256, 0), (77, 0), (200, 2)])
+def test_against_a_computation_by_hand(model, batch_size, workers):
+    dataset = val_digits()
+    images = torch.stack([dataset[i][0] for i in range(len(dataset))]).double()
+    labels = np.array(dataset.labels)
+    with torch.no_grad():
+        outputs = digit_net().double().eval()(images).numpy()
+    ranked = np.argsort(-outputs, axis=1)
+    losses = np.log(np.exp(outputs).sum(1)) - outputs[np.arange(len(labels)), labels]
+    found = evaluate_model(model, dataset, batch_size, workers)
+    assert found.count == 540
+    assert found.top1 == 100 * (ranked[:, 0] == labels).sum() / 540
+    assert found.top5 == 100 * (ranked[:, :5] == labels[:, None]).sum() / 540
+    assert found.loss == pytest.approx(losses.mean(), rel=1e-6)
+
+
+def test_the_model_and_the_generators_stay_as_they_are(model):
+    model.train()
+    model[3].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    first = evaluate_model(model, val_digits())
+    assert modes == [module.training for module in model.modules()]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert random.getstate() == states[0]
+    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(evaluate_model(model, val_digits()), seconds=0)
+
+
+def test_few_outputs_have_a_top5_too():
+    dataset = TensorDataset(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert evaluate_model(nn.Linear(4, 3), dataset).top5 == 100
+
+
+def test_progress_is_told(model):
+    told = []
+    evaluate_model(model, val_digits(100), batch_size=50, progress=lambda name, share: told.append((name, share)))
+    assert told == [("evaluating", 0.5), ("evaluating", 1.0)]
+
+
+def test_more_classes_than_outputs(model):
+    model[-1] = nn.Linear(96, 7)
+    with pytest.raises(DataError, match=r"The data set has 10 classes, the model 7 outputs; build the model with num_classes=10"):
+        evaluate_model(model, val_digits(5))
+    plain = TensorDataset(torch.randn(3, 4), torch.tensor([0, 3, 1]))
+    with pytest.raises(DataError, match="The data set has 4 classes, the model 2 outputs"):
+        evaluate_model(nn.Linear(4, 2), plain)
+    negative = TensorDataset(torch.randn(2, 4), torch.tensor([0, -1]))
+    with pytest.raises(DataError, match="The data set has the label -1"):
+        evaluate_model(nn.Linear(4, 2), negative)
+
+
+def test_wrong_images(model):
+    large = open_images("digits", "val", evaluation_transform(dataclasses.replace(PREPROCESSING, size=(1, 16, 16))), limit=4)
+    with pytest.raises(DataError, match=r"The model cannot take images of shape \(1, 16, 16\): .*preprocessing_of"):
+        evaluate_model(model, large)
+    with pytest.raises(DataError, match="gives images as Image, not as tensors"):
+        evaluate_model(model, open_images("digits", "val"))
+    with pytest.raises(DataError, match="holds no images"):
+        evaluate_model(model, TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0)))
+    with pytest.raises(DataError, match=r"The model is no classifier: for images it gives \(4, 24, 2, 2\)"):
+        evaluate_model(model[:9], val_digits(4))
+    with pytest.raises(DataError, match="batch_size=0 is no number"):
+        evaluate_model(model, val_digits(4), batch_size=0)
+
+
+@pytest.mark.parametrize("workers", [-1, 10**6])
+def test_so_many_workers_are_never_started(model, workers):
+    with pytest.raises(DataError, match=rf"workers={workers} is no number of processes for this machine; give 0 to \d+\."):
+        evaluate_model(model, val_digits(4), workers=workers)
+
+
+@pytest.mark.skipif(not DATA, reason="DFPC_DATA does not say where the networks and images are")
+@pytest.mark.parametrize(("network", "accuracy"), [("resnet20", 86.78), pytest.param("resnet56", 88.00, marks=pytest.mark.slow)])
+def test_networks_reach_their_published_accuracy(network, accuracy):
+    """To the digit, so nothing may resample the images."""
+    model = build_model(f"cifar/{network}")
+    load_weights(model, Path(DATA) / f"{network}_cifar10_jpeg.safetensors")
+    preprocessing = dataclasses.replace(
+        preprocessing_of(model, f"cifar/{network}"), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    dataset = open_images(Path(DATA) / "cifar10_jpeg_val.zip", "val", evaluation_transform(preprocessing))
+    found = evaluate_model(model, dataset)
+    assert found.count == 5000
+    assert round(found.top1, 2) == accuracy
