@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -89,8 +90,9 @@ class RunRecord:
 
     def add_evaluation(self, stage: str, data: str, found: Evaluation) -> None:
         """Note an accuracy."""
+        loss = found.loss if math.isfinite(found.loss) else None  # JSON has no infinity
         self.evaluations.append(
-            {"stage": stage, "data": data, "top1": found.top1, "top5": found.top5, "loss": found.loss, "count": found.count}
+            {"stage": stage, "data": data, "top1": found.top1, "top5": found.top5, "loss": loss, "count": found.count}
         )
 
     def add_point(self, point: Point) -> None:

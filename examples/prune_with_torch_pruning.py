@@ -17,7 +17,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="resnet18", help="any model that timm and Torch-Pruning both know")
     parser.add_argument("--pretrained", action="store_true", help="download trained weights")
     parser.add_argument("--ratio", type=float, default=0.2, help="share of the channels to remove (0.2)")
-    parser.add_argument("--ranking", default=None, help="published, coupling-mean or relative")
+    parser.add_argument("--ranking", default=None, help="expected (the default), relative, coupling-mean or published")
     parser.add_argument("--size", type=int, default=None, help="side of the input image; the model's own by default")
     return parser.parse_args(arguments)
 

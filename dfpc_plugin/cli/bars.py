@@ -67,11 +67,12 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console, self._name, self._due = console, "", 0.0
+        self._silent_until = time.monotonic() + _EVERY
 
     def __call__(self, name: str, share: float) -> None:
         now = time.monotonic()
-        if name != self._name:
-            self._name, self._due = name, now + _PATIENCE
-        elif now >= self._due and share < 1:
+        if name != self._name:  # short work in turns for hours is not to be silent either
+            self._name, self._due = name, min(now + _PATIENCE, self._silent_until)
+        if now >= self._due and share < 1:
             self._console.print(Text(f"{name}: {share:.0%}"), soft_wrap=True)
-            self._due = now + _EVERY
+            self._due = self._silent_until = now + _EVERY

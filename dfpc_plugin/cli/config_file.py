@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dfpc_plugin.cli.options import nearest, not_sections, unknown_keys
+from dfpc_plugin.cli.options import nearest, not_lists, not_sections, unknown_keys
 from dfpc_plugin.errors import DFPCError
 
 __all__ = ["ConfigFileError", "check_config_file"]
@@ -57,6 +57,8 @@ def check_config_file(path: str, config: type, options: list[str]) -> None:
         raise ConfigFileError(f"'{path}' has the key '{key}', which means nothing; {hint}")
     for key in not_sections(content, config):
         raise ConfigFileError(f"'{path}' has no options in '{key}'; write them below it, as key: value.")
+    for key in not_lists(content, config):
+        raise ConfigFileError(f"'{path}' has no list in '{key}'; write one, as [first, second].")
 
 
 def _read(path: str) -> Any:

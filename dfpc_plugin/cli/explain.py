@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ _NESTED = re.compile(r'Parser key "([^"]*)":.*?Option \'([^\']*)\' is not accept
 _BULLETS = re.compile(r"^\s*- (.+?)(?=\n\s*- |\n\s*Given value|\Z)", re.DOTALL | re.MULTILINE)
 _UNION = re.compile(r'Parser key "([^"]*)":.*Subtypes: \[(.*?)\]\n.*Given value: (.*)', re.DOTALL)
 _LITERAL = re.compile(r'Parser key "([^"]*)":\s*Expected a typing.Literal\[(.*?)\]\. Got value: (.*)', re.DOTALL)
+_NOTHING_SAID = ("Expected a", "Does not validate")
+_TRIED = "Problem with given class_path"
 _NOT_THIS = re.compile(r"^(Expected a <class 'NoneType'>|Problem with given class_path '[^']*':)\s*")
 _SECTION = re.compile(r"(?:Parser key \"?)?([\w.]+)\"?: Unable to load config ['\"](.*?)['\"]")
 _REQUIRED = re.compile(r'(?:Option|Key|Parser key) "([^"]*)" is required')
@@ -32,9 +35,31 @@ def explain(message: str, chosen: str, commands: Sequence[str], options: Sequenc
     """
     prefix = f"dfpc {chosen}".strip()
     message = re.sub(r"\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)
+    message = _innermost(message)
     text = _simplified(message).rstrip(". \n")
     end = _hint(message, chosen, commands, options) or ("" if text.endswith("?") else ".")
     return f"{prefix}: {text}{end} See {prefix} --help."
+
+
+def _innermost(message: str) -> str:
+    """Where sections are tried within sections, what the last one had to say, by the names on the way to it."""
+    lines = message.split("\n")
+    tried = [number for number, line in enumerate(lines) if _TRIED in line]
+    if not tried:
+        return message
+    inner = lines[tried[-1] + 1 :]
+    depth = _indent(lines[tried[-1]])
+    leaf = "\n".join(itertools.takewhile(lambda line: _indent(line) > depth, inner))
+    path = ".".join(re.findall(r'Parser key "([^"]*)"', "\n".join(lines[: tried[-1]])))
+    if not leaf.strip() or not path:
+        return message
+    if "Parser key" in leaf:
+        return leaf.replace('Parser key "', f'Parser key "{path}.', 1)
+    return f'Parser key "{path}": {leaf.strip()}'
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _own(name: str, chosen: str, options: Sequence[str]) -> str:
@@ -79,11 +104,11 @@ def _of_union(text: str) -> str:
     if union is None and "Union subtypes" not in text:
         return text
     told = [_NOT_THIS.sub("", bullet) for bullet in _BULLETS.findall(text)]
-    told = [line.strip() for line in told if line.strip() and not line.startswith("Expected a")]
+    told = [line.strip() for line in told if line.strip() and not line.startswith(_NOTHING_SAID)]
     if union is None:
         return told[0] if told else text
-    if "Namespace(" in union[3] or "{" in union[3] or "NestedArg" in union[3]:
-        return f"{union[1]}: {told[0]}" if told else text
+    if told and ("Namespace(" in union[3] or "{" in union[3] or "NestedArg" in union[3]):
+        return f"{union[1]}: {told[0]}"
     subtypes = [kind for kind in re.split(r", (?![^\[]*\])", union[2]) if "NoneType" not in kind]
     if any("Settings" in kind for kind in subtypes):
         return f"'{union[3].strip()}' is no option of {union[1]}, which is a section; give its options, as --{union[1]}.NAME"

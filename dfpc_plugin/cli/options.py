@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["nearest", "not_sections", "option_names", "section_type", "unknown_keys"]
+__all__ = ["nearest", "not_lists", "not_sections", "option_names", "section_type", "unknown_keys"]
 
 
 def section_type(kind: Any) -> type | None:
@@ -53,6 +53,14 @@ def not_sections(content: Mapping[Any, Any], config: type, prefix: str = "") -> 
             yield from not_sections(value, section, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}"
+
+
+def not_lists(content: Mapping[Any, Any], config: type) -> Iterator[str]:
+    """Yield the options of several values that hold something else than a list."""
+    hints = typing.get_type_hints(config)
+    for name, value in content.items():
+        if typing.get_origin(hints.get(name)) is tuple and value is not None and not isinstance(value, list):
+            yield name
 
 
 def nearest(typed: str, names: list[str]) -> str | None:

@@ -12,10 +12,16 @@ from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
 from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.workflow.again import repair_opened, unpruned
+from dfpc_plugin.workflow.opening import is_artifact
 from dfpc_plugin.workflow.recipe import DataSection, RepairSection
 
-__all__ = ["RepairConfig", "run"]
+__all__ = ["RepairConfig", "RepairConfigError", "run"]
+
+
+class RepairConfigError(DFPCError, ValueError):
+    """Options of `dfpc repair` that make no sense."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class RepairConfig(SubjectOptions):
 def run(config: RepairConfig, consoles: Consoles) -> int:
     """Mend a saved model that was pruned, with the help of the unpruned one, and save it anew."""
     with bars(consoles.err, config.quiet) as tell:
+        if not is_artifact(config.model):
+            raise RepairConfigError(f"'{config.model}' is no directory of a saved model; dfpc prune repairs on the way.")
         opened = config.opened(saved=True)
         original = unpruned(opened, weights=config.weights, pretrained=config.pretrained)
         result, record = repair_opened(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dfpc_plugin.demo.config import DemoConfig
 from dfpc_plugin.criteria import CRITERIA, Criterion
+from dfpc_plugin.demo.config import DemoConfig
 from dfpc_plugin.demo.data import Digits
 from dfpc_plugin.demo.measure import accuracy, count_macs, count_parameters, with_reestimated_batchnorm
 from dfpc_plugin.demo.network import channel_widths, example_input

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dfpc_plugin.pruning import CouplingCut, Figures, PruneResult
 
-__all__ = ["Cut", "as_one", "original_indices"]
+__all__ = ["Cut", "as_one", "original_indices", "scores_left"]
 
 Removed = Mapping[str, tuple[int, ...]]
 
@@ -40,14 +41,20 @@ class Cut:
         return {
             "before": asdict(self.before),
             "after": asdict(self.after),
-            "couplings": [asdict(coupling) | {"layers": list(coupling.layers)} for coupling in self.couplings],
+            "couplings": [
+                {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(coupling).items()}
+                for coupling in self.couplings
+            ],
             "removed": {layer: list(indices) for layer, indices in self.removed.items()},
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Cut:
         """Read what `to_json` has written."""
-        couplings = (CouplingCut(**{**entry, "layers": tuple(entry["layers"])}) for entry in content["couplings"])
+        couplings = (
+            CouplingCut(**entry | {name: tuple(entry[name]) for name in ("layers", "scores", "gone")})
+            for entry in content["couplings"]
+        )
         removed = {layer: tuple(indices) for layer, indices in content["removed"].items()}
         return cls(Figures(**content["before"]), Figures(**content["after"]), tuple(couplings), removed)
 
@@ -56,12 +63,24 @@ def as_one(cuts: Sequence[Cut]) -> Cut:
     """Put cuts together as if all had been made at once, with indices as they were before the first."""
     couplings: dict[str, CouplingCut] = {}
     removed: Removed = {}
+    gone: Removed = {}
     for cut in cuts:
         removed = original_indices(removed, cut.removed)
+        gone = original_indices(gone, {coupling.name: coupling.gone for coupling in cut.couplings})
         for coupling in cut.couplings:
             first = couplings.get(coupling.name, coupling)
-            couplings[coupling.name] = CouplingCut(coupling.name, first.layers, first.before, coupling.after)
+            couplings[coupling.name] = dataclasses.replace(first, after=coupling.after, gone=gone[coupling.name])
     return Cut(cuts[0].before, cuts[-1].after, tuple(couplings.values()), removed)
+
+
+def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
+    """Return what units that are left were worth before the first cut, by coupling; of those that had scores then."""
+    whole, first = as_one(cuts), {coupling.name for coupling in cuts[0].couplings}
+    return {
+        coupling.name: tuple(score for unit, score in enumerate(coupling.scores) if unit not in set(coupling.gone))
+        for coupling in whole.couplings
+        if coupling.scores and coupling.name in first
+    }
 
 
 def original_indices(gone: Removed, then: Removed) -> Removed:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import NothingToPruneError
-from dfpc_plugin.finetuning.cuts import Cut
+from dfpc_plugin.finetuning.anchored import Anchored, default_importance
+from dfpc_plugin.finetuning.cuts import Cut, scores_left
 from dfpc_plugin.finetuning.goal import Goal
 from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.flow import ForwardFunction
@@ -35,6 +36,7 @@ class Cutter:
         importance: What scores channels; None for the default.
         repair: How to mend what is left after every cut; None for not at all.
         forward_fn: Called instead of the model, if given.
+        anchored: Couplings keep the weight that they had against each other before the first cut.
     """
 
     inputs: ExampleInputs
@@ -42,14 +44,18 @@ class Cutter:
     importance: Any = None
     repair: RepairSettings | None = None
     forward_fn: ForwardFunction | None = None
+    anchored: bool = True
 
-    def prune(self, model: nn.Module, target: Target, kept: Sequence[str] = ()) -> PruneResult:
+    def prune(
+        self, model: nn.Module, target: Target, kept: Sequence[str] = (), cuts: Sequence[Cut] = ()
+    ) -> PruneResult:
         """Prune a copy of a model.
 
         Args:
             model: The model, which stays as it is.
             target: How much goes.
             kept: Layers that have lost all they may.
+            cuts: What was cut before.
 
         Raises:
             DFPCError: As `prune` raises.
@@ -58,8 +64,14 @@ class Cutter:
         options["ignored_layers"] = [*listed(options["ignored_layers"]), *kept]
         return prune(
             model, self.inputs, target,
-            importance=self.importance, repair=self.repair, forward_fn=self.forward_fn, **options,
+            importance=self._importance(cuts), repair=self.repair, forward_fn=self.forward_fn, **options,
         )  # fmt: skip
+
+    def _importance(self, cuts: Sequence[Cut]) -> Any:
+        """What scores channels, anchored in how it scored them before the first cut."""
+        if not self.anchored or not cuts:
+            return self.importance
+        return Anchored(self.importance or default_importance(self.repair, self.inputs), scores_left(cuts))
 
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
         """Replace the model of `run` by one that has lost a share of its channels, or less where less is enough for the goal.
@@ -93,9 +105,9 @@ class Cutter:
         left, kept = goal.left(now), _exhausted(cuts, self.pruning)
         assert left is not None
         try:
-            result = self._share(model, share, kept)
+            result = self._share(model, share, kept, cuts)
             if result is None or goal.left(result.after) is None:  # less than the share has to be, or may be, enough
-                result = self.prune(model, left, kept)
+                result = self.prune(model, left, kept, cuts)
         except (TargetError, NothingToPruneError) as error:
             raise TargetError(
                 f"The schedule came to {_spelled(goal.reached(now))} by {len(cuts)} cuts and cannot go on to {goal.target}: {error}"
@@ -107,10 +119,10 @@ class Cutter:
             )
         return result
 
-    def _share(self, model: nn.Module, share: float, kept: Sequence[str]) -> PruneResult | None:
+    def _share(self, model: nn.Module, share: float, kept: Sequence[str], cuts: Sequence[Cut]) -> PruneResult | None:
         """Prune a copy by a share of its channels; None if so many may not go."""
         try:
-            return self.prune(model, Target(ratio=share), kept)
+            return self.prune(model, Target(ratio=share), kept, cuts)
         except TargetError:
             return None
 
@@ -123,7 +135,9 @@ class Cutter:
         repair = None
         if self.repair is not None:
             repair = {name: value for name, value in vars(self.repair).items() if name not in ("images", "checkpoint")}
-        return {"pruning": content, "importance": type(self.importance).__name__, "repair": repair}
+        return {
+            "pruning": content, "importance": type(self.importance).__name__, "repair": repair, "anchored": self.anchored
+        }  # fmt: skip
 
 
 def _exhausted(cuts: Sequence[Cut], settings: PruneSettings) -> list[str]:

@@ -75,7 +75,9 @@ def prune_and_tune(
     if repair is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
     mending = None if repair is None else RepairSettings.of(repair, images)
-    cutter = Cutter(example_inputs, pruning or PruneSettings(), importance, mending, forward_fn)
+    cutter = Cutter(
+        example_inputs, pruning or PruneSettings(), importance, mending, forward_fn, settings.anchored
+    )  # fmt: skip
     # In one go and without repair: an impossible target is better found now than after days.
     full = Cut.of(dataclasses.replace(cutter, repair=None).prune(model, wanted)).before
     what = {

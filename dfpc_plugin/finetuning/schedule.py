@@ -22,7 +22,8 @@ def _final() -> FinetuneSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Cut a little, tune a little, and so on until the target holds; then tune for long. The defaults are the paper's.
+    """Cut a little, tune a little, and so on until the target holds; then tune for long. The defaults are the paper's, but
+    for `anchored`.
 
     Attributes:
         share: The share of the channels that are left which every cut removes.
@@ -31,12 +32,16 @@ class ScheduleSettings:
             goes with them. (Optimisers whose memory is not of the shape of the weights start anew after a cut.)
         tuning: How to tune between cuts; its `lr` is replaced by each step size.
         final: How to tune at the end, with an optimiser that starts anew; None for not at all.
+        anchored: Couplings keep the weight that they had against each other before the first cut, and later cuts rank anew only
+            within them; False to compare couplings anew as well, as the paper does, which takes more and more of those that
+            have lost some.
     """
 
     share: float = 0.01
     step_sizes: tuple[float, ...] = (1e-3, 1e-4, 1e-5)
     tuning: FinetuneSettings = field(default_factory=_tuning)
     final: FinetuneSettings | None = field(default_factory=_final)
+    anchored: bool = True
 
     def __post_init__(self) -> None:
         """Raise on settings that cannot be followed.
@@ -67,5 +72,6 @@ class ScheduleSettings:
         """Return the settings as dicts, lists, numbers and strings."""
         final = None if self.final is None else self.final.to_json()
         return {
-            "share": self.share, "step_sizes": list(self.step_sizes), "tuning": self.tuning.to_json(), "final": final
-        }
+            "share": self.share, "step_sizes": list(self.step_sizes), "tuning": self.tuning.to_json(), "final": final,
+            "anchored": self.anchored,
+        }  # fmt: skip

@@ -102,19 +102,27 @@ class _Sums:
         entries = entries - self._center
         product = (entries.mT @ entries).mean(1) if self._full else entries.square().sum(2).mean(1)
         places = torch.einsum("ginc,gjnc->ij", entries, entries)
-        sums = [entries.sum(2).mean(1).double(), product.double(), places.double()]
+        sums = [entries.sum(2).double(), product.double(), places.double()]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._count else sums
         self._count += rows.shape[0]
 
     def moments(self) -> LayerMoments:
         """What has been counted."""
-        mean, product, places = (total / self._count for total in self._sums)
+        means, product, places = (total / self._count for total in self._sums)
         if not self._centered:
-            mean = torch.zeros_like(mean)
+            means = torch.zeros_like(means)
+        mean = means.mean(1)
         square = mean[:, :, None] * mean[:, None] if self._full else mean.square()
-        places = places - mean.square().sum()
-        places = places / places.diagonal().mean().clamp_min(1e-300)
-        eye = torch.eye(self._taps, dtype=places.dtype, device=places.device)
-        factor = torch.linalg.cholesky(places + 1e-6 * eye) if bool(places.any()) else eye
+        along = torch.einsum("gic,gc->i", means, mean)
+        places = places - (along[:, None] + along - mean.square().sum())  # around the mean of all places, which differ at borders
+        factor = _root(places / places.diagonal().mean().clamp_min(1e-300))
         weights = self._matrix.unflatten(2, (-1, self._taps)) @ factor  # groups, outputs, channels, taps
         return LayerMoments(weights.transpose(2, 3).flatten(1, 2), product - square)
+
+
+def _root(places: Tensor) -> Tensor:
+    """L with L L' = `places`, `(taps, taps)`, as far as that is positive; the identity where nothing varies."""
+    if not bool(places.any()):
+        return torch.eye(len(places), dtype=places.dtype, device=places.device)
+    values, vectors = torch.linalg.eigh(places)  # unlike Cholesky's, defined where places vary together
+    return vectors * values.clamp_min(1e-6).sqrt()

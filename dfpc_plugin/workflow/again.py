@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dfpc_plugin.artifact import require_place
@@ -38,7 +39,8 @@ def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Mo
             "The weights of the unpruned model are needed too; give the file they are in as weights, or pretrained for those "
             "of timm or torchvision."
         )
-    model = build_model(opened.spec, pretrained=pretrained)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(opened.spec, pretrained=pretrained)
     if weights is not None:
         load_weights(model, weights)
     device = next((parameter.device for parameter in opened.model.parameters()), None)

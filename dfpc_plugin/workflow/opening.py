@@ -29,6 +29,7 @@ from dfpc_plugin.models import (
     preprocessing_of,
 )
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
 
 __all__ = ["Opened", "device_of", "images_to_calibrate", "images_to_train", "images_to_validate", "is_artifact", "open_model"]
@@ -119,7 +120,7 @@ def _opened(
     model: nn.Module, spec: ModelSpec, section: ModelSection, device: torch.device, record: Mapping[str, Any]
 ) -> Opened:
     model = model.to(device).eval()
-    size = section.size if section.size is not None else record.get("model", {}).get("size")
+    size = section.size if section.size is not None else _recorded_size(record, section.name)
     inputs = _inputs(model, spec.name, section.batch_size, size)
     _require_callable(model, section.name, inputs)
     known = record.get("preprocessing")
@@ -128,6 +129,19 @@ def _opened(
     else:
         preprocessing = _read_preprocessing(known, section)
     return Opened(model, spec, inputs, preprocessing, record)
+
+
+def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:
+    """The size of images that a saved model was made with, if its record says one.
+
+    Raises:
+        RecordError: The record was not written by this library.
+        RecipeError: The size is none.
+    """
+    size = RunRecord.from_json(record).model.get("size")
+    if size is None or (type(size) is int and size >= 1):
+        return size
+    raise RecipeError(f"'{name}' has the size {size!r} in its record, which is no number of pixels; give the size of its images.")
 
 
 def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> ExampleInputs:
@@ -203,8 +217,13 @@ def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> Image
 
 
 def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: bool = True) -> ImageDataset:
-    """Open the images to train on, varied as the section says, or as they are."""
-    assert data.train is not None
+    """Open the images to train on, varied as the section says, or as they are.
+
+    Raises:
+        RecipeError: Nobody says where they are.
+    """
+    if data.train is None:
+        raise RecipeError("Images to train or to calibrate with are needed; say where they are in data.train.")
     ready = prepared(preprocessing, data)
     transform = training_transform(ready, data.augment) if varied else evaluation_transform(ready)
     return open_images(data.train, data.train_split, transform, **_place(data, data.train))

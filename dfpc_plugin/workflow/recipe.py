@@ -217,9 +217,9 @@ class Recipe:
         data: Labelled images, where they are needed.
         prune: Which channels go.
         repair: How to mend what is left.
-        finetune: How to fine-tune afterwards; null for not at all.
-        schedule: Cut and tune in turns, instead of at once; null for at once.
-        latency: How to measure latency; null to measure it only where the target asks for it.
+        finetune: How to fine-tune afterwards; leave it out for not at all.
+        schedule: Cut and tune in turns; leave it out to cut at once.
+        latency: How to measure latency; leave it out to measure only where the target asks for it.
         curve: Shares of the multiply-accumulates at which accuracy is measured as well, pruned and repaired in the same way.
         export: What else to write.
         seed: Of everything random that has no seed of its own.

@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
-from dfpc_plugin.evaluation import probe
 from dfpc_plugin.models import build_model
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult
@@ -108,8 +107,6 @@ class _Run:
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
         images = images_to_validate(recipe.data, self.opened.preprocessing)
         self._validation = None if images is None else Validation(images, recipe.data, tell)
-        if images is not None:
-            probe(self.opened.model, images)
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:

@@ -16,6 +16,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import evaluation_transform, open_images, training_transform
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleResult, ScheduleSettings, prune_and_tune
@@ -34,6 +35,7 @@ def main(
     final_steps: int = 100,
     batch_size: int = 128,
     lr: float = 0.01,
+    importance: str = "dfpc",
     seeds: tuple[int, ...] = (0,),
 ) -> None:
     """Prune and tune both ways with every seed, and print what came out.
@@ -48,6 +50,7 @@ def main(
         final_steps: After the last one.
         batch_size: Images of a step.
         lr: Step size between cuts, and from which it falls to zero at the end.
+        importance: The criterion by its name, such as dfpc-published for the paper's.
         seeds: Of the order and augmentation of images.
     """
     torch.set_num_threads(1)
@@ -60,10 +63,11 @@ def main(
     console.print(f"before: {evaluate_model(model, held_out)}")
 
     def run(settings: ScheduleSettings) -> ScheduleResult:
-        result = prune_and_tune(model, example_inputs(model, NAME), target, images, settings=settings)
+        criterion = CRITERIA[importance].build()
+        result = prune_and_tune(model, example_inputs(model, NAME), target, images, settings=settings, importance=criterion)
         return dataclasses.replace(result, evaluation=evaluate_model(result.model, held_out))
 
-    table = Table(title=f"{target}, {steps} steps between cuts and {final_steps} after them", title_justify="left")
+    table = Table(title=f"{importance}, {target}, {steps} steps between cuts and {final_steps} after them", title_justify="left")
     for column in ("seed", "way", "cuts", "steps", "MACs left", "parameters left", "top-1", "loss", "seconds"):
         table.add_column(column, justify="right")
     for seed in seeds:

@@ -1,6 +1,7 @@
 import pytest
 
 from dfpc_plugin.cli import main
+from workflow_runs import DIGITS, trained_weights, write_recipe
 
 
 @pytest.fixture
@@ -14,3 +15,18 @@ def dfpc(capsys, monkeypatch):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A file with trained weights of a small network on scikit-learn's digits."""
+    return trained_weights(tmp_path_factory.mktemp("weights") / "net.safetensors")
+
+
+@pytest.fixture(scope="session")
+def saved(weights, tmp_path_factory):
+    """That network, pruned by `dfpc prune`."""
+    place = tmp_path_factory.mktemp("saved")
+    recipe = write_recipe(place / "recipe.yaml", DIGITS, model__weights=str(weights))
+    assert main(["prune", str(recipe), "--output", str(place / "net"), "--quiet"]) == 0
+    return place / "net"

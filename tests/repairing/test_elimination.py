@@ -235,3 +235,12 @@ def test_wide_layers_are_only_given_variances(monkeypatch: pytest.MonkeyPatch) -
         wanted = whole[name][0].covariance
         wanted = wanted.diagonal(dim1=1, dim2=2) if moments.covariance.dim() == 2 else wanted
         torch.testing.assert_close(moments.covariance, wanted)
+
+
+def test_places_that_vary_together_have_moments_too() -> None:
+    """Grey images given as RGB, flat but for a step, with a border of zeros: places are no more independent than that."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)).double()
+    flat = torch.rand(16, 1, 1, 1, dtype=torch.float64).expand(16, 3, 4, 4) + 10.0
+    for moments in layer_moments(model, Batches([flat, flat + 5]), None, rows=4096, seed=0).values():
+        assert all(torch.isfinite(entry.matrix).all() for entry in moments)

@@ -1,0 +1,51 @@
+"""Saliency that can be compared over several cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.importance import DFPCImportance
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.repaired_importance import RepairedImportance
+from dfpc_plugin.repairing import RepairSettings
+
+__all__ = ["Anchored", "default_importance"]
+
+
+class Anchored:
+    """Scores channels anew, and scales every coupling's scores to the mean that the channels which are left had at first.
+
+    Criteria compare couplings by what their channels are worth on average, of those that are there. Once the least of them
+    are gone, the rest divide the same among fewer, and each looks as if it were worth less than before: a coupling that has
+    lost some would lose more and more, up to its last ones. So the weights of couplings against each other stay those of the
+    unpruned model, and what is new is the order within each.
+    """
+
+    def __init__(self, importance: Any, left: Mapping[str, Sequence[float]]) -> None:
+        """Score by `importance`.
+
+        Args:
+            importance: Any of Torch-Pruning's importances.
+            left: The scores at first of the units that are left, by the names of couplings.
+        """
+        self.importance, self._left = importance, left
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Score the units of a coupling; None where the criterion has nothing to say."""
+        scores = self.importance(group)
+        before = self._left.get(group.couplings[0].name)
+        if scores is None or before is None or len(before) != len(scores):
+            return scores
+        mean = scores.double().mean()
+        return scores if not mean > 0 else scores * (torch.tensor(before, dtype=torch.float64).mean() / mean).to(scores)
+
+
+def default_importance(repair: RepairSettings | None, inputs: ExampleInputs) -> Any:
+    """What `prune` scores by where nothing else is asked for."""
+    if repair is not None and repair.method in ("synthetic", "calibrate"):
+        return RepairedImportance(repair, example_inputs=inputs)
+    return DFPCImportance()

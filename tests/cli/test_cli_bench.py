@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from workflow_runs import NET
+
+QUICK = ("--min_run_time", "0.02", "--json")
+
+
+def test_a_saved_model_beside_the_unpruned_one(dfpc, saved):
+    code, out, err = dfpc("bench", NET, saved, "--size", "8", "--factory", NET, "--threads", "1", *QUICK)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert list(found) == [NET, str(saved)]
+    assert found[NET]["speedup"] == 1.0
+    for figures in found.values():
+        assert figures["latency_ms"] > 0
+        assert figures["threads"] == 1
+    one, other = found.values()
+    assert other["speedup"] == pytest.approx(one["latency_ms"] / other["latency_ms"], rel=0.5)
+
+
+def test_a_table_for_people(dfpc):
+    code, out, err = dfpc("bench", "test_vit", "test_vit2", "--min_run_time", "0.02", "--batch_size", "2")
+    assert (code, err) == (0, "")
+    assert out.startswith("2x3x")
+    assert "test_vit2" in out
+    assert "1.00x" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ((NET, "test_resnet"), 1, f"'{NET}' cannot be called with inputs of 1x3x224x224"),
+        (("test_resnet", "torchvision/resnet18"), 1, "'test_resnet' takes [(1, 3, 160, 160)] and 'torchvision/resnet18' takes [(1, 3, 224, 224)]"),
+        (("test_resnet", "torchvision/resnet18"), 1, "so their times say nothing of each other; give --size."),
+        (("test_vit", "--size", "161"), 1, "(AssertionError: Input height (161) should be divisible by patch size (16).)"),
+        (("test_resnet", "--threads", "0"), 1, "threads must be 1 or more, not 0."),
+        (("test_resnet", "--min_run_time", "-1"), 1, "min_run_time must be a positive number of seconds"),
+        (("test_resnet", "--batch_size", "0"), 1, "batch_size must be 1 or more, not 0."),
+        (("test_resnet", "--batch_size", "1" + 15 * "0"), 1, "There is no memory for batch_size=1000000000000000"),
+        (("test_resnt",), 1, "did you mean test_resnet"),
+        (("test_resnet", "--thread", "1"), 2, "did you mean --threads?"),
+        ((), 2, "models"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(dfpc, arguments, code, text):
+    found, out, err = dfpc("bench", *arguments)
+    assert (found, out) == (code, "")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_a_saved_model_of_ones_own_needs_its_function(dfpc, saved):
+    code, out, err = dfpc("bench", saved, *QUICK)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"The model in '{saved}' is built by a function of your own, and no file decides which code is run; if you trust it, say so "
+        f"by --factory {NET}.\n"
+    )

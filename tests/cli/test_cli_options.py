@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from dfpc_plugin.cli import COMMANDS
+from dfpc_plugin.cli.options import nearest, not_lists, not_sections, option_names, section_type, unknown_keys
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.1
+    steps: int = 3
+
+
+@dataclass(frozen=True)
+class Section:
+    inner: Inner = field(default_factory=Inner)
+    maybe: Inner | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    section: Section = field(default_factory=Section)
+    target: str = ""
+
+
+NAMES = ["section", "section.inner", "section.inner.lr", "section.inner.steps", "section.maybe", "section.maybe.lr"]
+NAMES += ["section.maybe.steps", "section.size", "target"]
+
+
+def test_sections_are_dataclasses_or_none():
+    assert section_type(Inner) is Inner
+    assert section_type(Inner | None) is Inner
+    assert section_type(int | None) is None
+    assert section_type(Inner | Section) is None
+    assert section_type(Inner()) is None
+
+
+def test_names_are_dotted_paths():
+    assert list(option_names(Config)) == NAMES
+
+
+def test_unknown_keys_are_found_at_any_depth():
+    content = {"tarjet": 1, "section": {"inner": {"lr": 1, "LR": 2}, "maybe": None, "x": {"y": 1}}, "target": {"free": 1}}
+    assert list(unknown_keys(content, Config)) == ["tarjet", "section.inner.LR", "section.x"]
+
+
+def test_sections_that_hold_something_else_are_found():
+    assert list(not_sections({"section": {"inner": None, "maybe": None}}, Config)) == ["section.inner"]
+    assert list(not_sections({"section": [1]}, Config)) == ["section"]
+    assert list(not_sections({"section": {"inner": 3, "maybe": "x", "size": "no section"}}, Config)) == ["section.inner", "section.maybe"]
+    assert list(not_sections({}, Config)) == []
+
+
+def test_lists_that_are_none_are_found():
+    config = COMMANDS["prune"][0]
+    assert list(not_lists({"curve": 0.5, "target": "x", "nothing": 3}, config)) == ["curve"]
+    assert list(not_lists({"curve": [0.5]}, config)) == list(not_lists({"curve": None}, config)) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("tarjet", "target"),
+        ("section.siez", "section.size"),
+        ("section.inner.lrr", "section.inner.lr"),
+        ("lr", "section.inner.lr"),
+        ("secton.size", "section.size"),
+        ("secton.siez", "section.size"),
+        ("section.zzzz", None),  # that the section is right makes none of its options likely
+        ("qqqqqqqq", None),
+        ("", None),
+    ],
+)
+def test_the_nearest_name(typed, found):
+    assert nearest(typed, NAMES) == found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_name_is_its_own_nearest(command):
+    names = list(option_names(COMMANDS[command][0]))
+    assert len(names) == len(set(names))
+    assert [nearest(name, names) for name in names] == names
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_complete(dfpc, command):
+    """Every option is there, and every one of our own is described in words."""
+    code, out, err = dfpc(command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: dfpc {command}")
+    for word in ("null", "<class", "NoneType", "dataclass", "Namespace"):
+        assert word not in out
+    for name in option_names(COMMANDS[command][0]):
+        assert name.partition(".")[0] in out
+
+
+@pytest.mark.parametrize("section", ["finetune", "schedule", "latency"])
+def test_sections_that_may_be_left_out_have_their_own_help(dfpc, section):
+    code, out, err = dfpc("prune", f"--{section}.help")
+    assert (code, err) == (0, "")
+    for name in option_names(COMMANDS["prune"][0]):
+        if name.startswith(f"{section}."):
+            assert name.rpartition(".")[2] in out

@@ -1,0 +1,234 @@
+"""Every example runs as it is, and says what the list of examples says that it does."""
+
+import importlib
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dfpc_plugin as dfpc
+from dfpc_plugin.files import write_tensors
+from dfpc_plugin.models import build_model
+from image_files import write_zip
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run an example in this process, as a user would, and return what it prints."""
+
+    def run_example(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("COLUMNS", "100")
+        with torch.random.fork_rng(devices=[]), dfpc.rule_scope():
+            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_example
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The module that draws the figures."""
+    monkeypatch.syspath_prepend(EXAMPLES / "figures")
+    return importlib.import_module("draw")
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """The module that follows the paper's protocol."""
+    monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
+    return importlib.import_module("paper")
+
+
+def percentages(text):
+    return {name: float(value) for name, value in re.findall(r"^([\w-][\w -]*?): +(?:top-1 )?([\d.]+) ?%", text, re.MULTILINE)}
+
+
+def test_every_script_is_in_the_list_and_the_list_names_nothing_else():
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"\]\(([\w/]+\.py)\)", text))
+    there = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.glob("*.py")}
+    there |= {path.relative_to(EXAMPLES).as_posix() for path in (EXAMPLES / "benchmarks").glob("*_*.py")} - {"benchmarks/cifar_resnet.py"}
+    assert there <= listed
+    assert all((EXAMPLES / name).is_file() for name in listed)
+
+
+def test_every_example_is_tested_here():
+    text = Path(__file__).read_text(encoding="utf-8")
+    for path in EXAMPLES.glob("*.py"):
+        assert f'run("{path.stem}"' in text, f"{path.name} has no test"
+
+
+def test_prune_with_torch_pruning(run):
+    text = run("prune_with_torch_pruning", "--size", "64")
+    assert "output (1, 1000)" in text
+    (left,) = re.findall(r"multiply-accumulates.*\((\d+)%\)", text)
+    assert 40 < int(left) < 90
+
+
+def test_prune_to_a_budget(run):
+    text = run("prune_to_a_budget", "--model", "test_resnet", "--target", "macs=0.5, params=0.6")
+    (macs,) = re.findall(r"macs=(0\.4\d+|0\.5)\b(?!.*macs)", text.splitlines()[0])
+    assert 0.47 < float(macs) <= 0.5
+    assert re.search(r"^Untouched: \d+ of \d+ couplings$", text, re.MULTILINE)
+    assert "Output: (1, 1000)" in text
+
+
+def test_prune_vit_heads(run):
+    text = run("prune_vit_heads")
+    before, after = map(int, re.findall(r"^Heads: (\d+) -> (\d+)$", text, re.MULTILINE)[0])
+    assert (before, after) == (24, 15)
+    counts = [(int(heads), int(rows)) for heads, rows in re.findall(r"(\d+) heads of 64, qkv \((\d+), 384\)", text)]
+    assert sum(heads for heads, _ in counts) == after
+    assert all(rows == 3 * 64 * heads for heads, rows in counts)
+    assert "Output: (1, 1000)" in text
+
+
+@pytest.mark.slow
+def test_reach_a_latency(run):
+    text = run("reach_a_latency", "--speedup", "1.2", "--size", "64")
+    (found,) = re.findall(r"found ([\d.]+)x", text)
+    assert float(found) > 1.15
+    assert re.search(r"Measured again: [\d.]+ ms -> [\d.]+ ms, [\d.]+x", text)
+
+
+def test_repair_after_torch_pruning(run):
+    left = percentages(run("repair_after_torch_pruning"))
+    assert list(left) == ["before", "pruned", "mean", "merge", "synthetic", "calibrate"]
+    assert left["before"] > 98 and left["pruned"] < 50
+    assert left["pruned"] < min(left["mean"], left["merge"]) < min(left["synthetic"], left["calibrate"])
+    assert left["synthetic"] > 90
+
+
+@pytest.mark.slow
+def test_save_load_export(run):
+    pytest.importorskip("onnxruntime")
+    text = run("save_load_export")
+    assert "The same to the last bit: True" in text
+    for name in ("config.json", "manifest.json", "model.safetensors"):
+        assert re.search(rf"^{name}: [\d,]+ bytes$", text, re.MULTILINE)
+    differences = [float(value) for value in re.findall(r"off by (\S+) at most", text)]
+    assert len(differences) == 2 and max(differences) < 1e-4
+
+
+def test_rule_for_own_operator(run):
+    text = run("rule_for_own_operator")
+    assert "Without a rule: torch.sinc, called by 1" in text
+    assert "With it: Saliency(2 layers, 24 channels, 2 couplings)" in text
+    change, bound = map(float, re.findall(r"Largest change seen ([\d.]+), bound ([\d.]+)", text)[0])
+    assert 0 < change <= bound
+
+
+def test_finetune_on_digits(run):
+    pytest.importorskip("accelerate")
+    left = percentages(run("finetune_on_digits"))
+    assert left["pruned"] < 50 < 90 < min(left["fine-tuned"], left["and taught"])
+
+
+def test_figures_are_those_that_the_script_draws(figures, tmp_path):
+    """Drawn anew from the same data, every figure of the documentation says the same."""
+    figures.main(tmp_path)
+    kept = ROOT / "docs" / "assets" / "figures"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in kept.iterdir())
+    for path in tmp_path.iterdir():
+        assert _skeleton(path.read_text("utf-8")) == _skeleton((kept / path.name).read_text("utf-8")), f"draw {path.name} anew"
+
+
+def test_drawing_twice_gives_the_same_bytes(figures, tmp_path):
+    for name in ("first", "second"):
+        figures.main(tmp_path / name, only=("coupling", "accuracy-macs"))
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
+
+
+def test_figures_have_text_and_say_what_they_show():
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs").glob("*.md"))
+    for path in (ROOT / "docs" / "assets" / "figures").glob("*.svg"):
+        text = path.read_text("utf-8")
+        assert "<text" in text and 'role="img" aria-label="' in text
+        uses = re.findall(rf"!\[(.*?)\]\(assets/figures/{re.escape(path.name)}#only-(light|dark)\)", pages, re.DOTALL)
+        assert uses, f"no page shows {path.name}"
+        assert all(len(words) > 40 and kind in path.name for words, kind in uses)
+
+
+def _skeleton(svg):
+    """Text of a figure, as other versions of matplotlib write it too; coordinates may differ in their last digits."""
+    return re.findall(r">([^<>]+)</(?:text|tspan|title)>", svg)
+
+
+def test_measured_figures_are_those_of_the_tables():
+    """What is drawn is what the page on repair says, for those that both have."""
+    content = json.loads((EXAMPLES / "figures" / "data" / "accuracy-macs.json").read_text("utf-8"))
+    assert content["seed"] == 0 and content["test_images"] == 1000
+    assert {point["criterion"] for point in content["points"]} >= {"anticipating", "dfpc", "magnitude", "fpgm"}
+    tables = (ROOT / "docs" / "repair.md").read_text("utf-8").partition("\nResNet-20, ")[0].split("\nResNet-56, ")
+    columns = {"bare": 2, "synthetic": 5}
+    checked = 0
+    for table in tables:
+        (speedup,) = re.findall(r"% before, ([\d.]+)x fewer", table.splitlines()[0]) or [None]
+        rows = {cells[1].strip(): cells for cells in (line.split("|") for line in table.splitlines() if line.startswith("| "))}
+        for point in content["points"] if speedup else ():
+            name = {"DFPC": "DFPC, `expected`"}.get(point["label"], point["label"].removesuffix(" (TP)"))
+            if point["speedup"] == float(speedup) and name in rows:
+                told = float(rows[name][columns[point["repair"]]].strip(" *"))
+                assert point["top1"] == pytest.approx(told, abs=1.5), (name, speedup)
+                checked += 1
+    assert checked >= 16
+
+
+@pytest.mark.slow
+def test_the_paper_trains_what_it_has_no_weights_for_and_does_so_once(paper, tmp_path):
+    pytest.importorskip("accelerate")
+    names = [f"{split}/{kind}/{number}.png" for split in ("train", "test") for kind in "abcd" for number in range(32)]
+    images = write_zip(tmp_path / "images.zip", names)
+    latency = dfpc.LatencySettings(threads=1, batch_size=1, min_run_time=0.01)
+    arguments = {
+        "network": "cifar/resnet20", "train": True, "data": str(images), "criteria": ("random",), "coupled": (True,),
+        "speedups": (1.2,), "drops": (90.0,), "step": 0.2, "latency": latency, "epochs": 2,
+    }  # fmt: skip
+    paper.main(tmp_path / "out", **arguments)
+    written = tmp_path / "out" / "weights.safetensors"
+    content, rows = written.read_bytes(), json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["rows"]
+    assert [row["stop"] for row in rows] == ["", "1.2x fewer MACs", "90 points lost"]
+    assert rows[2]["channels_left"] < rows[1]["channels_left"] < 1
+    paper.main(tmp_path / "out", **arguments)
+    assert written.read_bytes() == content
+
+
+def test_the_papers_protocol_end_to_end(paper, tmp_path, capsys):
+    """One row per criterion, kind of channel and stop; a second run computes nothing again, another experiment is refused."""
+    model = build_model("cifar/resnet20")
+    weights = write_tensors(tmp_path / "weights.safetensors", model.state_dict(), {})
+    images = write_zip(tmp_path / "images.zip", [f"test/{kind}/{number}.png" for kind in "abcdefghij" for number in range(2)])
+    latency = dfpc.LatencySettings(threads=1, batch_size=1, min_run_time=0.01)
+    arguments = {
+        "network": "cifar/resnet20", "weights": weights, "data": str(images), "criteria": ("l1", "random"), "speedups": (1.2,),
+        "drops": (), "step": 0.1, "latency": latency,
+    }  # fmt: skip
+    paper.main(tmp_path / "out", **arguments)
+    text = capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    rows = content["rows"]
+    assert [(row["criterion"], row["coupled"]) for row in rows] == [
+        ("", True), ("l1", True), ("l1", False), ("random", True), ("random", False)
+    ]  # fmt: skip
+    assert all(row["macs_fewer"] == pytest.approx(1.2, abs=0.1) and row["macs_fewer"] >= 1.2 for row in rows[1:])
+    assert "unpruned" in text and "uncoupled" in text
+    assert (tmp_path / "out" / "results.csv").read_text("utf-8").count("\n") == 6
+    assert "uncoupled only" in (tmp_path / "out" / "curve.svg").read_text("utf-8")
+
+    paper.main(tmp_path / "out", **arguments)
+    assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8")) == content
+    with pytest.raises(SystemExit, match=r"another experiment .*seed: 0 there, 1 here"):
+        paper.main(tmp_path / "out", **arguments, seed=1)
+    with pytest.raises(SystemExit, match="one of the two"):
+        paper.main(tmp_path / "other", **(arguments | {"train": True}))

@@ -1,0 +1,112 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dfpc_plugin.data import DataError
+from dfpc_plugin.errors import DFPCError, RepairError
+from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
+from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.workflow import Recipe, RecipeError, recipe_text
+from dfpc_plugin.workflow.recipe import DataSection, ModelSection, PruneSection, RepairSection
+
+MODEL = ModelSection("test_resnet")
+IMAGES = DataSection(train="digits", val="digits")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: ModelSection("m", pretrained=True, weights=Path("w")), "pretrained and weights both say where weights come from"),
+        (lambda: ModelSection("m", size=0), "size must be 1 or more, not 0."),
+        (lambda: ModelSection("m", batch_size=-3), "batch_size must be 1 or more, not -3."),
+        (lambda: DataSection(limit=0), "limit must be 1 or more, not 0."),
+        (lambda: DataSection(batch_size=0), "batch_size must be 1 or more, not 0."),
+        (lambda: DataSection(workers=-1), "workers=-1 is no number of processes; give 0 or more."),
+        (lambda: DataSection(std=(0.2, 0.0, 0.2)), "std=(0.2, 0.0, 0.2) holds a value that is not positive"),
+        (lambda: DataSection(std=(math.nan,)), "std=(nan,) holds a value that is not positive"),
+        (lambda: PruneSection("dfcp"), "importance='dfcp' is none of auto, dfpc, "),
+        (lambda: PruneSection("dfcp"), "did you mean dfpc?"),
+        (lambda: PruneSection("zzz"), "choose one of them."),
+        (lambda: RepairSection("merge", count=1), "count=1 is too few; give 2 or more."),
+        (lambda: RepairSection("calibrate", ridge=-1.0), "ridge=-1.0 is no ridge"),
+        (lambda: RepairSection(memory_gib=0), "memory_gib=0 leaves no memory"),
+        (lambda: RepairSection(seed=-1), "seed=-1 is no seed"),
+        (lambda: Recipe(MODEL, seed=2**63), f"seed={2**63} is no seed; give a whole number from 0 to {2**63 - 1}."),
+        (lambda: Recipe(MODEL, target="mac=0.5"), "'mac=0.5' names no budget; did you mean macs?"),
+        (lambda: Recipe(MODEL, target="speedup=2, max_drop=1"), "max_drop in the target needs images; say where they are in data.val."),
+        (lambda: Recipe(MODEL, curve=(0.5,)), "a curve needs images; say where they are in data.val."),
+        (lambda: Recipe(MODEL, repair=RepairSection("calibrate")), "repair.method=calibrate needs images; say where they are in data.train."),
+        (lambda: Recipe(MODEL, finetune=FinetuneSettings()), "fine-tuning needs images; say where they are in data.train."),
+        (lambda: Recipe(MODEL, data=IMAGES, curve=(0.5, 1.5)), "curve=[0.5, 1.5] are no shares"),
+        (lambda: Recipe(MODEL, "speedup=2", IMAGES, schedule=ScheduleSettings()), "schedule cuts until a counted budget holds"),
+        (
+            lambda: Recipe(MODEL, data=IMAGES, schedule=ScheduleSettings(), finetune=FinetuneSettings()),
+            "schedule has its own final tuning",
+        ),
+        (lambda: Recipe(MODEL, data=IMAGES, schedule=ScheduleSettings(), latency=LatencySettings()), "leave out schedule"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(make, text):
+    with pytest.raises(DFPCError) as caught:
+        make()
+    assert text in str(caught.value)
+
+
+def test_refusals_have_their_own_types():
+    with pytest.raises(RecipeError):
+        PruneSection("nothing")
+    with pytest.raises(RepairError):
+        RepairSection("synthetic", steps=0)
+    with pytest.raises(DataError):
+        dataclasses.replace(IMAGES.augment, padding=-1)
+
+
+def test_the_text_reads_back():
+    recipe = Recipe(
+        ModelSection("cifar/resnet20", {"num_classes": 7, "x": "null"}, weights=Path("a b/ü.pth")),
+        "macs=0.5, params=0.5",
+        dataclasses.replace(IMAGES, mean=(0.1, 1e-7, 0.3), root=Path("r")),
+        PruneSection("lamp", ignored_layers=("layer4.*", "*", "no")),
+        finetune=FinetuneSettings(lr=1e-5, mixed_precision="no"),
+        latency=LatencySettings(threads=1),
+        curve=(0.8, 0.5),
+    )
+    content = yaml.safe_load(recipe_text(recipe))
+    assert content["model"] == {
+        "name": "cifar/resnet20", "options": {"num_classes": 7, "x": "null"}, "pretrained": False, "weights": "a b/ü.pth",
+        "size": None, "batch_size": 1,
+    }  # fmt: skip
+    assert content["prune"]["ignored_layers"] == ["layer4.*", "*", "no"]
+    assert content["data"]["mean"] == [0.1, 1e-7, 0.3]
+    assert content["finetune"]["mixed_precision"] == "no"
+    assert content["curve"] == [0.8, 0.5]
+    assert content["schedule"] is None
+
+
+def test_every_course_of_training_is_known():
+    tuning, final = FinetuneSettings(steps=3), FinetuneSettings(steps=4)
+    schedule = ScheduleSettings(step_sizes=(0.1, 0.2), tuning=tuning, final=final)
+    assert Recipe(MODEL, data=IMAGES, schedule=schedule).courses == [
+        dataclasses.replace(tuning, lr=0.1), dataclasses.replace(tuning, lr=0.2), final
+    ]  # fmt: skip
+    assert Recipe(MODEL, data=IMAGES, schedule=dataclasses.replace(schedule, step_sizes=(), final=None)).courses == []
+    assert Recipe(MODEL, data=IMAGES, finetune=tuning).courses == [tuning]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tunes", "long"),
+    [
+        ({}, False, False),
+        ({"repair": RepairSection("merge")}, False, False),
+        ({"repair": RepairSection("synthetic")}, False, True),
+        ({"repair": RepairSection("calibrate")}, False, True),
+        ({"finetune": FinetuneSettings()}, True, True),
+        ({"schedule": ScheduleSettings()}, True, True),
+    ],
+)
+def test_what_takes_long_is_known(changes, tunes, long):
+    recipe = Recipe(MODEL, data=IMAGES, **changes)
+    assert (recipe.tunes, recipe.takes_long) == (tunes, long)
