@@ -115,7 +115,8 @@ def _figures(latency: Latency, first: Latency) -> dict[str, Any]:
 
 def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: torch.device) -> Table:
     shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in as_call(inputs)[0])
-    where = "GPU" if device.type == "cuda" else f"CPU, {first.threads} threads"
+    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
+    where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{shapes}, {where}", title_justify="left")
     table.add_column("Model", overflow="fold")
     for heading in ("Milliseconds", "Spread", "Speed-up"):

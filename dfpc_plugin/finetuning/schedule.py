@@ -22,8 +22,9 @@ def _final() -> FinetuneSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Cut a little, tune a little, and so on until the target holds; then tune for long. The defaults are the paper's, but
-    for `anchored`.
+    """Cut a little, tune a little, and so on until the target holds; then tune for long.
+
+    The defaults are the paper's, but for `anchored`.
 
     Attributes:
         share: The share of the channels that are left which every cut removes.

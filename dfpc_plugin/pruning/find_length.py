@@ -66,16 +66,19 @@ def length_for_latency(
     tried: dict[int, Measured] = {}
     bracket = _Bracket(predict(0))
     low, high = least, len(order)
-    for number in range(_TRIES):
+    for number in range(2 * _TRIES):
+        if number >= _TRIES and any(_surplus(target, found) >= 1 for found in tried.values()):
+            break
         length = _first_within(predict, bracket.predicted_for(_seconds_wanted(target, bracket.full)), low, high)
-        length = length if length not in tried else (low + high) // 2
+        if length in tried or number >= _TRIES:  # where predictions lead nowhere, as on a busy machine, halve what is left
+            length = (low + high) // 2
         found = _measured(subject, order, length, settings if length not in tried else longer)
         if _surplus(target, found) >= 1 and (_surplus(target, found) <= 1 + _TOLERANCE or length == low):
             found = _measured(subject, order, length, longer)  # a moment's luck is not what was asked for
             if _surplus(target, found) >= 1 - _DOUBT:
                 return found
         tried[length] = found
-        progress((number + 1) / _TRIES)
+        progress(min(1.0, (number + 1) / _TRIES))
         enough = _surplus(target, found) >= 1
         bracket.learn(predict(length), found, enough)
         low, high = (low, length) if enough else (length + 1, high)

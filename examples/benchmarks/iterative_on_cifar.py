@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.data import evaluation_transform, open_images, training_transform
+from dfpc_plugin.data import calibration_images, evaluation_transform, open_images, training_transform
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleResult, ScheduleSettings, prune_and_tune
 from dfpc_plugin.models import build_model, example_inputs, load_weights, preprocessing_of
+from dfpc_plugin.repairing import RepairSettings
 
 NAME = "cifar/resnet20"
 
@@ -36,6 +37,8 @@ def main(
     batch_size: int = 128,
     lr: float = 0.01,
     importance: str = "dfpc",
+    repair_images: int = 0,
+    anchored: bool = True,
     seeds: tuple[int, ...] = (0,),
 ) -> None:
     """Prune and tune both ways with every seed, and print what came out.
@@ -50,7 +53,9 @@ def main(
         final_steps: After the last one.
         batch_size: Images of a step.
         lr: Step size between cuts, and from which it falls to zero at the end.
-        importance: The criterion by its name, such as dfpc-published for the paper's.
+        importance: The criterion by its name, such as dfpc-published for the paper's; a repair brings its own.
+        repair_images: Repair after every cut on so many unlabelled images of the training set; 0 for no repair.
+        anchored: As in `ScheduleSettings`.
         seeds: Of the order and augmentation of images.
     """
     torch.set_num_threads(1)
@@ -60,11 +65,22 @@ def main(
     preprocessing = preprocessing_of(model, NAME)
     images = open_images(train, "train", training_transform(preprocessing, "flip-crop"))
     held_out = open_images(val, "val", evaluation_transform(preprocessing))
+    repair = None
+    if repair_images:
+        plain = open_images(train, "train", evaluation_transform(preprocessing))
+        repair = RepairSettings("calibrate", calibration_images(plain, repair_images, 0))
     console.print(f"before: {evaluate_model(model, held_out)}")
 
     def run(settings: ScheduleSettings) -> ScheduleResult:
-        criterion = CRITERIA[importance].build()
-        result = prune_and_tune(model, example_inputs(model, NAME), target, images, settings=settings, importance=criterion)
+        result = prune_and_tune(
+            model,
+            example_inputs(model, NAME),
+            target,
+            images,
+            settings=settings,
+            importance=None if repair is not None else CRITERIA[importance].build(),
+            repair=repair,
+        )
         return dataclasses.replace(result, evaluation=evaluate_model(result.model, held_out))
 
     table = Table(title=f"{importance}, {target}, {steps} steps between cuts and {final_steps} after them", title_justify="left")
@@ -73,7 +89,7 @@ def main(
     for seed in seeds:
         tuning = FinetuneSettings(steps=steps, batch_size=batch_size, schedule="constant", seed=seed)
         final = FinetuneSettings(steps=final_steps, batch_size=batch_size, lr=lr, seed=seed)
-        settings = ScheduleSettings(share, (lr,), tuning, final)
+        settings = ScheduleSettings(share, (lr,), tuning, final, anchored)
         iterative = run(settings)
         together = dataclasses.replace(tuning, steps=steps * len(iterative.iterations))
         at_once = run(dataclasses.replace(settings, share=0.99, tuning=together))

@@ -1,0 +1,128 @@
+"""Accuracy against multiply-accumulates and measured time, for DFPC with and without repair and for other criteria.
+
+    python examples/benchmarks/latency_on_cifar.py --weights resnet56.safetensors --images val.zip --output tradeoff.json
+
+`weights` and `images` are as for `criteria_on_cifar.py`. Every criterion prunes to the same budgets by the same selection;
+nothing is fine-tuned. Every pruned model takes turns with the unpruned one, forward by forward, and is compared with it in
+each turn: a machine that is busy for a while slows both. `output` is what `examples/figures/draw.py` draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from cifar_resnet import load_images, load_network
+from jsonargparse import auto_cli
+from repair_on_cifar import ANTICIPATING, settings_for
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+import dfpc_plugin as dfpc
+from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.demo.measure import accuracy
+from dfpc_plugin.files import require_writable, write_json
+from dfpc_plugin.repairing import synthesise
+
+BARE = "bare"
+
+
+def main(
+    weights: Path,
+    images: Path,
+    output: Path,
+    speedups: tuple[float, ...] = (1.2, 1.35, 1.6, 2.0),
+    test_images: int = 1000,
+    synthetic_images: int = 256,
+    criteria: tuple[str, ...] = ("dfpc", "magnitude", "fpgm", "lamp", "bnscale"),
+    round_to: int | None = None,
+    repaired: tuple[str, ...] = (),
+    forwards: int | None = 15,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> None:
+    """Write accuracy, multiply-accumulates and time of every criterion and budget.
+
+    Args:
+        weights: The trained network.
+        images: The zip of class folders to test on.
+        output: JSON file to write.
+        speedups: MACs of the unpruned network over MACs of the pruned one.
+        test_images: How many images to test on, evenly over the classes.
+        synthetic_images: How many images the repair makes.
+        criteria: Which criteria to compare without a repair, next to DFPC's ranking that anticipates repair, with it.
+        repaired: Those of them to repair, too.
+        round_to: What the number of channels that are kept is a multiple of, where any go.
+        forwards: How many forwards of every model to time; None not to measure time.
+        batch_size: Images of a forward.
+        seed: Makes noise for the synthetic images, and draws for the random criterion.
+    """
+    require_writable(output)
+    console = Console()
+    model = load_network(weights)
+    pixels, labels = load_images(images, test_images)
+    example = pixels[:1]
+    made = synthesise(model, example, count=synthetic_images, seed=seed)
+    mending = settings_for("synthetic", made.batches, example, seed)
+    protocol = forwards and dfpc.LatencySettings(threads=1, batch_size=batch_size, forwards=forwards)
+    points: list[dict[str, Any]] = []
+    runs = [(ANTICIPATING, True), *((name, name in repaired) for name in criteria)]
+    runs += [(name, False) for name in criteria if name in repaired]
+    for name, mended in track(runs, "pruning", console=console, transient=True):
+        for speedup in speedups:
+            torch.manual_seed(seed)
+            importance = dfpc.RepairedImportance(mending) if name == ANTICIPATING else CRITERIA[name].build()
+            result = dfpc.prune(
+                model, example, f"macs={1 / speedup}", importance=importance, repair=mending if mended else None,
+                round_to=round_to,
+            )  # fmt: skip
+            points.append({
+                "criterion": name, "repair": "synthetic" if mended else BARE, "speedup": speedup,
+                "label": "DFPC, anticipating repair" if name == ANTICIPATING else CRITERIA[name].label,
+                "macs": result.after.macs, "parameters": result.after.parameters,
+                "top1": 100 * accuracy(result.model, pixels, labels), **(timed(model, result.model, example, protocol) if protocol else {}),
+            })  # fmt: skip
+    before = {
+        "macs": result.before.macs, "parameters": result.before.parameters,
+        "top1": 100 * accuracy(model, pixels, labels),
+    }  # fmt: skip
+    table = Table(title=f"{weights.stem}: {before['top1']:.1f} % before", title_justify="left")
+    for column in ("criterion", "repair", "MACs", "top-1", "times faster", "middle half"):
+        table.add_column(column, justify="left" if column == "criterion" else "right")
+    for point in points:
+        low, high = point.get("times_faster_quartiles", (0, 0))
+        times = (f"{point['times_faster']:.2f}", f"{low:.2f} to {high:.2f}") if protocol else ("", "")
+        table.add_row(
+            point["label"], point["repair"], f"{point['macs'] / before['macs']:.3f}", f"{point['top1']:.1f}", *times
+        )
+    write_json(output, {
+        "network": weights.stem, "date": datetime.date.today().isoformat(), "seed": seed, "test_images": len(pixels),
+        "synthetic_images": synthetic_images, "round_to": round_to, "command": f"examples/benchmarks/latency_on_cifar.py --forwards {forwards or 'null'}",
+        "machine": platform.machine(), "torch": torch.__version__, "latency": dataclasses.asdict(protocol) if protocol else None,
+        "before": before, "points": points,
+    })  # fmt: skip
+    console.print(table)
+
+
+def timed(
+    unpruned: nn.Module, pruned: nn.Module, example: Tensor, protocol: dfpc.LatencySettings
+) -> dict[str, Any]:
+    """Measure two models in turns, and say how many times faster one is: the median and the middle half."""
+    measured = protocol.measure({"unpruned": unpruned, "pruned": pruned}, example)
+    ratios = measured["pruned"].ratios_over(measured["unpruned"])
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {
+        "times_faster": middle, "times_faster_quartiles": [low, high], "unpruned_ms": 1e3 * measured["unpruned"].median,
+        "pruned_ms": 1e3 * measured["pruned"].median,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
