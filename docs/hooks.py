@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from griffe import Docstring, DocstringSectionKind
+import docstring_parser
 
 from dfpc_plugin import Recipe, registered_rules
 from dfpc_plugin.cli.options import section_type
@@ -66,9 +66,8 @@ def _schema(section: type, prefix: str) -> Iterable[str]:
 
 def _meanings(section: type) -> dict[str, str]:
     """What the docstring says of each option."""
-    parts = Docstring(inspect.getdoc(section) or "", parser="google").parse()
-    attributes = [part for part in parts if part.kind is DocstringSectionKind.attributes]
-    return {entry.name: " ".join(entry.description.split()) for part in attributes for entry in part.value}
+    parameters = docstring_parser.parse(inspect.getdoc(section) or "").params
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parameters}
 
 
 def _default(field: Any) -> str:

@@ -157,7 +157,7 @@ def test_batches_of_any_size_are_the_same_images(size):
     """And start no thread per image."""
     model, images = small_resnet()
     pruned = dfpc.prune(model, images[:1], "macs=0.6")
-    most = 0
+    most, others = 0, threading.active_count() - 1
 
     def watch(phase, share):
         nonlocal most
@@ -167,7 +167,7 @@ def test_batches_of_any_size_are_the_same_images(size):
         dfpc.repair(pruned.model, model, images[:1], "calibrate", images=given, removed=pruned.removed, progress=watch)
         for given in (images, images.split(size))
     ]
-    assert most <= 3
+    assert most - others <= 3
     assert found[0].output_error == found[1].output_error
     for own, other in zip(found[0].model.parameters(), found[1].model.parameters(), strict=True):
         assert torch.equal(own, other)
@@ -194,10 +194,11 @@ def test_an_interrupted_forward_ends_its_thread():
                     x = x * 2
             return x
 
+    before = threading.active_count()
     forward = SteppedForward(Stubborn().eval(), torch.zeros(2, 4), None)
     forward.advance()
     forward.close()
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
 
 
 def test_a_directory_belongs_to_one_repair(tmp_path):
