@@ -24,9 +24,9 @@ def american():
 
 
 def prose(text):
-    """A page without code, links and addresses."""
+    """A page without code, links, addresses and media queries."""
     text = re.sub(r"(?ms)^ *```.*?^ *```", "", text)
-    return re.sub(r"`[^`]*`|\]\([^)]*\)|https?://\S+", "", text)
+    return re.sub(r"`[^`]*`|\]\([^)]*\)|https?://\S+|prefers-color-scheme", "", text)
 
 
 def test_no_common_mistakes(capsys):
