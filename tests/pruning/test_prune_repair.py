@@ -99,3 +99,11 @@ def test_the_anticipating_ranking_works_in_torch_pruning(case):
     assert model.first.conv1.out_channels < 16
     with pytest.raises(RepairError, match="looks at no images"):
         dfpc.RepairedImportance("mean")
+
+
+def test_making_images_for_the_ranking_is_no_silence(case):
+    model, images = case
+    told = []
+    settings = dfpc.RepairSettings("synthetic", count=4, steps=5)
+    dfpc.prune(model, images[:1], "macs=0.8", repair=settings, progress=lambda *what: told.append(what))
+    assert len({share for name, share in told if name == "saliency"}) > 2
