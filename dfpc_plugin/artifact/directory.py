@@ -82,7 +82,7 @@ def _require_replaceable(target: Path, *, overwrite: bool) -> None:
     if not target.is_dir():
         raise ArtifactError(f"Cannot write '{target}': it is a file; name a directory that is to be made.")
     if not overwrite:
-        raise ArtifactError(f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True.")
+        raise ArtifactError(f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True (--overwrite on the command line).")
     names = {entry.name for entry in target.iterdir()}
     own = _listed_files(target) if MANIFEST in names else None
     other = sorted(names.difference(own or _FILES))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
 
 MOST_ROUNDS = 50
+_MOST_THREADS = 4096
 FEWEST_ROUNDS = 5
 FORWARDS = 3
 """Timed forwards per block where there is time enough, so that the untimed ones do not outnumber them."""
@@ -115,8 +116,8 @@ def measure_latency(
     """
     if not models:
         raise LatencyError("measure_latency needs at least one model.")
-    if threads < 1:
-        raise LatencyError(f"threads must be 1 or more, not {threads}.")
+    if not 1 <= threads <= _MOST_THREADS:
+        raise LatencyError(f"threads must be 1 to {_MOST_THREADS}, not {threads}.")
     if not (0 < min_run_time < math.inf):
         raise LatencyError(f"min_run_time must be a positive number of seconds, not {min_run_time}.")
     if warmup < 1 or (forwards is not None and forwards < FEWEST_ROUNDS):

@@ -43,7 +43,7 @@ def test_images_without_labels_do_too(dfpc, saved, weights, tmp_path):
     assert "calibrate" in out
     assert not same_weights(saved, tmp_path / "out")
     assert dfpc("repair", saved, "--factory", NET, "--weights", weights, "--repair.method", "mean", "--output", tmp_path / "out") == (
-        1, "", f"Cannot write '{tmp_path / 'out'}': it exists; name another directory, or pass overwrite=True.\n"
+        1, "", f"Cannot write '{tmp_path / 'out'}': it exists; name another directory, or pass overwrite=True (--overwrite on the command line).\n"
     )  # fmt: skip
     assert dfpc(
         "repair", saved, "--factory", NET, "--weights", weights, "--repair.method", "mean", "--output", tmp_path / "out", "--overwrite",

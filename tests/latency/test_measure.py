@@ -96,7 +96,7 @@ def test_speedup_needs_shared_rounds():
     ("models", "options", "message"),
     [
         ({}, {}, "at least one model"),
-        ({"a": nn.Identity()}, {"threads": 0}, "threads must be 1 or more, not 0"),
+        ({"a": nn.Identity()}, {"threads": 0}, "threads must be 1 to 4096, not 0"),
         ({"a": nn.Identity()}, {"min_run_time": 0.0}, "positive number of seconds"),
         ({"a": nn.Identity()}, {"min_run_time": float("nan")}, "positive number of seconds"),
     ],
