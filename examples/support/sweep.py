@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Literal
 
 from jsonargparse import auto_cli
-from models import names
 from records import Record, append, default_path, latest, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from models import names
 
 __all__ = ["sweep"]
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from models import TORCHVISION
 from records import Record, default_path, latest, versions
 
 from dfpc_plugin.files import write_text
+from models import TORCHVISION
 
 __all__ = ["markdown"]
 
