@@ -66,7 +66,7 @@ def undisturbed(start, tmp_path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "kills", "spread"), [("tuned", 10, 0.12), ("scheduled", 5, 0.4)])
+@pytest.mark.parametrize(("kind", "kills", "spread"), [("tuned", 10, 0.05), ("scheduled", 5, 0.4)])
 def test_a_run_that_is_killed_ends_bit_for_bit_in_the_same_weights(start, tmp_path, kind, kills, spread):
     found, killed, points = kill_and_resume(start, tmp_path, kind, kills, spread)
     assert killed == kills, "the run was over before it had been killed so often"
