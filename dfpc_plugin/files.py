@@ -14,7 +14,16 @@ from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError
 
-__all__ = ["OutputError", "require_writable", "write_bytes", "write_json", "write_tensors", "write_text"]
+__all__ = [
+    "OutputError",
+    "flush",
+    "require_writable",
+    "umask",
+    "write_bytes",
+    "write_json",
+    "write_tensors",
+    "write_text",
+]
 
 
 class OutputError(DFPCError):
@@ -82,15 +91,26 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~_umask())  # mkstemp's are private
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~umask())  # mkstemp's are private
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
     """Return the process's mask for new files, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk; some systems cannot wait for directories."""
+    if path.is_dir() and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -17,16 +16,16 @@ from torch import nn
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.versions import installed_versions
 
-__all__ = ["Point", "RecordError", "RunRecord", "layer_widths", "machine", "versions"]
+__all__ = ["Point", "RecordError", "RunRecord", "layer_widths", "machine"]
 
 _FORMAT = 1
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("model", "prune", "preprocessing", "finetune", "seconds"), dict),
-    **dict.fromkeys(("layers", "evaluations", "curve", "exports"), list),
+    **dict.fromkeys(("model", "prune", "saliency", "preprocessing", "finetune", "seconds"), dict),
+    **dict.fromkeys(("layers", "protected", "evaluations", "curve", "exports"), list),
     **dict.fromkeys(("asked", "recipe"), str),
 }
-_PACKAGES = ("dfpc-plugin", "torch", "torchvision", "torch-pruning", "timm")
 
 
 class RecordError(DFPCError):
@@ -59,7 +58,9 @@ class RunRecord:
     Attributes:
         model: Name, options, and where the weights came from.
         asked: The target in the user's words.
-        prune: `PruneResult.to_json()`.
+        prune: `PruneResult.to_json()`, without what the next two have.
+        saliency: Scores and what went, per coupling; None where saliency was computed anew after every round.
+        protected: Couplings that had to stay.
         preprocessing: How images become inputs.
         layers: Widths before and after by `layer_widths`.
         evaluations: Accuracy by stage.
@@ -73,6 +74,8 @@ class RunRecord:
     model: dict[str, Any] = field(default_factory=dict)
     asked: str | None = None
     prune: dict[str, Any] | None = None
+    saliency: dict[str, Any] | None = None
+    protected: list[dict[str, Any]] = field(default_factory=list)
     preprocessing: dict[str, Any] | None = None
     layers: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -84,7 +87,13 @@ class RunRecord:
 
     def add_pruning(self, result: PruneResult, importance: str) -> None:
         """Note what pruning did, with the scores it went by."""
-        self.prune = result.to_json() | {"importance": importance}
+        content = result.to_json() | {"importance": importance}
+        couplings = content["couplings"]
+        self.protected = content.pop("protected")
+        scored = [{"name": c["name"], "scores": c.pop("scores"), "gone": c.pop("gone")} for c in couplings]
+        scored = [entry for entry in scored if entry["scores"]]
+        self.saliency = {"importance": importance, "couplings": scored} if scored else None
+        self.prune = content
         self.asked = str(result.target)
         self.seconds |= result.seconds
 
@@ -120,18 +129,9 @@ class RunRecord:
             "format": _FORMAT,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **content,
-            "saliency": self._saliency(),
-            "protected": (self.prune or {}).get("protected", []),
-            "versions": versions(),
+            "versions": installed_versions(),
             "machine": machine(),
         }
-
-    def _saliency(self) -> dict[str, Any] | None:
-        """Scores per coupling, where pruning has kept them."""
-        prune = self.prune or {}
-        scored = [c for c in prune.get("couplings", ()) if c["scores"]]
-        couplings = [{"name": c["name"], "scores": c["scores"], "gone": c["gone"]} for c in scored]
-        return {"importance": prune.get("importance"), "couplings": couplings} if couplings else None
 
 
 def layer_widths(before: nn.Module, after: nn.Module) -> list[dict[str, Any]]:
@@ -157,11 +157,6 @@ def _inputs_and_outputs(module: nn.Module, weight: torch.Tensor) -> list[int]:
     transposed = getattr(module, "transposed", False) is True
     first, second = weight.size(0), weight.size(1)
     return [first, second * groups] if transposed else [second * groups, first]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
 
 
 def machine() -> dict[str, Any]:

@@ -17,10 +17,10 @@ from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
-from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
+from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES, Images, Method, RepairSettings
 from dfpc_plugin.tracing import TracedCall
 
-__all__ = ["RepairedImportance"]
+__all__ = ["RepairedImportance", "default_importance", "repaired_in"]
 
 _RIDGE = 0.01
 
@@ -61,7 +61,7 @@ class RepairedImportance(tp.importance.Importance):
             RepairError: Settings that cannot be followed, or of another method.
         """
         self.settings = RepairSettings.of(how, images)
-        if self.settings.method not in ("synthetic", "calibrate"):
+        if self.settings.method not in BY_LEAST_SQUARES:
             raise RepairError(f"method={self.settings.method!r} looks at no images; choose 'synthetic' or 'calibrate'.")
         self.example_inputs = example_inputs
         self._unread = DFPCImportance(example_inputs=example_inputs)
@@ -114,6 +114,19 @@ class RepairedImportance(tp.importance.Importance):
         with evaluating(model):
             batches = self.calibration.batches(model, call.example_inputs, self._progress)
             return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
+
+
+def default_importance(repair: RepairSettings | None, example_inputs: ExampleInputs) -> DFPCImportance | RepairedImportance:
+    """What channels are ranked by where nothing else is asked for: DFPC, or its form that anticipates a repair by least squares."""
+    if repair is not None and repair.method in BY_LEAST_SQUARES:
+        return RepairedImportance(repair, example_inputs=example_inputs)
+    return DFPCImportance()
+
+
+def repaired_in(importance: Any) -> RepairedImportance | None:
+    """Return the importance that looks at images, if `importance` is one or has one as its own `importance`."""
+    inner = getattr(importance, "importance", importance)
+    return inner if isinstance(inner, RepairedImportance) else None
 
 
 def _is_read(item: Any, group: Any) -> bool:

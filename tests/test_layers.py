@@ -9,7 +9,7 @@ import dfpc_plugin
 
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
-    "errors require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
+    "errors versions require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
     "importance selection host models latency progress repairing repaired_importance criteria pruning artifact data evaluation "
     "exporting finetuning record report workflow demo cli"
 ).split()

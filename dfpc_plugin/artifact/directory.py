@@ -15,6 +15,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.strict_json import parse
+from dfpc_plugin.files import flush, umask
 
 __all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
 
@@ -53,11 +54,11 @@ def new_directory(target: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unfinished"))
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp's are private
+        temporary.chmod(0o777 & ~umask())  # mkdtemp's are private
         yield temporary
-        _sync(temporary)
+        flush(temporary)
         _put(temporary, target)
-        _sync(target.parent)
+        flush(target.parent)
     except OSError as error:
         raise ArtifactError(f"Cannot write '{target}': {error.strerror or error}; what was there is as it was.") from error
     finally:
@@ -82,7 +83,10 @@ def _require_replaceable(target: Path, *, overwrite: bool) -> None:
     if not target.is_dir():
         raise ArtifactError(f"Cannot write '{target}': it is a file; name a directory that is to be made.")
     if not overwrite:
-        raise ArtifactError(f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True (--overwrite on the command line).")
+        raise ArtifactError(
+            f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True (--overwrite on the command "
+            f"line)."
+        )
     names = {entry.name for entry in target.iterdir()}
     own = _listed_files(target) if MANIFEST in names else None
     other = sorted(names.difference(own or _FILES))
@@ -129,21 +133,3 @@ def _exchanged(source: Path, target: Path) -> bool:
     if rename is None:
         return False
     return rename(_CURRENT, os.fsencode(source), _CURRENT, os.fsencode(target), _EXCHANGE) == 0
-
-
-def _sync(directory: Path) -> None:
-    """Wait until the names in a directory are on the disk, where directories can be waited for."""
-    if os.name != "posix":
-        return
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    """Return the process's mask for new files, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

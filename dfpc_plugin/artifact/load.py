@@ -13,8 +13,8 @@ from dfpc_plugin.artifact.fingerprint import difference_of, fingerprint_of
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 from dfpc_plugin.artifact.reading import reported
 from dfpc_plugin.artifact.restructure import restructure
-from dfpc_plugin.artifact.versions import installed_versions
 from dfpc_plugin.artifact.weights_file import read_weights, require_weights
+from dfpc_plugin.versions import installed_versions
 
 __all__ = ["load_pruned", "restored"]
 

@@ -23,13 +23,13 @@ from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
 from dfpc_plugin.artifact.records import Structure
 from dfpc_plugin.artifact.strict_json import parse
 from dfpc_plugin.artifact.structure import structure_of, tensors_of
-from dfpc_plugin.artifact.versions import installed_versions
 from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.hub_config import write_hub_config
 from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.versions import installed_versions
 
 __all__ = ["save_pruned"]
 

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from dfpc_plugin.data.layout import check_split
 from dfpc_plugin.require import require
 
-__all__ = ["DigitImages"]
+__all__ = ["GREYS", "SPLIT_SEED", "TEST_SHARE", "DigitImages", "load_scans"]
 
-_TEST_SHARE = 0.3
-_SPLIT_SEED = 0
+TEST_SHARE = 0.3
+SPLIT_SEED = 0
+GREYS = 16
+"""The largest value of a scan's pixels."""
+
+
+def load_scans(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Load the scans `(N, 8, 8)`, from 0 to 16, and labels `(N,)` of one part: 1257 to train with, or the other 540.
+
+    The split is stratified, and always the same: the network that ships was trained on the training part.
+
+    Args:
+        split: "train", or anything else for the other part.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    datasets = require("sklearn.datasets", "scikit-learn", "demo")
+    selection = require("sklearn.model_selection", "scikit-learn", "demo")
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    train, test = selection.train_test_split(
+        range(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED
+    )
+    chosen = train if split == "train" else test
+    return pixels[chosen].reshape(-1, 8, 8), labels[chosen]
 
 
 class DigitImages:
@@ -28,15 +52,9 @@ class DigitImages:
             MissingDependencyError: scikit-learn is not installed.
         """
         check_split(split)
-        datasets = require("sklearn.datasets", "scikit-learn", "demo")
-        selection = require("sklearn.model_selection", "scikit-learn", "demo")
-        pixels, labels = datasets.load_digits(return_X_y=True)
-        train, test = selection.train_test_split(
-            range(len(labels)), test_size=_TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED
-        )
-        chosen = train if split == "train" else test
-        self.labels = tuple(int(label) for label in labels[chosen])
-        self._pixels = np.rint(pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # scans have 17 greys
+        scans, labels = load_scans(split)
+        self.labels = tuple(int(label) for label in labels)
+        self._pixels = np.rint(scans * (255 / GREYS)).astype(np.uint8)
 
     def load(self, index: int) -> Image.Image:
         """Make an image of its pixels."""

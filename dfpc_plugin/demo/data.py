@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from dfpc_plugin.require import require
+from dfpc_plugin.data.digits import GREYS, load_scans
 
-__all__ = ["IMAGE_SIZE", "SPLIT_SEED", "TEST_SHARE", "Digits", "load_digits"]
+__all__ = ["IMAGE_SIZE", "Digits", "load_digits"]
 
 IMAGE_SIZE = 48
 """Side of the images the network sees; the scans have 8 x 8 pixels."""
-TEST_SHARE = 0.3
-SPLIT_SEED = 0
-"""Fixed: the network that ships was trained on this split's training images, and must be tested on the others."""
 _MEAN, _STD = 0.3, 0.37
 
 
@@ -35,14 +34,12 @@ def load_digits() -> Digits:
     Raises:
         MissingDependencyError: scikit-learn is not installed.
     """
-    datasets = require("sklearn.datasets", "scikit-learn", "demo")
-    selection = require("sklearn.model_selection", "scikit-learn", "demo")
-    pixels, labels = datasets.load_digits(return_X_y=True)
-    train, test = selection.train_test_split(
-        range(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED
-    )
-    images = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    (train, train_labels), (test, test_labels) = load_scans("train"), load_scans("test")
+    return Digits(_prepared(train), torch.as_tensor(train_labels), _prepared(test), torch.as_tensor(test_labels))
+
+
+def _prepared(scans: NDArray[np.float64]) -> torch.Tensor:
+    """Enlarge and normalise."""
+    images = torch.as_tensor(scans, dtype=torch.float32)[:, None] / GREYS
     images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
-    images = (images - _MEAN) / _STD
-    targets = torch.as_tensor(labels, dtype=torch.int64)
-    return Digits(images[train], targets[train], images[test], targets[test])
+    return (images - _MEAN) / _STD

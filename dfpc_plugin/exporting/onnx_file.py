@@ -122,11 +122,7 @@ def export_onnx(
     path = Path(path)
     require_writable(path)
     chosen = _exporters(exporter)
-    require("onnx", "onnx", "export")
-    if "dynamo" in chosen:
-        require("onnxscript", "onnxscript", "export")
-    if check or latency:
-        require("onnxruntime", "onnxruntime", "export")
+    _require_packages(chosen, run=check or bool(latency))
     _require_small(model)
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         copied, inputs = on_cpu(model, example_inputs)
@@ -237,6 +233,14 @@ def _exporters(wanted: Exporter) -> tuple[str, ...]:
     if wanted == "dynamo" and not available(wanted):
         raise ExportError(f"{_too_old()} Upgrade PyTorch, or pass exporter='torchscript'.")
     return tuple(name for name in EXPORTERS if wanted in ("auto", name) and available(name))
+
+
+def _require_packages(exporters: tuple[str, ...], *, run: bool) -> None:
+    """Raise, before any work is done, if a package is missing that will be needed."""
+    needed = {"onnx": True, "onnxscript": "dynamo" in exporters, "onnxruntime": run}
+    for package, wanted in needed.items():
+        if wanted:
+            require(package, package, "export")
 
 
 def _too_old() -> str:

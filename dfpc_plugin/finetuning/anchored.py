@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.importance import DFPCImportance
-from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.repaired_importance import RepairedImportance
-from dfpc_plugin.repairing import RepairSettings
-
-__all__ = ["Anchored", "default_importance"]
+__all__ = ["Anchored"]
 
 
 class Anchored:
@@ -42,10 +37,3 @@ class Anchored:
             return scores
         mean = scores.double().mean()
         return scores if not mean > 0 else scores * (torch.tensor(before, dtype=torch.float64).mean() / mean).to(scores)
-
-
-def default_importance(repair: RepairSettings | None, inputs: ExampleInputs) -> Any:
-    """What `prune` scores by where nothing else is asked for."""
-    if repair is not None and repair.method in ("synthetic", "calibrate"):
-        return RepairedImportance(repair, example_inputs=inputs)
-    return DFPCImportance()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfpc_plugin.files import write_json, write_tensors
+from dfpc_plugin.files import flush, write_json, write_tensors
 from dfpc_plugin.finetuning.errors import CheckpointError
 
 __all__ = ["Checkpoint", "Checkpoints"]
@@ -94,9 +93,9 @@ class Checkpoints:
                 write_tensors(temporary / f"{part}.safetensors", getattr(checkpoint, part), {"part": part})
             write_json(temporary / "run.json", {"format": _FORMAT, **checkpoint.content})
             for path in (*temporary.iterdir(), temporary):
-                _flush(path)
+                flush(path)
             temporary.rename(final)
-            _flush(self.directory)
+            flush(self.directory)
             for name in self.names()[:-_KEPT]:
                 doomed = Path(tempfile.mkdtemp(dir=self.directory, prefix=_TEMPORARY))
                 (self.directory / name).rename(doomed / name)  # so that none is ever there in part
@@ -121,12 +120,3 @@ class Checkpoints:
         if content.pop("format", None) != _FORMAT:
             raise CheckpointError(f"The checkpoint '{place}' is of another version of dfpc_plugin; resume it with that version.")
         return Checkpoint(content, model, optimiser)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or a directory is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import NothingToPruneError
-from dfpc_plugin.finetuning.anchored import Anchored, default_importance
+from dfpc_plugin.finetuning.anchored import Anchored
 from dfpc_plugin.finetuning.cuts import Cut, scores_left
 from dfpc_plugin.finetuning.goal import Goal
 from dfpc_plugin.finetuning.run import Run
@@ -20,6 +20,7 @@ from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune, replay
+from dfpc_plugin.repaired_importance import default_importance
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target, TargetError
 

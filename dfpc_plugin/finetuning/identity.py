@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from dfpc_plugin.finetuning.errors import CheckpointError
+from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["digest_of", "require_same", "run_identity"]
+__all__ = ["require_same", "run_identity"]
 
 _FREE = ("workers", "checkpoint_every")
 """Settings that change nothing of what comes out."""
-
-
-def digest_of(model: nn.Module) -> str:
-    """SHA-256, in hexadecimal, of the names, shapes and values of all parameters and buffers."""
-    result = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            result.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-            result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return result.hexdigest()
 
 
 def run_identity(
@@ -40,8 +29,8 @@ def run_identity(
         what: Kind of the run and its settings.
     """
     return {
-        "model": digest_of(model),
-        "teacher": None if teacher is None else digest_of(teacher),
+        "model": fingerprint([model], {}),
+        "teacher": None if teacher is None else fingerprint([teacher], {}),
         "images": images,
         "processes": processes,
         **{name: _without_free(value) for name, value in what.items()},

@@ -10,7 +10,12 @@ from torch import nn
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.settings import FinetuneSettings
 
-__all__ = ["FinetuneResult"]
+__all__ = ["FinetuneResult", "outcome_json"]
+
+
+def outcome_json(steps: int, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
+    """Return what training has come to as dicts, lists, numbers and strings."""
+    return {"steps": steps, "evaluation": None if evaluation is None else evaluation.to_json(), "seconds": seconds}
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,7 @@ class FinetuneResult:
         return {
             "settings": self.settings.to_json(),
             "history": [dict(row) for row in self.history],
-            "result": {
-                "steps": self.steps,
-                "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
-                "seconds": self.seconds,
-            },
+            "result": outcome_json(self.steps, self.evaluation, self.seconds),
         }
 
     def __str__(self) -> str:

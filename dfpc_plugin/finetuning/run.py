@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from dfpc_plugin.artifact import restructure, structure_of, tensors_of
+from dfpc_plugin.artifact import Structure, restructure, structure_of, tensors_of
 from dfpc_plugin.evaluation import Evaluation, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.engine import Engine
 from dfpc_plugin.finetuning.identity import require_same
 from dfpc_plugin.finetuning.optimiser_state import OptimiserState
 from dfpc_plugin.finetuning.state import RunState
-from dfpc_plugin.finetuning.structure_json import structure_from_json, structure_to_json
 from dfpc_plugin.progress import Phases
 
 __all__ = ["Run"]
@@ -86,7 +85,7 @@ class Run:
         found = checkpoints.load(name)
         require_same(found.content["identity"], self.identity, str(checkpoints.directory))
         self.model = restructure(
-            copy.deepcopy(self.given).to("cpu"), structure_from_json(found.content["structure"]), found.model
+            copy.deepcopy(self.given).to("cpu"), Structure.from_json(found.content["structure"]), found.model
         )
         self.state = RunState.from_json(found.content["state"])
         self._before = self.state.seconds
@@ -105,7 +104,7 @@ class Run:
             content = {
                 "identity": self.identity,
                 "state": self.state.to_json(),
-                "structure": structure_to_json(structure),
+                "structure": structure.to_json(),
                 "optimiser": None if memory is None else memory.plain,
                 "scale": None if scaler is None else scaler.state_dict(),
             }

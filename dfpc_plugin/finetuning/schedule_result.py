@@ -10,6 +10,7 @@ from torch import nn
 
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.cuts import Cut
+from dfpc_plugin.finetuning.result import outcome_json
 from dfpc_plugin.finetuning.schedule import ScheduleSettings
 from dfpc_plugin.pruning import PruneResult
 
@@ -67,9 +68,7 @@ class ScheduleResult:
             "history": [dict(row) for row in self.history],
             "result": {
                 "iterations": [asdict(iteration) for iteration in self.iterations],
-                "steps": self.steps,
-                "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
-                "seconds": self.seconds,
+                **outcome_json(self.steps, self.evaluation, self.seconds),
             },
         }
 

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.host import DataFlowGraph
-from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.rank import Importance
 from dfpc_plugin.pruning.trial import copy_of, kept_state, pruned_copy
-from dfpc_plugin.repaired_importance import RepairedImportance
+from dfpc_plugin.repaired_importance import default_importance, repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.repair import copy_state, repair_job
+from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES
 
 __all__ = ["Mender"]
 
@@ -42,24 +42,25 @@ class Mender:
         self.result: RepairResult | None = None
         self._settings = None if settings is None or settings.method == "none" else settings
         self._inputs, self._forward_fn, self._phases = inputs, forward_fn, phases
+        self._calibration: Calibration | None = None
         if self._settings is not None:
             self._couplings = kept_state(graph.coupling_map)
             self._original = copy_of(graph.model).eval()
-            sampled = self._settings.method in ("synthetic", "calibrate")
-            self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint) if sampled else None
+            if self._settings.method in BY_LEAST_SQUARES:
+                self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint)
 
     def importance(self, chosen: Importance | None) -> Importance:
         """The importance to rank by: the one that was chosen, or else the one that goes with the repair."""
-        if self._settings is None:
-            return chosen or DFPCImportance()
-        if chosen is None and self._calibration is not None:
-            result = RepairedImportance(self._settings, example_inputs=self._inputs)
-            result.calibration = self._calibration
-            return result
-        same = isinstance(chosen, RepairedImportance) and chosen.settings == self._settings
-        if isinstance(chosen, RepairedImportance) and same and chosen.settings.images is self._settings.images:
-            self._calibration = chosen.calibration
-        return chosen or DFPCImportance()
+        importance = chosen or default_importance(self._settings, self._inputs)
+        ranking = repaired_in(importance)
+        if ranking is None or self._calibration is None or self._settings is None:
+            return importance
+        if ranking.settings == self._settings and ranking.settings.images is self._settings.images:
+            if chosen is None:
+                ranking.calibration = self._calibration  # which knows the checkpoint
+            else:
+                self._calibration = ranking.calibration  # which may have its images
+        return importance
 
     def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:
         """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are gone."""

@@ -26,7 +26,7 @@ from dfpc_plugin.pruning.settings import Per, PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.summary import summarise
 from dfpc_plugin.pruning.trial import copy_of, kept_state
-from dfpc_plugin.repaired_importance import RepairedImportance
+from dfpc_plugin.repaired_importance import repaired_in
 from dfpc_plugin.repairing import Method, RepairSettings
 from dfpc_plugin.repairing.repair import copy_state
 from dfpc_plugin.repairing.settings import Images
@@ -156,8 +156,8 @@ def _plan(
 ) -> tuple[Order, int, Measured | None]:
     """Rank all units, and find how many of them go; with the latency of the result if that was measured."""
     with phases("saliency") as tell:
-        told = importance.telling(tell) if isinstance(importance, RepairedImportance) else contextlib.nullcontext()
-        with told:
+        ranking = repaired_in(importance)
+        with contextlib.nullcontext() if ranking is None else ranking.telling(tell):
             candidates = candidates_of(subject.graph, importance, subject.settings)
     predictor = None
     if latency is not None and (target.measured or subject.settings.per == "latency"):

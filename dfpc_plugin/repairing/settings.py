@@ -10,10 +10,13 @@ from typing import Any, Literal, get_args
 
 from dfpc_plugin.errors import RepairError
 
-__all__ = ["Images", "Method", "RepairSettings"]
+__all__ = ["BY_LEAST_SQUARES", "Images", "Method", "RepairSettings"]
 
 Method = Literal["none", "mean", "merge", "synthetic", "calibrate"]
 """The rungs of the ladder, from nothing to a handful of images."""
+
+BY_LEAST_SQUARES = ("synthetic", "calibrate")
+"""Those that look at images, made or given."""
 
 Images = Any
 """A tensor of inputs, a dict of them, or anything to iterate over that gives such batches, labels beside them or not."""

@@ -35,8 +35,8 @@ def fingerprint(
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
     for model in models:
         for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(_bytes(tensor))
+            digest.update(f"{name} {getattr(tensor, 'dtype', type(tensor))}".encode())
+            digest.update(_bytes(tensor) if isinstance(tensor, Tensor) else b"")  # modules may keep anything in a state dict
     for tensor in tensors(inputs):
         digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(b"" if shapes_only else _bytes(tensor))

@@ -18,6 +18,7 @@ from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.pruning import Per, PruneSettings
 from dfpc_plugin.repairing import Method, RepairSettings
+from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES
 from dfpc_plugin.selection import Target
 
 __all__ = [
@@ -280,7 +281,7 @@ class Recipe:
     @property
     def takes_long(self) -> bool:
         """Whether an interruption would be a pity."""
-        return self.tunes or self.repair.method in ("synthetic", "calibrate")
+        return self.tunes or self.repair.method in BY_LEAST_SQUARES
 
 
 def recipe_text(recipe: Recipe) -> str:

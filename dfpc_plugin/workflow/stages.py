@@ -77,13 +77,13 @@ def cut(
 ) -> PruneResult:
     """Prune a model as a recipe says, or to another target in the same way."""
     asked = Target.parse(target or recipe.target)
-    measures = validation is not None and asked.max_drop is not None
+    judge = validation if asked.max_drop is not None else None
     return prune(
         opened.model,
         opened.inputs,
         asked,
         importance=_importance(recipe.prune),
-        evaluate=(lambda model: validation.evaluate(model).top1) if validation is not None and measures else None,
+        evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
         repair=repair,
         latency=recipe.latency if target is None else None,
         progress=progress,

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
-from torchvision.transforms.functional import normalize, pil_to_tensor
 
-from dfpc_plugin.models import build_model, load_weights
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from dfpc_plugin.data import evaluation_transform, open_images
+from dfpc_plugin.models import Preprocessing, build_model, load_weights
+from dfpc_plugin.models.library import IMAGENET
 
 
 def load_network(path: Path) -> nn.Module:
@@ -26,12 +22,8 @@ def load_network(path: Path) -> nn.Module:
     return model.eval()
 
 
-def load_images(path: Path, count: int) -> tuple[Tensor, Tensor]:
-    """Read `count` images, evenly over the classes, in a fixed order."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        classes = sorted({name.split("/")[-2] for name in names})
-        chosen = [name for kind in classes for name in [n for n in names if f"/{kind}/" in n][: count // len(classes)]]
-        pixels = [pil_to_tensor(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in chosen]
-    images = normalize(torch.stack(pixels).float() / 255, MEAN, STD)
-    return images, torch.tensor([classes.index(name.split("/")[-2]) for name in chosen])
+def load_images(path: Path, count: int, split: str = "val") -> tuple[Tensor, Tensor]:
+    """Read `count` images, evenly over the classes, class by class."""
+    dataset = open_images(path, split, evaluation_transform(Preprocessing((3, 32, 32), *IMAGENET)), limit=count)
+    images, labels = zip(*sorted(dataset, key=lambda pair: pair[1]), strict=True)
+    return torch.stack(images), torch.tensor(labels)

@@ -83,7 +83,7 @@ def main(
     console = Console()
     model = load_network(weights)
     pixels, labels = load_images(images, test_images)
-    pool = load_images(unlabelled, 2000)[0]
+    pool = load_images(unlabelled, 2000, "train")[0]
     real = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:unlabelled_images]]
     start = time.perf_counter()
     made = synthesise(model, pixels[:1], count=synthetic_images, seed=seed)

@@ -170,4 +170,6 @@ def test_reading_does_not_hold_the_file_of_a_folder(tmp_path):
     folder = write_folder(tmp_path / "data", ["a/1.png"])
     image, _ = open_images(folder, "train")[0]
     (folder / "a/1.png").unlink()
-    image.save(io.BytesIO(), "PNG")
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    assert written.getvalue().startswith(b"\x89PNG")

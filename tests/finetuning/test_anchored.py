@@ -3,11 +3,11 @@ import types
 import pytest
 import torch
 
-from dfpc_plugin.finetuning.anchored import Anchored, default_importance
+from dfpc_plugin.finetuning.anchored import Anchored
 from dfpc_plugin.finetuning.cuts import Cut, as_one, scores_left
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.pruning import CouplingCut, Figures
-from dfpc_plugin.repaired_importance import RepairedImportance
+from dfpc_plugin.repaired_importance import RepairedImportance, default_importance, repaired_in
 from dfpc_plugin.repairing import RepairSettings
 
 
@@ -63,3 +63,9 @@ def test_the_default_is_that_of_prune():
     assert isinstance(default_importance(None, inputs), DFPCImportance)
     assert isinstance(default_importance(RepairSettings("merge"), inputs), DFPCImportance)
     assert isinstance(default_importance(RepairSettings("synthetic"), inputs), RepairedImportance)
+
+
+def test_what_looks_at_images_is_found_in_what_wraps_it():
+    ranking = RepairedImportance()
+    assert repaired_in(ranking) is repaired_in(Anchored(ranking, {})) is ranking
+    assert repaired_in(DFPCImportance()) is repaired_in(Anchored(DFPCImportance(), {})) is repaired_in(None) is None

@@ -1,4 +1,4 @@
-"""Versions of what models are built with."""
+"""Versions of what results and saved models depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PACKAGES = ("dfpc-plugin", "torch", "timm", "torchvision", "torch-pruning", "sa
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries, as far as they are installed, by their import names."""
+    """Return the versions of Python and of the libraries, as far as they are installed, by their import names."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
