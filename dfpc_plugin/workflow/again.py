@@ -123,7 +123,7 @@ def finetune_opened(
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
     place = WorkPlace(output, _identity(opened, settings, data), resume=resume)
     record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
-    require_trainable(opened, opened.model, data, [settings])
+    require_trainable(opened, data, [settings])
     with place.begun():
         _note(record, validation, "before fine-tuning", opened.model)
         result = tune(

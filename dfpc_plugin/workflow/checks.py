@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from dfpc_plugin.data import checked_workers
 from dfpc_plugin.evaluation import probe
 from dfpc_plugin.finetuning.batches import Plan
@@ -29,12 +27,11 @@ def require_packages(recipe: Recipe) -> None:
         require(package, package, "export")
 
 
-def require_trainable(opened: Opened, model: nn.Module, data: DataSection, courses: list[FinetuneSettings]) -> None:
+def require_trainable(opened: Opened, data: DataSection, courses: list[FinetuneSettings]) -> None:
     """Raise if a model cannot be trained on these images by these settings.
 
     Args:
-        opened: What is known of the model.
-        model: The model.
+        opened: The model, with what is known of it.
         data: The images.
         courses: How it is to be trained, course by course.
 
@@ -43,8 +40,8 @@ def require_trainable(opened: Opened, model: nn.Module, data: DataSection, cours
         FinetuneError: There are fewer images than one step takes, or there is no such optimiser.
     """
     images = images_to_train(data, opened.preprocessing, varied=False)
-    probe(model, images)
+    probe(opened.model, images)
     for settings in courses:
         Plan.of(len(images), 1, settings)
-        build_optimiser(model, settings)
+        build_optimiser(opened.model, settings)
         checked_workers(settings.workers)

@@ -110,7 +110,7 @@ class _Run:
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:
-            require_trainable(self.opened, self.opened.model, recipe.data, recipe.courses)
+            require_trainable(self.opened, recipe.data, recipe.courses)
         self.record = _begun(recipe, self.opened, text)
 
     def pruned(self) -> tuple[nn.Module, PruneResult | None]:
