@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
@@ -81,7 +81,7 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
     first = found[config.models[0]]
     if config.json:
         rows = {name: _figures(latency, first) for name, latency in found.items()}
-        consoles.out.file.write(json.dumps(rows) + "\n")
+        print_json(rows, consoles.out)
     else:
         consoles.out.print(_table(found, first, inputs, device))
     return 0

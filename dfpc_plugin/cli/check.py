@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.models import match_models
 from dfpc_plugin.report.check import ModelCheck, check_model
 from dfpc_plugin.report.tables import print_check
@@ -43,7 +43,7 @@ def run(config: CheckConfig, consoles: Consoles) -> int:
             print_check(check, consoles.out)
     failed = [check for check in checks if not check.ok]
     if config.json:
-        consoles.out.file.write(json.dumps([check.to_json() for check in checks], indent=1) + "\n")
+        print_json([check.to_json() for check in checks], consoles.out, indent=1)
     elif len(checks) > 1:
         style = "red" if failed else "green"
         consoles.out.print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import evaluate_model
@@ -29,7 +29,7 @@ class EvaluateConfig(SubjectOptions):
     """Options of `dfpc evaluate`.
 
     Attributes:
-        data: A folder or a zip archive with one folder of images per class, torchvision/NAME, or digits.
+        data: A folder or a zip archive with one folder of images per class, torchvision/NAME, or digits; has to be given.
         split: Which part of it to take.
         root: The folder that holds the data sets of torchvision.
         download: Fetch them if they are not there.
@@ -81,7 +81,7 @@ def run(config: EvaluateConfig, consoles: Consoles) -> int:
         assert images is not None
         found = evaluate_model(opened.model, images, data.batch_size, data.workers, tell)
     if config.json:
-        consoles.out.file.write(json.dumps({"model": config.model, "data": config.data} | found.to_json()) + "\n")
+        print_json({"model": config.model, "data": config.data} | found.to_json(), consoles.out)
     else:
         consoles.out.print(Text(f"{config.model} on {images.source}: {found}"), soft_wrap=True)
     return 0

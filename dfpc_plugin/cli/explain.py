@@ -13,6 +13,7 @@ __all__ = ["explain"]
 
 # What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
 _UNKNOWN = re.compile(r"unrecognized arguments: (--\S+)|invalid choice: '([^']*)'|not accept option '([^']*)'")
+_BARE = re.compile(r"unrecognized arguments: (?!-)(.*)")
 _NESTED = re.compile(r'Parser key "([^"]*)":.*?Option \'([^\']*)\' is not accepted', re.DOTALL)
 _BULLETS = re.compile(r"^\s*- (.+?)(?=\n\s*- |\n\s*Given value|\Z)", re.DOTALL | re.MULTILINE)
 _UNION = re.compile(r'Parser key "([^"]*)":.*Subtypes: \[(.*?)\]\n.*Given value: (.*)', re.DOTALL)
@@ -89,6 +90,9 @@ def _simplified(message: str) -> str:
     nested = _NESTED.search(text)
     if nested is not None:
         return f"{nested[1]} has no option '{nested[2]}'"
+    bare = _BARE.search(text)
+    if bare is not None:
+        return f"'{bare[1]}' belongs to no option"
     section = _SECTION.search(text)
     if section is not None:
         return f"'{section[2]}' is no option of {section[1]}, which is a section; give its options, as --{section[1]}.NAME"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.exporting import export_onnx, export_program
@@ -77,7 +77,7 @@ def run(config: ExportConfig, consoles: Consoles) -> int:
             program = export_program(opened.model, opened.inputs, config.program, dynamic_batch=config.dynamic_batch)
             found.append({"kind": "torch.export"} | program.to_json())
     if config.json:
-        consoles.out.file.write(json.dumps(found) + "\n")
+        print_json(found, consoles.out)
         return 0
     for export in found:
         consoles.out.print(Text(_line(export)), soft_wrap=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.finetuning import FinetuneSettings
 from dfpc_plugin.workflow.again import finetune_opened, unpruned
@@ -27,7 +27,7 @@ class FinetuneConfig(SubjectOptions):
         pretrained: Load the weights that timm or torchvision hold for the model; for a saved one, they are those of the
             unpruned model, which teaches it where finetune.distill is above 0.
         weights: The same from a file.
-        finetune: How.
+        finetune: How to train.
         data: Images to train on, and to measure accuracy on, if there are any.
         output: The directory to make.
         overwrite: Replace an artifact that is there.
@@ -58,7 +58,7 @@ def run(config: FinetuneConfig, consoles: Consoles) -> int:
             resume=config.resume, progress=tell,
         )  # fmt: skip
     if config.json and is_main_process():
-        consoles.out.file.write(json.dumps(record) + "\n")
+        print_json(record, consoles.out)
     elif not config.quiet and is_main_process():
         print_outcome(record, config.output, consoles.out)
     return 0

@@ -9,13 +9,15 @@ import jsonargparse
 
 __all__ = ["PlainHelpFormatter"]
 
+_NOTHING: tuple[object, ...] = (argparse.SUPPRESS, "", (), [], {})
+
 
 class PlainHelpFormatter(jsonargparse.DefaultHelpFormatter):
     """Adds the default to an option's description, if it says something, and nothing else."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
-        if default is None or default is False or default == argparse.SUPPRESS or not action.option_strings:
+        if default is None or default is False or default in _NOTHING or not action.option_strings:
             return text
         if isinstance(default, Sequence) and not isinstance(default, str):
             default = " ".join(map(str, default))

@@ -1,4 +1,4 @@
-"""The names of a command's options, those of nested sections by dotted paths, and the nearest of them."""
+"""A command's options: what they are called, those of nested sections by dotted paths, and what is said of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["nearest", "not_lists", "not_sections", "option_names", "section_type", "unknown_keys"]
+import docstring_parser
+
+__all__ = ["descriptions", "nearest", "not_lists", "not_sections", "option_names", "section_type", "unknown_keys"]
 
 
 def section_type(kind: Any) -> type | None:
@@ -27,6 +29,15 @@ def option_names(config: type) -> Iterator[str]:
         section = section_type(hints[field.name])
         if section is not None:
             yield from (f"{field.name}.{inner}" for inner in option_names(section))
+
+
+def descriptions(config: type) -> dict[str, str]:
+    """What docstrings say of the fields of a dataclass, those of its base classes included."""
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        parameters = docstring_parser.parse(base.__doc__ or "").params if dataclasses.is_dataclass(base) else []
+        found |= {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parameters}
+    return found
 
 
 def unknown_keys(content: Mapping[Any, Any], config: type, prefix: str = "") -> Iterator[str]:

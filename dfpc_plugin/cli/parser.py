@@ -13,20 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import docstring_parser
 import jsonargparse
 
 from dfpc_plugin import __version__
+from dfpc_plugin.cli.bare import FILES, bare_argument
 from dfpc_plugin.cli.config_file import check_config_file
 from dfpc_plugin.cli.explain import explain
 from dfpc_plugin.cli.formatter import PlainHelpFormatter
-from dfpc_plugin.cli.options import option_names, section_type
+from dfpc_plugin.cli.options import descriptions, option_names, section_type
 from dfpc_plugin.errors import DFPCError
 
 __all__ = ["Command", "CommandLineError", "parse"]
 
 _METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
-_FILES = (".yaml", ".yml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +89,17 @@ def _require_values(values: Mapping[str, Any], config: type, chosen: str) -> Non
 
 
 def _with_main_option(arguments: list[str], chosen: str, command: Command) -> list[str]:
-    """Name the bare argument behind a command: a file of options, or the value of its main option."""
+    """Name the bare argument of a command: a file of options, or the value of its main option.
+
+    It goes before all options, wherever it was, so that they prevail.
+    """
     place = arguments.index(chosen) + 1
-    bare = arguments[place : place + 1]
-    if command.main_option is None or not bare or bare[0].startswith("-"):
+    before, behind = arguments[:place], arguments[place:]
+    found = None if command.main_option is None else bare_argument(behind, command.config)
+    if found is None:
         return arguments
-    option = "config" if bare[0].endswith(_FILES) else command.main_option
-    return [*arguments[:place], f"--{option}", *bare, *arguments[place + 1 :]]
+    bare = behind.pop(found)
+    return [*before, f"--{'config' if bare.endswith(FILES) else command.main_option}", bare, *behind]
 
 
 def _check_files(arguments: list[str], command: Command) -> None:
@@ -132,31 +135,22 @@ def _parser(**options: Any) -> jsonargparse.ArgumentParser:
 
 def _command_parser(command: Command) -> jsonargparse.ArgumentParser:
     """Make the parser of one subcommand."""
-    descriptions = _descriptions(command.config)
+    meanings = descriptions(command.config)
     types = typing.get_type_hints(command.config)
     parser = _parser(description=command.description)
     parser.add_argument(
         "--config", action="config", help="Read options from this YAML file; later options prevail."
     )
     for field in dataclasses.fields(command.config):
-        _add_field(parser, field, types[field.name], descriptions[field.name])
+        _add_field(parser, field, types[field.name], meanings[field.name])
     return parser
-
-
-def _descriptions(config: type) -> dict[str, str]:
-    """What docstrings say of options, those of base classes included."""
-    found: dict[str, str] = {}
-    for base in reversed(config.__mro__):
-        parameters = docstring_parser.parse(base.__doc__ or "").params if dataclasses.is_dataclass(base) else []
-        found |= {parameter.arg_name: parameter.description or "" for parameter in parameters}
-    return found
 
 
 def _add_field(
     parser: jsonargparse.ArgumentParser, field: dataclasses.Field, kind: Any, description: str
 ) -> None:
     """Add one option, or a positional argument for a field without default."""
-    options: dict[str, Any] = {"help": " ".join(description.split())}
+    options: dict[str, Any] = {"help": description}
     default: Any = field.default
     if callable(field.default_factory):
         default = field.default_factory()

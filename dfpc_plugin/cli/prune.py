@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.processes import is_main_process
 
@@ -49,7 +49,7 @@ def run(config: PruneConfig, consoles: Consoles) -> int:
     if not is_main_process():
         return 0
     if config.json:
-        consoles.out.file.write(json.dumps(outcome.record) + "\n")
+        print_json(outcome.record, consoles.out)
     elif not config.quiet:
         if outcome.pruning is not None:
             consoles.out.print(str(outcome.pruning), markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.text import Text
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
+from dfpc_plugin.cli.output import print_json
 from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.workflow.again import repair_opened, unpruned
@@ -59,7 +59,7 @@ def run(config: RepairConfig, consoles: Consoles) -> int:
             opened, original, config.repair, config.data, config.output, overwrite=config.overwrite, progress=tell
         )
     if config.json:
-        consoles.out.file.write(json.dumps(record) + "\n")
+        print_json(record, consoles.out)
     elif not config.quiet:
         consoles.out.print(Text(result.summary), soft_wrap=True)
         print_outcome(record, config.output, consoles.out)

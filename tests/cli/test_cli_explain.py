@@ -16,6 +16,7 @@ def explained(message, chosen="prune"):
     [
         ("unrecognized arguments: --targt x", "dfpc prune: unrecognized arguments: --targt x; did you mean --target? See dfpc prune --help."),
         ("unrecognized arguments: --targt=x", "dfpc prune: unrecognized arguments: --targt=x; did you mean --target? See dfpc prune --help."),
+        ("unrecognized arguments: other.yaml", "dfpc prune: 'other.yaml' belongs to no option. See dfpc prune --help."),
         ("unrecognized arguments: --qqqqqq", "dfpc prune: unrecognized arguments: --qqqqqq. See dfpc prune --help."),
         ('Option "model.name" is required', "dfpc prune: model.name is missing. See dfpc prune --help."),
         (

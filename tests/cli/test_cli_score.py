@@ -127,7 +127,7 @@ def test_what_is_wrong_in_a_file_is_named(dfpc, tmp_path, content, message):
     [
         (["test_vit", "--pretraind"], "unrecognized arguments: --pretraind; did you mean --pretrained?"),
         (["test_vit", "--jsn=x"], "did you mean --json?"),
-        (["test_vit", "more"], "unrecognized arguments: more."),
+        (["test_vit", "more"], "'more' belongs to no option."),
         (["test_vit", "--pre"], "unrecognized arguments: --pre"),
         (["test_vit", "--top", "x"], "top must be int, not 'x'"),
         (["test_vit", "--top", "0"], "top must be 1 or more, not 0."),

@@ -1,21 +1,45 @@
 """The pages tell of what there is, all of it and nothing else."""
 
 import dataclasses
+import html
 import importlib
 import re
+import typing
 from pathlib import Path
 
 import pytest
 
 import dfpc_plugin as dfpc
 from dfpc_plugin import errors
-from dfpc_plugin.cli import COMMANDS
+from dfpc_plugin.cli import COMMANDS, MAIN_OPTIONS, main
+from dfpc_plugin.cli.options import option_names, section_type
 
 ROOT = Path(__file__).parents[2]
 
 
 def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows_of(text):
+    """The cells of every row of the tables of a page."""
+    lines = [line for line in text.splitlines() if line.startswith("| ") and set(line) - set("| -")]
+    return [[html.unescape(cell) for cell in line.removeprefix("| ").removesuffix(" |").split(" | ")] for line in lines]
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """What becomes of a page when the documentation is built."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "hooks")
+
+    def build(name):
+        page = read(name)
+        for hook in ("rule_tables", "option_tables"):
+            page = importlib.import_module(hook).on_page_markdown(page)
+        assert "<!--" not in page
+        return page
+
+    return build
 
 
 def test_the_reference_has_every_public_name_and_all_of_them_exist():
@@ -33,16 +57,56 @@ def test_errors_are_documented():
         assert getattr(errors, name).__doc__, name
 
 
-def test_the_rules_page_shows_every_operator_and_promise(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    hooks = importlib.import_module("hooks")
-    page = hooks.on_page_markdown(read("docs/rules.md"))
-    assert "<!--" not in page
+def test_the_rules_page_shows_every_operator_and_promise(built):
+    page = built("docs/rules.md")
     for function in dfpc.registered_rules():
-        assert f"`{hooks._operator(function)}`" in page
-    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+        assert f"`{importlib.import_module('rule_tables')._operator(function)}`" in page
+    rows = [row for row in rows_of(page) if row[0].startswith("`")]
     assert {row[1] for row in rows} == {convention.value for convention in dfpc.Convention}
-    assert all(len(row) == 3 and len(row[2]) > 4 for row in rows), "a formula for each, escaped for the table"
+    assert all(len(row) == 3 and len(row[2]) > 2 for row in rows), "a formula for each, escaped for the table"
+
+
+def test_the_recipes_page_shows_every_key_with_its_meaning(built):
+    keys = {row[0].strip("`"): row for row in rows_of(built("docs/recipes.md")) if len(row) == 4}
+    assert list(keys.pop("Key")) == ["Key", "Kind", "Default", "Meaning"]
+    assert set(keys) == set(option_names(dfpc.Recipe))
+    assert all(kind and meaning for _, kind, _, meaning in keys.values())
+    assert keys["prune.max_ratio"][1:3] == ["number", "`0.9`"]
+    assert keys["schedule"][1:3] == ["section", "`null`"]
+    assert keys["data.mean"][1:3] == ["list of numbers", "`null`"]
+
+
+def typed(field, hint):
+    """How somebody types an option, by what it holds."""
+    if section_type(hint) is not None:
+        return f"`--{field.name}.*`"
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        return "`MODEL ...`" if typing.get_origin(hint) is tuple else "`MODEL`"
+    return f"`--{field.name}`" + (f" `--no_{field.name}`" if field.default is True else "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_table_which_says_what_its_help_says(built, command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no line of the help is broken
+    assert main([command, "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    section = built("docs/cli.md").partition(f"## dfpc {command}\n")[2].partition("\n## ")[0]
+    header, *rows = rows_of(section)
+    assert header == ["Option", "Kind", "Default", "Meaning"]
+    if command in MAIN_OPTIONS:
+        assert rows.pop(0)[0] == "`MODEL` `RECIPE.yaml`"
+    config = COMMANDS[command][0]
+    hints = typing.get_type_hints(config)
+    assert [row[0] for row in rows] == [typed(field, hints[field.name]) for field in dataclasses.fields(config)]
+    for field, (option, kind, default, meaning) in zip(dataclasses.fields(config), rows, strict=True):
+        if section_type(hints[field.name]) is not None:
+            assert kind == f"[section](recipes.md#{field.name})"
+            assert len(meaning) > 3
+            continue
+        assert kind
+        shown = {"required": "", "": "", f"`--{field.name}`": " (default: True)"}.get(default, f" (default: {default.strip('`')})")
+        name = re.escape(option.split()[0].strip("`"))
+        assert re.search(rf"{name}.{{,40}}? {re.escape(meaning + shown)}(?! \()", told), option
 
 
 @pytest.mark.parametrize("extra", ["demo", "test"])
@@ -69,7 +133,7 @@ def test_commands_and_options_exist(page):
             assert {name.removeprefix("no_") for name in re.findall(r"--(\w+)", line)} <= known
 
 
-def test_every_option_of_score_is_in_its_table():
-    section = read("docs/cli.md").partition("## dfpc score")[2].partition("## dfpc check")[0]
-    options = {field.name for field in dataclasses.fields(COMMANDS["score"][0])} - {"model"}
-    assert options <= set(re.findall(r"--(\w+)", section))
+def test_what_a_command_sets_in_a_section_is_its_default(built):
+    """`dfpc repair` repairs without being told how."""
+    [row] = [row for row in rows_of(built("docs/cli.md")) if row[0] == "`--repair.*`" and row[2]]
+    assert row[2] == "`method: synthetic`"
