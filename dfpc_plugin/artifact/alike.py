@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Alike", "paths_of", "same_bits"]
+__all__ = ["Alike", "holds_parts", "paths_of", "same_bits"]
 
 
 def same_bits(mine: Tensor, other: Tensor) -> bool:
@@ -37,6 +37,13 @@ def paths_of(model: nn.Module) -> dict[int, str]:
             if tensor is not None:
                 result.setdefault(id(tensor), f"{path}.{name}" if path else name)
     return result
+
+
+def holds_parts(value: Any) -> bool:
+    """Whether a value is an object that is what its attributes are, such as timm's `FeatureInfo`."""
+    state = _state(value)
+    compared = isinstance(value, tuple(kind for kinds, _ in _COMPARISONS for kind in _listed(kinds)))
+    return bool(state) and state == getattr(value, "__dict__", None) and not compared and not isinstance(value, nn.Module)
 
 
 class Alike:
@@ -113,6 +120,10 @@ def _same_float(alike: Alike, mine: float, other: float) -> bool:
 def _same_class(mine: type, other: type) -> bool:
     """Whether two types go by one name, as do those that parametrisations make anew for every module."""
     return (mine.__module__, mine.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _listed(kinds: Any) -> tuple[type, ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
 def _content(cell: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.artifact.alike import Alike, paths_of
+from dfpc_plugin.artifact.alike import Alike, holds_parts, paths_of
 from dfpc_plugin.artifact.derived import derived_names
 from dfpc_plugin.artifact.errors import UnsavableModelError
 from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
@@ -36,7 +36,7 @@ class Attributes:
 
     def differing(self) -> tuple[tuple[Attribute, ...], list[SavedTensor]]:
         """Attributes that differ, and the tensors in them."""
-        found = []
+        found: list[Attribute] = []
         for (path, module), built in zip(self._model.named_modules(), self._fresh.modules(), strict=True):
             mine, other = (_own_attributes(each) for each in (module, built))
             for name in (*mine, *(name for name in other if name not in mine)):
@@ -47,8 +47,17 @@ class Attributes:
                         f"there by a tool, or else: {OTHERWISE_BUILT}"
                     )
                 if not self._alike(mine[name], other[name]):
-                    found.append(self._attribute(path, name, mine[name], other[name]))
+                    found += self._attributes(path, name, mine[name], other[name])
         return tuple(found), self._plain
+
+    def _attributes(self, path: str, name: str, mine: Any, other: Any) -> Iterator[Attribute]:
+        """Describe an attribute that differs, or what differs in the object that it holds."""
+        if type(mine) is type(other) and holds_parts(mine) and vars(mine).keys() == vars(other).keys():
+            for part, value in vars(mine).items():
+                if not self._alike(value, vars(other)[part]):
+                    yield self._attribute(path, f"{name}.{part}", value, vars(other)[part])
+        else:
+            yield self._attribute(path, name, mine, other)
 
     def _attribute(self, path: str, name: str, mine: Any, other: Any) -> Attribute:
         """Describe an attribute that differs.

@@ -51,7 +51,7 @@ _CHECK = schema.record({
     }), _MANY),
     "attributes": schema.listing(schema.record({
         "module": schema.text(wanted="text", longest=1000),
-        "name": schema.text(r"[^\W\d]\w*", "the name of an attribute", 200),
+        "name": schema.text(r"[^\W\d]\w*(\.[^\W\d]\w*)?", "the name of an attribute", 200),
         "value": schema.anything,
     }), _MANY),
     "inputs": schema.either(schema.null, schema.record({
@@ -216,15 +216,18 @@ def _require_attributes(structure: Structure, names: set[str]) -> None:
     """Raise if values of attributes are not plain, or tensors in them are not listed, or listed and in none."""
     held: set[str] = set()
     seen: set[tuple[str, str]] = set()
+    parted: set[tuple[str, str]] = set()
     for attribute in structure.attributes:
+        whole = attribute.module, attribute.name.partition(".")[0]
         where = f"{attribute.module}.{attribute.name}".removeprefix(".")
         try:
             decode(attribute.value, lambda name: None)
         except NotPlainError as error:
             raise ArtifactError(f"its value of '{where}' is not plain: {error}") from None
-        if (attribute.module, attribute.name) in seen:
+        if {(attribute.module, attribute.name), whole} & seen or ("." not in attribute.name and whole in parted):
             raise ArtifactError(f"it sets '{where}' twice")
         seen.add((attribute.module, attribute.name))
+        parted.add(whole)
         for name in tensor_names(attribute.value):
             if type(name) is not str or name not in names:
                 raise ArtifactError(f"'{where}' holds the tensor {name!r}, which is not listed")

@@ -18,6 +18,7 @@ __all__ = [
     "joined",
     "module_outline",
     "registered",
+    "value_of",
 ]
 
 Kind = Literal["parameter", "buffer", "plain"]
@@ -74,7 +75,7 @@ class Attribute:
 
     Attributes:
         module: Dotted path of the module.
-        name: Name of the attribute.
+        name: Name of the attribute; of one that is an object of which a part differs, with a dot and the name of that.
         value: Its plain form: see `plain.encode`.
     """
 
@@ -129,6 +130,13 @@ def _tupled(entry: Mapping[str, Any]) -> dict[str, Any]:
 def joined(module: str, name: str) -> str:
     """The dotted path of something in a module."""
     return f"{module}.{name}" if module else name
+
+
+def value_of(module: nn.Module, name: str) -> Any:
+    """What a module has in an attribute, by the name that an `Attribute` has for it."""
+    first, _, part = name.partition(".")
+    value = vars(module)[first]
+    return vars(value)[part] if part else value
 
 
 def registered(model: nn.Module) -> dict[str, tuple[Kind, Tensor | None, bool]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.artifact.alike import holds_parts
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.plain import NotPlainError, decode
 from dfpc_plugin.artifact.records import (
@@ -18,6 +21,7 @@ from dfpc_plugin.artifact.records import (
     Structure,
     joined,
     registered,
+    value_of,
 )
 
 __all__ = ["restructure"]
@@ -49,7 +53,7 @@ def restructure(fresh: nn.Module, structure: Structure, tensors: Mapping[str, Te
         for path, module in modules.items():
             placed.register(path, module)
         for attribute in structure.attributes:
-            modules[attribute.module].__dict__[attribute.name] = decode(attribute.value, placed.tensor)
+            _set(modules[attribute.module], attribute.name, decode(attribute.value, placed.tensor))
     return fresh
 
 
@@ -85,16 +89,28 @@ def _require_attribute(modules: Mapping[str, nn.Module], attribute: Attribute) -
     module = modules.get(attribute.module)
     if module is None:
         raise ArtifactError(f"it sets {where}, and a freshly built model has no module '{attribute.module}'")
-    if attribute.name in INTERNAL or attribute.name.startswith("__") or attribute.name not in vars(module):
+    first, _, part = attribute.name.partition(".")
+    known = first not in INTERNAL and first in vars(module) and not first.startswith("__") and not part.startswith("__")
+    if not known or (part and not (holds_parts(vars(module)[first]) and part in vars(vars(module)[first]))):
         raise ArtifactError(f"it sets {where}, which is no attribute that a freshly built model has")
     try:
         value = decode(attribute.value, lambda name: torch.empty(0))
     except NotPlainError as error:
         raise ArtifactError(f"its value of {where} is not plain: {error}") from None
-    built = vars(module)[attribute.name]
+    built = value_of(module, attribute.name)
     if built is None or value is None or type(built) is type(value) or (isinstance(built, Tensor) and isinstance(value, Tensor)):
         return
     raise ArtifactError(f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}")
+
+
+def _set(module: nn.Module, name: str, value: Any) -> None:
+    """Give a module an attribute, or another object in one, as the one that is there may be that of other models, too."""
+    first, _, part = name.partition(".")
+    if part:
+        changed = copy.copy(vars(module)[first])
+        vars(changed)[part] = value
+        value = changed
+    vars(module)[first] = value
 
 
 class _Placed:

@@ -19,6 +19,7 @@ from dfpc_plugin.artifact.records import (
     Structure,
     module_outline,
     registered,
+    value_of,
 )
 
 __all__ = ["AbsentTensor", "Attribute", "SavedTensor", "Structure", "structure_of", "tensors_of"]
@@ -66,7 +67,7 @@ def tensors_of(model: nn.Module, structure: Structure) -> dict[str, Tensor]:
             if id(tensor) not in known:
                 found[next(names)] = tensor
 
-        encode(vars(modules[attribute.module])[attribute.name], keep)
+        encode(value_of(modules[attribute.module], attribute.name), keep)
     return {name: tensor.detach() for name, tensor in found.items()}
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dfpc_plugin.labels import Attribute, AxisSize, LabelRun, Sized
+from dfpc_plugin.labels import Attribute, AxisSize, LabelRun, Sized, Stated
 from dfpc_plugin.labels.sizes import Expression, leaves_of
 from dfpc_plugin.labels.table import Work
 
@@ -106,6 +106,7 @@ class Channels:
         numbers: The channel of every label, `(labels,)`.
         parameters: Shapes of the model's parameters by path, before any cut.
         outputs: Shapes of the tensors that the model returns.
+        stated: Widths that the model states about itself and does not ask for.
         values: What cuts have changed attributes of modules to.
     """
 
@@ -120,6 +121,7 @@ class Channels:
     numbers: Tensor
     parameters: dict[str, torch.Size]
     outputs: list[torch.Size]
+    stated: list[Stated]
     values: dict[Attribute, int] = field(default_factory=dict)
 
 
@@ -147,11 +149,14 @@ def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
         for position, (owner, channels) in enumerate(zip(table.owners, held, strict=True))
     ]
     scales = _scales(run, numbers, leaves)
+    stated = _stated(run, numbers, leaves)
     removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool, device="cpu")
     whole = removed.clone()
     for rows in heads:
         whole[numbers[rows.row]] = True
-    return Channels(axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs)
+    return Channels(
+        axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs, stated,
+    )  # fmt: skip
 
 
 def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
@@ -230,6 +235,20 @@ def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> lis
         }
         scales.append(Scale(scaling.expression, scaling.power, rows))
     return scales
+
+
+def _stated(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Stated]:
+    """What the model states about its widths, but for attributes that the forward asks for: those have to fit its demands."""
+    expressions = [*(entry.expression for entry in run.table.sizes), *(scaling.expression for scaling in run.scaled)]
+    asked = {
+        (leaf.module, leaf.name)
+        for expression in expressions if expression is not None
+        for leaf in leaves_of(expression) if isinstance(leaf, Attribute)
+    }  # fmt: skip
+    result = [stated for stated in run.stated if (stated.module, stated.name) not in asked]
+    for stated in result:
+        _lay_out_leaves(stated.expression, numbers, leaves)
+    return result
 
 
 def _owner_of(run: LabelRun) -> Tensor:

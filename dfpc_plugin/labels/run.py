@@ -24,6 +24,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.labels.call import LabelCall, value_of
 from dfpc_plugin.labels.parameters import labelled_state
 from dfpc_plugin.labels.registry import find_label_rule
+from dfpc_plugin.labels.stated import Stated, Statements
 from dfpc_plugin.labels.table import LabelTable, Scaling, Work
 from dfpc_plugin.labels.tensor import LabelTensor, shape_of
 from dfpc_plugin.preserve import evaluating
@@ -45,6 +46,7 @@ class LabelRun:
         state: The labelled tensor of every parameter and buffer, by the identity of the original.
         parameters: Shapes of the model's parameters by path.
         outputs: Shapes of the tensors that the model returns.
+        stated: Widths that the model states about itself, as far as they are true.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -59,6 +61,7 @@ class LabelRun:
         self.state: dict[int, LabelTensor] = {}
         self.parameters: dict[str, torch.Size] = {}
         self.outputs: list[torch.Size] = []
+        self.stated: list[Stated] = []
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
 
     @property
@@ -78,6 +81,20 @@ class LabelRun:
         if isinstance(tensor, LabelTensor):
             for slot in tensor.slots:
                 self.table.freeze(slot, "is the model's output")
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forget, at exit, what was noted since: what is run here is only looked at."""
+        table, calls = self.table, self.calls
+        notes: list[list[Any]] = [*table.notes, self.work, self.twins, self.scaled]
+        lengths = [len(noted) for noted in notes]
+        try:
+            yield
+        finally:
+            for noted, length in zip(notes, lengths, strict=True):
+                del noted[length:]
+            self.calls = calls
+            self._missing.clear()
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], stand_ins: list[Any]) -> Any:
         """Apply the label rule of `func`."""
@@ -162,9 +179,15 @@ def run_labels(model: nn.Module, example_inputs: ExampleInputs, forward_fn: Forw
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     run = LabelRun(model)
-    with _recording(model), labelled_state(run):
-        for tensor in returned_tensors(follow(run, model, example_inputs, forward_fn)):
-            run.output(tensor)
+    with _recording(model):
+        statements = Statements(run)
+        with labelled_state(run):
+            with statements.watching():
+                outputs = follow(run, model, example_inputs, forward_fn)
+            for tensor in returned_tensors(outputs):
+                run.output(tensor)
+            if not run.missing:
+                statements.look_aside(model, example_inputs)
     if run.missing:
         raise UnsupportedOperatorError(run.missing)
     return run

@@ -140,6 +140,11 @@ class LabelTable:
         self.count = 1
         self._pairs: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def notes(self) -> tuple[list, ...]:
+        """Everything that operators have noted, each in the order of the pass."""
+        return self.sizes, self.rows, self.frozen, self._pairs
+
     def new(self, count: int) -> Tensor:
         """Hand out `count` consecutive labels."""
         labels = torch.arange(self.count, self.count + count, device="cpu")

@@ -31,8 +31,10 @@ def write_hub_config(model: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 def _config_of(model: nn.Module, spec: ModelSpec, path: Path) -> dict[str, Any]:
     marks = {"library_name": _LIBRARY, "pruned": True}
-    if isinstance(library_of(spec.name), TimmLibrary) and getattr(model, "pretrained_cfg", None):
-        save_config_for_hf(model, str(path))  # timm writes it, and has no function that returns it
+    whole = getattr(model, "pretrained_cfg", None) and hasattr(model, "num_classes")  # no feature extractor
+    if whole and isinstance(library_of(spec.name), TimmLibrary):
+        where: Any = path  # annotated as str, and some versions call its methods
+        save_config_for_hf(model, where)  # timm writes it, and has no function that returns it
         return {**json.loads(path.read_text(encoding="utf-8")), **marks}
     classes = spec.options.get("num_classes", getattr(model, "num_classes", None))
     known = {"num_classes": classes} if isinstance(classes, int) else {}

@@ -1,13 +1,16 @@
-"""Integers that layers keep about themselves: not asked for by a forward, but read by people and other libraries."""
+"""Integers that layers and models keep about themselves: not asked for by a forward, but read by people and libraries."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-__all__ = ["described"]
+from dfpc_plugin.labels.statements import WIDTH
+
+__all__ = ["described", "restated", "stated_in"]
 
 
 def _linear(module: Any) -> Mapping[str, int]:
@@ -69,3 +72,25 @@ def described(module: nn.Module) -> Mapping[str, int]:
         if isinstance(module, types):
             return describe(module)
     return {}
+
+
+def stated_in(value: Any, entry: int | None) -> Any:
+    """Return the width that an attribute states, or an entry of it where it is a list or holds one in `info`; else None."""
+    if entry is None:
+        return value
+    entries = getattr(value, "info", value)
+    found = entries[entry] if isinstance(entries, list | tuple) and entry < len(entries) else None
+    return found.get(WIDTH) if isinstance(found, Mapping) else found
+
+
+def restated(value: Any, entry: int | None, width: int) -> Any:
+    """Return the attribute with another width in it; the object that is there stays as it is, others may share it."""
+    if entry is None:
+        return width
+    if hasattr(value, "info"):
+        result = copy.copy(value)
+        result.info = restated(value.info, entry, width)
+        return result
+    entries = list(value)
+    entries[entry] = {**entries[entry], WIDTH: width} if isinstance(entries[entry], Mapping) else width
+    return type(value)(entries)

@@ -14,7 +14,7 @@ from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.labels import Attribute
-from dfpc_plugin.surgery.attributes import described
+from dfpc_plugin.surgery.attributes import described, restated, stated_in
 
 __all__ = ["cut"]
 
@@ -49,6 +49,7 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
         changes.rescale(known, removed, values)
         changes.set_attributes(values)
         changes.describe()
+        changes.restate(known, removed)
     except BaseException:
         changes.undo()
         raise
@@ -157,6 +158,18 @@ class _Changes:
                 for name, value in described(module).items():
                     if (module, name) not in self._solved:  # what the forward asks for is known better
                         self._set(module, name, value)
+
+    def restate(self, known: Channels, removed: Tensor) -> None:
+        """Let the model state its new widths where it has stated the old ones."""
+        for stated in known.stated:
+            try:
+                old = evaluate(stated.expression, known, known.removed, known.values)
+                new = evaluate(stated.expression, known, removed, known.values)
+            except Unequal:  # no one number is true
+                continue
+            module = self._modules.get(stated.module)
+            if module is not None and new != old == stated_in(vars(module).get(stated.name), stated.entry):
+                self._set(module, stated.name, restated(vars(module)[stated.name], stated.entry, new))
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
         """Set an attribute."""

@@ -364,7 +364,7 @@ def swapped(path):
         (lambda p: rewritten(p, lambda c: c["model"].update(name="resnet81")), "model.safetensors", "of another artifact"),
         (lambda p: rewritten(p, lambda c: c["model"]["options"].update(pretrained=True)), "manifest.json", "'pretrained' is no"),
         (lambda p: rewritten(p, lambda c: c["attributes"][0].update(name="__class__")), "model.safetensors", "of another artifact"),
-        (lambda p: rewritten(p, lambda c: c["attributes"][0].update(name="a.b")), "manifest.json", "the name of an attribute"),
+        (lambda p: rewritten(p, lambda c: c["attributes"][0].update(name="a.b.c")), "manifest.json", "the name of an attribute"),
         (lambda p: rewritten(p, lambda c: c["tensors"].append(c["tensors"][0])), "manifest.json", "it lists '0.weight' twice"),
         (swapped, "model.safetensors", "it is of another artifact"),
     ],

@@ -6,11 +6,13 @@ import itertools
 import json
 
 import pytest
+import timm
 import torch
 from test_finetune import StopHere, same_weights, stop_after, without_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.finetuning import (
     CheckpointError,
@@ -26,6 +28,7 @@ from dfpc_plugin.finetuning.optimiser_state import OptimiserState
 from dfpc_plugin.pruning import Figures, PruneSettings
 from dfpc_plugin.selection import Target, TargetError
 from digit_runs import INPUTS, SCHEDULE, digit_net, scheduled, train_digits, val_digits
+from feature_widths import stated, widths_of
 
 BRIEF = ScheduleSettings(
     share=0.2, step_sizes=(0.02,), tuning=FinetuneSettings(steps=1, batch_size=16, schedule="constant"), final=None
@@ -207,6 +210,20 @@ def test_what_may_be_lost_is_about_all_cuts_together():
         assert coupling.after >= 0.6 * coupling.before - 0.1 * 52  # what one cut takes may come on top
     with pytest.raises(TargetError, match=r"The target ratio=0.6 cannot be reached"):
         prune_and_tune(digit_net(), INPUTS, "ratio=0.6", train_digits(), settings=settings, pruning=pruning)
+
+
+def test_what_a_model_states_of_its_features_is_true_after_all_cuts():
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=10)
+    before = stated(model)
+    pruning = CRITERIA["random"].build()
+    result = prune_and_tune(model, INPUTS, "params=0.5", train_digits(), importance=pruning, settings=BRIEF)
+    tuned = result.model.eval()
+    assert len(result.iterations) > 1 and stated(model) == before
+    assert tuned.num_features == tuned.head_hidden_size == tuned.fc.in_features < before[0]
+    assert widths_of(tuned.forward_intermediates(INPUTS, intermediates_only=True)) == stated(tuned)[3]
+    tuned.reset_classifier(7)
+    assert tuned(INPUTS).shape == (1, 7)
 
 
 def test_repair_after_every_cut():

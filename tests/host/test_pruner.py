@@ -16,6 +16,7 @@ from dfpc_plugin import DataFlowGraph, DFPCImportance, DFPCPruner, bgsc
 from dfpc_plugin.errors import ExampleInputsError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.host import with_data_flow
 from dfpc_plugin.selection import keep_at_least
+from feature_widths import stated, widths_of
 
 ALL = sorted(NETS)
 MAGNITUDE = tp.importance.GroupMagnitudeImportance
@@ -358,6 +359,22 @@ def test_regularisation_is_that_of_torch_pruning():
 
 def test_a_pruner_that_is_already_on_data_flow_is_left_as_it_is():
     assert with_data_flow(DFPCPruner) is DFPCPruner
+
+
+@pytest.mark.parametrize("kind", [DFPCPruner, with_data_flow(tp.pruner.GroupNormPruner)], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", ["regnet", "vit", "swin"])
+def test_what_a_model_states_of_its_features_is_true_step_by_step(kind, name):
+    model = make(name)
+    before = stated(model)
+    pruner = kind(model, X, MAGNITUDE(), pruning_ratio=0.4, iterative_steps=2, ignored_layers=[head_of(model)])
+    for _ in range(2):
+        pruner.step()
+        assert stated(model)[0] == stated(model)[1] == head_of(model).in_features < before[0]
+        maps = model.forward_intermediates(X, intermediates_only=True)
+        assert widths_of(maps) == stated(model)[3] != before[3]
+        before = stated(model)
+    model.reset_classifier(7)
+    assert model(X).shape == (1, 7)
 
 
 def test_nothing_is_said_where_torch_pruning_warns():

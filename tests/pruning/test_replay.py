@@ -10,6 +10,7 @@ from budget_tools import PIXELS, Fixed, everything, heads_first, network, same
 from budget_nets import SMALL, TIMM, make
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.pruning import prune, replay
+from feature_widths import stated
 
 
 @pytest.mark.parametrize("name", [*SMALL, *TIMM])
@@ -54,6 +55,17 @@ def test_an_empty_record_changes_nothing():
     model = network()
     before = everything(model)
     assert replay(model, PIXELS, {}) is model and same(before, everything(model))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_what_a_model_states_of_its_features_is_cut_along(name):
+    model, inputs = make(name)
+    before = stated(model)
+    result = prune(model, inputs, "macs=0.5", importance=Fixed())
+    again = replay(model, inputs, result.removed)
+    assert stated(again) == stated(result.model) and stated(again)[0] < before[0]
+    again.reset_classifier(7)
+    assert again(inputs).shape == (1, 7)
 
 
 STREAM = ("stem", "blocks.0.conv2", "blocks.1.conv2")

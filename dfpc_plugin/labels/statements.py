@@ -1,0 +1,120 @@
+"""What modules state about the widths of their features: which attributes, and which tensors would bear them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+__all__ = ["INFO", "WIDTH", "Place", "Statement", "statements_of"]
+
+INFO = "feature_info"
+"""The attribute in which a model lists its features."""
+
+WIDTH = "num_chs"
+"""Where an entry of that list keeps its width."""
+
+
+class Place(NamedTuple):
+    """Where a pass sees tensors.
+
+    Attributes:
+        module: Path of a module.
+        what: "in" for what the module is called with, "out" for what it returns, "features" for what its
+            `forward_features` returns, "intermediates" for what its `forward_intermediates` does.
+        number: Which of several tensors; None for any of them, or all together.
+    """
+
+    module: str
+    what: str
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A width that may be true: the value, and where a tensor of that width is to be seen, the likeliest place first."""
+
+    module: str
+    name: str
+    entry: int | None
+    value: int
+    places: tuple[Place, ...]
+
+
+def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Statement]:
+    """Everything that one module may state about the widths of its features and of its heads."""
+    module = modules[path]
+    if isinstance(module, torch.jit.ScriptModule):
+        return
+    prefix = f"{path}." if path else ""
+    info = list(_of_feature_info(modules, path, prefix))
+    yield from info
+    if not callable(getattr(type(module), "forward_features", None)):
+        return
+    features = Place(path, "features")
+    classifiers = [name for name in _paths_of_classifiers(modules, module) if name.startswith(prefix)]
+    heads = tuple(Place(name, "in") for name in classifiers)
+    patches = tuple(Place(prefix + name, "out") for name, _ in module.named_children() if name.startswith("patch_embed"))
+    yield from _of_integer(modules, path, "num_features", (features, *heads))
+    yield from _of_integer(modules, path, "head_hidden_size", (*heads, features))
+    yield from _of_integer(modules, path, "embed_dim", (*patches, features))
+    for name in ("embed_dim", "embed_dims"):
+        yield from _of_stages(modules, path, name, features, [statement.places for statement in info])
+    for name in classifiers:
+        parts = name.removeprefix(prefix).split(".")
+        for head in (prefix + ".".join(parts[:count]) for count in range(1, len(parts))):
+            yield from _of_integer(modules, head, "in_features", (Place(head, "in"),))
+            for attribute in ("num_features", "hidden_size", "embed_dim"):
+                yield from _of_integer(modules, head, attribute, (Place(name, "in"),))
+
+
+def _of_integer(
+    modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]
+) -> Iterator[Statement]:
+    """What a module states in an integer, if it does."""
+    value = vars(modules[path]).get(name)
+    if type(value) is int:
+        yield Statement(path, name, None, value, places)
+
+
+def _of_stages(
+    modules: Mapping[str, nn.Module], path: str, name: str, features: Place, places: Sequence[tuple[Place, ...]]
+) -> Iterator[Statement]:
+    """What a module states in a list with an integer per branch of its features, or per entry of its `feature_info`."""
+    value: Any = vars(modules[path]).get(name)
+    if type(value) in (list, tuple):
+        for entry, width in enumerate(value):
+            if type(width) is int:
+                own = places[entry] if len(places) == len(value) else ()
+                yield Statement(path, name, entry, width, (*own, features._replace(number=entry)))
+
+
+def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[Statement]:
+    """What `feature_info` says: of the modules that it names, or, where it says which are returned, of these tensors."""
+    info: Any = vars(modules[path]).get(INFO)
+    entries, indices = getattr(info, "info", info), getattr(info, "out_indices", ())
+    if type(entries) not in (list, tuple) or type(indices) not in (list, tuple):
+        return
+    returned = [number % len(entries) for number in indices if entries]
+    for entry, content in enumerate(entries):
+        if type(content) is dict and type(content.get(WIDTH)) is int:
+            places = [Place(path, "out", returned.index(entry))] if entry in returned else []
+            name, hook = f"{prefix}{content.get('module')}", content.get("hook_type", "")
+            places += [Place(name, "in" if hook == "forward_pre" else "out")] if name in modules else []
+            yield Statement(path, INFO, entry, content[WIDTH], tuple(places))
+
+
+def _paths_of_classifiers(modules: Mapping[str, nn.Module], module: Any) -> list[str]:
+    """Paths of the layers that `module` says are its classifiers."""
+    if not callable(getattr(type(module), "get_classifier", None)):
+        return []
+    try:
+        found = module.get_classifier()
+    except Exception:  # it has lost its head, or means another thing by that name
+        return []
+    listed = [*found] if isinstance(found, tuple | list | nn.ModuleList) else [found]
+    wanted = {id(layer) for layer in listed}
+    return [path for path, layer in modules.items() if id(layer) in wanted]
