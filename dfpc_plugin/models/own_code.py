@@ -51,12 +51,29 @@ class OwnCode:
         return model
 
     def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shape of one RGB image, which is all that can be guessed."""
-        return [(3, size or _SIZE, size or _SIZE)]
+        """Shape of one image."""
+        channels, height, width = self.preprocessing(model, name).size
+        return [(channels, size or height, size or width)]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
-        """ImageNet's statistics, which is all that can be guessed."""
-        return Preprocessing((3, _SIZE, _SIZE), *IMAGENET)
+        """What the model's `default_cfg` says, as timm's models have one, or else what can be guessed.
+
+        That is as many channels as the first convolution reads, and ImageNet's statistics for three of them; other numbers of
+        channels are scaled to 0..1 and no further.
+        """
+        said = dict(getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {})
+        size = tuple(said.get("input_size") or (_channels(model), _SIZE, _SIZE))
+        mean, std = IMAGENET if size[0] == len(IMAGENET[0]) else ((0.0,) * size[0], (1.0,) * size[0])
+        return Preprocessing(
+            size, tuple(said.get("mean") or mean), tuple(said.get("std") or std),
+            said.get("interpolation") or Preprocessing.interpolation, said.get("crop_pct") or Preprocessing.crop_pct,
+        )  # fmt: skip
+
+
+def _channels(model: nn.Module) -> int:
+    """How many channels the images of a model have: what its first convolution reads."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return len(IMAGENET[0]) if first is None else first.in_channels
 
 
 def _factory(name: str) -> Callable[..., Any]:
