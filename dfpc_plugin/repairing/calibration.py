@@ -55,7 +55,7 @@ class Calibration:
         if self._batches is None:
             if self.settings.method == "calibrate":
                 own = self.settings
-                self._batches = collected(own.images, own.count or DEFAULT_COUNT, model, own.seed)
+                self._batches = collected(own.images, own.count or DEFAULT_COUNT, model, own.seed, example_inputs)
             else:
                 self._batches = self._made(model, example_inputs, progress)
         return self._batches

@@ -75,17 +75,20 @@ class Batches:
         return dataclasses.replace(self, parts=found)
 
 
-def collected(images: Images, count: int, model: nn.Module, seed: int) -> Batches:
+def collected(
+    images: Images, count: int, model: nn.Module, seed: int, example_inputs: ExampleInputs | None = None
+) -> Batches:
     """Take `count` inputs, shuffled, in batches of bounded size, on the model's device and in its precision.
 
     A tensor or a mapping is one batch; anything else is iterated over. A batch that is a tuple or list stands for its first
-    entry, as data loaders give labels beside images.
+    entry, as data loaders give labels beside images. What has one dimension less than `example_inputs` is a single image, as
+    data sets give them.
 
     Raises:
         RepairError: There are too few, or they are no tensors of numbers of one shape.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    given = _gathered(images, count)
+    given = _gathered(images, count, example_inputs)
     total = min(count, len(tensors(given)[0]))
     if total < 2:
         raise RepairError(f"There are {total} images; give two or more.")
@@ -100,7 +103,7 @@ def collected(images: Images, count: int, model: nn.Module, seed: int) -> Batche
     return Batches([map_tensors(functools.partial(_taken, own=slice(s, s + size)), whole) for s in starts])
 
 
-def _gathered(images: Images, count: int) -> ExampleInputs:
+def _gathered(images: Images, count: int, example_inputs: ExampleInputs | None) -> ExampleInputs:
     """All inputs as one batch.
 
     Raises:
@@ -115,7 +118,8 @@ def _gathered(images: Images, count: int) -> ExampleInputs:
     found: list[ExampleInputs] = []
     missing = count
     for batch in iterator:
-        found.append(_checked(batch[0] if isinstance(batch, tuple | list) and len(batch) else batch))
+        inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
+        found.append(_checked(inputs[None] if _is_single(inputs, example_inputs) else inputs))
         missing -= len(tensors(found[-1])[0])
         if missing <= 0:
             break
@@ -125,6 +129,11 @@ def _gathered(images: Images, count: int) -> ExampleInputs:
     if len(shapes) > 1:
         raise RepairError("Batches of images differ in shape or type; give images of one size.")
     return _joined(found)
+
+
+def _is_single(inputs: Any, example_inputs: ExampleInputs | None) -> bool:
+    """Whether some inputs are one example, without the dimension of a batch."""
+    return isinstance(inputs, Tensor) and isinstance(example_inputs, Tensor) and inputs.dim() == example_inputs.dim() - 1
 
 
 def _checked(batch: Any) -> ExampleInputs:

@@ -32,7 +32,8 @@ class RepairSettings:
         method: `none`; `mean`: constants for what removed channels gave on average; `merge`: kept channels stand in for
             removed ones; `synthetic`: least squares of every layer on images made from the model; `calibrate`: the same
             on images of your own, which need no labels.
-        images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader.
+        images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
+            Dataset.
         count: How many images to use, or to make; by default at most 256 of those given, and 32 to 256 made, by their size.
         steps: For `synthetic`: how often images are changed, at most.
         ridge: How strongly weights are held to what they were, in multiples of the mean square of a layer's inputs; by

@@ -282,6 +282,20 @@ def test_images_that_do_not_fit_are_refused_in_words(images, text):
         collected(images, 10, nn.Linear(2, 2), seed=0)
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_data_set_gives_single_images(labelled):
+    """With or without labels; the repair is that of the same images in one batch."""
+    model, images = small_resnet()
+    pruned = dfpc.prune(model, images[:1], "macs=0.7")
+    single = [(image, 0) if labelled else image for image in images]
+    found = [
+        dfpc.repair(pruned.model, model, images[:1], "calibrate", images=given, removed=pruned.removed).model
+        for given in (images, single)
+    ]
+    for own, other in zip(found[0].parameters(), found[1].parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
 def test_records_of_another_cut_are_refused():
     model, images = small_resnet()
     with pytest.raises(RepairError, match="that the original does not have"):
