@@ -61,7 +61,9 @@ class Statements:
         seen: dict[tuple[str, str], list[torch.Size]] = {}
         with contextlib.ExitStack() as stack:
             for path, what in dict.fromkeys(place[:2] for statement in self._open for place in statement.places):
-                stack.callback(_WATCHES[what](self._run.names.modules[path], _keeper(seen, (path, what))))
+                module = self._run.names.modules[path]
+                if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                    stack.callback(_WATCHES[what](module, _keeper(seen, (path, what))))
             yield
         self._compare(seen)
 

@@ -95,7 +95,8 @@ def _of_stages(
 def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[Statement]:
     """What `feature_info` says: of the modules that it names, or, where it says which are returned, of these tensors."""
     info: Any = vars(modules[path]).get(INFO)
-    entries, indices = getattr(info, "info", info), getattr(info, "out_indices", ())
+    parts = getattr(info, "__dict__", {})
+    entries, indices = parts.get("info", info), parts.get("out_indices", ())
     if type(entries) not in (list, tuple) or type(indices) not in (list, tuple):
         return
     returned = [number % len(entries) for number in indices if entries]

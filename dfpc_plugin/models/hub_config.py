@@ -33,7 +33,7 @@ def _config_of(model: nn.Module, spec: ModelSpec, path: Path) -> dict[str, Any]:
     marks = {"library_name": _LIBRARY, "pruned": True}
     whole = getattr(model, "pretrained_cfg", None) and hasattr(model, "num_classes")  # no feature extractor
     if whole and isinstance(library_of(spec.name), TimmLibrary):
-        where: Any = path  # annotated as str, and some versions call its methods
+        where: Any = path  # timm 1.0.9 needs a Path, and 1.0.31 says str
         save_config_for_hf(model, where)  # timm writes it, and has no function that returns it
         return {**json.loads(path.read_text(encoding="utf-8")), **marks}
     classes = spec.options.get("num_classes", getattr(model, "num_classes", None))

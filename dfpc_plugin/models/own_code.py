@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +10,19 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.models.library import IMAGENET, Preprocessing
 
-__all__ = ["OwnCode", "is_own_code"]
+__all__ = ["ModelInputError", "OwnCode", "is_own_code"]
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _SIZE = 224
+_MOST_CHANNELS = 4
+"""An image has so many; a layer that reads more is not the first to run, though it may be the first that was made."""
+
+
+class ModelInputError(DFPCError, ValueError):
+    """A model of one's own says something about its inputs that makes no sense."""
 
 
 def is_own_code(name: str) -> bool:
@@ -58,22 +66,48 @@ class OwnCode:
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """What the model's `default_cfg` says, as timm's models have one, or else what can be guessed.
 
-        That is as many channels as the first convolution reads, and ImageNet's statistics for three of them; other numbers of
-        channels are scaled to 0..1 and no further.
+        That is as many channels as the first convolution reads, if these can be an image's, and ImageNet's statistics for three of
+        them; other numbers of channels are scaled to 0..1 and no further.
+
+        Raises:
+            ModelInputError: The model says what makes no sense.
         """
-        said = dict(getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {})
-        size = tuple(said.get("input_size") or (_channels(model), _SIZE, _SIZE))
-        mean, std = IMAGENET if size[0] == len(IMAGENET[0]) else ((0.0,) * size[0], (1.0,) * size[0])
+        said = _said(model)
+        stated, height, width = _size(said.get("input_size"), name)
+        channels = _channels(model) or stated
+        mean, std = IMAGENET if channels == len(IMAGENET[0]) else ((0.0,) * channels, (1.0,) * channels)
         return Preprocessing(
-            size, tuple(said.get("mean") or mean), tuple(said.get("std") or std),
+            (channels, height, width), _spread(said.get("mean") or mean, channels), _spread(said.get("std") or std, channels),
             said.get("interpolation") or Preprocessing.interpolation, said.get("crop_pct") or Preprocessing.crop_pct,
         )  # fmt: skip
 
 
-def _channels(model: nn.Module) -> int:
-    """How many channels the images of a model have: what its first convolution reads."""
+def _said(model: nn.Module) -> dict[str, Any]:
+    """What a model says of its inputs."""
+    found = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        found = dataclasses.asdict(found)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _size(said: Any, name: str) -> tuple[int, int, int]:
+    """Channels, height and width of an image."""
+    if said is None:
+        return len(IMAGENET[0]), _SIZE, _SIZE
+    if not isinstance(said, list | tuple) or len(said) != len(IMAGENET[0]) or any(type(n) is not int or n < 1 for n in said):
+        raise ModelInputError(f"'{name}' has default_cfg['input_size'] = {said!r}; let it be channels, height and width, as (3, 224, 224).")
+    return said[0], said[1], said[2]
+
+
+def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value per channel; their average where they are those of other channels."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def _channels(model: nn.Module) -> int | None:
+    """How many channels the images of a model have: what its first convolution reads, if that can be an image's."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return len(IMAGENET[0]) if first is None else first.in_channels
+    return first.in_channels if first is not None and first.in_channels <= _MOST_CHANNELS else None
 
 
 def _factory(name: str) -> Callable[..., Any]:

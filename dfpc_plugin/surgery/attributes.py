@@ -78,7 +78,7 @@ def stated_in(value: Any, entry: int | None) -> Any:
     """Return the width that an attribute states, or an entry of it where it is a list or holds one in `info`; else None."""
     if entry is None:
         return value
-    entries = getattr(value, "info", value)
+    entries = getattr(value, "__dict__", {}).get("info", value)
     found = entries[entry] if isinstance(entries, list | tuple) and entry < len(entries) else None
     return found.get(WIDTH) if isinstance(found, Mapping) else found
 
@@ -87,7 +87,7 @@ def restated(value: Any, entry: int | None, width: int) -> Any:
     """Return the attribute with another width in it; the object that is there stays as it is, others may share it."""
     if entry is None:
         return width
-    if hasattr(value, "info"):
+    if "info" in getattr(value, "__dict__", {}):
         result = copy.copy(value)
         result.info = restated(value.info, entry, width)
         return result

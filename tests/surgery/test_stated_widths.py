@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import dfpc_plugin as dfpc
 from cut_nets import assert_same, snapshot
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.labels import run_labels
@@ -329,3 +330,29 @@ def test_a_classifier_that_cannot_be_got_is_none() -> None:
     model.__class__ = type("Other", (Net,), {"get_classifier": lambda self, name: self.head.fc})
     cut_at_random(model, IMAGE)
     assert states_of(model)[0] == 6 and states_of(model)[-2:] == (8, 8)
+
+
+@pytest.mark.parametrize("part", ["layer1", "fc"])
+def test_scripted_parts_are_not_watched(part):
+    model = timm.create_model("resnet18").eval()
+    setattr(model, part, torch.jit.script(getattr(model, part)))
+    assert dfpc.find_couplings(model, torch.randn(1, 3, 32, 32))
+
+
+def test_a_feature_info_that_cannot_be_written_is_left_alone():
+    class Info:
+        @property
+        def info(self):
+            return [{"num_chs": 8, "module": "stem"}]
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 2, 1)
+            self.feature_info = Info()
+
+        def forward(self, x):
+            return self.head(self.stem(x))
+
+    model, x = Model().eval(), torch.randn(1, 3, 4, 4)
+    assert dfpc.replay(model, x, {"stem": (0, 1)}).stem.out_channels == 6
