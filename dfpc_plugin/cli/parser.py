@@ -92,6 +92,9 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
     """Name the bare argument of a command: a file of options, or the value of its main option.
 
     It goes before all options, wherever it was, so that they prevail.
+
+    Raises:
+        CommandLineError: The value of the main option is given twice.
     """
     place = arguments.index(chosen) + 1
     before, behind = arguments[:place], arguments[place:]
@@ -99,6 +102,9 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
     if found is None:
         return arguments
     bare = behind.pop(found)
+    named = f"--{command.main_option}"
+    if not bare.endswith(FILES) and any(argument.partition("=")[0] == named for argument in behind):
+        raise CommandLineError(f"dfpc {chosen}: '{bare}' and {named} are both given, and are the same option; give one of them.")
     return [*before, f"--{'config' if bare.endswith(FILES) else command.main_option}", bare, *behind]
 
 

@@ -68,3 +68,8 @@ def test_one_bare_argument_too_many_is_refused_by_its_name(dfpc, tmp_path):
     assert (code, out) == (2, "")
     assert err == "dfpc prune: 'other.yaml' belongs to no option. See dfpc prune --help.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_named_twice_is_refused(dfpc):
+    code, _, err = dfpc("prune", "--model.name", "test_vit", "resnet18", "--print_config")
+    assert code == 2 and "'resnet18' and --model.name are both given, and are the same option; give one of them." in " ".join(err.split())
