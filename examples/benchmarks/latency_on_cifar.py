@@ -104,7 +104,7 @@ def main(
         )
     write_json(output, {
         "network": weights.stem, "date": datetime.date.today().isoformat(), "seed": seed, "test_images": len(pixels),
-        "synthetic_images": synthetic_images, "round_to": round_to, "command": f"examples/benchmarks/latency_on_cifar.py --forwards {forwards or 'null'}",
+        "synthetic_images": synthetic_images, "round_to": round_to, "forwards": forwards,
         "machine": platform.machine(), "torch": torch.__version__, "latency": dataclasses.asdict(protocol) if protocol else None,
         "before": before, "points": points,
     })  # fmt: skip
