@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.flow.tree import map_tensors, tensors
@@ -82,13 +83,13 @@ def collected(
 
     A tensor or a mapping is one batch; anything else is iterated over. A batch that is a tuple or list stands for its first
     entry, as data loaders give labels beside images. What has one dimension less than `example_inputs` is a single image, as
-    data sets give them.
+    data sets give them; of these, which often are sorted by class, `count` are drawn.
 
     Raises:
         RepairError: There are too few, or they are no tensors of numbers of one shape.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    given = _gathered(images, count, example_inputs)
+    given = _gathered(_drawn(images, count, seed), count, example_inputs)
     total = min(count, len(tensors(given)[0]))
     if total < 2:
         raise RepairError(f"There are {total} images; give two or more.")
@@ -119,7 +120,8 @@ def _gathered(images: Images, count: int, example_inputs: ExampleInputs | None) 
     missing = count
     for batch in iterator:
         inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
-        found.append(_checked(inputs[None] if _is_single(inputs, example_inputs) else inputs))
+        single = _is_single(inputs, example_inputs)
+        found.append(_checked(map_tensors(lambda t: t[None], inputs) if single else inputs))
         missing -= len(tensors(found[-1])[0])
         if missing <= 0:
             break
@@ -131,9 +133,20 @@ def _gathered(images: Images, count: int, example_inputs: ExampleInputs | None) 
     return _joined(found)
 
 
+def _drawn(images: Images, count: int, seed: int) -> Images:
+    """Some entries of a data set in a random order; all else as it is."""
+    if not isinstance(images, Dataset) or isinstance(images, IterableDataset):
+        return images
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]  # type: ignore[arg-type]
+    return (images[index] for index in order.tolist())
+
+
 def _is_single(inputs: Any, example_inputs: ExampleInputs | None) -> bool:
     """Whether some inputs are one example, without the dimension of a batch."""
-    return isinstance(inputs, Tensor) and isinstance(example_inputs, Tensor) and inputs.dim() == example_inputs.dim() - 1
+    if example_inputs is None or not isinstance(inputs, Tensor | Mapping):
+        return False
+    own, examples = tensors(inputs), tensors(example_inputs)
+    return bool(own and examples) and own[0].dim() == examples[0].dim() - 1
 
 
 def _checked(batch: Any) -> ExampleInputs:

@@ -36,7 +36,8 @@ def fold_means(
     """Let layers do without removed channels as far as their means and variances tell, in place.
 
     What these contribute on average goes into the layer's constant, and a batch norm behind it expects as much less variance:
-    otherwise signals would die away from layer to layer, and the network end in a constant.
+    otherwise signals would die away from layer to layer, and the network end in a constant. (That is an estimate from this layer
+    alone, which stays where `norm_moments` has no noise to measure by.)
 
     The expected value of a channel follows from the batch norms, or layer norms, and the activations on its way (see
     `flow.moments`): no data is run, and example inputs are for their shape alone. Exact for channels that are constant, but

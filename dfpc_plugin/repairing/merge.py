@@ -3,7 +3,8 @@
 What a layer reads of a removed channel is replaced by its regression on the channels that stay, `x_r ~ a x_k + c`, position
 by position, which folds into the layer's own weights: `W_k + W_r a`, and a constant. How channels go together is a matter of
 the weights in front of them; it is read off noise that runs through the unpruned model while every batch norm is made to find
-the statistics that it has stored. No data is needed, and nothing is optimised.
+the statistics that it has stored. The same noise runs through the merged model once more, for what its batch norms have to expect
+(`norm_moments`). No data is needed, and nothing is optimised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.errors import RepairError
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
@@ -20,8 +22,8 @@ from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
 from dfpc_plugin.repairing.factors import kept_matrix, row_factors
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.lockstep import Pair, settlements
+from dfpc_plugin.repairing.norm_moments import MomentsSeen, moments_of, update_norms
 from dfpc_plugin.repairing.report import SHARED, LayerRepair
-from dfpc_plugin.repairing.statistics import ImposedStatistics
 from dfpc_plugin.repairing.survey import Key, survey
 
 __all__ = ["merge_channels"]
@@ -36,6 +38,7 @@ _FEW, _MISTRUST = 0.1, 10.0
 def merge_channels(
     model: nn.Module,
     original: nn.Module,
+    example_inputs: ExampleInputs,
     noise: ExampleInputs,
     kept: Kept,
     forward_fn: ForwardFunction | None,
@@ -48,7 +51,9 @@ def merge_channels(
     Args:
         model: The pruned model.
         original: The one it was pruned from.
-        noise: What to call the original with.
+        example_inputs: What to call both with.
+        noise: What to call both with to find out how channels go together, and what batch norms are given; where there is
+            no noise to be had, the example inputs themselves, which tell nothing of the latter.
         kept: Which channels are left.
         forward_fn: As everywhere.
         rows: How many positions to look at, at most.
@@ -58,10 +63,10 @@ def merge_channels(
         What was done, layer by layer.
     """
     generator = torch.Generator().manual_seed(seed)
-    one = first_of(noise)
-    steps = survey(original, one, forward_fn)
+    steps = survey(original, example_inputs, forward_fn)
     stand_ins: dict[Key, _StandIns] = {}
-    for step, settlement in zip(steps, settlements(original, noise, forward_fn, ImposedStatistics), strict=True):
+    seen = MomentsSeen()
+    for step, settlement in zip(steps, settlements(original, noise, forward_fn, lambda: seen), strict=True):
         inputs = kept.inputs(settlement.call)
         if inputs is not None and step.key not in stand_ins and not step.shared:
             channels = _channels(settlement.call, rows, generator)
@@ -69,7 +74,7 @@ def merge_channels(
                 continue
             stand_ins[step.key] = _StandIns(channels, inputs, settlement.call.groups, centered=step.takes_constant)
     found = []
-    with contextlib.closing(Pair(original, model, one, forward_fn)) as pair:
+    with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:
         for step in steps:
             pair.advance()
             if step.last and step.key in stand_ins:
@@ -77,17 +82,20 @@ def merge_channels(
             elif step.last and kept.inputs(pair.original.call) is not None:
                 note = SHARED if step.shared else "is given too few examples to compare channels by"
                 found.append(LayerRepair(step.name, False, note=note))
+    before = seen.by_name(original) if noise is not example_inputs else {}
+    if before:
+        update_norms(model, original, before, moments_of(model, noise, forward_fn), kept, shift=0.0)
     return found
-
-
-def first_of(inputs: ExampleInputs) -> ExampleInputs:
-    """The first of some inputs."""
-    return inputs[:1] if isinstance(inputs, Tensor) else inputs
 
 
 def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
     """What a layer is given, position by position: `(positions, channels)`, float64."""
     flat = call.input.movedim(call.channel_axis, -1).reshape(-1, call.input.shape[call.channel_axis])
+    if not bool(torch.isfinite(flat).all()):
+        raise RepairError(
+            f"On noise, '{call.name}' is given values that are not finite, so that its channels cannot be compared; repair by "
+            f"calibrate, on images of yours, or by mean."
+        )
     if len(flat) > rows:
         flat = flat[torch.randperm(len(flat), generator=generator)[:rows].sort().values.to(flat.device)]
     return flat.double()

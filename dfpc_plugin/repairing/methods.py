@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.flow.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.calibration import Calibration
@@ -17,13 +19,18 @@ from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
 from dfpc_plugin.repairing.merge import merge_channels
 from dfpc_plugin.repairing.noise import pink_noise
+from dfpc_plugin.repairing.norm_moments import moments_of, update_norms
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
 
 __all__ = ["METHODS"]
 
-_NOISE = 2**16
-"""Pixels of noise for `merge`, about."""
+_PIXELS, _FEWEST, _MOST = 2**15, 4, 64
+"""Pixels of noise, about, and how many images these may be."""
+_PLAIN = 3
+"""Dimensions of inputs that are no images: vectors, sequences."""
+_SHIFT = 0.5
+"""`mean` has two estimates of a constant, what is expected of removed channels and what noise tells; both count."""
 
 
 def _none(job: RepairJob) -> list[LayerRepair]:
@@ -32,18 +39,33 @@ def _none(job: RepairJob) -> list[LayerRepair]:
 
 
 def _mean(job: RepairJob) -> list[LayerRepair]:
-    """Constants."""
+    """Constants, and norms that expect what is left."""
     with job.phases("means"):
-        return fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
+        layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
+        if _noise(job, 1) is None or not any(buffer.is_floating_point() for buffer in job.model.buffers()):
+            return layers
+        return _on_noise(job, functools.partial(_with_norms, job, layers))
+
+
+def _with_norms(job: RepairJob, layers: list[LayerRepair], noise: ExampleInputs) -> list[LayerRepair]:
+    """Norms that expect what is left of noise, behind layers that have been repaired."""
+    before, after = (moments_of(model, noise, job.forward_fn) for model in (job.original, job.model))
+    update_norms(job.model, job.original, before, after, job.kept, shift=_SHIFT)
+    return layers
 
 
 def _merge(job: RepairJob) -> list[LayerRepair]:
-    """Stand-ins, from noise."""
+    """Stand-ins, from noise, and norms that expect what is left."""
     with job.phases("merging"):
-        noise, settings = _noise(job.example_inputs, job.settings.seed), job.settings
-        return merge_channels(
-            job.model, job.original, noise, job.kept, job.forward_fn, rows=settings.rows, seed=settings.seed
-        )
+        return _on_noise(job, functools.partial(_merged, job))
+
+
+def _merged(job: RepairJob, noise: ExampleInputs) -> list[LayerRepair]:
+    """Channels that stand in for others as they do on noise."""
+    settings = job.settings
+    return merge_channels(
+        job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=settings.rows, seed=settings.seed
+    )
 
 
 def _least_squares(job: RepairJob) -> list[LayerRepair]:
@@ -94,14 +116,35 @@ def _store(job: RepairJob, batches: Batches) -> Store:
     return Store(Path(own.checkpoint), mark)
 
 
-def _noise(example_inputs: ExampleInputs, seed: int) -> ExampleInputs:
-    """Noise in the shape of images; other inputs as they are."""
-    if not isinstance(example_inputs, Tensor) or example_inputs.dim() != 4 or not example_inputs.is_floating_point():
-        return example_inputs
-    channels, height, width = example_inputs.shape[1:]
-    count = max(4, min(64, _NOISE // (height * width)))
-    noise = pink_noise((count, channels, height, width), torch.Generator().manual_seed(seed))
-    return noise.to(example_inputs)
+def _on_noise(job: RepairJob, act: Callable[[ExampleInputs], list[LayerRepair]]) -> list[LayerRepair]:
+    """Call `act` with many images of noise, or, where the model does not take so many, with as many as the example inputs are.
+
+    Where inputs are not images alone, the example inputs stand in for noise.
+    """
+    given = tensors(job.example_inputs)[0]
+    few = _noise(job, len(given))
+    if few is None:
+        return act(job.example_inputs)
+    count = max(_FEWEST, min(_MOST, _PIXELS // given[0, 0].numel()))
+    many = _noise(job, count)
+    assert many is not None
+    try:
+        return act(many)
+    except DFPCError:
+        raise
+    except Exception as error:  # the user's forward may raise anything
+        found = act(few)
+        job.notes.append(f"Looked at {len(given)} images of noise only, as the model does not take {count}: {error}")
+        return found
+
+
+def _noise(job: RepairJob, count: int) -> ExampleInputs | None:
+    """Noise in the shape of images, `count` of them; None where inputs are not images alone."""
+    generator = torch.Generator().manual_seed(job.settings.seed)
+    given = tensors(job.example_inputs)
+    if any(tensor.dim() <= _PLAIN or not tensor.is_floating_point() for tensor in given):
+        return None
+    return map_tensors(lambda own: pink_noise((count, *own.shape[1:]), generator).to(own), job.example_inputs)
 
 
 METHODS: dict[str, Callable[[RepairJob], list[LayerRepair]]] = {

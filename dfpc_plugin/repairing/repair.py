@@ -14,7 +14,6 @@ from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases, Progress, shown
-from dfpc_plugin.repairing.batchnorm import norms_of
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.methods import METHODS
@@ -101,10 +100,10 @@ def _without_gradients() -> Iterator[None]:
 
 
 def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give a model the parameters of another of the same shapes, and the statistics of its batch norms."""
+    """Give a model the parameters and the buffers of another of the same shapes."""
     with torch.no_grad():
         for mine, new in zip(target.parameters(), source.parameters(), strict=True):
             mine.data.copy_(new)
-        for norm, other in zip(norms_of(target), norms_of(source), strict=True):
-            for own, value in zip(norm.buffers(), other.buffers(), strict=True):
+        for own, value in zip(target.buffers(), source.buffers(), strict=True):
+            if not torch.equal(own, value):
                 own.copy_(value)

@@ -30,7 +30,7 @@ class RepairSettings:
 
     Attributes:
         method: `none`; `mean`: constants for what removed channels gave on average; `merge`: kept channels stand in for
-            removed ones; `synthetic`: least squares of every layer on images made from the model; `calibrate`: the same
+            removed ones; after both, batch norms expect what is left of noise; `synthetic`: least squares of every layer on images made from the model; `calibrate`: the same
             on images of your own, which need no labels.
         images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
             Dataset.

@@ -65,10 +65,14 @@ class ImposedStatistics(TorchFunctionMode):
         """Call `func`, batch norms in evaluation as in training."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            data, mean, _, weight, bias, training, eps = _norm_arguments(*args, **kwargs)
+            data, mean, variance, weight, bias, training, eps = _norm_arguments(*args, **kwargs)
             if mean is not None and not training and data.numel() > data.shape[1]:
+                self.reached(data, mean, variance)
                 return func(data, None, None, weight, bias, True, 0.0, eps)
         return func(*args, **kwargs)
+
+    def reached(self, data: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Look at what reached a batch norm that has stored `mean` and `variance`; for subclasses."""
 
 
 def _norm_arguments(

@@ -296,6 +296,30 @@ def test_a_data_set_gives_single_images(labelled):
         assert torch.equal(own, other)
 
 
+class Sorted(torch.utils.data.Dataset):
+    """A data set whose images come class by class, beside their labels or under a name."""
+
+    def __init__(self, named: bool) -> None:
+        self.named = named
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index):
+        image = torch.full((3, 2, 2), float(index // 100))
+        return {"images": image} if self.named else (image, index // 100)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_a_sorted_data_set_all_classes_are_drawn(named):
+    example = torch.zeros(1, 3, 2, 2)
+    found = collected(Sorted(named), 100, nn.Linear(2, 2), 0, {"images": example} if named else example)
+    (batch,) = found.parts
+    images = batch["images"] if named else batch
+    assert images.shape == (100, 3, 2, 2)
+    assert set(images[:, 0, 0, 0].tolist()) == set(range(10))
+
+
 def test_records_of_another_cut_are_refused():
     model, images = small_resnet()
     with pytest.raises(RepairError, match="that the original does not have"):
