@@ -10,9 +10,9 @@ from torch import nn
 from dfpc_plugin.finetuning.errors import CheckpointError
 from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["require_same", "run_identity"]
+__all__ = ["FREE", "require_same", "run_identity"]
 
-_FREE = ("workers", "checkpoint_every")
+FREE = ("workers", "checkpoint_every")
 """Settings that change nothing of what comes out."""
 
 
@@ -64,5 +64,5 @@ def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) 
 
 def _without_free(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_free(inner) for key, inner in value.items() if key not in _FREE}
+        return {key: _without_free(inner) for key, inner in value.items() if key not in FREE}
     return value

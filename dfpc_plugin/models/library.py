@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-__all__ = ["IMAGENET", "Library", "Preprocessing"]
+__all__ = ["IMAGENET", "Library", "Preprocessing", "spread"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Preprocessing:
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's channels."""
+
+
+def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One value per channel; their average where they are those of other channels."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 class Library(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.models.library import IMAGENET, Preprocessing
+from dfpc_plugin.models.library import IMAGENET, Preprocessing, spread
 
 __all__ = ["ModelInputError", "OwnCode", "is_own_code"]
 
@@ -77,7 +77,7 @@ class OwnCode:
         channels = _channels(model) or stated
         mean, std = IMAGENET if channels == len(IMAGENET[0]) else ((0.0,) * channels, (1.0,) * channels)
         return Preprocessing(
-            (channels, height, width), _spread(said.get("mean") or mean, channels), _spread(said.get("std") or std, channels),
+            (channels, height, width), spread(said.get("mean") or mean, channels), spread(said.get("std") or std, channels),
             said.get("interpolation") or Preprocessing.interpolation, said.get("crop_pct") or Preprocessing.crop_pct,
         )  # fmt: skip
 
@@ -97,11 +97,6 @@ def _size(said: Any, name: str) -> tuple[int, int, int]:
     if not isinstance(said, list | tuple) or len(said) != len(IMAGENET[0]) or any(type(n) is not int or n < 1 for n in said):
         raise ModelInputError(f"'{name}' has default_cfg['input_size'] = {said!r}; let it be channels, height and width, as (3, 224, 224).")
     return said[0], said[1], said[2]
-
-
-def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One value per channel; their average where they are those of other channels."""
-    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _channels(model: nn.Module) -> int | None:

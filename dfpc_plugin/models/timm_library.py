@@ -10,7 +10,7 @@ import timm.models
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from dfpc_plugin.models.library import Preprocessing
+from dfpc_plugin.models.library import Preprocessing, spread
 from dfpc_plugin.models.spec import ModelSpec
 
 __all__ = ["HUB", "TimmLibrary", "spec_of"]
@@ -53,10 +53,9 @@ class TimmLibrary:
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """What timm evaluates the model's weights with."""
-        config = resolve_model_data_config(model)
-        return Preprocessing(
-            _input_size(model), tuple(config["mean"]), tuple(config["std"]), config["interpolation"], config["crop_pct"]
-        )
+        config, size = resolve_model_data_config(model), _input_size(model)
+        mean, std = (spread(config[name], size[0]) for name in ("mean", "std"))
+        return Preprocessing(size, mean, std, config["interpolation"], config["crop_pct"])
 
 
 def _input_size(model: nn.Module) -> tuple[int, int, int]:

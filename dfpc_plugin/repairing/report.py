@@ -105,9 +105,13 @@ class RepairResult:
         for column in ("error before", "after", "ridge"):
             table.add_column(column, justify="right")
         table.add_column("")
+        measured = any(layer.before == layer.before or layer.note for layer in changed)
+        if not measured:  # by nothing but weights
+            table.columns[1:] = []
         for layer in changed[:_SHOWN]:
             errors = ["" if value != value else f"{value:.2%}" for value in (layer.before, layer.after)]
-            table.add_row(layer.name, *errors, "" if layer.ridge is None else f"{layer.ridge:g}", layer.note)
+            cells = (layer.name, *errors, "" if layer.ridge is None else f"{layer.ridge:g}", layer.note)
+            table.add_row(*cells[: len(table.columns)])
         if len(changed) > _SHOWN:
-            table.add_row(f"and {len(changed) - _SHOWN} more", "", "", "", "")
+            table.add_row(f"and {len(changed) - _SHOWN} more")
         return table

@@ -4,7 +4,15 @@ import torch
 
 from dfpc_plugin.errors import UnknownModelError
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.models import WeightsError, create_model, example_inputs, match_models
+from dfpc_plugin.models import (
+    ModelSpec,
+    WeightsError,
+    build_model,
+    create_model,
+    example_inputs,
+    match_models,
+    preprocessing_of,
+)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit.r160_in1k", "torchvision/squeezenet1_1"])
@@ -108,3 +116,12 @@ def test_patterns():
     assert match_models("torchvision/resnet?8") == ["torchvision/resnet18"]
     with pytest.raises(UnknownModelError, match=r"'zzz\*'"):
         match_models("zzz*")
+
+
+def test_models_of_other_channels_get_the_average_of_the_colours():
+    """timm keeps the three means of its weights for a model of grey images."""
+    model = build_model(ModelSpec("test_resnet", {"in_chans": 1}))
+    found = preprocessing_of(model, "test_resnet")
+    whole = preprocessing_of(build_model("test_resnet"), "test_resnet")
+    assert found.size[0] == 1
+    assert found.mean == pytest.approx([sum(whole.mean) / 3]) and found.std == pytest.approx([sum(whole.std) / 3])

@@ -229,3 +229,16 @@ def test_on_a_gpu_it_is_the_same(case, how):
     on_gpu, cut = copy.deepcopy(model).cuda(), copy.deepcopy(pruned.model).cuda()
     there = dfpc.repair(cut, on_gpu, images[:1].cuda(), how, images=given, removed=pruned.removed)
     assert relative_error(there.model.cpu(), here.model, images) < 1e-2
+
+
+def test_a_table_has_no_columns_that_are_empty():
+    """Neither errors nor ridges where a repair looks at weights alone."""
+    model, images = small_resnet()
+    cut = dfpc.prune(model, images[:1], "macs=0.6")
+    lines = {
+        how: str(dfpc.repair(cut.model, model, images[:1], how, images=given, removed=cut.removed)).splitlines()
+        for how, given in (("merge", None), ("calibrate", images))
+    }
+    assert not any("ridge" in line or "before" in line for line in lines["merge"])
+    assert any("ridge" in line and "error before" in line for line in lines["calibrate"])
+    assert any("first.conv2" in line for line in lines["merge"])

@@ -58,10 +58,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(recipe, tmp_path, cap
     )
     assert prune(recipe, "--output", output, *steps, "--finetune.lr", "0.01", "--resume") == 1
     assert capsys.readouterr().err == (
-        f"'{place}' holds a run of another recipe (its 'recipe.yaml' tells which); go on with that one, or remove the directory.\n"
+        f"'{place}' holds a run of another recipe: finetune.lr is not the same. Go on with that one (its 'recipe.yaml'), or remove the "
+        f"directory.\n"
     )
 
-    assert prune(recipe, "--output", output, *steps, "--resume") == 0
+    assert prune(recipe, "--output", output, *steps, "--finetune.checkpoint_every", "7", "--resume") == 0  # changes no result
     assert not place.exists()
     assert prune(recipe, "--output", tmp_path / "undisturbed", *steps) == 0
     assert same_weights(output, tmp_path / "undisturbed")
