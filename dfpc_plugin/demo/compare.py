@@ -15,6 +15,7 @@ from dfpc_plugin.demo.network import channel_widths, example_input
 from dfpc_plugin.demo.result import CutResult, Figures
 from dfpc_plugin.demo.search import Cut, CutSearch
 from dfpc_plugin.latency import Latency, measure_latency
+from dfpc_plugin.repairing import repair
 
 __all__ = ["BATCHNORM_IMAGES", "Comparison", "Contender", "compare", "find_cuts"]
 
@@ -54,7 +55,7 @@ def compare(model: nn.Module, digits: Digits, config: DemoConfig, advance: Advan
     models = {_BASE: model, **{contender.key: contender.cut.model for contender in contenders}}
     accuracies = {}
     for index, (key, network) in enumerate(models.items()):
-        accuracies[key] = _accuracies(network, digits)
+        accuracies[key] = _accuracies(network, model, digits)
         advance("testing", (index + 1) / len(models))
     latencies = measure_latency(
         models,
@@ -114,22 +115,28 @@ def _seeds(criterion: Criterion, config: DemoConfig) -> list[int | None]:
     return list(range(config.seed, config.seed + config.random_seeds))
 
 
-def _accuracies(model: nn.Module, digits: Digits) -> tuple[float, float]:
-    """Return the accuracy as it is, and with batch norm statistics taken anew on unlabelled training images."""
+def _accuracies(model: nn.Module, unpruned: nn.Module, digits: Digits) -> tuple[float, float, float]:
+    """Return the accuracy as it is, repaired without data, and with batch norm statistics of unlabelled images."""
+    repaired = model if model is unpruned else repair(model, unpruned, example_input(), "merge").model
     reestimated = with_reestimated_batchnorm(model, digits.train_images[:BATCHNORM_IMAGES])
     return (
         accuracy(model, digits.test_images, digits.test_labels),
+        accuracy(repaired, digits.test_images, digits.test_labels),
         accuracy(reestimated, digits.test_images, digits.test_labels),
     )
 
 
-def _figures(model: nn.Module, accuracies: tuple[float, float], latency: Latency, base: Latency) -> Figures:
+def _figures(
+    model: nn.Module, accuracies: tuple[float, float, float], latency: Latency, base: Latency
+) -> Figures:
+    bare, repaired, reestimated = accuracies
     return Figures(
         channels=sum(channel_widths(model).values()),
         macs=count_macs(model, example_input()),
         parameters=count_parameters(model),
-        accuracy=accuracies[0],
-        accuracy_reestimated=accuracies[1],
+        accuracy=bare,
+        accuracy_repaired=repaired,
+        accuracy_reestimated=reestimated,
         latency_ms=1000 * latency.median,
         latency_iqr_ms=1000 * latency.iqr,
         speedup=latency.speedup_over(base),

@@ -21,7 +21,9 @@ class Figures:
         macs: Multiply-accumulates for one image.
         parameters: Number of parameters.
         accuracy: Share of the test images classified right, with nothing done after the cut.
-        accuracy_reestimated: The same after the batch norms' statistics were taken anew on unlabelled images.
+        accuracy_repaired: The same after `dfpc_plugin.repair` by "merge", which takes no data; for the unpruned network, its
+            accuracy.
+        accuracy_reestimated: The same, not repaired, after the batch norms' statistics were taken anew on unlabelled images.
         latency_ms: Median milliseconds for one batch.
         latency_iqr_ms: Interquartile range of the same.
         speedup: How many times faster than the unpruned network, measured in turns with it.
@@ -31,6 +33,7 @@ class Figures:
     macs: int
     parameters: int
     accuracy: float
+    accuracy_repaired: float
     accuracy_reestimated: float
     latency_ms: float
     latency_iqr_ms: float

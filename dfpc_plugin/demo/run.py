@@ -89,6 +89,7 @@ def _what_next(result: DemoResult) -> str:
         f"Written to {directory}: {', '.join(Path(path).name for path in result.files.values())}"
         f" ({result.seconds:.0f} s in all).\n\n"
         "Your own model   importance=DFPCImportance() in any Torch-Pruning pruner\n"
+        "Repair           column 'repaired': dfpc_plugin.repair by 'merge', needs no data\n"
         "Documentation    docs/index.md, or mkdocs serve in a clone\n"
         "Other commands   dfpc --help"
     )

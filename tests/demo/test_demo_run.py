@@ -1,8 +1,11 @@
 """The demo from beginning to end, with little to do."""
 
 import io
+import itertools
 import json
 import os
+import re
+from operator import attrgetter
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from dfpc_plugin.demo.network import channel_widths, example_input, load_network
 from dfpc_plugin.demo.plot import draw
 from dfpc_plugin.demo.table import print_table
 from dfpc_plugin.errors import MissingDependencyError
+from dfpc_plugin.repairing import repair
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,26 @@ def test_results_are_stored_as_they_were_returned(demo):
     assert stored["cuts"][0]["figures"]["accuracy"] == result.cuts[0].figures.accuracy
 
 
+def test_cuts_are_repaired_without_data_and_the_unpruned_network_is_as_it_was(demo):
+    result, _, config = demo
+    stored = json.loads((config.output / "results.json").read_text())
+    assert result.base.accuracy_repaired == result.base.accuracy == stored["base"]["accuracy_repaired"]
+    for cut, kept in zip(result.cuts, stored["cuts"], strict=True):
+        assert 0 <= cut.figures.accuracy_repaired <= 1
+        assert kept["figures"]["accuracy_repaired"] == cut.figures.accuracy_repaired
+        if cut.budget == 0.6:
+            assert cut.figures.accuracy_repaired > cut.figures.accuracy
+
+
+def test_the_repaired_accuracy_is_that_of_repair_on_the_stored_network(demo):
+    result, _, config = demo
+    cut = next(cut for cut in result.cuts if (cut.criterion, cut.budget) == ("dfpc", 0.6))
+    pruned = load_network(config.output / "dfpc-0.6.safetensors")
+    repaired = repair(pruned, load_network(), example_input(), "merge").model
+    digits = run_module.load_digits()
+    assert accuracy(repaired, digits.test_images, digits.test_labels) == cut.figures.accuracy_repaired
+
+
 def test_a_stored_network_is_the_one_that_was_measured(demo):
     result, _, config = demo
     cut = next(cut for cut in result.cuts if (cut.criterion, cut.budget) == ("dfpc", 0.6))
@@ -99,30 +123,51 @@ def test_the_plot_shows_every_criterion_and_the_unpruned_network(demo):
     assert labels == [f"Unpruned ({100 * result.base.accuracy:.1f} %)", "DFPC", "Random (TP)"]
 
 
-@pytest.mark.parametrize(("width", "complete"), [(120, True), (80, False)])
-def test_nothing_in_the_table_is_clipped(demo, width, complete):
+FIRST_TO_GO = ("Channels", "Parameters", "Speed-up", "Latency (ms)")
+
+
+def _printed(result, width):
+    """What a terminal of that width shows, and which of the columns that can go it lacks."""
     screen = io.StringIO()
-    print_table(demo[0], Console(file=screen, width=width))
-    assert "…" not in screen.getvalue()
-    assert ("Parameters" in screen.getvalue()) == complete
-    assert ("Too narrow a terminal" in screen.getvalue()) != complete
+    print_table(result, Console(file=screen, width=width))
+    text = screen.getvalue()
+    return text, tuple(heading for heading in FIRST_TO_GO if heading not in text)
+
+
+@pytest.mark.parametrize(("width", "missing"), [(160, ()), (80, FIRST_TO_GO)])
+def test_nothing_in_the_table_is_clipped(demo, width, missing):
+    text, without = _printed(demo[0], width)
+    assert without == missing
+    assert "…" not in text
+    assert re.search(r"Accuracy \(%\) +repaired +new BN stats", text)
+    assert (f"Too narrow a terminal for: {', '.join(missing).lower()};" in text) == bool(missing)
+
+
+def test_columns_go_one_at_a_time_as_the_terminal_narrows(demo):
+    printed = [_printed(demo[0], width) for width in range(160, 79, -4)]
+    assert not any("…" in text for text, _ in printed)
+    steps = list(dict.fromkeys(without for _, without in printed))
+    assert steps == [FIRST_TO_GO[:count] for count in range(len(FIRST_TO_GO) + 1)]
 
 
 def test_the_leader_of_each_budget_is_marked_whoever_it_is(demo):
     result, screen, _ = demo
-    for budget in (0.9, 0.6):
-        means = {
-            row.label: row.spread(lambda figures: figures.accuracy).mean
-            for row in result.rows()
-            if row.budget == budget
-        }
-        assert max(means, key=means.get) in result.leaders(budget, lambda figures: figures.accuracy)
-    assert screen.count(" *") >= 4
+    for budget, figure in itertools.product(
+        (0.9, 0.6), map(attrgetter, ("accuracy", "accuracy_repaired", "accuracy_reestimated"))
+    ):
+        means = {row.label: row.spread(figure).mean for row in result.rows() if row.budget == budget}
+        assert max(means, key=means.get) in result.leaders(budget, figure)
+    assert screen.count(" *") >= 6
 
 
 def test_what_to_do_next_is_said(demo):
-    last = demo[1].rstrip().splitlines()[-3:]
-    assert [line.split("   ")[0] for line in last] == ["Your own model", "Documentation", "Other commands"]
+    last = demo[1].rstrip().splitlines()[-4:]
+    assert [line.split("   ")[0] for line in last] == [
+        "Your own model",
+        "Repair",
+        "Documentation",
+        "Other commands",
+    ]
 
 
 def test_matplotlib_is_missed_before_anything_is_done(monkeypatch, tmp_path):
