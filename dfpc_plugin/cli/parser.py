@@ -94,10 +94,12 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
     It goes before all options, wherever it was, so that they prevail.
 
     Raises:
-        CommandLineError: The value of the main option is given twice.
+        CommandLineError: There is nothing at all, or the value of the main option is given twice.
     """
     place = arguments.index(chosen) + 1
     before, behind = arguments[:place], arguments[place:]
+    if command.main_option is not None and not behind:
+        raise CommandLineError(f"dfpc {chosen} needs a model or a recipe: its name, or a file that ends in .yaml. See dfpc {chosen} --help.")
     found = None if command.main_option is None else bare_argument(behind, command.config)
     if found is None:
         return arguments

@@ -34,7 +34,8 @@ def require_known(name: str) -> None:
     """
     fault = library_of(name).find_fault(name)
     if fault is not None:
-        raise UnknownModelError(fault or f"No model is called '{name}'{_suggestion(name)}")
+        nowhere = ", and there is no such directory" if "/" in name and library_of(name) is _TIMM and not name.startswith(HUB) else ""
+        raise UnknownModelError(fault or f"No model is called '{name}'{nowhere}{_suggestion(name)}")
 
 
 def match_models(pattern: str) -> list[str]:

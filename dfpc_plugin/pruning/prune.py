@@ -98,6 +98,7 @@ def prune(
         RepairError: The model cannot be repaired so.
         DFPCError: As `find_couplings` raises.
     """
+    _require_usable(model, importance)
     wanted = Target.parse(target)
     mending = None if repair is None else RepairSettings.of(repair, images)
     if mending is None and images is not None:
@@ -129,6 +130,22 @@ def prune(
         copy_state(result.model, model)
         mended = dataclasses.replace(mended, model=model)
     return dataclasses.replace(result, model=model, repair=mended)
+
+
+def _require_usable(model: Any, importance: Any) -> None:
+    """Raise on what is easily given instead of a model or an importance.
+
+    Raises:
+        PrunerSettingError: Says what to give.
+    """
+    if not isinstance(model, nn.Module):
+        meant = "its .model" if isinstance(model, PruneResult) else "a module, such as build_model('resnet50') returns"
+        raise PrunerSettingError(f"model is a {type(model).__name__}; give {meant}.")
+    if importance is not None and not callable(importance):
+        raise PrunerSettingError(
+            f"importance is a {type(importance).__name__}; give an object that scores groups, such as DFPCImportance() or "
+            f"torch_pruning.importance.GroupMagnitudeImportance()."
+        )
 
 
 def _protocol(

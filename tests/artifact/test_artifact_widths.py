@@ -141,7 +141,6 @@ def test_parts_that_a_freshly_built_model_has_not_are_refused(name, value, text)
         (SimpleNamespace(a=1), True), (SimpleNamespace(), False), (3, False), ([1], False), (torch.ones(1), False),
         (nn.Identity(), False), (nn.Identity, False), (lambda: 3, False), (None, False),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_holds_parts(value, holds):
     assert holds_parts(value) is holds

@@ -125,3 +125,10 @@ def test_models_of_other_channels_get_the_average_of_the_colours():
     whole = preprocessing_of(build_model("test_resnet"), "test_resnet")
     assert found.size[0] == 1
     assert found.mean == pytest.approx([sum(whole.mean) / 3]) and found.std == pytest.approx([sum(whole.std) / 3])
+
+
+@pytest.mark.parametrize(("name", "said"), [("../nothing", True), ("nothing", False), ("cifar/nothing", False)])
+def test_a_name_with_a_slash_may_have_meant_a_directory(name, said):
+    with pytest.raises(UnknownModelError) as caught:
+        build_model(name)
+    assert ("and there is no such directory" in str(caught.value)) is said
