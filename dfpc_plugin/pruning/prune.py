@@ -98,8 +98,8 @@ def prune(
         RepairError: The model cannot be repaired so.
         DFPCError: As `find_couplings` raises.
     """
-    _require_usable(model, importance)
     wanted = Target.parse(target)
+    _require_usable(model, importance)
     mending = None if repair is None else RepairSettings.of(repair, images)
     if mending is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")

@@ -87,7 +87,3 @@ def test_a_function_in_the_directory_where_the_command_runs_is_found(dfpc, tmp_p
     arguments = ("network_of_the_directory:net", "--model.size", "8", "--target", "macs=0.8", "--output", "out", "--quiet")
     assert dfpc("prune", *arguments) == (0, "", "")
     assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_a_command_alone_asks_for_a_model_or_a_recipe(dfpc):
-    assert dfpc("prune") == (2, "", "dfpc prune needs a model or a recipe: its name, or a file that ends in .yaml. See dfpc prune --help.\n")

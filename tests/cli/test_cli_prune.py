@@ -150,7 +150,9 @@ def test_an_unknown_model_gets_the_nearest(dfpc, tmp_path):
 
 
 def test_without_a_model_it_says_so(dfpc):
-    code, out, err = dfpc("prune")
+    said = "dfpc prune needs a model or a recipe: its name, or a file that ends in .yaml. See dfpc prune --help.\n"
+    assert dfpc("prune") == (2, "", said)
+    code, out, err = dfpc("prune", "--target", "macs=0.5")
     assert (code, out) == (2, "")
     assert "model.name" in err
 
