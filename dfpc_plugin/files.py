@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from dfpc_plugin.errors import DFPCError
 
 __all__ = [
     "OutputError",
+    "finite",
     "flush",
     "require_writable",
     "umask",
@@ -73,6 +75,15 @@ def write_text(path: Path, content: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write `content` as indented JSON; NaN and infinity, which JSON does not have, raise a ValueError."""
     return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def finite(content: Any) -> Any:
+    """The same with None in place of every number that JSON does not have: NaN and the infinities."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:

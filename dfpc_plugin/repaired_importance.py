@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch_pruning as tp
@@ -66,16 +65,19 @@ class RepairedImportance(tp.importance.Importance):
         self.example_inputs = example_inputs
         self._unread = DFPCImportance(example_inputs=example_inputs)
         self.calibration = Calibration(self.settings)
-        self._progress: Callable[[float], None] | None = None
 
-    @contextlib.contextmanager
-    def telling(self, progress: Callable[[float], None]) -> Iterator[None]:
-        """Meanwhile, call `progress` with the share of the images that are made."""
-        self._progress = progress
-        try:
-            yield
-        finally:
-            self._progress = None
+    def prepare(self, graph: tp.DependencyGraph, progress: Callable[[float], None]) -> None:
+        """Make or take the images before anything is scored, which would do so too, but tell nobody.
+
+        Args:
+            graph: Of the model that will be scored.
+            progress: Told the share of the images that are there.
+
+        Raises:
+            RepairError: No images can be made from the model.
+        """
+        with evaluating(graph.model):
+            self.calibration.batches(graph.model, call_of(graph, self.example_inputs).example_inputs, progress)
 
     def __call__(self, group: Any) -> Tensor | None:
         """Return one score per root index of `group`, float64 on the root's device, or None.
@@ -112,7 +114,7 @@ class RepairedImportance(tp.importance.Importance):
         """Run the model on the images, which are made or taken once."""
         settings = self.settings
         with evaluating(model):
-            batches = self.calibration.batches(model, call.example_inputs, self._progress)
+            batches = self.calibration.batches(model, call.example_inputs)
             return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
 
 

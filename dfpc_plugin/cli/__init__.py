@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -56,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process if not given.
     """
     consoles = Consoles()
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # for package.module:function; behind all else, so that no file there hides a package
+    with contextlib.suppress(FileNotFoundError):  # the directory may be gone
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))  # for package.module:function; behind all else, so that no file there hides a package
     try:
         return _run(sys.argv[1:] if argv is None else argv, consoles)
     except SystemExit as stop:  # --help, --version and --print_config have printed what was asked for

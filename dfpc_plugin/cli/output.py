@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from dfpc_plugin.files import require_writable, write_text
+from dfpc_plugin.files import finite, require_writable, write_text
 
 __all__ = ["STDOUT", "print_json", "require_targets", "send"]
 
@@ -41,13 +39,4 @@ def send(target: str, content: str) -> list[str]:
 
 def print_json(content: Any, console: Console, indent: int | None = None) -> None:
     """Print figures as JSON, which has no NaN and no infinity: they become null."""
-    console.file.write(json.dumps(_finite(content), indent=indent, allow_nan=False) + "\n")
-
-
-def _finite(content: Any) -> Any:
-    """The same with None in place of every number that is not finite."""
-    if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    console.file.write(json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,9 +10,9 @@ from torch import nn
 from dfpc_plugin.finetuning.errors import CheckpointError
 from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["FREE", "require_same", "run_identity"]
+__all__ = ["differences", "require_same", "run_identity"]
 
-FREE = ("workers", "checkpoint_every")
+_FREE = ("workers", "checkpoint_every")
 """Settings that change nothing of what comes out."""
 
 
@@ -33,7 +33,7 @@ def run_identity(
         "teacher": None if teacher is None else fingerprint([teacher], {}),
         "images": images,
         "processes": processes,
-        **{name: _without_free(value) for name, value in what.items()},
+        **what,
     }
 
 
@@ -43,18 +43,11 @@ def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) 
     Raises:
         CheckpointError: Names the first difference.
     """
-    for name in (*saved, *(name for name in mine if name not in saved)):
-        then, now = saved.get(name), mine.get(name)
-        if then == now:
-            continue
+    for name, then, now in differences(saved, mine):
         if name in ("model", "teacher"):
             raise CheckpointError(
                 f"The run in '{where}' was started with another {name}: its structure or weights are not those of the one that was "
                 f"given; resume with the {name} that it was started with, as it was then, or start anew in an empty directory."
-            )
-        if isinstance(then, Mapping) and isinstance(now, Mapping):
-            require_same(
-                {f"{name}.{key}": value for key, value in then.items()}, {f"{name}.{key}": value for key, value in now.items()}, where
             )
         raise CheckpointError(
             f"The run in '{where}' was started with {name}={then!r} and is resumed with {name}={now!r}; resume it with the same, "
@@ -62,7 +55,19 @@ def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) 
         )
 
 
-def _without_free(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_free(inner) for key, inner in value.items() if key not in FREE}
-    return value
+def differences(saved: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what decides what comes out of a run and is not the same in two: its dotted path, and both values.
+
+    Args:
+        saved: Values by name, or more such mappings.
+        mine: The same.
+        prefix: What paths begin with.
+    """
+    for name in dict.fromkeys((*saved, *mine)):
+        then, now = saved.get(name), mine.get(name)
+        if then == now or name in _FREE:
+            continue
+        if isinstance(then, Mapping) and isinstance(now, Mapping):
+            yield from differences(then, now, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", then, now

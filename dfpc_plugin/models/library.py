@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
 
-__all__ = ["IMAGENET", "Library", "Preprocessing", "spread"]
+__all__ = ["IMAGENET", "Library", "Preprocessing", "configuration_of", "spread"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Preprocessing:
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's channels."""
+
+
+def configuration_of(model: nn.Module) -> dict[str, Any]:
+    """What a model says of itself in `pretrained_cfg` or `default_cfg`, as timm's do: a mapping, or a dataclass; {} for all else."""
+    found = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        found = dataclasses.asdict(found)
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:

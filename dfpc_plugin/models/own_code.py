@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.models.library import IMAGENET, Preprocessing, spread
+from dfpc_plugin.models.library import IMAGENET, Preprocessing, configuration_of, spread
 
 __all__ = ["ModelInputError", "OwnCode", "is_own_code"]
 
@@ -72,7 +71,7 @@ class OwnCode:
         Raises:
             ModelInputError: The model says what makes no sense.
         """
-        said = _said(model)
+        said = configuration_of(model)
         stated, height, width = _size(said.get("input_size"), name)
         channels = _channels(model) or stated
         mean, std = IMAGENET if channels == len(IMAGENET[0]) else ((0.0,) * channels, (1.0,) * channels)
@@ -80,14 +79,6 @@ class OwnCode:
             (channels, height, width), spread(said.get("mean") or mean, channels), spread(said.get("std") or std, channels),
             said.get("interpolation") or Preprocessing.interpolation, said.get("crop_pct") or Preprocessing.crop_pct,
         )  # fmt: skip
-
-
-def _said(model: nn.Module) -> dict[str, Any]:
-    """What a model says of its inputs."""
-    found = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        found = dataclasses.asdict(found)
-    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _size(said: Any, name: str) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import timm.models
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from dfpc_plugin.models.library import Preprocessing, spread
+from dfpc_plugin.models.library import Preprocessing, configuration_of, spread
 from dfpc_plugin.models.spec import ModelSpec
 
 __all__ = ["HUB", "TimmLibrary", "spec_of"]
@@ -60,20 +60,16 @@ class TimmLibrary:
 
 def _input_size(model: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width that the model was built for, which newer versions of timm know, or its weights were."""
-    config = _configuration(model)
+    config = configuration_of(model)
     if config and hasattr(timm.models, "get_model_input_config"):
         config = config | timm.models.get_model_input_config(model)
     channels, height, width = config.get("input_size") or (3, _SIZE, _SIZE)
     return channels, height, width
 
 
-def _configuration(model: nn.Module) -> dict[str, Any]:
-    return dict(getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {})
-
-
 def spec_of(model: nn.Module) -> ModelSpec | None:
     """Return how timm has built `model`, pruned since or not; None for models that are not timm's."""
-    config = _configuration(model)
+    config = configuration_of(model)
     name = config.get("architecture")
     if not isinstance(name, str) or not timm.is_model(name):
         return None

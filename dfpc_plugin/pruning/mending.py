@@ -60,8 +60,6 @@ class Mender:
                 ranking.calibration = self._calibration  # which knows the checkpoint
             else:
                 self._calibration = ranking.calibration  # which may have its images
-            with self._phases("images") as tell:  # here rather than as a part of scoring, which takes moments
-                self._calibration.batches(self._original, self._inputs, tell)
         return importance
 
     def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -172,10 +171,12 @@ def _plan(
     mender: Mender,
 ) -> tuple[Order, int, Measured | None]:
     """Rank all units, and find how many of them go; with the latency of the result if that was measured."""
-    with phases("saliency") as tell:
-        ranking = repaired_in(importance)
-        with contextlib.nullcontext() if ranking is None else ranking.telling(tell):
-            candidates = candidates_of(subject.graph, importance, subject.settings)
+    ranking = repaired_in(importance)
+    if ranking is not None:
+        with phases("images") as tell:
+            ranking.prepare(subject.graph, tell)
+    with phases("saliency"):
+        candidates = candidates_of(subject.graph, importance, subject.settings)
     predictor = None
     if latency is not None and (target.measured or subject.settings.per == "latency"):
         with phases("latency of layers") as tell:

@@ -39,7 +39,7 @@ def merge_channels(
     model: nn.Module,
     original: nn.Module,
     example_inputs: ExampleInputs,
-    noise: ExampleInputs,
+    noise: ExampleInputs | None,
     kept: Kept,
     forward_fn: ForwardFunction | None,
     *,
@@ -52,8 +52,8 @@ def merge_channels(
         model: The pruned model.
         original: The one it was pruned from.
         example_inputs: What to call both with.
-        noise: What to call both with to find out how channels go together, and what batch norms are given; where there is
-            no noise to be had, the example inputs themselves, which tell nothing of the latter.
+        noise: What to call both with to find out how channels go together, and what batch norms are given; None where there
+            is no noise to be had: then the former is read off the example inputs, and norms stay as they are.
         kept: Which channels are left.
         forward_fn: As everywhere.
         rows: How many positions to look at, at most.
@@ -65,8 +65,8 @@ def merge_channels(
     generator = torch.Generator().manual_seed(seed)
     steps = survey(original, example_inputs, forward_fn)
     stand_ins: dict[Key, _StandIns] = {}
-    seen = MomentsSeen()
-    for step, settlement in zip(steps, settlements(original, noise, forward_fn, lambda: seen), strict=True):
+    seen, looked_at = MomentsSeen(), example_inputs if noise is None else noise
+    for step, settlement in zip(steps, settlements(original, looked_at, forward_fn, lambda: seen), strict=True):
         inputs = kept.inputs(settlement.call)
         if inputs is not None and step.key not in stand_ins and not step.shared:
             channels = _channels(settlement.call, rows, generator)
@@ -82,8 +82,8 @@ def merge_channels(
             elif step.last and kept.inputs(pair.original.call) is not None:
                 note = SHARED if step.shared else "is given too few examples to compare channels by"
                 found.append(LayerRepair(step.name, False, note=note))
-    before = seen.by_name(original) if noise is not example_inputs else {}
-    if before:
+    before = seen.by_name(original)
+    if before and noise is not None:
         update_norms(model, original, before, moments_of(model, noise, forward_fn), kept, shift=0.0)
     return found
 

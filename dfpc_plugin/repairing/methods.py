@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ from dfpc_plugin.repairing.store import Store, fingerprint
 
 __all__ = ["METHODS"]
 
+_Done = TypeVar("_Done")
+
 _PIXELS, _FEWEST, _MOST = 2**15, 4, 64
 """Pixels of noise, about, and how many images these may be."""
 _PLAIN = 3
@@ -42,16 +45,16 @@ def _mean(job: RepairJob) -> list[LayerRepair]:
     """Constants, and norms that expect what is left."""
     with job.phases("means"):
         layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
-        if _noise(job, 1) is None or not any(buffer.is_floating_point() for buffer in job.model.buffers()):
-            return layers
-        return _on_noise(job, functools.partial(_with_norms, job, layers))
+        if any(buffer.is_floating_point() for buffer in job.model.buffers()):
+            _on_noise(job, functools.partial(_expect_what_is_left, job))
+        return layers
 
 
-def _with_norms(job: RepairJob, layers: list[LayerRepair], noise: ExampleInputs) -> list[LayerRepair]:
-    """Norms that expect what is left of noise, behind layers that have been repaired."""
-    before, after = (moments_of(model, noise, job.forward_fn) for model in (job.original, job.model))
-    update_norms(job.model, job.original, before, after, job.kept, shift=_SHIFT)
-    return layers
+def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None) -> None:
+    """Let norms expect what is left of noise, behind layers that have been repaired; where there is none, nothing."""
+    if noise is not None:
+        before, after = (moments_of(model, noise, job.forward_fn) for model in (job.original, job.model))
+        update_norms(job.model, job.original, before, after, job.kept, shift=_SHIFT)
 
 
 def _merge(job: RepairJob) -> list[LayerRepair]:
@@ -60,7 +63,7 @@ def _merge(job: RepairJob) -> list[LayerRepair]:
         return _on_noise(job, functools.partial(_merged, job))
 
 
-def _merged(job: RepairJob, noise: ExampleInputs) -> list[LayerRepair]:
+def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
     """Channels that stand in for others as they do on noise."""
     settings = job.settings
     return merge_channels(
@@ -116,20 +119,18 @@ def _store(job: RepairJob, batches: Batches) -> Store:
     return Store(Path(own.checkpoint), mark)
 
 
-def _on_noise(job: RepairJob, act: Callable[[ExampleInputs], list[LayerRepair]]) -> list[LayerRepair]:
+def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _Done:
     """Call `act` with many images of noise, or, where the model does not take so many, with as many as the example inputs are.
 
-    Where inputs are not images alone, the example inputs stand in for noise.
+    Where inputs are not images alone, there is None.
     """
     given = tensors(job.example_inputs)[0]
     few = _noise(job, len(given))
     if few is None:
-        return act(job.example_inputs)
+        return act(None)
     count = max(_FEWEST, min(_MOST, _PIXELS // given[0, 0].numel()))
-    many = _noise(job, count)
-    assert many is not None
     try:
-        return act(many)
+        return act(_noise(job, count))
     except DFPCError:
         raise
     except Exception as error:  # the user's forward may raise anything

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
-from torch import Tensor
-
+from dfpc_plugin.files import finite
 from dfpc_plugin.report.csv_text import csv_text
 from dfpc_plugin.report.score import ModelScore
 from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
@@ -31,10 +29,10 @@ def to_json(score: ModelScore) -> str:
         "ranking": score.ranking,
         "input_shapes": [list(shape) for shape in score.input_shapes],
         "seconds": round(score.seconds, 3),
-        "layers": {layer: _numbers(values) for layer, values in score.saliency.items()},
+        "layers": {layer: values.tolist() for layer, values in score.saliency.items()},
         "couplings": [_coupling(summary) for summary in summarise(score.saliency)],
     }
-    return json.dumps(content, allow_nan=False) + "\n"
+    return json.dumps(finite(content), allow_nan=False) + "\n"
 
 
 def to_csv(saliency: Saliency) -> str:
@@ -54,25 +52,17 @@ def _coupling(summary: CouplingSummary) -> dict[str, Any]:
         "feed_in": list(summary.coupling.feed_in),
         "feed_out": list(summary.coupling.feed_out),
         "width": None if summary.scores is None else len(summary.scores),
-        "scores": None if summary.scores is None else _numbers(summary.scores),
+        "scores": None if summary.scores is None else summary.scores.tolist(),
         "range": _range(summary.range, channels=not summary.mixed),
     }
 
 
 def _range(values: ScoreRange, channels: bool) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "lowest": _number(values.lowest),
-        "median": _number(values.median),
-        "highest": _number(values.highest),
+        "lowest": values.lowest,
+        "median": values.median,
+        "highest": values.highest,
     }
     if channels:
         content |= {"lowest_channel": values.lowest_channel, "highest_channel": values.highest_channel}
     return content
-
-
-def _numbers(values: Tensor) -> list[float | None]:
-    return [_number(value) for value in values.tolist()]
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

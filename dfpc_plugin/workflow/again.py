@@ -21,7 +21,7 @@ from dfpc_plugin.workflow.opening import Opened, images_to_validate, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import DataSection, ExportSection, RecipeError, RepairSection
+from dfpc_plugin.workflow.recipe import DataSection, ExportSection, RecipeError, RepairSection, yaml_text
 from dfpc_plugin.workflow.stages import Validation, repair_settings, tune
 
 __all__ = ["finetune_opened", "repair_opened", "unpruned"]
@@ -143,7 +143,7 @@ def finetune_opened(
 
 def _identity(opened: Opened, settings: FinetuneSettings, data: DataSection) -> str:
     """Tells one fine-tuning from another."""
-    return f"{opened.spec}\n{settings}\n{data}\n"
+    return yaml_text({"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": dataclasses.asdict(data)})
 
 
 def _with_comment(recipe: str | None, text: str) -> str:

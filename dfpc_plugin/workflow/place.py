@@ -6,12 +6,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from dfpc_plugin.files import OutputError, write_text
-from dfpc_plugin.finetuning.identity import FREE
+from dfpc_plugin.finetuning.identity import differences
 from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import RecipeError
 
@@ -96,19 +95,12 @@ class WorkPlace:
                 f"'{self.directory}' holds the beginnings of a run that was interrupted; go on with it by --resume, or remove it."
             )
         try:
-            found, wanted = (_values(yaml.safe_load(text)) for text in (known.read_text(encoding="utf-8"), self._recipe))
+            found = yaml.safe_load(known.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"'{self.directory}' is no run of this library ({error}); remove it.") from error
-        other = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key) and key.rpartition(".")[2] not in FREE]
+        other = [name for name, _, _ in differences(found if isinstance(found, dict) else {}, yaml.safe_load(self._recipe))]
         if other:
             raise RecipeError(
                 f"'{self.directory}' holds a run of another recipe: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not the "
                 f"same. Go on with that one (its '{_RECIPE}'), or remove the directory."
             )
-
-
-def _values(content: Any, path: str = "") -> dict[str, Any]:
-    """The values of a recipe by their dotted paths."""
-    if not isinstance(content, dict):
-        return {path: content}
-    return {key: value for name, part in content.items() for key, value in _values(part, f"{path}.{name}" if path else str(name)).items()}

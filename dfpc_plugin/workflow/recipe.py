@@ -30,6 +30,7 @@ __all__ = [
     "RecipeError",
     "RepairSection",
     "recipe_text",
+    "yaml_text",
 ]
 
 AUTO = "auto"
@@ -286,7 +287,12 @@ class Recipe:
 
 def recipe_text(recipe: Recipe) -> str:
     """Return a recipe as YAML with every value written out, which reads back as the same recipe."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True, width=100)
+    return yaml_text(dataclasses.asdict(recipe))
+
+
+def yaml_text(content: Mapping[str, Any]) -> str:
+    """Return settings as YAML, in their order."""
+    return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _plain(value: Any) -> Any:
