@@ -21,8 +21,6 @@ from feature_widths import Detector, cut_at_random, stated, truths, widths_of
 from zero_cut import random_units, removed_channels
 from zoo import timm_zoo
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # models warn about their own deprecations while they are built
-
 SMALL = """
     test_resnet mobilenetv3_small_050 test_efficientnet test_convnext test_vit swin_tiny_patch4_window7_224
     vit_tiny_r_s16_p8_224 regnetx_002 vgg11
@@ -50,6 +48,7 @@ def test_what_timm_states_is_as_true_as_before(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # models warn about their own deprecations while they are built
 @pytest.mark.parametrize("name", timm_zoo())
 def test_what_every_file_of_timm_states_is_as_true_as_before(name: str) -> None:
     assert_as_true_after_cut(name)
@@ -332,6 +331,7 @@ def test_a_classifier_that_cannot_be_got_is_none() -> None:
     assert states_of(model)[0] == 6 and states_of(model)[-2:] == (8, 8)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("part", ["layer1", "fc"])
 def test_scripted_parts_are_not_watched(part):
     model = timm.create_model("resnet18").eval()
