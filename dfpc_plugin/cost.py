@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Axis, Channels
-from dfpc_plugin.labels.axes import squeezed, varying
+from dfpc_plugin.tracing.axes import squeezed, varying
 
 __all__ = ["Cost", "CostModel"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dfpc_plugin.flow import FlowRun
+from dfpc_plugin.analyses.bounds import Bounds
 
 __all__ = ["LayerCoupling", "couple_layers", "couplings_of"]
 
@@ -61,7 +61,7 @@ def couple_layers(
     )
 
 
-def couplings_of(run: FlowRun) -> tuple[LayerCoupling, ...]:
+def couplings_of(run: Bounds) -> tuple[LayerCoupling, ...]:
     """Group the layers that a pass over a model has met."""
     return couple_layers(
         [writer.name for writer in run.writers], run.met, [(reader.name, reader.sources) for reader in run.readers]

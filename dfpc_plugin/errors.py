@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dfpc_plugin.flow.engine import MissingOperator
+from dataclasses import dataclass
 
 __all__ = [
     "CutError",
@@ -15,6 +12,7 @@ __all__ = [
     "ExampleInputsError",
     "GroupError",
     "MissingDependencyError",
+    "MissingOperator",
     "ModelChangedError",
     "NonFiniteScoreError",
     "NonFiniteWeightError",
@@ -26,6 +24,19 @@ __all__ = [
     "UnsupportedOperatorError",
     "ValueDependentError",
 ]
+
+
+@dataclass(frozen=True)
+class MissingOperator:
+    """An operator without a rule.
+
+    Attributes:
+        function: Its name, as the model's author would write it.
+        modules: Dotted paths of the modules that called it ('' is the model itself), in order of first call.
+    """
+
+    function: str
+    modules: tuple[str, ...]
 
 
 class DFPCError(Exception):

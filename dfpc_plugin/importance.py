@@ -14,7 +14,7 @@ from dfpc_plugin.errors import DFPCError, ExampleInputsError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 from dfpc_plugin.state import ModelState
-from dfpc_plugin.tracing import TracedCall, traced_call
+from dfpc_plugin.traced_call import TracedCall, traced_call
 
 __all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "name_of", "remembered", "unchanged"]
 

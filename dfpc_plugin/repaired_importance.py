@@ -17,7 +17,7 @@ from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
 from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES, Images, Method, RepairSettings
-from dfpc_plugin.tracing import TracedCall
+from dfpc_plugin.traced_call import TracedCall
 
 __all__ = ["RepairedImportance", "default_importance", "repaired_in"]
 

@@ -15,7 +15,6 @@ the row sums of the right one:
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
@@ -24,8 +23,9 @@ from torch import Tensor, nn
 
 from dfpc_plugin.coupling import LayerCoupling, couplings_of
 from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
-from dfpc_plugin.flow import FlowRun, ForwardFunction, run_flow
-from dfpc_plugin.flow.precision import full_precision
+from dfpc_plugin.analyses.bounds import Bounds
+from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["Ranking", "Saliency", "bgsc"]
@@ -43,12 +43,22 @@ class Saliency(Mapping[str, Tensor]):
 
     Attributes:
         couplings: The layer-level couplings, in the order of the forward pass.
+        computed: The layer whose weight is computed from a parameter, by the parameter's path.
     """
 
-    def __init__(self, scores: Mapping[str, Tensor], couplings: tuple[LayerCoupling, ...]) -> None:
-        """Hold `scores` (one 1-D tensor per feed-in layer) and the couplings they belong to."""
+    def __init__(
+        self,
+        scores: Mapping[str, Tensor],
+        couplings: tuple[LayerCoupling, ...],
+        computed: Mapping[str, str] | None = None,
+    ) -> None:
+        """Hold `scores` (one 1-D tensor per feed-in layer) and the couplings they belong to.
+
+        `computed` names the layer whose weight is computed from a parameter, by the parameter's path.
+        """
         self._scores = dict(scores)
         self.couplings = couplings
+        self.computed = dict(computed or {})
 
     def __getitem__(self, layer: str) -> Tensor:
         """Return the scores of one feed-in layer's output channels."""
@@ -104,7 +114,7 @@ def bgsc(
             share (one over the layer's number of channels), added up over the feed-out layers. A score of 1 is an
             average channel that one layer reads, whatever the scales and widths of layers. `expected` is the same with
             variances in place of bounds, by what BatchNorm's statistics and the weights tell of the data: see
-            `flow.moments`.
+            `analyses.moments`.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
 
     Returns:
@@ -121,26 +131,35 @@ def bgsc(
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
     _require_finite(model)
-    run = run_flow(model, example_inputs, forward_fn, expected=ranking == "expected")
-    scores = _backward(run, ranking)
+    bounds = trace_model(model, example_inputs, forward_fn, flow=flow_of(ranking)).bounds
+    assert bounds is not None
+    return saliency_of(bounds, ranking)
+
+
+def flow_of(ranking: Ranking) -> Flow:
+    """What flows through a model to rank its channels so."""
+    return "variances" if ranking == "expected" else "bounds"
+
+
+def saliency_of(bounds: Bounds, ranking: Ranking) -> Saliency:
+    """Score every channel by what has flowed through a model.
+
+    Raises:
+        NonFiniteScoreError: A score is not finite.
+    """
+    scores = _backward(bounds, ranking)
     for name, value in scores.items():
         if not torch.isfinite(value).all():
             raise NonFiniteScoreError(name)
-    couplings = couplings_of(run)
+    couplings = couplings_of(bounds)
     read = {name for coupling in couplings for name in coupling.feed_in}
-    return Saliency({name: value for name, value in scores.items() if name in read}, couplings)
+    return Saliency({name: value for name, value in scores.items() if name in read}, couplings, bounds.computed)
 
 
-def _backward(run: FlowRun, ranking: Ranking) -> dict[str, Tensor]:
+def _backward(bounds: Bounds, ranking: Ranking) -> dict[str, Tensor]:
     """Pull the readers' totals back to the leaves and sum u * v over positions."""
-    leaves = [writer.leaf for writer in run.writers]
-    if not leaves or not run.readers:
-        return {}
-    totals = [reader.total for reader in run.readers]
-    with full_precision(leaves[0].device):
-        gradients = torch.autograd.grad(totals, leaves, _weights(run, ranking), allow_unused=True)
     scores: dict[str, Tensor] = {}
-    for writer, gradient in zip(run.writers, gradients, strict=True):
+    for writer, gradient in zip(bounds.writers, bounds.gradients(_weights(bounds, ranking)), strict=False):
         u, dim = writer.leaf.detach(), writer.channel_dim
         others = [axis for axis in range(u.dim()) if axis != dim]
         product = torch.zeros_like(u) if gradient is None else u * gradient
@@ -151,14 +170,12 @@ def _backward(run: FlowRun, ranking: Ranking) -> dict[str, Tensor]:
     return scores
 
 
-def _weights(run: FlowRun, ranking: Ranking) -> list[Tensor]:
+def _weights(bounds: Bounds, ranking: Ranking) -> list[Tensor]:
     """What each reader counts: one, or one over the total of its layer."""
     if ranking == "published":
-        return [torch.ones_like(reader.total) for reader in run.readers]
-    totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-    for reader in run.readers:
-        totals[reader.name] = reader.total.detach() + totals[reader.name].to(reader.total)
-    return [torch.where(totals[r.name] > 0, 1 / totals[r.name], 0).to(r.total) for r in run.readers]
+        return [torch.ones_like(reader.total) for reader in bounds.readers]
+    totals = bounds.totals_by_layer()
+    return [torch.where(totals[r.name] > 0, 1 / totals[r.name], 0).to(r.total) for r in bounds.readers]
 
 
 def _require_finite(model: nn.Module) -> None:

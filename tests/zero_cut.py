@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.surgery import cut
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dfpc_plugin.labels import Attribute, AxisSize, LabelRun, Sized, Stated
-from dfpc_plugin.labels.sizes import Expression, leaves_of
-from dfpc_plugin.labels.table import Work
+from dfpc_plugin.analyses.channels import ChannelTrace
+from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.table import Sized, Work
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 
 __all__ = ["Axis", "Channels", "Layer", "Scale", "Size", "channels_of"]
 
@@ -125,7 +126,7 @@ class Channels:
     values: dict[Attribute, int] = field(default_factory=dict)
 
 
-def channels_of(run: LabelRun, *, whole_heads: bool = False) -> Channels:
+def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
     """Turn what a pass has noted about labels into what it means for channels.
 
     With `whole_heads`, the channels of an attention head go together, with the head itself.
@@ -164,7 +165,7 @@ def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
     return numbers[torch.cat(labels)].split([len(some) for some in labels]) if labels else []
 
 
-def _with_rows(run: LabelRun) -> Tensor:
+def _with_rows(run: ChannelTrace) -> Tensor:
     """Roots of all labels, where a row whose entries go together goes with them."""
     table = run.table
     roots = table.roots()
@@ -182,7 +183,7 @@ def _with_rows(run: LabelRun) -> Tensor:
         roots = table.roots()
 
 
-def _reasons(run: LabelRun, numbers: Tensor) -> dict[int, str]:
+def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
     """Why channels cannot go, by channel."""
     reasons: dict[int, str] = {0: "is no channel"}
     for labels, reason in run.table.frozen:
@@ -210,7 +211,7 @@ def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSi
             leaves[leaf] = Size(rows, along, leaf, "")
 
 
-def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Scale]:
+def _scales(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Scale]:
     """Numbers that depend on widths, with the rows they act on and the biases that go with those."""
     owner_of = _owner_of(run)
     nothing = torch.zeros(0, dtype=torch.long, device="cpu")
@@ -237,7 +238,7 @@ def _scales(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> lis
     return scales
 
 
-def _stated(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Stated]:
+def _stated(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Stated]:
     """What the model states about its widths, but for attributes that the forward asks for: those have to fit its demands."""
     expressions = [*(entry.expression for entry in run.table.sizes), *(scaling.expression for scaling in run.scaled)]
     asked = {
@@ -251,7 +252,7 @@ def _stated(run: LabelRun, numbers: Tensor, leaves: dict[AxisSize, Size]) -> lis
     return result
 
 
-def _owner_of(run: LabelRun) -> Tensor:
+def _owner_of(run: ChannelTrace) -> Tensor:
     """The first owner of every label, by position; -1 for labels that stand for rows."""
     owner_of = torch.full((run.table.count,), -1, device="cpu")
     makers = [(number, owner.labels) for number, owner in enumerate(run.table.owners) if not owner.shared]
@@ -270,7 +271,7 @@ def _rows(numbers: Tensor, labels: Tensor, axis: int, flexible: int) -> tuple[Te
     return channels.movedim(axis, 0).reshape(channels.size(axis), -1), True
 
 
-def _roles(run: LabelRun) -> dict[int, str]:
+def _roles(run: ChannelTrace) -> dict[int, str]:
     """Which labelled dimensions are written, and which are read, by number of their owner."""
     owner_of = _owner_of(run)
     roles: dict[int, str] = {}

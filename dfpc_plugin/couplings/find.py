@@ -15,10 +15,10 @@ from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.sizes import Violation, solve
 from dfpc_plugin.couplings.structure import Structure, find_structure
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.labels import Attribute, AxisSize, run_labels
-from dfpc_plugin.labels.sizes import attributes_of, is_linear, leaves_of
+from dfpc_plugin.trace import trace_model
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
 
 __all__ = ["CouplingMap", "find_couplings", "map_couplings"]
 
@@ -83,7 +83,9 @@ def map_couplings(
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know."""
     with _collector_paused():
-        return _map(channels_of(run_labels(model, example_inputs, forward_fn), whole_heads=whole_heads))
+        trace = trace_model(model, example_inputs, forward_fn, channels=True)
+        assert trace.channels is not None
+        return _map(channels_of(trace.channels, whole_heads=whole_heads))
 
 
 @contextlib.contextmanager

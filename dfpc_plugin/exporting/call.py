@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import ExampleInputsError
-from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 
 __all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]

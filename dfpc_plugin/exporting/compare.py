@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfpc_plugin.exporting.call import batch_size_of, with_batch
 from dfpc_plugin.exporting.errors import ExportError
-from dfpc_plugin.flow.tree import map_tensors
+from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["Difference", "compare", "inputs_to_check"]

@@ -17,7 +17,7 @@ from dfpc_plugin.exporting.exporters import EXPORTERS, available
 from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.exporting.runtime import RuntimeModel
 from dfpc_plugin.files import require_writable, write_bytes
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.require import require

@@ -17,7 +17,7 @@ from dfpc_plugin.exporting.compare import compare, inputs_to_check
 from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
 from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.files import require_writable, write_bytes
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 
 __all__ = ["ProgramExport", "export_program"]

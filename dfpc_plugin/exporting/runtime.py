@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.exporting.errors import ExportError
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.require import require
 

@@ -18,7 +18,7 @@ from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.finetuning.schedule import ScheduleSettings
 from dfpc_plugin.finetuning.schedule_result import ScheduleResult, iterations_of
 from dfpc_plugin.finetuning.setup import finished, run_for
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import Figures, PruneResult, PruneSettings

@@ -17,7 +17,7 @@ from torch_pruning.pruner.algorithms import base_pruner
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, countable
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup

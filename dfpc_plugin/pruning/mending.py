@@ -6,7 +6,7 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host import DataFlowGraph
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases

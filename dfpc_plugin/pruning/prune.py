@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.errors import PrunerSettingError, RepairError
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel, LatencySettings

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import unchanged

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap, map_couplings
 from dfpc_plugin.errors import CutError
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.surgery import cut
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.channels import Channels
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host import DataFlowGraph
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.pruning.settings import PruneSettings

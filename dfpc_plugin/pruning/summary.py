@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 
 from dfpc_plugin.cost import Cost
-from dfpc_plugin.labels import run_labels
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
@@ -18,6 +17,7 @@ from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, 
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Candidate, Order, Target
+from dfpc_plugin.trace import trace_model
 
 __all__ = ["summarise"]
 
@@ -94,7 +94,8 @@ def _protected(subject: Subject) -> tuple[ProtectedCoupling, ...]:
 
 def _counted(subject: Subject) -> Cost:
     """What the pruned model costs, counted on itself."""
-    run = run_labels(subject.model, subject.inputs, subject.forward_fn)
+    run = trace_model(subject.model, subject.inputs, subject.forward_fn, channels=True).channels
+    assert run is not None
     return Cost(sum(work.macs for work in run.work), sum(p.numel() for p in subject.model.parameters()))
 
 

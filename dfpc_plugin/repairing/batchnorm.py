@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.families import run_forward
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 
 __all__ = ["norms_of", "reestimated", "statistics_of"]

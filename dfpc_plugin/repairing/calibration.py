@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, Batches, collected
 from dfpc_plugin.repairing.settings import RepairSettings

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.flow.calls import in_place
-from dfpc_plugin.flow.metadata import METADATA
-from dfpc_plugin.flow.names import ModelNames
-from dfpc_plugin.flow.registry import forms
-from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.tracing.calls import in_place
+from dfpc_plugin.tracing.metadata import METADATA
+from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.operator import forms
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.repairing.attention import split_attention
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.settings import Images
 

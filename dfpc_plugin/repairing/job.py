@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.families import run_forward
-from dfpc_plugin.flow import ForwardFunction
-from dfpc_plugin.flow.tree import returned_tensors
+from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.tracing.tree import returned_tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing.calibration import Calibration

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dfpc_plugin.couplings import CouplingMap, map_couplings
 from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.match import match_channels

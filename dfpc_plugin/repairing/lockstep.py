@@ -18,7 +18,7 @@ from torch import nn
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families import run_forward
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.follow import Follower, Settlement
 

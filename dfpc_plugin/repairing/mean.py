@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.flow import ForwardFunction, run_flow
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
@@ -16,6 +16,7 @@ from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.lockstep import Pair
 from dfpc_plugin.repairing.report import NO_PLACE, LayerRepair
 from dfpc_plugin.repairing.survey import survey
+from dfpc_plugin.trace import trace_model
 
 __all__ = ["fold_means"]
 
@@ -40,13 +41,14 @@ def fold_means(
     alone, which stays where `norm_moments` has no noise to measure by.)
 
     The expected value of a channel follows from the batch norms, or layer norms, and the activations on its way (see
-    `flow.moments`): no data is run, and example inputs are for their shape alone. Exact for channels that are constant, but
+    `analyses.moments`): no data is run, and example inputs are for their shape alone. Exact for channels that are constant, but
     for the borders of padded images.
 
     Returns:
         What was done, layer by layer.
     """
-    run = run_flow(original, example_inputs, forward_fn, expected=True)
+    run = trace_model(original, example_inputs, forward_fn, flow="variances").bounds
+    assert run is not None
     means = run.arriving
     found = []
     with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.constants import kept_shift, shift_outputs

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.flow.tree import map_tensors, tensors
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.calibration import Calibration

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.lockstep import settlements

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.families import run_forward
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.statistics import ImposedStatistics

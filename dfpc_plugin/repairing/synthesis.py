@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families import run_forward
-from dfpc_plugin.flow import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.noise import pink_noise

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dfpc_plugin.coupling import couplings_of
-from dfpc_plugin.errors import DFPCError, UnsupportedOperatorError
-from dfpc_plugin.flow import MissingOperator, run_flow
+from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.trace import trace_model
 
 __all__ = ["ModelCheck", "check_model"]
 
@@ -56,8 +56,7 @@ def check_model(name: str) -> ModelCheck:
     start = time.perf_counter()
     try:
         model = create_model(name, meta=True)
-        run = run_flow(model, example_inputs(model, name))
-        found = couplings_of(run)
+        found = couplings_of(trace_model(model, example_inputs(model, name), flow="bounds").bounds)
         layers, couplings = sum(len(coupling.feed_in) for coupling in found), len(found)
     except UnsupportedOperatorError as error:
         missing = error.missing

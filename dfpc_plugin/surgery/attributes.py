@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.labels.statements import WIDTH
+from dfpc_plugin.analyses.statements import WIDTH
 
 __all__ = ["described", "restated", "stated_in"]
 

@@ -13,7 +13,7 @@ from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
 from dfpc_plugin.errors import CutError
-from dfpc_plugin.labels import Attribute
+from dfpc_plugin.tracing.sizes import Attribute
 from dfpc_plugin.surgery.attributes import described, restated, stated_in
 
 __all__ = ["cut"]

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.flow.tree import map_tensors, returned_tensors
+from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.surgery.cut import cut

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dfpc_plugin import registered_rules
-from dfpc_plugin.flow.registry import Rule, function_name
+from dfpc_plugin.tracing.operator import Rule, function_name
 from table_markdown import plain, table
 
 _HOME = "dfpc_plugin.flow.rules"

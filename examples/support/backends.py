@@ -8,7 +8,7 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 
 __all__ = ["BACKENDS", "findings"]

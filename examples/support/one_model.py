@@ -26,7 +26,7 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.models import create_model, example_inputs
 

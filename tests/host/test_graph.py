@@ -11,7 +11,7 @@ from torch import nn
 from dfpc_plugin import DataFlowGraph, DFPCImportance
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host import DataFlowGroup
-from dfpc_plugin.tracing import traced_call
+from dfpc_plugin.traced_call import traced_call
 
 TRACEABLE = ["resnet", "vgg", "mobilenet_v2", "mobilenet_v3", "regnet", "densenet", "convnext"]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dfpc_plugin import DataFlowGraph, DFPCPruner
 from dfpc_plugin.errors import GroupError, PrunerSettingError
-from dfpc_plugin.labels import run_labels
+from traced_runs import traced_channels
 from dfpc_plugin.selection import TargetError
 
 MAGNITUDE = tp.importance.GroupMagnitudeImportance
@@ -31,7 +31,7 @@ class Checked(nn.Module):
 
 
 def counted(model: nn.Module) -> tuple[int, int]:
-    run = run_labels(model, X)
+    run = traced_channels(model, X)
     return sum(work.macs for work in run.work), sum(p.numel() for p in model.parameters())
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from call_tools import calls_of, random, randomised
 from torch import Tensor, nn
 
-from dfpc_plugin.flow.names import ModelNames
+from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from brute_force import Between
 from cut_nets import IMAGE, TOKENS, Attention, Residual, Tied, built, inputs_of, only, with_gradients
 from dfpc_plugin.couplings import map_couplings
-from dfpc_plugin.labels import run_labels
+from traced_runs import traced_channels
 from dfpc_plugin.surgery import cut
 from zero_cut import (
     difference,
@@ -237,6 +237,6 @@ def test_a_scale_behind_what_does_not_keep_scales_is_left_alone(function: Any) -
         return m.out(h * h.shape[-1] ** -0.5)
 
     parts = {"q": nn.Linear(3, 8), "out": nn.Linear(8, 2)}
-    assert not run_labels(Between(run, **parts), TOKENS).scaled
+    assert not traced_channels(Between(run, **parts), TOKENS).scaled
     linear = Between(lambda m, x: m.out(m.q(x) * m.q.out_features**-0.5), **parts)
-    assert len(run_labels(linear, TOKENS).scaled) == 1
+    assert len(traced_channels(linear, TOKENS).scaled) == 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import dfpc_plugin as dfpc
 from cut_nets import assert_same, snapshot
 from dfpc_plugin.couplings import map_couplings
-from dfpc_plugin.labels import run_labels
+from traced_runs import traced_channels
 from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.surgery import attributes, cut
 from feature_widths import Detector, cut_at_random, stated, truths, widths_of
@@ -299,19 +299,19 @@ def test_looking_leaves_no_trace(kind: type[Net]) -> None:
     model = kind().train()
     before, random = snapshot(model), torch.get_rng_state()
     tables = [(id(module._forward_hooks), len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
-    run = run_labels(model, IMAGE)
+    run = traced_channels(model, IMAGE)
     assert torch.equal(random, torch.get_rng_state()) and all(module.training for module in model.modules())
     assert tables == [(id(m._forward_hooks), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
     assert "forward_features" not in vars(model)
     assert_same(before, snapshot(model))
-    assert (len(run.work), len(run.table.sizes), run.calls) == (3, len(run_labels(Net(), IMAGE).table.sizes), run_labels(Net(), IMAGE).calls)
+    assert (len(run.work), len(run.table.sizes), run.calls) == (3, len(traced_channels(Net(), IMAGE).table.sizes), traced_channels(Net(), IMAGE).calls)
 
 
 def test_looking_leaves_no_trace_when_the_forward_raises() -> None:
     model = Net()
     model.forward_features = own = lambda x: model.body(x)
     with pytest.raises(RuntimeError):
-        run_labels(model, IMAGE)
+        traced_channels(model, IMAGE)
     assert vars(model)["forward_features"] is own
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 

@@ -1,0 +1,1 @@
+"""What is followed through a forward: channels, and bounds or variances of data."""

@@ -1,0 +1,161 @@
+"""Bounds, or variances and means, of data that is not there: carried through a forward by the rule of every operator.
+
+For BGSC, what flows is a bound per entry on its absolute change. In a pass over expected errors, variances flow in place of
+bounds: weights act by their squares, and `moments` adds what the plain rules do not know. Where a layer begins a coupling, its
+output is a leaf of torch's autograd graph; where one ends a coupling, its total is noted; so one backward pass gives the share
+of every channel in every total.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.analyses.layer_context import LayerContext, Reader, Writer
+from dfpc_plugin.analyses.moments import with_moments
+from dfpc_plugin.analyses.precision import full_precision
+from dfpc_plugin.errors import DFPCError, RuleError
+from dfpc_plugin.tracing.calls import Call
+from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.operator import function_name
+from dfpc_plugin.tracing.proxy import Proxy, is_data
+from dfpc_plugin.tracing.run import Found, Run
+from dfpc_plugin.tracing.tree import map_tensors
+
+__all__ = ["Bounds", "bound_dtype"]
+
+
+class Bounds:
+    """Carries bounds, or variances and means, and collects who reads and who writes couplings.
+
+    Attributes:
+        expected: Variances flow instead of bounds.
+        dtype: What bounds are kept in.
+        names: Paths of the model's modules and parameters.
+        writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
+        readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
+        met: Sets of feed-in layers that met entry by entry in one operator.
+        arriving: In a pass over expected errors, the expected inputs of every layer where they are known, laid out as these
+            are, by the layer's name.
+        varying: The variances that go with them.
+        computed: The layer that uses a weight computed from a parameter, by the parameter's path.
+    """
+
+    def __init__(self, run: Run, *, expected: bool = False) -> None:
+        """Follow bounds in `run`; with `expected`, variances."""
+        self.expected, self.dtype, self.names = expected, run.dtype, run.names
+        self.writers: list[Writer] = []
+        self.readers: list[Reader] = []
+        self.met: list[frozenset[str]] = []
+        self.arriving: dict[str, Tensor | None] = {}
+        self.varying: dict[str, Tensor] = {}
+        self.computed: dict[str, str] = {}
+        self._widths: dict[str, int] = {}
+
+    def apply(self, call: Call) -> Found:
+        """Return the bounds of a result.
+
+        Raises:
+            RuleError: The operator is used in a form that its rule cannot do.
+        """
+        operator = call.operator
+        first = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
+        if operator.first_only and any(proxy is not first for proxy in call.data):
+            problem = "it gets data in an argument that its rule takes for a constant"
+            raise RuleError(function_name(call.function), self.names.caller() or "", problem)
+        sources = frozenset().union(*[proxy.sources for proxy in call.data])
+        if operator.couples and sum(bool(proxy.sources) for proxy in call.data) > 1:
+            self.met.append(sources)
+        with torch.enable_grad(), full_precision(call.data[0].device):
+            bounds, sources = self._by_rule(call, sources)
+            if not self.expected:
+                return Found(bounds, sources)
+            variances, means = with_moments(call, bounds)
+            return Found(variances, sources, means)
+
+    def _by_rule(self, call: Call, sources: frozenset[str]) -> tuple[Any, frozenset[str]]:
+        """Call the rule on plain tensors; return its result and the feed-in layers that reach it."""
+        operator = call.operator
+        unwrap = self._unwrap_additive if operator.additive else self._unwrap
+        args, kwargs = map_tensors(unwrap, (call.args, call.kwargs))
+        try:
+            if not operator.context:
+                return operator.bound(*args, **kwargs), sources
+            context = LayerContext(self, call, sources)
+            return operator.bound(context, *args, **kwargs), context.sources
+        except DFPCError:
+            raise
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(".")
+            raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
+
+    def _unwrap(self, tensor: Tensor) -> Tensor:
+        """Give a rule the bounds of data, and weights (or, for variances, their squares) in the precision of the bounds."""
+        if isinstance(tensor, Proxy):
+            if tensor.holds_data:
+                return tensor.bound
+            assert tensor.value is not None
+            tensor = tensor.value()
+        tensor = tensor.detach()
+        if not tensor.is_floating_point():
+            return tensor
+        tensor = tensor.to(self.dtype)
+        return tensor.square() if self.expected else tensor
+
+    def _unwrap_additive(self, tensor: Tensor) -> Tensor:
+        """Like `_unwrap`, with zeros in place of constants."""
+        if is_data(tensor):
+            return self._unwrap(tensor)
+        return torch.zeros((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)
+
+    def layer_of(self, weight: Any) -> str:
+        """Name the layer that owns a weight; a weight that was computed from parameters is that of the running module."""
+        name = self.names.layer(weight)
+        if isinstance(weight, Proxy) and not self.names.owns(weight):
+            for origin in weight.origins:
+                self.computed.setdefault(self.names.path_of(origin), name)
+        return name
+
+    def note_arrival(self, name: str, data: Any) -> None:
+        """Remember what a layer is expected to be given; nothing if that differs between its calls."""
+        found = None
+        if is_data(data):
+            self.varying[name] = data.bound.detach()
+            if data.expectation is not None:
+                found = data.expectation.detach().expand(data.bound.shape)
+        known = self.arriving.setdefault(name, found)
+        if known is not found and not (known is not None and found is not None and torch.equal(known, found)):
+            self.arriving[name] = None
+
+    def free_name(self, name: str, width: int) -> str:
+        """Return `name`, or `name#2` and so on if it stands for a layer of another width already."""
+        candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
+        free = next(candidate for candidate in candidates if self._widths.get(candidate, width) == width)
+        self._widths[free] = width
+        return free
+
+    def gradients(self, weights: list[Tensor]) -> list[Tensor | None]:
+        """Pull the readers' totals, each times its weight, back to the writers' leaves."""
+        leaves = [writer.leaf for writer in self.writers]
+        if not leaves or not self.readers:
+            return []
+        totals = [reader.total for reader in self.readers]
+        with full_precision(leaves[0].device):
+            return list(torch.autograd.grad(totals, leaves, weights, allow_unused=True))
+
+    def totals_by_layer(self) -> dict[str, Tensor]:
+        """The total of every feed-out layer over its calls."""
+        totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+        for reader in self.readers:
+            totals[reader.name] = reader.total.detach() + totals[reader.name].to(reader.total)
+        return totals
+
+
+def bound_dtype(model: nn.Module) -> torch.dtype:
+    """Bounds are kept in float64 for a float64 model, else in float32: half precision would overflow."""
+    is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    return torch.float64 if is_double else torch.float32

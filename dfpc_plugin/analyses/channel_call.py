@@ -1,0 +1,193 @@
+"""One operation of a forward, as its label rule sees it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.combine import Operand, laid_out, meet, sum_away
+from dfpc_plugin.analyses.demands import Demands, Notebook
+from dfpc_plugin.tracing.axes import canonical, squeezed, varying
+from dfpc_plugin.tracing.calls import Call, on_shapes, once
+from dfpc_plugin.tracing.proxy import Proxy, Tracer, blank, shape_of
+from dfpc_plugin.tracing.tree import map_tensors, tensors
+
+__all__ = ["ChannelCall", "Unfollowed", "same_rows"]
+
+
+class Unfollowed(Exception):
+    """An operator is used in a way that its record does not know; says in which."""
+
+
+class ChannelCall(Demands):
+    """First argument of what a record knows of channels: makes results and notes demands.
+
+    Attributes:
+        call: The operation.
+    """
+
+    def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
+        """Look at the operands."""
+        super().__init__(notes, call.function)
+        self.call, self._run = call, run
+
+    def make(
+        self,
+        shape: Sequence[int],
+        slots: Iterable[Tensor | None] = (),
+        part: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Proxy:
+        """Make a result; `slots` are expanded to `shape`. `part` is its position in a sequence of results."""
+        call = self.call
+        shape = torch.Size([int(size) for size in shape])
+        value = call.value
+        if value is not None and part is not None:
+            whole = value
+            value = once(lambda: whole()[part])
+        kept = tuple([slot.expand(shape) for slot in slots if slot is not None])
+        dtype = dtype or call.dtype_of(part or 0)
+        made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), value=value, slots=kept)
+        if not call.data:
+            made.wild = not kept and all([operand.wild for operand in call.operands])
+            made.origins = tuple({id(origin): origin for operand in call.operands for origin in operand.origins}.values())
+        return made
+
+    def opaque(self, reason: str) -> Any:
+        """Make the result of an operator whose effect on channels is not known: its operands' channels stay."""
+        for operand in self.call.operands:
+            for slot in operand.slots:
+                self.freeze(slot, reason)
+        shapes = on_shapes(self.call.function, self.call.args, self.call.kwargs)
+        if isinstance(shapes, Tensor):
+            return self.make(shapes.shape, dtype=shapes.dtype)
+        parts = itertools.count()
+        return map_tensors(lambda meta: self.make(meta.shape, part=next(parts), dtype=meta.dtype), shapes)
+
+    def on_meta(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Run the operator on shapes alone."""
+        return on_shapes(self._func, args, kwargs)
+
+    def elementwise(self, *operands: Any) -> Proxy:
+        """Make the result of an operator that acts on entries that broadcasting brings together."""
+        given = [operand for operand in operands if isinstance(operand, Tensor)]
+        shapes = [shape_of(operand) for operand in given]
+        shape = shapes[0] if all(s == shapes[0] for s in shapes) else torch.broadcast_shapes(*shapes)
+        if len(given) == 1:
+            return self.make(shape, getattr(given[0], "slots", ()))
+        merged = meet(self.table, [self._broadcast(operand, shape) for operand in given], self.where)
+        return self.make(shape, merged)
+
+    def per_channel(self, input: Any, vectors: Sequence[Any], *, first: int = 0) -> Proxy:
+        """Make `input`, with entries of its axis one in the channels of the entries of `vectors`.
+
+        The result's channels are named by the operand number `first`: 0 for the input, n for the n-th vector.
+        """
+        shape = shape_of(input)
+        place: Any = (None, slice(None), *(None,) * (len(shape) - 2))
+        operands = [self._broadcast(input, shape)]
+        seen: set[int] = set()
+        for number, vector in enumerate(vectors, start=1):
+            labels = {id(slot) for slot in getattr(vector, "slots", ())}
+            if labels and labels <= seen and number != first:
+                continue  # a bias or statistics that share the labels of a weight seen before
+            seen |= labels
+            slots = tuple(slot[place] for slot in getattr(vector, "slots", ()))
+            extents = frozenset({1} if shape_of(vector)[0] > 1 else ())
+            operands.append(Operand(slots, extents, getattr(vector, "wild", False)))
+        operands.insert(0, operands.pop(first))
+        return self.make(shape, meet(self.table, operands, self.where))
+
+    def _broadcast(self, tensor: Tensor, shape: torch.Size) -> Operand:
+        """Lay a tensor out on the axes of a broadcast result."""
+        own = shape_of(tensor)
+        lacking = len(shape) - len(own)
+        extents = frozenset(axis + lacking for axis, size in enumerate(own) if size > 1)
+        if not isinstance(tensor, Proxy):
+            return Operand((), extents)
+        slots = tensor.slots
+        if lacking:
+            slots = tuple(slot[(None,) * lacking] for slot in slots)
+        return Operand(slots, extents, tensor.wild, {axis + lacking: size for axis, size in tensor.spread.items()})
+
+    def einsum(
+        self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any], *, work: bool = False
+    ) -> Proxy:
+        """Make the sum of products over the axes that `output` lacks; axes are named by `operands`.
+
+        With `work`, its multiply-accumulates are noted; a product with a weight is a layer.
+        """
+        axes = list(dict.fromkeys([*output, *(letter for _, letters in operands for letter in letters)]))
+        if work:
+            self.note_work(operands, output)
+        sizes: dict[Any, int] = {}
+        for tensor, letters in operands:
+            for letter, size in zip(letters, shape_of(tensor), strict=True):
+                known = sizes.get(letter, 1)
+                if 1 not in (known, size) and known != size:
+                    shapes = " and ".join(str(tuple(shape_of(t))) for t, _ in operands)
+                    raise RuntimeError(f"shapes {shapes} do not fit")
+                sizes[letter] = max(int(size), known)
+        laid = [
+            Operand(
+                tuple(laid_out(slot, list(letters), axes) for slot in getattr(tensor, "slots", ())),
+                frozenset(axes.index(c) for c, n in zip(letters, shape_of(tensor), strict=True) if n > 1),
+                getattr(tensor, "wild", False),
+                {axes.index(letters[axis]): size for axis, size in getattr(tensor, "spread", {}).items()},
+            )
+            for tensor, letters in operands
+        ]
+        merged = meet(self.table, laid, self.where)
+        summed = range(len(output), len(axes))
+        left = sum_away(self.table, merged, summed, self.where)
+        index: Any = (..., *[0] * len(summed))
+        kept = [slot[index] for slot in left]
+        result = self.make([sizes[letter] for letter in output], kept)
+        if all(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands):
+            first, second = operands[0][0], operands[-1][0]
+            if getattr(first, "linear", False) and not same_rows(first, second):
+                result.factor = getattr(first, "slots", ())
+        return result
+
+    def same(self, tensor: Any, shape: Sequence[int] | None = None) -> Proxy:
+        """Make a result whose entries belong to the channels of `tensor`, on another shape where they do not vary."""
+        return self.make(shape_of(tensor) if shape is None else shape, getattr(tensor, "slots", ()))
+
+    def resized(self, tensor: Any, shape: Sequence[int]) -> Proxy:
+        """Make a result of another size along some axes; channels along these stay."""
+        slots = []
+        for slot in getattr(tensor, "slots", ()):
+            changed = [axis for axis in varying(slot) if slot.size(axis) != shape[axis]]
+            if changed:
+                self.freeze(slot, f"lies along an axis that {self.where} resamples")
+                continue
+            narrow = slot[tuple(slice(None) if axis in varying(slot) else slice(0, 1) for axis in range(slot.dim()))]
+            slots.append(narrow)
+        return self.make(shape, slots)
+
+    def moved(self, tensor: Any, move: Callable[[Tensor], Tensor]) -> Any:
+        """Make the result of an operator that moves, copies or picks entries of one tensor.
+
+        An ordinary tensor, which takes only its shape from labelled ones, is moved itself.
+        """
+        if not isinstance(tensor, Proxy):
+            return move(tensor)
+        slots = [canonical(move(slot)) for slot in tensor.slots]
+        shape = slots[0].shape if slots else move(blank(tensor)).shape
+        result = self.make(shape, slots)
+        result.linear = tensor.linear or (tensor.original is not None)
+        if tensor.wild:
+            result.wild, result.viewed = True, (tensor, move)
+        return result
+
+
+def same_rows(first: Any, second: Any) -> bool:
+    """Whether two tensors are named by the same rows of the same weights."""
+    ours, theirs = (
+        [torch.unique(squeezed(slot)) for slot in getattr(tensor, "slots", ())] for tensor in (first, second)
+    )
+    return len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))

@@ -1,0 +1,115 @@
+"""Channels: which entries of which tensors belong together, and what the forward demands of their number."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
+from dfpc_plugin.analyses.parameters import label_parameter
+from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.table import LabelTable, Scaling, Work
+from dfpc_plugin.errors import DFPCError, RuleError
+from dfpc_plugin.tracing.calls import Call
+from dfpc_plugin.tracing.operator import function_name
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.run import Run
+
+__all__ = ["ChannelTrace"]
+
+
+class ChannelTrace:
+    """Follows channels through a run, and keeps what operators demand.
+
+    Attributes:
+        table: Labels and demands.
+        names: Paths of the model's modules and parameters.
+        work: Calls of layers and products of matrices.
+        twins: Labels of the outputs of weights and of the biases added to them.
+        scaled: Entries multiplied by numbers that depend on widths.
+        buffers: Paths of labelled tensors that are no parameters.
+        parameters: Shapes of the model's parameters by path.
+        outputs: Shapes of the tensors that the model returns.
+        stated: Widths that the model states about itself, as far as they are true.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Follow channels in `run`."""
+        self.table = LabelTable()
+        self.names = run.names
+        self.work: list[Work] = []
+        self.twins: list[tuple[Tensor, Tensor]] = []
+        self.scaled: list[Scaling] = []
+        self.buffers: set[str] = set()
+        self.parameters: dict[str, torch.Size] = {}
+        self.outputs: list[torch.Size] = []
+        self.stated: list[Stated] = []
+        self._run = run
+
+    def label(self, proxy: Proxy, path: str, module: Any) -> None:
+        """Label a parameter or buffer."""
+        label_parameter(self.table, proxy, path, module)
+        original = proxy.original
+        if any(original is parameter for parameter in self.names.parameters_of(module)):
+            self.parameters[path] = shape_of(proxy)
+        else:
+            self.buffers.add(path)
+
+    def apply(self, call: Call) -> Any:
+        """Return the result of an operator as proxies with labels.
+
+        Raises:
+            RuleError: What the record knows of channels cannot be applied: shapes do not fit.
+        """
+        rule = call.operator.channels
+        channel_call = ChannelCall(self, self._run, call)
+        name = function_name(call.function)
+        if rule is None:
+            return channel_call.opaque(f"enters {channel_call.where}, which has no label rule")
+        try:
+            return rule(channel_call, *call.args, **call.kwargs)
+        except DFPCError:
+            raise
+        except Unfollowed as error:
+            return channel_call.opaque(f"enters {channel_call.where}, which could not be followed ({error})")
+        except Exception as error:
+            if isinstance(error, TypeError) and not _takes(rule, call):
+                return channel_call.opaque(f"enters {channel_call.where}, which could not be followed ({error})")
+            problem = f"{type(error).__name__}: {error}".rstrip(".")
+            raise RuleError(name, self.names.caller() or "", problem) from error
+
+    def output(self, tensor: Tensor) -> None:
+        """Note that the model returns `tensor`: its channels stay."""
+        self.outputs.append(shape_of(tensor))
+        if isinstance(tensor, Proxy):
+            for slot in tensor.slots:
+                self.table.freeze(slot, "is the model's output")
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Forget, at exit, what was noted since: what is run here is only looked at."""
+        calls = self._run.calls
+        notes: list[list[Any]] = [*self.table.notes, self.work, self.twins, self.scaled]
+        lengths = [len(noted) for noted in notes]
+        try:
+            with self._run.muted():
+                yield
+        finally:
+            for noted, length in zip(notes, lengths, strict=True):
+                del noted[length:]
+            self._run.calls = calls
+            self._run.forget_missing()
+
+
+def _takes(rule: Any, call: Call) -> bool:
+    """Whether a rule knows the arguments that an operator is called with."""
+    try:
+        inspect.signature(rule).bind(None, *call.args, **call.kwargs)
+    except TypeError:
+        return False
+    return True

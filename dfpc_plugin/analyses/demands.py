@@ -1,0 +1,152 @@
+"""What one operation of a forward demands: sizes, channels that stay, and the work it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.table import LabelTable, Scaling, Sized, Work
+from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
+from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.operator import function_name
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of, leaves_of
+
+__all__ = ["Demands"]
+
+
+class Notebook(Protocol):
+    """Where demands are noted."""
+
+    table: LabelTable
+    names: ModelNames
+    work: list[Work]
+    twins: list[tuple[Tensor, Tensor]]
+    scaled: list[Scaling]
+
+
+class Demands:
+    """Notes what an operation demands.
+
+    Attributes:
+        notes: Where demands are noted.
+        table: Its labels.
+    """
+
+    def __init__(self, notes: Notebook, func: Callable[..., Any]) -> None:
+        """Note demands of one call of `func`."""
+        self.notes, self.table, self._func = notes, notes.table, func
+
+    @cached_property
+    def where(self) -> str:
+        """Operator and module, for messages."""
+        module = self.notes.names.caller()
+        return f"{function_name(self._func)}" + (f" in '{module}'" if module else "")
+
+    @property
+    def name(self) -> str:
+        """The operator's own name."""
+        return getattr(self._func, "__name__", "").strip("_")
+
+    def freeze(self, slot: Tensor, reason: str) -> None:
+        """Demand that no channel of `slot` goes."""
+        self.table.freeze(slot, reason)
+
+    def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
+        """Demand that `slot` keeps `size` entries along `axis`; None: as many in every row."""
+        flexible = inner_axis(slot) if flexible is None else flexible
+        if flexible is not None and (size is not None or len(varying(slot)) > 1):
+            expression = None if size is None else expression_of(size)
+            self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
+
+    def described(self, input: Tensor, attribute: str) -> None:
+        """Note that the module that runs says in `attribute` how many channels its input has on axis one."""
+        module = self.notes.names.module()
+        said = vars(module).get(attribute) if module is not None else None
+        slot = input.labels_along(1) if isinstance(input, Proxy) else None
+        if isinstance(said, TracedInt) and slot is not None and said == slot.size(1):
+            self.size(slot, 1, said)
+
+    def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, along: int, positions: int) -> None:
+        """Note that a layer reads the channels along one axis of `weight` and writes those along another.
+
+        Args:
+            weight: What the layer multiplies by.
+            input: What it reads, along the axis `along`. Channels that lie along its other axes, which a layer over
+                tokens carries along, share its work.
+            reads: Axis of the weight.
+            writes: Axis of the weight.
+            along: Axis of the input.
+            positions: How often each entry of the weight is used.
+        """
+        macs = shape_of(weight).numel() * positions
+        rank, depth = len(shape_of(weight)), len(shape_of(input))
+        factors = [*_factors(weight, range(rank)), *_factors(input, range(rank, rank + depth), but=along % depth)]
+        parts = _along(weight, reads), _along(weight, writes), _all_labels(input)
+        self.notes.work.append(Work(*parts, macs, tuple(factors)))
+
+    def written(self, weight: Tensor, axis: int) -> None:
+        """Note that channels along one axis of `weight` are written without being computed, as by a table."""
+        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
+        self.notes.work.append(Work(nothing, _along(weight, axis), nothing, 0))
+
+    def biased(self, weight: Tensor, bias: Tensor) -> None:
+        """Note that `bias` scales with the outputs of `weight`."""
+        for slot in getattr(bias, "slots", ()):
+            self.notes.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
+
+    def is_parameter(self, weight: Tensor) -> bool:
+        """Whether a weight is a parameter as it stands, or a part of one, so that its rows can be scaled."""
+        return isinstance(weight, Proxy) and (weight.original is not None or weight.linear)
+
+    def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
+        """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
+        if next(leaves_of(expression), None) is None:
+            return
+        if isinstance(tensor, Proxy):
+            slots = tensor.slots if tensor.linear else tensor.factor
+            for slot in slots:
+                self.notes.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
+
+    def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
+        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
+        sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
+        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
+        reads, writes = [nothing], [nothing]
+        for tensor, letters in operands:
+            if isinstance(tensor, Proxy) and not tensor.holds_data and len(letters) > 1:
+                for axis, letter in enumerate(letters):
+                    (writes if letter in output else reads).append(_along(tensor, axis))
+        carried = torch.cat([_all_labels(tensor) for tensor, _ in operands])
+        names = {letter: number for number, letter in enumerate(sizes)}
+        factors = [factor for t, letters in operands for factor in _factors(t, [names[letter] for letter in letters])]
+        parts = torch.cat(reads), torch.cat(writes), carried
+        self.notes.work.append(Work(*parts, math.prod(sizes.values()), tuple(factors)))
+
+
+def _factors(tensor: Tensor, names: Sequence[int], but: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Labels of every slot with the names of its axes; no slot that varies along the axis `but`."""
+    for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+        if but is None or slot.size(but) == 1 or not slot.stride(but):
+            yield slot, tuple(names)
+
+
+def _along(tensor: Tensor, axis: int) -> Tensor:
+    """Labels along one axis, `(entries,)`; none if there are no channels."""
+    rank = len(shape_of(tensor))
+    if isinstance(tensor, Proxy) and -rank <= axis < rank:
+        slot = tensor.labels_along(axis % rank)
+        if slot is not None:
+            return squeezed(slot).reshape(-1)
+    return torch.zeros(0, dtype=torch.long, device="cpu")
+
+
+def _all_labels(tensor: Tensor) -> Tensor:
+    """Labels of all slots, `(entries,)`."""
+    slots = tensor.slots if isinstance(tensor, Proxy) else ()
+    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])

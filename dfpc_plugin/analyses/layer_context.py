@@ -1,0 +1,145 @@
+"""What a layer's rule can do: read the coupling that ends at the layer, and start the one that begins there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+
+from dfpc_plugin.tracing.calls import Call, on_shapes
+from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.proxy import is_data
+
+__all__ = ["LayerContext", "Reader", "Writer"]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A feed-in layer's call: `u = |M_a| 1`, as the leaf that everything downstream depends on.
+
+    Attributes:
+        name: The layer.
+        leaf: Bounds on the output, `(..., channels, ...)`, without the batch; requires gradients.
+        channel_dim: The axis of `leaf` that holds the layer's output channels.
+    """
+
+    name: str
+    leaf: torch.Tensor
+    channel_dim: int
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A feed-out layer's call: `total = sum(|M_b| x)`, a scalar connected to the leaves that reach it.
+
+    Attributes:
+        name: The layer.
+        total: The sum over all outputs, positions and examples.
+        sources: The feed-in layers that reach it.
+    """
+
+    name: str
+    total: torch.Tensor
+    sources: frozenset[str]
+
+
+class LayerCollector(Protocol):
+    """Collects which layers write and read couplings."""
+
+    expected: bool
+    names: ModelNames
+    writers: list[Writer]
+    readers: list[Reader]
+
+    def note_arrival(self, name: str, data: Any) -> None:
+        """Remember what a layer is expected to be given."""
+
+    def free_name(self, name: str, width: int) -> str:
+        """Return a name that stands for no layer of another width."""
+
+    def layer_of(self, weight: Any) -> str:
+        """Name the layer that owns a weight."""
+
+
+@lru_cache(maxsize=256)
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Parameter names of a rule, after the context."""
+    return tuple(inspect.signature(function).parameters)[1:]
+
+
+class LayerContext:
+    """First argument of a layer's rule.
+
+    Attributes:
+        sources: The feed-in layers that reach this point of the rule; `write` starts afresh.
+        arguments: The positional arguments as the model passed them.
+    """
+
+    def __init__(
+        self,
+        collector: LayerCollector,
+        call: Call,
+        sources: frozenset[str],
+    ) -> None:
+        """Keep the original arguments: the identity of a weight names the layer."""
+        self.sources = sources
+        self.arguments = call.args
+        self._collector, self._call = collector, call
+        self._originals = dict(zip(_parameter_names(call.operator.bound), call.args, strict=False)) | call.kwargs
+
+    @property
+    def function_name(self) -> str:
+        """The operator's own name, such as `topk`."""
+        return getattr(self._call.function, "__name__", "").strip("_")
+
+    def on_shapes(self) -> Any:
+        """Run the operator on shapes and dtypes alone, on the meta device."""
+        return on_shapes(self._call.function, self._call.args, self._call.kwargs)
+
+    def original(self, argument: str) -> Any:
+        """Return an argument as the model passed it: its own parameter, or a data-flow tensor."""
+        return self._originals.get(argument)
+
+    def is_data(self, argument: str) -> bool:
+        """Tell whether an argument is data; what is not cannot change."""
+        return is_data(self.original(argument))
+
+    def name(self, weight: str) -> str:
+        """Name the layer that owns the argument called `weight`."""
+        return self._collector.layer_of(self.original(weight))
+
+    def name_of(self, weight: Any) -> str:
+        """Name the layer that owns `weight`, one of the tensors that the model passed."""
+        return self._collector.layer_of(weight)
+
+    def is_parameter(self, argument: str) -> bool:
+        """Tell whether an argument is one of the model's parameters (a constant table is not)."""
+        return self._collector.names.owns(self.original(argument))
+
+    @property
+    def expected(self) -> bool:
+        """Whether variances flow instead of bounds: a layer then writes what its inputs' variances make of its outputs'."""
+        return self._collector.expected
+
+    def read(self, name: str, total: torch.Tensor) -> None:
+        """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""
+        if self.expected:
+            self._collector.note_arrival(name, self._originals.get("input"))
+        if total.requires_grad:
+            self._collector.readers.append(Reader(name, total, self.sources))
+
+    def write(self, name: str, bound: torch.Tensor, channel_dim: int) -> torch.Tensor:
+        """Start a coupling here: layer `name` produces `bound`, with its channels along `channel_dim`.
+
+        Returns:
+            The leaf to build the output from (expand it over the batch).
+        """
+        leaf = bound.detach().requires_grad_()
+        name = self._collector.free_name(name, leaf.shape[channel_dim])
+        self._collector.writers.append(Writer(name, leaf, channel_dim))
+        self.sources = frozenset({name})
+        return leaf

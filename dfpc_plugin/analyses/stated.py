@@ -1,0 +1,167 @@
+"""Widths that a model states about itself, and that its own forward need not ask for.
+
+Models of timm, and those that follow their manners, say how wide their features are in `num_features`,
+`head_hidden_size`, `embed_dim` and `feature_info`; `reset_classifier` and feature extractors believe them. A pass sees
+the tensors that these are about: where one is as wide as stated, the statement is noted together with that axis, whose
+entries can be counted again when channels are gone. What no tensor bears out is not noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dfpc_plugin.analyses.statements import INFO, Place, Statement, statements_of
+from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.tracing.forward import follow
+from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.proxy import Proxy
+from dfpc_plugin.tracing.run import Run
+from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
+from dfpc_plugin.tracing.tree import returned_tensors
+
+__all__ = ["Stated", "Statements"]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A width that a model states about itself.
+
+    Attributes:
+        module: Path of the module that states it.
+        name: The attribute that it does so in.
+        entry: Position in the attribute where that is a list, as `feature_info` is.
+        expression: The width in terms of labels.
+    """
+
+    module: str
+    name: str
+    entry: int | None
+    expression: Expression
+
+
+class Notebook(Protocol):
+    """Where true statements are noted."""
+
+    names: ModelNames
+    stated: list[Stated]
+
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        """Forget, at exit, what operators have noted since."""
+
+
+class Statements:
+    """What the modules of a model state about their widths, and what of it has been found true."""
+
+    def __init__(self, notes: Notebook) -> None:
+        """Read the attributes, which are still plain numbers; what is true will be noted in `notes.stated`."""
+        self._notes = notes
+        self._open = [statement for path in notes.names.modules for statement in statements_of(notes.names.modules, path)]
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch what the forward makes of its features, and compare at exit."""
+        seen: dict[tuple[str, str], list[torch.Size]] = {}
+        with contextlib.ExitStack() as stack:
+            for path, what in dict.fromkeys(place[:2] for statement in self._open for place in statement.places):
+                module = self._notes.names.modules[path]
+                if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                    stack.callback(_WATCHES[what](module, _keeper(seen, (path, what))))
+            yield
+        self._compare(seen)
+
+    def look_aside(self, run: Run, model: nn.Module, example_inputs: ExampleInputs) -> None:
+        """Ask `forward_intermediates` for features that no module of the name in `feature_info` has returned."""
+        place = Place("", "intermediates")
+        entries = [statement for statement in self._open if (statement.module, statement.name) == ("", INFO)]
+        if not entries or not callable(getattr(type(model), "forward_intermediates", None)):
+            return
+        self._open = [dataclasses.replace(each, places=(place._replace(number=each.entry),)) for each in entries]
+        seen: dict[tuple[str, str], list[torch.Size]] = {}
+        try:
+            with self._notes.aside():
+                _keeper(seen, place[:2])(follow(run, model, example_inputs, _intermediates))
+        except Exception:  # the model has no such features for these inputs, and nothing is known of them
+            return
+        self._compare(seen)
+
+    def _compare(self, seen: Mapping[tuple[str, str], list[torch.Size]]) -> None:
+        """Note what is true, and leave the rest open."""
+        found = [(statement, _expression_of(statement, seen)) for statement in self._open]
+        self._open = [statement for statement, expression in found if expression is None]
+        self._notes.stated += [
+            Stated(statement.module, statement.name, statement.entry, expression)
+            for statement, expression in found if expression is not None
+        ]  # fmt: skip
+
+
+def _intermediates(model: Any, inputs: ExampleInputs) -> Any:
+    """All intermediate features of a model."""
+    args, kwargs = as_call(inputs)
+    return model.forward_intermediates(*args, **kwargs, intermediates_only=True)
+
+
+def _keeper(seen: dict[tuple[str, str], list[torch.Size]], key: tuple[str, str]) -> Callable[[Any], None]:
+    """What is to be told of the tensors at one place; those of the last call count."""
+
+    def keep(tree: Any) -> None:
+        seen[key] = [tensor.sizes() for tensor in returned_tensors(tree) if isinstance(tensor, Proxy)]
+
+    return keep
+
+
+def _watch_inputs(module: nn.Module, keep: Callable[[Any], None]) -> Callable[[], None]:
+    return module.register_forward_pre_hook(lambda _, args, kwargs: keep((args, kwargs)), with_kwargs=True).remove
+
+
+def _watch_outputs(module: nn.Module, keep: Callable[[Any], None]) -> Callable[[], None]:
+    return module.register_forward_hook(lambda _, args, output: keep(output)).remove
+
+
+def _watch_features(module: nn.Module, keep: Callable[[Any], None]) -> Callable[[], None]:
+    """Watch a method, which has no hooks: the module has another in its place for a while."""
+    attributes: dict[str, Any] = vars(module)
+    own: Any = attributes.get("forward_features")
+    original: Any = module.forward_features
+
+    def forward_features(*args: Any, **kwargs: Any) -> Any:
+        output = original(*args, **kwargs)
+        keep(output)
+        return output
+
+    def undo() -> None:
+        del attributes["forward_features"]
+        attributes.update({} if own is None else {"forward_features": own})
+
+    attributes["forward_features"] = forward_features
+    return undo
+
+
+_WATCHES = {"in": _watch_inputs, "out": _watch_outputs, "features": _watch_features}
+
+
+def _expression_of(statement: Statement, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
+    """The width of a tensor that bears a statement out, in terms of labels; None if there is none."""
+    for place in statement.places:
+        shapes = seen.get(place[:2], [])
+        if place.number is not None:
+            shapes = shapes[place.number :][:1]
+        for width in _widths(shapes):
+            if width == statement.value:
+                return expression_of(width)
+    return None
+
+
+def _widths(shapes: Sequence[torch.Size]) -> Iterator[TracedInt]:
+    """Sizes of the axes that hold channels, of one tensor after the other, and of all together."""
+    for shape in shapes:
+        yield from (size for size in reversed(shape) if isinstance(size, TracedInt))
+    for axis in (-1, 1) if len(shapes) > 1 else ():
+        total = sum(shape[axis] for shape in shapes if len(shape) > 1)
+        yield from (total,) if isinstance(total, TracedInt) else ()

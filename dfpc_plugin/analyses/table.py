@@ -1,0 +1,201 @@
+"""Channel labels, and what the forward demands of them.
+
+Every index of every labelled axis of every parameter gets a number, its label; 0 is no channel. Operators unite labels
+whose channels stand or fall together and freeze those that cannot be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.tracing.axes import squeezed
+from dfpc_plugin.tracing.sizes import Expression
+
+__all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work"]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """An axis of a parameter or buffer, whose indices are labelled.
+
+    Attributes:
+        tensor: Path of the parameter or buffer, as in the state dict.
+        dim: Its labelled dimension.
+        groups: Above one for the dimension of a grouped convolution's weight that holds one group's channels: the
+            labels then run over all groups, group by group.
+        labels: `(groups * size,)`, consecutive.
+        shared: The labels were made for another owner.
+    """
+
+    tensor: str
+    dim: int
+    groups: int
+    labels: Tensor
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A size that the forward asks for: along `axis`, `labels` must keep `expression` entries.
+
+    Attributes:
+        labels: Squeezed: varies along every axis of size above one.
+        axis: The axis that has the size.
+        expression: How the forward computes the size; None where torch infers it, and rows only have to be equal.
+        flexible: The axis along which entries can go; the others index rows, which go as a whole or keep equally many.
+        where: Module and operator, for messages.
+    """
+
+    labels: Tensor
+    axis: int
+    expression: Expression | None
+    flexible: int
+    where: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`row[i]` goes exactly when all of `labels[i]` go: heads that a matrix product has summed the channels of.
+
+    Attributes:
+        row: `(rows,)` labels.
+        labels: `(rows, entries)` labels.
+        where: Module and operator.
+    """
+
+    row: Tensor
+    labels: Tensor
+    where: str
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Entries multiplied by a number that a cut changes, such as attention's queries by the root of a head's width.
+
+    Attributes:
+        labels: What made the entries: rows of a weight, or of a norm's.
+        expression: How the number is computed.
+        power: 1 where the entries are multiplied by it, -1 where they are divided.
+    """
+
+    labels: Tensor
+    expression: Expression
+    power: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call of a layer or of a product of matrices.
+
+    Attributes:
+        reads: Labels it sums over.
+        writes: Labels of its outputs.
+        carried: All labels of its operands.
+        macs: Its multiply-accumulates.
+        factors: The labels that its multiply-accumulates are proportional to, each with the names of all of its axes: as
+            many for every combination of positions along the axes on which some labels vary.
+    """
+
+    reads: Tensor
+    writes: Tensor
+    carried: Tensor
+    macs: int
+    factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
+
+
+class LabelTable:
+    """Labels and demands, as they are collected in one pass.
+
+    Attributes:
+        owners: Labelled axes of parameters and buffers.
+        sizes: Sizes the forward asks for.
+        rows: Which labels stand for whole rows of others.
+        frozen: Labels that cannot go, each batch with the reason.
+        count: Number of labels, with that of no channel.
+    """
+
+    def __init__(self) -> None:
+        """Start with no labels."""
+        self.owners: list[Owner] = []
+        self.sizes: list[Sized] = []
+        self.rows: list[Rows] = []
+        self.frozen: list[tuple[Tensor, str]] = []
+        self.count = 1
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def notes(self) -> tuple[list, ...]:
+        """Everything that operators have noted, each in the order of the pass."""
+        return self.sizes, self.rows, self.frozen, self._pairs
+
+    def new(self, count: int) -> Tensor:
+        """Hand out `count` consecutive labels."""
+        labels = torch.arange(self.count, self.count + count, device="cpu")
+        self.count += count
+        return labels
+
+    def own(self, tensor: str, dim: int, count: int, groups: int = 1) -> Tensor:
+        """Hand out labels for a dimension of a parameter or buffer."""
+        labels = self.new(count)
+        self.owners.append(Owner(tensor, dim, groups, labels))
+        return labels
+
+    def share(self, tensor: str, dim: int, labels: Tensor) -> None:
+        """Let another dimension have labels that were handed out before."""
+        self.owners.append(Owner(tensor, dim, 1, labels, shared=True))
+
+    def unite(self, first: Tensor, second: Tensor, where: str) -> None:
+        """Demand that entries of two tensors of labels (which broadcast) go together."""
+        if first is second:
+            return
+        first, second = squeezed(first), squeezed(second)
+        if first.shape != second.shape:
+            first, second = torch.broadcast_tensors(first, second)
+        first, second = first.reshape(-1), second.reshape(-1)
+        if torch.equal(first, second) or not first.numel():
+            return
+        for one, other in ((first, second), (second, first)):
+            if not int(other.min()):
+                self.freeze(one[other == 0], f"meets entries without channels in {where}")
+        self._pairs.append((first, second))
+
+    def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:
+        """Demand that entries which differ only along `axes` go together; returns the first of them."""
+        first = labels
+        for axis in axes:
+            first = first.narrow(axis, 0, 1)
+        self.unite(labels, first.expand(labels.shape), where)
+        return first
+
+    def freeze(self, labels: Tensor, reason: str) -> None:
+        """Demand that no entry goes."""
+        self.frozen.append((squeezed(labels).reshape(-1), reason))
+
+    def roots(self) -> Tensor:
+        """Return, for every label, the smallest label it goes together with, `(labels,)`."""
+        if not self._pairs:
+            return torch.arange(self.count, device="cpu")
+        first, second = (torch.cat(side) for side in zip(*self._pairs, strict=True))
+        apart = first != second
+        if not int(torch.minimum(first.min(), second.min())):
+            apart &= (first != 0) & (second != 0)
+        real = apart.nonzero().squeeze(1)
+        return _smallest_connected(first[real], second[real], self.count)
+
+
+def _smallest_connected(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """The smallest node that each of `count` nodes is connected to, by edges between `first` and `second`."""
+    parent = torch.arange(count, device="cpu")
+    one, other = first, second
+    while len(one):
+        parent.scatter_reduce_(0, torch.maximum(one, other), torch.minimum(one, other), "amin")
+        while not torch.equal(grand := parent[parent], parent):
+            parent = grand
+        one, other = parent[first], parent[second]
+        apart = (one != other).nonzero().squeeze(1)
+        first, second, one, other = first[apart], second[apart], one[apart], other[apart]
+    return parent

@@ -1,0 +1,21 @@
+"""One record per operator, by kind; importing this package fills the table."""
+
+from dfpc_plugin.ops import (  # noqa: F401
+    arithmetic,
+    attention,
+    convolution,
+    indexing,
+    joining,
+    linear,
+    moves,
+    normalization,
+    pointwise,
+    pooling,
+    products,
+    recurrent,
+    reduction,
+    shape,
+)
+from dfpc_plugin.ops.record import composed, rule
+
+__all__ = ["composed", "rule"]

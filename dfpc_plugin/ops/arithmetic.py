@@ -1,0 +1,294 @@
+"""Sums, products and choices of tensors that meet entry by entry.
+
+Sums add bounds; constants cannot change and add nothing. A product of two data factors has no bound without their values; each
+is taken to stay within [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall, same_rows
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.analyses.moments import mean_of, once_more, term
+from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines_entries, composed, operator
+from dfpc_plugin.tracing.operator import Means, forms, present
+from dfpc_plugin.tracing.proxy import Proxy, is_data
+from dfpc_plugin.tracing.sizes import TracedFloat, TracedInt
+
+__all__: list[str] = []
+
+_SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "subtract")
+_POWERS = dict.fromkeys(("mul", "imul", "rmul", "multiply"), 1)
+_POWERS |= dict.fromkeys(("div", "truediv", "itruediv", "divide"), -1)
+"""Names of products, with the power of their second operand."""
+
+
+def sum_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
+    """Unites what meets; a sum of what the same rows made (a rotation) scales with those rows."""
+    result = combines_entries(call, *operands, **kwargs)
+    first, others = operands[0], [operand for operand in operands[1:] if isinstance(operand, Tensor)]
+    data = [operand for operand in others if is_data(operand)]
+    result.linear = _scales(first) and len(data) == len(operands) - 1 and all(
+        operand.linear and same_rows(first, operand) for operand in data
+    )
+    return result
+
+
+def product_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
+    """Unites what meets; notes a product with, or a quotient by, a number that depends on widths."""
+    numbers = [operand for operand in operands if isinstance(operand, TracedFloat | TracedInt)]
+    power = _POWERS.get(call.name)
+    if numbers and power is not None and isinstance(operands[0], Proxy):
+        call.scaled(operands[0], numbers[0].expression, power)
+    result = combines_entries(call, *operands, **kwargs)
+    result.linear = power is not None and _scales(operands[0]) and not any(is_data(operand) for operand in operands[1:])
+    return result
+
+
+def _scales(operand: Any) -> bool:
+    """Whether one weight has made some data, with nothing but linear operators since."""
+    return is_data(operand) and operand.linear
+
+
+def _sum(input: Any, other: Any) -> Tensor:
+    """Add two bounds; numbers are constants."""
+    if not isinstance(other, Tensor):
+        return input
+    return input + other if isinstance(input, Tensor) else other
+
+
+def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Means add, the second one times alpha; its variance counts alpha^2 times."""
+    return _signed_sum(given, variance, 1)
+
+
+def _difference_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Means are subtracted."""
+    return _signed_sum(given, variance, -1)
+
+
+def _reversed_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Means are subtracted the other way round."""
+    variance, mean = _signed_sum(given, variance, -1)
+    return variance, None if mean is None else -mean
+
+
+def _signed_sum(given: Mapping[str, Any], variance: Tensor, sign: int) -> Any:
+    alpha, other = given.get("alpha", 1), given.get("other")
+    if alpha != 1 and is_data(other):
+        variance = variance + (alpha**2 - abs(alpha)) * other.bound
+    first, second = term(given.get("input")), term(other)
+    if first is None or second is None:
+        return variance, None
+    return variance, first + second * (sign * alpha) if sign * alpha != 1 else first + second
+
+
+@operator(
+    *forms("add"), Tensor.__radd__, convention=EXACT, channels=sum_channels, noise=_sum_noise, couples=True, additive=True,
+    kind="combines",
+)  # fmt: skip
+def add(input: Any, other: Any, *, alpha: float = 1, out: None = None) -> Tensor:
+    """x + |alpha| y; a constant adds nothing."""
+    return _sum(input, other if alpha == 1 or not isinstance(other, Tensor) else other * abs(alpha))
+
+
+@operator(
+    *forms("sub", "subtract"), convention=EXACT, channels=sum_channels, noise=_difference_noise, couples=True, additive=True,
+    kind="combines",
+)  # fmt: skip
+def subtract(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """x + |alpha| y; a constant adds nothing."""
+    return add(input, other, alpha=alpha)
+
+
+@operator(
+    *forms("rsub"), Tensor.__rsub__, convention=EXACT, channels=sum_channels, noise=_reversed_noise, couples=True,
+    additive=True, kind="combines",
+)  # fmt: skip
+def subtract_from(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """|alpha| x + y; a constant adds nothing."""
+    return _sum(input * abs(alpha) if alpha != 1 and isinstance(input, Tensor) else input, other)
+
+
+@operator(
+    *forms("maximum", "minimum", "fmax", "fmin"), convention=BOUND, channels=combines_entries, means=Means.POINTWISE,
+    couples=True, additive=True, kind="combines",
+)  # fmt: skip
+def extremum(input: Tensor, other: Tensor) -> Tensor:
+    """x + y: the larger would bound the change, but credit it to one operand alone; a constant adds nothing."""
+    return input + other
+
+
+@operator(
+    *present("logaddexp", "logaddexp2", "hypot"), convention=BOUND, channels=combines_entries, means=Means.POINTWISE,
+    couples=True, additive=True, kind="combines",
+)  # fmt: skip
+def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
+    """x + y: Lipschitz constants; a constant adds nothing."""
+    return input + other
+
+
+@operator(
+    *present("atan2", "arctan2", "xlogy", "floor_divide", "remainder", "fmod", "ldexp", "copysign", "nextafter"),
+    *(getattr(Tensor, name) for name in ("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__ifloordiv__", "__imod__")
+      if hasattr(Tensor, name)),
+    convention=APPROXIMATION, channels=combines_entries, couples=True, additive=True, kind="combines",
+)  # fmt: skip
+def joined(input: Any, other: Any, *, rounding_mode: Any = None) -> Tensor:
+    """x + y: slopes at one; a constant adds nothing."""
+    return _sum(input, other)
+
+
+@operator(*present("heaviside"), channels=combines_entries, couples=True, additive=True, kind="combines")
+def step(input: Tensor, values: Tensor) -> Tensor:
+    """x + y: as a straight-through estimate."""
+    return input + values
+
+
+@composed(*present("glu"))
+def gated_half(input: Any, dim: int = -1) -> Any:
+    """One half gates the other."""
+    first, second = input.chunk(2, dim)
+    return first * second.sigmoid()
+
+
+@operator(*forms("where"), convention=BOUND, channels=combines_entries, couples=True, context=True, kind="combines")
+def where(flow: LayerContext, condition: Tensor, input: Any, other: Any) -> Tensor:
+    """The chosen operand's bound, for a constant condition; x + y for one that depends on data."""
+    zero = torch.zeros((), device=condition.device)
+    x, y = (value if flow.is_data(name) else zero for name, value in (("input", input), ("other", other)))
+    if flow.is_data("condition"):
+        return (x + y).expand(torch.broadcast_shapes(condition.shape, x.shape, y.shape))
+    return torch.where(condition, x, y)
+
+
+@operator(*forms("lerp"), convention=BOUND, channels=combines_entries, couples=True, context=True, kind="combines")
+def interpolated(flow: LayerContext, input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """|1 - w| x + |w| y for a constant w."""
+    if flow.is_data("weight"):
+        return _sum(_sum(input, end), weight)
+    zero = torch.zeros((), dtype=input.dtype, device=input.device)
+    x = input if flow.is_data("input") else zero.expand(input.shape)
+    return x * abs(1 - weight) + (end if flow.is_data("end") else zero) * abs(weight)
+
+
+def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """K m and k^2 v for a constant k: what the rule took |k| for, once more. Of two data, the product of their means."""
+    data, constant = given.get("input"), given.get("other")
+    if is_data(constant):
+        data, constant = constant, data
+    if is_data(constant):
+        first, second = mean_of(data), mean_of(constant)
+        return variance, None if first is None or second is None else first * second
+    variance = variance * once_more(constant)
+    mean = mean_of(data)
+    return variance, None if mean is None else mean * term(constant)
+
+
+@operator(
+    *forms("mul", "multiply"), Tensor.__rmul__, channels=product_channels, noise=_product_noise, context=True, couples=True,
+    kind="combines",
+)  # fmt: skip
+def multiply(flow: LayerContext, input: Any, other: Any, *, out: None = None) -> Tensor:
+    """|w| x for a constant w (exact); x + y for two data factors, each taken to stay within [-1, 1]."""
+    return _product(input, other, flow.is_data("input"), flow.is_data("other"))
+
+
+def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """M / k and v / k^2 for a constant k."""
+    data, constant = given.get("input"), given.get("other")
+    if is_data(constant) or not is_data(data):
+        return variance, None
+    variance = variance / once_more(constant)
+    mean = mean_of(data)
+    return variance, None if mean is None else mean / term(constant)
+
+
+@operator(
+    *forms("div", "divide", "true_divide", "truediv"), channels=product_channels, noise=_quotient_noise, context=True,
+    couples=True, kind="combines",
+)  # fmt: skip
+def divide(flow: LayerContext, input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """x / |w| for a constant w (exact); x + y for data over data and |w| y below a constant, at unit size."""
+    return _quotient(input, other, flow.is_data("input"), flow.is_data("other"))
+
+
+@operator(
+    *(getattr(Tensor, name) for name in ("__rdiv__", "__rtruediv__") if hasattr(Tensor, name)), channels=combines_entries,
+    couples=True, additive=False, kind="combines",
+)  # fmt: skip
+def divide_reversed(input: Tensor, other: Any) -> Tensor:
+    """|w| x for w / x, at unit size."""
+    return _quotient(other, input, False, True)
+
+
+@operator(*forms("addcmul"), channels=combines_entries, context=True, couples=True, kind="combines")
+def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """x + |value| times the product rule of the two factors."""
+    factors = flow.is_data("tensor1"), flow.is_data("tensor2")
+    start = input if flow.is_data("input") else torch.zeros_like(input)
+    return start + abs(value) * _product(tensor1, tensor2, *factors) if any(factors) else start
+
+
+@operator(*forms("addcdiv"), channels=combines_entries, context=True, couples=True, kind="combines")
+def addcdiv(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """x + |value| times the rule of the quotient."""
+    parts = flow.is_data("tensor1"), flow.is_data("tensor2")
+    start = input if flow.is_data("input") else torch.zeros_like(input)
+    return start + abs(value) * _quotient(tensor1, tensor2, *parts) if any(parts) else start
+
+
+def _whole_power(input: Any, exponent: Any) -> Tensor:
+    """x^p for p = 0, 1, 2, ...; other powers have poles, or are not defined everywhere."""
+    if isinstance(exponent, int | float) and exponent >= 0 and exponent == int(exponent):
+        return input**exponent
+    return torch.full_like(input if isinstance(input, Tensor) else exponent, torch.nan)
+
+
+@operator(
+    *present("pow", "float_power"), channels=product_channels, means=Means.POINTWISE, compute=_whole_power, context=True,
+    couples=True, kind="combines",
+)  # fmt: skip
+def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
+    """|p| x for x^p: slope at one; |ln c| x for c^x: slope at zero; x + y for data to the power of data."""
+    if flow.is_data("input"):
+        return input + exponent if flow.is_data("exponent") else input * abs(exponent)
+    return reversed_power(exponent, input)
+
+
+@operator(Tensor.__rpow__, channels=combines_entries, kind="combines")
+def reversed_power(input: Tensor, other: Any) -> Tensor:
+    """|ln c| x for c^x: slope at zero."""
+    base = other if isinstance(other, Tensor) else torch.tensor(other, dtype=input.dtype, device=input.device)
+    return input * base.abs().log().abs()
+
+
+@operator(*forms("masked_fill"), convention=EXACT, channels=combines_entries, context=True, kind="combines")
+def masked_fill(flow: LayerContext, input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """Zero where a constant mask fills in a constant; x for a mask that depends on data."""
+    if flow.is_data("value"):
+        raise ValueError("it gets data in an argument that its rule takes for a constant")
+    if flow.is_data("mask"):
+        return input.expand(torch.broadcast_shapes(input.shape, mask.shape))
+    return input.masked_fill(mask, 0)
+
+
+def _product(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:
+    if x_is_data and y_is_data:
+        return x + y
+    x, y = (
+        value.to(torch.uint8) if isinstance(value, Tensor) and value.dtype == torch.bool else value for value in (x, y)
+    )
+    return x * abs(y) if x_is_data else y * abs(x)
+
+
+def _quotient(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:
+    if x_is_data:
+        return x + y if y_is_data else x / abs(y)
+    return y * abs(x)
+

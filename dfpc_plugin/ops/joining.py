@@ -1,0 +1,110 @@
+"""Putting tensors side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall, same_rows
+from dfpc_plugin.analyses.combine import Operand, meet
+from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.tracing.axes import canonical, squeezed, varying
+from dfpc_plugin.tracing.operator import Means
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
+
+__all__: list[str] = []
+
+
+def _slots(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Labels of data, weights, or an ordinary tensor, which has none."""
+    return tensor.slots if isinstance(tensor, Proxy) else ()
+
+
+def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
+    """Join along `dim`: channels along it are put side by side; channels along other axes go together."""
+    tensors = [t for t in tensors if shape_of(t).numel()] or list(tensors)
+    shapes = [shape_of(t) for t in tensors]
+    dim = dim % len(shapes[0])
+    shape = list(shapes[0])
+    shape[dim] = sum(s[dim] for s in shapes)
+    across = [Operand(_across(t, dim), _extents(t, dim), getattr(t, "wild", False)) for t in tensors]
+    slots = [slot.expand(shape) for slot in meet(call.table, across, call.where)]
+    along = [[slot for slot in _slots(t) if dim in varying(slot)] for t in tensors]
+    for number in range(max(map(len, along))):
+        pieces = [
+            own[number] if number < len(own) else torch.zeros((), dtype=torch.long, device="cpu").expand(s)
+            for own, s in zip(along, shapes, strict=True)
+        ]
+        axes = {axis for piece in pieces for axis in varying(piece)}
+        thin = tuple(slice(None) if axis in axes or axis == dim else slice(0, 1) for axis in range(len(shape)))
+        slots.append(canonical(torch.cat([piece[thin] for piece in pieces], dim)).expand(shape))
+    result = call.make(shape, slots)
+    sides = any(operand.slots for operand in across)  # named by the first tensor's rows alone
+    result.linear = all(getattr(t, "linear", False) and (not sides or same_rows(t, tensors[0])) for t in tensors)
+    return result
+
+
+def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Labels that do not vary along `dim`, at one position of it."""
+    return tuple(squeezed(slot) for slot in _slots(tensor) if dim not in varying(slot))
+
+
+def _extents(tensor: Tensor, dim: int) -> frozenset[int]:
+    """Axes other than `dim` along which the tensor has entries of its own."""
+    return frozenset(axis for axis, size in enumerate(shape_of(tensor)) if size > 1 and axis != dim)
+
+
+def _cat_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Proxy:
+    """Puts tensors side by side along an axis."""
+    return _joined(call, tensors, kwargs.get("axis", dim))
+
+
+def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) -> Proxy:
+    """Puts tensors side by side along a new axis, where each keeps channels of its own."""
+    dim = dim % (len(shape_of(tensors[0])) + 1)
+    shape = list(shape_of(tensors[0]))
+    shape.insert(dim, len(tensors))
+    slots = []
+    for number in range(max(len(_slots(t)) for t in tensors)):
+        pieces = []
+        for t in tensors:
+            own = _slots(t)
+            pieces.append(own[number] if number < len(own) else torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(t)))
+        slots.append(canonical(torch.stack(pieces, dim)))
+    for slot in slots:
+        axes = [axis for axis in varying(slot) if axis != dim]
+        if dim in varying(slot) and axes:
+            call.size(slot, axes[-1], None, flexible=axes[-1])
+            call.size(slot, dim, len(tensors), flexible=axes[-1])
+    result = call.make(shape, slots)
+    result.linear = all(getattr(t, "linear", False) for t in tensors)
+    return result
+
+
+def _along(axis: int) -> Callable[..., Any]:
+    """Join along one axis, or the only one."""
+
+    def join(call: ChannelCall, tensors: Sequence[Tensor]) -> Proxy:
+        return _joined(call, tensors, axis if len(shape_of(tensors[0])) > 1 else 0)
+
+    return join
+
+
+_CHANNELS: dict[str, Callable[..., Any] | None] = {
+    "cat": _cat_channels, "concat": _cat_channels, "concatenate": _cat_channels, "stack": _stack_channels,
+    "hstack": _along(1), "vstack": _along(0), "dstack": None, "column_stack": None,
+}  # fmt: skip
+"""Of `dstack` and `column_stack`, which change ranks, channels are protected."""
+
+for _name, _rule in _CHANNELS.items():
+    _native = getattr(torch, _name)
+
+    def _join(*args: Any, _native: Any = _native, **kwargs: Any) -> Tensor:
+        """Puts entries side by side; constants (class tokens) have bound zero."""
+        return _native(*args, **kwargs)
+
+    _join.__name__ = _name
+    operator(_native, convention=EXACT, channels=_rule, means=Means.LINEAR, additive=True, kind="joins")(_join)

@@ -1,0 +1,151 @@
+"""Linear layers: each ends the couplings that reach it and starts one of its own.
+
+For the matrix M of such a layer, entry-wise absolute and at its true input size:
+    read:   total = sum(|M| x)          every output changes by at most its entry of |M| x
+    write:  u = |M| 1                   what the layer can produce from inputs bounded by one
+Neither needs |M| x itself: sums of all entries need the matrix summed over its outputs, and an input of ones needs it
+summed over its inputs. In a pass over expected errors, a layer writes what its inputs' variances make of its outputs'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.analyses.moments import mean_of
+from dfpc_plugin.ops.record import BOUND, EXACT, operator
+from dfpc_plugin.tracing.operator import forms
+from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
+
+__all__ = ["apply_linear", "per_channel_sum", "read_linear", "row_sums", "variances_by_channel", "write_linear"]
+
+
+def per_channel_sum(input: Tensor, axes: int) -> Tensor:
+    """Sum `(..., C, *axes)` to `(C,)`."""
+    channel = input.dim() - axes - 1
+    return input.sum([dim for dim in range(input.dim()) if dim != channel])
+
+
+def variances_by_channel(input: Tensor, axes: int) -> Tensor:
+    """Average the variances of `(..., C, *axes)` by channel."""
+    channel = input.dim() - axes - 1
+    return input.detach().mean([dim for dim in range(input.dim()) if dim != channel])
+
+
+def row_sums(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:
+    """Sum `weight (groups * C_out, C_in, ...)` over what arrives: ones, or the variances of `input` by channel."""
+    if not flow.expected:
+        return weight.sum(1)
+    variances = variances_by_channel(input, axes)
+    if groups == 1:
+        return torch.tensordot(weight, variances, dims=([1], [0]))
+    by_group = variances.view(groups, 1, -1, *(1,) * axes)
+    return (weight.unflatten(0, (groups, -1)) * by_group).sum(2).flatten(0, 1)
+
+
+def read_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -> None:
+    """Read `input (..., C_in)` by the absolute matrix `weight (C_out, C_in)`."""
+    flow.read(name, per_channel_sum(input, 0) @ weight.sum(0))
+
+
+def write_linear(flow: LayerContext, name: str, weight: Tensor, input: Tensor, leading: Sequence[int]) -> Tensor:
+    """Write the row sums of the absolute matrix `weight (C_out, C_in)`, applied to `input`, to `(*leading, C_out)`."""
+    rows = row_sums(flow, weight, input, 0, 1)
+    return flow.write(name, rows, channel_dim=0).expand(*leading, weight.shape[0])
+
+
+def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -> Tensor:
+    """Read and write one linear layer; `weight (C_out, C_in)` may have signs."""
+    weight = weight.abs()
+    read_linear(flow, name, input, weight)
+    return write_linear(flow, name, weight, input, input.shape[:-1])
+
+
+def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = None) -> Any:
+    """Reads the last axis by the columns of the weight; writes its rows."""
+    leading: list[Any] = list(range(len(shape_of(input)) - 1))
+    call.layer(weight, input, reads=-1, writes=-2, along=-1, positions=shape_of(input)[:-1].numel())
+    out: list[Any] = ["out"] if len(shape_of(weight)) > 1 else []
+    rows: list[Any] = [*out, "in"]
+    operands: list[tuple[Any, list[Any]]] = [(weight, rows), (input, [*leading, "in"])]
+    result = call.einsum(operands, [*leading, *out])
+    if bias is not None:
+        call.biased(weight, bias)
+        result = call.elementwise(result, bias)
+    result.linear = call.is_parameter(weight)
+    return result
+
+
+def _linear_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """W m + b."""
+    mean, weight = mean_of(given.get("input")), given.get("weight")
+    if mean is None or is_data(weight) or weight is None or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
+        return variance, None
+    matrix = value_of(weight).detach().to(variance.dtype)
+    mapped = mean.reshape(-1).expand(matrix.shape[1]) @ matrix.t()
+    bias = given.get("bias")
+    return variance, mapped if bias is None else mapped + value_of(bias).detach().to(variance.dtype)
+
+
+@operator(*forms("linear"), convention=EXACT, channels=_linear_channels, noise=_linear_noise, context=True, kind="layer")
+def linear(flow: LayerContext, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """|W| x, bias dropped: read sum(|W| x), write |W| 1."""
+    if not flow.is_data("input"):  # weights made from data
+        return torch.nn.functional.linear(input.abs(), weight)
+    return apply_linear(flow, flow.name("weight"), input, weight)
+
+
+def _bilinear_channels(call: ChannelCall, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """Reads both inputs; writes the first axis of the weight."""
+    leading: list[Any] = list(range(len(shape_of(input1)) - 1))
+    operands: list[tuple[Any, list[Any]]] = [
+        (weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])
+    ]  # fmt: skip
+    result = call.einsum(operands, [*leading, "out"], work=True)
+    return result if bias is None else call.elementwise(result, bias)
+
+
+@operator(*forms("bilinear"), channels=_bilinear_channels, context=True, kind="layer")
+def bilinear(flow: LayerContext, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """|W| x + |W| y, each with the other input at unit size: reads both, writes |W| 1."""
+    name, weight = flow.name("weight"), weight.abs()
+    if flow.is_data("input1"):
+        read_linear(flow, name, input1, weight.sum(2))
+    if flow.is_data("input2"):
+        read_linear(flow, name, input2, weight.sum(1))
+    return flow.write(name, weight.sum((1, 2)), channel_dim=0).expand(*input1.shape[:-1], weight.shape[0])
+
+
+def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
+    """Rows of a table, which stay; its columns are written."""
+    slots = []
+    for slot in getattr(weight, "slots", ()):
+        if slot.stride(0):
+            call.freeze(slot, f"is looked up in {call.where}")
+        else:
+            slots.append(slot[0])
+    if call.call.data:
+        call.written(weight, 1)
+    return call.make((*shape_of(input), shape_of(weight)[1]), slots, dtype=weight.dtype)
+
+
+@operator(torch.nn.functional.embedding, convention=BOUND, channels=_embedding_channels, context=True, kind="layer")
+def embedding(flow: LayerContext, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Writes the largest |W[token, c]| over tokens; reads nothing."""
+    return flow.write(flow.name("weight"), weight.abs().amax(0), channel_dim=0).expand(*input.shape, weight.shape[1])
+
+
+def _table_channels(call: ChannelCall, weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same with its arguments exchanged."""
+    return _embedding_channels(call, indices, weight)
+
+
+@operator(torch.embedding, convention=BOUND, channels=_table_channels, context=True, kind="layer")
+def embedding_of_weight(flow: LayerContext, weight: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Writes the largest |W[token, c]| over tokens; reads nothing."""
+    return flow.write(flow.name("weight"), weight.abs().amax(0), channel_dim=0).expand(*indices.shape, weight.shape[1])

@@ -1,0 +1,202 @@
+"""Operators that move, copy or cast entries: the same operator on bounds, on means and on labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.ops.record import EXACT, composed, moves_entries, operator
+from dfpc_plugin.tracing.axes import inner_axis, varying
+from dfpc_plugin.tracing.operator import Means, forms, present
+from dfpc_plugin.tracing.proxy import value_of
+
+__all__: list[str] = []
+
+
+def native(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The operator itself, as a rule for bounds."""
+
+    def move(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    move.__name__, move.__doc__ = name, "Moves entries."
+    return move
+
+
+def _moves(names: str, *, view: bool) -> None:
+    """Register operators of one tensor that run on anything."""
+    for name in names.split():
+        for function in forms(name):
+            if function.__name__.endswith("_"):
+                continue  # a tensor of the model cannot change its shape in place here
+            bound = native(function, name)
+            operator(
+                function, convention=EXACT, channels=moves_entries(function), means=Means.LINEAR, kind="moves", view=view
+            )(bound)
+
+
+_moves(
+    "permute transpose swapaxes swapdims t movedim moveaxis squeeze unsqueeze diagonal atleast_1d atleast_2d atleast_3d "
+    "adjoint",
+    view=True,
+)
+_moves("flip rot90 clone tril triu fliplr flipud", view=False)
+
+for _attribute in ("T", "mT", "H", "mH"):
+    _getter = getattr(Tensor, _attribute).__get__
+    operator(
+        _getter, convention=EXACT, channels=moves_entries(_getter), means=Means.LINEAR, kind="moves", view=True
+    )(native(_getter, _attribute))  # fmt: skip
+
+
+def _unchanged(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same entries, perhaps of another dtype or on another device."""
+    return call.moved(input, lambda labels: labels)
+
+
+_CASTS = "detach contiguous float half double bfloat16 type_as requires_grad alias positive resolve_conj resolve_neg"
+
+
+@operator(
+    *present(*_CASTS.split()), *(getattr(Tensor, name).__get__ for name in ("data", "real")),
+    convention=EXACT, channels=_unchanged, means=Means.LINEAR, kind="moves", view=True,
+)  # fmt: skip
+def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The identity: bounds keep their own precision and layout, and in evaluation nothing is cut from the data."""
+    return input
+
+
+@operator(
+    *present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves"
+)  # fmt: skip
+def to_integers(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """x: as without rounding."""
+    return input
+
+
+@operator(
+    *present("to", "cuda", "cpu", "type"), convention=EXACT, channels=_unchanged, means=Means.LINEAR, kind="moves", view=True
+)  # fmt: skip
+def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The identity, on another device if one is asked for."""
+    devices = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.device | str) and arg != "meta"]
+    return input.to(devices[0]) if devices else input
+
+
+def _roll_channels(call: ChannelCall, input: Any, shifts: Any, dims: Any = None) -> Any:
+    """Moves entries round; channels along a rolled axis stay, as after a cut others would come round."""
+    rolled = range(input.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
+    axes = {int(axis) % input.dim() for axis in rolled}
+    for slot in getattr(input, "slots", ()):
+        if inner_axis(slot) in axes:
+            call.freeze(slot, f"is rolled along its own axis by {call.where}")
+    return call.moved(input, lambda labels: labels.roll(shifts, dims))
+
+
+operator(*forms("roll"), convention=EXACT, channels=_roll_channels, means=Means.LINEAR, kind="moves")(
+    native(torch.roll, "roll")
+)
+
+
+@composed(*forms("channel_shuffle", "native_channel_shuffle"))
+def channel_shuffle(input: Any, groups: int) -> Any:
+    """Moves entries: groups become the inner axis."""
+    return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _pixel_shuffle_channels(call: ChannelCall, input: Any, upscale_factor: int) -> Any:
+    """Entries of an output channel come from a block of channels, which go together."""
+    axis, length = input.dim() - 3, int(upscale_factor) ** 2
+    slots = []
+    for slot in input.slots:
+        blocks = slot.unflatten(axis, (-1, length))
+        call.table.unite_along(blocks, [axis + 1], call.where)
+        first = blocks.narrow(axis + 1, 0, 1)
+        slots.append(first.expand(*first.shape[: axis + 1], length, *first.shape[axis + 2 :]).flatten(axis, axis + 1))
+    return call.moved(call.make(input.shape, slots), lambda labels: F.pixel_shuffle(labels, int(upscale_factor)))
+
+
+operator(*forms("pixel_shuffle"), convention=EXACT, channels=_pixel_shuffle_channels, means=Means.LINEAR, kind="moves")(
+    native(F.pixel_shuffle, "pixel_shuffle")
+)
+_moves("pixel_unshuffle", view=False)
+
+
+def _is_window(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Tell sliding windows of a tensor from those of an image, whose first argument is a kernel size."""
+    of_an_image = {"kernel_size", "dilation", "padding", "stride"} & set(kwargs)
+    return len(args) + len(kwargs) == 3 and not of_an_image and all(isinstance(arg, int) for arg in args)
+
+
+def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Windows hold the channels of what they show."""
+    if _is_window(args, kwargs):
+        axis = int(kwargs.get("dimension", args[0] if args else 0)) % input.dim()
+        for slot in input.slots:
+            if axis in varying(slot):
+                call.freeze(slot, f"is windowed along its own axis by {call.where}")
+        return call.moved(input, lambda labels: labels.unfold(*map(int, args), **kwargs))
+    shape = call.on_meta((input, *args), kwargs).shape
+    window = shape[-2] // input.size(-3)
+    return call.make(shape, [slot[..., :1, 0].expand(*slot.shape[:-2], window).flatten(-2)[..., None] for slot in input.slots])
+
+
+@operator(Tensor.unfold, F.unfold, convention=EXACT, channels=_unfold_channels, means=Means.LINEAR, kind="moves")
+def unfold(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Moves entries: sliding windows of a tensor, or of an image when the first argument is a kernel size."""
+    return input.unfold(*args, **kwargs) if _is_window(args, kwargs) else F.unfold(input, *args, **kwargs)
+
+
+def _fold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Windows summed back into an image: the entries of a channel's window go together."""
+    shape = call.on_meta((input, *args), kwargs).shape
+    slots = []
+    for slot in input.slots:
+        blocks = slot.unflatten(-2, (int(shape[-3]), -1))[..., :1]
+        slots.append(call.table.unite_along(blocks, [blocks.dim() - 2], call.where))
+    return call.make(shape, slots)
+
+
+operator(*forms("fold"), convention=EXACT, channels=_fold_channels, means=Means.LINEAR, kind="moves")(native(F.fold, "fold"))
+
+
+def _repeat_interleave_channels(
+    call: ChannelCall, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any
+) -> Any:
+    """Copies of entries side by side; channels that are not all copied alike stay."""
+    if isinstance(repeats, Tensor):
+        repeats = value_of(repeats).cpu()
+        for slot in input.slots:
+            if dim is None or dim % input.dim() in varying(slot):
+                call.freeze(slot, f"is repeated unequally by {call.where}")
+    return call.moved(input, lambda labels: torch.repeat_interleave(labels, repeats, dim, **kwargs))
+
+
+operator(
+    *forms("repeat_interleave"), convention=EXACT, channels=_repeat_interleave_channels, means=Means.LINEAR, kind="moves"
+)(native(torch.repeat_interleave, "repeat_interleave"))  # fmt: skip
+
+
+def _repeat_channels(call: ChannelCall, input: Any, *sizes: Any, **kwargs: Any) -> Any:
+    """Copies of the tensor; a single channel that is repeated to several is spelled out by what it meets."""
+    sizes = sizes or tuple(kwargs.values())
+    counts = list(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
+    counts = [1] * (input.dim() - len(counts)) + counts
+    result = call.moved(input, lambda labels: labels.repeat(*map(int, counts)))
+    lead = len(counts) - input.dim()
+    for slot in getattr(result, "slots", ()):
+        for axis, count in enumerate(counts[lead:], start=lead):
+            if count > 1 and slot.stride(axis) and slot.size(axis) > count:
+                call.size(slot.unflatten(axis, (int(count), -1)), axis + 1, None, flexible=axis + 1)
+    return result
+
+
+for _function in forms("repeat", "tile"):
+    operator(_function, convention=EXACT, channels=_repeat_channels, means=Means.LINEAR, kind="moves")(
+        native(_function, "repeat")
+    )

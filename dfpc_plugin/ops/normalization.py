@@ -1,0 +1,289 @@
+"""Normalisations.
+
+Batch normalisation in evaluation is the diagonal |gamma| / sqrt(running_var + eps). Normalisations that take their
+statistics from the data have no bound without it; they are taken as diagonal too, with the statistic held fixed at the
+root mean square of the incoming bounds, so that a factor in front of them cancels as it does in the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.moments import aligned, ratio
+from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.ops.reduction import along_an_axis
+from dfpc_plugin.tracing.axes import varying
+from dfpc_plugin.tracing.operator import forms, present
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+
+__all__: list[str] = []
+
+
+def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
+    """Divide by the root mean square over `dims`, a constant for the backward pass; zeros stay zero."""
+    scale = input.detach().square().mean(list(dims), keepdim=True).add(eps or 1e-12).sqrt()
+    return input / scale
+
+
+def _on_axis_one(parameter: Tensor, input: Tensor) -> Tensor:
+    """Align `(C,)` with `(N, C, ...)`."""
+    return parameter.view(-1, *(1,) * (input.dim() - 2))
+
+
+def _per_channel(call: ChannelCall, input: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
+    """Meet vectors with axis one. Of data, the result's channels are named by the weight, which made them last."""
+    vectors = [vector for vector in (weight, bias, *statistics) if vector is not None]
+    by_weight = weight is not None and (not isinstance(input, Proxy) or input.holds_data)
+    if by_weight and bias is not None:
+        call.biased(weight, bias)
+    result = call.per_channel(input, vectors, first=1 if by_weight else 0)
+    result.linear = by_weight and call.is_parameter(weight)
+    return result
+
+
+def _batch_norm_channels(
+    call: ChannelCall, input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
+    bias: Any = None, *args: Any, **kwargs: Any,
+) -> Any:
+    """Statistics, weight and bias per channel, of which the module says how many there are."""
+    call.described(input, "num_features")
+    return _per_channel(call, input, weight, bias, running_mean, running_var)
+
+
+def _scripted_batch_norm_channels(
+    call: ChannelCall, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """The same in TorchScript's order of arguments."""
+    return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
+
+
+def _batch_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Beta and gamma^2: statistics are those of what arrives, so that they need not be looked at."""
+    before = given["input"].bound
+    weight, bias = (aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
+    target = torch.ones((), dtype=variance.dtype, device=variance.device) if weight is None else weight.square()
+    mean = torch.zeros_like(target) if bias is None else bias
+    return before * ratio(target, before.detach()), mean
+
+
+def _batch_norm(input: Tensor, running_var: Tensor | None, weight: Tensor | None, eps: float) -> Tensor:
+    if running_var is None:
+        out = _by_root_mean_square(input, [dim for dim in range(input.dim()) if dim != 1], eps)
+        return out if weight is None else out * _on_axis_one(weight.abs(), input)
+    scale = (running_var + eps).rsqrt()
+    return input * _on_axis_one(scale if weight is None else scale * weight.abs(), input)
+
+
+@operator(
+    torch.nn.functional.batch_norm, convention=EXACT, channels=_batch_norm_channels, noise=_batch_norm_noise, kind="norm"
+)
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """|gamma| / sqrt(running_var + eps) x, in evaluation; without running statistics like instance norm."""
+    return _batch_norm(input, running_var, weight, eps)
+
+
+@operator(torch.batch_norm, convention=EXACT, channels=_scripted_batch_norm_channels, noise=_batch_norm_noise, kind="norm")
+def scripted_batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """|gamma| / sqrt(running_var + eps) x, in TorchScript's order of arguments."""
+    return _batch_norm(input, running_var, weight, eps)
+
+
+def _layer_norm_channels(
+    call: ChannelCall, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """Statistics over the last axes, whose sizes it asks for; a weight per entry of them."""
+    sizes = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
+    rank = len(shape_of(input))
+    for slot in getattr(input, "slots", ()):
+        for offset, size in enumerate(reversed(sizes)):
+            if rank - 1 - offset in varying(slot):
+                call.size(slot, rank - 1 - offset, size)
+    given = [v for v in (weight, bias) if isinstance(v, Tensor)]
+    if isinstance(bias, Tensor) and isinstance(weight, Proxy):
+        call.biased(weight, bias)
+    if not given:
+        return call.same(input)
+    result = call.elementwise(*given[:1], input, *given[1:])
+    result.linear = isinstance(weight, Tensor) and len(sizes) == 1 and call.is_parameter(weight)
+    return result
+
+
+def _rms_norm_channels(
+    call: ChannelCall, input: Any, normalized_shape: Any, weight: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """As a layer norm without a bias."""
+    return _layer_norm_channels(call, input, normalized_shape, weight)
+
+
+def _layer_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Beta, and gamma^2 v over the mean of v, which the norm divides by."""
+    before, weight, bias = given["input"].bound, given.get("weight"), given.get("bias")
+    level = before.detach().mean(list(range(-_count(given["normalized_shape"]), 0)), keepdim=True)
+    mean = variance.new_zeros(()) if bias is None else value_of(bias).detach().to(variance.dtype)
+    return _normalised(before, level, given, None if weight is None else value_of(weight).detach()), mean
+
+
+def _count(normalized_shape: Any) -> int:
+    return 1 if isinstance(normalized_shape, int) else len(normalized_shape)
+
+
+def _rms_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """As a layer norm, with a mean that is not known: it does not centre."""
+    return _layer_norm_noise(given, variance)[0], None
+
+
+def _normalised(before: Tensor, level: Tensor, given: Mapping[str, Any], weight: Tensor | None) -> Tensor:
+    """Gamma^2 v / (level + eps)."""
+    target = torch.ones_like(level) if weight is None else weight.to(before.dtype).square()
+    return before * ratio(target, level + (given.get("eps") or 0))
+
+
+@operator(*forms("layer_norm"), channels=_layer_norm_channels, noise=_layer_norm_noise, kind="norm")
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
+    return rms_norm(input, normalized_shape, weight, eps)
+
+
+@operator(*forms("rms_norm"), channels=_rms_norm_channels, noise=_rms_norm_noise, kind="norm")
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
+    out = _by_root_mean_square(input, list(range(-_count(normalized_shape), 0)), eps)
+    return out if weight is None else out * weight.abs()
+
+
+def _group_norm_channels(
+    call: ChannelCall, input: Any, num_groups: Any, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any
+) -> Any:
+    """Statistics over groups of channels, which keep equally many; weight and bias per channel."""
+    count = int(num_groups)
+    call.described(input, "num_channels")
+    for slot in getattr(input, "slots", ()):
+        if 1 in varying(slot) and count > 1:
+            rows = slot.unflatten(1, (count, -1))
+            call.size(rows, 1, num_groups)
+            if slot.size(1) > count:
+                call.size(rows, 2, None, flexible=2)
+    return _per_channel(call, input, weight, bias)
+
+
+def _group_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """As a layer norm, with channels along axis one."""
+    before = given["input"].bound
+    weight, bias = (aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
+    grouped = before.detach().unflatten(1, (int(given["num_groups"]), -1))
+    level = grouped.mean(list(range(2, grouped.dim())), keepdim=True).expand_as(grouped).flatten(1, 2)
+    return _normalised(before, level, given, weight), variance.new_zeros(()) if bias is None else bias
+
+
+@operator(*forms("group_norm"), channels=_group_norm_channels, noise=_group_norm_noise, kind="norm")
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """|gamma| x / rms(x), the root mean square over each group held fixed."""
+    grouped = input.unflatten(1, (num_groups, -1))
+    out = _by_root_mean_square(grouped, list(range(2, grouped.dim())), eps).flatten(1, 2)
+    return out if weight is None else out * _on_axis_one(weight.abs(), input)
+
+
+@operator(*forms("instance_norm"), channels=_batch_norm_channels, kind="norm")
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """|gamma| x / rms(x) over each channel's positions, held fixed; with running statistics like batch norm."""
+    if running_var is not None and not use_input_stats:
+        return _batch_norm(input, running_var, weight, eps)
+    out = _by_root_mean_square(input, list(range(2, input.dim())), eps)
+    return out if weight is None else out * _on_axis_one(weight.abs(), input)
+
+
+@operator(*forms("normalize"), channels=along_an_axis, kind="norm")
+def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Tensor:
+    """x / ||x||_p, the norm of the bounds held fixed."""
+    return input / torch.linalg.vector_norm(input.detach(), p, dim, keepdim=True).clamp_min(eps)
+
+
+def _neighbours(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Mixes neighbouring channels: after a cut others would be neighbours, so they stay."""
+    for slot in input.slots:
+        call.freeze(slot, f"mixes neighbours in {call.where}")
+    return call.same(input)
+
+
+@operator(*forms("local_response_norm"), channels=_neighbours, kind="norm")
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """x / k^beta: the denominator without its data-dependent part."""
+    return input / k**beta
+
+
+@operator(*forms("softmax", "log_softmax", "softmin", "gumbel_softmax"), channels=along_an_axis, kind="norm")
+def softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    """x: each weight is taken to follow its own logit."""
+    return input
+
+
+def _row_norm_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Rows keep their place."""
+    return call.same(input)
+
+
+@operator(*present("renorm"), channels=_row_norm_channels, kind="norm")
+def renorm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """x: rows are only made shorter."""
+    return input
+
+
+def _weight_norm_channels(call: ChannelCall, v: Any, g: Any, dim: int = 0) -> Any:
+    """A direction and a length per entry of one axis."""
+    return call.elementwise(v, g)
+
+
+@operator(torch._weight_norm, channels=_weight_norm_channels, kind="norm", couples=True)
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """x + y: a direction times a length, at unit size."""
+    return v + g
+

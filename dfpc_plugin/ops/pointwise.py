@@ -1,0 +1,190 @@
+"""Functions that act on every entry by itself.
+
+A function f with |f(x) - f(y)| <= L |x - y| maps a bound x to L x. Where no such L exists the rule takes the slope at
+one and says so. Variances and means pass by integrals of f, so that no function needs more than its slope here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.moments import mean_of
+from dfpc_plugin.ops.record import (
+    APPROXIMATION,
+    BOUND,
+    EXACT,
+    combines_entries,
+    keeps_entries,
+    operator,
+    pointwise,
+    pointwise_record,
+)
+from dfpc_plugin.tracing.operator import Convention, Means, forms, present, register
+
+__all__: list[str] = []
+
+_LIPSCHITZ = "Lipschitz constant"
+_SLOPES: tuple[tuple[float, str, Convention, str], ...] = (
+    (1, "relu relu6 hardtanh tanh softsign logsigmoid celu", BOUND, _LIPSCHITZ),
+    (1, "abs absolute clamp clip clamp_min clamp_max", BOUND, _LIPSCHITZ),
+    (1, "sin cos atan arctan asinh arcsinh softshrink hardshrink tanhshrink rrelu sinc", BOUND, _LIPSCHITZ),
+    (1, "nan_to_num deg2rad frac", BOUND, _LIPSCHITZ + ", between jumps"),
+    (1 / 4, "sigmoid expit", BOUND, _LIPSCHITZ),
+    (1 / 6, "hardsigmoid", BOUND, _LIPSCHITZ),
+    (1.5, "hardswish", BOUND, _LIPSCHITZ),
+    (1.09984, "silu", BOUND, _LIPSCHITZ),
+    (1.1290, "gelu", BOUND, f"{_LIPSCHITZ}, of the exact and the tanh form"),
+    (1.0885, "mish", BOUND, _LIPSCHITZ),
+    (1.7580993408473766, "selu", BOUND, _LIPSCHITZ),
+    (1.1283791671, "erf erfc", BOUND, _LIPSCHITZ),
+    (0.3989422805, "ndtr", BOUND, _LIPSCHITZ),
+    (1, "threshold", APPROXIMATION, "without the jump at the threshold"),
+    (1, "round floor ceil trunc fix", APPROXIMATION, "as without rounding"),
+    (1, "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine", APPROXIMATION, "as without rounding"),
+    (1, "sign sgn", APPROXIMATION, "as a straight-through estimate"),
+    (2, "square", APPROXIMATION, "slope at one"),
+)
+_SLOPES_AT_ONE: tuple[tuple[float, str], ...] = (
+    (1 / 2, "sqrt rsqrt"), (1, "log reciprocal acosh arccosh atanh arctanh tan asin arcsin acos arccos lgamma digamma"),
+    (1 / 0.6931471805599453, "log2"), (1 / 2.302585092994046, "log10"), (2 * 0.6931471805599453, "exp2"),
+    (4, "logit"), (1, "exp expm1 sinh cosh log1p i0 erfinv log_ndtr"),
+)  # fmt: skip
+_IDENTITIES = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout"
+
+for _slope, _names, _convention, _reason in _SLOPES:
+    pointwise(present(*_names.split()), _slope, _reason, convention=_convention, name=_names.split()[0])
+for _slope, _names in _SLOPES_AT_ONE:
+    pointwise(
+        present(*_names.split()), _slope, "slope at one (exp and its like: at zero; logit: at one half)", convention=APPROXIMATION,
+        integrate=False, name=_names.split()[0],
+    )  # fmt: skip
+
+
+def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """x: the identity in evaluation."""
+    return input
+
+
+def _scales_on(call: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Every entry stays in its channel, and scales with the weight that made it."""
+    result = call.same(input)
+    result.linear = input.linear
+    return result
+
+
+def _same_mean(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Means stay what they are."""
+    return variance, mean_of(next(iter(given.values())))
+
+
+operator(*forms(*_IDENTITIES.split()), convention=EXACT, channels=_scales_on, noise=_same_mean, kind="pointwise")(_identity)
+
+
+@operator(*forms("neg", "negative"), convention=EXACT, channels=_scales_on, means=Means.LINEAR, kind="pointwise")
+def negative(input: Tensor) -> Tensor:
+    """x: the sign does not count."""
+    return input
+
+
+def softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    """x: Lipschitz constant (the scale beta cancels)."""
+    return input
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """max(1, |slope|) x: Lipschitz constant."""
+    return input * max(1.0, abs(negative_slope))
+
+
+def elu(
+    input: Tensor, alpha: float = 1.0, inplace: bool = False, scale: float = 1.0, input_scale: float = 1.0
+) -> Tensor:
+    """max(1, |alpha|) x: Lipschitz constant."""
+    return input * max(1.0, abs(alpha))
+
+
+for _bound in (softplus, leaky_relu, elu):
+    register(forms(_bound.__name__), pointwise_record(_bound, BOUND))
+
+
+def _on_axis_one(weight: Tensor, input: Tensor) -> Tensor:
+    """Slopes belong to the channels on axis one."""
+    return weight.reshape(-1, *(1,) * (input.dim() - 2)) if weight.numel() > 1 and input.dim() > 1 else weight
+
+
+def _prelu_channels(call: ChannelCall, input: Any, weight: Any) -> Any:
+    """Slopes meet the channels on axis one."""
+    return call.elementwise(input, _on_axis_one(weight, input))
+
+
+def _prelu_value(input: Tensor, weight: Tensor) -> Tensor:
+    """PReLU of `input`, which has one axis more in front."""
+    slope = weight.reshape(-1, *(1,) * (input.dim() - 3)) if weight.numel() > 1 and input.dim() > 2 else weight
+    return torch.where(input > 0, input, slope * input)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """max(1, |slope of the channel|) x: Lipschitz constant."""
+    return input * _on_axis_one(weight.abs().clamp_min(1), input)
+
+
+register(
+    forms("prelu"),
+    dataclasses.replace(pointwise_record(prelu, BOUND, compute=_prelu_value), channels=_prelu_channels),
+)
+
+
+def _fills(names: str) -> None:
+    """Register operators that overwrite entries with constants or with noise."""
+
+    def fill(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Zero: a constant does not change."""
+        return torch.zeros_like(input)
+
+    operator(*present(*names.split()), convention=EXACT, channels=keeps_entries, kind="pointwise")(fill)
+
+
+_fills("zero fill bernoulli normal uniform exponential random")
+
+
+def _answers(names: str, *, couples: bool) -> None:
+    """Register comparisons: what they answer is a mask, which is taken not to change."""
+
+    def compare(input: Any, *others: Any, **kwargs: Any) -> Tensor:
+        """Zero: a mask is taken to stay as it is."""
+        given = [tensor for tensor in (input, *others, *kwargs.values()) if isinstance(tensor, Tensor)]
+        shape = torch.broadcast_shapes(*[tensor.shape for tensor in given])
+        return torch.zeros((), dtype=torch.float32, device=given[0].device).expand(shape)
+
+    compare.__name__ = names.split()[0]
+    operator(
+        *present(*names.split()),
+        *(getattr(Tensor, f"__{name}__") for name in names.split() if hasattr(Tensor, f"__{name}__")),
+        channels=combines_entries, context=False, couples=couples, additive=True, dtypes=(torch.bool,),
+        kind="combines" if couples else "pointwise",
+    )(compare)  # fmt: skip
+
+
+_answers("gt lt ge le eq ne greater less greater_equal less_equal not_equal isclose", couples=True)
+_answers("logical_and logical_or logical_not logical_xor", couples=True)
+_answers("isnan isinf isfinite isreal isposinf isneginf signbit", couples=False)
+
+
+def _of_bits(input: Any, other: Any = None) -> Tensor:
+    """Zero: whole numbers and masks are taken to stay as they are."""
+    given = [tensor for tensor in (input, other) if isinstance(tensor, Tensor)]
+    return torch.zeros((), device=given[0].device).expand(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
+
+
+_BITS = "and or xor invert rand ror rxor iand ior ixor lshift rshift".split()
+operator(
+    *present("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
+    *(getattr(Tensor, f"__{name}__") for name in _BITS if hasattr(Tensor, f"__{name}__")),
+    channels=combines_entries, couples=True, additive=True, kind="combines",
+)(_of_bits)  # fmt: skip

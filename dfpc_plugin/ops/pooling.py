@@ -1,0 +1,169 @@
+"""Pooling, padding and resampling: they work position by position on channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.analyses.moments import mean_of, per_channel
+from dfpc_plugin.ops.record import BOUND, EXACT, operator
+from dfpc_plugin.tracing.axes import canonical, varying
+from dfpc_plugin.tracing.operator import Means, forms, present
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
+
+__all__: list[str] = []
+
+
+def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another size along positions; channels stay where they are."""
+    result = call.on_meta((input, *args), kwargs)
+    if isinstance(result, Tensor):
+        return call.resized(input, result.shape)
+    return tuple(call.resized(input, part.shape) for part in result)
+
+
+def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """As pooling, with positions."""
+    shape = call.on_meta((input, *args), kwargs)[0].shape
+    return call.resized(input, shape), call.make(shape, part=1, dtype=torch.long)
+
+
+def _native(name: str, formula: str) -> Callable[..., Any]:
+    """The operator itself, on bounds."""
+    function = next(getattr(home, name) for home in (F, torch, Tensor) if hasattr(home, name))
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    apply.__name__, apply.__doc__ = name, formula
+    return apply
+
+
+def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Means per channel stay what they are; those of columns or rows are no longer known."""
+    mean = mean_of(next(iter(given.values())))
+    return variance, mean if mean is not None and per_channel(mean, 2) else None
+
+
+_AVERAGE = "The operator on the bounds: its matrix has no negative entry."
+_LARGEST = "The largest bound in the window: |max a - max b| <= max |a - b|."
+for _rank in (1, 2, 3):
+    for _name in (f"avg_pool{_rank}d", f"adaptive_avg_pool{_rank}d"):
+        _passing: dict[str, Any] = {"noise": _mean_per_channel} if _rank == 2 else {"means": Means.LINEAR}
+        operator(*forms(_name), convention=EXACT, channels=_resample_channels, kind="pools", first_only=True, **_passing)(
+            _native(_name, _AVERAGE)
+        )
+    for _name in (f"max_pool{_rank}d", f"adaptive_max_pool{_rank}d"):
+        _passing = {"noise": _mean_per_channel} if _name == "max_pool2d" else {}
+        operator(*forms(_name), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True, **_passing)(
+            _native(_name, _LARGEST)
+        )
+    for _name in (f"max_pool{_rank}d_with_indices", f"adaptive_max_pool{_rank}d_with_indices"):
+        if hasattr(F, _name):
+            operator(
+                *forms(_name), convention=BOUND, channels=_with_positions, kind="pools", dtypes=(None, torch.long),
+                first_only=True,
+            )(_native(_name, _LARGEST))  # fmt: skip
+    if hasattr(F, f"lp_pool{_rank}d"):
+        operator(*forms(f"lp_pool{_rank}d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True)(
+            _native(f"lp_pool{_rank}d", "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||.")
+        )
+operator(*present("fractional_max_pool2d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True)(
+    _native("fractional_max_pool2d", _LARGEST)
+)
+
+
+@operator(*present("max_unpool1d", "max_unpool2d", "max_unpool3d"), convention=BOUND, channels=_resample_channels,
+          kind="pools", context=True)
+def unpool(flow: LayerContext, input: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """mean(x) per channel at every position: where entries come to lie depends on data."""
+    shape = flow.on_shapes().shape
+    return input.mean(list(range(2, input.dim())), keepdim=True).expand(shape)
+
+
+@operator(*forms("interpolate", "upsample"), channels=_resample_channels, means=Means.LINEAR, kind="pools")
+def interpolate(
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    """The resampling of the bounds, exact as its weights are not negative; bicubic is taken as bilinear, no bound."""
+    if mode == "bicubic":
+        mode, antialias = "bilinear", False
+    return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+
+
+def _grid_channels(call: ChannelCall, input: Any, grid: Any, *args: Any, **kwargs: Any) -> Any:
+    """Samples positions of every channel."""
+    own, moved = shape_of(input), shape_of(grid)
+    for slot in getattr(grid, "slots", ()):
+        call.freeze(slot, f"are positions in {call.where}")
+    return call.resized(input, [own[0], own[1], *moved[1:-1]])
+
+
+@operator(*forms("grid_sample"), channels=_grid_channels, kind="pools", context=True)
+def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The sampling of the bounds for a constant grid, exact unless bicubic; mean(x) + mean(grid) for one of data."""
+    if not flow.is_data("grid"):
+        return F.grid_sample(input, grid, *args, **kwargs)
+    positions = list(range(2, input.dim()))
+    moved = grid.mean(-1).unsqueeze(1)
+    level = input.mean(positions, keepdim=True) if flow.is_data("input") else torch.zeros_like(input[..., :1, :1])
+    return (level + moved).expand(input.shape[0], input.shape[1], *moved.shape[2:])
+
+
+def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Proxy:
+    """Longer along some axes; entries added along an axis of channels are none of them."""
+    own = shape_of(input)
+    sides = [(int(pad[2 * n]), int(pad[2 * n + 1])) for n in range(len(pad) // 2)]
+    shape = list(own)
+    for number, (before, after) in enumerate(sides):
+        shape[-1 - number] += before + after
+    slots = []
+    for slot in input.slots:
+        for number, (before, after) in enumerate(sides):
+            axis = slot.dim() - 1 - number
+            if axis in varying(slot) and (before or after):
+                if mode != "constant":
+                    call.freeze(slot, f"is padded along its own axis by {call.where}")
+                slot = _padded(slot, axis, before, after)
+            elif before or after:
+                sizes = list(slot.shape)
+                sizes[axis] += before + after
+                slot = slot.narrow(axis, 0, 1).expand(sizes)
+        slots.append(canonical(slot))
+    return call.make(shape, slots)
+
+
+def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Add entries without channels."""
+    if before < 0 or after < 0:
+        slot = slot.narrow(axis, max(-before, 0), slot.size(axis) - max(-before, 0) - max(-after, 0))
+    pieces = []
+    for count in (max(before, 0), max(after, 0)):
+        sizes = list(slot.shape)
+        sizes[axis] = count
+        pieces.append(torch.zeros((), dtype=torch.long, device="cpu").expand(sizes))
+    return torch.cat([pieces[0], slot, pieces[1]], axis)
+
+
+@operator(torch.constant_pad_nd, convention=EXACT, channels=_pad_channels, means=Means.LINEAR, kind="moves")
+def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
+    """Adds constants at the border, which have bound zero."""
+    return F.pad(input, pad)
+
+
+@operator(F.pad, convention=EXACT, channels=_pad_channels, means=Means.LINEAR, kind="moves")
+def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
+    """Copies entries at the border, or adds constants, which have bound zero."""
+    return F.pad(input, pad, mode)

@@ -1,0 +1,205 @@
+"""Products of data with data, and attention.
+
+A product of two data tensors has no bound without their values. Convention: entries have unit size, and where entries
+are summed over an axis of length K, the partner's are taken as 1 / K, as a row of attention weights is. So
+
+    (x y)[i, j] = sum_k x[i, k] y[k, j]   becomes   mean_k x[i, k] + mean_k y[k, j]
+
+which keeps the map linear, moves a value's bound through attention as the average over the tokens it is mixed from, and
+gives fused and written-out attention the same scores.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.ops.linear import apply_linear
+from dfpc_plugin.ops.record import operator
+from dfpc_plugin.tracing.operator import forms, present
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of
+
+__all__ = ["product", "spelled_equation"]
+
+
+def product(call: ChannelCall, input: Tensor, other: Tensor) -> Proxy:
+    """Matrix product with batch axes, which broadcast."""
+    ranks = len(shape_of(input)), len(shape_of(other))
+    batch = list(range(max(*ranks, 2) - 2))
+    rows = [] if ranks[0] == 1 else ["row"]
+    columns = [] if ranks[1] == 1 else ["column"]
+    first = [*batch[len(batch) - max(ranks[0] - 2, 0) :], *rows, "sum"]
+    second = [*batch[len(batch) - max(ranks[1] - 2, 0) :], "sum", *columns]
+    output = [*(axis for axis in batch if axis in first or axis in second), *rows, *columns]
+    return call.einsum([(input, first), (other, second)], output, work=True)
+
+
+def _matmul_channels(call: ChannelCall, input: Any, other: Any = None, **kwargs: Any) -> Proxy:
+    """Matrix product."""
+    if other is None:
+        other = next(value for key, value in kwargs.items() if key in ("other", "mat2", "vec", "tensor"))
+    return product(call, input, other)
+
+
+def _inner_channels(call: ChannelCall, input: Any, other: Any) -> Any:
+    """As matmul with the transpose."""
+    return product(call, input, other.mT if other.dim() > 1 else other)
+
+
+def _reversed_channels(call: ChannelCall, input: Any, other: Any) -> Proxy:
+    """The same with its factors exchanged."""
+    return product(call, other, input)
+
+
+def _added_channels(call: ChannelCall, input: Any, first: Any, second: Any, **kwargs: Any) -> Proxy:
+    """A product added to a tensor."""
+    return call.elementwise(product(call, first, second), input)
+
+
+def _einsum_channels(call: ChannelCall, equation: str, *operands: Any) -> Proxy:
+    """Sums over the letters that the output lacks."""
+    factors = operands[0] if isinstance(operands[0], list | tuple) else operands
+    terms, output = spelled_equation(equation, [len(shape_of(factor)) for factor in factors])
+    return call.einsum(list(zip(factors, terms, strict=True)), list(output), work=True)
+
+
+def _mean_product(x: Tensor, y: Tensor) -> Tensor:
+    """mean_k x[..., i, k] + mean_k y[..., k, j]."""
+    x_rows = x.mean(-1, keepdim=True) if x.dim() > 1 else x.mean().reshape(1, 1)
+    y_columns = y.mean(-2, keepdim=True) if y.dim() > 1 else y.mean().reshape(1, 1)
+    out = x_rows + y_columns
+    if y.dim() == 1:
+        out = out.squeeze(-1)
+    return out.squeeze(-2) if x.dim() == 1 else out
+
+
+def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -> Tensor:
+    """Matrix product, where at least one factor is data."""
+    if flow.is_data(first) and flow.is_data(second):
+        return _mean_product(x, y)
+    if flow.is_data(first):
+        if flow.is_parameter(second) and y.dim() == 2:
+            return apply_linear(flow, flow.name(second), x, y.t())
+        return torch.matmul(x, y.abs())
+    return torch.matmul(x.abs(), y)
+
+
+@operator(*forms("matmul", "dot"), torch.linalg.matmul, channels=_matmul_channels, context=True, kind="products")
+def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
+    """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
+    return _matmul(flow, "input", "other", input, other)
+
+
+@operator(*forms("inner"), channels=_inner_channels, context=True, kind="products")
+def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
+    """As matmul with the transpose."""
+    return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
+
+
+@operator(*forms("bmm", "mm"), channels=_matmul_channels, context=True, kind="products")
+def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
+    """As matmul."""
+    return _matmul(flow, "input", "mat2", input, mat2)
+
+
+@operator(*forms("mv"), channels=_matmul_channels, context=True, kind="products")
+def matrix_times_vector(flow: LayerContext, input: Tensor, vec: Tensor) -> Tensor:
+    """As matmul."""
+    return _matmul(flow, "input", "vec", input, vec)
+
+
+@operator(torch.Tensor.__rmatmul__, channels=_reversed_channels, context=True, kind="products")
+def matmul_reversed(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
+    """The same with its factors exchanged."""
+    return _matmul(flow, "other", "input", other, input)
+
+
+def _added(flow: LayerContext, input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    """|beta| x + |alpha| product, where x may be a constant bias."""
+    product = product * abs(alpha)
+    return product + input * abs(beta) if flow.is_data("input") else product
+
+
+@operator(*forms("addmm"), channels=_added_channels, context=True, kind="products")
+def addmm(
+    flow: LayerContext, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """|beta| x + |alpha| times the rule of matmul."""
+    return _added(flow, input, _matmul(flow, "mat1", "mat2", mat1, mat2), beta, alpha)
+
+
+@operator(*forms("baddbmm"), channels=_added_channels, context=True, kind="products")
+def baddbmm(
+    flow: LayerContext, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """|beta| x + |alpha| times the rule of matmul."""
+    return _added(flow, input, _matmul(flow, "batch1", "batch2", batch1, batch2), beta, alpha)
+
+
+@operator(*forms("addmv"), channels=_added_channels, context=True, kind="products")
+def addmv(flow: LayerContext, input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """|beta| x + |alpha| times the rule of matmul."""
+    return _added(flow, input, _matmul(flow, "mat", "vec", mat, vec), beta, alpha)
+
+
+@operator(*forms("einsum"), channels=_einsum_channels, context=True, kind="products")
+def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
+    """Means over shared summed indices, added up over data operands; |W| x when one operand is data."""
+    factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], list | tuple) else operands
+    originals = flow.arguments[1] if isinstance(operands[0], list | tuple) else flow.arguments[1:]
+    data = [is_data(original) for original in originals]
+    if sum(data) == 1:
+        return torch.einsum(
+            equation, *(factor if varies else factor.abs() for factor, varies in zip(factors, data, strict=True))
+        )
+    terms, output = spelled_equation(equation, [factor.dim() for factor in factors])
+    sizes = {letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)}
+    shape = [sizes[letter] for letter in output]
+    total = factors[0].new_zeros(())
+    for term, factor, varies in zip(terms, factors, data, strict=True):
+        if varies:
+            total = total + _aligned_mean(factor, term, output)
+    return total.expand(shape)
+
+
+def spelled_equation(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """Return the operands' letters and the output's, with letters for `...` and for an output left out."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    terms, spare = inputs.split(","), "".join(c for c in string.ascii_uppercase if c not in equation)
+    extra = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    hidden = [spare[len(spare) - n :] for n in extra]  # axes under an ellipsis line up from the right
+    full = [term.replace("...", letters) for term, letters in zip(terms, hidden, strict=True)]
+    every = max((letters for term, letters in zip(terms, hidden, strict=True) if "..." in term), key=len, default="")
+    if arrow:
+        return full, output.replace("...", every)
+    joined = "".join(full)
+    return full, every + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in every))
+
+
+def _aligned_mean(factor: Tensor, term: str, output: str) -> Tensor:
+    """Average over the letters missing in `output` and line up the others with it."""
+    summed = [axis for axis, letter in enumerate(term) if letter not in output]
+    kept = [letter for letter in term if letter in output]
+    mean = factor.mean(summed) if summed else factor
+    mean = mean.permute([kept.index(letter) for letter in output if letter in kept])
+    return mean[tuple(slice(None) if letter in kept else None for letter in output)]
+
+
+def _distance_channels(call: ChannelCall, x1: Any, x2: Any, *args: Any, **kwargs: Any) -> Any:
+    """Both are read along their last axis, where they meet."""
+    return product(call, x1, x2.transpose(-2, -1))
+
+
+@operator(*present("cdist"), channels=_distance_channels, context=True, kind="products")
+def distance(flow: LayerContext, x1: Tensor, x2: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """sum_k x + sum_k y: a distance changes by at most the lengths of both changes."""
+    zero = torch.zeros((), dtype=x1.dtype, device=x1.device)
+    first = x1.sum(-1).unsqueeze(-1) if flow.is_data("x1") else zero
+    second = x2.sum(-1).unsqueeze(-2) if flow.is_data("x2") else zero
+    return (first + second).expand(flow.on_shapes().shape)

@@ -1,0 +1,116 @@
+"""Recurrent layers: a hidden unit has a row per gate, and is read by the next step and by what reads the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.ops.linear import read_linear
+from dfpc_plugin.ops.record import operator
+from dfpc_plugin.tracing.axes import varying
+from dfpc_plugin.tracing.proxy import shape_of
+
+__all__: list[str] = []
+
+
+def _recurrent_channels(
+    call: ChannelCall, input: Any, hx: Any, params: Any, has_biases: bool, num_layers: int, dropout: float, train: bool,
+    bidirectional: bool, batch_first: bool,
+) -> Any:
+    """Per layer and direction: gates' rows of both weights, the biases, and the columns that read the state."""
+    states = list(hx) if isinstance(hx, tuple | list) else [hx]
+    directions = 2 if bidirectional else 1
+    per_cell = len(params) // (int(num_layers) * directions)
+    cells = [params[start : start + per_cell] for start in range(0, len(params), per_cell)]
+    units: list[Tensor] = []
+    for layer in range(int(num_layers)):
+        outputs = [_cell(call, input, cell) for cell in cells[layer * directions : (layer + 1) * directions]]
+        units += [slot.movedim(-1, 0).flatten(1)[:, 0] for output in outputs for slot in output.slots[:1]]
+        input = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+    by_cell = torch.stack(units)  # one hidden size for all cells
+    if len(units) > 1:
+        call.size(by_cell, 1, None, flexible=1)
+    batch = [1] * (len(shape_of(states[0])) - 2)
+    finals = [call.make(shape_of(s), [by_cell.view(len(units), *batch, -1)] if s is states[0] else ()) for s in states]
+    if len(states) > 1:  # an LSTM's cells have a unit per hidden unit
+        finals[1:] = [call.make(shape_of(s), finals[0].slots) for s in states[1:]]
+    return input, *finals
+
+
+def _cell(call: ChannelCall, input: Any, cell: Any) -> Any:
+    """One direction of one layer; returns its outputs."""
+    w_ih, w_hh, *biases = cell
+    if any(len(shape_of(bias)) > 1 for bias in biases):
+        raise Unfollowed("a recurrent layer with a projection")
+    rows, units = shape_of(w_hh)[:2]
+    leading = list(range(len(shape_of(input)) - 1))
+    call.layer(w_ih, input, reads=1, writes=0, along=-1, positions=shape_of(input)[:-1].numel())
+    call.layer(w_hh, input, reads=1, writes=0, along=-1, positions=shape_of(input)[:-1].numel())
+    gates = call.einsum([(w_ih, ["out", "in"]), (input, [*leading, "in"])], [*leading, "out"])
+    of_state = call.make((rows,), [slot[:, 0] for slot in w_hh.slots if 0 in varying(slot)])
+    for vector in (of_state, *biases):
+        gates = call.elementwise(gates, vector)
+    (slot,) = gates.slots
+    first = call.table.unite_along(slot.unflatten(-1, (rows // units, units)), [slot.dim() - 1], call.where)
+    state = call.make((*shape_of(input)[:-1], units), [first[..., 0, :]])
+    call.einsum([(w_hh, ["out", "in"]), (state, [*leading, "in"])], [*leading, "out"])
+    return state
+
+
+def _recurrent(
+    flow: LayerContext,
+    input: Tensor,
+    hx: Any,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    """Per direction and layer: reads |W_ih| x and |W_hh| h, writes h = the gates' rows of |W_ih| 1 added up.
+
+    An approximation: gates are taken at their full size, and a state is the same at every step. Scores are named after the
+    input weights of each direction, one per hidden unit.
+    """
+    originals = flow.original("params")
+    per_cell = len(params) // (num_layers * (2 if bidirectional else 1))
+    kinds = len(hx) if isinstance(hx, tuple | list) else 1  # hidden states, and an LSTM's cells
+    time = 1 if batch_first and input.dim() == 3 else 0
+    finals: list[Tensor] = []
+    cells = [range(start, start + per_cell) for start in range(0, len(params), per_cell)]
+    for layer in range(num_layers):
+        outputs, names = [], []
+        for cell in cells[layer * (2 if bidirectional else 1) :][: 2 if bidirectional else 1]:
+            name = flow.name_of(originals[cell[0]])
+            w_ih, w_hh = params[cell[0]].abs(), params[cell[1]].abs()
+            before = flow.sources
+            read_linear(flow, name, input, w_ih)
+            units = w_hh.shape[1]
+            hidden = flow.write(name, w_ih.sum(1).view(-1, units).sum(0), channel_dim=0).expand(*input.shape[:-1], units)
+            read_linear(flow, name, hidden, w_hh)
+            outputs.append(hidden)
+            finals.append(hidden.select(time, -1))
+            names.append(name)
+            flow.sources = before
+        input = torch.cat(outputs, -1)
+        flow.sources = frozenset(names)
+    return input, *([torch.stack(finals)] * kinds)
+
+
+@operator(torch.lstm, channels=_recurrent_channels, context=True, kind="layer")
+def lstm(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, ...]:
+    """Reads |W_ih| x and |W_hh| h; writes the four gates' rows of |W_ih| 1, added up."""
+    return _recurrent(flow, input, hx, params, *options)
+
+
+@operator(torch.gru, torch.rnn_tanh, torch.rnn_relu, channels=_recurrent_channels, context=True, kind="layer")
+def gru(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, ...]:
+    """Reads |W_ih| x and |W_hh| h; writes the gates' rows of |W_ih| 1, added up."""
+    return _recurrent(flow, input, hx, params, *options)

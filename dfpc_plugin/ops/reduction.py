@@ -1,0 +1,271 @@
+"""Sums, means, extremes and norms over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.combine import sum_away
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, operator
+from dfpc_plugin.tracing.axes import inner_axis, varying
+from dfpc_plugin.tracing.operator import Means, forms, present
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
+
+__all__ = ["along_an_axis", "largest"]
+
+
+def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
+    """Sum over axes; None: over all."""
+    own = shape_of(input)
+    dims = range(len(own)) if dim is None or dim == [] or dim == () else [dim] if isinstance(dim, int) else dim
+    axes = {int(axis) % max(len(own), 1) for axis in dims}
+    shape = [1 if axis in axes else size for axis, size in enumerate(own)]
+    left = sum_away(call.table, input.slots, axes, call.where)
+    if not keepdim:
+        index = tuple(0 if axis in axes else slice(None) for axis in range(len(own)))
+        left = [slot[index] for slot in left]
+        shape = [size for axis, size in enumerate(own) if axis not in axes]
+    return call.make(shape, left)
+
+
+def _reduces(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Reads the channels it sums over; others stay."""
+    given = [arg for arg in args if not isinstance(arg, torch.dtype)]
+    if call.name in ("norm", "vector_norm", "linalg_norm", "linalg_vector_norm"):
+        given = given[1:]
+    dim = kwargs.get("dim", kwargs.get("axis", given[0] if given else None))
+    return _reduced(call, input, dim, bool(kwargs.get("keepdim", given[1] if len(given) > 1 else False)))
+
+
+def _native(name: str) -> Callable[..., Any]:
+    """The operator itself, on bounds."""
+    function = getattr(torch, name)
+
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    apply.__name__, apply.__doc__ = name, "The operator on the bounds: its matrix has no negative entry."
+    return apply
+
+
+for _name in ("mean", "sum", "nansum", "nanmean"):
+    operator(*forms(_name), convention=EXACT, channels=_reduces, means=Means.LINEAR, kind="reduces")(_native(_name))
+
+
+def along_an_axis(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Mixes entries along an axis without summing it away: as a norm does, it works on whatever is left.
+
+    Along an axis of rows it mixes entries of one position, which go together.
+    """
+    numbers = [arg for arg in args if isinstance(arg, int)]
+    if call.name == "normalize":
+        numbers = numbers[-1:] if len(args) > 1 else [1]
+    dim = kwargs.get("dim", numbers[0] if numbers else None)
+    slots = []
+    for slot in input.slots:
+        axis = None if dim is None else int(dim) % slot.dim()
+        if axis in varying(slot) and axis != inner_axis(slot):
+            slot = call.table.unite_along(slot, [axis], call.where).expand(slot.shape)
+        slots.append(slot)
+    return call.make(shape_of(input), slots)
+
+
+operator(*forms("cumsum"), convention=EXACT, channels=along_an_axis, kind="reduces")(_native("cumsum"))
+
+
+@operator(*present("cumprod", "logcumsumexp"), channels=along_an_axis, kind="reduces")
+def running_product(input: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
+    """The running sum of the bounds: entries taken to be of unit size."""
+    return input.cumsum(dim)
+
+
+def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
+    """Spell out the axes of a reduction."""
+    dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
+    return dims or tuple(range(input.dim()))
+
+
+def _within_channels(input: Tensor, dims: Iterable[int]) -> bool:
+    """Tell whether `dims` are positions of an (N, C, ..., H, W) map: its last two axes.
+
+    A maximum or a norm over positions of one channel is that channel's own. Over several channels it would credit a
+    change to the largest one only; the sum bounds each one's share.
+    """
+    return input.dim() >= 4 and all(dim % input.dim() >= input.dim() - 2 for dim in dims)
+
+
+@operator(torch.linalg.vector_norm, torch.linalg.norm, convention=BOUND, channels=_reduces, kind="reduces")
+def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    """||x|| over the positions of an (N, C, ...) map: | ||a|| - ||b|| | <= ||a - b||; over other axes the sum."""
+    dims = _dims(x, dim)
+    if not _within_channels(x, dims):
+        return x.sum(dims, keepdim=keepdim)
+    return torch.linalg.vector_norm(x, 2 if ord is None or ord == "fro" else ord, dims, keepdim)
+
+
+@operator(*forms("norm"), convention=BOUND, channels=_reduces, kind="reduces")
+def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    """||x|| over the positions of an (N, C, ...) map: | ||a|| - ||b|| | <= ||a - b||; over other axes the sum."""
+    return vector_norm(input, p, dim, keepdim)
+
+
+@operator(*forms("amax", "amin", "logsumexp"), convention=BOUND, channels=_reduces, kind="reduces")
+def largest(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    """max(x) over the positions of an (N, C, ...) map; over other axes the sum."""
+    dims = _dims(input, dim)
+    return input.amax(dims, keepdim) if _within_channels(input, dims) else input.sum(dims, keepdim=keepdim)
+
+
+@operator(*forms("prod"), channels=_reduces, kind="reduces")
+def product(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The sum: factors are taken to be of unit size."""
+    return input.sum(_dims(input, dim), keepdim=keepdim)
+
+
+def _extreme_channels(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """Largest or smallest entries along an axis, with their positions; over all axes without one; or of two tensors."""
+    other = kwargs.get("other", dim)
+    if isinstance(other, Tensor):
+        return combines_entries(call, input, other)
+    if dim is None:
+        return _reduced(call, input, None, False)
+    values = _reduced(call, input, dim, keepdim)
+    shape = shape_of(values)
+    return torch.return_types.max(
+        (call.make(shape, values.slots, part=0), call.make(shape, part=1, dtype=torch.long))
+    )  # fmt: skip
+
+
+@operator(
+    *forms("max", "min"), convention=BOUND, channels=_extreme_channels, means=Means.POINTWISE, couples=True, additive=True,
+    dtypes=(None, torch.long), kind="reduces", compute=lambda input, other=None, *args, **kwargs: (
+        torch.maximum(input, other) if isinstance(other, Tensor) else torch.full_like(input, torch.nan)
+    ),
+)  # fmt: skip
+def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *, dim: Any = None) -> Any:
+    """As `amax` along one axis; x + y for two tensors, as `maximum`."""
+    if isinstance(other, Tensor):
+        return input + other
+    axis = dim if dim is not None else other
+    if axis is None:
+        return largest(input)
+    values = largest(input, axis, keepdim)
+    return torch.return_types.max((values, torch.zeros_like(values)))
+
+
+def _variance_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """As a mean; torch lets the axes precede or leave out the flag `unbiased`."""
+    dims = None if isinstance(dim, bool) else dim
+    return _reduced(call, input, dims, bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False)))
+
+
+def _mean_over(input: Tensor, dim: Any, args: tuple, keepdim: bool) -> Tensor:
+    """Mean over `dim`, which torch lets precede or leave out the flag `unbiased`; a third argument is keepdim."""
+    dims = None if isinstance(dim, bool) else dim
+    return input.mean(dims, keepdim=bool(args[1]) if len(args) > 1 else keepdim)
+
+
+@operator(*forms("var", "std"), channels=_variance_channels, kind="reduces")
+def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
+    """mean(x) over the axes: slope of a deviation at unit size."""
+    return _mean_over(input, dim, args, keepdim)
+
+
+def _both_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """As a mean, twice."""
+    first = _variance_channels(call, input, dim, *args, **kwargs)
+    return tuple(call.make(shape_of(first), first.slots, part=part) for part in range(2))
+
+
+@operator(*forms("var_mean", "std_mean"), channels=_both_channels, kind="reduces")
+def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+    """mean(x) over the axes, for both."""
+    mean = _mean_over(input, dim, args, keepdim)
+    return mean, mean
+
+
+def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """An answer about several entries, which tells of no channels."""
+    result = _reduced(call, input, dim, keepdim)
+    return call.make(shape_of(result))
+
+
+@operator(*forms("argmax", "argmin"), channels=_all_at_once, dtypes=(torch.long,), kind="reduces")
+def position(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Zero: positions are taken to stay as they are."""
+    return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
+
+
+@operator(*forms("all", "any"), channels=_all_at_once, dtypes=(torch.bool,), kind="reduces")
+def answer(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Zero: an answer is taken to stay as it is."""
+    return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
+
+
+@operator(*forms("count_nonzero"), channels=_all_at_once, dtypes=(torch.long,), kind="reduces")
+def count(input: Tensor, dim: Any = None) -> Tensor:
+    """Zero: a count is taken to stay as it is."""
+    return torch.zeros_like(input.sum(_dims(input, dim)))
+
+
+def _order_axis(call: ChannelCall, args: tuple, kwargs: dict[str, Any], rank: int, position: int) -> int:
+    """The axis that entries are put in order along."""
+    numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
+    return int(kwargs.get("dim", numbers[position] if len(numbers) > position else -1)) % max(rank, 1)
+
+
+def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Entries in the order of their values; channels along the axis stay."""
+    dim = _order_axis(call, args, kwargs, input.dim(), 1 if call.name in ("topk", "kthvalue") else 0)
+    shapes = call.on_meta((input, *args), kwargs)
+    if isinstance(shapes, Tensor):
+        return _reduced(call, input, None, False)
+    left = []
+    for slot in input.slots:
+        if dim in varying(slot):
+            call.freeze(slot, f"is put in order by {call.where}")
+        else:
+            first = slot.narrow(dim, 0, 1)
+            left.append(first if shapes[0].dim() == input.dim() else first.squeeze(dim))
+    shape = shapes[0].shape
+    return type(shapes)((call.make(shape, left, part=0), call.make(shape, part=1, dtype=torch.long)))
+
+
+@operator(*present("topk", "sort", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin"), convention=BOUND,
+          channels=_ordered_channels, dtypes=(None, torch.long), kind="reduces", context=True)
+def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Every result changes by at most the largest change along the axis (of several channels, their sum)."""
+    found = flow.on_shapes()
+    if isinstance(found, Tensor):
+        return largest(input)
+    numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
+    counts = flow.function_name in ("topk", "kthvalue")
+    dim = int(kwargs.get("dim", numbers[counts] if len(numbers) > counts else -1)) % max(input.dim(), 1)
+    values = largest(input, dim, found[0].dim() == input.dim()).expand(found[0].shape)
+    return type(found)((values, torch.zeros_like(values)))
+
+
+@operator(*present("argsort"), channels=lambda call, input, *args, **kwargs: call.make(shape_of(input)),
+          dtypes=(torch.long,), kind="reduces")
+def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Zero: positions are taken to stay as they are."""
+    return torch.zeros_like(input)
+
+
+def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
+    """Positions in a table, which tell of no channels."""
+    shape = call.on_meta(args, kwargs).shape
+    return call.make(shape)
+
+
+@operator(*present("searchsorted", "bucketize", "one_hot"), channels=_buckets, dtypes=(torch.long,), kind="reduces", context=True)
+def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
+    """Zero: positions are taken to stay as they are."""
+    shape = flow.on_shapes().shape
+    return torch.zeros(shape, dtype=torch.float32, device=next(arg.device for arg in args if isinstance(arg, Tensor)))
+

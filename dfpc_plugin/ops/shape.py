@@ -1,0 +1,257 @@
+"""Operators that change shapes: executed on bounds, means and labels, and the sizes that they ask for are noted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
+from dfpc_plugin.tracing.operator import Means, forms
+from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
+from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
+
+__all__: list[str] = []
+
+
+def _shapes(channels: Callable[..., Any], *functions: Callable[..., Any], name: str) -> None:
+    """Register operators that are executed on bounds as they are."""
+    for function in functions:
+        if function.__name__.endswith("_"):
+            continue
+
+        def reshape(*args: Any, _native: Any = function, **kwargs: Any) -> Any:
+            return _native(*args, **kwargs)
+
+        reshape.__name__, reshape.__doc__ = name, "Moves entries."
+        operator(function, convention=EXACT, channels=channels, means=Means.LINEAR, kind="moves", view=True)(reshape)
+
+
+def _spelled(sizes: tuple[Any, ...]) -> list[int]:
+    """Sizes given one by one or as one sequence."""
+    return list(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
+
+
+def _reshaped(call: ChannelCall, input: Proxy, sizes: list[int]) -> Proxy:
+    """Reshape, and note every size asked for along an axis of channels."""
+    plain = [int(size) for size in sizes]
+    _align_rows(call, input, plain)
+    result = call.moved(input, lambda slot: slot.reshape(plain))
+    slots = getattr(result, "slots", ())
+    inner = [inner_axis(slot) for slot in slots]
+    for slot, own in zip(slots, inner, strict=True):
+        for axis in varying(slot):
+            if axis == own or axis not in inner:  # where others lie, this slot's rows are not all there is to count
+                call.size(slot, axis, None if plain[axis] == -1 else sizes[axis])
+    return result
+
+
+def _align_rows(call: ChannelCall, input: Proxy, sizes: list[int]) -> None:
+    """Unite rows whose entries a reshape pairs up by position, as a channel shuffle does, or lays among positions.
+
+    After a cut the n-th entry that is left of one row meets the n-th of another, so the same ones must go.
+    """
+    own = shape_of(input)
+    slots = [slot for slot in getattr(input, "slots", ()) if len(varying(slot)) > 1]
+    if not slots:
+        return
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        sizes = [own.numel() // known if size == -1 else size for size in sizes]
+    for joined in _joined_axes(own, sizes):
+        for slot in slots:
+            axes = varying(slot)
+            inside = [axis for axis in axes if axis in joined]
+            inner = inner_axis(slot)
+            positions = inside and any(0 < axis < inside[-1] and own[axis] > 1 and axis not in axes for axis in joined)
+            if inner in inside and inner != inside[-1]:
+                call.table.unite_along(slot, [axis for axis in inside if axis != inner], call.where)
+            elif positions and len(inside) < len(axes):
+                call.table.unite_along(slot, inside, call.where)
+
+
+def _joined_axes(before: Sequence[int], after: Sequence[int]) -> list[list[int]]:
+    """Runs of axes of a reshaped tensor that are joined with each other, as far as sizes tell."""
+    runs: list[list[int]] = []
+    start = stop = 0
+    while start < len(before):
+        left, right = before[start], after[stop] if stop < len(after) else 1
+        run = [start]
+        start, stop = start + 1, stop + 1
+        while left != right and (start < len(before) if left < right else stop < len(after)):
+            if left < right:
+                left *= before[start]
+                run.append(start)
+                start += 1
+            else:
+                right *= after[stop]
+                stop += 1
+        runs.append(run)
+    return runs
+
+
+def _reshape_channels(call: ChannelCall, input: Proxy, *shape: Any, **kwargs: Any) -> Proxy:
+    """Asks for every size but the one left to torch."""
+    shape = shape or tuple(kwargs.values())
+    if isinstance(shape[0], torch.dtype):
+        return call.same(input)
+    if isinstance(shape[0], Tensor):
+        return _reshaped(call, input, list(shape[0].shape))
+    return _reshaped(call, input, _spelled(shape))
+
+
+def _flatten_channels(call: ChannelCall, input: Proxy, *args: Any, **kwargs: Any) -> Proxy:
+    """Asks for no size, but rows of channels that are joined keep equally many."""
+    shape = torch.flatten(torch.empty(shape_of(input), device="meta"), *args, **kwargs).shape
+    _align_rows(call, input, list(shape))
+    for slot in input.slots:
+        inner = inner_axis(slot)
+        if len(varying(slot)) > 1 and inner is not None:
+            call.size(slot, inner, None)
+    return call.moved(input, lambda slot: torch.flatten(slot, *args, **kwargs))
+
+
+def _unflatten_channels(call: ChannelCall, input: Proxy, dim: int, sizes: Any) -> Proxy:
+    """Asks for the sizes of the axes that one is split into."""
+    dim = dim % input.dim()
+    own = list(input.shape)
+    return _reshaped(call, input, [*own[:dim], *sizes, *own[dim + 1 :]])
+
+
+def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any) -> Proxy:
+    """Copies entries along new axes or axes of size one; asks for the sizes of the others."""
+    sizes = sizes or tuple(kwargs.values())
+    asked = list(sizes[0].shape) if isinstance(sizes[0], Tensor) else _spelled(sizes)
+    plain = [int(size) for size in asked]
+    result = call.moved(input, lambda slot: slot.expand(plain))
+    for slot in getattr(result, "slots", ()):
+        for axis in varying(slot):
+            if plain[axis] != -1:
+                call.size(slot, axis, asked[axis])
+    if isinstance(input, Proxy):
+        own = shape_of(input)
+        lacking = len(asked) - len(own)
+        result.spread = {
+            axis: size for axis, size in enumerate(asked)
+            if plain[axis] > 1 and (axis < lacking or own[axis - lacking] == 1)
+        }
+    return result
+
+
+def _chunk_channels(call: ChannelCall, input: Proxy, chunks: int, dim: int = 0) -> Any:
+    """Parts of one size, but for what is left for the last."""
+    return _chunked(call, input, chunks, dim % input.dim(), torch.chunk)
+
+
+def _tensor_split_channels(call: ChannelCall, input: Proxy, *args: Any, dim: int = 0, **kwargs: Any) -> Any:
+    """Parts whose sizes differ by one at most, or parts between fixed positions."""
+    given = [*args, *kwargs.values()]
+    axis = (given[1] if len(given) > 1 else dim) % input.dim()
+    if isinstance(given[0], int):
+        return _chunked(call, input, given[0], axis, torch.tensor_split)
+    for slot in input.slots:
+        if axis in varying(slot):
+            for bound in given[0]:
+                call.size(slot.narrow(axis, 0, int(bound)), axis, bound, flexible=axis)
+    return _parts(call, input, lambda slot: torch.tensor_split(slot, [int(bound) for bound in given[0]], axis))
+
+
+def _chunked(call: ChannelCall, input: Proxy, chunks: int, dim: int, cut: Any) -> Any:
+    """Cut into a number of parts."""
+    parts = _parts(call, input, lambda slot: cut(slot, int(chunks), dim))
+    if len(parts) > 1:
+        for slot in input.slots:
+            if dim in varying(slot):
+                _note_chunks(call, slot, dim, chunks, [shape_of(part)[dim] for part in parts])
+    return parts
+
+
+def _note_chunks(call: ChannelCall, slot: Tensor, dim: int, chunks: int, sizes: list[int]) -> None:
+    """All parts are of one size, but for what is left for the last."""
+    if len(set(sizes)) == 1:
+        _note_rows(call, slot, dim, len(sizes), None)
+        return
+    whole = TracedInt(slot.size(dim), AxisSize(squeezed(slot), dim, dim))
+    for number, part in enumerate(slot.split(sizes, dim)[:-1]):
+        if "chunk" in call.name:
+            call.size(part, dim, -(-whole // chunks), flexible=dim)
+        else:
+            call.size(part, dim, (whole + (chunks - 1 - number)) // chunks, flexible=dim)
+
+
+def _split_channels(call: ChannelCall, input: Proxy, split_size: Any = None, dim: int = 0, **kwargs: Any) -> Any:
+    """Asks for the size of every part."""
+    asked = next((v for k, v in kwargs.items() if k.startswith("split_size")), split_size)
+    dim = dim % input.dim()
+    plain = int(asked) if isinstance(asked, int) else [int(size) for size in asked]
+    parts = _parts(call, input, lambda slot: torch.split(slot, plain, dim))
+    equal = isinstance(plain, int) and len(parts) > 1 and shape_of(input)[dim] % plain == 0
+    for slot in input.slots:
+        if dim not in varying(slot):
+            continue
+        if equal:
+            _note_rows(call, slot, dim, len(parts), asked)
+            continue
+        for number, part in enumerate(slot.split(plain, dim)):
+            if not isinstance(asked, int) or number + 1 < len(parts):
+                call.size(part, dim, asked if isinstance(asked, int) else asked[number], flexible=dim)
+    return parts
+
+
+def _note_rows(call: ChannelCall, slot: Tensor, dim: int, count: int, size: Any) -> None:
+    """Equal parts keep equally many channels, `size` if it is asked for, and there are as many parts as before."""
+    rows = slot.unflatten(dim, (count, -1))
+    if rows.size(dim + 1) > 1:
+        call.size(rows, dim + 1, size, flexible=dim + 1)
+        call.size(rows, dim, count, flexible=dim + 1)
+    else:
+        call.size(slot, dim, count, flexible=dim)
+
+
+def _unbind_channels(call: ChannelCall, input: Proxy, dim: int = 0) -> Any:
+    """Asks for as many slices as there are."""
+    dim = dim % input.dim()
+    for slot in input.slots:
+        if dim in varying(slot):
+            call.size(slot, dim, shape_of(input)[dim])
+    return _parts(call, input, lambda slot: torch.unbind(slot, dim))
+
+
+def _parts(call: ChannelCall, input: Proxy, cut: Any) -> Any:
+    """Cut labels into parts; returns one tensor per part."""
+    pieces = [cut(slot) for slot in input.slots]
+    shapes = [piece.shape for piece in (pieces[0] if pieces else cut(blank(input)))]
+    results = []
+    for number, shape in enumerate(shapes):
+        part = call.make(shape, [piece[number] for piece in pieces], part=number)
+        part.linear = input.linear or input.original is not None
+        part.wild = part.wild or input.wild
+        results.append(part)
+    return tuple(results)
+
+
+_shapes(_flatten_channels, *forms("flatten", "ravel"), name="flatten")
+_shapes(_unflatten_channels, *forms("unflatten"), name="unflatten")
+_shapes(_expand_channels, *forms("expand", "broadcast_to", "expand_as"), name="expand")
+_shapes(_chunk_channels, *forms("chunk"), name="chunk")
+_shapes(_tensor_split_channels, *forms("tensor_split"), name="tensor_split")
+_shapes(_split_channels, *forms("split", "split_with_sizes"), name="split")
+_shapes(_unbind_channels, *forms("unbind"), name="unbind")
+_shapes(_reshape_channels, Tensor.reshape, torch.reshape, name="reshape")
+
+
+@operator(
+    Tensor.view, Tensor.view_as, Tensor.reshape_as, convention=EXACT, channels=_reshape_channels, means=Means.LINEAR,
+    kind="moves", view=True,
+)  # fmt: skip
+def view(input: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
+    """Moves entries (bounds may be strided differently from the data, so this reshapes)."""
+    shape = shape or tuple(kwargs.values())
+    if isinstance(shape[0], torch.dtype):
+        return input
+    return input.reshape(shape[0].shape) if isinstance(shape[0], Tensor) else input.reshape(*shape)

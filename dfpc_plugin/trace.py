@@ -1,0 +1,127 @@
+"""Trace a model: run its forward once on proxies, for every analysis that is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from dfpc_plugin import ops  # noqa: F401
+from dfpc_plugin.analyses.bounds import Bounds, bound_dtype
+from dfpc_plugin.analyses.channels import ChannelTrace
+from dfpc_plugin.analyses.stated import Statements
+from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedOperatorError
+from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.tracing.forward import follow
+from dfpc_plugin.tracing.run import Run
+from dfpc_plugin.tracing.script import scripted_functions_redirected
+from dfpc_plugin.tracing.state import traced_state
+from dfpc_plugin.tracing.tree import returned_tensors
+
+__all__ = ["Flow", "ForwardFunction", "Trace", "missing_operators", "trace_model"]
+
+Flow = Literal["bounds", "variances"]
+"""What flows in place of data: bounds on changes, or variances and means."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one run of a forward has shown.
+
+    Attributes:
+        run: The run.
+        channels: Channels and what the forward demands of them; None if they were not followed.
+        bounds: Who reads and who writes couplings, and how much; None if nothing flowed.
+    """
+
+    run: Run
+    channels: ChannelTrace | None
+    bounds: Bounds | None
+
+
+def trace_model(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    forward_fn: ForwardFunction | None = None,
+    *,
+    channels: bool = False,
+    flow: Flow | None = None,
+) -> Trace:
+    """Run `model` once on proxies of the shapes of `example_inputs`; their values are not used, but for those of integers.
+
+    The model is left as it was found. Works under `torch.no_grad()` and `torch.inference_mode()`.
+
+    Args:
+        model: Any module.
+        example_inputs: What it is called with.
+        forward_fn: Called as `forward_fn(model, example_inputs)` in place of the model.
+        channels: Follow channels.
+        flow: What flows in place of data; None for nothing.
+
+    Raises:
+        UnsupportedOperatorError: Operators of the model have no record.
+        ValueDependentError: The forward needs the values of its data.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+    """
+    trace = _traced(model, example_inputs, forward_fn, channels=channels, flow=flow)
+    trace.run.finish()
+    return trace
+
+
+def missing_operators(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+) -> tuple[MissingOperator, ...]:
+    """Return the operators of `model` that have no rule; works on the meta device, without weights.
+
+    With `forward_fn`, calls `forward_fn(model, example_inputs)` in place of the model.
+
+    Raises:
+        ValueDependentError: The forward needs the values of its data.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+    """
+    try:
+        return _traced(model, example_inputs, forward_fn, channels=False, flow="bounds").run.missing
+    except UnsupportedOperatorError as error:
+        return error.missing
+
+
+def _traced(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    forward_fn: ForwardFunction | None,
+    *,
+    channels: bool,
+    flow: Flow | None,
+) -> Trace:
+    """Run the forward and return what the run has shown, complete or not."""
+    run = Run(model)
+    run.dtype = bound_dtype(model)
+    followed = ChannelTrace(run) if channels else None
+    bounds = Bounds(run, expected=flow == "variances") if flow is not None else None
+    run.channels, run.bounds, run.traces_sizes = followed, bounds, channels
+    with _recording(model):
+        statements = Statements(followed) if followed is not None else None
+        with traced_state(run, None if followed is None else followed.label):
+            with statements.watching() if statements is not None else contextlib.nullcontext():
+                outputs = follow(run, model, example_inputs, forward_fn)
+            if followed is not None and statements is not None:
+                for tensor in returned_tensors(outputs):
+                    followed.output(tensor)
+                if not run.missing:
+                    statements.look_aside(run, model, example_inputs)
+    if not run.calls:
+        raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
+    return Trace(run, followed, bounds)
+
+
+@contextlib.contextmanager
+def _recording(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, whatever mode the caller is in; the model is restored at exit."""
+    with torch.inference_mode(False), torch.no_grad(), evaluating(model), scripted_functions_redirected():
+        yield

@@ -1,0 +1,76 @@
+"""Remember what a Torch-Pruning dependency graph was traced with.
+
+Torch-Pruning gives an importance the group to score, and through it the graph and the model, but not the example inputs
+that the user gave to the pruner. Asking for them twice would be a nuisance and a source of mismatches, so building a
+graph notes them down, as shapes: `DependencyGraph.build_dependency` is wrapped once, when this module is imported, and
+does what it did before.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor
+
+from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.inputs import ExampleInputs
+
+__all__ = ["TracedCall", "noting", "traced_call"]
+
+_ATTRIBUTE = "_dfpc_traced_call"
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """How a graph's model is called.
+
+    Attributes:
+        example_inputs: The user's example inputs without their values (masks keep theirs).
+        forward_fn: The user's `forward_fn(model, example_inputs)`, if one was given.
+    """
+
+    example_inputs: ExampleInputs
+    forward_fn: ForwardFunction | None
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What scores depend on of this: shapes and dtypes, and the function."""
+        return (*((tensor.shape, tensor.dtype) for tensor in tensors(self.example_inputs)), id(self.forward_fn))
+
+
+def traced_call(graph: tp.DependencyGraph) -> TracedCall | None:
+    """Return what `graph` was traced with, or None if it was built before this package was imported."""
+    return getattr(graph, _ATTRIBUTE, None)
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    """The same shape, dtype and device in no memory; masks are kept."""
+    if tensor.dtype == torch.bool:
+        return tensor
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+def noting(build: Callable[..., tp.DependencyGraph]) -> Callable[..., tp.DependencyGraph]:
+    """Wrap `build_dependency` so that it notes its call on the graph."""
+    signature = inspect.signature(build)
+
+    @functools.wraps(build)
+    def build_dependency(self: tp.DependencyGraph, *args: Any, **kwargs: Any) -> tp.DependencyGraph:
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        inputs = map_tensors(_without_values, arguments["example_inputs"])
+        setattr(self, _ATTRIBUTE, TracedCall(inputs, arguments.get("forward_fn")))
+        return build(self, *args, **kwargs)
+
+    build_dependency._notes_traced_call = True  # type: ignore[attr-defined]
+    return build_dependency
+
+
+if not hasattr(tp.DependencyGraph.build_dependency, "_notes_traced_call"):
+    tp.DependencyGraph.build_dependency = noting(tp.DependencyGraph.build_dependency)

@@ -1,0 +1,154 @@
+"""One operation of a forward: what it is called with, what it changes, which dtype comes out, and of what it is a view."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.tracing.metadata import CASTS
+from dfpc_plugin.tracing.operator import Operator
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.tree import map_tensors, tensors
+
+__all__ = ["Call", "in_place", "on_shapes", "once", "result_dtype"]
+
+
+class Call:
+    """One operation of a forward.
+
+    Attributes:
+        function: The operator, as the model calls it.
+        operator: What is known of it.
+        args: What it is called with, data and weights as proxies.
+        kwargs: The same, by name, without `out`.
+        operands: The proxies among it, without what `out` names.
+        data: Those of them that depend on data.
+        target: The tensor that it changes, or None.
+        value: Computes its actual result where all operands have values, else None.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any], operands: list[Proxy]
+    ) -> None:
+        """Look at the operands."""
+        self.function, self.operator, self.args = function, operator, args
+        out = kwargs.get("out")
+        if out is None:
+            self.target = args[0] if args and in_place(function, args, kwargs) else None
+        else:
+            self.target = out
+            kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+            operands = [operand for operand in operands if operand is not out]
+        self.kwargs, self.operands = kwargs, operands
+        self.data = [operand for operand in operands if operand.holds_data]
+        self.value: Callable[[], Any] | None = None
+        if all([operand.value is not None for operand in operands]) and not (
+            self.data and any([operand.origins for operand in operands])
+        ):
+            self.value = once(self._computed)
+
+    def _computed(self) -> Any:
+        """The actual result; operands are not changed."""
+        args, kwargs = map_tensors(_detached_value, (self.args, self.kwargs))
+        if self.target is not None and self.target is self.args[0]:
+            args = (args[0].clone(), *args[1:])
+        return self.function(*args, **kwargs)
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        """What dtype the model will see."""
+        return result_dtype(self.function, self.data or self.operands, self.args, self.kwargs)
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """The device of the data."""
+        return (self.data or self.operands)[0].device
+
+    def dtype_of(self, part: int) -> torch.dtype:
+        """The dtype of one of several results."""
+        special = self.operator.dtypes
+        return (special[part] if part < len(special) else None) or self.dtype
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the result shows the first argument: indexing by tensors or lists, and casts, copy."""
+        target = self.args[0] if self.args else None
+        if not self.operator.view or not isinstance(target, Proxy) or self.dtype != target.dtype:
+            return False
+        if tensors((self.args[1:], self.kwargs)):
+            return False
+        index = self.args[1] if self.operator.kind == "picks" else ()
+        return not any(isinstance(part, list) for part in (index if isinstance(index, tuple) else (index,)))
+
+    def taking(self, part: int | None) -> Callable[[Tensor], Tensor]:
+        """How the view, or one of several, is taken from anything that is laid out as the first argument."""
+        function, args, kwargs = self.operator.bound, self.args[1:], self.kwargs
+
+        def take(laid_out: Tensor) -> Tensor:
+            taken = function(laid_out, *args, **kwargs)
+            return taken if part is None else taken[part]
+
+        return take
+
+
+def once(compute: Callable[[], Any]) -> Callable[[], Any]:
+    """Compute at most once."""
+    results: list[Any] = []
+
+    def value() -> Any:
+        if not results:
+            results.append(compute())
+        return results[0]
+
+    return value
+
+
+def on_shapes(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Run an operator on shapes and dtypes alone, on the meta device."""
+    args, kwargs = map_tensors(_without_values, (args, kwargs))
+    with torch.no_grad():
+        return function(*args, **kwargs)
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    return torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta")
+
+
+def _detached_value(tensor: Tensor) -> Tensor:
+    return value_of(tensor).detach()
+
+
+def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
+    """What dtype the model will see: the one it asks for, or the promotion of its data's."""
+    name = getattr(func, "__name__", "")
+    if name in CASTS:
+        return CASTS[name]
+    asked = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+    if asked:
+        return asked[0]
+    if name in ("to", "type_as") and len(args) > 1 and isinstance(args[1], Tensor):
+        return args[1].dtype
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
+    if not dtype.is_floating_point:  # token ids: an embedding's result has the dtype of its weights
+        given = (*args, *kwargs.values())
+        for tensor in tensors(given):
+            dtype = tensor.dtype if tensor.is_floating_point() else dtype
+        if not dtype.is_floating_point and any(isinstance(value, float) for value in given) and dtype != torch.bool:
+            return torch.get_default_dtype()
+    return dtype
+
+
+def in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Tell whether `func` changes its first argument, by torch's own naming: add_, __iadd__, __setitem__, inplace=True."""
+    name = getattr(func, "__name__", "")
+    if name in ("__setitem__", "__set__"):
+        return True
+    if name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"):
+        return True
+    if name.endswith("_") and not name.endswith("__"):
+        return True
+    return bool(kwargs.get("inplace", False))

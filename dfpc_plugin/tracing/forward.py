@@ -1,0 +1,45 @@
+"""Call a model's forward on the proxies of a pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.families import data_flow_forward
+from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.tracing.proxy import Proxy
+from dfpc_plugin.tracing.run import Run
+from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.inputs import ExampleInputs, as_call
+
+__all__ = ["follow"]
+
+
+def follow(run: Run, model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> Any:
+    """Call `forward_fn`, or what is registered for the model's family, or the model itself, on proxies.
+
+    Returns:
+        What the forward returns.
+
+    Raises:
+        UnsupportedOperatorError: The forward raised, and had met operators without a rule before.
+        ValueDependentError: The forward needs the values of its data.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+        Exception: Whatever else the forward raises.
+    """
+    forward_fn = forward_fn or data_flow_forward(model)
+    inputs = map_tensors(run.input, example_inputs)
+    args, kwargs = as_call(inputs) if forward_fn is None else ((), {})
+    if not any(isinstance(tensor, Proxy) for tensor in tensors(inputs)):
+        raise ExampleInputsError(
+            "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
+        )
+    try:
+        return model(*args, **kwargs) if forward_fn is None else forward_fn(model, inputs)
+    except (UnsupportedOperatorError, ValueDependentError):
+        raise
+    except Exception as error:
+        run.stop_if_missing(f"{type(error).__name__}: {error}", error)
+        raise

@@ -1,0 +1,314 @@
+"""One run of a model's forward on proxies: every operation goes to the record of its operator, once, for all analyses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.errors import DFPCError, MissingOperator, RuleError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
+from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
+from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.operator import find_operator, function_name
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.script import interpret, is_scripted
+from dfpc_plugin.tracing.tree import map_tensors, tensors
+
+__all__ = ["Found", "Run"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an analysis of bounds has found of a result.
+
+    Attributes:
+        bounds: Bounds, or variances, in the structure of the result.
+        sources: The feed-in layers that reach it.
+        means: Means in the same structure; None if they are not known.
+    """
+
+    bounds: Any
+    sources: frozenset[str]
+    means: Any = None
+
+
+class ChannelAnalysis(Protocol):
+    """Follows channels."""
+
+    def apply(self, call: Call) -> Any:
+        """Return the result as proxies with labels."""
+
+
+class BoundAnalysis(Protocol):
+    """Follows bounds, or variances and means."""
+
+    dtype: torch.dtype
+
+    def apply(self, call: Call) -> Found:
+        """Return the bounds of the result."""
+
+
+class Run:
+    """One pass over a model.
+
+    Attributes:
+        names: Paths of the model's modules and parameters.
+        channels: The analysis of channels, or None.
+        bounds: The analysis of bounds, or None.
+        dtype: Of bounds.
+        calls: Number of operations so far.
+        state: The proxy of every parameter and buffer, by the identity of the original.
+        traces_sizes: Sizes that the model reads remember where they come from.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Prepare for one run of `model`; nothing of it is changed."""
+        self.names = ModelNames(model)
+        self.channels: ChannelAnalysis | None = None
+        self.bounds: BoundAnalysis | None = None
+        self.dtype = torch.float32
+        self.calls = 0
+        self.state: dict[int, Proxy] = {}
+        self.traces_sizes = False
+        self._missing: dict[str, dict[str, None]] = defaultdict(dict)
+        self._muted = 0
+
+    @property
+    def missing(self) -> tuple[MissingOperator, ...]:
+        """Operators met so far that have no record."""
+        return tuple(MissingOperator(name, tuple(callers)) for name, callers in self._missing.items())
+
+    def input(self, tensor: Tensor) -> Tensor:
+        """Make what stands for an example input.
+
+        Masks of truth values stay what they are. Integers are data whose values may be asked for, as the user gave them.
+        """
+        if tensor.dtype == torch.bool:
+            return tensor
+        known = None if tensor.is_floating_point() or tensor.is_complex() else tensor.detach()
+        proxy = Proxy(tensor.shape, self, tensor.dtype, tensor.device, data=True)
+        proxy.value = None if known is None or known.is_meta else lambda: known
+        if self.bounds is not None:
+            ones = torch.ones((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)
+            proxy.set_bound(ones, frozenset())
+        return proxy
+
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """Follow channels alone: what an operator is taken apart into is no operation of the model."""
+        self._muted += 1
+        try:
+            yield
+        finally:
+            self._muted -= 1
+
+    def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
+        """Carry out one operation of the forward."""
+        if torch.is_inference_mode_enabled():  # the model's own: bounds need their gradients all the same
+            with torch.inference_mode(False):
+                return self.call(func, args, kwargs, operands)
+        if any(not isinstance(tensor, Proxy) and id(tensor) in self.state for tensor in operands):
+            args, kwargs = map_tensors(self._known, (args, kwargs))
+            operands = tensors((args, kwargs))
+        proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+        if func in CONSTANTS:
+            return self._constant(func, args, kwargs)
+        operator = find_operator(func)
+        self.calls += not self._muted and any([proxy.holds_data for proxy in proxies])
+        if operator is None:
+            return self._without_record(func, args, kwargs, proxies)
+        if operator.kind == "composed":
+            return operator.bound(*args, **kwargs)
+        if operator.kind == "picks":  # by positions, which are what they are
+            rest, kwargs = map_tensors(_position, (args[1:], kwargs))
+            args, operands = (*args[:1], *rest), tensors((args[:1], rest, kwargs))
+            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+            if not proxies:
+                return func(*args, **kwargs)
+            if any(proxy.dtype == torch.bool for proxy in proxies if not args or proxy is not args[0]):
+                raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+        call = Call(func, operator, args, kwargs, proxies)
+        if call.target is not None:
+            return self._change(call)
+        if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
+            return func(args[0], *map_tensors(_stand_in, args[1:]), **kwargs)  # a cast to the dtype of a proxy, say
+        return self._result(call)
+
+    def _known(self, tensor: Tensor) -> Tensor:
+        """The proxy of a parameter that the model has kept in a list of its own, as recurrent layers do."""
+        return tensor if isinstance(tensor, Proxy) else self.state.get(id(tensor), tensor)
+
+    def _constant(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Proxy:
+        """Make a constant of the shape of data, which the forward may still write data into."""
+        args, kwargs = map_tensors(_stand_in, (args, kwargs))
+        value = func(*args, **kwargs)
+        proxy = Proxy(value.shape, self, value.dtype, value.device, value=lambda: value)
+        proxy.wild = True
+        return proxy
+
+    def _result(self, call: Call) -> Any:
+        """What an operator returns, with what each analysis knows of it."""
+        result = None
+        if self.channels is not None:
+            with self.muted():
+                result = self.channels.apply(call)
+            result = map_tensors(lambda tensor: self._own(tensor, call), result)
+        if call.data and self.bounds is not None and not self._muted:
+            result = self._with_bounds(call, result, self.bounds.apply(call))
+        elif result is None:
+            result = self._computed(call)
+        if call.is_view:
+            many = not isinstance(result, Tensor)
+            for number, proxy in enumerate(result if many else [result]):
+                if isinstance(proxy, Proxy):
+                    proxy.set_view(call.args[0], call.taking(number if many else None))
+        return result
+
+    def _own(self, tensor: Tensor, call: Call) -> Tensor:
+        """A proxy of the result's own, where a rule has returned an operand or a view of what it is made from."""
+        if not isinstance(tensor, Proxy):
+            return tensor
+        if tensor._view is not None or any(tensor is operand for operand in call.operands):
+            return tensor.copy_of_labels()
+        return tensor
+
+    def _with_bounds(self, call: Call, result: Any, found: Found) -> Any:
+        """Attach bounds to a result, or make it of them."""
+        bounds = tensors(found.bounds)
+        means: list[Any] = tensors(found.means) if found.means is not None else [None] * len(bounds)
+        if result is None:
+            parts = iter(range(len(bounds)))
+            result = map_tensors(
+                lambda bound: Proxy(bound.shape, self, call.dtype_of(next(parts)), bound.device, data=True), found.bounds
+            )
+            if call.value is not None:
+                self._keep_values(call, result)
+        proxies = tensors(result)
+        if [shape_of(proxy) for proxy in proxies] != [bound.shape for bound in bounds]:
+            problem = f"its rules disagree: {[tuple(shape_of(p)) for p in proxies]} and {[tuple(b.shape) for b in bounds]}"
+            raise RuleError(function_name(call.function), self.names.caller() or "", problem)
+        for proxy, bound, mean in zip(proxies, bounds, means, strict=True):
+            proxy.set_bound(bound, found.sources, mean)  # type: ignore[attr-defined]
+        return result
+
+    def _keep_values(self, call: Call, result: Any) -> None:
+        """Let results of integers that the user gave be asked for."""
+        assert call.value is not None
+        if isinstance(result, Proxy):
+            result.value = call.value
+            return
+        for number, proxy in enumerate(tensors(result)):
+            proxy.value = lambda number=number: tensors(call.value())[number]  # type: ignore[attr-defined,misc]
+
+    def _computed(self, call: Call) -> Any:
+        """The actual result of an operator on weights and constants."""
+        if call.value is None:  # data, in a pass that follows nothing
+            return map_tensors(
+                lambda meta: Proxy(meta.shape, self, meta.dtype, call.device, data=True),
+                on_shapes(call.function, call.args, call.kwargs),
+            )
+        origins = _origins(call.operands)
+        wild = all(operand.wild for operand in call.operands)
+
+        def constant(tensor: Tensor) -> Proxy:
+            proxy = Proxy(tensor.shape, self, tensor.dtype, tensor.device, data=bool(call.data), value=lambda: tensor)
+            proxy.origins, proxy.wild = origins, wild
+            return proxy
+
+        return map_tensors(constant, call.value())
+
+    def _change(self, call: Call) -> Any:
+        """Carry out an operation in place."""
+        target = call.target
+        if not isinstance(target, Proxy):
+            if not call.data:
+                values, named = map_tensors(value_of, (call.args, call.kwargs))
+                return call.function(*values, **named) if target is call.args[0] else call.function(*values, out=target, **named)
+            raise DFPCError(
+                f"{function_name(call.function)} in module '{self.names.caller() or ''}' writes data into an ordinary "
+                f"tensor, which cannot hold it in a pass without data; make that tensor with x.new_zeros(...) or "
+                f"torch.zeros_like(x) instead of torch.zeros(...)."
+            )
+        if not call.data and target.wild:  # the values of a constant, which its views share
+            args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
+            call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=target.value(), **kwargs)  # type: ignore[misc]
+            if self.channels is None:
+                return target
+            kept = target.value
+        result = self._result(call)
+        slots = tuple(slot.expand(shape_of(target)) for slot in result.slots)
+        target.change(result, slots)
+        if not call.data and target.wild:
+            target.value = kept
+        elif not call.data:
+            target.origins = _origins([target, *call.operands])
+        return target
+
+    def _without_record(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], proxies: list[Proxy]) -> Any:
+        """Scripted: interpret. Weights and constants alone: compute. Else note it as missing."""
+        if is_scripted(func):
+            return interpret(func, args, kwargs)
+        known = all(proxy.value is not None for proxy in proxies)
+        if known and (func in VALUES or not any(proxy.holds_data for proxy in proxies)):
+            return self._values(func, args, kwargs)
+        if func in VALUES:
+            self.stop_if_missing(f"{function_name(func)} asks for values")
+            raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+        self._missing[function_name(func)][self.names.caller() or ""] = None
+        try:
+            shapes = on_shapes(func, args, kwargs)
+        except Exception as error:
+            reason = f"{function_name(func)} cannot be run on shapes alone"
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from error
+        device = proxies[0].device
+        return map_tensors(lambda meta: Proxy(meta.shape, self, meta.dtype, device, data=True), shapes)
+
+    def _values(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Compute with weights and constants, on copies where it changes them."""
+        target = args[0] if args and in_place(func, args, kwargs) else None
+        values, named = map_tensors(value_of, (args, kwargs))
+        if isinstance(target, Proxy):
+            changed = func(values[0].detach().clone(), *values[1:], **named)
+            target.value = lambda: changed
+            return target
+        return map_tensors(lambda tensor: tensor.detach(), func(*values, **named))
+
+    def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
+        """Raise with everything collected so far."""
+        if self._missing:
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from cause
+
+    def forget_missing(self) -> None:
+        """Forget operators that were met in something that was only looked at."""
+        self._missing.clear()
+
+    def finish(self) -> None:
+        """Raise if any operator had no record.
+
+        Raises:
+            UnsupportedOperatorError: Names every one of them.
+        """
+        if self._missing:
+            raise UnsupportedOperatorError(self.missing)
+
+
+def _origins(operands: list[Proxy]) -> tuple[Tensor, ...]:
+    """The parameters that a result is computed from."""
+    found = {id(origin): origin for operand in operands for origin in operand.origins}
+    return tuple(found.values())
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """An ordinary tensor of the same shape, dtype and device."""
+    return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(shape_of(tensor))
+
+
+def _position(tensor: Tensor) -> Tensor:
+    """Positions whose values are known."""
+    return tensor.value().detach() if isinstance(tensor, Proxy) and tensor.value is not None else tensor

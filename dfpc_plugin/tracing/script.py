@@ -1,0 +1,215 @@
+"""Run TorchScript on proxies.
+
+Scripted code runs in C++, below the Python API where the rules live. A scripted module hands itself over to
+`__torch_function__`, a scripted function does not, so its call is redirected while a pass runs; either way the graph
+is interpreted here, one operator at a time, through the same rules as everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.tracing.metadata import METADATA
+from dfpc_plugin.tracing.operator import find_operator
+from dfpc_plugin.tracing.proxy import Proxy
+from dfpc_plugin.tracing.tree import tensors
+
+__all__ = ["interpret", "is_scripted", "scripted_functions_redirected"]
+
+_SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
+_HOMES = (torch, torch.Tensor, F, torch._C._nn)
+_original_call = torch._C.ScriptFunction.__call__
+_lock = threading.Lock()
+_passes = 0
+
+
+def is_scripted(function: Any) -> bool:
+    """Tell whether `function` is compiled TorchScript."""
+    return isinstance(function, _SCRIPTED)
+
+
+@contextlib.contextmanager
+def scripted_functions_redirected() -> Iterator[None]:
+    """Interpret scripted functions that meet a proxy; all other calls of them go on as before."""
+    global _passes
+    with _lock:
+        _passes += 1
+        torch._C.ScriptFunction.__call__ = _call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        with _lock:
+            _passes -= 1
+            if not _passes:
+                torch._C.ScriptFunction.__call__ = _original_call  # type: ignore[method-assign]
+
+
+def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stand in for `ScriptFunction.__call__` while a pass runs."""
+    if any(isinstance(tensor, Proxy) for tensor in tensors((args, kwargs))):
+        return interpret(self, args, kwargs)
+    return _original_call(self, *args, **kwargs)
+
+
+def interpret(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Run a scripted function or method operator by operator.
+
+    Raises:
+        DFPCError: Its graph holds a construct that has no meaning without data.
+    """
+    graph = function.inlined_graph
+    owner = getattr(function, "owner", None)
+    given = args if owner is None or (args and args[0] is owner) else (owner, *args)
+    values: dict[str, Any] = {}
+    for position, (value, argument) in enumerate(zip(graph.inputs(), function.schema.arguments, strict=True)):
+        if position < len(given):
+            values[value.debugName()] = given[position]
+        else:
+            values[value.debugName()] = kwargs.get(argument.name, argument.default_value)
+    _run_block(graph, values)
+    outputs = [values[value.debugName()] for value in graph.outputs()]
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _run_block(block: Any, values: dict[str, Any]) -> None:
+    """Execute the nodes of a graph or block in order."""
+    for node in block.nodes():
+        inputs = [values[value.debugName()] for value in node.inputs()]
+        handler = _CONSTRUCTS.get(node.kind())
+        if handler is not None:
+            results = handler(node, inputs, values)
+        elif node.kind().startswith("aten::"):
+            results = [_call_operator(node, inputs)]
+        else:
+            raise DFPCError(
+                f"TorchScript construct {node.kind()} cannot be run on proxies; "
+                f"give the model before scripting, or register a rule for the scripted part."
+            )
+        for value, result in zip(node.outputs(), results, strict=True):
+            values[value.debugName()] = result
+
+
+def _call_operator(node: Any, inputs: list[Any]) -> Any:
+    """Call an aten operator: natively on weights and numbers, through its rule on data."""
+    name = node.kind().removeprefix("aten::")
+    schema = torch._C.parse_schema(node.schema())
+    arguments = schema.arguments
+    args = [value for value, argument in zip(inputs, arguments, strict=True) if not argument.kwarg_only]
+    kwargs = {argument.name: value for value, argument in zip(inputs, arguments, strict=True) if argument.kwarg_only}
+    if name in _PLAIN and not (inputs and isinstance(inputs[0], Proxy)):
+        return _PLAIN[name](*args)
+    if not any(isinstance(tensor, Proxy) for tensor in tensors(inputs)):
+        return getattr(getattr(torch.ops.aten, name), schema.overload_name or "default")(*args, **kwargs)
+    if name == "slice":
+        tensor, dim, start, end, step = inputs
+        return tensor[(slice(None),) * (dim % tensor.dim()) + (slice(start, end, step),)]
+    candidates = [function for home in _HOMES if (function := getattr(home, name, None)) is not None]
+    if not candidates:
+        raise DFPCError(f"TorchScript operator aten::{name} has no counterpart in torch's Python API.")
+    known = [function for function in candidates if function in METADATA or find_operator(function) is not None]
+    return (known or candidates)[0](*args, **kwargs)
+
+
+def _constant(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [node.output().toIValue()]
+
+
+def _attribute(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [getattr(inputs[0], node.s("name"))]
+
+
+def _list(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [list(inputs)]
+
+
+def _tuple(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [tuple(inputs)]
+
+
+def _dict(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [dict(zip(inputs[::2], inputs[1::2], strict=True))]
+
+
+def _unpack(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return list(inputs[0])
+
+
+def _index(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [inputs[0][inputs[1]]]
+
+
+def _same(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [inputs[0]]
+
+
+def _dtype(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [inputs[0].dtype]
+
+
+def _device(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    return [inputs[0].device]
+
+
+def _if(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    block = list(node.blocks())[0 if inputs[0] else 1]
+    _run_block(block, values)
+    return [values[value.debugName()] for value in block.outputs()]
+
+
+def _loop(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    trips, go_on, carried = inputs[0], inputs[1], inputs[2:]
+    block = next(iter(node.blocks()))
+    names = [value.debugName() for value in block.inputs()]
+    trip = 0
+    while go_on and trip < trips:
+        values.update(zip(names, [trip, *carried], strict=True))
+        _run_block(block, values)
+        go_on, *carried = [values[value.debugName()] for value in block.outputs()]
+        trip += 1
+    return list(carried)
+
+
+def _raise(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
+    raise DFPCError(f"The scripted code raised: {inputs[0]}")
+
+
+_CONSTRUCTS: dict[str, Callable[[Any, list[Any], dict[str, Any]], list[Any]]] = {
+    "prim::Constant": _constant,
+    "prim::GetAttr": _attribute,
+    "prim::ListConstruct": _list,
+    "prim::TupleConstruct": _tuple,
+    "prim::DictConstruct": _dict,
+    "prim::ListUnpack": _unpack,
+    "prim::TupleUnpack": _unpack,
+    "prim::TupleIndex": _index,
+    "prim::NumToTensor": _same,
+    "aten::Int": _same,
+    "prim::unchecked_cast": _same,
+    "prim::Uninitialized": lambda node, inputs, values: [None],
+    "prim::dtype": _dtype,
+    "prim::device": _device,
+    "prim::If": _if,
+    "prim::Loop": _loop,
+    "prim::RaiseException": _raise,
+}
+"""What TorchScript calls prim: everything that is not an operator."""
+
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "__getitem__": lambda container, index: container[index],
+    "__is__": lambda one, other: one is other,
+    "__isnot__": lambda one, other: one is not other,
+    "__not__": lambda value: not value,
+    "__contains__": lambda container, item: item in container,
+    "len": len,
+    "format": lambda text, *values: text.format(*values),
+    "append": lambda items, item: (items.append(item), items)[1],
+    "warn": lambda *args: None,
+}
+"""Operators on numbers and containers, which torch.ops does not offer or not for every type."""

@@ -1,0 +1,94 @@
+"""Give a model proxies for its parameters, and integers that are traced, for the time of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.tracing.proxy import Proxy
+from dfpc_plugin.tracing.run import Run
+from dfpc_plugin.tracing.sizes import Attribute, TracedInt
+
+__all__ = ["Labeller", "traced_state"]
+
+Labeller = Callable[[Proxy, str, Any], None]
+"""Labels the channels of a parameter or buffer: takes its proxy, its path and the module that holds it."""
+
+_TRACED = frozenset((int, tuple, list))
+_UNTRACED = frozenset(
+    ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
+)
+"""What convolutions and pools keep about space, which no cut of channels changes."""
+_COMPUTED_FROM = ("_orig", "_v", "_g")
+"""Endings of parameters from which hooks compute a plain attribute before every call."""
+
+
+@contextlib.contextmanager
+def traced_state(run: Run, label: Labeller | None) -> Iterator[None]:
+    """Replace the model's parameters and floating-point buffers, and with `label` also integers; all is put back at exit.
+
+    With `label`, constants that a module keeps in plain attributes are labelled too, so that they can lose channels.
+    """
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+
+    def replace(table: dict[str, Any], name: str, value: Any) -> None:
+        saved.append((table, name, table[name]))
+        table[name] = value
+
+    try:
+        for path, module in run.names.modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
+            prefix = f"{path}." if path else ""
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                        replace(table, name, _proxy(run, tensor, f"{prefix}{name}", module, label))
+            attributes: dict[str, Any] = module.__dict__
+            for name, value in list(attributes.items()) if label is not None else ():
+                if type(value) in _TRACED and name not in _UNTRACED:
+                    traced = _traced(value, path, name)
+                    if traced is not value:
+                        replace(attributes, name, traced)
+                elif isinstance(value, Tensor) and _is_constant(module, name, value):
+                    replace(attributes, name, _proxy(run, value, f"{prefix}{name}", module, label))
+        yield
+    finally:
+        for table, name, value in reversed(saved):
+            table[name] = value
+
+
+def _proxy(run: Run, tensor: Tensor, path: str, module: Any, label: Labeller | None) -> Proxy:
+    """The proxy of a tensor; one with two names has one proxy."""
+    proxy = run.state.get(id(tensor))
+    if proxy is None:
+        proxy = Proxy(tensor.shape, run, tensor.dtype, tensor.device, value=lambda: tensor)
+        proxy.original, proxy.origins = tensor, (tensor,)
+        if label is not None:
+            label(proxy, path, module)
+        run.state[id(tensor)] = proxy
+    return proxy
+
+
+def _is_constant(module: Any, name: str, value: Tensor) -> bool:
+    """Whether a plain attribute is a constant of the module, not computed before every call."""
+    if not value.is_floating_point() or value.requires_grad or value.dim() == 0 or isinstance(value, Proxy):
+        return False
+    return not any(name + ending in module._parameters for ending in _COMPUTED_FROM)
+
+
+def _traced(value: Any, module: str, name: str) -> Any:
+    """Trace an integer, or those in a plain tuple or list; everything else is returned as it is."""
+    if type(value) is int:
+        return TracedInt(value, Attribute(module, name, value))
+    if any(type(entry) is int for entry in value):
+        entries = [
+            TracedInt(entry, Attribute(module, name, entry, position)) if type(entry) is int else entry
+            for position, entry in enumerate(value)
+        ]
+        return type(value)(entries)
+    return value
