@@ -17,7 +17,7 @@ class Attending(nn.Module):
     def __init__(self, means: Tensor) -> None:
         super().__init__()
         self.register_buffer("means", means)
-        tokens, channels = means.shape
+        channels = means.shape[1]
         self.value, self.norm = nn.Linear(3, channels), nn.LayerNorm(channels)
         self.query, self.key = nn.Linear(3, channels), nn.Linear(3, channels)
         self.head = nn.Linear(channels, 2)
