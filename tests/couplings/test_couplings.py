@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from brute_force import Between, check, layer
 from dfpc_plugin.couplings import DataFlowCoupling, find_couplings
 from residual_net import IMAGE, named, network, places
 
@@ -167,3 +168,24 @@ def test_heads_of_a_vision_transformer_are_kept_equal(transformer: list[DataFlow
     assert set((keys - 192).tolist()) == set(queries.tolist())
     for unit in piece.indices:
         assert len({int(index) // 64 for index in unit}) == len(unit), "no head loses two"
+
+
+# Widths that are read from another layer's output.
+
+ROWS = torch.rand(2, 5, 3, dtype=torch.float64)
+READ = {
+    "as a whole": (3, 3, lambda m, h, read: h.view(2, 5, read)),
+    "as that of a head": (4, 2, lambda m, h, read: (h.view(2, 5, 2, read) * torch.tensor([[1.0], [2.0]])).flatten(2)),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_layer_reshaped_to_the_width_of_another_is_cut_along_with_it(name: str) -> None:
+    width, other, function = READ[name]
+    model = Between(
+        lambda m, x: m.out(function(m, m.a(x), m.b(x).shape[-1])) + m.last(m.b(x).sin()),
+        a=nn.Linear(3, width), b=nn.Linear(3, other), out=nn.Linear(width, 2), last=nn.Linear(other, 2),
+    )  # fmt: skip
+    assert check(model, ROWS, [layer("a"), layer("b")], ["out", "last"]) > 0
+    (coupling,) = [c for c in find_couplings(model, ROWS) if c.protected is None]
+    assert set(coupling.feed_in) == {"a", "b"} and coupling.channels == other

@@ -68,6 +68,21 @@ def test_heads_inside_go_in_step_with_heads_outside() -> None:
         check(model, ROWS, A, ["out"], ["heads"], exact=False)
 
 
+LAID_AMONG_POSITIONS = {
+    "summed": lambda m, h: h.reshape(2, m.heads, -1, 2).sum(2),
+    "summed after two steps": lambda m, h: h.flatten(2).view(2, m.heads, -1, 2).sum(2),
+    "largest": lambda m, h: h.reshape(2, m.heads, -1, 2).square().amax(2),
+}
+
+
+@pytest.mark.parametrize("name", LAID_AMONG_POSITIONS)
+def test_channels_of_heads_are_not_regrouped_with_positions(name: str) -> None:
+    """Every head's 2 positions of 3 channels are taken for rows of 2; one channel less would shift all entries behind it."""
+    function = LAID_AMONG_POSITIONS[name]
+    model = net(lambda m, h: function(m, h.view(2, 2, m.heads, -1).transpose(1, 2)), 6, 2, heads=2)
+    check(model, ROWS[:, :2], A, exact=False)
+
+
 SUMMED = {
     "sum of heads": (lambda m, h: h.reshape(2, 5, m.heads, -1).sum(2), 3, 6),
     "mean of heads": (lambda m, h: h.reshape(2, 5, m.heads, -1).mean(2), 3, 6),

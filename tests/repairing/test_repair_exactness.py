@@ -205,3 +205,74 @@ def test_mean_lets_the_norm_behind_expect_less_variance_where_nothing_can_be_mea
     share = by_input[:, keep].sum(1) / by_input.sum(1)
     wanted = model[4].running_var * share.clamp_min(0).pow(1.5).clamp_min(0.1)
     torch.testing.assert_close(mended[4].running_var, wanted, rtol=2e-2, atol=0)
+
+
+def left_out(kept, removed, ridge):
+    """The mean square of what regressions on all other rows miss of each row, one row after another, over the mean square."""
+    missed = 0.0
+    for row in range(len(kept)):
+        others = torch.arange(len(kept)) != row
+        gram = kept[others].mT @ kept[others] + len(kept) * ridge * torch.eye(kept.shape[1]).double()
+        slopes = torch.linalg.solve(gram, kept[others].mT @ removed[others])
+        missed += float((removed[row] - kept[row] @ slopes).square().sum())
+    return missed / float(removed.square().sum())
+
+
+def hadamard(doublings):
+    matrix = torch.ones(1, 1).double()
+    for _ in range(doublings):
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+@pytest.mark.parametrize(("explained", "kept"), [(0.8, 6), (1.0, 3), (2.0, 6)])
+def test_merge_trusts_a_regression_as_much_as_rows_that_were_left_out_tell(explained, kept):
+    """Rows that all weigh alike: the ridge is 0.3 of the share that is missed, times the level of the kept channels."""
+    columns = hadamard(6)[:, 1:]
+    read, rest = columns[:, :kept], columns[:, kept : kept + 20]
+    torch.manual_seed(0)
+    removed = explained * read @ torch.rand(kept, 1).double() + rest @ torch.rand(20, 1).double() / 3
+    x = torch.cat([read, removed], 1)
+    model = nn.Sequential(nn.Linear(kept + 1, kept + 1, bias=False), nn.Linear(kept + 1, 2)).double().eval()
+    model[0].weight.data = torch.eye(kept + 1).double()
+    cut = dfpc.replay(copy.deepcopy(model), x, {"0": (kept,)})
+    mended = dfpc.repair(cut, model, x, "merge", removed={"0": (kept,)}).model
+    missed = left_out(read, removed, 1e-7)
+    assert 0.1 < missed < 0.95
+    slopes = (read.mT @ removed / len(x)) / (1 + 0.3 * missed)  # the kept channels are uncorrelated, their level is 1
+    before = model[1].weight.detach()
+    torch.testing.assert_close(mended[1].weight.detach(), before[:, :kept] + before[:, kept:] @ slopes.mT, rtol=1e-4, atol=1e-6)
+
+
+class Overwriting(nn.Module):
+    """A layer's output is used after something else has overwritten its input; or that has been done on a copy."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+        self.stem, self.first, self.second = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 6, 1), nn.Conv2d(12, 6, 1)
+        self.head = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.first(x)
+        x = x.mul_(-3) if self.in_place else x * -3
+        return self.head((y * self.second(x)).relu())
+
+
+def test_a_layer_is_fitted_to_its_input_though_this_is_overwritten():
+    torch.manual_seed(0)
+    images, found = torch.randn(16, 3, 8, 8).double(), []
+    plain = Overwriting(False).double().eval()
+    gone = {"stem": (1, 4, 5, 9)}
+    for in_place in (False, True):
+        model = Overwriting(in_place).double().eval()
+        model.load_state_dict(plain.state_dict())
+        cut = dfpc.replay(copy.deepcopy(model), images[:1], gone)
+        bare = relative_error(cut, model, images)
+        mended = dfpc.repair(cut, model, images[:1], "calibrate", images=[images], removed=gone).model
+        assert relative_error(mended, model, images) < 0.8 * bare
+        found.append(mended.state_dict())
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-8, atol=1e-10, msg=name)

@@ -255,6 +255,32 @@ def test_more_steps_come_nearer_and_none_leave_the_noise() -> None:
     assert many.divergence < few.divergence < none.divergence
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_images_that_are_worse_than_the_noise_are_not_kept(steps: int) -> None:
+    """Noise has little of what a norm behind differences of neighbours looks at, so that any change of it is too much."""
+    model = nn.Sequential(nn.Conv2d(3, 1, 3, bias=False), nn.BatchNorm2d(1, momentum=1.0), nn.Conv2d(1, 2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-1.0, 1, -1], [1, 0, 1], [-1, 1, -1]]).expand(1, 3, 3, 3))
+        (noise,) = synthesise(model.eval(), EXAMPLE, count=16, steps=0).batches
+        model.train()(noise)
+        model.eval()[1].running_var *= 1.4
+    told: list[Tensor] = []
+
+    def forward_fn(model: nn.Module, images: Tensor) -> None:
+        told.append(images.detach().clone())
+        model(images)
+
+    found = synthesise(model, EXAMPLE, count=16, steps=steps, forward_fn=forward_fn)
+    divergences = []
+    for images in told:
+        with torch.no_grad(), NormInputs() as norms:
+            model(images)
+        divergences.append(float(divergence(norms.found[0])))
+    assert len(divergences) == steps + 1 and divergences[0] < divergences[-1]
+    assert found.divergence == pytest.approx(min(divergences), rel=1e-4)
+    assert torch.equal(found.batches[0], told[divergences.index(min(divergences))])
+
+
 @pytest.mark.parametrize("count", [1, 5, 16, 40, 100])
 def test_there_are_as_many_images_as_asked_for(count: int) -> None:
     found = synthesise(trained(), torch.zeros(1, 3, 128, 128), count=count, steps=0)

@@ -121,6 +121,19 @@ def test_attributes_that_sizes_are_computed_from_follow(name: str) -> None:
     assert (model.heads, model.inner // 2) == (2, 3)
 
 
+@pytest.mark.parametrize("units", [1, 2])
+@pytest.mark.parametrize("name", ["quotient", "half", "sum"])
+def test_of_several_widths_that_fit_an_attribute_gets_the_true_one(name: str, units: int) -> None:
+    """A division rounds, so that heads 3 wide fit an inner width of 6 and of 7; the layer has 6."""
+    model = Between(
+        lambda m, x: m.out(WIDTHS[name](m, m.a(x)).flatten(2)), a=nn.Linear(3, 8), out=nn.Linear(8, 2), heads=2, inner=8
+    )
+    couplings = map_couplings(model, TOKENS)
+    number = only(couplings, "a.weight")
+    assert error_of_cut(model, couplings, TOKENS, {number: torch.arange(units)}) < 1e-12
+    assert model.inner == model.a.out_features == model.out.in_features == 8 - 2 * units
+
+
 def test_a_depthwise_layer_has_as_many_groups_as_channels() -> None:
     model = Between(
         lambda m, x: m.out(m.d(m.a(x))),
@@ -202,16 +215,19 @@ def test_a_map_of_a_cut_model_is_found_anew() -> None:
 
 
 def test_attention_computes_the_same_logits_although_its_heads_are_narrower() -> None:
-    """Logits are divided by the root of the width of a head, by torch or by a number made from a shape."""
+    """Torch divides logits by the root of the width of a head; so do models, or they multiply by its inverse."""
+
+    def multiplied(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1) @ v
 
     def divided(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1) @ v
+        return ((q / q.shape[-1] ** 0.5) @ k.mT).softmax(-1) @ v
 
     def run(m: Any, x: Tensor) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (m.q, m.k, m.v))
         return m.out(m.attend[0](q, k, v).transpose(1, 2).flatten(2))
 
-    for function in (F.scaled_dot_product_attention, divided):
+    for function in (F.scaled_dot_product_attention, multiplied, divided):
         parts = {name: nn.Linear(3, 8) for name in "qkv"}
         model = Between(run, **parts, out=nn.Linear(8, 2), attend=[function])
         couplings = map_couplings(model, TOKENS)
