@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.analyses.curves import Curve, curve_of, lipschitz_constant
 from dfpc_plugin.analyses.layer_context import LayerContext, Reader, Writer
-from dfpc_plugin.analyses.moments import with_moments
+from dfpc_plugin.analyses.moments import through_function, with_moments
 from dfpc_plugin.analyses.precision import full_precision
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
@@ -71,11 +72,28 @@ class Bounds:
         if operator.couples and sum(bool(proxy.sources) for proxy in call.data) > 1:
             self.met.append(sources)
         with torch.enable_grad(), full_precision(call.data[0].device):
+            curve = curve_of(call)
+            if curve is not None and curve.depth > 1 and len(call.data) > 1:
+                found = self._on_curve(curve, sources)
+                if found is not None:
+                    return found
             bounds, sources = self._by_rule(call, sources)
             if not self.expected:
-                return Found(bounds, sources)
+                return Found(bounds, sources, None, curve)
             variances, means = with_moments(call, bounds)
-            return Found(variances, sources, means)
+            return Found(variances, sources, means, curve)
+
+    def _on_curve(self, curve: Curve, sources: frozenset[str]) -> Found | None:
+        """The bounds of a function of one tensor that is written out; None if it has no Lipschitz constant."""
+        root = curve.root
+        slope = lipschitz_constant(curve, root.bound)
+        if slope is None:
+            return None
+        bounds = root.bound * (slope**2 if self.expected else slope)
+        if not self.expected:
+            return Found(bounds, sources, None, curve)
+        variances, mean = through_function(curve.function, root, bounds)
+        return Found(variances, sources, mean, curve)
 
     def _by_rule(self, call: Call, sources: frozenset[str]) -> tuple[Any, frozenset[str]]:
         """Call the rule on plain tensors; return its result and the feed-in layers that reach it."""

@@ -28,7 +28,7 @@ from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, is_data, value_of
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["aligned", "mean_of", "once_more", "per_channel", "ratio", "term", "with_moments"]
+__all__ = ["aligned", "mean_of", "once_more", "per_channel", "ratio", "term", "through_function", "with_moments"]
 
 _MOST_CONSTANTS = 4096
 """Above as many different constants, a function of data and constants is not integrated for each of them."""
@@ -90,20 +90,41 @@ def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
     if len(call.data) != 1:
         return variance, None
     (data,) = call.data
-    mean, before = mean_of(data), data.bound
     constants = _small_constants(call, data)
-    if mean is None or constants is None:  # the rule's slope, squared
-        return variance * ratio(variance.detach(), before.detach()), None
-    if any(constant.dim() for constant in constants.values()):  # which line up with the data from the right
+    if constants is None:  # the rule's slope, squared
+        return variance * ratio(variance.detach(), data.bound.detach()), None
+
+    def function(at: Tensor) -> Tensor:
+        args, kwargs = map_tensors(
+            lambda tensor: at if tensor is data else constants[id(tensor)], (call.args, call.kwargs)
+        )
+        return (call.operator.compute or call.function)(*args, **kwargs)
+
+    fallback = variance * ratio(variance.detach(), data.bound.detach())
+    return through_function(function, data, fallback, full_rank=any(constant.dim() for constant in constants.values()))
+
+
+def through_function(
+    function: Callable[[Tensor], Tensor], data: Proxy, fallback: Tensor, *, full_rank: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """The variance and the mean of a function of every entry, by integrals over a normal variable.
+
+    Args:
+        function: Computes it, of tensors with one axis more in front.
+        data: What it is a function of.
+        fallback: The variance where the mean of `data` is not known, or the function has a pole.
+        full_rank: The function has constants that line up with the data from the right.
+    """
+    mean, before = mean_of(data), data.bound
+    if mean is None:
+        return fallback, None
+    if full_rank:
         mean = mean.reshape((1,) * (before.dim() - mean.dim()) + mean.shape)
     small = _averaged(before.detach(), mean)
     nodes, weights = _normal(before.dtype, before.device)
-    shape = (-1, *(1,) * small.dim())
-    at = mean + small.sqrt() * nodes.view(shape)
-    args, kwargs = map_tensors(lambda tensor: at if tensor is data else constants[id(tensor)], (call.args, call.kwargs))
-    found = (call.operator.compute or call.function)(*args, **kwargs)
+    found = function(mean + small.sqrt() * nodes.view(-1, *(1,) * small.dim()))
     if not torch.isfinite(found).all():  # a pole or the edge of where f is defined
-        return variance * ratio(variance.detach(), before.detach()), None
+        return fallback, None
     weights = weights.view(-1, *(1,) * (found.dim() - 1))
     expected = (found * weights).sum(0)
     target = ((found - expected).square() * weights).sum(0)

@@ -139,9 +139,9 @@ def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
       if hasattr(Tensor, name)),
     convention=APPROXIMATION, channels=combines_entries, couples=True, additive=True, kind="combines",
 )  # fmt: skip
-def joined(input: Any, other: Any, *, rounding_mode: Any = None) -> Tensor:
+def joined(*operands: Any, **kwargs: Any) -> Tensor:
     """x + y: slopes at one; a constant adds nothing."""
-    return _sum(input, other)
+    return _sum(*operands)
 
 
 @operator(*present("heaviside"), channels=combines_entries, couples=True, additive=True, kind="combines")

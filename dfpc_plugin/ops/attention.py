@@ -17,7 +17,7 @@ from dfpc_plugin.ops.linear import apply_linear, read_linear, write_linear
 from dfpc_plugin.ops.products import product
 from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.axes import varying
-from dfpc_plugin.tracing.proxy import shape_of
+from dfpc_plugin.tracing.proxy import is_data, shape_of
 from dfpc_plugin.tracing.sizes import Operation, expression_of
 
 __all__: list[str] = []
@@ -103,7 +103,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 def _mean_value(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """The mean of the values over the tokens: rows of attention weights add up to one."""
+    """The mean of the values over the tokens: rows of attention weights add up to one. The scale acts by its square."""
+    query, scale = given.get("query"), given.get("scale")
+    if is_data(query):
+        scale = shape_of(query)[-1] ** -0.5 if scale is None else float(scale)
+        variance = variance + (scale**2 - abs(scale)) * query.bound.mean(-1, keepdim=True)
     mean = mean_of(given.get("value"))
     if mean is None or mean.dim() < 2:
         return variance, mean

@@ -260,7 +260,19 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     return input / k**beta
 
 
-@operator(*forms("softmax", "log_softmax", "softmin", "gumbel_softmax"), channels=along_an_axis, kind="norm")
+def _softmax_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Weights add up to one, so that each is one over their number on average."""
+    dim = given.get("dim")
+    return variance, None if dim is None else variance.new_full((), 1 / shape_of(given["input"])[dim])
+
+
+@operator(*forms("log_softmax", "gumbel_softmax"), channels=along_an_axis, kind="norm")
+def log_softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+    """x: each weight is taken to follow its own logit."""
+    return input
+
+
+@operator(*forms("softmax", "softmin"), channels=along_an_axis, noise=_softmax_noise, kind="norm")
 def softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
     """x: each weight is taken to follow its own logit."""
     return input

@@ -12,7 +12,7 @@ gives fused and written-out attention the same scores.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.analyses.moments import mean_of, term
 from dfpc_plugin.ops.linear import apply_linear
 from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.operator import forms, present
-from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 
 __all__ = ["product", "spelled_equation"]
 
@@ -69,6 +70,31 @@ def _einsum_channels(call: ChannelCall, equation: str, *operands: Any) -> Proxy:
     return call.einsum(list(zip(factors, terms, strict=True)), list(output), work=True)
 
 
+def _noise_of(first: str, second: str) -> Callable[[Mapping[str, Any], Tensor], Any]:
+    """The product of means: of factors that have nothing to do with each other it is the mean of the product."""
+
+    def noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+        x, y = _summed_mean(given.get(first), -1), _summed_mean(given.get(second), -2)
+        if x is None or y is None:
+            return variance, None
+        return variance, torch.matmul(x, y)
+
+    return noise
+
+
+def _summed_mean(factor: Any, axis: int) -> Any:
+    """Means of a factor, laid out in full along the axis that is summed, or None if they are not known."""
+    if not is_data(factor):
+        return value_of(factor).detach()
+    mean = mean_of(factor)
+    if mean is None:
+        return None
+    rank = min(2, factor.dim())
+    mean = mean.reshape((1,) * max(0, rank - mean.dim()) + mean.shape)
+    axis = max(axis, -rank)
+    return mean.expand([shape_of(factor)[axis] if at == mean.dim() + axis else size for at, size in enumerate(mean.shape)])
+
+
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
     """mean_k x[..., i, k] + mean_k y[..., k, j]."""
     x_rows = x.mean(-1, keepdim=True) if x.dim() > 1 else x.mean().reshape(1, 1)
@@ -90,7 +116,7 @@ def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -
     return torch.matmul(x.abs(), y)
 
 
-@operator(*forms("matmul", "dot"), torch.linalg.matmul, channels=_matmul_channels, context=True, kind="products")
+@operator(*forms("matmul", "dot"), torch.linalg.matmul, channels=_matmul_channels, noise=_noise_of("input", "other"), context=True, kind="products")
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
     return _matmul(flow, "input", "other", input, other)
@@ -102,7 +128,7 @@ def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
 
 
-@operator(*forms("bmm", "mm"), channels=_matmul_channels, context=True, kind="products")
+@operator(*forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"), context=True, kind="products")
 def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
     """As matmul."""
     return _matmul(flow, "input", "mat2", input, mat2)
@@ -126,7 +152,16 @@ def _added(flow: LayerContext, input: Tensor, product: Tensor, beta: float, alph
     return product + input * abs(beta) if flow.is_data("input") else product
 
 
-@operator(*forms("addmm"), channels=_added_channels, context=True, kind="products")
+def _added_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Beta times the first mean, and alpha times the product of the others."""
+    variance, mean = _noise_of("mat1", "mat2")(given, variance)
+    start = term(given.get("input"))
+    if mean is None or start is None:
+        return variance, None
+    return variance, given.get("beta", 1) * start + given.get("alpha", 1) * mean
+
+
+@operator(*forms("addmm"), channels=_added_channels, noise=_added_noise, context=True, kind="products")
 def addmm(
     flow: LayerContext, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import sum_away
 from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, operator
 from dfpc_plugin.tracing.axes import inner_axis, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
@@ -53,8 +54,34 @@ def _native(name: str) -> Callable[..., Any]:
     return apply
 
 
-for _name in ("mean", "sum", "nansum", "nanmean"):
+def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """As many times a mean: entries along the axes are taken to vary together, as a mean takes them to."""
+    data = given["input"]
+    count = shape_of(data).numel() / max(1, variance.numel())
+    dim, keepdim = given.get("dim"), bool(given.get("keepdim", False))
+    mean = mean_of(data)
+    if mean is not None:
+        mean = mean.expand(shape_of(data))
+        mean = mean.sum() if dim is None else mean.sum(dim, keepdim=keepdim)
+    return variance * count, mean
+
+
+def _total(name: str) -> Callable[..., Any]:
+    """A sum, on bounds."""
+    function = getattr(torch, name)
+
+    def total(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+        """The operator on the bounds: its matrix has no negative entry."""
+        return function(input) if dim is None else function(input, dim, keepdim)
+
+    total.__name__ = name
+    return total
+
+
+for _name in ("mean", "nanmean"):
     operator(*forms(_name), convention=EXACT, channels=_reduces, means=Means.LINEAR, kind="reduces")(_native(_name))
+for _name in ("sum", "nansum"):
+    operator(*forms(_name), convention=EXACT, channels=_reduces, noise=_sum_noise, kind="reduces")(_total(_name))
 
 
 def along_an_axis(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:

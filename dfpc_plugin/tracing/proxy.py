@@ -67,6 +67,7 @@ class Proxy(torch.Tensor):
         factor: Of a product of data with data, the labels whose rows scale it.
         sources: The feed-in layers that reach it.
         expectation: Means of its entries (which broadcast to them), where these are known and asked for.
+        curve: Of what every entry is a function, if it is known as one of a single tensor.
         version: Counts changes in place.
     """
 
@@ -80,6 +81,7 @@ class Proxy(torch.Tensor):
     factor: tuple[Tensor, ...] = ()
     sources: frozenset[str] = frozenset()
     expectation: Tensor | None = None
+    curve: Any = None
     version: int = 0
     _slots: tuple[Tensor, ...] = ()
     _bound: Tensor | None = None
@@ -164,7 +166,7 @@ class Proxy(torch.Tensor):
             bound = bound.expand(shape_of(self))
         self.linear, self.factor, self.spread = result.linear, result.factor, result.spread
         self._take_over(result.holds_data, slots, bound, result.sources, result.expectation)
-        self.value = result.value
+        self.value, self.curve = result.value, None
 
     def _take_over(
         self,

@@ -31,11 +31,13 @@ class Found:
         bounds: Bounds, or variances, in the structure of the result.
         sources: The feed-in layers that reach it.
         means: Means in the same structure; None if they are not known.
+        curve: What function of a single tensor it is, if it is one.
     """
 
     bounds: Any
     sources: frozenset[str]
     means: Any = None
+    curve: Any = None
 
 
 class ChannelAnalysis(Protocol):
@@ -195,6 +197,8 @@ class Run:
             raise RuleError(function_name(call.function), self.names.caller() or "", problem)
         for proxy, bound, mean in zip(proxies, bounds, means, strict=True):
             proxy.set_bound(bound, found.sources, mean)  # type: ignore[attr-defined]
+        if found.curve is not None:
+            result.curve = found.curve
         return result
 
     def _keep_values(self, call: Call, result: Any) -> None:

@@ -1,0 +1,108 @@
+"""Functions of one tensor that are written out: `x * x.sigmoid()`, `torch.where(x > 0, x, 0.2 * x)`.
+
+Rules see one operator at a time, and take the factors of a product, or the summands of a sum, for tensors of their own. Where
+all of them are functions of the entries of one and the same tensor, the result is such a function too, a *curve* over that
+tensor: its bound is its Lipschitz constant times the tensor's, and its mean and variance are integrals over the tensor's
+distribution, as for any activation. So an activation counts the same whether it is called by its name or written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.tracing.calls import Call
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.tree import map_tensors
+
+__all__ = ["Curve", "curve_of", "lipschitz_constant"]
+
+_KINDS = ("pointwise", "combines")
+_NEAR, _FAR, _POINTS = 8.0, 64.0, 16001
+_DEEPEST = 16
+"""Longer chains of operators are followed one by one."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of the entries of one tensor.
+
+    Attributes:
+        root: The tensor.
+        version: The root's count of changes in place when the function was applied to it.
+        function: Computes it, of tensors of any shape.
+        depth: How many operators it consists of.
+    """
+
+    root: Proxy
+    version: int
+    function: Callable[[Tensor], Tensor]
+    depth: int
+
+
+def curve_of(call: Call) -> Curve | None:
+    """Return the result of an operator as a curve, or None if it is none.
+
+    It is one if the operator acts on every entry by itself, its data are curves over one tensor or that tensor itself, and
+    everything else are numbers.
+    """
+    if call.operator.kind not in _KINDS or call.target is not None:
+        return None
+    curves = [_existing(proxy) for proxy in call.data]
+    root, depth = curves[0].root, max(curve.depth for curve in curves)
+    if depth >= _DEEPEST or any(curve.root is not root or curve.version != root.version for curve in curves):
+        return None
+    numbers: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not (isinstance(tensor, Proxy) and tensor.holds_data):
+            numbers[id(tensor)] = tensor
+        return tensor
+
+    map_tensors(note, (call.args, call.kwargs))
+    if any(tensor.numel() != 1 and not _is_uniform(tensor) for tensor in numbers.values()):
+        return None
+    functions = {id(proxy): curve.function for proxy, curve in zip(call.data, curves, strict=True)}
+    compute, args, kwargs = call.operator.compute or call.function, call.args, call.kwargs
+
+    def function(at: Tensor) -> Tensor:
+        def value(tensor: Tensor) -> Tensor:
+            if id(tensor) in functions:
+                return functions[id(tensor)](at)
+            constant = value_of(tensor).detach().reshape(-1)[0]
+            return constant.to(at) if constant.is_floating_point() else constant
+
+        plain, named = map_tensors(value, (args, kwargs))
+        return compute(*plain, **named)
+
+    return Curve(root, root.version, function, depth + 1)
+
+
+def _existing(proxy: Proxy) -> Curve:
+    """The curve that a tensor is, or else the tensor as a curve over itself."""
+    return proxy.curve or Curve(proxy, proxy.version, lambda at: at, 0)
+
+
+def _is_uniform(tensor: Tensor) -> bool:
+    """Whether all entries of a constant are the same, as in a tensor of zeros."""
+    if not shape_of(tensor).numel() or (isinstance(tensor, Proxy) and tensor.origins):
+        return False
+    value = value_of(tensor)
+    return not value.is_meta and bool((value == value.reshape(-1)[0]).all())
+
+
+def lipschitz_constant(curve: Curve, like: Tensor) -> float | None:
+    """The steepest slope of a curve; None if there is none, as of x^2 or at a jump."""
+    slopes = []
+    for reach in (_NEAR, _FAR):
+        at = torch.linspace(-reach, reach, _POINTS, dtype=torch.float64, device=like.device)
+        values: Any = curve.function(at)
+        if values.dtype == torch.bool or not torch.isfinite(values).all():
+            return None
+        slopes.append(float((values.diff() / at.diff()).abs().max()))
+    near, far = slopes
+    return near if far <= 1.001 * near else None
