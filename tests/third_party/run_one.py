@@ -116,9 +116,12 @@ def look_at(name: str) -> Record:
             require_runs(model, result.model, inputs, same=not case.pinned and not case.undecided)
         with checks.of("saved"), tempfile.TemporaryDirectory() as place:
             require_saved(dfpc, name, result, inputs, case.forward, Path(place) / "artifact")
+    if case.stream:
+        with checks.of("stream"):
+            require_free(couplings, case.stream)
     if case.pinned:
         with checks.of("pinned"):
-            require_pinned(dfpc, model, inputs, case.forward, case.pinned)
+            require_pinned(dfpc, model, inputs, case.stream)
     if case.undecided:
         with checks.of("undecided"):
             require_undecided(dfpc, model, inputs)
@@ -245,21 +248,31 @@ def require_saved(dfpc: Any, name: str, result: Any, inputs: Any, forward: Any, 
     require(all(torch.equal(a, b) for a, b in pairs), "the loaded model has other outputs")
 
 
-def require_pinned(dfpc: Any, model: Any, inputs: Any, forward: Any, tensor: str) -> None:
-    """The model's own outputs fix the stream of `tensor`, and it is said so; those of `forward` do not.
+def require_free(couplings: list[Any], stream: str) -> None:
+    """The stream that the parameter `stream` belongs to may be pruned.
 
     Raises:
-        CheckError: That is not so.
+        CheckError: It may not; the message has the reason.
     """
+    found = why_protected(couplings, stream)
+    require(bool(found), f"no coupling has '{stream}'")
+    require(None in found, f"the stream of '{stream}' must stay: {found}")
 
-    def protected(couplings: list[Any]) -> list[str | None]:
-        return [c.protected for c in couplings if any(piece.tensor == tensor for piece in c.slices)]
 
-    plain, freed = (protected(dfpc.find_couplings(model, inputs, how)) for how in (None, forward))
-    require(bool(plain), f"no coupling has '{tensor}'")
-    told = all(reason is not None and "output" in reason for reason in plain)
-    require(told, f"'{tensor}' is not protected as an output: {plain}")
-    require(None in freed, f"'{tensor}' is protected with the forward_fn, too: {freed}")
+def require_pinned(dfpc: Any, model: Any, inputs: Any, stream: str) -> None:
+    """Without a `forward_fn`, the stream is protected as an output.
+
+    Raises:
+        CheckError: It is not.
+    """
+    found = why_protected(dfpc.find_couplings(model, inputs), stream)
+    told = bool(found) and all(reason is not None and "output" in reason for reason in found)
+    require(told, f"the stream of '{stream}' is not protected as an output: {found}")
+
+
+def why_protected(couplings: list[Any], tensor: str) -> list[str | None]:
+    """Why couplings that hold a parameter are protected; None for each that is not."""
+    return [c.protected for c in couplings if any(piece.tensor == tensor for piece in c.slices)]
 
 
 def require_undecided(dfpc: Any, model: Any, inputs: Any) -> None:

@@ -3,8 +3,8 @@
 The table says per model how to build it, what to call it with, and what to expect:
 
 - `forward`: a `forward_fn` that returns only what matters, for models whose own outputs are too much or depend on values;
-- `pinned`: a tensor of the stream that the model's own outputs fix. Without `forward`, the coupling of that tensor is
-  protected as an output; with `forward`, it is not;
+- `stream`: a parameter of the residual stream, the coupling that many layers write. It has to be free to be pruned;
+- `pinned`: the model's own outputs fix the stream. Without `forward`, its coupling is protected as an output;
 - `undecided`: the model's own forward depends on values, so that without `forward` there is an error;
 - `approximate`: why a channel of zeros is not the same as no channel, in which case the difference is only recorded.
 
@@ -43,7 +43,8 @@ class ThirdPartyModel:
         build: Builds it.
         inputs: Makes its example inputs.
         forward: Called as `forward(model, inputs)` instead of the model; None to call the model.
-        pinned: A parameter of the stream that the model's own outputs fix; empty if they fix none.
+        stream: A parameter of the residual stream, which has one entry per channel; empty if the model has none.
+        pinned: Whether the model's own outputs fix the stream.
         undecided: Whether the model's own forward depends on values.
         approximate: Why zeroed channels differ from removed ones; empty if they do not.
         note: What a reader of the table should know.
@@ -53,7 +54,8 @@ class ThirdPartyModel:
     build: Callable[[], nn.Module]
     inputs: Callable[[], Any]
     forward: Callable[[nn.Module, Any], Any] | None = None
-    pinned: str = ""
+    stream: str = ""
+    pinned: bool = False
     undecided: bool = False
     approximate: str = ""
     note: str = ""
@@ -375,10 +377,14 @@ _hf, _ultra, _vit, _monai, _kornia, _clip, _smp = map(_entry, PACKAGES)
 
 MODELS: dict[str, ThirdPartyModel] = {
     "hf_vit": _hf(
-        hugging_face("ViTForImageClassification", "ViTConfig", **VIT, num_labels=10), pixels(1, 3, 64, 64)
+        hugging_face("ViTForImageClassification", "ViTConfig", **VIT, num_labels=10),
+        pixels(1, 3, 64, 64),
+        stream="vit.layernorm.weight",
     ),
     "hf_deit": _hf(
-        hugging_face("DeiTForImageClassification", "DeiTConfig", **VIT, num_labels=10), pixels(1, 3, 64, 64)
+        hugging_face("DeiTForImageClassification", "DeiTConfig", **VIT, num_labels=10),
+        pixels(1, 3, 64, 64),
+        stream="deit.layernorm.weight",
     ),
     "hf_swin": _hf(
         hugging_face(
@@ -393,6 +399,7 @@ MODELS: dict[str, ThirdPartyModel] = {
             num_labels=10,
         ),
         pixels(1, 3, 64, 64),
+        stream="swin.layernorm.weight",
     ),
     "hf_convnext": _hf(
         hugging_face(
@@ -403,6 +410,7 @@ MODELS: dict[str, ThirdPartyModel] = {
             num_labels=10,
         ),
         pixels(1, 3, 64, 64),
+        stream="convnext.layernorm.weight",
     ),
     "hf_segformer": _hf(
         hugging_face(
@@ -415,40 +423,46 @@ MODELS: dict[str, ThirdPartyModel] = {
             num_labels=5,
         ),
         pixels(1, 3, 64, 64),
+        stream="segformer.stages.0.blocks.0.layernorm_before.weight",
     ),
     "hf_detr": _hf(
         detr,
         pixels(1, 3, 96, 96),
         returns("logits", "pred_boxes"),
-        pinned="model.decoder.layernorm.weight",
+        stream="model.decoder.layernorm.weight",
+        pinned=True,
         note="returns its decoder's and its encoder's hidden states",
     ),
     "hf_rt_detr": _hf(
         rt_detr,
         pixels(1, 3, 96, 96),
         returns("logits", "pred_boxes"),
-        pinned="model.decoder.layers.0.encoder_attn_layer_norm.weight",
+        stream="model.decoder.layers.0.encoder_attn_layer_norm.weight",
+        pinned=True,
         note="returns the hidden states of every layer",
     ),
     "hf_clip_vision": _hf(
         clip_config("CLIPVisionModelWithProjection"),
         pixels(1, 3, 64, 64),
         returns("image_embeds"),
-        pinned="vision_model.encoder.layers.0.layer_norm1.weight",
+        stream="vision_model.encoder.layers.0.layer_norm1.weight",
+        pinned=True,
         note="returns its hidden states",
     ),
     "hf_clip_text": _hf(
         clip_config("CLIPTextModelWithProjection"),
         clip_text,
         returns("text_embeds"),
-        pinned="text_model.encoder.layers.0.layer_norm1.weight",
+        stream="text_model.encoder.layers.0.layer_norm1.weight",
+        pinned=True,
         note="returns its hidden states",
     ),
     "hf_clip": _hf(
         clip_config("CLIPModel"),
         clip_inputs,
         returns("logits_per_image", "logits_per_text"),
-        pinned="text_model.encoder.layers.0.layer_norm1.weight",
+        stream="text_model.encoder.layers.0.layer_norm1.weight",
+        pinned=True,
         note="returns the hidden states of both towers",
     ),
     "hf_dinov2": _hf(
@@ -460,6 +474,7 @@ MODELS: dict[str, ThirdPartyModel] = {
             num_labels=10,
         ),
         pixels(1, 3, 64, 64),
+        stream="dinov2.layernorm.weight",
     ),
     "hf_bert": _hf(
         hugging_face(
@@ -467,25 +482,36 @@ MODELS: dict[str, ThirdPartyModel] = {
         ),
         bert_inputs,
         note="with an `attention_mask`",
+        stream="bert.encoder.layer.0.output.LayerNorm.weight",
     ),
     "yolov8n": _ultra(
         ultralytics_model("yolov8n.yaml"),
         images(1, 3, 128, 128),
         predictions,
-        pinned="model.15.cv2.bn.weight",
+        stream="model.15.cv2.bn.weight",
+        pinned=True,
         note="returns the features of its neck",
     ),
     "yolo11n": _ultra(
         ultralytics_model("yolo11n.yaml"),
         images(1, 3, 128, 128),
         predictions,
-        pinned="model.16.cv2.bn.weight",
+        stream="model.16.cv2.bn.weight",
+        pinned=True,
         note="returns the features of its neck",
     ),
     "rtdetr_l": _ultra(ultralytics_model("rtdetr-l.yaml", "RTDETRDetectionModel"), images(1, 3, 128, 128)),
-    "vit_pytorch_vit": _vit(vit_pytorch("vit", "ViT", **PLAIN), images(1, 3, 64, 64)),
-    "vit_pytorch_simple_vit": _vit(vit_pytorch("simple_vit", "SimpleViT", **PLAIN), images(1, 3, 64, 64)),
-    "vit_pytorch_cvt": _vit(vit_pytorch("cvt", "CvT", **STAGES), images(1, 3, 64, 64)),
+    "vit_pytorch_vit": _vit(
+        vit_pytorch("vit", "ViT", **PLAIN), images(1, 3, 64, 64), stream="transformer.norm.weight"
+    ),
+    "vit_pytorch_simple_vit": _vit(
+        vit_pytorch("simple_vit", "SimpleViT", **PLAIN),
+        images(1, 3, 64, 64),
+        stream="transformer.norm.weight",
+    ),
+    "vit_pytorch_cvt": _vit(
+        vit_pytorch("cvt", "CvT", **STAGES), images(1, 3, 64, 64), stream="layers.0.2.layers.0.0.norm.g"
+    ),
     "vit_pytorch_crossformer": _vit(
         vit_pytorch(
             "crossformer",
@@ -497,10 +523,12 @@ MODELS: dict[str, ThirdPartyModel] = {
         ),
         images(1, 3, 128, 128),
         note="local windows are as large as the last stages' images",
+        stream="layers.0.1.layers.0.0.norm.g",
     ),
     "vit_pytorch_maxvit": _vit(
         vit_pytorch("max_vit", "MaxViT", dim=32, depth=(1, 1), dim_head=16, dim_conv_stem=32, window_size=4),
         images(1, 3, 64, 64),
+        stream="layers.0.2.fn.norm.weight",
     ),
     "vit_pytorch_twins": _vit(
         vit_pytorch(
@@ -513,8 +541,11 @@ MODELS: dict[str, ThirdPartyModel] = {
             s4_depth=1,
         ),
         images(1, 3, 64, 64),
+        stream="layers.3.3.layers.0.3.fn.net.0.g",
     ),
-    "vit_pytorch_xcit": _vit(vit_pytorch("xcit", "XCiT", **PLAIN, cls_depth=2), images(1, 3, 64, 64)),
+    "vit_pytorch_xcit": _vit(
+        vit_pytorch("xcit", "XCiT", **PLAIN, cls_depth=2), images(1, 3, 64, 64), stream="mlp_head.0.weight"
+    ),
     "vit_pytorch_vivit": _vit(
         vit_pytorch(
             "vivit",
@@ -527,8 +558,13 @@ MODELS: dict[str, ThirdPartyModel] = {
             temporal_depth=2,
         ),
         images(1, 3, 4, 64, 64),
+        stream="spatial_transformer.norm.weight",
     ),
-    "vit_pytorch_nvit": _vit(vit_pytorch("normalized_vit", "nViT", **PLAIN), images(1, 3, 64, 64)),
+    "vit_pytorch_nvit": _vit(
+        vit_pytorch("normalized_vit", "nViT", **PLAIN),
+        images(1, 3, 64, 64),
+        stream="residual_lerp_scales.2.0",
+    ),
     "monai_unet": _monai(
         monai(
             "UNet",
@@ -546,6 +582,7 @@ MODELS: dict[str, ThirdPartyModel] = {
             "SwinUNETR", spatial_dims=3, in_channels=1, out_channels=3, feature_size=12, depths=(1, 1, 1, 1)
         ),
         images(1, 1, 64, 64, 64),
+        stream="swinViT.layers1.0.blocks.0.norm1.weight",
     ),
     "monai_vnet": _monai(
         monai("VNet", spatial_dims=3, in_channels=1, out_channels=3), images(1, 1, 32, 32, 32)
@@ -563,6 +600,7 @@ MODELS: dict[str, ThirdPartyModel] = {
             norm_num_groups=8,
         ),
         noisy_image,
+        stream="down_blocks.1.attentions.0.norm.weight",
     ),
     "kornia_hardnet": _kornia(kornia("HardNet", pretrained=False), images(2, 1, 32, 32)),
     "kornia_disk": _kornia(
@@ -579,7 +617,7 @@ MODELS: dict[str, ThirdPartyModel] = {
         undecided=True,
         note="matches by value; `forward_fn` returns similarities",
     ),
-    "open_clip_coca": _clip(coca, coca_inputs),
+    "open_clip_coca": _clip(coca, coca_inputs, stream="text.transformer.resblocks.0.ln_1.weight"),
     "smp_unet": _smp(segmentation("Unet", "tu-resnet10t"), images(1, 3, 64, 64)),
     "smp_unet_mobilenet": _smp(segmentation("Unet", "tu-mobilenetv3_small_100"), images(1, 3, 64, 64)),
     "smp_deeplabv3plus": _smp(segmentation("DeepLabV3Plus", "tu-resnet10t"), images(1, 3, 64, 64)),
