@@ -6,7 +6,7 @@ The table says per model how to build it, what to call it with, and what to expe
 - `stream`: a parameter of the residual stream, the coupling that many layers write. It has to be free to be pruned;
 - `pinned`: the model's own outputs fix the stream. Without `forward`, its coupling is protected as an output;
 - `undecided`: the model's own forward depends on values, so that without `forward` there is an error;
-- `approximate`: why a channel of zeros is not the same as no channel, in which case the difference is only recorded.
+- `approximate`: why a channel of zeros is not quite the same as no channel, in which case a larger difference is allowed.
 
 Libraries are imported when a model is built: a missing one fails only its own models.
 """
@@ -46,7 +46,7 @@ class ThirdPartyModel:
         stream: A parameter of the residual stream, which has one entry per channel; empty if the model has none.
         pinned: Whether the model's own outputs fix the stream.
         undecided: Whether the model's own forward depends on values.
-        approximate: Why zeroed channels differ from removed ones; empty if they do not.
+        approximate: Why zeroed channels differ a little from removed ones; empty if they do not.
         note: What a reader of the table should know.
     """
 
@@ -615,6 +615,7 @@ MODELS: dict[str, ThirdPartyModel] = {
         image_pair,
         similarities,
         undecided=True,
+        approximate="its attention adds one to queries and keys, so that channels of zeros take part",
         note="matches by value; `forward_fn` returns similarities",
     ),
     "open_clip_coca": _clip(coca, coca_inputs, stream="text.transformer.resblocks.0.ln_1.weight"),
