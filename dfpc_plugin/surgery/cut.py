@@ -101,9 +101,9 @@ class _Changes:
         self._tensors.append((tensor, tensor.data, tensor.grad))
         grad = tensor.grad
         tensor.grad = None
-        tensor.data = _kept(tensor.data, keeps)
+        tensor.data = _laid_out_like(tensor.data, _kept(tensor.data, keeps))
         if grad is not None:
-            tensor.grad = _kept(grad, keeps)
+            tensor.grad = _laid_out_like(grad, _kept(grad, keeps))
         self._changed.add(id(tensor))
 
     def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
@@ -207,6 +207,19 @@ def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
         return _picked(_picked(weight, 1, alive[groups[0]]), 0, wanted.reshape(-1))
     blocks = weight.unflatten(0, (len(alive), -1))
     return torch.cat([_picked(_picked(blocks[group], 0, rows[group]), 1, alive[group]) for group in groups])
+
+
+def _laid_out_like(before: Tensor, after: Tensor) -> Tensor:
+    """Return `after` in the memory format of `before`, such as channels last, which picking entries does not keep."""
+    # Dimensions of one entry come last among equal strides, which tells the formats of 1x1 and depthwise kernels apart.
+    order = sorted(range(before.dim()), key=lambda dim: (-before.stride(dim), before.size(dim) == 1))
+    strides, step = [0] * before.dim(), 1
+    for dim in reversed(order):
+        strides[dim], step = step, step * max(1, after.size(dim))
+    if tuple(strides) == after.stride():
+        return after
+    result = torch.empty_strided(after.shape, strides, dtype=after.dtype, device=after.device)
+    return result.copy_(after)
 
 
 def _picked(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
