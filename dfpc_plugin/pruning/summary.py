@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 
 from dfpc_plugin.cost import Cost
+from dfpc_plugin.couplings.outputs import removed_outputs
 from dfpc_plugin.labels import run_labels
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
 from dfpc_plugin.pruning.mending import Mender
-from dfpc_plugin.pruning.replay import removed_outputs
 from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
@@ -54,7 +54,7 @@ def summarise(
     couplings = tuple(_coupling(c, count, scored) for c, count in zip(order.candidates, counts, strict=True))
     with phases("cut"):
         gone = order.removed(length, subject.channels.removed) & ~subject.channels.removed
-        removed = removed_outputs(subject.graph.coupling_map, gone)
+        removed = removed_outputs(subject.channels, gone)
         pairs = zip(order.candidates, counts, strict=True)
         groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
         subject.graph.prune_together(groups)
