@@ -212,7 +212,8 @@ def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
 def _laid_out_like(before: Tensor, after: Tensor) -> Tensor:
     """Return `after` in the memory format of `before`, such as channels last, which picking entries does not keep."""
     # Dimensions of one entry come last among equal strides, which tells the formats of 1x1 and depthwise kernels apart.
-    order = sorted(range(before.dim()), key=lambda dim: (-before.stride(dim), before.size(dim) == 1))
+    places = zip(before.stride(), before.shape, strict=True)
+    order = [dim for dim, _ in sorted(enumerate(places), key=lambda place: (-place[1][0], place[1][1] == 1))]
     strides, step = [0] * before.dim(), 1
     for dim in reversed(order):
         strides[dim], step = step, step * max(1, after.size(dim))
