@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
+from dfpc_plugin.couplings.declared import declared_widths
 from dfpc_plugin.couplings.sizes import Violation, solve
 from dfpc_plugin.couplings.structure import Structure, find_structure
 from dfpc_plugin.couplings.usage import ParameterUse, unused_layers
@@ -88,7 +89,9 @@ def map_couplings(
     with _collector_paused():
         with ParameterUse(model) as use:
             run = run_labels(model, example_inputs, forward_fn)
-        return _map(channels_of(run, whole_heads=whole_heads), unused_layers(model, use.unused))
+        channels = channels_of(run, whole_heads=whole_heads)
+        channels.stated += list(declared_widths(model, channels, forward_fn))
+        return _map(channels, unused_layers(model, use.unused))
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
         changes.rescale(known, removed, values)
         changes.set_attributes(values)
         changes.describe()
-        changes.restate(known, removed)
+        changes.restate(known, removed, values)
     except BaseException:
         changes.undo()
         raise
@@ -159,12 +159,12 @@ class _Changes:
                     if (module, name) not in self._solved:  # what the forward asks for is known better
                         self._set(module, name, value)
 
-    def restate(self, known: Channels, removed: Tensor) -> None:
+    def restate(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
         """Let the model state its new widths where it has stated the old ones."""
         for stated in known.stated:
             try:
                 old = evaluate(stated.expression, known, known.removed, known.values)
-                new = evaluate(stated.expression, known, removed, known.values)
+                new = evaluate(stated.expression, known, removed, values)
             except Unequal:  # no one number is true
                 continue
             module = self._modules.get(stated.module)
