@@ -11,7 +11,7 @@ from dfpc_plugin.couplings.outputs import RecordError, channels_of_record, remov
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.surgery import cut
+from dfpc_plugin.surgery import cut, protect_what_breaks
 
 __all__ = ["replay"]
 
@@ -42,7 +42,9 @@ def replay(
     for whole_heads in (False, True):  # the record names outputs, which go in units of either kind
         couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
         try:
-            cut(model, couplings, _channels_of(couplings, removed))
+            channels = _channels_of(couplings, removed)
+            protect_what_breaks(model, example_inputs, couplings, forward_fn)  # finds attributes that follow the cut, too
+            cut(model, couplings, channels)
         except CutError as error:
             first = first or error
         else:
