@@ -8,6 +8,7 @@ import torch
 
 from dfpc_plugin.cost import Cost
 from dfpc_plugin.couplings.outputs import removed_outputs
+from dfpc_plugin.families import counting_note
 from dfpc_plugin.labels import run_labels
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Phases
@@ -140,6 +141,9 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
         notes.append(
             f"Not pruned, because the forward never uses them: {_names([*unused])} ({sum(unused.values())} parameters)."
         )
+    assumed = None if subject.forward_fn is not None else counting_note(subject.model, subject.inputs)
+    if assumed is not None:
+        notes.append(assumed)
     if measured is not None and max(measured.before.noise, measured.after.noise) > 0.1:
         notes.append(
             f"The machine was busy: the middle half of the rounds spreads by {measured.before.noise:.0%} before and "
