@@ -25,11 +25,11 @@ from dfpc_plugin.labels.sizes import Expression, Operation
 
 __all__ = ["declared_widths", "width_of"]
 
-_WHAT = r"(channels?|chs?|features?|feats?|dims?|planes?|filters?|width|size|units|nc|c)"
+_WHAT = r"(channels?|chs?|features?|feats?|dims?|planes?|filters?|width|units|nc|c)"
 _INPUT = re.compile(rf"(in|inp|input)_?{_WHAT}|{_WHAT}_(in|input)|inp|c_?in|n_?in|d_in")
 _OUTPUT = re.compile(rf"(out|oup|output)_?{_WHAT}|{_WHAT}_(out|output)|oup|c_?out|n_?out|d_out")
 _INNER = re.compile(
-    rf"(hidden|inner|mid|middle|expanded|expand|intermediate|ffn|mlp|bottleneck)(_?{_WHAT})?|d_ff"
+    rf"(hidden|inner|mid|middle|expanded|expand|intermediate|ffn|mlp|bottleneck)(_?({_WHAT}|size))?|d_ff"
 )
 _WIDTH = re.compile(
     r"(n|num|embed|embedding|model|base|total)_?(channels?|chs|features?|feats|dims?|planes|filters|units|embd|width)"
