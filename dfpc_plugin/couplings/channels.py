@@ -6,7 +6,7 @@ pass has noted is kept here in terms of channels; what a cut removes is marked, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -109,6 +109,7 @@ class Channels:
         outputs: Shapes of the tensors that the model returns.
         stated: Widths that the model states about itself and does not ask for.
         values: What cuts have changed attributes of modules to.
+        asked: Attributes, `(module, name)`, that sizes and factors of the forward are computed from.
     """
 
     axes: list[Axis]
@@ -124,6 +125,7 @@ class Channels:
     outputs: list[torch.Size]
     stated: list[Stated]
     values: dict[Attribute, int] = field(default_factory=dict)
+    asked: frozenset[tuple[str, str]] = frozenset()
 
 
 def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
@@ -150,13 +152,15 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
         for position, (owner, channels) in enumerate(zip(table.owners, held, strict=True))
     ]
     scales = _scales(run, numbers, leaves)
-    stated = _stated(run, numbers, leaves)
+    asked = _asked(run)
+    stated = _stated(run, asked, numbers, leaves)
     removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool, device="cpu")
     whole = removed.clone()
     for rows in heads:
         whole[numbers[rows.row]] = True
     return Channels(
         axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs, stated,
+        asked=asked,
     )  # fmt: skip
 
 
@@ -238,14 +242,20 @@ def _scales(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) ->
     return scales
 
 
-def _stated(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Stated]:
-    """What the model states about its widths, but for attributes that the forward asks for: those have to fit its demands."""
+def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:
+    """Attributes that the forward asks for."""
     expressions = [*(entry.expression for entry in run.table.sizes), *(scaling.expression for scaling in run.scaled)]
-    asked = {
+    return frozenset(
         (leaf.module, leaf.name)
         for expression in expressions if expression is not None
         for leaf in leaves_of(expression) if isinstance(leaf, Attribute)
-    }  # fmt: skip
+    )  # fmt: skip
+
+
+def _stated(
+    run: LabelRun, asked: Collection[tuple[str, str]], numbers: Tensor, leaves: dict[AxisSize, Size]
+) -> list[Stated]:
+    """What the model states about its widths, but for attributes that the forward asks for: those have to fit its demands."""
     result = [stated for stated in run.stated if (stated.module, stated.name) not in asked]
     for stated in result:
         _lay_out_leaves(stated.expression, numbers, leaves)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
+from dfpc_plugin.couplings.declared import declared_widths
 from dfpc_plugin.couplings.sizes import Violation, solve
 from dfpc_plugin.couplings.structure import Structure, find_structure
+from dfpc_plugin.couplings.usage import unused_layers
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.trace import trace_model
@@ -33,6 +35,7 @@ class CouplingMap:
         structure: Which structure, a set of couplings that depend on each other, each channel belongs to; -1 for none.
         touching: Demands by the structures that they count or read.
         mentions: Demands by the attributes that they are computed from.
+        unused: Layers and parameters that the forward never uses, with the number of their values.
     """
 
     channels: Channels
@@ -40,6 +43,7 @@ class CouplingMap:
     structure: Tensor
     touching: dict[int, list[Size]]
     mentions: dict[Attribute, list[Size]]
+    unused: dict[str, int] = field(default_factory=dict)
 
     def sizes_of(self, removed: Tensor) -> list[Size]:
         """Demands that removing channels may touch."""
@@ -85,7 +89,9 @@ def map_couplings(
     with _collector_paused():
         trace = trace_model(model, example_inputs, forward_fn, channels=True)
         assert trace.channels is not None
-        return _map(channels_of(trace.channels, whole_heads=whole_heads))
+        channels = channels_of(trace.channels, whole_heads=whole_heads)
+        channels.stated += list(declared_widths(model, channels, forward_fn))
+        return _map(channels, unused_layers(model, trace.run.used))
 
 
 @contextlib.contextmanager
@@ -100,13 +106,14 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _map(channels: Channels) -> CouplingMap:
+def _map(channels: Channels, unused: dict[str, int]) -> CouplingMap:
     """Arrange channels in couplings."""
     structures = find_structure(channels)
     number_of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, structure in enumerate(structures):
         number_of[structure.channels] = number
-    result = CouplingMap(channels, [], number_of, _touching(channels, number_of), _mentions(channels))
+    touching, mentions = _touching(channels, number_of), _mentions(channels)
+    result = CouplingMap(channels, [], number_of, touching, mentions, unused)
     arranged = [
         portion
         for number, structure in enumerate(structures)
@@ -121,7 +128,7 @@ def _map(channels: Channels) -> CouplingMap:
         own = tuple(axes[number])
         name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
         share = macs[number] / total if total else 0.0
-        protected = portion.protected or _not_written(own)
+        protected = portion.protected or _not_written(own, unused)
         heads = bool(channels.heads[portion.blocks].any())
         result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own, heads))
     return result
@@ -171,9 +178,12 @@ def _problem(result: CouplingMap, blocks: Tensor, sizes: list[Size]) -> str | No
     return None
 
 
-def _not_written(axes: tuple[Axis, ...]) -> str | None:
+def _not_written(axes: tuple[Axis, ...], unused: Collection[str]) -> str | None:
     """Why what no layer writes (tokens of a position embedding, say) is no coupling to prune."""
-    return None if any(axis.role == "feed-in" for axis in axes) else "is written by no layer"
+    if any(axis.role == "feed-in" for axis in axes):
+        return None
+    within = [any(f"{axis.tensor}.".startswith(f"{path}.") for path in unused) for axis in axes]
+    return "is never used by the forward" if all(within) else "is written by no layer"
 
 
 def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:

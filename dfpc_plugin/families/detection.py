@@ -1,17 +1,23 @@
-"""torchvision's detectors: backbone and heads, without the choice of boxes between them."""
+"""torchvision's detectors: backbone and heads, without the choice of boxes between them.
+
+Where only shapes matter, as for counting MACs, images have the size that the detector resizes them to, and heads see as
+many regions as its settings allow. Where values are computed, heads see one region per feature map of the images as given:
+what channels do does not depend on how often they do it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dfpc_plugin.families.registry import register_forward
+from dfpc_plugin.families.registry import register_forward, register_note
 
-__all__ = ["detector_forward"]
+__all__ = ["counted_regions", "detector_forward"]
 
 _DETECTION = "torchvision.models.detection"
 
@@ -31,25 +37,90 @@ def detector_forward(model: nn.Module, example_inputs: Any) -> list[Any]:
         example_inputs: A batch `(N, 3, H, W)`, or a list of images `(3, H, W)` of one size.
     """
     detector: Any = model
-    features = detector.backbone(_batch(example_inputs))
+    images = _batch(example_inputs)
+    counts = _has_no_values(images)
+    features = detector.backbone(F.interpolate(images, size=_resized(detector, images)) if counts else images)
     maps = dict(features) if isinstance(features, Mapping) else {"0": features}
     if not hasattr(detector, "roi_heads"):
         return [detector.head(list(maps.values()))]
-    return [detector.rpn.head(list(maps.values())), *_regions(detector.roi_heads, maps)]
+    shapes = [(int(each.shape[-2]), int(each.shape[-1])) for each in maps.values()]
+    regions = counted_regions(detector, shapes) if counts else None
+    proposals = detector.rpn.head(list(maps.values()))
+    return [proposals, *_regions(detector.roi_heads, maps, regions, len(images))]
 
 
-def _regions(heads: Any, maps: Mapping[str, Tensor]) -> list[Any]:
-    """Run the heads that look at regions, on one region per feature map."""
+@register_note(f"{_DETECTION}.faster_rcnn.FasterRCNN", f"{_DETECTION}.generalized_rcnn.GeneralizedRCNN")
+def _note(model: nn.Module, example_inputs: Any) -> str:
+    """Say which numbers of regions are assumed."""
+    detector: Any = model
+    height, width = _resized(detector, _batch(example_inputs))
+    found = counted_regions(detector, None)
+    kinds = {"proposals": found["box"]}
+    if any(_pool(detector.roi_heads, kind) is not None for kind in ("mask", "keypoint")):
+        kinds["detections"] = found["mask"]
+    most = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"MACs are counted for images of {height} x {width} with {most} each, the most that the model's settings allow."
+
+
+def counted_regions(detector: Any, maps: Sequence[tuple[int, int]] | None) -> dict[str, int]:
+    """Return how many regions of an image each kind of head sees at most.
+
+    Args:
+        detector: A detector in two stages.
+        maps: Heights and widths of its feature maps, which limit the number of proposals; None for no limit.
+    """
+    rpn, heads = detector.rpn, detector.roi_heads
+    proposals = rpn.post_nms_top_n()
+    if maps is not None:
+        each = rpn.anchor_generator.num_anchors_per_location()
+        anchors = [height * width * count for (height, width), count in zip(maps, each, strict=True)]
+        proposals = min(proposals, sum(min(rpn.pre_nms_top_n(), count) for count in anchors))
+    return {"box": proposals, "mask": heads.detections_per_img, "keypoint": heads.detections_per_img}
+
+
+def _regions(
+    heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] | None, images: int
+) -> list[Any]:
+    """Run the heads that look at regions: on one region per feature map, or as many as are counted per image."""
     outputs = []
     for kind in ("box", "mask", "keypoint"):
-        pool = getattr(heads, f"{kind}_roi_pool", None)
+        pool = _pool(heads, kind)
         if pool is None:
             continue
         seen = [maps[name] for name in pool.featmap_names if name in maps]
-        regions = torch.cat([F.adaptive_avg_pool2d(features, pool.output_size) for features in seen])
+        parts = [F.adaptive_avg_pool2d(features, pool.output_size) for features in seen]
+        if counts is None:
+            regions = torch.cat(parts)
+        else:
+            regions = sum(parts[1:], parts[0])[:1].expand(images * counts[kind], -1, -1, -1)
         inner = getattr(heads, f"{kind}_head")(regions)
         outputs.append(getattr(heads, f"{kind}_predictor")(inner))
     return outputs
+
+
+def _pool(heads: Any, kind: str) -> Any:
+    """What takes regions out of feature maps for one kind of head; None where the detector has no such head."""
+    return getattr(heads, f"{kind}_roi_pool", None)
+
+
+def _has_no_values(tensor: Tensor) -> bool:
+    """Whether a tensor only stands for its shape."""
+    from dfpc_plugin.labels.tensor import LabelTensor  # which needs forwards of families itself
+
+    return tensor.is_meta or isinstance(tensor, LabelTensor)
+
+
+def _resized(detector: Any, images: Tensor) -> tuple[int, int]:
+    """Height and width of the images after the detector's own resizing and padding."""
+    transform = detector.transform
+    height, width = int(images.shape[-2]), int(images.shape[-1])
+    if transform.fixed_size is not None:
+        width, height = transform.fixed_size
+    else:
+        scale = min(transform.min_size[-1] / min(height, width), transform.max_size / max(height, width))
+        height, width = math.floor(height * scale), math.floor(width * scale)
+    step = transform.size_divisible
+    return math.ceil(height / step) * step, math.ceil(width / step) * step
 
 
 def _batch(example_inputs: Any) -> Tensor:

@@ -9,12 +9,20 @@ from torch import nn
 
 from dfpc_plugin.inputs import as_call
 
-__all__ = ["ForwardFunction", "data_flow_forward", "register_forward", "run_forward"]
+__all__ = [
+    "ForwardFunction",
+    "counting_note",
+    "data_flow_forward",
+    "register_forward",
+    "register_note",
+    "run_forward",
+]
 
 ForwardFunction = Callable[[nn.Module, Any], Any]
 """Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
 
 _FORWARDS: dict[str, ForwardFunction] = {}
+_NOTES: dict[str, Callable[[nn.Module, Any], str]] = {}
 
 
 def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFunction]:
@@ -32,6 +40,31 @@ def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFuncti
         return function
 
     return register
+
+
+def register_note(
+    *classes: str,
+) -> Callable[[Callable[[nn.Module, Any], str]], Callable[[nn.Module, Any], str]]:
+    """Register the decorated function as what says, of a model and its inputs, what is assumed when its MACs are counted.
+
+    Args:
+        *classes: As for `register_forward`.
+    """
+
+    def register(function: Callable[[nn.Module, Any], str]) -> Callable[[nn.Module, Any], str]:
+        _NOTES.update(dict.fromkeys(classes, function))
+        return function
+
+    return register
+
+
+def counting_note(model: nn.Module, example_inputs: Any) -> str | None:
+    """Return what is assumed when the MACs of `model` are counted; None where its forward runs as it is."""
+    for base in type(model).__mro__:
+        note = _NOTES.get(f"{base.__module__}.{base.__qualname__}")
+        if note is not None:
+            return note(model, example_inputs)
+    return None
 
 
 def data_flow_forward(model: nn.Module) -> ForwardFunction | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Candidate, Order, by_saliency, by_saliency_per_cost, keep_at_least
 
-__all__ = ["Importance", "build_graph", "candidates_of", "order_of", "rescored_order"]
+__all__ = ["UNSCORED", "Importance", "build_graph", "candidates_of", "left_out", "order_of", "rescored_order"]
+
+UNSCORED = "has no score: the importance does not know the layers that produce it"
 
 Importance = Callable[[Any], Tensor | None]
 """What Torch-Pruning asks for: from a group to one score per unit, or None where it has none."""
@@ -58,6 +60,31 @@ def candidates_of(graph: DataFlowGraph, importance: Importance, settings: PruneS
             "No coupling of this model may lose a channel: all are protected, ignored, without scores, or as narrow as "
             "min_channels and max_ratio let them be; print find_couplings(model, example_inputs) for the reasons."
         )
+    return found
+
+
+def left_out(graph: DataFlowGraph, candidates: Sequence[Candidate], settings: PruneSettings) -> list[tuple[DataFlowCoupling, str]]:
+    """List couplings that could be pruned and were not ranked, each with the reason.
+
+    Args:
+        graph: The graph of the model.
+        candidates: What was ranked.
+        settings: What may be pruned.
+    """
+    ranked = {id(candidate.coupling) for candidate in candidates}
+    known = {id(group.couplings[0]) for group in graph.get_all_groups()}
+    ignored = ignored_modules(graph.model, settings.ignored_layers)
+    allowed = {id(group.couplings[0]) for group in graph.get_all_groups(ignored)}
+    found = []
+    for coupling in graph.couplings:
+        if coupling.protected is None and id(coupling) not in ranked:
+            if id(coupling) in known and id(coupling) not in allowed:
+                reason = "is held by one of ignored_layers"
+            elif not settings.coupled and len(coupling.feed_in) > 1:
+                reason = "is produced by several layers, which coupled=False leaves alone"
+            else:
+                reason = UNSCORED
+            found.append((coupling, reason))
     return found
 
 

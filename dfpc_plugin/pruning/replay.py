@@ -1,30 +1,19 @@
-"""What was removed, by layer and index, and how to do it again."""
+"""Repeat a cut from its record: what was removed, by layer and index."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap, map_couplings
+from dfpc_plugin.couplings.outputs import RecordError, channels_of_record, removed_outputs
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.surgery import cut
+from dfpc_plugin.surgery import cut, protect_what_breaks
 
-__all__ = ["removed_outputs", "replay"]
-
-
-def removed_outputs(couplings: CouplingMap, removed: Tensor) -> dict[str, tuple[int, ...]]:
-    """List the outputs that `removed` channels, `(channels,)` of bool, are of every layer that writes some of them."""
-    result: dict[str, tuple[int, ...]] = {}
-    for axis in couplings.channels.axes:
-        if axis.role == "feed-in":
-            indices = removed[axis.channels].nonzero().squeeze(1).tolist()
-            if indices:
-                result[axis.layer] = tuple(indices)
-    return result
+__all__ = ["replay"]
 
 
 def replay(
@@ -38,7 +27,8 @@ def replay(
     Args:
         model: A model as the other was before it was pruned; weights may differ.
         example_inputs: As for `prune`.
-        removed: Indices of outputs by layer.
+        removed: Indices of outputs by layer. Further outputs of a weight that is used in both directions have the
+            dimension behind the layer's path, as in "encoder (dim 1)".
         forward_fn: As for `prune`.
 
     Returns:
@@ -52,7 +42,9 @@ def replay(
     for whole_heads in (False, True):  # the record names outputs, which go in units of either kind
         couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
         try:
-            cut(model, couplings, _channels_of(couplings, removed))
+            channels = _channels_of(couplings, removed)
+            protect_what_breaks(model, example_inputs, couplings, forward_fn)  # finds attributes that follow the cut, too
+            cut(model, couplings, channels)
         except CutError as error:
             first = first or error
         else:
@@ -67,18 +59,15 @@ def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -
     Raises:
         CutError: It names what is not there, or not all of what must go together.
     """
-    axes = {axis.layer: axis for axis in couplings.channels.axes if axis.role == "feed-in"}
-    gone = couplings.channels.removed.clone()
-    for layer, indices in removed.items():
-        axis = axes.get(layer)
-        if axis is None:
-            raise CutError(f"The record cuts '{layer}', which this model lacks or does not use; replay it on a copy.")
-        index = torch.as_tensor(indices, dtype=torch.long, device="cpu")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(axis.channels):
-            raise CutError(f"The record cuts outputs of '{layer}' that are not there; it has {len(axis.channels)}.")
-        gone[axis.channels[index]] = True
-    found = removed_outputs(couplings, gone)
-    for layer, indices in found.items():
+    try:
+        gone = channels_of_record(couplings, removed)
+    except RecordError as error:
+        problem = (
+            f"cuts '{error.layer}', which this model lacks or does not use; replay it on a copy." if error.width is None
+            else f"cuts outputs of '{error.layer}' that are not there; it has {error.width}."
+        )  # fmt: skip
+        raise CutError(f"The record {problem}") from None
+    for layer, indices in removed_outputs(couplings.channels, gone).items():
         if sorted(removed.get(layer, ())) != list(indices):
             raise CutError(
                 f"The record does not name all that goes together: of '{layer}' {len(indices)} outputs would go, and it "

@@ -59,7 +59,7 @@ class CouplingCut:
 
 @dataclass(frozen=True)
 class ProtectedCoupling:
-    """A coupling that had to stay as it is.
+    """A coupling that was not pruned.
 
     Attributes:
         name: The first layer that writes it.
@@ -91,7 +91,8 @@ class PruneResult:
         seconds: What each phase took.
         notes: What a user should know and did not ask for.
         repair: What the repair has done; None where there was none.
-        protected: Couplings that had to stay, those of inputs and constants left out.
+        protected: Couplings that layers produce and that were not pruned, each with its reason: they must stay, have no
+            score, or were left out by the settings.
     """
 
     model: nn.Module

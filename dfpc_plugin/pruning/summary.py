@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from dfpc_plugin.cost import Cost
+from dfpc_plugin.couplings.outputs import removed_outputs
+from dfpc_plugin.families import counting_note
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
 from dfpc_plugin.pruning.mending import Mender
-from dfpc_plugin.pruning.replay import removed_outputs
+from dfpc_plugin.pruning.rank import UNSCORED, left_out
 from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
@@ -54,7 +56,7 @@ def summarise(
     couplings = tuple(_coupling(c, count, scored) for c, count in zip(order.candidates, counts, strict=True))
     with phases("cut"):
         gone = order.removed(length, subject.channels.removed) & ~subject.channels.removed
-        removed = removed_outputs(subject.graph.coupling_map, gone)
+        removed = removed_outputs(subject.channels, gone)
         pairs = zip(order.candidates, counts, strict=True)
         groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
         subject.graph.prune_together(groups)
@@ -71,7 +73,7 @@ def summarise(
     notes = _notes(subject, order, measured, rounded_by_default)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
-        _protected(subject),
+        _protected(subject, order),
     )  # fmt: skip
 
 
@@ -83,12 +85,14 @@ def _coupling(candidate: Candidate, count: int, scored: bool) -> CouplingCut:
     return CouplingCut(coupling.name, coupling.feed_in, len(units), len(units) - count, tuple(scores), tuple(gone))
 
 
-def _protected(subject: Subject) -> tuple[ProtectedCoupling, ...]:
-    """Couplings that layers write and that stay."""
+def _protected(subject: Subject, order: Order) -> tuple[ProtectedCoupling, ...]:
+    """Couplings that layers produce and that stay, those that were not ranked included."""
+    reasons = {id(c): c.protected for c in subject.graph.couplings if c.protected is not None and c.feed_in}
+    reasons |= {id(c): reason for c, reason in left_out(subject.graph, order.candidates, subject.settings)}
     return tuple(
-        ProtectedCoupling(coupling.name, coupling.feed_in, coupling.width, coupling.protected)
+        ProtectedCoupling(coupling.name, coupling.feed_in, coupling.width, reasons[id(coupling)])
         for coupling in subject.graph.couplings
-        if coupling.protected is not None and coupling.feed_in
+        if id(coupling) in reasons
     )
 
 
@@ -114,15 +118,33 @@ def _reached(target: Target, before: Figures, after: Figures) -> Mapping[str, fl
     return {name: value for name, value in found.items() if value is not None and getattr(target, name) is not None}
 
 
+def _names(names: Sequence[str], shown: int = 4) -> str:
+    """A few names and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:
     """What a user should know and did not ask for."""
     notes = []
     if rounded_by_default:
         notes.append("Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number.")
-    protected = _protected(subject)
+    protected = [coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in]
     if protected:
         width = sum(coupling.width for coupling in protected)
         notes.append(f"Couplings that must stay: {len(protected)}, with {width} channels; find_couplings tells why.")
+    omitted = left_out(subject.graph, order.candidates, subject.settings)
+    unscored = [coupling.name for coupling, reason in omitted if reason is UNSCORED]
+    if unscored:
+        notes.append(f"Not pruned, because the importance has no score for them: {_names(unscored)}.")
+    unused = subject.graph.coupling_map.unused
+    if unused:
+        notes.append(
+            f"Not pruned, because the forward never uses them: {_names([*unused])} ({sum(unused.values())} parameters)."
+        )
+    assumed = None if subject.forward_fn is not None else counting_note(subject.model, subject.inputs)
+    if assumed is not None:
+        notes.append(assumed)
     if measured is not None and max(measured.before.noise, measured.after.noise) > 0.1:
         notes.append(
             f"The machine was busy: the middle half of the rounds spreads by {measured.before.noise:.0%} before and "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap, map_couplings
 from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.couplings.outputs import RecordError, channels_of_record
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
@@ -84,15 +84,12 @@ def kept_channels(
     if removed is None:
         gone = match_channels(channels, tensors, pruned)
     else:
-        gone = torch.zeros_like(channels.removed)
-        axes = {axis.layer: axis for axis in channels.axes if axis.role == "feed-in"}
-        for layer, indices in removed.items():
-            axis = axes.get(layer)
-            if axis is None or any(not 0 <= index < len(axis.channels) for index in indices):
-                raise RepairError(
-                    f"removed names outputs of '{layer}' that the original does not have; pass the record of this cut."
-                )
-            gone[axis.channels[list(indices)]] = True
+        try:
+            gone = channels_of_record(couplings, removed)
+        except RecordError as error:
+            raise RepairError(
+                f"removed names outputs of '{error.layer}' that the original does not have; pass the record of this cut."
+            ) from None
     for axis in channels.axes:
         if axis.groups == 1 and axis.tensor in pruned:
             left = int((~gone[axis.channels]).sum())

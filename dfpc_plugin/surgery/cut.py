@@ -49,7 +49,7 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
         changes.rescale(known, removed, values)
         changes.set_attributes(values)
         changes.describe()
-        changes.restate(known, removed)
+        changes.restate(known, removed, values)
     except BaseException:
         changes.undo()
         raise
@@ -101,9 +101,9 @@ class _Changes:
         self._tensors.append((tensor, tensor.data, tensor.grad))
         grad = tensor.grad
         tensor.grad = None
-        tensor.data = _kept(tensor.data, keeps)
+        tensor.data = _laid_out_like(tensor.data, _kept(tensor.data, keeps))
         if grad is not None:
-            tensor.grad = _kept(grad, keeps)
+            tensor.grad = _laid_out_like(grad, _kept(grad, keeps))
         self._changed.add(id(tensor))
 
     def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
@@ -159,12 +159,12 @@ class _Changes:
                     if (module, name) not in self._solved:  # what the forward asks for is known better
                         self._set(module, name, value)
 
-    def restate(self, known: Channels, removed: Tensor) -> None:
+    def restate(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
         """Let the model state its new widths where it has stated the old ones."""
         for stated in known.stated:
             try:
                 old = evaluate(stated.expression, known, known.removed, known.values)
-                new = evaluate(stated.expression, known, removed, known.values)
+                new = evaluate(stated.expression, known, removed, values)
             except Unequal:  # no one number is true
                 continue
             module = self._modules.get(stated.module)
@@ -207,6 +207,20 @@ def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
         return _picked(_picked(weight, 1, alive[groups[0]]), 0, wanted.reshape(-1))
     blocks = weight.unflatten(0, (len(alive), -1))
     return torch.cat([_picked(_picked(blocks[group], 0, rows[group]), 1, alive[group]) for group in groups])
+
+
+def _laid_out_like(before: Tensor, after: Tensor) -> Tensor:
+    """Return `after` in the memory format of `before`, such as channels last, which picking entries does not keep."""
+    # Dimensions of one entry come last among equal strides, which tells the formats of 1x1 and depthwise kernels apart.
+    places = zip(before.stride(), before.shape, strict=True)
+    order = [dim for dim, _ in sorted(enumerate(places), key=lambda place: (-place[1][0], place[1][1] == 1))]
+    strides, step = [0] * before.dim(), 1
+    for dim in reversed(order):
+        strides[dim], step = step, step * max(1, after.size(dim))
+    if tuple(strides) == after.stride():
+        return after
+    result = torch.empty_strided(after.shape, strides, dtype=after.dtype, device=after.device)
+    return result.copy_(after)
 
 
 def _picked(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 What a forward does with numbers that no pass can follow (kept in a closure, say) shows only when it runs. So units of
 every coupling are cut on trial: the model's parameters are exchanged for others without values, on the meta device, and
-put back afterwards.
+put back afterwards. Where a module fails that keeps the old width in an attribute, as one that asserts
+`x.shape[1] == self.channels` does, the attribute follows the cut if the forward then runs; else the coupling is protected.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,14 +21,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
+from dfpc_plugin.couplings.declared import width_of
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.analyses.stated import Stated
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
 
 __all__ = ["protect_what_breaks"]
+
+
+_INTERNAL = frozenset(vars(nn.Module()))
+
+_MOST_RESTATED = 8
+"""How many attributes of one coupling may have to follow it."""
 
 
 def protect_what_breaks(
@@ -35,10 +46,11 @@ def protect_what_breaks(
     couplings: CouplingMap,
     forward_fn: ForwardFunction | None = None,
 ) -> list[DataFlowCoupling]:
-    """Cut units of every coupling on trial, and protect those with which the forward breaks or returns other shapes.
+    """Cut units of every coupling on trial, and protect those with which the forward fails or returns other shapes.
 
-    Couplings of one kind (those whose layers differ only in numbers: `blocks.3.mlp.fc1`) are tried together, once all
-    of them together have failed. Nothing of the model is changed.
+    Once all of them together have failed, couplings of one kind (the same layers of numbered blocks, such as
+    `blocks.3.mlp.fc1`) are tried together, then halves of a kind that fails, and so on. Attributes that only have to
+    follow a cut are added to what `couplings` says is stated. Nothing of the model is changed.
 
     Returns:
         The couplings that are protected now and were not before; their reason quotes the error.
@@ -49,12 +61,18 @@ def protect_what_breaks(
     trial = _Trial(model, example_inputs, couplings, forward_fn or data_flow_forward(model))
     found: list[DataFlowCoupling] = []
     while (problem := trial.problem(_free(couplings))) is not None:
-        broken = {number: reason for kind in _kinds(couplings) if (reason := trial.problem(kind)) for number in kind}
-        if not broken:  # only together: leave the cheapest one out after the other
-            smallest = min(_free(couplings), key=lambda number: couplings.couplings[number].macs)
-            broken = {smallest: problem}
-        for number, reason in broken.items():
-            coupling = dataclasses.replace(couplings.couplings[number], protected=f"breaks the forward: {reason}")
+        broken: dict[int, _Failure] = {}
+        restated = False
+        for kind in _kinds(couplings):
+            for number, failure in _culprits(trial, couplings, kind).items():
+                if trial.restate(number, failure):
+                    restated = True
+                else:
+                    broken[number] = failure
+        if not broken and not restated:  # only together: leave the cheapest one out after the other
+            broken = {_cheapest(couplings, _free(couplings)): problem}
+        for number, failure in broken.items():
+            coupling = dataclasses.replace(couplings.couplings[number], protected=failure.reason)
             couplings.couplings[number] = coupling
             found.append(coupling)
     return found
@@ -65,13 +83,49 @@ def _free(couplings: CouplingMap) -> list[int]:
     return [number for number, coupling in enumerate(couplings.couplings) if coupling.protected is None]
 
 
+def _cheapest(couplings: CouplingMap, numbers: Sequence[int]) -> int:
+    """The coupling whose layers cost the least."""
+    return min(numbers, key=lambda number: couplings.couplings[number].macs)
+
+
 def _kinds(couplings: CouplingMap) -> list[list[int]]:
-    """Free couplings whose layers have the same names but for numbers."""
+    """Free couplings whose layers are the same in blocks of different numbers; the layer's own name counts as it is."""
     kinds: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number in _free(couplings):
         layers = couplings.couplings[number].layers
-        kinds[tuple(sorted({re.sub(r"\d+", "#", name) for name in layers}))].append(number)
+        kinds[tuple(sorted({re.sub(r"\d+(?=.*\.)", "#", name) for name in layers}))].append(number)
     return list(kinds.values())
+
+
+def _culprits(trial: _Trial, couplings: CouplingMap, numbers: Sequence[int]) -> dict[int, _Failure]:
+    """Find the couplings among some that fail when they are cut, by trying ever smaller parts of them."""
+    failure = trial.problem(numbers)
+    if failure is None:
+        return {}
+    if len(numbers) == 1:
+        return {numbers[0]: failure}
+    half = len(numbers) // 2
+    parts = (numbers[:half], numbers[half:])
+    found = {number: own for part in parts for number, own in _culprits(trial, couplings, part).items()}
+    return found or {_cheapest(couplings, numbers): failure}  # they fail only together
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """What goes wrong in a trial.
+
+    Attributes:
+        reason: Why a coupling is protected for it.
+        modules: Paths of the modules whose code was running, the innermost first.
+    """
+
+    reason: str
+    modules: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, tuple[str, ...]]:
+        """Tells one failure from another: where it is and what it says, but for numbers, which a cut may change."""
+        return re.sub(r"\d+", "#", self.reason), self.modules
 
 
 class _Trial:
@@ -87,25 +141,82 @@ class _Trial:
         self._shapes = list(couplings.channels.outputs)
         self._compared = False
 
-    def problem(self, numbers: Iterable[int]) -> str | None:
+    def problem(self, numbers: Sequence[int]) -> _Failure | None:
         """Say what goes wrong when units of some couplings are cut; None if nothing does."""
-        numbers = list(numbers)
         if not numbers:
             return None
-        reason = self._tried(numbers)
-        if reason is not None and not self._compared:
+        failure = self._tried(numbers)
+        if failure is not None and not self._compared:
             self._run_uncut()
-            reason = self._tried(numbers)
-        return reason
+            failure = self._tried(numbers)
+        return failure
 
-    def _tried(self, numbers: list[int]) -> str | None:
-        """Cut and run once."""
+    def restate(self, number: int, failure: _Failure) -> bool:
+        """Let attributes of the modules that fail follow a coupling, if the forward then runs.
+
+        Args:
+            number: A coupling that fails when it is cut by itself.
+            failure: What goes wrong.
+
+        Returns:
+            Whether it runs; `couplings.channels.stated` then has the attributes.
+        """
+        known = self._couplings.channels
+        before = list(known.stated)
+        for _ in range(_MOST_RESTATED):
+            left: _Failure | None = failure
+            for stated in self._checked_by(self._couplings.couplings[number], failure.modules):
+                known.stated.append(stated)
+                left = self._tried([number], watched=known.stated[len(before) :])
+                if left is None:
+                    return True
+                if left.place != failure.place:
+                    break
+                known.stated.pop()
+            if left is None or left.place == failure.place:
+                break
+            failure = left
+        known.stated[:] = before
+        return False
+
+    def _checked_by(self, coupling: DataFlowCoupling, modules: Sequence[str]) -> Iterator[Stated]:
+        """Attributes of some modules that are as large as a dimension which the coupling takes channels from.
+
+        Those that sizes and factors of the forward are computed from are left out: they are solved for, or must stay.
+        """
+        known = self._couplings.channels
+        done = known.asked | {(stated.module, stated.name) for stated in known.stated}
+        widths: dict[tuple[int, ...], Tensor] = {}
+        for axis in coupling.axes:
+            left = axis.channels[~known.removed[axis.channels]]
+            widths.setdefault(tuple(left.tolist()), axis.channels)
+        for path in modules:
+            for name, value in vars(self._model.get_submodule(path)).items():
+                if name in _INTERNAL:
+                    continue
+                entries = list(enumerate(value)) if type(value) in (tuple, list) else [(None, value)]
+                for entry, width in entries:
+                    if type(width) is int and width > 1 and (path, name) not in done:
+                        for kept, own in widths.items():
+                            if len(kept) == width:
+                                yield Stated(path, name, entry, width_of(known, own))
+
+    def _tried(self, numbers: Sequence[int], watched: Sequence[Stated] = ()) -> _Failure | None:
+        """Cut and run once; attributes that are `watched` must not be used for anything but comparisons."""
         try:
-            shapes = self._run(numbers)
+            shapes = self._run(numbers, watched)
         except Exception as error:  # whatever a forward raises is the answer
             text = str(error).strip().split("\n")[0]
-            return f"{type(error).__name__}: {text}" if text else type(error).__name__
-        return None if shapes == self._shapes else "it returns other shapes"
+            problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
+            return _Failure(f"makes the forward fail when it is pruned: {problem}", self._running(error))
+        return None if shapes == self._shapes else _Failure("changes the shapes of the outputs when it is pruned")
+
+    def _running(self, error: BaseException) -> tuple[str, ...]:
+        """Paths of the modules in whose methods an error was raised, the innermost first."""
+        paths = {id(module): path for path, module in self._model.named_modules()}
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        found = [paths.get(id(frame.f_locals.get("self"))) for frame in reversed(frames)]
+        return tuple(dict.fromkeys(path for path in found if path is not None))
 
     def _run_uncut(self) -> None:
         """Find out what the uncut model returns, and whether it can run without values."""
@@ -116,7 +227,7 @@ class _Trial:
             self._make = torch.clone
             self._shapes = self._run(())
 
-    def _run(self, numbers: Iterable[int]) -> list[torch.Size]:
+    def _run(self, numbers: Iterable[int], watched: Sequence[Stated] = ()) -> list[torch.Size]:
         """Cut, run and undo; returns the shapes of what the forward returns."""
         known = self._couplings.channels
         channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
@@ -125,11 +236,31 @@ class _Trial:
             units = [_some(trial.couplings[number], number, channels.removed) for number in numbers]
             if units:
                 cut(self._model, trial, torch.cat(units))
+            for stated in watched:
+                attributes = vars(self._model.get_submodule(stated.module))
+                width = _OnlyCompared(stated_in(attributes[stated.name], stated.entry))
+                attributes[stated.name] = restated(attributes[stated.name], stated.entry, width)
             inputs = map_tensors(self._make, self._inputs)
             args, kwargs = as_call(inputs) if self._forward is None else ((), {})
             with _Shapes():
                 output = self._model(*args, **kwargs) if self._forward is None else self._forward(self._model, inputs)
         return [tensor.shape for tensor in returned_tensors(output)]
+
+
+class _OnlyCompared(int):
+    """A width that a forward may check and print. Computing with it would make the pruned model compute something else."""
+
+
+def _refused(self: _OnlyCompared, *args: Any) -> Any:
+    raise RuntimeError(f"the forward computes with {int.__repr__(self)}, which is the width of a coupling")
+
+
+for _name in (
+    "add sub mul truediv floordiv mod divmod pow neg lshift rshift and or xor float trunc index".split()
+):  # fmt: skip
+    setattr(_OnlyCompared, f"__{_name}__", _refused)
+    if hasattr(int, f"__r{_name}__"):
+        setattr(_OnlyCompared, f"__r{_name}__", _refused)
 
 
 class _Shapes(TorchFunctionMode):
@@ -139,6 +270,8 @@ class _Shapes(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Check what torch checks, and return the shape; everything else is computed."""
+        if any(isinstance(value, _OnlyCompared) for value in (*args, *(kwargs or {}).values())):
+            raise RuntimeError(f"the forward calls {func} with a number that is the width of a coupling")
         if func is torch.batch_norm and args[0].is_meta and not args[5]:
             input, *vectors = args[:5]
             for vector in vectors:

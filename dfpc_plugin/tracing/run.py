@@ -65,6 +65,7 @@ class Run:
         bounds: The analysis of bounds, or None.
         dtype: Of bounds.
         calls: Number of operations so far.
+        used: Identities of the parameters and buffers that operators were called on.
         state: The proxy of every parameter and buffer, by the identity of the original.
         traces_sizes: Sizes that the model reads remember where they come from.
     """
@@ -77,6 +78,7 @@ class Run:
         self.dtype = torch.float32
         self.calls = 0
         self.state: dict[int, Proxy] = {}
+        self.used: set[int] = set()
         self.traces_sizes = False
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self._muted = 0
@@ -119,6 +121,7 @@ class Run:
             args, kwargs = map_tensors(self._known, (args, kwargs))
             operands = tensors((args, kwargs))
         proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+        self.used.update([id(proxy.original) for proxy in proxies if proxy.original is not None])
         if func in CONSTANTS:
             return self._constant(func, args, kwargs)
         operator = find_operator(func)

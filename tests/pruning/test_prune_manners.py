@@ -66,3 +66,42 @@ def test_slips_are_answered_in_words(given, text):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3)).eval()
     with pytest.raises(PrunerSettingError, match=text):
         given(model, torch.randn(1, 3, 8, 8))
+
+
+class Unscored(torch.nn.Sequential):
+    """A branch that never runs, and one that an importance may have no score for."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 12), torch.nn.Linear(12, 3))
+        self.auxiliary = torch.nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self[3](self[2](self[1](self[0](x))))
+
+
+def test_what_is_not_scored_or_never_used_is_reported():
+    def some(group):
+        return None if "2" in group.couplings[0].feed_in else torch.arange(float(len(group[0].idxs)))
+
+    result = prune(Unscored(), torch.rand(2, 6), "ratio=0.25", importance=some)
+    assert [(c.name, c.reason) for c in result.protected] == [
+        ("2", "has no score: the importance does not know the layers that produce it"), ("3", "is the model's output")
+    ]  # fmt: skip
+    assert "Not pruned, because the importance has no score for them: 2." in result.notes
+    assert "Not pruned, because the forward never uses them: auxiliary (85 parameters)." in result.notes
+
+
+@pytest.mark.parametrize(("options", "reason"), [
+    ({"ignored_layers": "2"}, "is held by one of ignored_layers"), ({}, None),
+])  # fmt: skip
+def test_what_the_settings_leave_out_is_listed_with_the_setting(options, reason):
+    result = prune(Unscored(), torch.rand(2, 6), "ratio=0.25", **options)
+    assert {c.name: c.reason for c in result.protected}.get("2") == reason
+    assert not any("no score" in note for note in result.notes)
+
+
+def test_a_stream_that_coupled_leaves_alone_is_listed():
+    result = prune(network(), IMAGE, "ratio=0.1", coupled=False)
+    assert {c.reason for c in result.protected if c.name == "stem"} == {
+        "is produced by several layers, which coupled=False leaves alone"
+    }

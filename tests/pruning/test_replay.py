@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from budget_tools import PIXELS, Fixed, everything, heads_first, network, same
 
 from budget_nets import SMALL, TIMM, make
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.pruning import prune, replay
+from dfpc_plugin.repairing import repair
 from feature_widths import stated
 
 
@@ -97,3 +99,34 @@ def test_a_record_cannot_be_done_twice():
     replay(model, PIXELS, {layer: [5] for layer in STREAM})
     with pytest.raises(CutError, match=r"outputs of 'stem' that are not there; it has 5\."):
         replay(model, PIXELS, {layer: [5] for layer in STREAM})
+
+
+class TiedAutoencoder(torch.nn.Module):
+    """Weights that are used in both directions, so that both of their dimensions are outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = torch.nn.Linear(6, 16), torch.nn.Linear(16, 4)
+        self.encoder = torch.nn.Linear(16, 10)
+        self.table = torch.nn.Parameter(torch.randn(12, 10))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        h = self.encoder(x).relu()
+        h = F.linear(F.linear(h, self.table).relu(), self.table.t())
+        return self.head(F.linear(h, self.encoder.weight.t()))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_weights_used_in_both_directions(ratio):
+    torch.manual_seed(0)
+    model, x = TiedAutoencoder(), torch.rand(3, 6)
+    result = prune(copy.deepcopy(model), x, f"ratio={ratio}", importance=Fixed())
+    assert {"encoder", "encoder (dim 1)", "table"} <= set(result.removed)
+    removed = json.loads(json.dumps(result.to_json()))["removed"]
+    again = replay(copy.deepcopy(model), x, removed)
+    assert torch.equal(again(x), result.model(x))
+    repaired = repair(result.model, model, x, "merge", removed=removed).model
+    assert torch.equal(repaired(x), repair(result.model, model, x, "merge").model(x))
+    with pytest.raises(CutError, match=r"of 'encoder \(dim 1\)' \d+ outputs would go, and it names 0"):
+        replay(model, x, {name: indices for name, indices in removed.items() if name != "encoder (dim 1)"})

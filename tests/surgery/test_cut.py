@@ -256,3 +256,21 @@ def test_a_scale_behind_what_does_not_keep_scales_is_left_alone(function: Any) -
     assert not traced_channels(Between(run, **parts), TOKENS).scaled
     linear = Between(lambda m, x: m.out(m.q(x) * m.q.out_features**-0.5), **parts)
     assert len(traced_channels(linear, TOKENS).scaled) == 1
+
+
+@pytest.mark.parametrize("format", [torch.channels_last, torch.contiguous_format])
+def test_weights_and_gradients_keep_their_memory_format(format: torch.memory_format) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3, groups=2), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 4, 3)
+    ).to(memory_format=format)  # fmt: skip
+    for p in model.parameters():
+        p.grad = p.detach().clone()
+    image = torch.rand(1, 3, 12, 12)
+    couplings = map_couplings(model, image)
+    cut(model, couplings, removed_channels(couplings, random_units(couplings, least=1)))
+    for layer in model:
+        fresh = type(layer)(
+            layer.in_channels, layer.out_channels, layer.kernel_size, groups=layer.groups
+        ).to(memory_format=format)  # fmt: skip
+        assert layer.out_channels < 16
+        assert layer.weight.stride() == fresh.weight.stride() == layer.weight.grad.stride()

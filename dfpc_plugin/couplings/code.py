@@ -1,0 +1,74 @@
+"""Which attributes the code of a forward reads, found in the code itself: a number that it reads must not change by itself."""
+
+from __future__ import annotations
+
+import dis
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["CodeReads"]
+
+
+class CodeReads:
+    """Attributes that the forwards of a model's modules read, by the class that reads them."""
+
+    def __init__(self, modules: Iterable[nn.Module], *functions: Callable[..., Any] | None) -> None:
+        """Read the code of every class's forward, of the methods and functions that it calls, and of `functions`."""
+        self._own: dict[type, set[str]] = {}
+        self._others: set[str] = set()
+        self._seen: set[tuple[type, types.CodeType]] = set()
+        for kind in {type(module) for module in modules}:
+            self._own[kind] = set()
+            if not issubclass(kind, torch.jit.ScriptModule):
+                self._follow(kind, getattr(kind, "forward", None))
+        for function in functions:
+            self._follow(nn.Module, function)
+
+    def __call__(self, module: nn.Module, name: str) -> bool:
+        """Whether the forward reads an attribute of a module, as far as its code tells."""
+        return name in self._own.get(type(module), ()) or name in self._others
+
+    def _follow(self, kind: type, function: Any) -> None:
+        """Read one function and what it calls, as a method of `kind`."""
+        function = getattr(function, "__wrapped__", function)
+        function = getattr(function, "__func__", function)
+        if isinstance(function, types.FunctionType) and not function.__module__.startswith("torch."):
+            self._read(kind, function.__code__, function.__globals__)
+
+    def _read(self, kind: type, code: types.CodeType, names: dict[str, Any]) -> None:
+        """Note attributes that are read in some code, and in the functions that it defines or calls."""
+        if (kind, code) in self._seen:
+            return
+        self._seen.add((kind, code))
+        for own, name in _attributes(code):
+            method = getattr(kind, name, None) if own else None
+            if isinstance(method, property):
+                self._follow(kind, method.fget)
+            elif callable(method):
+                self._follow(kind, method)
+            elif own and kind in self._own:
+                self._own[kind].add(name)
+            else:
+                self._others.add(name)
+        for name in code.co_names:
+            if isinstance(names.get(name), types.FunctionType):
+                self._follow(kind, names[name])
+        for inner in code.co_consts:
+            if isinstance(inner, types.CodeType):
+                self._read(kind, inner, names)
+
+
+def _attributes(code: types.CodeType) -> Iterator[tuple[bool, str]]:
+    """Attributes that code reads, each with whether it is one of `self`; methods that it calls on others are left out."""
+    previous: Any = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            own = previous == "self" or (isinstance(previous, tuple) and previous[-1:] == ("self",))
+            called = instruction.opname == "LOAD_METHOD" or "NULL" in instruction.argrepr
+            if own or not called:
+                yield own, str(instruction.argval)
+        previous = instruction.argval

@@ -1,0 +1,89 @@
+"""Names for the outputs that couplings remove: how a record of a cut names them, and how they are found again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.couplings.channels import Axis, Channels
+from dfpc_plugin.couplings.find import CouplingMap
+
+__all__ = ["RecordError", "channels_of_record", "output_axes", "removed_outputs"]
+
+
+class RecordError(Exception):
+    """A record names outputs that a model does not have.
+
+    Attributes:
+        layer: The name.
+        width: How many outputs there are; None where the model has no such layer.
+    """
+
+    def __init__(self, layer: str, width: int | None) -> None:
+        """Keep the name and the width."""
+        super().__init__(layer, width)
+        self.layer, self.width = layer, width
+
+
+def output_axes(channels: Channels) -> dict[str, Axis]:
+    """Return the dimensions of weights that produce channels, by the name under which a record lists their outputs.
+
+    That is the layer's path. A weight that is used in both directions, as `F.linear(x, W)` and `F.linear(h, W.t())`,
+    produces channels in two dimensions: the first that can be pruned has the layer's path, each other one the path with
+    its dimension, "encoder (dim 1)".
+    """
+    written: dict[str, list[Axis]] = {}
+    for axis in channels.axes:
+        if axis.role == "feed-in":
+            written.setdefault(axis.layer, []).append(axis)
+    fixed = torch.zeros_like(channels.removed)
+    fixed[torch.tensor(sorted(channels.reasons), dtype=torch.long, device="cpu")] = True
+    found: dict[str, Axis] = {}
+    for layer, axes in written.items():
+        first = next((axis for axis in axes if not fixed[axis.channels].all()), axes[0])
+        found |= {layer if axis is first else f"{layer} (dim {axis.dim})": axis for axis in axes}
+    return found
+
+
+def removed_outputs(channels: Channels, removed: Tensor) -> dict[str, tuple[int, ...]]:
+    """List the outputs that `removed` channels, `(channels,)` of bool, are of every layer that produces some of them."""
+    found = {
+        name: removed[axis.channels].nonzero().squeeze(1).tolist()
+        for name, axis in output_axes(channels).items()
+    }
+    return {name: tuple(indices) for name, indices in found.items() if indices}
+
+
+def channels_of_record(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -> Tensor:
+    """Find the channels that a record names.
+
+    Args:
+        couplings: Of the model before the cut.
+        removed: Indices of outputs by name, as `removed_outputs` returns them.
+
+    Returns:
+        The channels that are removed, `(channels,)` of bool. Channels that no layer produces are removed with the units
+        that they belong to.
+
+    Raises:
+        RecordError: The model has no such outputs.
+    """
+    known = couplings.channels
+    axes = output_axes(known)
+    gone = known.removed.clone()
+    produced = torch.zeros_like(gone)
+    for axis in axes.values():
+        produced[axis.channels] = True
+    for layer, indices in removed.items():
+        own = axes[layer].channels if layer in axes else None
+        index = torch.as_tensor(indices, dtype=torch.long, device="cpu")
+        if own is None or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(own)):
+            raise RecordError(layer, None if own is None else len(own))
+        gone[own[index]] = True
+    for coupling in couplings.couplings:
+        named, counted = gone[coupling.blocks], produced[coupling.blocks]
+        whole = (named | ~counted).all(0) & counted.any(0)
+        gone[coupling.blocks[:, whole]] = True
+    return gone

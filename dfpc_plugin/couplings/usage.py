@@ -1,0 +1,44 @@
+"""Which layers a forward never uses: they have no couplings, and stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+import torch
+from torch import nn
+
+__all__ = ["unused_layers"]
+
+
+def unused_layers(model: nn.Module, used: Set[int]) -> dict[str, int]:
+    """Name the layers whose parameters are all unused, and single parameters of others.
+
+    Args:
+        model: Any model.
+        used: Identities of the parameters that operators were called on; scripted modules are not looked at.
+
+    Returns:
+        How many values each holds, by path: of the outermost modules of which nothing is used.
+    """
+    found: dict[str, int] = {}
+    scripted = {
+        id(parameter)
+        for module in model.modules() if isinstance(module, torch.jit.ScriptModule)
+        for parameter in module.parameters()
+    }  # fmt: skip
+    unused = {id(parameter) for parameter in model.parameters()} - used - scripted
+
+    def look(path: str, module: nn.Module) -> None:
+        own = {id(parameter): parameter for parameter in module.parameters()}
+        if path and own and own.keys() <= unused:
+            found[path] = sum(parameter.numel() for parameter in own.values())
+            return
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in unused:
+                found[f"{prefix}{name}"] = parameter.numel()
+        for name, child in module.named_children():
+            look(f"{prefix}{name}", child)
+
+    look("", model)
+    return found
