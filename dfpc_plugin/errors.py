@@ -14,8 +14,10 @@ __all__ = [
     "DuplicateRuleError",
     "ExampleInputsError",
     "GroupError",
+    "HookError",
     "MissingDependencyError",
     "ModelChangedError",
+    "ModelFormError",
     "NonFiniteScoreError",
     "NonFiniteWeightError",
     "NothingToPruneError",
@@ -66,6 +68,18 @@ class ValueDependentError(DFPCError):
             f"pass a forward_fn that leaves out what depends on values, register one for the model's class with "
             f"@dfpc_plugin.families.register_forward, or register a rule for the function that surrounds it with "
             f"@dfpc_plugin.rule."
+        )
+
+
+class HookError(DFPCError):
+    """A forward hook needs what a pass without data does not have."""
+
+    def __init__(self, module: str, hook: str, problem: str) -> None:
+        """Name the `module` that has the hook, the function that the hook calls, and what went wrong in it."""
+        owner = f"module '{module}'" if module else "the model itself"
+        super().__init__(
+            f"The forward hook {hook} of {owner} cannot run without data ({problem.rstrip('.')}); remove the hook with "
+            f"handle.remove(), and register it again afterwards."
         )
 
 
@@ -121,6 +135,10 @@ class ExampleInputsError(DFPCError):
 
 class ModelChangedError(DFPCError):
     """A model no longer is what an earlier result was computed for."""
+
+
+class ModelFormError(DFPCError, ValueError):
+    """The model is in a form that cannot be pruned: in TorchScript, exported, spread over devices, not initialised."""
 
 
 class UnknownModelError(DFPCError):

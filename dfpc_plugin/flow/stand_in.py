@@ -14,6 +14,7 @@ import torch
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.flow.metadata import METADATA
 from dfpc_plugin.flow.tree import tensors
+from dfpc_plugin.preserve import unwatched
 
 __all__ = ["StandIn"]
 
@@ -38,7 +39,7 @@ class StandIn(torch.Tensor):
         if func in METADATA:
             return cls.metadata(func, args, kwargs)
         stand_ins = [tensor for tensor in tensors((args, kwargs)) if isinstance(tensor, StandIn)]
-        return stand_ins[0].run.call(func, args, kwargs, stand_ins)
+        return unwatched(stand_ins[0].run.call, func, args, kwargs, stand_ins)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
+from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.flow.tree import map_tensors, returned_tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.surgery.cut import cut
 
 __all__ = ["protect_what_breaks"]
@@ -127,7 +128,7 @@ class _Trial:
                 cut(self._model, trial, torch.cat(units))
             inputs = map_tensors(self._make, self._inputs)
             args, kwargs = as_call(inputs) if self._forward is None else ((), {})
-            with _Shapes():
+            with _Shapes(), running_eagerly(), watched():
                 output = self._model(*args, **kwargs) if self._forward is None else self._forward(self._model, inputs)
         return [tensor.shape for tensor in returned_tensors(output)]
 
