@@ -27,6 +27,7 @@ from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightEr
 from dfpc_plugin.flow import FlowRun, ForwardFunction, run_flow
 from dfpc_plugin.flow.precision import full_precision
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["Ranking", "Saliency", "bgsc"]
 
@@ -115,11 +116,13 @@ def bgsc(
         ValueDependentError: The forward needs the values of its data.
         NonFiniteWeightError: A weight or a running statistic is NaN or infinite.
         NonFiniteScoreError: A score is, though the weights are not.
+        ModelFormError: The model is exported, sharded, or has lazy layers without weights.
         RuleError: An operator is used in a form that its rule cannot do, or the model's shapes do not fit.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
+    model = plain_model(model, scripted=True)
     _require_finite(model)
     run = run_flow(model, example_inputs, forward_fn, expected=ranking == "expected")
     scores = _backward(run, ranking)

@@ -19,6 +19,7 @@ from dfpc_plugin.flow import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.labels import Attribute, AxisSize, run_labels
 from dfpc_plugin.labels.sizes import attributes_of, is_linear, leaves_of
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["CouplingMap", "find_couplings", "map_couplings"]
 
@@ -69,6 +70,7 @@ def find_couplings(
     Raises:
         UnsupportedOperatorError: Operators of the model are not known.
         ValueDependentError: The forward needs the values of its data.
+        ModelFormError: The model is in TorchScript, exported, sharded, or has lazy layers without weights.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     return map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads).couplings
@@ -82,6 +84,7 @@ def map_couplings(
     whole_heads: bool = False,
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know."""
+    model = plain_model(model)
     with _collector_paused():
         return _map(channels_of(run_labels(model, example_inputs, forward_fn), whole_heads=whole_heads))
 

@@ -24,6 +24,7 @@ from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import Figures, PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["prune_and_tune"]
 
@@ -71,6 +72,7 @@ def prune_and_tune(
         DataError: The images are not for this model.
         DFPCError: As `prune` raises.
     """
+    model = plain_model(model)
     settings, wanted = settings or ScheduleSettings(), Goal.parse(target)
     if repair is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")

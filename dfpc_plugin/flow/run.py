@@ -15,6 +15,7 @@ from dfpc_plugin.flow.forward import follow
 from dfpc_plugin.flow.script import scripted_functions_redirected
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["ForwardFunction", "missing_operators", "run_flow"]
 
@@ -62,6 +63,7 @@ def _run_once(
     model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, expected: bool = False
 ) -> FlowRun:
     """Run the forward and return what the run collected, complete or not."""
+    model = plain_model(model, scripted=True)
     run = FlowRun(model, expected=expected)
     with _recording(model):
         follow(run, model, example_inputs, forward_fn)
