@@ -171,6 +171,9 @@ WRITES = {
     "buffer_data": lambda model: model.scale.data.mul_(2),
     "buffer_data_replaced": lambda model: setattr(model.scale, "data", model.scale.data * 2),
     "buffer_resized": lambda model: model.scale.resize_(1).fill_(2.0),
+    "statistics": lambda model: nn.functional.batch_norm(  # a write that the operator does not declare
+        torch.arange(8.0).view(2, 4), model.scale, torch.ones(4), training=True
+    ),
     "plain_attribute": lambda model: model.plain.mul_(2),
     "listed_attribute": lambda model: model.listed[0].mul_(2),
 }
