@@ -11,9 +11,11 @@ __all__ = [
     "DuplicateRuleError",
     "ExampleInputsError",
     "GroupError",
+    "HookError",
     "MissingDependencyError",
     "MissingOperator",
     "ModelChangedError",
+    "ModelFormError",
     "NonFiniteScoreError",
     "NonFiniteWeightError",
     "NothingToPruneError",
@@ -80,6 +82,18 @@ class ValueDependentError(DFPCError):
         )
 
 
+class HookError(DFPCError):
+    """A forward hook needs what a pass without data does not have."""
+
+    def __init__(self, module: str, hook: str, problem: str) -> None:
+        """Name the `module` that has the hook, the function that the hook calls, and what went wrong in it."""
+        owner = f"module '{module}'" if module else "the model itself"
+        super().__init__(
+            f"The forward hook {hook} of {owner} cannot run without data ({problem.rstrip('.')}); remove the hook with "
+            f"handle.remove(), and register it again afterwards."
+        )
+
+
 class NonFiniteWeightError(DFPCError):
     """A parameter or a running statistic holds NaN or infinity."""
 
@@ -132,6 +146,10 @@ class ExampleInputsError(DFPCError):
 
 class ModelChangedError(DFPCError):
     """A model no longer is what an earlier result was computed for."""
+
+
+class ModelFormError(DFPCError, ValueError):
+    """The model is in a form that cannot be pruned: in TorchScript, exported, spread over devices, not initialised."""
 
 
 class UnknownModelError(DFPCError):

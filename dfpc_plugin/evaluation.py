@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dfpc_plugin.data import DataError, checked_workers, collate_images
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
 
 __all__ = ["Evaluation", "check_classes", "evaluate_model", "probe", "tally"]
@@ -99,10 +100,11 @@ def tally(
     workers = min(checked_workers(workers), -(-count // batch_size))  # no more than there are batches
     device = _device_of(model)
     sums = torch.zeros(4, dtype=torch.float64)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model, hooks=False), torch.no_grad():
         loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
         for images, labels in loader:
-            outputs = _outputs(model, images.to(device))
+            with watched() if sums[0] == 0 else contextlib.nullcontext():  # what it writes to, it writes to always
+                outputs = _outputs(model, images.to(device))
             check_classes(outputs, labels, dataset)
             sums += _sums(outputs.float(), labels.to(device))
             if progress is not None:
@@ -122,7 +124,7 @@ def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("The data set holds no images.")
     images, labels = collate_images([dataset[0]])
-    with evaluating(model), torch.no_grad():
+    with evaluating(model, hooks=False), torch.no_grad(), watched():
         outputs = _outputs(model, images.to(_device_of(model)))
     check_classes(outputs, labels, dataset)
     return outputs.shape[1]

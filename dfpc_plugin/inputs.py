@@ -9,7 +9,7 @@ import torch
 
 from dfpc_plugin.errors import ExampleInputsError
 
-__all__ = ["ExampleInputs", "as_call"]
+__all__ = ["ExampleInputs", "as_call", "fresh", "is_written_to"]
 
 ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 """A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`."""
@@ -31,3 +31,21 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, A
         f"example_inputs must be a tensor, a tuple or list of arguments, or a dict of keyword arguments, "
         f"not {type(example_inputs).__name__}; for an image model: torch.randn(1, 3, 224, 224)."
     )
+
+
+def fresh(inputs: Any) -> Any:
+    """Copy the tensors of `inputs`, for one call of a model: some forwards write to what they are given.
+
+    A nest of lists, tuples and dicts keeps its structure; a copy of a tensor with a graph is part of that graph.
+    """
+    from dfpc_plugin.tracing.tree import map_tensors  # flow imports this module
+
+    return map_tensors(torch.Tensor.clone, inputs)
+
+
+def is_written_to(copy: Any, inputs: Any) -> bool:
+    """Whether a call has written to the tensors of `copy`, which `fresh(inputs)` returned before it."""
+    from dfpc_plugin.tracing.tree import tensors  # flow imports this module
+
+    pairs = zip(tensors(copy), tensors(inputs), strict=True)
+    return any(one.shape != other.shape or not torch.equal(one, other) for one, other in pairs)

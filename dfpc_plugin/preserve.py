@@ -1,36 +1,51 @@
-"""Leave a model exactly as it was found, also when it raises half-way."""
+"""Leave a model exactly as it was found, also when it raises half-way.
+
+Buffers are small and are copied up front. Parameters are not: a forward that writes to its own weights is rare, so a
+weight is copied just before the first write, which `watched` sees below autograd, where `.data` hides nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import operator
 import threading
 import weakref
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["evaluating"]
+from dfpc_plugin.containers import CONTAINERS, refill, same_contents
+from dfpc_plugin.hooks import hook_state_kept
 
-_CONTAINERS = (dict, list, set, deque)
+__all__ = ["evaluating", "unwatched", "watched"]
+
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module, *, hooks: bool = True) -> Iterator[None]:
     """Put `model` in evaluation mode and undo, at exit, whatever its forward did to itself or to the generators.
 
-    Kept bit for bit: training flags, buffers, every attribute of every module (including the contents of dicts, lists,
-    sets and deques, one level deep), hooks, `requires_grad`, and the random states of the CPU and of the model's CUDA
-    devices. Threads that score one model take turns.
+    Kept bit for bit: training flags, parameters, gradients and buffers (the same storage with the same contents), every
+    attribute of every module (including the contents of dicts, lists, sets and deques, one level deep), hooks,
+    `requires_grad`, and the random states of the CPU and of the model's CUDA devices. Threads that score one model take
+    turns.
+
+    Writes to parameters and to tensors in attributes are undone if the forward ran inside `watched()`; writes that
+    torch's dispatcher does not see (through NumPy, or in an extension that does not declare them) are not undone.
+
+    Args:
+        model: Any module.
+        hooks: Also put back what forward hooks collect (see `hooks.hook_state_kept`). False where the forward runs on
+            the user's own data, so that hooks may collect.
     """
     with _locks_guard:
         lock = _locks.setdefault(model, threading.RLock())
-    with lock, _kept(model):
+    with lock, hook_state_kept(model) if hooks else contextlib.nullcontext(), _kept(model):
         yield
 
 
@@ -41,10 +56,12 @@ def _kept(model: nn.Module) -> Iterator[None]:
     attributes = [_copy_attributes(module) for module in modules]
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     trainable = [(parameter, parameter.requires_grad) for parameter in parameters]
-    own_buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
-    buffers = [(buffer, _version(buffer), buffer.detach().clone()) for buffer in own_buffers]
+    gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.is_leaf]
+    buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
+    memory = _Memory([*parameters, *(grad for _, grad in gradients), *buffers, *_tensors_in(attributes)])
+    values = [(buffer, buffer.detach().clone()) for buffer in buffers if _has_values(buffer)]
     devices = sorted({parameter.device.index for parameter in parameters if parameter.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), memory:
         try:
             for module in modules:
                 module.training = False
@@ -55,15 +72,139 @@ def _kept(model: nn.Module) -> Iterator[None]:
             for parameter, requires_grad in trainable:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
-            with torch.no_grad():
-                for buffer, version, value in buffers:
-                    if _version(buffer) != version:
+            memory.restore()
+            for parameter, grad in gradients:
+                if parameter.grad is not grad:
+                    parameter.grad = grad
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                         buffer.copy_(value)
 
 
-def _version(tensor: torch.Tensor) -> int:
-    """Count of changes in place; tensors made in inference mode do not count, and cannot be changed outside of it."""
-    return 0 if tensor.is_inference() else tensor._version
+class _Memory:
+    """Where the tensors of a model lie, and copies of what a forward was about to overwrite there."""
+
+    _active: list[_Memory] = []  # noqa: RUF012
+    """Of all models that are kept now: a forward may run in a thread of its own."""
+
+    def __init__(self, tensors: Iterable[Tensor | None]) -> None:
+        """Note where `tensors` lie; nothing is copied yet."""
+        found = {id(tensor): tensor for tensor in tensors if tensor is not None and _has_storage(tensor)}
+        self._tensors = [(tensor, tensor.detach()) for tensor in found.values()]
+        self._storages = {_address(tensor): tensor.untyped_storage() for tensor, _ in self._tensors}
+        self._copies: dict[int, torch.UntypedStorage] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Memory:
+        """Have writes announced from now on."""
+        _Memory._active.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop that."""
+        _Memory._active.remove(self)
+
+    @staticmethod
+    def before_write(tensor: Tensor) -> None:
+        """Copy the memory of `tensor`, once, if it belongs to a model that is kept."""
+        if not _has_storage(tensor):
+            return
+        address = _address(tensor)
+        for memory in tuple(_Memory._active):
+            storage = memory._storages.get(address)
+            if storage is not None and storage.device.type != "meta":
+                with memory._lock:
+                    if address not in memory._copies:
+                        memory._copies[address] = storage.clone()
+
+    def restore(self) -> None:
+        """Give every tensor its memory back, and the memory its contents."""
+        for address, copy in self._copies.items():
+            storage = self._storages[address]
+            if storage.nbytes() != copy.nbytes():
+                storage.resize_(copy.nbytes())
+            storage.copy_(copy)
+        for tensor, before in self._tensors:
+            if _place(tensor) != _place(before):
+                tensor.data = before
+
+
+class _Watch(TorchDispatchMode):
+    """Announces every write to memory that an operator's schema declares."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Announce the writes of one operator and run it."""
+        kwargs = kwargs or {}
+        schema = getattr(func, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            given = zip(schema.arguments, args, strict=False)
+            named = ((argument, kwargs.get(argument.name)) for argument in schema.arguments)
+            for argument, value in (*given, *named):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    for tensor in value if isinstance(value, list | tuple) else (value,):
+                        if isinstance(tensor, Tensor):
+                            _Memory.before_write(tensor)
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Let `evaluating` undo what forwards that run in this block write to weights, in this thread."""
+    if not _Memory._active:
+        yield
+        return
+    with _Watch():
+        yield
+
+
+def unwatched(function: Any, *args: Any) -> Any:
+    """Call `function(*args)`, which writes to no weights, without the cost of `watched`."""
+    if not torch._C._len_torch_dispatch_stack():
+        return function(*args)
+    mode = torch._C._pop_torch_dispatch_stack(None)
+    try:
+        if isinstance(mode, _Watch):
+            return function(*args)
+    finally:
+        torch._C._push_on_torch_dispatch_stack(mode)
+    return function(*args)
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    """Whether a tensor has memory of its own: not sparse, not lazy, and no subclass that wraps others."""
+    if is_lazy(tensor) or tensor.layout != torch.strided:
+        return False
+    return type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether the contents of a tensor can be compared."""
+    return _has_storage(tensor) and not tensor.is_meta
+
+
+def _address(tensor: Tensor) -> int:
+    """What tells the memory of one tensor from that of others, also on the meta device."""
+    return tensor.untyped_storage()._cdata
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Where and how a tensor lies in memory."""
+    layout = (tensor.shape, tensor.stride(), tensor.storage_offset())
+    return (_address(tensor), tensor.dtype, tensor.device, *layout)
+
+
+def _tensors_in(attributes: Iterable[dict[str, tuple[Any, Any]]]) -> Iterator[Tensor]:
+    """Tensors in what `_copy_attributes` saved, one level deep."""
+    for saved in attributes:
+        for value, contents in saved.values():
+            if isinstance(value, Tensor):
+                yield value
+            elif contents:
+                inner = contents.values() if isinstance(contents, dict) else contents
+                yield from (part for part in inner if isinstance(part, Tensor))
 
 
 def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
@@ -71,7 +212,7 @@ def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     if isinstance(module, torch.jit.ScriptModule):
         return {"training": (module.training, None)}
     return {
-        name: (value, value.copy() if isinstance(value, _CONTAINERS) else None)
+        name: (value, (value.copy() if value else ()) if isinstance(value, CONTAINERS) else None)
         for name, value in module.__dict__.items()
     }
 
@@ -87,18 +228,5 @@ def _restore_attributes(module: nn.Module, saved: dict[str, tuple[Any, Any]]) ->
             del current[name]
     for name, (value, contents) in saved.items():
         current[name] = value
-        if contents is not None and (value or contents) and not _same_contents(value, contents):
-            value.clear()
-            value.extend(contents) if isinstance(value, list | deque) else value.update(contents)
-
-
-def _same_contents(container: Any, contents: Any) -> bool:
-    """Compare by identity: tensors have no truth value and equal objects may still have been exchanged."""
-    if len(container) != len(contents):
-        return False
-    if isinstance(container, dict):
-        same_values = all(map(operator.is_, container.values(), contents.values()))
-        return same_values and all(map(operator.is_, container, contents))
-    if isinstance(container, set):
-        return {id(item) for item in container} == {id(item) for item in contents}
-    return all(map(operator.is_, container, contents))
+        if contents is not None and (value or contents) and not same_contents(value, contents):
+            refill(value, contents)

@@ -21,12 +21,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.coupling import LayerCoupling, couplings_of
 from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
-from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.trace import Flow, trace_model
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["Ranking", "Saliency", "bgsc"]
 
@@ -125,11 +126,13 @@ def bgsc(
         ValueDependentError: The forward needs the values of its data.
         NonFiniteWeightError: A weight or a running statistic is NaN or infinite.
         NonFiniteScoreError: A score is, though the weights are not.
+        ModelFormError: The model is exported, sharded, or has lazy layers without weights.
         RuleError: An operator is used in a form that its rule cannot do, or the model's shapes do not fit.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
+    model = plain_model(model, scripted=True)
     _require_finite(model)
     bounds = trace_model(model, example_inputs, forward_fn, flow=flow_of(ranking)).bounds
     assert bounds is not None

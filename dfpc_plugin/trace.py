@@ -13,16 +13,17 @@ from torch import nn
 from dfpc_plugin import ops  # noqa: F401
 from dfpc_plugin.analyses.bounds import Bounds, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
+from dfpc_plugin.analyses.forward import follow
 from dfpc_plugin.analyses.stated import Statements
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
-from dfpc_plugin.tracing.forward import follow
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
 from dfpc_plugin.tracing.tree import returned_tensors
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["Flow", "ForwardFunction", "Trace", "missing_operators", "trace_model"]
 
@@ -100,6 +101,7 @@ def _traced(
     flow: Flow | None,
 ) -> Trace:
     """Run the forward and return what the run has shown, complete or not."""
+    model = plain_model(model, scripted=not channels)
     run = Run(model)
     run.dtype = bound_dtype(model)
     followed = ChannelTrace(run) if channels else None

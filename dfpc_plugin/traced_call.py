@@ -19,8 +19,8 @@ import torch_pruning as tp
 from torch import Tensor
 
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["TracedCall", "noting", "traced_call"]
 

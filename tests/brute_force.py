@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dfpc_plugin.couplings import map_couplings
-from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.surgery import cut
+from dfpc_plugin.tracing.tree import tensors
 from zero_cut import difference, masked_statistics, outputs, randomise, state
 
 Element = tuple[int, int]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import map_couplings
-from dfpc_plugin.tracing.tree import returned_tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.surgery import cut
+from dfpc_plugin.tracing.tree import returned_tensors
 from zero_cut import random_units, removed_channels
 
 POOLS = (None, "", "avg", "max", "avgmax", "catavgmax", "token", "map")

@@ -17,11 +17,11 @@ from torch import nn
 from coupled_channels import Couplings
 from dfpc_plugin import DFPCImportance, DFPCPruner, bgsc, rule, rule_scope
 from dfpc_plugin.errors import DFPCError
-from traced_runs import traced_bounds
 from expected_oracle import Chain, Perceptron, Residual, Separable, by_hand, filled
 from random_nets import graphs
 from test_saliency_equivariance import alike, order, permuted
 from tiny_nets import Net
+from traced_runs import traced_bounds
 
 SETTINGS = settings(max_examples=30, deadline=None, database=None, derandomize=True)
 seeds = st.integers(0, 2**16)

@@ -9,12 +9,12 @@ import dfpc_plugin
 
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
-    "errors versions require files inputs families preserve flow labels couplings cost surgery coupling saliency state tracing "
-    "importance selection host models latency progress repairing repaired_importance criteria pruning artifact data evaluation "
+    "errors versions require files inputs containers hooks preserve wrappers eager tracing families analyses ops trace couplings "
+    "cost surgery coupling saliency state traced_call importance selection host models latency progress repairing repaired_importance criteria pruning artifact data evaluation "
     "exporting finetuning record report workflow demo cli"
 ).split()
 HOSTS = {
-    "torch_pruning": {"tracing", "importance", "host", "repaired_importance", "criteria", "demo"},
+    "torch_pruning": {"traced_call", "importance", "host", "repaired_importance", "criteria", "demo"},
     "timm": {"models", "data", "finetuning", "demo"},
     "torchvision": {"models", "data"},
     "accelerate": {"finetuning"},

@@ -1,14 +1,22 @@
 """Scoring leaves a model, and the random generators, bit for bit as they were."""
 
 import copy
+import warnings
 
 import pytest
 import timm
 import torch
 from torch import nn
 
-from dfpc_plugin import bgsc, missing_operators
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin import bgsc, evaluate_model, find_couplings, measure_latency, missing_operators, prune
+from dfpc_plugin.errors import UnsupportedOperatorError
+from dfpc_plugin.preserve import evaluating, watched
+
+
+def called_with_data(model, inputs):
+    """A real forward, as repairs and measurements make it."""
+    with evaluating(model), watched():
+        model(inputs)
 
 
 class Restless(nn.Module):
@@ -38,12 +46,15 @@ class Restless(nn.Module):
 def photograph(model):
     """Everything of a model that a user could notice."""
     return {
-        "state": {name: (id(t), t._version, t.clone()) for name, t in model.state_dict(keep_vars=True).items()},
+        "state": {
+            name: (id(t), t._version, t.clone()) for name, t in model.state_dict(keep_vars=True).items()
+        },
         "flags": [module.training for module in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "grad": [p.grad for p in model.parameters()],
         "attributes": [
-            {k: copy.copy(v) for k, v in module.__dict__.items() if not k.startswith("_")} for module in model.modules()
+            {k: copy.copy(v) for k, v in module.__dict__.items() if not k.startswith("_")}
+            for module in model.modules()
         ],
         "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
         "rng": torch.get_rng_state(),
@@ -114,3 +125,126 @@ def test_random_numbers_drawn_by_the_forward_do_not_count():
     torch.manual_seed(5)
     bgsc(model, torch.ones(2, 3))
     assert torch.equal(torch.rand(3), expected)
+
+
+class Writes(nn.Module):
+    """Writes to its tensors in the forward, in the way that `how` does it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(3, 4), nn.Linear(4, 2), how
+        self.register_buffer("scale", torch.ones(4))
+        self.plain, self.listed = torch.ones(4), [torch.ones(4)]
+
+    def forward(self, x):
+        self.how(self)
+        return self.last(self.first(x) * self.scale)
+
+
+def renormed(model):
+    model.first.weight.data = torch.renorm(model.first.weight.data, 2, 0, 0.1)
+
+
+def clamped_in_place(model):
+    with torch.no_grad():
+        model.first.weight.clamp_(0, 0.1)
+
+
+def with_gradients(model):
+    model.first.weight.grad.zero_()
+    model.last.weight.grad = torch.ones_like(model.last.weight)
+
+
+def foreach(model):
+    with torch.no_grad():
+        torch._foreach_mul_([model.first.weight, model.last.weight], 2.0)
+
+
+WRITES = {
+    "data_replaced": renormed,
+    "data_in_place": lambda model: model.first.weight.data.clamp_(0, 0.1),
+    "no_grad": clamped_in_place,
+    "part": lambda model: model.first.weight.detach()[0].zero_(),
+    "foreach": foreach,
+    "gradients": with_gradients,
+    "new_parameter": lambda model: setattr(model.first, "weight", nn.Parameter(torch.ones(4, 3))),
+    "buffer_data": lambda model: model.scale.data.mul_(2),
+    "buffer_data_replaced": lambda model: setattr(model.scale, "data", model.scale.data * 2),
+    "buffer_resized": lambda model: model.scale.resize_(1).fill_(2.0),
+    "statistics": lambda model: nn.functional.batch_norm(  # a write that the operator does not declare
+        torch.arange(8.0).view(2, 4), model.scale, torch.ones(4), training=True
+    ),
+    "plain_attribute": lambda model: model.plain.mul_(2),
+    "listed_attribute": lambda model: model.listed[0].mul_(2),
+}
+
+
+def everything(model):
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    tensors = [*model.parameters(), *gradients, *model.buffers(), model.plain, *model.listed]
+    return [(tensor, tensor.data_ptr(), tensor.shape, tensor.clone()) for tensor in tensors]
+
+
+RUNS = [(how, run) for how in WRITES for run in (bgsc, called_with_data)]
+RUNS += [
+    (how, find_couplings) for how in WRITES if how not in ("foreach", "gradients")
+]  # not known to labels
+
+
+@pytest.mark.parametrize(("how", "run"), RUNS)
+def test_a_forward_that_writes_to_its_own_tensors_leaves_them_as_they_were(how, run):
+    model = Writes(WRITES[how])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = everything(model)
+    run(model, torch.ones(2, 3))
+    after = everything(model)
+    for (old, place, shape, value), (new, *now, same) in zip(before, after, strict=True):
+        assert new is old and now[1] == shape and torch.equal(value, same)
+        assert now[0] == place
+
+
+def test_a_model_that_writes_to_no_weight_is_not_copied(monkeypatch):
+    copies = []
+    original = torch.UntypedStorage.clone
+    monkeypatch.setattr(torch.UntypedStorage, "clone", lambda self: copies.append(self) or original(self))
+    bgsc(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train(), torch.ones(2, 3))
+    assert not copies
+
+
+def test_tensors_of_inference_mode_are_put_back():
+    with torch.inference_mode():
+        model = Writes(lambda model: model.scale.mul_(2))
+    with torch.inference_mode():
+        called_with_data(model, torch.ones(2, 3))
+    assert torch.equal(model.scale, torch.ones(4))
+
+
+def test_a_model_prepared_for_quantisation_keeps_its_observers():
+    quantisation = pytest.importorskip("torch.ao.quantization")
+    layers = nn.Sequential(quantisation.QuantStub(), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    layers.train().qconfig = quantisation.get_default_qat_qconfig("fbgemm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates its quantisation
+        model = quantisation.prepare_qat(layers)
+    before = photograph(model)
+    with pytest.raises(UnsupportedOperatorError):
+        bgsc(model, torch.ones(1, 3, 8, 8))
+    assert_same(before, photograph(model))
+    called_with_data(model, torch.ones(1, 3, 8, 8))
+    assert_same(before, photograph(model))
+
+
+@pytest.mark.parametrize("measure", ["evaluate", "latency", "repair"])
+def test_real_forwards_leave_weights_alone(measure):
+    model = Writes(WRITES["data_in_place"])
+    before = everything(model)
+    if measure == "evaluate":
+        data = [(torch.ones(3), 0), (torch.zeros(3), 1)]
+        evaluate_model(model, data, batch_size=1)
+    elif measure == "latency":
+        measure_latency({"a": model}, torch.ones(2, 3), min_run_time=1e-6)
+    else:
+        prune(model, torch.ones(2, 3), "ratio=0.3", repair="merge")
+    for (_, place, _, value), (_, now, _, same) in zip(before, everything(model), strict=True):
+        assert now == place and torch.equal(value, same)

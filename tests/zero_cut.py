@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
-from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.surgery import cut
+from dfpc_plugin.tracing.tree import tensors
 
 Units = Mapping[int, Tensor]
 """By position of a coupling in its map, the units to remove."""

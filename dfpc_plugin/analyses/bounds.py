@@ -21,7 +21,6 @@ from dfpc_plugin.analyses.moments import through_function, with_moments
 from dfpc_plugin.analyses.precision import full_precision
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
-from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, is_data
 from dfpc_plugin.tracing.run import Found, Run

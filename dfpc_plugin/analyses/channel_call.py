@@ -14,7 +14,7 @@ from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 from dfpc_plugin.tracing.calls import Call, on_shapes, once
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, blank, shape_of
-from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.tracing.tree import map_tensors
 
 __all__ = ["ChannelCall", "Unfollowed", "same_rows"]
 
@@ -53,7 +53,7 @@ class ChannelCall(Demands):
         dtype = dtype or call.dtype_of(part or 0)
         made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), value=value, slots=kept)
         if not call.data:
-            made.wild = not kept and all([operand.wild for operand in call.operands])
+            made.wild = not kept and all(operand.wild for operand in call.operands)
             made.origins = tuple({id(origin): origin for operand in call.operands for origin in operand.origins}.values())
         return made
 

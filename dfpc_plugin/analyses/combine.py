@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.table import LabelTable, Rows, Sized
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.sizes import expression_of
-from dfpc_plugin.analyses.table import LabelTable, Rows, Sized
 
 __all__ = ["Operand", "laid_out", "meet", "sum_away"]
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from dfpc_plugin.analyses.forward import follow
 from dfpc_plugin.analyses.statements import INFO, Place, Statement, statements_of
 from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.tracing.forward import follow
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.run import Run

@@ -253,7 +253,7 @@ def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:
 
 
 def _stated(
-    run: LabelRun, asked: Collection[tuple[str, str]], numbers: Tensor, leaves: dict[AxisSize, Size]
+    run: ChannelTrace, asked: Collection[tuple[str, str]], numbers: Tensor, leaves: dict[AxisSize, Size]
 ) -> list[Stated]:
     """What the model states about its widths, but for attributes that the forward asks for: those have to fit its demands."""
     result = [stated for stated in run.stated if (stated.module, stated.name) not in asked]

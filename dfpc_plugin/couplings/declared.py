@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.analyses.stated import Stated
 from dfpc_plugin.couplings.channels import Channels, Size
 from dfpc_plugin.couplings.code import CodeReads
 from dfpc_plugin.couplings.sizes import Unequal
-from dfpc_plugin.analyses.stated import Stated
-from dfpc_plugin.tracing.sizes import Attribute, AxisSize
-from dfpc_plugin.tracing.sizes import Expression, Operation
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
 
 __all__ = ["declared_widths", "width_of"]
 

@@ -21,6 +21,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.trace import trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["CouplingMap", "find_couplings", "map_couplings"]
 
@@ -73,6 +74,7 @@ def find_couplings(
     Raises:
         UnsupportedOperatorError: Operators of the model are not known.
         ValueDependentError: The forward needs the values of its data.
+        ModelFormError: The model is in TorchScript, exported, sharded, or has lazy layers without weights.
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     return map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads).couplings
@@ -86,6 +88,7 @@ def map_couplings(
     whole_heads: bool = False,
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know."""
+    model = plain_model(model)
     with _collector_paused():
         trace = trace_model(model, example_inputs, forward_fn, channels=True)
         assert trace.channels is not None

@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Channels, Size
-from dfpc_plugin.tracing.sizes import Attribute, AxisSize
-from dfpc_plugin.tracing.sizes import Expression, Operation, attributes_of
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation, attributes_of
 
 _MOST_TRIED = 2**14
 

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Channels, Size
-from dfpc_plugin.tracing.sizes import Attribute, AxisSize
-from dfpc_plugin.tracing.sizes import leaves_of
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, leaves_of
 
 __all__ = ["Bundles", "Structure", "find_structure"]
 

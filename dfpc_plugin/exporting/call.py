@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import ExampleInputsError
+from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.tracing.tree import map_tensors, tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
 
 __all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]
 
@@ -45,7 +45,7 @@ class FlatCall(nn.Module):
         Raises:
             ExampleInputsError: It returns no tensor.
         """
-        args, kwargs = as_call(inputs)
+        args, kwargs = as_call(fresh(inputs))
         with torch.no_grad():
             returned = self.model(*args, **kwargs)
         found = [tensor.detach() for tensor in tensors(returned)]

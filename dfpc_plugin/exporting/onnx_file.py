@@ -17,10 +17,10 @@ from dfpc_plugin.exporting.exporters import EXPORTERS, available
 from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.exporting.runtime import RuntimeModel
 from dfpc_plugin.files import require_writable, write_bytes
-from dfpc_plugin.tracing.tree import tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.require import require
+from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["OnnxExport", "export_onnx"]
 
@@ -195,7 +195,7 @@ class _Job:
         """
         try:
             with heard() as told, torch.no_grad():
-                content = EXPORTERS[name](self.call, self._flat, self._outputs, self._opset, self._dynamic)
+                content = EXPORTERS[name](self.call, fresh(self._flat), self._outputs, self._opset, self._dynamic)
         except Exception as error:  # exporters raise whatever the model's own code and their own many parts do
             raise ExportError(reason_of(error, self.call.model)) from error
         onnx = require("onnx", "onnx", "export")

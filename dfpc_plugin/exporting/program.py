@@ -17,8 +17,8 @@ from dfpc_plugin.exporting.compare import compare, inputs_to_check
 from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
 from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.files import require_writable, write_bytes
+from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.tracing.tree import tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
 
 __all__ = ["ProgramExport", "export_program"]
 
@@ -108,7 +108,7 @@ def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> by
     shapes: Any = None
     if dynamic_batch and batch_size_of(inputs) < 2:
         inputs = with_batch(inputs, 2)  # a length of one is taken for a constant
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_call(fresh(inputs))
     if dynamic_batch:
         batch = torch.export.Dim("batch")
         shapes = _shapes(model, args, kwargs, batch)
@@ -145,7 +145,7 @@ def _loaded(content: bytes) -> Callable[[ExampleInputs], tuple[Tensor, ...]]:
     program = torch.export.load(io.BytesIO(content)).module()
 
     def run(inputs: ExampleInputs) -> tuple[Tensor, ...]:
-        args, kwargs = as_call(inputs)
+        args, kwargs = as_call(fresh(inputs))
         try:
             with torch.no_grad():
                 return tuple(tensor.detach() for tensor in tensors(program(*args, **kwargs)))

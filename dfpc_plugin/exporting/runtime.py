@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.exporting.errors import ExportError
-from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.require import require
+from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["RuntimeModel"]
 

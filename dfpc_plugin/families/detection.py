@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfpc_plugin.families.registry import register_forward, register_note
+from dfpc_plugin.tracing.proxy import Proxy
 
 __all__ = ["counted_regions", "detector_forward"]
 
@@ -105,9 +106,7 @@ def _pool(heads: Any, kind: str) -> Any:
 
 def _has_no_values(tensor: Tensor) -> bool:
     """Whether a tensor only stands for its shape."""
-    from dfpc_plugin.labels.tensor import LabelTensor  # which needs forwards of families itself
-
-    return tensor.is_meta or isinstance(tensor, LabelTensor)
+    return tensor.is_meta or (isinstance(tensor, Proxy) and tensor.run.traces_sizes)
 
 
 def _resized(detector: Any, images: Tensor) -> tuple[int, int]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.inputs import as_call
+from dfpc_plugin.eager import running_eagerly
+from dfpc_plugin.inputs import as_call, fresh
+from dfpc_plugin.preserve import watched
 
 __all__ = [
     "ForwardFunction",
@@ -77,15 +79,16 @@ def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
 
 
 def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | None) -> Any:
-    """Call `forward_fn`, or what is registered for the model's family, or the model itself.
+    """Call `forward_fn`, or what is registered for the model's family, or the model itself, on data.
 
     Args:
         model: Any model.
-        inputs: Example inputs.
+        inputs: Example inputs; the forward gets a copy, which it may write to.
         forward_fn: Called as `forward_fn(model, inputs)` if given.
     """
-    forward = forward_fn or data_flow_forward(model)
-    if forward is not None:
-        return forward(model, inputs)
-    args, kwargs = as_call(inputs)
-    return model(*args, **kwargs)
+    forward, inputs = forward_fn or data_flow_forward(model), fresh(inputs)
+    with running_eagerly(), watched():
+        if forward is not None:
+            return forward(model, inputs)
+        args, kwargs = as_call(inputs)
+        return model(*args, **kwargs)

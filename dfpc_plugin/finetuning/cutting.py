@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import NothingToPruneError
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.anchored import Anchored
 from dfpc_plugin.finetuning.cuts import Cut, scores_left
 from dfpc_plugin.finetuning.goal import Goal
 from dfpc_plugin.finetuning.run import Run
-from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune, replay

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, as_one
 from dfpc_plugin.finetuning.cutting import Cutter
@@ -18,12 +19,12 @@ from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.finetuning.schedule import ScheduleSettings
 from dfpc_plugin.finetuning.schedule_result import ScheduleResult, iterations_of
 from dfpc_plugin.finetuning.setup import finished, run_for
-from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import Figures, PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["prune_and_tune"]
 
@@ -71,6 +72,7 @@ def prune_and_tune(
         DataError: The images are not for this model.
         DFPCError: As `prune` raises.
     """
+    model = plain_model(model)
     settings, wanted = settings or ScheduleSettings(), Goal.parse(target)
     if repair is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")

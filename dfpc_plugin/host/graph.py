@@ -25,6 +25,7 @@ from dfpc_plugin.host.units import UnitFunction, units_left
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.traced_call import noting
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["DataFlowGraph"]
 
@@ -99,7 +100,7 @@ class DataFlowGraph(tp.DependencyGraph):
             DFPCError: As `find_couplings` raises.
         """
         self.verbose = verbose
-        self.model = model
+        self.model = model = plain_model(model, inplace=True)
         self._module2name = {module: name for name, module in model.named_modules()}
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)

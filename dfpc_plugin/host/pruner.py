@@ -25,6 +25,7 @@ from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["DFPCPruner"]
 
@@ -102,6 +103,7 @@ class DFPCPruner(tp.pruner.BasePruner):
             TargetError: A target that makes no sense.
             DFPCError: As `find_couplings` raises.
         """
+        model = plain_model(model, inplace=True)
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
         self._target = None if target is None else countable(Target.parse(target))
         if target is not None and (pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads):

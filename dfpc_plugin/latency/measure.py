@@ -8,14 +8,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.inputs import ExampleInputs, as_call, fresh, is_written_to
+from dfpc_plugin.preserve import evaluating, watched
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -122,19 +122,45 @@ def measure_latency(
         raise LatencyError(f"min_run_time must be a positive number of seconds, not {min_run_time}.")
     if warmup < 1 or (forwards is not None and forwards < FEWEST_ROUNDS):
         raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
-    args, kwargs = as_call(inputs)
     timer = timer_class()
     with contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
-        called = {name: torch.compile(model) if compiled else model for name, model in models.items()}
-        timers = {
-            name: timer("run()", globals={"run": lambda m=model: m(*args, **kwargs)}, num_threads=threads)
-            for name, model in called.items()
+        if compiled:  # nothing is compiled where writes are watched
+            for model in models.values():
+                with torch.no_grad(), watched():
+                    _Forward(model, inputs)()
+        runs = {
+            name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in models.items()
         }
+        timers = {name: timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
         stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
-        single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
+        with contextlib.nullcontext() if compiled else watched():
+            single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
+        for run in runs.values():
+            run.reuse_inputs()
         return _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+
+
+class _Forward:
+    """One forward, which is timed: on copies of the inputs, made anew every time if the model writes to them."""
+
+    def __init__(self, model: Callable[..., Any], inputs: ExampleInputs) -> None:
+        """Copy the inputs at every call for now."""
+        self._model, self._inputs, self._last = model, inputs, inputs
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def __call__(self) -> Any:
+        """Call the model."""
+        if self._call is None:
+            self._last = fresh(self._inputs)
+        args, kwargs = self._call or as_call(self._last)
+        return self._model(*args, **kwargs)
+
+    def reuse_inputs(self) -> None:
+        """Copy no more, unless the model has written to its inputs in the last call."""
+        if not is_written_to(self._last, self._inputs):
+            self._call = as_call(self._last)
 
 
 def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | None) -> dict[str, list[int]]:

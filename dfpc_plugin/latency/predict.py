@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings.channels import Axis, Channels
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.eager import running_eagerly
+from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.latency.measure import timer_class
 from dfpc_plugin.latency.settings import LatencySettings
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.preserve import evaluating, watched
 
 __all__ = ["LatencyModel"]
 
@@ -181,8 +182,9 @@ def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tupl
 
             handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
-        args, kwargs = as_call(inputs)
-        model(*args, **kwargs)
+        args, kwargs = as_call(fresh(inputs))
+        with running_eagerly(), watched():
+            model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency.measure import Latency, LatencyError, measure_latency
+from dfpc_plugin.tracing.tree import map_tensors
 
 __all__ = ["LatencySettings"]
 

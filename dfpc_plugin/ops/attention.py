@@ -97,7 +97,7 @@ def _multi_head_channels(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """mean over tokens of the value, plus the mean change of the logits: (..., L, D), (..., S, D), (..., S, E)."""
+    """Mean over tokens of the value, plus the mean change of the logits: (..., L, D), (..., S, D), (..., S, E)."""
     logits = scale * query.mean(-1, keepdim=True) + key.mean((-2, -1), keepdim=True)
     return value.mean(-2, keepdim=True) + logits
 

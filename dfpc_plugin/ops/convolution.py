@@ -24,7 +24,7 @@ from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 
-__all__ = ["convolution_geometry"]
+__all__: list[str] = []
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

@@ -163,7 +163,7 @@ def _arguments(args: tuple, kwargs: dict[str, Any], rank: int) -> tuple[Tensor, 
 
 def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Picks entries along an axis."""
-    index, dim = _arguments(args, kwargs, len(shape_of(input)))
+    _, dim = _arguments(args, kwargs, len(shape_of(input)))
     slots = getattr(input, "slots", ())
     for slot in slots:
         if dim is None or dim in varying(slot):

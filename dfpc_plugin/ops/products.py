@@ -197,9 +197,9 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
     sizes = {letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)}
     shape = [sizes[letter] for letter in output]
     total = factors[0].new_zeros(())
-    for term, factor, varies in zip(terms, factors, data, strict=True):
+    for letters, factor, varies in zip(terms, factors, data, strict=True):
         if varies:
-            total = total + _aligned_mean(factor, term, output)
+            total = total + _aligned_mean(factor, letters, output)
     return total.expand(shape)
 
 

@@ -36,7 +36,7 @@ class Scores:
             TargetError: `evaluate` returned no number.
         """
         assert self._evaluate is not None
-        with self._phases("evaluating"), evaluating(model):
+        with self._phases("evaluating"), evaluating(model, hooks=False):
             found = self._evaluate(model)
         try:
             score = float(found)

@@ -31,6 +31,7 @@ from dfpc_plugin.repairing.repair import copy_state
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
 from dfpc_plugin.surgery import cut
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["prune"]
 
@@ -99,6 +100,7 @@ def prune(
     """
     wanted = Target.parse(target)
     _require_usable(model, importance)
+    model = plain_model(model, inplace=inplace)
     mending = None if repair is None else RepairSettings.of(repair, images)
     if mending is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")

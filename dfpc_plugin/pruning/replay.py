@@ -12,6 +12,7 @@ from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["replay"]
 
@@ -32,12 +33,13 @@ def replay(
         forward_fn: As for `prune`.
 
     Returns:
-        `model`.
+        `model`, or the module inside if it was compiled.
 
     Raises:
         CutError: The model has no such layers or outputs, or the indices are not all of what must go together; the
             model is as it was.
     """
+    model = plain_model(model, inplace=True)
     first: CutError | None = None
     for whole_heads in (False, True):  # the record names outputs, which go in units of either kind
         couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)

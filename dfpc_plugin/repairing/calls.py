@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfpc_plugin.ops.geometry import padding_sides, spell_out
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
-from dfpc_plugin.ops.geometry import padding_sides, spell_out
 
 __all__ = ["LayerCall", "layer_call"]
 

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dfpc_plugin.repairing.attention import split_attention
+from dfpc_plugin.repairing.calls import LayerCall, layer_call
 from dfpc_plugin.tracing.calls import in_place
 from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.tree import map_tensors, tensors
-from dfpc_plugin.repairing.attention import split_attention
-from dfpc_plugin.repairing.calls import LayerCall, layer_call
 
 __all__ = ["Follower", "Settlement"]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.settings import Images
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["DEFAULT_COUNT", "Batches", "collected"]
 

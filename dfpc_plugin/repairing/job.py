@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.tracing.tree import returned_tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.settings import RepairSettings
+from dfpc_plugin.tracing.tree import returned_tensors
 
 __all__ = ["RepairJob"]
 

@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.calibration import Calibration
@@ -23,6 +22,7 @@ from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.repairing.norm_moments import moments_of, update_norms
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["METHODS"]
 

@@ -19,6 +19,7 @@ from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.methods import METHODS
 from dfpc_plugin.repairing.report import RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
+from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["copy_state", "repair", "repair_job"]
 
@@ -60,6 +61,7 @@ def repair(
         DFPCError: As `find_couplings` raises.
     """
     settings = RepairSettings.of(how, images)
+    model, original = plain_model(model, inplace=inplace), plain_model(original)
     with shown(progress) as tell:
         phases = Phases(tell)
         with phases("channels"):

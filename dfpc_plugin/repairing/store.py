@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.files import write_tensors
-from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.repairing.report import LayerRepair
+from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["Store", "fingerprint"]
 

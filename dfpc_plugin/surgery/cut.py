@@ -13,8 +13,8 @@ from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
 from dfpc_plugin.errors import CutError
-from dfpc_plugin.tracing.sizes import Attribute
 from dfpc_plugin.surgery.attributes import described, restated, stated_in
+from dfpc_plugin.tracing.sizes import Attribute
 
 __all__ = ["cut"]
 

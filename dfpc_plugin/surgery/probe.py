@@ -20,16 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dfpc_plugin.analyses.stated import Stated
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.couplings.declared import width_of
+from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
 from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.analyses.stated import Stated
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
+from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
 
 __all__ = ["protect_what_breaks"]
 
@@ -167,7 +168,7 @@ class _Trial:
             left: _Failure | None = failure
             for stated in self._checked_by(self._couplings.couplings[number], failure.modules):
                 known.stated.append(stated)
-                left = self._tried([number], watched=known.stated[len(before) :])
+                left = self._tried([number], compared=known.stated[len(before) :])
                 if left is None:
                     return True
                 if left.place != failure.place:
@@ -201,10 +202,10 @@ class _Trial:
                             if len(kept) == width:
                                 yield Stated(path, name, entry, width_of(known, own))
 
-    def _tried(self, numbers: Sequence[int], watched: Sequence[Stated] = ()) -> _Failure | None:
-        """Cut and run once; attributes that are `watched` must not be used for anything but comparisons."""
+    def _tried(self, numbers: Sequence[int], compared: Sequence[Stated] = ()) -> _Failure | None:
+        """Cut and run once; attributes in `compared` must not be used for anything but comparisons."""
         try:
-            shapes = self._run(numbers, watched)
+            shapes = self._run(numbers, compared)
         except Exception as error:  # whatever a forward raises is the answer
             text = str(error).strip().split("\n")[0]
             problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -227,7 +228,7 @@ class _Trial:
             self._make = torch.clone
             self._shapes = self._run(())
 
-    def _run(self, numbers: Iterable[int], watched: Sequence[Stated] = ()) -> list[torch.Size]:
+    def _run(self, numbers: Iterable[int], compared: Sequence[Stated] = ()) -> list[torch.Size]:
         """Cut, run and undo; returns the shapes of what the forward returns."""
         known = self._couplings.channels
         channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
@@ -236,13 +237,13 @@ class _Trial:
             units = [_some(trial.couplings[number], number, channels.removed) for number in numbers]
             if units:
                 cut(self._model, trial, torch.cat(units))
-            for stated in watched:
+            for stated in compared:
                 attributes = vars(self._model.get_submodule(stated.module))
                 width = _OnlyCompared(stated_in(attributes[stated.name], stated.entry))
                 attributes[stated.name] = restated(attributes[stated.name], stated.entry, width)
             inputs = map_tensors(self._make, self._inputs)
             args, kwargs = as_call(inputs) if self._forward is None else ((), {})
-            with _Shapes():
+            with _Shapes(), running_eagerly(), watched():
                 output = self._model(*args, **kwargs) if self._forward is None else self._forward(self._model, inputs)
         return [tensor.shape for tensor in returned_tensors(output)]
 

@@ -46,8 +46,8 @@ class Call:
         self.kwargs, self.operands = kwargs, operands
         self.data = [operand for operand in operands if operand.holds_data]
         self.value: Callable[[], Any] | None = None
-        if all([operand.value is not None for operand in operands]) and not (
-            self.data and any([operand.origins for operand in operands])
+        if all(operand.value is not None for operand in operands) and not (
+            self.data and any(operand.origins for operand in operands)
         ):
             self.value = once(self._computed)
 

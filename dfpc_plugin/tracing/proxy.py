@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.preserve import unwatched
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
@@ -237,7 +238,7 @@ class Proxy(torch.Tensor):
             return _metadata(func, args, kwargs)
         operands = tensors((args, kwargs))
         run = next(operand.run for operand in operands if isinstance(operand, Proxy))
-        return run.call(func, args, kwargs, operands)
+        return unwatched(run.call, func, args, kwargs, operands)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -11,7 +11,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import DFPCError, MissingOperator, RuleError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.errors import (
+    DFPCError,
+    MissingOperator,
+    RuleError,
+    UnsupportedOperatorError,
+    ValueDependentError,
+)
 from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
 from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
 from dfpc_plugin.tracing.names import ModelNames
@@ -114,9 +120,6 @@ class Run:
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Carry out one operation of the forward."""
-        if torch.is_inference_mode_enabled():  # the model's own: bounds need their gradients all the same
-            with torch.inference_mode(False):
-                return self.call(func, args, kwargs, operands)
         if any(not isinstance(tensor, Proxy) and id(tensor) in self.state for tensor in operands):
             args, kwargs = map_tensors(self._known, (args, kwargs))
             operands = tensors((args, kwargs))
@@ -125,7 +128,7 @@ class Run:
         if func in CONSTANTS:
             return self._constant(func, args, kwargs)
         operator = find_operator(func)
-        self.calls += not self._muted and any([proxy.holds_data for proxy in proxies])
+        self.calls += not self._muted and any(proxy.holds_data for proxy in proxies)
         if operator is None:
             return self._without_record(func, args, kwargs, proxies)
         if operator.kind == "composed":

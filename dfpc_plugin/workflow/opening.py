@@ -19,7 +19,7 @@ from dfpc_plugin.data import (
     open_images,
     training_transform,
 )
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.models import (
     ModelSpec,
     Preprocessing,
@@ -28,7 +28,7 @@ from dfpc_plugin.models import (
     load_weights,
     preprocessing_of,
 )
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
 
@@ -166,9 +166,9 @@ def _require_callable(model: nn.Module, name: str, inputs: ExampleInputs) -> Non
     Raises:
         RecipeError: It does not, as with a size that it was not made for.
     """
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_call(fresh(inputs))
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), watched():
             model(*args, **kwargs)
     except Exception as error:  # a model's forward is anybody's code
         shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in args)

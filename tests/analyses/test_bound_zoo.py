@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from dfpc_plugin import bgsc, missing_operators
-from traced_runs import traced_bounds
 from dfpc_plugin.models import create_model, example_inputs
+from traced_runs import traced_bounds
 from zoo import timm_zoo, torchvision_zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # models warn about their own deprecations while they are built

@@ -12,9 +12,9 @@ from artifact_tools import Loader
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.models import create_model, example_inputs
 from dfpc_plugin.surgery import cut
+from dfpc_plugin.tracing.tree import map_tensors
 from zero_cut import outputs, random_units, randomise, removed_channels
 from zoo import timm_zoo, torchvision_zoo
 

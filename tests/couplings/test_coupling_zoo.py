@@ -11,9 +11,9 @@ import torch
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.tracing.tree import map_tensors
 from zero_cut import error_of_cut, masked_statistics, random_units, randomise
 from zoo import timm_zoo, torchvision_zoo
 

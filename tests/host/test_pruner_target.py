@@ -10,8 +10,8 @@ from torch import nn
 
 from dfpc_plugin import DataFlowGraph, DFPCPruner
 from dfpc_plugin.errors import GroupError, PrunerSettingError
-from traced_runs import traced_channels
 from dfpc_plugin.selection import TargetError
+from traced_runs import traced_channels
 
 MAGNITUDE = tp.importance.GroupMagnitudeImportance
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
 from dfpc_plugin.repairing.follow import Settlement
 from dfpc_plugin.repairing.lockstep import SteppedForward
+from dfpc_plugin.tracing.names import ModelNames
 
 
 class Calls(TorchFunctionMode):

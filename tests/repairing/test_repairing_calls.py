@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from call_tools import calls_of, random, randomised
 from torch import Tensor, nn
 
-from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
+from dfpc_plugin.tracing.names import ModelNames
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 

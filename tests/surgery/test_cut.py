@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from brute_force import Between
 from cut_nets import IMAGE, TOKENS, Attention, Residual, Tied, built, inputs_of, only, with_gradients
 from dfpc_plugin.couplings import map_couplings
-from traced_runs import traced_channels
 from dfpc_plugin.surgery import cut
+from traced_runs import traced_channels
 from zero_cut import (
     difference,
     error_of_cut,

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import dfpc_plugin as dfpc
 from cut_nets import assert_same, snapshot
 from dfpc_plugin.couplings import map_couplings
-from traced_runs import traced_channels
 from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.surgery import attributes, cut
 from feature_widths import Detector, cut_at_random, stated, truths, widths_of
+from traced_runs import traced_channels
 from zero_cut import random_units, removed_channels
 from zoo import timm_zoo
 

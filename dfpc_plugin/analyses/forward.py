@@ -6,13 +6,22 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.errors import ExampleInputsError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.eager import running_eagerly
+from dfpc_plugin.errors import (
+    DFPCError,
+    ExampleInputsError,
+    HookError,
+    UnsupportedOperatorError,
+    ValueDependentError,
+)
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.hooks import hook_that_raised
+from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.preserve import watched
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.tree import map_tensors, tensors
-from dfpc_plugin.inputs import ExampleInputs, as_call
 
 __all__ = ["follow"]
 
@@ -26,6 +35,7 @@ def follow(run: Run, model: nn.Module, example_inputs: ExampleInputs, forward_fn
     Raises:
         UnsupportedOperatorError: The forward raised, and had met operators without a rule before.
         ValueDependentError: The forward needs the values of its data.
+        HookError: A forward hook of the user's does.
         ExampleInputsError: `example_inputs` is not something to call a model with.
         Exception: Whatever else the forward raises.
     """
@@ -37,8 +47,14 @@ def follow(run: Run, model: nn.Module, example_inputs: ExampleInputs, forward_fn
             "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
         )
     try:
-        return model(*args, **kwargs) if forward_fn is None else forward_fn(model, inputs)
-    except (UnsupportedOperatorError, ValueDependentError):
+        with running_eagerly(), watched():
+            return model(*args, **kwargs) if forward_fn is None else forward_fn(model, inputs)
+    except DFPCError as error:
+        hook = hook_that_raised(model, error)
+        if hook is not None:
+            raise HookError(*hook, str(error).split(";")[0]) from error
+        if not isinstance(error, UnsupportedOperatorError | ValueDependentError):
+            run.stop_if_missing(f"{type(error).__name__}: {error}", error)
         raise
     except Exception as error:
         run.stop_if_missing(f"{type(error).__name__}: {error}", error)

@@ -1,0 +1,29 @@
+"""Contents of plain containers, compared by identity and put back."""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from typing import Any
+
+__all__ = ["CONTAINERS", "refill", "same_contents"]
+
+CONTAINERS = (dict, list, set, deque)
+
+
+def same_contents(container: Any, contents: Any) -> bool:
+    """Compare by identity: tensors have no truth value and equal objects may still have been exchanged."""
+    if len(container) != len(contents):
+        return False
+    if isinstance(container, dict):
+        same_values = all(map(operator.is_, container.values(), contents.values()))
+        return same_values and all(map(operator.is_, container, contents))
+    if isinstance(container, set):
+        return {id(item) for item in container} == {id(item) for item in contents}
+    return all(map(operator.is_, container, contents))
+
+
+def refill(container: Any, contents: Any) -> None:
+    """Replace the contents of `container`, which stays the same object, by `contents`."""
+    container.clear()
+    container.extend(contents) if isinstance(container, list | deque) else container.update(contents)
