@@ -180,8 +180,7 @@ class ChannelCall(Demands):
         shape = slots[0].shape if slots else move(blank(tensor)).shape
         result = self.make(shape, slots)
         result.linear = tensor.linear or (tensor.original is not None)
-        if tensor.wild:
-            result.wild, result.viewed = True, (tensor, move)
+        result.wild = result.wild or tensor.wild
         return result
 
 

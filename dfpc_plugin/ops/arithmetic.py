@@ -31,7 +31,7 @@ _POWERS |= dict.fromkeys(("div", "truediv", "itruediv", "divide"), -1)
 def sum_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
     """Unites what meets; a sum of what the same rows made (a rotation) scales with those rows."""
     result = combines_entries(call, *operands, **kwargs)
-    first, others = operands[0], [operand for operand in operands[1:] if isinstance(operand, Tensor)]
+    first, others = operands[0], [operand for operand in operands[1:] if isinstance(operand, Proxy)]
     data = [operand for operand in others if is_data(operand)]
     result.linear = _scales(first) and len(data) == len(operands) - 1 and all(
         operand.linear and same_rows(first, operand) for operand in data
@@ -79,7 +79,8 @@ def _reversed_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 
 
 def _signed_sum(given: Mapping[str, Any], variance: Tensor, sign: int) -> Any:
-    alpha, other = given.get("alpha", 1), given.get("other")
+    alpha: Any = given.get("alpha", 1)
+    other: Any = given.get("other")
     if alpha != 1 and is_data(other):
         variance = variance + (alpha**2 - abs(alpha)) * other.bound
     first, second = term(given.get("input")), term(other)

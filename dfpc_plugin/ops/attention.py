@@ -104,7 +104,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 def _mean_value(given: Mapping[str, Any], variance: Tensor) -> Any:
     """The mean of the values over the tokens: rows of attention weights add up to one. The scale acts by its square."""
-    query, scale = given.get("query"), given.get("scale")
+    query: Any = given.get("query")
+    scale: Any = given.get("scale")
     if is_data(query):
         scale = shape_of(query)[-1] ** -0.5 if scale is None else float(scale)
         variance = variance + (scale**2 - abs(scale)) * query.bound.mean(-1, keepdim=True)

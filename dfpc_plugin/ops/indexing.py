@@ -250,8 +250,9 @@ def _copy_channels(call: ChannelCall, input: Any, src: Any, non_blocking: bool =
 
 
 @operator(
-    Tensor.copy_, Tensor.data.__set__, convention=EXACT, channels=_copy_channels, couples=True, additive=True, kind="writes"
-)
+    Tensor.copy_, Tensor.data.__set__,  # type: ignore[attr-defined]
+    convention=EXACT, channels=_copy_channels, couples=True, additive=True, kind="writes",
+)  # fmt: skip
 def copy(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Replaces all entries."""
     return src.expand(input.shape)

@@ -8,7 +8,7 @@ import dataclasses
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap
-from dfpc_plugin.surgery import cut
+from dfpc_plugin.surgery.cut import cut
 
 __all__ = ["copy_of", "kept_state", "pruned_copy"]
 

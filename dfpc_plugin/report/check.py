@@ -56,7 +56,9 @@ def check_model(name: str) -> ModelCheck:
     start = time.perf_counter()
     try:
         model = create_model(name, meta=True)
-        found = couplings_of(trace_model(model, example_inputs(model, name), flow="bounds").bounds)
+        bounds = trace_model(model, example_inputs(model, name), flow="bounds").bounds
+        assert bounds is not None
+        found = couplings_of(bounds)
         layers, couplings = sum(len(coupling.feed_in) for coupling in found), len(found)
     except UnsupportedOperatorError as error:
         missing = error.missing

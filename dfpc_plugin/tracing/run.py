@@ -247,7 +247,7 @@ class Run:
             )
         if not call.data and target.wild:  # the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
-            call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=target.value(), **kwargs)  # type: ignore[misc]
+            call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=target.value(), **kwargs)
             if self.channels is None:
                 return target
             kept = target.value
