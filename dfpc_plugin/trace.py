@@ -19,6 +19,7 @@ from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedO
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.tracing.caches import caches_passed_by
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
@@ -110,7 +111,7 @@ def _traced(
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
         with traced_state(run, None if followed is None else followed.label):
-            with statements.watching() if statements is not None else contextlib.nullcontext():
+            with _watching(run, followed, statements):
                 outputs = follow(run, model, example_inputs, forward_fn)
             if followed is not None and statements is not None:
                 for tensor in returned_tensors(outputs):
@@ -120,6 +121,17 @@ def _traced(
     if not run.calls:
         raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
     return Trace(run, followed, bounds)
+
+
+@contextlib.contextmanager
+def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
+    """Watch what a forward does beside calling operators: plain numbers it makes from widths, widths that modules state."""
+    if followed is None or statements is None:
+        yield
+        return
+    with statements.watching(), caches_passed_by(run.names.modules.values()):
+        with followed.casts.watched(run.names.caller, lambda: run.busy):
+            yield
 
 
 @contextlib.contextmanager

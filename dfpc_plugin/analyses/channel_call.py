@@ -149,8 +149,9 @@ class ChannelCall(Demands):
         result = self.make([sizes[letter] for letter in output], kept)
         if all(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands):
             first, second = operands[0][0], operands[-1][0]
-            if getattr(first, "linear", False) and not same_rows(first, second):
-                result.factor = getattr(first, "slots", ())
+            result.multiplied = True
+            if not same_rows(first, second):
+                result.factor = getattr(first, "rows", ()) or getattr(second, "rows", ())
         return result
 
     def same(self, tensor: Any, shape: Sequence[int] | None = None) -> Proxy:
@@ -179,14 +180,13 @@ class ChannelCall(Demands):
         slots = [canonical(move(slot)) for slot in tensor.slots]
         shape = slots[0].shape if slots else move(blank(tensor)).shape
         result = self.make(shape, slots)
-        result.linear = tensor.linear or (tensor.original is not None)
+        result.rows = tuple([canonical(move(row)) for row in tensor.rows])
         result.wild = result.wild or tensor.wild
         return result
 
 
 def same_rows(first: Any, second: Any) -> bool:
-    """Whether two tensors are named by the same rows of the same weights."""
-    ours, theirs = (
-        [torch.unique(squeezed(slot)) for slot in getattr(tensor, "slots", ())] for tensor in (first, second)
-    )
-    return len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    """Whether two tensors have been made by the same rows of the same weights."""
+    ours, theirs = ([torch.unique(squeezed(row)) for row in getattr(tensor, "rows", ())] for tensor in (first, second))
+    equal = len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    return equal and bool(ours)

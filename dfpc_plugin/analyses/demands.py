@@ -15,7 +15,7 @@ from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
-from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of, leaves_of
+from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_of, leaves_of
 
 __all__ = ["Demands"]
 
@@ -28,6 +28,8 @@ class Notebook(Protocol):
     work: list[Work]
     twins: list[tuple[Tensor, Tensor]]
     scaled: list[Scaling]
+    unscaled: list[tuple[str, Expression]]
+    casts: Casts
 
 
 class Demands:
@@ -62,6 +64,8 @@ class Demands:
         flexible = inner_axis(slot) if flexible is None else flexible
         if flexible is not None and (size is not None or len(varying(slot)) > 1):
             expression = None if size is None else expression_of(size)
+            if type(expression) is int and expression == slot.size(axis):
+                expression = self.notes.casts.origin_of(expression, self.notes.names.caller) or expression
             self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
 
     def described(self, input: Tensor, attribute: str) -> None:
@@ -100,18 +104,16 @@ class Demands:
         for slot in getattr(bias, "slots", ()):
             self.notes.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
 
-    def is_parameter(self, weight: Tensor) -> bool:
-        """Whether a weight is a parameter as it stands, or a part of one, so that its rows can be scaled."""
-        return isinstance(weight, Proxy) and (weight.original is not None or weight.linear)
-
     def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
         """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
-        if next(leaves_of(expression), None) is None:
+        if next(leaves_of(expression), None) is None or not isinstance(tensor, Proxy):
             return
-        if isinstance(tensor, Proxy):
-            slots = tensor.slots if tensor.linear else tensor.factor
-            for slot in slots:
-                self.notes.scaled.append(Scaling(torch.unique(squeezed(slot)), expression, power))
+        rows = tensor.rows or tensor.factor
+        if rows:
+            labels = torch.unique(torch.cat([squeezed(row).reshape(-1) for row in rows]))
+            self.notes.scaled.append(Scaling(labels[labels > 0], expression, power, self.where))
+        elif tensor.slots or tensor.multiplied:
+            self.notes.unscaled.append((self.where, expression))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
         """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""

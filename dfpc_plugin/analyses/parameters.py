@@ -24,6 +24,8 @@ def label_parameter(table: LabelTable, proxy: Proxy, path: str, module: Any) -> 
     assert tensor is not None
     shared = _vector_labels(tensor, path, module, table)
     proxy.set_slots((shared,) if shared is not None else tuple(_dimensions(tensor, path, module, table)))
+    first = proxy.labels_along(0) if tensor.dim() else None
+    proxy.rows = () if first is None else (first,)
 
 
 def _vector_labels(tensor: Tensor, path: str, module: Any, table: LabelTable) -> Tensor | None:

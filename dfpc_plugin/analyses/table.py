@@ -80,11 +80,13 @@ class Scaling:
         labels: What made the entries: rows of a weight, or of a norm's.
         expression: How the number is computed.
         power: 1 where the entries are multiplied by it, -1 where they are divided.
+        where: Module and operator.
     """
 
     labels: Tensor
     expression: Expression
     power: int
+    where: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,19 @@ is taken to stay within [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dfpc_plugin.analyses.channel_call import ChannelCall, same_rows
+from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, once_more, term
 from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines_entries, composed, operator
+from dfpc_plugin.tracing.axes import squeezed
 from dfpc_plugin.tracing.operator import Means, forms, present
-from dfpc_plugin.tracing.proxy import Proxy, is_data
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 from dfpc_plugin.tracing.sizes import TracedFloat, TracedInt
 
 __all__: list[str] = []
@@ -29,30 +30,53 @@ _POWERS |= dict.fromkeys(("div", "truediv", "itruediv", "divide"), -1)
 
 
 def sum_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
-    """Unites what meets; a sum of what the same rows made (a rotation) scales with those rows."""
+    """Unites what meets; a sum scales with the rows that have made all of its summands."""
     result = combines_entries(call, *operands, **kwargs)
-    first, others = operands[0], [operand for operand in operands[1:] if isinstance(operand, Proxy)]
-    data = [operand for operand in others if is_data(operand)]
-    result.linear = _scales(first) and len(data) == len(operands) - 1 and all(
-        operand.linear and same_rows(first, operand) for operand in data
-    )
+    if any(is_data(operand) for operand in operands) and all(_rows_of(operand) for operand in operands):
+        result.rows = _distinct([row for operand in operands for row in _rows_of(operand)], shape_of(result))
     return result
+
+
+def _rows_of(operand: Any) -> tuple[Tensor, ...]:
+    return operand.rows if isinstance(operand, Proxy) else ()
+
+
+def _distinct(rows: Sequence[Tensor], shape: torch.Size) -> tuple[Tensor, ...]:
+    """Rows on the shape of a sum, each once."""
+    kept: list[Tensor] = []
+    for row in rows:
+        laid_out = row.expand(shape)
+        if not any(torch.equal(squeezed(laid_out), squeezed(other)) for other in kept):
+            kept.append(laid_out)
+    return tuple(kept)
 
 
 def product_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
     """Unites what meets; notes a product with, or a quotient by, a number that depends on widths."""
-    numbers = [operand for operand in operands if isinstance(operand, TracedFloat | TracedInt)]
     power = _POWERS.get(call.name)
-    if numbers and power is not None and isinstance(operands[0], Proxy):
-        call.scaled(operands[0], numbers[0].expression, power)
+    data = [operand for operand in operands if is_data(operand)]
+    if power is not None and len(data) == 1 and (power == 1 or data[0] is operands[0]):
+        numbers = [_expression(call, operand) for operand in operands if operand is not data[0]]
+        for expression in numbers:
+            if expression is not None:
+                call.scaled(data[0], expression, power)
     result = combines_entries(call, *operands, **kwargs)
-    result.linear = power is not None and _scales(operands[0]) and not any(is_data(operand) for operand in operands[1:])
+    if power is not None and len(data) == 1 and data[0] is operands[0]:
+        result.rows = tuple([row.expand(shape_of(result)) for row in data[0].rows])
+        result.factor, result.multiplied = data[0].factor, data[0].multiplied
     return result
 
 
-def _scales(operand: Any) -> bool:
-    """Whether one weight has made some data, with nothing but linear operators since."""
-    return is_data(operand) and operand.linear
+def _expression(call: ChannelCall, number: Any) -> Any:
+    """How a number was computed from widths, or None if it was not: a traced one, or one that tells it by its value."""
+    if isinstance(number, TracedFloat | TracedInt):
+        return number.expression
+    if isinstance(number, Tensor):
+        value = value_of(number)
+        if value.numel() != 1 or value.is_meta or (isinstance(number, Proxy) and number.origins):
+            return None
+        number = value.item()
+    return call.notes.casts.origin_of(number, call.notes.names.caller) if isinstance(number, int | float) else None
 
 
 def _sum(input: Any, other: Any) -> Tensor:

@@ -27,7 +27,11 @@ def _note_scale(call: ChannelCall, query: Any, scale: Any = None) -> None:
     """Note what the logits are multiplied by: one over the root of the width of a head, unless a number is given."""
     width = query.shape[-1]
     default = Operation(operators.pow, (expression_of(width), -0.5))
-    call.scaled(query, default if scale is None else getattr(scale, "expression", scale))
+    if scale is None:
+        call.scaled(query, default)
+    else:
+        known = getattr(scale, "expression", None) or call.notes.casts.origin_of(scale, call.notes.names.caller)
+        call.scaled(query, scale if known is None else known)
 
 
 def _fused_channels(

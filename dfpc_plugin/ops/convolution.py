@@ -18,7 +18,7 @@ from dfpc_plugin.analyses.combine import Operand, meet, sum_away
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import aligned, mean_of, per_channel
 from dfpc_plugin.ops.geometry import Axis, padding_sides, spell_out, spread
-from dfpc_plugin.ops.linear import per_channel_sum, row_sums, variances_by_channel
+from dfpc_plugin.ops.linear import per_channel_sum, row_sums, variances_by_channel, weight_rows
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
 from dfpc_plugin.tracing.operator import forms
@@ -92,7 +92,7 @@ def _convolved(
         call.biased(weight, bias)
         shaped = None if channel == 1 else bias.reshape(-1, *[1] * kernel)
         result = call.per_channel(result, [bias]) if shaped is None else call.elementwise(result, shaped)
-    result.linear = not transposed and call.is_parameter(weight)
+    result.rows = () if transposed else weight_rows(weight, result, channel)
     return result
 
 

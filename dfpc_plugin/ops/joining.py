@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.analyses.channel_call import ChannelCall, same_rows
+from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
@@ -42,9 +42,17 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
         thin = tuple(slice(None) if axis in axes or axis == dim else slice(0, 1) for axis in range(len(shape)))
         slots.append(canonical(torch.cat([piece[thin] for piece in pieces], dim)).expand(shape))
     result = call.make(shape, slots)
-    sides = any(operand.slots for operand in across)  # named by the first tensor's rows alone
-    result.linear = all(getattr(t, "linear", False) and (not sides or same_rows(t, tensors[0])) for t in tensors)
+    result.rows = _joined_rows(tensors, lambda pieces: torch.cat(pieces, dim))
     return result
+
+
+def _joined_rows(tensors: Sequence[Tensor], join: Callable[[list[Tensor]], Tensor]) -> tuple[Tensor, ...]:
+    """The rows that scale all of several tensors, side by side; none if one of them has none."""
+    rows = [getattr(t, "rows", ()) for t in tensors]
+    if not all(rows):
+        return ()
+    most = max(map(len, rows))
+    return tuple([canonical(join([own[min(number, len(own) - 1)] for own in rows])) for number in range(most)])
 
 
 def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
@@ -80,7 +88,7 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
             call.size(slot, axes[-1], None, flexible=axes[-1])
             call.size(slot, dim, len(tensors), flexible=axes[-1])
     result = call.make(shape, slots)
-    result.linear = all(getattr(t, "linear", False) for t in tensors)
+    result.rows = _joined_rows(tensors, lambda pieces: torch.stack(pieces, dim))
     return result
 
 

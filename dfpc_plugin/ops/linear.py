@@ -19,10 +19,11 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.ops.record import BOUND, EXACT, operator
+from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
 
-__all__ = ["apply_linear", "per_channel_sum", "read_linear", "row_sums", "variances_by_channel", "write_linear"]
+__all__ = ["apply_linear", "per_channel_sum", "read_linear", "row_sums", "variances_by_channel", "weight_rows", "write_linear"]
 
 
 def per_channel_sum(input: Tensor, axes: int) -> Tensor:
@@ -66,6 +67,14 @@ def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -
     return write_linear(flow, name, weight, input, input.shape[:-1])
 
 
+def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Labels of the rows of a weight, laid out along the axis of its outputs."""
+    shape = shape_of(output)
+    place = [-1 if at == axis else 1 for at in range(len(shape))]
+    rows = [row for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
+    return tuple([row.flatten(1)[:, 0].view(place).expand(shape) if row.dim() > 1 else row.view(place).expand(shape) for row in rows])
+
+
 def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     """Reads the last axis by the columns of the weight; writes its rows."""
     leading: list[Any] = list(range(len(shape_of(input)) - 1))
@@ -77,7 +86,7 @@ def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = Non
     if bias is not None:
         call.biased(weight, bias)
         result = call.elementwise(result, bias)
-    result.linear = call.is_parameter(weight)
+    result.rows = weight_rows(weight, result, len(leading)) if out else ()
     return result
 
 

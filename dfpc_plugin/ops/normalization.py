@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import aligned, ratio
+from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.ops.reduction import along_an_axis
 from dfpc_plugin.tracing.axes import varying
@@ -42,7 +43,7 @@ def _per_channel(call: ChannelCall, input: Any, weight: Any, bias: Any, *statist
     if by_weight and bias is not None:
         call.biased(weight, bias)
     result = call.per_channel(input, vectors, first=1 if by_weight else 0)
-    result.linear = by_weight and call.is_parameter(weight)
+    result.rows = weight_rows(weight, result, 1) if by_weight else ()
     return result
 
 
@@ -128,7 +129,7 @@ def _layer_norm_channels(
     if not given:
         return call.same(input)
     result = call.elementwise(*given[:1], input, *given[1:])
-    result.linear = isinstance(weight, Tensor) and len(sizes) == 1 and call.is_parameter(weight)
+    result.rows = weight_rows(weight, result, rank - 1) if isinstance(weight, Tensor) and len(sizes) == 1 else ()
     return result
 
 

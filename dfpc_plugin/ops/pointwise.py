@@ -74,7 +74,7 @@ def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def _scales_on(call: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Every entry stays in its channel, and scales with the weight that made it."""
     result = call.same(input)
-    result.linear = input.linear
+    result.rows = input.rows
     return result
 
 

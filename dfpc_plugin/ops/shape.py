@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.ops.record import EXACT, operator
-from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
+from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.operator import Means, forms
 from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
@@ -225,11 +225,12 @@ def _unbind_channels(call: ChannelCall, input: Proxy, dim: int = 0) -> Any:
 def _parts(call: ChannelCall, input: Proxy, cut: Any) -> Any:
     """Cut labels into parts; returns one tensor per part."""
     pieces = [cut(slot) for slot in input.slots]
+    rows = [cut(row) for row in input.rows]
     shapes = [piece.shape for piece in (pieces[0] if pieces else cut(blank(input)))]
     results = []
     for number, shape in enumerate(shapes):
         part = call.make(shape, [piece[number] for piece in pieces], part=number)
-        part.linear = input.linear or input.original is not None
+        part.rows = tuple([canonical(row[number]) for row in rows])
         part.wild = part.wild or input.wild
         results.append(part)
     return tuple(results)

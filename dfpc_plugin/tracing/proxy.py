@@ -62,10 +62,11 @@ class Proxy(torch.Tensor):
         slots: Labels of channels, tensors of this tensor's shape. An entry has a label per slot: a weight `(out, in)` belongs
             to an output channel and to an input channel, a feature map to one channel. No slot: no channels.
         wild: A constant made from the shape of data, which takes whatever shape the data has.
+        multiplied: It is a product of data with data.
         spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their own.
-        linear: One weight or norm has made it, and only linear operators lie between, so that scaling the rows that its
-            labels name scales it.
-        factor: Of a product of data with data, the labels whose rows scale it.
+        rows: Labels of the rows of weights, biases and norms that have made it, with nothing but linear operators since, laid
+            out as it is: scaling all of these rows scales it. None if there are no such rows.
+        factor: Of a product of data with data, the rows that scale it.
         sources: The feed-in layers that reach it.
         expectation: Means of its entries (which broadcast to them), where these are known and asked for.
         curve: Of what every entry is a function, if it is known as one of a single tensor.
@@ -77,8 +78,9 @@ class Proxy(torch.Tensor):
     original: Tensor | None = None
     origins: tuple[Tensor, ...] = ()
     wild: bool = False
+    multiplied: bool = False
     spread: Mapping[int, int] = _NO_SPREAD
-    linear: bool = False
+    rows: tuple[Tensor, ...] = ()
     factor: tuple[Tensor, ...] = ()
     sources: frozenset[str] = frozenset()
     expectation: Tensor | None = None
@@ -149,7 +151,7 @@ class Proxy(torch.Tensor):
         made = Proxy(
             shape_of(self), self.run, self.dtype, self.device, data=self.holds_data, value=self.value, slots=self.slots
         )
-        made.wild, made.spread, made.linear, made.factor = self.wild, self.spread, self.linear, self.factor
+        made.wild, made.spread, made.rows, made.factor = self.wild, self.spread, self.rows, self.factor
         made.origins = self.origins
         return made
 
@@ -165,7 +167,7 @@ class Proxy(torch.Tensor):
         bound = result._bound
         if bound is not None and bound.shape != shape_of(self):
             bound = bound.expand(shape_of(self))
-        self.linear, self.factor, self.spread = result.linear, result.factor, result.spread
+        self.rows, self.factor, self.spread = result.rows, result.factor, result.spread
         self._take_over(result.holds_data, slots, bound, result.sources, result.expectation)
         self.value, self.curve = result.value, None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ class Run:
         self.traces_sizes = False
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self._muted = 0
+        self._depth = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether an operation is being carried out, so that nothing that happens is the forward's own doing."""
+        return self._depth > 0
 
     @property
     def missing(self) -> tuple[MissingOperator, ...]:
@@ -120,6 +127,14 @@ class Run:
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Carry out one operation of the forward."""
+        self._depth += 1
+        try:
+            return self._carry_out(func, args, kwargs, operands)
+        finally:
+            self._depth -= 1
+
+    def _carry_out(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
+        """Send an operation to the record of its operator."""
         if any(not isinstance(tensor, Proxy) and id(tensor) in self.state for tensor in operands):
             args, kwargs = map_tensors(self._known, (args, kwargs))
             operands = tensors((args, kwargs))
@@ -214,7 +229,7 @@ class Run:
             result.value = call.value
             return
         for number, proxy in enumerate(tensors(result)):
-            proxy.value = lambda number=number: tensors(call.value())[number]  # type: ignore[attr-defined,misc]
+            proxy.value = functools.partial(_part, call.value, number)  # type: ignore[attr-defined]
 
     def _computed(self, call: Call) -> Any:
         """The actual result of an operator on weights and constants."""
@@ -247,7 +262,7 @@ class Run:
             )
         if not call.data and target.wild:  # the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
-            call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=target.value(), **kwargs)
+            call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=value_of(target), **kwargs)
             if self.channels is None:
                 return target
             kept = target.value
@@ -317,6 +332,11 @@ def _origins(operands: list[Proxy]) -> tuple[Tensor, ...]:
 def _stand_in(tensor: Tensor) -> Tensor:
     """An ordinary tensor of the same shape, dtype and device."""
     return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(shape_of(tensor))
+
+
+def _part(value: Callable[[], Any], number: int) -> Tensor:
+    """One of several results."""
+    return tensors(value())[number]
 
 
 def _position(tensor: Tensor) -> Tensor:

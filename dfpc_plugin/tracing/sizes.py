@@ -9,7 +9,10 @@ other axis it has to stay equal to.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 __all__ = [
-    "Attribute", "AxisSize", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "is_linear",
+    "Attribute", "AxisSize", "Casts", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "is_linear",
     "leaves_of",
 ]
 
@@ -76,6 +79,7 @@ class _Traced:
     """A number with the expression it was computed by."""
 
     expression: Expression
+    __array_priority__ = 1000
 
     def __new__(cls, value: Any, expression: Expression) -> Any:
         """Make the number `value` that came out of `expression`."""
@@ -86,7 +90,29 @@ class _Traced:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain numbers: nothing of a pass outlives it."""
         plain: Any = float if isinstance(self, float) else int
-        return plain, (plain(self),)
+        return plain, (_plain(self),)
+
+    def __int__(self) -> int:
+        """A plain number, which is remembered."""
+        value = int(_plain(self))
+        _tell(value, self.expression)
+        return value
+
+    def __float__(self) -> float:
+        """A plain number, which is remembered."""
+        value = float(_plain(self))
+        _tell(value, self.expression)
+        return value
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """What NumPy computes of it is a plain number; it is remembered."""
+        _tell(float(_plain(self)), self.expression)
+        return getattr(ufunc, method)(*(_plain(value) if isinstance(value, _Traced) else value for value in inputs), **options)
+
+
+def _plain(value: Any) -> Any:
+    """A traced number without its expression."""
+    return float.__add__(value, 0.0) if isinstance(value, float) else int.__add__(value, 0)
 
 
 class TracedFloat(_Traced, float):
@@ -97,9 +123,71 @@ class TracedInt(_Traced, int):
     """An integer that a module keeps, the size of an axis, or a number computed from such."""
 
 
+class Casts:
+    """Plain numbers that a forward has made from traced ones, by `int(width)`, `math.sqrt(width)` or `float(width)`.
+
+    Such a number has lost where it comes from. But the cast itself is seen, so that the number, or a root of it, is
+    recognised by its value if it turns up in the same module, in a module of that, or in one around it.
+    """
+
+    _POWERS = (1.0, 0.5, -0.5, -1.0, 0.25, -0.25)
+
+    def __init__(self) -> None:
+        """Note nothing yet."""
+        self._noted: dict[float, list[tuple[str, Expression]]] = {}
+
+    def note(self, value: float, expression: Expression, module: str) -> None:
+        """Remember that `module` has cast a number computed by `expression`."""
+        if value > 1:  # zero and one are too common to tell anything
+            found = self._noted.setdefault(value, [])
+            if (module, expression) not in found:
+                found.append((module, expression))
+
+    def origin_of(self, value: float, module: Callable[[], str | None]) -> Expression | None:
+        """How a plain number was computed from widths, if it is one that was cast, or a root or inverse of it.
+
+        Args:
+            value: The number.
+            module: Names the module that uses it; asked for only if there is a cast to compare with.
+        """
+        for base, noted in self._noted.items():
+            for power in self._POWERS:
+                if math.isclose(value, base**power, rel_tol=1e-6):
+                    path = module() or ""
+                    for own, expression in noted:
+                        if _within(path, own) or _within(own, path):
+                            return expression if power == 1.0 else Operation(operator.pow, (expression, power))
+        return None
+
+    @contextlib.contextmanager
+    def watched(self, module: Callable[[], str | None], paused: Callable[[], bool]) -> Iterator[None]:
+        """Note casts of this thread, except while `paused`."""
+        before = getattr(_watch, "note", None)
+        _watch.note = lambda value, expression: None if paused() else self.note(value, expression, module() or "")
+        try:
+            yield
+        finally:
+            _watch.note = before
+
+
+_watch = threading.local()
+
+
+def _tell(value: float, expression: Expression) -> None:
+    """Tell whoever watches that a traced number becomes a plain one."""
+    note = getattr(_watch, "note", None)
+    if note is not None:
+        note(value, expression)
+
+
+def _within(path: str, other: str) -> bool:
+    """Whether a module is another one, or a part of it."""
+    return path == other or not other or path.startswith(f"{other}.")
+
+
 def expression_of(value: int) -> Expression:
     """Return how `value` was computed; a plain integer stands for itself."""
-    return value.expression if isinstance(value, TracedInt) else int(value)
+    return value.expression if isinstance(value, TracedInt) else int.__add__(value, 0)
 
 
 def leaves_of(expression: Expression) -> Iterator[Any]:
@@ -133,7 +221,7 @@ def _traced(function: Callable[..., int], *, reflected: bool = False) -> Callabl
         operands = (*others, self) if reflected else (self, *others)
         if not all(isinstance(operand, int) for operand in operands):
             return NotImplemented
-        value = function(*map(int, operands))
+        value = function(*map(_plain, operands))
         return TracedInt(value, Operation(function, tuple(expression_of(operand) for operand in operands)))
 
     return method
@@ -152,9 +240,12 @@ def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callab
         operands = (other, self) if reflected else (self, other)
         if not all(isinstance(operand, int | float) for operand in operands):
             return NotImplemented
-        value = function(*(float(x) if isinstance(x, float) else int(x) for x in operands))
+        value = function(*map(_plain, operands))
         expression = Operation(function, tuple(getattr(x, "expression", x) for x in operands))
-        return TracedInt(value, expression) if isinstance(value, int) else TracedFloat(value, expression)
+        if isinstance(value, int):
+            return TracedInt(value, expression)
+        _tell(value, expression)
+        return TracedFloat(value, expression)
 
     return method
 
