@@ -151,7 +151,7 @@ class ChannelCall(Demands):
             first, second = operands[0][0], operands[-1][0]
             result.multiplied = True
             if not same_rows(first, second):
-                result.factor = getattr(first, "rows", ()) or getattr(second, "rows", ())
+                result.factors = tuple([rows for rows in (getattr(t, "rows", ()) for t in (first, second)) if rows])
         return result
 
     def same(self, tensor: Any, shape: Sequence[int] | None = None) -> Proxy:
@@ -181,7 +181,7 @@ class ChannelCall(Demands):
         shape = slots[0].shape if slots else move(blank(tensor)).shape
         result = self.make(shape, slots)
         result.rows = tuple([canonical(move(row)) for row in tensor.rows])
-        result.wild = result.wild or tensor.wild
+        result.wild, result.multiplied = result.wild or tensor.wild, tensor.multiplied
         return result
 
 

@@ -19,7 +19,7 @@ from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.run import Run
-from dfpc_plugin.tracing.sizes import Casts, Expression
+from dfpc_plugin.tracing.sizes import Casts
 
 __all__ = ["ChannelTrace"]
 
@@ -33,7 +33,6 @@ class ChannelTrace:
         work: Calls of layers and products of matrices.
         twins: Labels of the outputs of weights and of the biases added to them.
         scaled: Entries multiplied by numbers that depend on widths.
-        unscaled: Operators that multiply by such a number what no rows of weights can make up for.
         casts: Plain numbers that the forward has made from widths.
         buffers: Paths of labelled tensors that are no parameters.
         parameters: Shapes of the model's parameters by path.
@@ -48,7 +47,6 @@ class ChannelTrace:
         self.work: list[Work] = []
         self.twins: list[tuple[Tensor, Tensor]] = []
         self.scaled: list[Scaling] = []
-        self.unscaled: list[tuple[str, Expression]] = []
         self.casts = Casts()
         self.buffers: set[str] = set()
         self.parameters: dict[str, torch.Size] = {}
@@ -99,7 +97,7 @@ class ChannelTrace:
     def aside(self) -> Iterator[None]:
         """Forget, at exit, what was noted since: what is run here is only looked at."""
         calls = self._run.calls
-        notes: list[list[Any]] = [*self.table.notes, self.work, self.twins, self.scaled, self.unscaled]
+        notes: list[list[Any]] = [*self.table.notes, self.work, self.twins, self.scaled]
         lengths = [len(noted) for noted in notes]
         try:
             with self._run.muted():

@@ -28,7 +28,6 @@ class Notebook(Protocol):
     work: list[Work]
     twins: list[tuple[Tensor, Tensor]]
     scaled: list[Scaling]
-    unscaled: list[tuple[str, Expression]]
     casts: Casts
 
 
@@ -108,12 +107,10 @@ class Demands:
         """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
         if next(leaves_of(expression), None) is None or not isinstance(tensor, Proxy):
             return
-        rows = tensor.rows or tensor.factor
-        if rows:
-            labels = torch.unique(torch.cat([squeezed(row).reshape(-1) for row in rows]))
-            self.notes.scaled.append(Scaling(labels[labels > 0], expression, power, self.where))
-        elif tensor.slots or tensor.multiplied:
-            self.notes.unscaled.append((self.where, expression))
+        choices = (tensor.rows,) if tensor.rows else tensor.factors
+        if choices or tensor.slots or tensor.multiplied:
+            labels = [torch.unique(torch.cat([squeezed(row).reshape(-1) for row in rows])) for rows in choices]
+            self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
         """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
@@ -121,7 +118,7 @@ class Demands:
         nothing = torch.zeros(0, dtype=torch.long, device="cpu")
         reads, writes = [nothing], [nothing]
         for tensor, letters in operands:
-            if isinstance(tensor, Proxy) and not tensor.holds_data and len(letters) > 1:
+            if isinstance(tensor, Proxy) and not tensor.holds_data and not tensor.multiplied and len(letters) > 1:
                 for axis, letter in enumerate(letters):
                     (writes if letter in output else reads).append(_along(tensor, axis))
         carried = torch.cat([_all_labels(tensor) for tensor, _ in operands])

@@ -77,13 +77,14 @@ class Scaling:
     """Entries multiplied by a number that a cut changes, such as attention's queries by the root of a head's width.
 
     Attributes:
-        labels: What made the entries: rows of a weight, or of a norm's.
+        labels: What made the entries: rows of weights, of norms and of biases. Of a product, those of either factor; none if
+            no rows can make up for the number.
         expression: How the number is computed.
         power: 1 where the entries are multiplied by it, -1 where they are divided.
         where: Module and operator.
     """
 
-    labels: Tensor
+    labels: tuple[Tensor, ...]
     expression: Expression
     power: int
     where: str = ""

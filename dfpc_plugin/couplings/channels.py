@@ -110,6 +110,7 @@ class Channels:
         stated: Widths that the model states about itself and does not ask for.
         values: What cuts have changed attributes of modules to.
         asked: Attributes, `(module, name)`, that sizes and factors of the forward are computed from.
+        unscaled: Numbers that depend on widths and multiply what no rows can make up for, by operator.
     """
 
     axes: list[Axis]
@@ -126,6 +127,7 @@ class Channels:
     stated: list[Stated]
     values: dict[Attribute, int] = field(default_factory=dict)
     asked: frozenset[tuple[str, str]] = frozenset()
+    unscaled: dict[str, list[Expression]] = field(default_factory=dict)
 
 
 def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
@@ -151,7 +153,7 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
         Axis(owner.tensor, owner.dim, owner.groups, channels, roles.get(position, "transform"))
         for position, (owner, channels) in enumerate(zip(table.owners, held, strict=True))
     ]
-    scales = _scales(run, numbers, leaves)
+    scales, unscaled = _scales(run, numbers, leaves)
     asked = _asked(run)
     stated = _stated(run, asked, numbers, leaves)
     removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool, device="cpu")
@@ -160,7 +162,7 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
         whole[numbers[rows.row]] = True
     return Channels(
         axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs, stated,
-        asked=asked,
+        asked=asked, unscaled=unscaled,
     )  # fmt: skip
 
 
@@ -215,8 +217,10 @@ def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSi
             leaves[leaf] = Size(rows, along, leaf, "")
 
 
-def _scales(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) -> list[Scale]:
-    """Numbers that depend on widths, with the rows they act on and the biases that go with those."""
+def _scales(
+    run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]
+) -> tuple[list[Scale], dict[str, list[Expression]]]:
+    """Numbers that depend on widths, with the rows they act on and the biases that go with those; and those without rows."""
     owner_of = _owner_of(run)
     nothing = torch.zeros(0, dtype=torch.long, device="cpu")
     read = numbers[torch.cat([nothing, *(work.reads for work in run.work)])]
@@ -224,13 +228,17 @@ def _scales(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) ->
     for outputs, biases in run.twins:
         if len(outputs) == len(biases):
             twin[outputs] = biases
-    scales = []
+    scales: list[Scale] = []
+    unscaled: dict[str, list[Expression]] = {}
     for scaling in run.scaled:
         _lay_out_leaves(scaling.expression, numbers, leaves)
-        labels = torch.unique(torch.cat([scaling.labels, twin[scaling.labels]]))
-        labels = labels[owner_of[labels] >= 0]
-        if torch.isin(numbers[labels], read).any():
-            continue  # other layers read the same channels, and would be scaled too
+        choices = [torch.unique(torch.cat([some, twin[some]])) for some in scaling.labels]
+        choices = [some[owner_of[some] >= 0] for some in choices]
+        # rows whose channels other layers read would be scaled for those, too
+        labels = next((some for some in choices if len(some) and not torch.isin(numbers[some], read).any()), None)
+        if labels is None:
+            unscaled.setdefault(scaling.where, []).append(scaling.expression)
+            continue
         firsts = set(torch.unique(owner_of[labels]).tolist())
         starts = {int(run.table.owners[number].labels[0]) for number in firsts}
         rows = {
@@ -239,7 +247,7 @@ def _scales(run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]) ->
             if int(owner.labels[0]) in starts
         }
         scales.append(Scale(scaling.expression, scaling.power, rows))
-    return scales
+    return scales, unscaled
 
 
 def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:

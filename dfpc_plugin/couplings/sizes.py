@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Channels, Size
@@ -12,7 +13,7 @@ from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
 
 _MOST_TRIED = 2**14
 
-__all__ = ["Unequal", "Violation", "count", "evaluate", "solve"]
+__all__ = ["Unequal", "Violation", "changed_factors", "count", "evaluate", "solve"]
 
 
 class Violation(Exception):
@@ -113,3 +114,19 @@ def _try_attributes(
             if _asked(size, channels, removed, {**values, attribute: value}) == needed:
                 values[attribute] = value
                 return
+
+
+def changed_factors(channels: Channels) -> list[str]:
+    """Operators that multiply by a number which cuts have changed, and which no rows of weights can make up for."""
+    before, changed = torch.zeros_like(channels.removed), []
+    for where, expressions in channels.unscaled.items():
+        for expression in expressions:
+            try:
+                old = evaluate(expression, channels, before, {})
+                new = evaluate(expression, channels, channels.removed, channels.values)
+            except (Unequal, ZeroDivisionError):
+                continue
+            if old != new:
+                changed.append(f"{where} ({float(old):.4g} is {float(new):.4g} now)")
+                break
+    return changed

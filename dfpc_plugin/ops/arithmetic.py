@@ -63,7 +63,7 @@ def product_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
     result = combines_entries(call, *operands, **kwargs)
     if power is not None and len(data) == 1 and data[0] is operands[0]:
         result.rows = tuple([row.expand(shape_of(result)) for row in data[0].rows])
-        result.factor, result.multiplied = data[0].factor, data[0].multiplied
+        result.factors, result.multiplied = data[0].factors, data[0].multiplied
     return result
 
 

@@ -87,6 +87,7 @@ def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = Non
         call.biased(weight, bias)
         result = call.elementwise(result, bias)
     result.rows = weight_rows(weight, result, len(leading)) if out else ()
+    result.multiplied = not call.call.data
     return result
 
 

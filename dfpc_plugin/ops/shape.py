@@ -231,7 +231,7 @@ def _parts(call: ChannelCall, input: Proxy, cut: Any) -> Any:
     for number, shape in enumerate(shapes):
         part = call.make(shape, [piece[number] for piece in pieces], part=number)
         part.rows = tuple([canonical(row[number]) for row in rows])
-        part.wild = part.wild or input.wild
+        part.wild, part.multiplied = part.wild or input.wild, input.multiplied
         results.append(part)
     return tuple(results)
 

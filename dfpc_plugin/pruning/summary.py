@@ -8,6 +8,7 @@ import torch
 
 from dfpc_plugin.cost import Cost
 from dfpc_plugin.couplings.outputs import removed_outputs
+from dfpc_plugin.couplings.sizes import changed_factors
 from dfpc_plugin.families import counting_note
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Phases
@@ -127,6 +128,12 @@ def _names(names: Sequence[str], shown: int = 4) -> str:
 def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:
     """What a user should know and did not ask for."""
     notes = []
+    changed = changed_factors(subject.channels)
+    if changed:
+        notes.append(
+            f"The forward multiplies by numbers that depend on widths, which weights could not compensate: in {_names(changed)}. "
+            f"The pruned model's outputs change by more than the removed channels; keep those numbers fixed in the forward."
+        )
     if rounded_by_default:
         notes.append("Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number.")
     protected = [coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in]

@@ -62,11 +62,11 @@ class Proxy(torch.Tensor):
         slots: Labels of channels, tensors of this tensor's shape. An entry has a label per slot: a weight `(out, in)` belongs
             to an output channel and to an input channel, a feature map to one channel. No slot: no channels.
         wild: A constant made from the shape of data, which takes whatever shape the data has.
-        multiplied: It is a product of data with data.
+        multiplied: It is a product of data with data, or of constants with constants, so no weight of a layer.
         spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their own.
         rows: Labels of the rows of weights, biases and norms that have made it, with nothing but linear operators since, laid
             out as it is: scaling all of these rows scales it. None if there are no such rows.
-        factor: Of a product of data with data, the rows that scale it.
+        factors: Of a product of data with data, the rows of either factor: scaling those of one of them scales it.
         sources: The feed-in layers that reach it.
         expectation: Means of its entries (which broadcast to them), where these are known and asked for.
         curve: Of what every entry is a function, if it is known as one of a single tensor.
@@ -81,7 +81,7 @@ class Proxy(torch.Tensor):
     multiplied: bool = False
     spread: Mapping[int, int] = _NO_SPREAD
     rows: tuple[Tensor, ...] = ()
-    factor: tuple[Tensor, ...] = ()
+    factors: tuple[tuple[Tensor, ...], ...] = ()
     sources: frozenset[str] = frozenset()
     expectation: Tensor | None = None
     curve: Any = None
@@ -151,7 +151,8 @@ class Proxy(torch.Tensor):
         made = Proxy(
             shape_of(self), self.run, self.dtype, self.device, data=self.holds_data, value=self.value, slots=self.slots
         )
-        made.wild, made.spread, made.rows, made.factor = self.wild, self.spread, self.rows, self.factor
+        made.wild, made.spread, made.rows, made.factors = self.wild, self.spread, self.rows, self.factors
+        made.multiplied = self.multiplied
         made.origins = self.origins
         return made
 
@@ -167,7 +168,7 @@ class Proxy(torch.Tensor):
         bound = result._bound
         if bound is not None and bound.shape != shape_of(self):
             bound = bound.expand(shape_of(self))
-        self.rows, self.factor, self.spread = result.rows, result.factor, result.spread
+        self.rows, self.factors, self.spread = result.rows, result.factors, result.spread
         self._take_over(result.holds_data, slots, bound, result.sources, result.expectation)
         self.value, self.curve = result.value, None
 
