@@ -163,7 +163,10 @@ class ChannelCall(Demands):
         slots = []
         for slot in getattr(tensor, "slots", ()):
             changed = [axis for axis in varying(slot) if slot.size(axis) != shape[axis]]
-            if changed:
+            if changed and 1 in varying(slot) and 1 not in changed and slot.dim() > 3:  # a vector viewed as a map
+                positions = [axis for axis in varying(slot) if axis > 1]
+                slot = self.table.unite_along(slot, positions, self.where).expand(slot.shape)
+            elif changed:
                 self.freeze(slot, f"lies along an axis that {self.where} resamples")
                 continue
             narrow = slot[tuple(slice(None) if axis in varying(slot) else slice(0, 1) for axis in range(slot.dim()))]

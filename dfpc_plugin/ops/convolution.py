@@ -157,7 +157,7 @@ def _of_input(call: ChannelCall, input: Any, channel: int, count: int, out: torc
     laid = []
     for slot in getattr(input, "slots", ()):
         axes = varying(slot)
-        if inner_axis(slot) != channel:
+        if not _reads(slot, channel):
             continue
         others = [axis for axis in axes if axis != channel]
         first = call.table.unite_along(slot, others, call.where) if others else slot
@@ -166,11 +166,16 @@ def _of_input(call: ChannelCall, input: Any, channel: int, count: int, out: torc
     return laid
 
 
+def _reads(slot: Tensor, channel: int) -> bool:
+    """Whether the labels of an input are its channels: of a map, channels that differ between positions count, too."""
+    return inner_axis(slot) == channel or (channel in varying(slot) and slot.dim() > channel + 2)
+
+
 def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size) -> list[Tensor]:
     """Labels along other axes, on which the kernel works position by position (channels laid out as positions)."""
     carried = []
     for slot in getattr(input, "slots", ()):
-        if inner_axis(slot) == channel:
+        if _reads(slot, channel):
             continue
         slot = call.table.unite_along(slot, [channel], call.where)
         axes = varying(slot)
