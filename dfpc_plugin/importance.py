@@ -10,10 +10,12 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.errors import DFPCError, ExampleInputsError
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.saliency import Ranking, Saliency, bgsc
+from dfpc_plugin.saliency import Ranking, Saliency, bgsc, flow_of, require_finite, saliency_of
 from dfpc_plugin.state import ModelState
+from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall, traced_call
 
 __all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "name_of", "remembered", "unchanged"]
@@ -23,6 +25,7 @@ ImportanceRanking = Literal["expected", "relative", "coupling-mean", "published"
 
 
 _CHECKED = "_dfpc_checked"
+_SCORES = "_dfpc_scores"
 T = TypeVar("T")
 
 
@@ -51,7 +54,7 @@ def remembered(graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, comp
         group: The group that it is wanted for; layers of others are not looked at closely.
         compute: Computes it.
     """
-    kept: dict[Any, tuple[ModelState, T]] = graph.__dict__.setdefault("_dfpc_scores", {})
+    kept: dict[Any, tuple[ModelState, T]] = graph.__dict__.setdefault(_SCORES, {})
     checked: set[Any] | None = graph.__dict__.get(_CHECKED)
     if checked is not None and key in checked:
         return kept[key]
@@ -142,14 +145,38 @@ class DFPCImportance(tp.importance.Importance):
             importance /= importance.mean()
         return importance.to(next(group._DG.model.parameters()).device)
 
+    @property
+    def _published(self) -> Ranking:
+        """The ranking of `bgsc` that this one is made from."""
+        return "published" if self.ranking == "coupling-mean" else self.ranking
+
+    @property
+    def flow(self) -> Flow:
+        """What has to flow through a model for this ranking."""
+        return flow_of(self._published)
+
+    def score_by(self, graph: tp.DependencyGraph, bounds: Bounds) -> None:
+        """Score by what has flowed through the model while `graph` was built, which spares a run.
+
+        Nothing happens if this importance calls the model on other inputs.
+
+        Raises:
+            DFPCError: As `bgsc` raises.
+        """
+        noted = traced_call(graph)
+        call = call_of(graph, self.example_inputs)
+        if noted is not None and noted.signature == call.signature and bounds.expected == (self.flow == "variances"):
+            require_finite(graph.model)
+            key = (self.ranking, *call.signature)
+            graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(graph.model), saliency_of(bounds, self._published)
+
     def _scores_for(self, group: Any) -> tuple[ModelState, Saliency]:
         """Return scores that are true of the model as it is, with the record of what they were computed for."""
         graph = group._DG
         call = call_of(graph, self.example_inputs)
-        ranking: Ranking = "published" if self.ranking == "coupling-mean" else self.ranking
 
         def score() -> Saliency:
-            return bgsc(graph.model, call.example_inputs, ranking=ranking, forward_fn=call.forward_fn)
+            return bgsc(graph.model, call.example_inputs, ranking=self._published, forward_fn=call.forward_fn)
 
         return remembered(graph, (self.ranking, *call.signature), group, score)
 

@@ -29,7 +29,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["Ranking", "Saliency", "bgsc"]
+__all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "require_finite", "saliency_of"]
 
 Ranking = Literal["published", "relative", "expected"]
 """What is scored: bounds, with all feed-out layers alike (published) or each in shares of its own total (relative); or
@@ -133,7 +133,7 @@ def bgsc(
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
     model = plain_model(model, scripted=True)
-    _require_finite(model)
+    require_finite(model)
     bounds = trace_model(model, example_inputs, forward_fn, flow=flow_of(ranking)).bounds
     assert bounds is not None
     return saliency_of(bounds, ranking)
@@ -181,7 +181,7 @@ def _weights(bounds: Bounds, ranking: Ranking) -> list[Tensor]:
     return [torch.where(totals[r.name] > 0, 1 / totals[r.name], 0).to(r.total) for r in bounds.readers]
 
 
-def _require_finite(model: nn.Module) -> None:
+def require_finite(model: nn.Module) -> None:
     """Raise on the first parameter or running statistic that is not finite."""
     for path, module in model.named_modules():
         statistics = {name: buffer for name, buffer in module._buffers.items() if name.startswith("running_")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.declared import declared_widths
@@ -19,7 +21,7 @@ from dfpc_plugin.couplings.structure import Structure, find_structure
 from dfpc_plugin.couplings.usage import unused_layers
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.trace import trace_model
+from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
 from dfpc_plugin.wrappers import plain_model
 
@@ -37,6 +39,7 @@ class CouplingMap:
         touching: Demands by the structures that they count or read.
         mentions: Demands by the attributes that they are computed from.
         unused: Layers and parameters that the forward never uses, with the number of their values.
+        bounds: What flowed in the same run, if something was asked to.
     """
 
     channels: Channels
@@ -45,6 +48,7 @@ class CouplingMap:
     touching: dict[int, list[Size]]
     mentions: dict[Attribute, list[Size]]
     unused: dict[str, int] = field(default_factory=dict)
+    bounds: Bounds | None = None
 
     def sizes_of(self, removed: Tensor) -> list[Size]:
         """Demands that removing channels may touch."""
@@ -86,15 +90,17 @@ def map_couplings(
     forward_fn: ForwardFunction | None = None,
     *,
     whole_heads: bool = False,
+    flow: Flow | None = None,
 ) -> CouplingMap:
-    """As `find_couplings`, with everything that a cut needs to know."""
+    """As `find_couplings`, with everything that a cut needs to know; `flow` may be followed in the same run."""
     model = plain_model(model)
     with _collector_paused():
-        trace = trace_model(model, example_inputs, forward_fn, channels=True)
+        trace = trace_model(model, example_inputs, forward_fn, channels=True, flow=flow)
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)
         channels.stated += list(declared_widths(model, channels, forward_fn))
-        return _map(channels, unused_layers(model, trace.run.used))
+        found = _map(channels, unused_layers(model, trace.run.used))
+        return dataclasses.replace(found, bounds=trace.bounds)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from dfpc_plugin.host.places import Places
 from dfpc_plugin.host.units import UnitFunction, units_left
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
+from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import noting
 from dfpc_plugin.wrappers import plain_model
 
@@ -39,16 +40,17 @@ class DataFlowGraph(tp.DependencyGraph):
 
     coupling_map: CouplingMap
 
-    def __init__(self, *, whole_heads: bool = False, probe: bool = True) -> None:
+    def __init__(self, *, whole_heads: bool = False, probe: bool = True, flow: Flow | None = None) -> None:
         """Choose what units of attention are, and whether couplings are tried before they are offered.
 
         Args:
             whole_heads: Attention loses whole heads rather than dimensions of all of them.
             probe: Cut one unit of every coupling on trial at once, and protect what breaks the forward; otherwise, that
                 is done before the first cut, or by `probe`.
+            flow: What flows through the model in the same run, for an importance that scores by it.
         """
         super().__init__()
-        self._whole_heads, self._at_once = whole_heads, probe
+        self._whole_heads, self._at_once, self._flow = whole_heads, probe, flow
         self._untried: Callable[[], object] | None = None
 
     @property
@@ -110,7 +112,9 @@ class DataFlowGraph(tp.DependencyGraph):
         self.verbose = False  # Torch-Pruning would warn of parameters whose dimension it guesses
         self._param_to_name, self.unwrapped_parameters = self._detect_unwrapped_parameters(list(given or ()))
         self.verbose = verbose
-        self.coupling_map = map_couplings(model, example_inputs, forward_fn, whole_heads=self._whole_heads)
+        self.coupling_map = map_couplings(
+            model, example_inputs, forward_fn, whole_heads=self._whole_heads, flow=self._flow
+        )
         self._untried = functools.partial(protect_what_breaks, model, example_inputs, self.coupling_map, forward_fn)
         if self._at_once:
             self.probe()

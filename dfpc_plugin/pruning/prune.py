@@ -25,7 +25,7 @@ from dfpc_plugin.pruning.settings import Per, PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.summary import summarise
 from dfpc_plugin.pruning.trial import copy_of, kept_state
-from dfpc_plugin.repaired_importance import repaired_in
+from dfpc_plugin.repaired_importance import default_importance, repaired_in
 from dfpc_plugin.repairing import Method, RepairSettings
 from dfpc_plugin.repairing.repair import copy_state
 from dfpc_plugin.repairing.settings import Images
@@ -115,7 +115,8 @@ def prune(
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
-            graph = build_graph(copy_of(model), example_inputs, settings, forward_fn)
+            ranked_by = importance or default_importance(mending, example_inputs)
+            graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
             subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
         scores, mender = Scores(evaluate, phases), Mender(mending, graph, example_inputs, forward_fn, phases)
         order, length, measured = _plan(subject, wanted, mender.importance(importance), latency, scores, phases, mender)

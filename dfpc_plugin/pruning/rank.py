@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
-from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction, data_flow_forward
 from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
-from dfpc_plugin.importance import unchanged
+from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
@@ -31,11 +32,22 @@ Importance = Callable[[Any], Tensor | None]
 
 
 def build_graph(
-    model: nn.Module, example_inputs: ExampleInputs, settings: PruneSettings, forward_fn: ForwardFunction | None
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    settings: PruneSettings,
+    forward_fn: ForwardFunction | None,
+    importance: Importance | None = None,
 ) -> DataFlowGraph:
-    """Find the couplings of `model`."""
-    graph = DataFlowGraph(whole_heads=settings.whole_heads)
-    return graph.build_dependency(model, example_inputs, forward_fn=forward_fn)
+    """Find the couplings of `model`; where `importance` scores by data flow, its run is the same."""
+    own = data_flow_forward(model) is None  # a family's forward may run other shapes for channels than for scores
+    flow = importance.flow if own and isinstance(importance, DFPCImportance) else None
+    graph = DataFlowGraph(whole_heads=settings.whole_heads, flow=flow)
+    graph.build_dependency(model, example_inputs, forward_fn=forward_fn)
+    bounds = graph.coupling_map.bounds
+    if bounds is not None and isinstance(importance, DFPCImportance):
+        importance.score_by(graph, bounds)
+        graph.coupling_map = dataclasses.replace(graph.coupling_map, bounds=None)  # which holds all that has flowed
+    return graph
 
 
 def candidates_of(graph: DataFlowGraph, importance: Importance, settings: PruneSettings) -> list[Candidate]:
@@ -149,7 +161,7 @@ def rescored_order(
         mend: Repairs a model without some channels, `(channels,)` of bool, before it is scored anew.
     """
     settings = subject.settings
-    scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn)
+    scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn, importance)
     known = scout.coupling_map.channels
     first = candidates_of(scout, importance, settings)
     number_of = {int(candidate.coupling.blocks[0, 0]): number for number, candidate in enumerate(first)}

@@ -20,7 +20,6 @@ from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, 
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Candidate, Order, Target
-from dfpc_plugin.trace import trace_model
 
 __all__ = ["summarise"]
 
@@ -98,10 +97,9 @@ def _protected(subject: Subject, order: Order) -> tuple[ProtectedCoupling, ...]:
 
 
 def _counted(subject: Subject) -> Cost:
-    """What the pruned model costs, counted on itself."""
-    run = trace_model(subject.model, subject.inputs, subject.forward_fn, channels=True).channels
-    assert run is not None
-    return Cost(sum(work.macs for work in run.work), sum(p.numel() for p in subject.model.parameters()))
+    """What the pruned model costs: layers by the channels that are left, parameters one by one."""
+    macs = subject.costs.cost(subject.channels.removed).macs
+    return Cost(macs, sum(p.numel() for p in subject.model.parameters()))
 
 
 def _reached(target: Target, before: Figures, after: Figures) -> Mapping[str, float]:
