@@ -253,6 +253,6 @@ def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callab
 for _name in ("pow", "truediv", "mul"):
     setattr(TracedFloat, f"__{_name}__", _scale(getattr(operator, _name)))
     setattr(TracedFloat, f"__r{_name}__", _scale(getattr(operator, _name), reflected=True))
-for _name in ("pow", "truediv"):
+for _name in ("pow", "truediv", "mul"):
     setattr(TracedInt, f"__{_name}__", _scale(getattr(operator, _name)))
     setattr(TracedInt, f"__r{_name}__", _scale(getattr(operator, _name), reflected=True))
