@@ -85,7 +85,11 @@ def circles(graph):
                 seen.add(node)
                 waiting += graph[node]
         reached[start] = seen
-    return {frozenset(other for other in reached[node] if node in reached[other]) for node in graph if node in reached[node]}
+    return {
+        frozenset(other for other in reached[node] if node in reached[other])
+        for node in graph
+        if node in reached[node]
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -83,7 +83,9 @@ def _table(entries: list[tuple[Callable[..., Any], Operator]]) -> str:
     """Return one row per formula."""
     rows: dict[tuple[str, str, str], Counter[str]] = {}
     for function, record in entries:
-        rows.setdefault((_convention(record), _channels(record), record.summary), Counter())[_name(function)] += 1
+        rows.setdefault((_convention(record), _channels(record), record.summary), Counter())[
+            _name(function)
+        ] += 1
     return table(
         ["Operators", "Convention", "Channels", "What the rule computes"],
         [
@@ -109,7 +111,9 @@ def _name(function: Callable[..., Any]) -> str:
     inner = re.fullmatch(r"__(\w+)__", name)
     if inner:
         name = inner[1]
-        arithmetic = re.fullmatch(r"[ir]?(add|sub|mul|truediv|floordiv|div|mod|pow|matmul|and|or|xor|lshift|rshift)", name)
+        arithmetic = re.fullmatch(
+            r"[ir]?(add|sub|mul|truediv|floordiv|div|mod|pow|matmul|and|or|xor|lshift|rshift)", name
+        )
         name = arithmetic[1] if arithmetic else name
     name = name.strip("_").removeprefix("linalg_")
     return _INDEXING.get(name, name)
