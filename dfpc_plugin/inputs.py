@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dfpc_plugin.errors import ExampleInputsError
+from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["ExampleInputs", "as_call", "fresh", "is_written_to"]
 
@@ -38,14 +39,10 @@ def fresh(inputs: Any) -> Any:
 
     A nest of lists, tuples and dicts keeps its structure; a copy of a tensor with a graph is part of that graph.
     """
-    from dfpc_plugin.tracing.tree import map_tensors  # flow imports this module
-
     return map_tensors(torch.Tensor.clone, inputs)
 
 
 def is_written_to(copy: Any, inputs: Any) -> bool:
     """Whether a call has written to the tensors of `copy`, which `fresh(inputs)` returned before it."""
-    from dfpc_plugin.tracing.tree import tensors  # flow imports this module
-
     pairs = zip(tensors(copy), tensors(inputs), strict=True)
     return any(one.shape != other.shape or not torch.equal(one, other) for one, other in pairs)

@@ -122,10 +122,12 @@ def test_save_load_export(run):
 
 def test_rule_for_own_operator(run):
     text = run("rule_for_own_operator")
-    assert "Without a rule: torch.sinc, called by 1" in text
-    assert "With it: Saliency(2 layers, 24 channels, 2 couplings)" in text
+    assert "Not registered: torch.special.bessel_j0, called by 1" in text
+    assert "Registered: Saliency(2 layers, 24 channels, 2 couplings)" in text
     change, bound = map(float, re.findall(r"Largest change seen ([\d.]+), bound ([\d.]+)", text)[0])
     assert 0 < change <= bound
+    before, after = map(int, re.findall(r"Pruned: (\d+) -> (\d+) channels", text)[0])
+    assert 0 < after < before == 16
 
 
 def test_finetune_on_digits(run):

@@ -118,7 +118,7 @@ def _signed_sum(given: Mapping[str, Any], variance: Tensor, sign: int) -> Any:
     kind="combines",
 )  # fmt: skip
 def add(input: Any, other: Any, *, alpha: float = 1, out: None = None) -> Tensor:
-    """X + |alpha| y; a constant adds nothing."""
+    """x + |alpha| y; a constant adds nothing."""
     return _sum(input, other if alpha == 1 or not isinstance(other, Tensor) else other * abs(alpha))
 
 
@@ -127,7 +127,7 @@ def add(input: Any, other: Any, *, alpha: float = 1, out: None = None) -> Tensor
     kind="combines",
 )  # fmt: skip
 def subtract(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
-    """X + |alpha| y; a constant adds nothing."""
+    """x + |alpha| y; a constant adds nothing."""
     return add(input, other, alpha=alpha)
 
 
@@ -145,7 +145,7 @@ def subtract_from(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     couples=True, additive=True, kind="combines",
 )  # fmt: skip
 def extremum(input: Tensor, other: Tensor) -> Tensor:
-    """X + y: the larger would bound the change, but credit it to one operand alone; a constant adds nothing."""
+    """x + y: the larger would bound the change, but credit it to one operand alone; a constant adds nothing."""
     return input + other
 
 
@@ -154,7 +154,7 @@ def extremum(input: Tensor, other: Tensor) -> Tensor:
     couples=True, additive=True, kind="combines",
 )  # fmt: skip
 def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
-    """X + y: Lipschitz constants; a constant adds nothing."""
+    """x + y: Lipschitz constants; a constant adds nothing."""
     return input + other
 
 
@@ -165,13 +165,13 @@ def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
     convention=APPROXIMATION, channels=combines_entries, couples=True, additive=True, kind="combines",
 )  # fmt: skip
 def joined(*operands: Any, **kwargs: Any) -> Tensor:
-    """X + y: slopes at one; a constant adds nothing."""
+    """x + y: slopes at one; a constant adds nothing."""
     return _sum(*operands)
 
 
 @operator(*present("heaviside"), channels=combines_entries, couples=True, additive=True, kind="combines")
 def step(input: Tensor, values: Tensor) -> Tensor:
-    """X + y: as a straight-through estimate."""
+    """x + y: as a straight-through estimate."""
     return input + values
 
 
@@ -239,7 +239,7 @@ def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     couples=True, kind="combines",
 )  # fmt: skip
 def divide(flow: LayerContext, input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """X / |w| for a constant w (exact); x + y for data over data and |w| y below a constant, at unit size."""
+    """x / |w| for a constant w (exact); x + y for data over data and |w| y below a constant, at unit size."""
     return _quotient(input, other, flow.is_data("input"), flow.is_data("other"))
 
 
@@ -254,7 +254,7 @@ def divide_reversed(input: Tensor, other: Any) -> Tensor:
 
 @operator(*forms("addcmul"), channels=combines_entries, context=True, couples=True, kind="combines")
 def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
-    """X + |value| times the product rule of the two factors."""
+    """x + |value| times the product rule of the two factors."""
     factors = flow.is_data("tensor1"), flow.is_data("tensor2")
     start = input if flow.is_data("input") else torch.zeros_like(input)
     return start + abs(value) * _product(tensor1, tensor2, *factors) if any(factors) else start
@@ -262,7 +262,7 @@ def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor,
 
 @operator(*forms("addcdiv"), channels=combines_entries, context=True, couples=True, kind="combines")
 def addcdiv(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
-    """X + |value| times the rule of the quotient."""
+    """x + |value| times the rule of the quotient."""
     parts = flow.is_data("tensor1"), flow.is_data("tensor2")
     start = input if flow.is_data("input") else torch.zeros_like(input)
     return start + abs(value) * _quotient(tensor1, tensor2, *parts) if any(parts) else start

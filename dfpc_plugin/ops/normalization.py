@@ -244,7 +244,7 @@ def instance_norm(
 
 @operator(*forms("normalize"), channels=along_an_axis, kind="norm")
 def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Tensor:
-    """X / ||x||_p, the norm of the bounds held fixed."""
+    """x / ||x||_p, the norm of the bounds held fixed."""
     return input / torch.linalg.vector_norm(input.detach(), p, dim, keepdim=True).clamp_min(eps)
 
 
@@ -257,7 +257,7 @@ def _neighbours(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any
 
 @operator(*forms("local_response_norm"), channels=_neighbours, kind="norm")
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """X / k^beta: the denominator without its data-dependent part."""
+    """x / k^beta: the denominator without its data-dependent part."""
     return input / k**beta
 
 
@@ -297,6 +297,6 @@ def _weight_norm_channels(call: ChannelCall, v: Any, g: Any, dim: int = 0) -> An
 
 @operator(torch._weight_norm, channels=_weight_norm_channels, kind="norm", couples=True)
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """X + y: a direction times a length, at unit size."""
+    """x + y: a direction times a length, at unit size."""
     return v + g
 

@@ -51,7 +51,7 @@ _SLOPES: tuple[tuple[float, str, Convention, str], ...] = (
     (2, "square", APPROXIMATION, "slope at one"),
 )
 _SLOPES_AT_ONE: tuple[tuple[float, str], ...] = (
-    (1 / 2, "sqrt rsqrt"), (1, "log reciprocal acosh arccosh atanh arctanh tan asin arcsin acos arccos lgamma digamma"),
+    (1 / 2, "sqrt rsqrt"), (1, "log reciprocal acosh arccosh atanh arctanh tan asin arcsin acos arccos lgamma gammaln digamma psi"),
     (1 / 0.6931471805599453, "log2"), (1 / 2.302585092994046, "log10"), (2 * 0.6931471805599453, "exp2"),
     (4, "logit"), (1, "exp expm1 sinh cosh log1p i0 erfinv log_ndtr"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tables of the operators that have a rule, from the registry itself, while the documentation is being built.
+"""Tables of the operators that are known, from the registry itself, while the documentation is being built.
 
 A page asks with a comment: `<!-- rules: table -->` becomes the tables, `<!-- rules: totals -->` a sentence on how many
 operators they have.
@@ -14,19 +14,28 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dfpc_plugin import registered_rules
-from dfpc_plugin.tracing.operator import Rule, function_name
+from dfpc_plugin.tracing.operator import Operator, function_name
 from table_markdown import plain, table
 
-_HOME = "dfpc_plugin.flow.rules"
+_HOME = "dfpc_plugin.ops"
 _KINDS = {
-    "linear": "Layers that mix channels",
-    "elementwise": "Entry by entry",
-    "normalization": "Normalisation",
-    "pooling": "Pooling, resampling and reductions",
-    "attention": "Products and attention",
+    "linear": "Linear layers",
+    "convolution": "Convolutions",
     "recurrent": "Recurrent layers",
-    "shape": "Moving entries",
+    "attention": "Attention",
+    "products": "Products of matrices",
+    "pointwise": "Functions of single entries",
+    "arithmetic": "Sums and products entry by entry",
+    "normalization": "Normalisation",
+    "pooling": "Pooling, padding and resampling",
+    "reduction": "Reductions",
+    "moves": "Moving and copying entries",
+    "shape": "Changing shapes",
+    "joining": "Joining tensors",
+    "indexing": "Indexing",
 }
+"""Modules with records, in the order of the page, and the titles of their tables."""
+
 _TITLE_LENGTH = 45
 _INDEXING = {"getitem": "x[...]", "setitem": "x[...] = y"}
 
@@ -38,24 +47,25 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 
 
 def _totals() -> str:
-    rules = registered_rules()
-    names = {_operator(function) for function in rules}
-    return f"{len(names)} operators have a rule, in {len(rules)} spellings (function, method, in place, operator)."
+    records = registered_rules()
+    names = {_name(function) for function in records}
+    return f"{len(names)} operators are known, in {len(records)} spellings (function, method, in place, Python operator)."
 
 
 def _sections() -> Iterable[str]:
-    """Return one section per kind of operator, with what its module says about the kind."""
-    by_kind: dict[str, list[tuple[Callable[..., Any], Rule]]] = {}
-    for function, rule in registered_rules().items():
-        by_kind.setdefault(_kind(rule), []).append((function, rule))
-    for kind in sorted(by_kind, key=lambda kind: [*_KINDS, kind].index(kind)):
-        module = importlib.import_module(f"{_HOME}.{kind}")
-        title = _KINDS.get(kind, kind.capitalize())
-        yield f"## {title}\n\n{_introduction(module)}\n\n{_table(by_kind[kind])}"
+    """Return one section per module of records, with what the module says about its operators."""
+    by_module: dict[str, list[tuple[Callable[..., Any], Operator]]] = {}
+    for function, record in registered_rules().items():
+        by_module.setdefault(_module(record), []).append((function, record))
+    for name in sorted(by_module, key=list(_KINDS).index):
+        module = importlib.import_module(f"{_HOME}.{name}")
+        yield f"## {_KINDS[name]}\n\n{_introduction(module)}\n\n{_table(by_module[name])}"
 
 
-def _kind(rule: Rule) -> str:
-    return rule.function.__module__.rpartition(".")[2]
+def _module(record: Operator) -> str:
+    """Return the module that a record is written in; `pointwise` of `ops/record.py` writes those of its own kind."""
+    module = record.bound.__module__.rpartition(".")[2]
+    return "pointwise" if module == "record" else module
 
 
 def _introduction(module: Any) -> str:
@@ -69,27 +79,41 @@ def _introduction(module: Any) -> str:
     return re.sub(r"(?m)((?:^ {4}.*\n?)+)", lambda m: f"\n```text\n{inspect.cleandoc(m[1])}\n```\n", text)
 
 
-def _table(entries: list[tuple[Callable[..., Any], Rule]]) -> str:
-    """Return one row per rule that says something of its own."""
-    rows: dict[tuple[str, str], Counter[str]] = {}
-    for function, rule in entries:
-        rows.setdefault((rule.convention.value, rule.summary), Counter())[_operator(function)] += 1
+def _table(entries: list[tuple[Callable[..., Any], Operator]]) -> str:
+    """Return one row per formula."""
+    rows: dict[tuple[str, str, str], Counter[str]] = {}
+    for function, record in entries:
+        rows.setdefault((_convention(record), _channels(record), record.summary), Counter())[
+            _name(function)
+        ] += 1
     return table(
-        ["Operators", "Convention", "What the rule computes"],
+        ["Operators", "Convention", "Channels", "What the rule computes"],
         [
-            (" ".join(f"`{name}`" for name in operators), convention, plain(summary))
-            for (convention, summary), operators in rows.items()
+            (" ".join(f"`{name}`" for name in names), convention, channels, plain(summary))
+            for (convention, channels, summary), names in rows.items()
         ],
     )
 
 
-def _operator(function: Callable[..., Any]) -> str:
+def _convention(record: Operator) -> str:
+    return "by its parts" if record.kind == "composed" else record.convention.value
+
+
+def _channels(record: Operator) -> str:
+    if record.kind == "composed":
+        return "by its parts"
+    return "protected" if record.channels is None else "followed"
+
+
+def _name(function: Callable[..., Any]) -> str:
     """Return the name that an operator's function, method, in-place form and symbol share."""
     name = function_name(function).rpartition(".")[2]
     inner = re.fullmatch(r"__(\w+)__", name)
     if inner:
         name = inner[1]
-        arithmetic = re.fullmatch(r"[ir](add|sub|mul|truediv|div|pow|matmul)", name)
+        arithmetic = re.fullmatch(
+            r"[ir]?(add|sub|mul|truediv|floordiv|div|mod|pow|matmul|and|or|xor|lshift|rshift)", name
+        )
         name = arithmetic[1] if arithmetic else name
     name = name.strip("_").removeprefix("linalg_")
     return _INDEXING.get(name, name)

@@ -60,10 +60,11 @@ def test_errors_are_documented():
 def test_the_rules_page_shows_every_operator_and_promise(built):
     page = built("docs/rules.md")
     for function in dfpc.registered_rules():
-        assert f"`{importlib.import_module('rule_tables')._operator(function)}`" in page
+        assert f"`{importlib.import_module('rule_tables')._name(function)}`" in page
     rows = [row for row in rows_of(page) if row[0].startswith("`")]
-    assert {row[1] for row in rows} == {convention.value for convention in dfpc.Convention}
-    assert all(len(row) == 3 and len(row[2]) > 2 for row in rows), "a formula for each, escaped for the table"
+    assert {row[1] for row in rows} == {convention.value for convention in dfpc.Convention} | {"by its parts"}
+    assert {row[2] for row in rows} == {"followed", "protected", "by its parts"}
+    assert all(len(row) == 4 and len(row[3]) > 2 for row in rows), "a formula for each, escaped for the table"
 
 
 def test_the_recipes_page_shows_every_key_with_its_meaning(built):
