@@ -96,6 +96,11 @@ class LayerContext:
         """The operator's own name, such as `topk`."""
         return getattr(self._call.function, "__name__", "").strip("_")
 
+    @property
+    def caller(self) -> str:
+        """Path of the module that calls the operator."""
+        return self._collector.names.caller() or "the model itself"
+
     def on_shapes(self) -> Any:
         """Run the operator on shapes and dtypes alone, on the meta device."""
         return on_shapes(self._call.function, self._call.args, self._call.kwargs)

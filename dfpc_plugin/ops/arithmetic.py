@@ -15,6 +15,7 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, once_more, term
+from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines_entries, composed, operator
 from dfpc_plugin.tracing.axes import squeezed
 from dfpc_plugin.tracing.operator import Means, forms, present
@@ -182,9 +183,18 @@ def gated_half(input: Any, dim: int = -1) -> Any:
     return first * second.sigmoid()
 
 
-@operator(*forms("where"), convention=BOUND, channels=combines_entries, couples=True, context=True, kind="combines")
-def where(flow: LayerContext, condition: Tensor, input: Any, other: Any) -> Tensor:
+def _where_channels(call: ChannelCall, condition: Any, input: Any = None, other: Any = None) -> Any:
+    """What is chosen meets what is not; without a choice, torch lists where the condition holds."""
+    if input is None:
+        raise ValueDependentError("torch.where with one argument", call.notes.names.caller() or "the model itself")
+    return combines_entries(call, condition, input, other)
+
+
+@operator(*forms("where"), convention=BOUND, channels=_where_channels, couples=True, context=True, kind="combines")
+def where(flow: LayerContext, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
     """The chosen operand's bound, for a constant condition; x + y for one that depends on data."""
+    if input is None:
+        raise ValueDependentError("torch.where with one argument", flow.caller)
     zero = torch.zeros((), device=condition.device)
     x, y = (value if flow.is_data(name) else zero for name, value in (("input", input), ("other", other)))
     if flow.is_data("condition"):

@@ -217,7 +217,11 @@ def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool 
 
 
 def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """An answer about several entries, which tells of no channels."""
+    """An answer about several entries, which tells of no channels; positions among channels would shift, so these stay."""
+    if call.name in ("argmax", "argmin"):
+        for slot in input.slots:
+            if dim is None or int(dim) % input.dim() in varying(slot):
+                call.freeze(slot, f"is counted by position in {call.where}")
     result = _reduced(call, input, dim, keepdim)
     return call.make(shape_of(result))
 
@@ -277,8 +281,16 @@ def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> An
     return type(found)((values, torch.zeros_like(values)))
 
 
-@operator(*present("argsort"), channels=lambda call, input, *args, **kwargs: call.make(shape_of(input)),
-          dtypes=(torch.long,), kind="reduces")
+def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Positions in an order; channels along the axis stay."""
+    dim = _order_axis(call, args, kwargs, input.dim(), 0)
+    for slot in input.slots:
+        if dim in varying(slot):
+            call.freeze(slot, f"is put in order by {call.where}")
+    return call.make(shape_of(input))
+
+
+@operator(*present("argsort"), channels=_positions, dtypes=(torch.long,), kind="reduces")
 def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Zero: positions are taken to stay as they are."""
     return torch.zeros_like(input)

@@ -49,7 +49,7 @@ def test_couplings_and_scores_come_from_one_run(traced: list[dict], ranking: str
     result = dfpc.prune(model, IMAGE, "macs=0.5", importance=importance)
     assert len(traced) == 1 and traced[0]["channels"] and traced[0]["flow"] is not None
     assert Counted.calls == 2, "one traced run and one trial"
-    separate = {name: scores for name, scores in dfpc.bgsc(model, IMAGE, ranking=importance._published).items()}
+    separate = dfpc.bgsc(model, IMAGE, ranking=importance._published)
     for coupling in result.couplings:
         wanted = separate[coupling.name]
         wanted = wanted / wanted.mean() if ranking == "coupling-mean" else wanted

@@ -82,7 +82,7 @@ class Cached(nn.Module):
     def key(width: int) -> int:
         return width
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019
+    @functools.cache  # noqa: B019
     def joined(self, heads: int, width: int) -> int:
         return heads * width
 
