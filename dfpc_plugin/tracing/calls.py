@@ -60,8 +60,10 @@ class Call:
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
-        """What dtype the model will see."""
-        return result_dtype(self.function, self.data or self.operands, self.args, self.kwargs)
+        """What dtype the model will see; what is moved or picked keeps its own."""
+        first = self.args[0] if self.args and self.operator.kind in ("moves", "picks") else None
+        data = [first] if isinstance(first, Proxy) else self.data or self.operands
+        return result_dtype(self.function, data, self.args, self.kwargs)
 
     @functools.cached_property
     def device(self) -> torch.device:

@@ -8,8 +8,8 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
+from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["BACKENDS", "findings"]
 

@@ -26,9 +26,9 @@ from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.tracing.tree import tensors
 
 LEAST_REMOVED = {"dfpc": 0.2, "torch_pruning": 0.05}
 """Share of the parameters that has to go for a cut of 30 % of the channels to count as one."""
