@@ -62,8 +62,9 @@ class Call:
     def dtype(self) -> torch.dtype:
         """What dtype the model will see; what is moved or picked keeps its own."""
         first = self.args[0] if self.args and self.operator.kind in ("moves", "picks") else None
-        data = [first] if isinstance(first, Proxy) else self.data or self.operands
-        return result_dtype(self.function, data, self.args, self.kwargs)
+        if isinstance(first, Proxy):
+            return _asked_dtype(self.function, self.args, self.kwargs) or first.dtype
+        return result_dtype(self.function, self.data or self.operands, self.args, self.kwargs)
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -126,14 +127,9 @@ def _detached_value(tensor: Tensor) -> Tensor:
 
 def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
     """What dtype the model will see: the one it asks for, or the promotion of its data's."""
-    name = getattr(func, "__name__", "")
-    if name in CASTS:
-        return CASTS[name]
-    asked = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-    if asked:
-        return asked[0]
-    if name in ("to", "type_as") and len(args) > 1 and isinstance(args[1], Tensor):
-        return args[1].dtype
+    asked = _asked_dtype(func, args, kwargs)
+    if asked is not None:
+        return asked
     dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
     if not dtype.is_floating_point:  # token ids: an embedding's result has the dtype of its weights
         given = (*args, *kwargs.values())
@@ -142,6 +138,16 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
         if not dtype.is_floating_point and any(isinstance(value, float) for value in given) and dtype != torch.bool:
             return torch.get_default_dtype()
     return dtype
+
+
+def _asked_dtype(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The dtype that a call names, or None."""
+    name = getattr(func, "__name__", "")
+    if name in CASTS:
+        return CASTS[name]
+    if name in ("to", "type_as") and len(args) > 1 and isinstance(args[1], Tensor):
+        return args[1].dtype
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)), None)
 
 
 def in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:

@@ -50,5 +50,11 @@ CASTS: dict[str, torch.dtype] = {
     "double": torch.float64,
     "half": torch.float16,
     "bfloat16": torch.bfloat16,
+    "long": torch.int64,
+    "int": torch.int32,
+    "short": torch.int16,
+    "char": torch.int8,
+    "byte": torch.uint8,
+    "bool": torch.bool,
 }
 """Methods named after the dtype that they cast to."""
