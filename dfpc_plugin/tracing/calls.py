@@ -46,9 +46,8 @@ class Call:
         self.kwargs, self.operands = kwargs, operands
         self.data = [operand for operand in operands if operand.holds_data]
         self.value: Callable[[], Any] | None = None
-        if all(operand.value is not None for operand in operands) and not (
-            self.data and any(operand.origins for operand in operands)
-        ):
+        known = all([operand.value is not None for operand in operands])
+        if known and not (self.data and any(operand.origins for operand in operands)):
             self.value = once(self._computed)
 
     def _computed(self) -> Any:
@@ -127,12 +126,13 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
     name = getattr(func, "__name__", "")
     if name in CASTS:
         return CASTS[name]
-    asked = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-    if asked:
-        return asked[0]
+    for asked in (*args, *kwargs.values()):
+        if isinstance(asked, torch.dtype):
+            return asked
     if name in ("to", "type_as") and len(args) > 1 and isinstance(args[1], Tensor):
         return args[1].dtype
-    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
+    dtypes = {tensor.dtype for tensor in data}
+    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
     if not dtype.is_floating_point:  # token ids: an embedding's result has the dtype of its weights
         given = (*args, *kwargs.values())
         for tensor in tensors(given):

@@ -120,15 +120,19 @@ class Run:
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Carry out one operation of the forward."""
-        if any(not isinstance(tensor, Proxy) and id(tensor) in self.state for tensor in operands):
+        proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+        if len(proxies) < len(operands) and any(id(operand) in self.state for operand in operands):
             args, kwargs = map_tensors(self._known, (args, kwargs))
             operands = tensors((args, kwargs))
-        proxies = [operand for operand in operands if isinstance(operand, Proxy)]
-        self.used.update([id(proxy.original) for proxy in proxies if proxy.original is not None])
+            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+        for proxy in proxies:
+            if proxy.original is not None:
+                self.used.add(id(proxy.original))
         if func in CONSTANTS:
             return self._constant(func, args, kwargs)
         operator = find_operator(func)
-        self.calls += not self._muted and any(proxy.holds_data for proxy in proxies)
+        if not self._muted and any([proxy.holds_data for proxy in proxies]):
+            self.calls += 1
         if operator is None:
             return self._without_record(func, args, kwargs, proxies)
         if operator.kind == "composed":
@@ -164,9 +168,15 @@ class Run:
         """What an operator returns, with what each analysis knows of it."""
         result = None
         if self.channels is not None:
-            with self.muted():
+            self._muted += 1
+            try:
                 result = self.channels.apply(call)
-            result = map_tensors(lambda tensor: self._own(tensor, call), result)
+            finally:
+                self._muted -= 1
+            if isinstance(result, Proxy):
+                result = self._own(result, call)
+            else:
+                result = map_tensors(lambda tensor: self._own(tensor, call), result)
         if call.data and self.bounds is not None and not self._muted:
             result = self._with_bounds(call, result, self.bounds.apply(call))
         elif result is None:
@@ -188,6 +198,11 @@ class Run:
 
     def _with_bounds(self, call: Call, result: Any, found: Found) -> Any:
         """Attach bounds to a result, or make it of them."""
+        if result is None and isinstance(found.bounds, Tensor):  # most operators, in a pass without channels
+            result = Proxy(found.bounds.shape, self, call.dtype_of(0), found.bounds.device, data=True, value=call.value)
+            result.set_bound(found.bounds, found.sources, found.means)
+            result.curve = found.curve
+            return result
         bounds = tensors(found.bounds)
         means: list[Any] = tensors(found.means) if found.means is not None else [None] * len(bounds)
         if result is None:
