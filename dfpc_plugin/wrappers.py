@@ -45,7 +45,7 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
             "torch.jit.trace, and script the pruned one."
         )
     modules = list(model.named_modules())
-    if any([_is_exported(module) for _, module in modules if isinstance(module, fx.GraphModule)]):
+    if any(_is_exported(module) for _, module in modules if isinstance(module, fx.GraphModule)):
         raise ModelFormError(
             "model is a graph made by torch.export, which calls operators instead of layers; give the module from before "
             "torch.export, and export the pruned one."

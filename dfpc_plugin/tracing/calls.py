@@ -46,7 +46,7 @@ class Call:
         self.kwargs, self.operands = kwargs, operands
         self.data = [operand for operand in operands if operand.holds_data]
         self.value: Callable[[], Any] | None = None
-        known = all([operand.value is not None for operand in operands])
+        known = all(operand.value is not None for operand in operands)
         if known and not (self.data and any(operand.origins for operand in operands)):
             self.value = once(self._computed)
 

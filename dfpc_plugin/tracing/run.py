@@ -131,7 +131,7 @@ class Run:
         if func in CONSTANTS:
             return self._constant(func, args, kwargs)
         operator = find_operator(func)
-        if not self._muted and any([proxy.holds_data for proxy in proxies]):
+        if not self._muted and any(proxy.holds_data for proxy in proxies):
             self.calls += 1
         if operator is None:
             return self._without_record(func, args, kwargs, proxies)
