@@ -126,8 +126,9 @@ class _Memory:
                 storage.resize_(copy.nbytes())
             storage.copy_(copy)
         for tensor, before in self._tensors:
-            if _place(tensor) != _place(before):
-                tensor.data = before
+            if tensor.is_meta or before.is_meta or not tensor.is_set_to(before):
+                if _place(tensor) != _place(before):
+                    tensor.data = before
 
 
 class _Watch(TorchDispatchMode):
@@ -175,7 +176,11 @@ def unwatched(function: Any, *args: Any) -> Any:
 
 def _has_storage(tensor: Tensor) -> bool:
     """Whether a tensor has memory of its own: not sparse, not lazy, and no subclass that wraps others."""
-    if is_lazy(tensor) or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided:
+        return False
+    if type(tensor) is Tensor or type(tensor) is nn.Parameter:
+        return True
+    if is_lazy(tensor):
         return False
     return type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
 
@@ -196,13 +201,17 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return (_address(tensor), tensor.dtype, tensor.device, *layout)
 
 
+_LISTED = ("_parameters", "_buffers", "_modules")
+"""Attributes whose tensors are listed by themselves, or have none."""
+
+
 def _tensors_in(attributes: Iterable[dict[str, tuple[Any, Any]]]) -> Iterator[Tensor]:
     """Tensors in what `_copy_attributes` saved, one level deep."""
     for saved in attributes:
-        for value, contents in saved.values():
+        for name, (value, contents) in saved.items():
             if isinstance(value, Tensor):
                 yield value
-            elif contents:
+            elif contents and name not in _LISTED:
                 inner = contents.values() if isinstance(contents, dict) else contents
                 yield from (part for part in inner if isinstance(part, Tensor))
 

@@ -15,6 +15,7 @@ from dfpc_plugin.analyses.bounds import Bounds, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
 from dfpc_plugin.analyses.stated import Statements
+from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
@@ -137,5 +138,5 @@ def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | 
 @contextlib.contextmanager
 def _recording(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, whatever mode the caller is in; the model is restored at exit."""
-    with torch.inference_mode(False), torch.no_grad(), evaluating(model), scripted_functions_redirected():
+    with collector_paused(), torch.inference_mode(False), torch.no_grad(), evaluating(model), scripted_functions_redirected():
         yield

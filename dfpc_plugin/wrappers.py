@@ -14,6 +14,9 @@ from dfpc_plugin.errors import ModelFormError
 
 __all__ = ["plain_model"]
 
+_PLAIN = (nn.Parameter, torch.Tensor, type(None))
+"""Types of tensors with a shape, which most are."""
+
 
 def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) -> nn.Module:
     """Return the module whose layers can be followed and cut.
@@ -41,12 +44,13 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
             "model is in TorchScript, whose layers cannot be cut; give the module from before torch.jit.script or "
             "torch.jit.trace, and script the pruned one."
         )
-    if any(_is_exported(module) for module in model.modules()):
+    modules = list(model.named_modules())
+    if any(_is_exported(module) for _, module in modules if isinstance(module, fx.GraphModule)):
         raise ModelFormError(
             "model is a graph made by torch.export, which calls operators instead of layers; give the module from before "
             "torch.export, and export the pruned one."
         )
-    lazy = next(_lazy_layers(model), None)
+    lazy = next(_lazy_layers(modules), None)
     if lazy is not None:
         raise ModelFormError(
             f"The lazy layer '{lazy}' has no weights yet; call the model once on the example inputs, then prune it."
@@ -89,18 +93,15 @@ def _is_compiled(model: nn.Module) -> bool:
     return dynamo is not None and isinstance(model, dynamo.OptimizedModule)
 
 
-def _is_exported(module: nn.Module) -> bool:
+def _is_exported(module: fx.GraphModule) -> bool:
     """Whether a module's graph calls operators below torch's Python API."""
-    return isinstance(module, fx.GraphModule) and any(
-        isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes
-    )
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes)
 
 
-def _lazy_layers(model: nn.Module) -> Iterator[str]:
+def _lazy_layers(modules: list[tuple[str, nn.Module]]) -> Iterator[str]:
     """Paths of the layers with weights or buffers that have no shape yet."""
-    for path, module in model.named_modules():
-        if any(
-            tensor is not None and is_lazy(tensor)
-            for tensor in (*module._parameters.values(), *module._buffers.values())
-        ):
-            yield path
+    for path, module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and type(tensor) not in _PLAIN and is_lazy(tensor):
+                yield path
+                break

@@ -91,7 +91,7 @@ class Bounds:
         bounds = root.bound * (slope**2 if self.expected else slope)
         if not self.expected:
             return Found(bounds, sources, None, curve)
-        variances, mean = through_function(curve.function, root, bounds)
+        variances, mean = through_function(curve.function, root, lambda: bounds)
         return Found(variances, sources, mean, curve)
 
     def _by_rule(self, call: Call, sources: frozenset[str]) -> tuple[Any, frozenset[str]]:

@@ -71,7 +71,6 @@ class ChannelTrace:
         """
         rule = call.operator.channels
         channel_call = ChannelCall(self, self._run, call)
-        name = function_name(call.function)
         if rule is None:
             return channel_call.opaque(f"enters {channel_call.where}, which has no label rule")
         try:
@@ -84,7 +83,7 @@ class ChannelTrace:
             if isinstance(error, TypeError) and not _takes(rule, call):
                 return channel_call.opaque(f"enters {channel_call.where}, which could not be followed ({error})")
             problem = f"{type(error).__name__}: {error}".rstrip(".")
-            raise RuleError(name, self.names.caller() or "", problem) from error
+            raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
 
     def output(self, tensor: Tensor) -> None:
         """Note that the model returns `tensor`: its channels stay."""

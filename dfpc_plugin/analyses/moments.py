@@ -100,34 +100,36 @@ def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
         )
         return (call.operator.compute or call.function)(*args, **kwargs)
 
-    fallback = variance * ratio(variance.detach(), data.bound.detach())
+    def fallback() -> Tensor:
+        return variance * ratio(variance.detach(), data.bound.detach())
+
     return through_function(function, data, fallback, full_rank=any(constant.dim() for constant in constants.values()))
 
 
 def through_function(
-    function: Callable[[Tensor], Tensor], data: Proxy, fallback: Tensor, *, full_rank: bool = False
+    function: Callable[[Tensor], Tensor], data: Proxy, fallback: Callable[[], Tensor], *, full_rank: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """The variance and the mean of a function of every entry, by integrals over a normal variable.
 
     Args:
         function: Computes it, of tensors with one axis more in front.
         data: What it is a function of.
-        fallback: The variance where the mean of `data` is not known, or the function has a pole.
+        fallback: Makes the variance where the mean of `data` is not known, or the function has a pole.
         full_rank: The function has constants that line up with the data from the right.
     """
     mean, before = mean_of(data), data.bound
     if mean is None:
-        return fallback, None
+        return fallback(), None
     if full_rank:
         mean = mean.reshape((1,) * (before.dim() - mean.dim()) + mean.shape)
     small = _averaged(before.detach(), mean)
     nodes, weights = _normal(before.dtype, before.device)
     found = function(mean + small.sqrt() * nodes.view(-1, *(1,) * small.dim()))
-    if not torch.isfinite(found).all():  # a pole or the edge of where f is defined
-        return fallback, None
     weights = weights.view(-1, *(1,) * (found.dim() - 1))
     expected = (found * weights).sum(0)
     target = ((found - expected).square() * weights).sum(0)
+    if not torch.isfinite(target).all():  # a pole or the edge of where f is defined
+        return fallback(), None
     return before * ratio(target, small), expected
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -62,8 +63,14 @@ class CodeReads:
                 self._read(kind, inner, names)
 
 
-def _attributes(code: types.CodeType) -> Iterator[tuple[bool, str]]:
+@functools.lru_cache(maxsize=4096)
+def _attributes(code: types.CodeType) -> tuple[tuple[bool, str], ...]:
     """Attributes that code reads, each with whether it is one of `self`; methods that it calls on others are left out."""
+    return tuple(_read_attributes(code))
+
+
+def _read_attributes(code: types.CodeType) -> Iterator[tuple[bool, str]]:
+    """Read the attributes from the instructions, which takes long."""
     previous: Any = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
+from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.declared import declared_widths
@@ -94,25 +93,13 @@ def map_couplings(
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know; `flow` may be followed in the same run."""
     model = plain_model(model)
-    with _collector_paused():
+    with collector_paused():
         trace = trace_model(model, example_inputs, forward_fn, channels=True, flow=flow)
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)
         channels.stated += list(declared_widths(model, channels, forward_fn))
         found = _map(channels, unused_layers(model, trace.run.used))
         return dataclasses.replace(found, bounds=trace.bounds)
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Keep Python's collector from walking every object of the process again and again while many are made."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def _map(channels: Channels, unused: dict[str, int]) -> CouplingMap:

@@ -27,6 +27,8 @@ def unused_layers(model: nn.Module, used: Set[int]) -> dict[str, int]:
         for parameter in module.parameters()
     }  # fmt: skip
     unused = {id(parameter) for parameter in model.parameters()} - used - scripted
+    if not unused:
+        return found
 
     def look(path: str, module: nn.Module) -> None:
         own = {id(parameter): parameter for parameter in module.parameters()}

@@ -46,9 +46,8 @@ class Call:
         self.kwargs, self.operands = kwargs, operands
         self.data = [operand for operand in operands if operand.holds_data]
         self.value: Callable[[], Any] | None = None
-        if all(operand.value is not None for operand in operands) and not (
-            self.data and any(operand.origins for operand in operands)
-        ):
+        known = all(operand.value is not None for operand in operands)
+        if known and not (self.data and any(operand.origins for operand in operands)):
             self.value = once(self._computed)
 
     def _computed(self) -> Any:
@@ -56,7 +55,8 @@ class Call:
         args, kwargs = map_tensors(_detached_value, (self.args, self.kwargs))
         if self.target is not None and self.target is self.args[0]:
             args = (args[0].clone(), *args[1:])
-        return self.function(*args, **kwargs)
+        found = self.function(*args, **kwargs)
+        return args[0] if found is None and self.target is not None else found
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
@@ -130,7 +130,8 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
     asked = _asked_dtype(func, args, kwargs)
     if asked is not None:
         return asked
-    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
+    dtypes = {tensor.dtype for tensor in data}
+    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
     if not dtype.is_floating_point:  # token ids: an embedding's result has the dtype of its weights
         given = (*args, *kwargs.values())
         for tensor in tensors(given):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,10 @@ from torch import nn
 from dfpc_plugin.tracing.proxy import Proxy
 
 __all__ = ["ModelNames"]
+
+_PACKAGE = Path(__file__).parent.parent
+_ENGINE = tuple(str(_PACKAGE / part) for part in ("tracing", "analyses", "ops", "preserve.py"))
+"""Files whose functions are no module's: their frames, with many variables each, need not be looked at."""
 
 
 class ModelNames:
@@ -38,7 +43,7 @@ class ModelNames:
         frame = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
-            if code.co_argcount or code.co_flags & inspect.CO_VARARGS:
+            if (code.co_argcount or code.co_flags & inspect.CO_VARARGS) and not code.co_filename.startswith(_ENGINE):
                 name = self._modules.get(id(frame.f_locals.get(code.co_varnames[0])))
                 if name is not None:
                     return name

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import enum
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -130,9 +131,11 @@ def rule_scope() -> Iterator[None]:
 
 def find_operator(function: Callable[..., Any]) -> Operator | None:
     """Return the record in force for an operator, innermost scope first, or None."""
-    for table in reversed(_SCOPES.get()):
-        if function in table:
-            return table[function]
+    scopes = _SCOPES.get()
+    if scopes:
+        for table in reversed(scopes):
+            if function in table:
+                return table[function]
     return _PROCESS.get(function)
 
 
@@ -176,6 +179,7 @@ def present(*names: str) -> tuple[Callable[..., Any], ...]:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=1024)
 def function_name(function: Callable[..., Any]) -> str:
     """Name an operator the way its user would write it: `torch.nn.functional.relu`, `torch.Tensor.add_`."""
     attribute = getattr(function, "__self__", None)  # of Tensor.shape.__get__: the attribute itself

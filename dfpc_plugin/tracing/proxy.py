@@ -28,6 +28,7 @@ __all__ = ["Proxy", "View", "blank", "is_data", "shape_of", "value_of"]
 
 _SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 _COUNTS = (Tensor.numel, Tensor.nelement, torch.numel)
+_GRADIENT = Tensor.grad.__get__  # type: ignore[attr-defined]
 _NO_SPREAD: Mapping[int, int] = {}
 
 
@@ -88,6 +89,9 @@ class Proxy(torch.Tensor):
     version: int = 0
     _slots: tuple[Tensor, ...] = ()
     _bound: Tensor | None = None
+    _shape: torch.Size
+    _dtype: torch.dtype
+    _device: torch.device
     _holds_data: bool = False
     _view: View | None = None
     _sizes: torch.Size | None = None
@@ -107,15 +111,34 @@ class Proxy(torch.Tensor):
         """Make a proxy of some shape; the analyses attach what they know."""
         self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         self.run, self.value, self._holds_data = run, value, data
+        self._shape, self._dtype, self._device = shape, dtype, device
         if slots:
             self.set_slots(slots)
         return self
 
+    # Properties of Python answer what every operator asks for faster than `__torch_function__` can.
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """The shape, with traced integers if the run traces sizes."""
+        return self.sizes() if self.run.traces_sizes else self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """What the model sees."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the model's tensor lies."""
+        return self._device
+
     @property
     def holds_data(self) -> bool:
         """Whether it depends on data: itself, or what it is a view of."""
+        if self._holds_data:
+            return True
         view = self._view
-        return self._holds_data or (view is not None and view.source.holds_data)
+        return view is not None and view.source.holds_data
 
     @property
     def slots(self) -> tuple[Tensor, ...]:
@@ -273,6 +296,8 @@ def _metadata(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> 
             return sizes if not asked or asked[0] is None or func is not Tensor.size else sizes[asked[0]]
         if func in _COUNTS:
             return math.prod(proxy.sizes())
+    if func is _GRADIENT and isinstance(proxy, Proxy) and proxy.original is not None:
+        return proxy.original.grad
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
 
@@ -304,6 +329,8 @@ def value_of(tensor: Tensor) -> Tensor:
 
 def shape_of(tensor: Tensor) -> torch.Size:
     """The shape as torch stores it."""
+    if isinstance(tensor, Proxy):
+        return tensor._shape
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.shape
 

@@ -135,15 +135,19 @@ class Run:
 
     def _carry_out(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Send an operation to the record of its operator."""
-        if any(not isinstance(tensor, Proxy) and id(tensor) in self.state for tensor in operands):
+        proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+        if len(proxies) < len(operands) and any(id(operand) in self.state for operand in operands):
             args, kwargs = map_tensors(self._known, (args, kwargs))
             operands = tensors((args, kwargs))
-        proxies = [operand for operand in operands if isinstance(operand, Proxy)]
-        self.used.update([id(proxy.original) for proxy in proxies if proxy.original is not None])
+            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+        for proxy in proxies:
+            if proxy.original is not None:
+                self.used.add(id(proxy.original))
         if func in CONSTANTS:
             return self._constant(func, args, kwargs)
         operator = find_operator(func)
-        self.calls += not self._muted and any(proxy.holds_data for proxy in proxies)
+        if not self._muted and any(proxy.holds_data for proxy in proxies):
+            self.calls += 1
         if operator is None:
             return self._without_record(func, args, kwargs, proxies)
         if operator.kind == "composed":
@@ -179,9 +183,15 @@ class Run:
         """What an operator returns, with what each analysis knows of it."""
         result = None
         if self.channels is not None:
-            with self.muted():
+            self._muted += 1
+            try:
                 result = self.channels.apply(call)
-            result = map_tensors(lambda tensor: self._own(tensor, call), result)
+            finally:
+                self._muted -= 1
+            if isinstance(result, Proxy):
+                result = self._own(result, call)
+            else:
+                result = map_tensors(lambda tensor: self._own(tensor, call), result)
         if call.data and self.bounds is not None and not self._muted:
             result = self._with_bounds(call, result, self.bounds.apply(call))
         elif result is None:
@@ -203,6 +213,11 @@ class Run:
 
     def _with_bounds(self, call: Call, result: Any, found: Found) -> Any:
         """Attach bounds to a result, or make it of them."""
+        if result is None and isinstance(found.bounds, Tensor):  # most operators, in a pass without channels
+            result = Proxy(found.bounds.shape, self, call.dtype_of(0), found.bounds.device, data=True, value=call.value)
+            result.set_bound(found.bounds, found.sources, found.means)
+            result.curve = found.curve
+            return result
         bounds = tensors(found.bounds)
         means: list[Any] = tensors(found.means) if found.means is not None else [None] * len(bounds)
         if result is None:
@@ -266,6 +281,8 @@ class Run:
             if self.channels is None:
                 return target
             kept = target.value
+        elif not call.data and call.value is not None:
+            call.value()  # before the target is the result
         result = self._result(call)
         slots = tuple(slot.expand(shape_of(target)) for slot in result.slots)
         target.change(result, slots)
@@ -296,12 +313,16 @@ class Run:
 
     def _values(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         """Compute with weights and constants, on copies where it changes them."""
-        target = args[0] if args and in_place(func, args, kwargs) else None
         values, named = map_tensors(value_of, (args, kwargs))
-        if isinstance(target, Proxy):
-            changed = func(values[0].detach().clone(), *values[1:], **named)
-            target.value = lambda: changed
-            return target
+        if args and in_place(func, args, kwargs):  # of one tensor, or of a list of them
+            changed = map_tensors(lambda tensor: tensor.detach().clone(), values[0])
+            func(changed, *values[1:], **named)
+            for target, value in zip(tensors(args[0]), tensors(changed), strict=True):
+                if isinstance(target, Proxy):
+                    target.value = functools.partial(_same, value)
+                else:
+                    target.copy_(value)
+            return args[0]
         return map_tensors(lambda tensor: tensor.detach(), func(*values, **named))
 
     def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
@@ -332,6 +353,10 @@ def _origins(operands: list[Proxy]) -> tuple[Tensor, ...]:
 def _stand_in(tensor: Tensor) -> Tensor:
     """An ordinary tensor of the same shape, dtype and device."""
     return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(shape_of(tensor))
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
 def _part(value: Callable[[], Any], number: int) -> Tensor:

@@ -10,12 +10,20 @@ import torch
 __all__ = ["map_tensors", "returned_tensors", "tensors"]
 
 _PLAIN = (int, float, str, type(None))
+_PLAIN_TYPES = frozenset((*_PLAIN, bool))
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """Apply `function` to every tensor of a nest of lists, tuples, dicts and slices, keeping its structure."""
     if isinstance(tree, torch.Tensor):
         return function(tree)
+    kind = type(tree)  # called for every operator, so the common cases come first
+    if kind in _PLAIN_TYPES:
+        return tree
+    if kind is tuple:
+        return tuple([value if type(value) in _PLAIN_TYPES else map_tensors(function, value) for value in tree])
+    if kind is dict and not tree:
+        return {}
     if isinstance(tree, slice):
         return slice(*(map_tensors(function, part) for part in (tree.start, tree.stop, tree.step)))
     if isinstance(tree, dict):
