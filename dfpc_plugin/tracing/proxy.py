@@ -28,7 +28,7 @@ __all__ = ["Proxy", "View", "blank", "is_data", "shape_of", "value_of"]
 
 _SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 _COUNTS = (Tensor.numel, Tensor.nelement, torch.numel)
-_GRADIENT = Tensor.grad.__get__  # type: ignore[attr-defined]
+_GRADIENT: Any = vars(torch._C.TensorBase)["grad"].__get__
 _NO_SPREAD: Mapping[int, int] = {}
 
 
@@ -296,7 +296,7 @@ def _metadata(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> 
             return sizes if not asked or asked[0] is None or func is not Tensor.size else sizes[asked[0]]
         if func in _COUNTS:
             return math.prod(proxy.sizes())
-    if func is _GRADIENT and isinstance(proxy, Proxy) and proxy.original is not None:
+    if func == _GRADIENT and isinstance(proxy, Proxy) and proxy.original is not None:
         return proxy.original.grad
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
