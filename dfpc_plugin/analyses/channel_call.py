@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.analyses.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.analyses.demands import Demands, Notebook
@@ -32,7 +32,7 @@ class ChannelCall(Demands):
 
     def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
         """Look at the operands."""
-        super().__init__(notes, call.function)
+        super().__init__(notes, call.function, weights=not call.data and any(operand.origins for operand in call.operands))
         self.call, self._run = call, run
 
     def make(
@@ -79,6 +79,8 @@ class ChannelCall(Demands):
         shape = shapes[0] if all(s == shapes[0] for s in shapes) else torch.broadcast_shapes(*shapes)
         if len(given) == 1:
             return self.make(shape, getattr(given[0], "slots", ()))
+        if not self.call.data:
+            given = sorted(given, key=_naming)
         merged = meet(self.table, [self._broadcast(operand, shape) for operand in given], self.where)
         return self.make(shape, merged)
 
@@ -183,6 +185,12 @@ class ChannelCall(Demands):
         if tensor.wild:
             result.wild, result.viewed = True, (tensor, move)
         return result
+
+
+def _naming(operand: Tensor) -> tuple[bool, int]:
+    """Sorts what a weight is computed from: its channels are named by a parameter, not a buffer, and by the largest."""
+    origins = operand.origins if isinstance(operand, Proxy) else ()
+    return not any(isinstance(origin, nn.Parameter) for origin in origins), -shape_of(operand).numel()
 
 
 def same_rows(first: Any, second: Any) -> bool:

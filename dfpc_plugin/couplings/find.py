@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.declared import declared_widths
@@ -94,7 +95,7 @@ def map_couplings(
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)
         channels.stated += list(declared_widths(model, channels, forward_fn))
-        return _map(channels, unused_layers(model, trace.run.used))
+        return _map(model, channels, unused_layers(model, trace.run.used))
 
 
 @contextlib.contextmanager
@@ -109,7 +110,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _map(channels: Channels, unused: dict[str, int]) -> CouplingMap:
+def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> CouplingMap:
     """Arrange channels in couplings."""
     structures = find_structure(channels)
     number_of = torch.full((len(channels.removed),), -1, device="cpu")
@@ -132,6 +133,7 @@ def _map(channels: Channels, unused: dict[str, int]) -> CouplingMap:
         name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
         share = macs[number] / total if total else 0.0
         protected = portion.protected or _not_written(own, unused)
+        protected = None if protected is None else advised(protected, model)
         heads = bool(channels.heads[portion.blocks].any())
         result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own, heads))
     return result

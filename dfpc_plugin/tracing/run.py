@@ -52,6 +52,9 @@ class ChannelAnalysis(Protocol):
     def apply(self, call: Call) -> Any:
         """Return the result as proxies with labels."""
 
+    def leaves(self, func: Callable[..., Any], operands: list[Proxy]) -> None:
+        """Note that an operator without a record takes the values of some weights."""
+
 
 class BoundAnalysis(Protocol):
     """Follows bounds, or variances and means."""
@@ -266,6 +269,8 @@ class Run:
             return interpret(func, args, kwargs)
         known = all(proxy.value is not None for proxy in proxies)
         if known and (func in VALUES or not any(proxy.holds_data for proxy in proxies)):
+            if self.channels is not None:
+                self.channels.leaves(func, proxies)
             return self._values(func, args, kwargs)
         if func in VALUES:
             self.stop_if_missing(f"{function_name(func)} asks for values")
@@ -287,7 +292,17 @@ class Run:
             changed = func(values[0].detach().clone(), *values[1:], **named)
             target.value = lambda: changed
             return target
-        return map_tensors(lambda tensor: tensor.detach(), func(*values, **named))
+        origins = () if func in VALUES else _origins([part for part in tensors((args, kwargs)) if isinstance(part, Proxy)])
+
+        def result(tensor: Tensor) -> Tensor:
+            tensor = tensor.detach()
+            if not origins:
+                return tensor
+            proxy = Proxy(tensor.shape, self, tensor.dtype, tensor.device, value=lambda: tensor)
+            proxy.origins = origins
+            return proxy
+
+        return map_tensors(result, func(*values, **named))
 
     def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
         """Raise with everything collected so far."""

@@ -8,7 +8,17 @@ import weakref
 
 import pytest
 import torch
-from artifact_nets import IMAGE, TOKENS, Attentive, Odd, Recurrent, Tied, convolutional
+from artifact_nets import (
+    IMAGE,
+    TOKENS,
+    Attentive,
+    Odd,
+    Positioned,
+    Recurrent,
+    Tied,
+    convolutional,
+    weight_normed,
+)
 from artifact_tools import assert_same_model, round_trip, ties
 from torch import nn
 
@@ -34,9 +44,11 @@ def tied_embedding():
     return cut_nets.Tied()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize(
     ("build", "inputs"),
-    [(convolutional, IMAGE), (Recurrent, TOKENS), (Attentive, TOKENS), (tied_embedding, torch.tensor([[0, 3, 1]]))],
+    [(convolutional, IMAGE), (Recurrent, TOKENS), (Attentive, TOKENS), (tied_embedding, torch.tensor([[0, 3, 1]])),
+     (weight_normed, IMAGE), (Positioned, IMAGE)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_cut_models_come_back(build, inputs):
