@@ -19,6 +19,7 @@ from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedO
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.tracing.creation import SizedConstants
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
@@ -110,7 +111,8 @@ def _traced(
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
         with traced_state(run, None if followed is None else followed.label):
-            with statements.watching() if statements is not None else contextlib.nullcontext():
+            sized = SizedConstants(run) if channels else contextlib.nullcontext()
+            with sized, statements.watching() if statements is not None else contextlib.nullcontext():
                 outputs = follow(run, model, example_inputs, forward_fn)
             if followed is not None and statements is not None:
                 for tensor in returned_tensors(outputs):

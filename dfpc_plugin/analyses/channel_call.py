@@ -81,7 +81,7 @@ class ChannelCall(Demands):
             return self.make(shape, getattr(given[0], "slots", ()))
         if not self.call.data:
             given = sorted(given, key=_naming)
-        merged = meet(self.table, [self._broadcast(operand, shape) for operand in given], self.where)
+        merged = meet(self.table, [self.broadcast(operand, shape) for operand in given], self.where)
         return self.make(shape, merged)
 
     def per_channel(self, input: Any, vectors: Sequence[Any], *, first: int = 0) -> Proxy:
@@ -91,7 +91,7 @@ class ChannelCall(Demands):
         """
         shape = shape_of(input)
         place: Any = (None, slice(None), *(None,) * (len(shape) - 2))
-        operands = [self._broadcast(input, shape)]
+        operands = [self.broadcast(input, shape)]
         seen: set[int] = set()
         for number, vector in enumerate(vectors, start=1):
             labels = {id(slot) for slot in getattr(vector, "slots", ())}
@@ -104,7 +104,7 @@ class ChannelCall(Demands):
         operands.insert(0, operands.pop(first))
         return self.make(shape, meet(self.table, operands, self.where))
 
-    def _broadcast(self, tensor: Tensor, shape: torch.Size) -> Operand:
+    def broadcast(self, tensor: Tensor, shape: torch.Size) -> Operand:
         """Lay a tensor out on the axes of a broadcast result."""
         own = shape_of(tensor)
         lacking = len(shape) - len(own)
