@@ -7,6 +7,7 @@ from dfpc_plugin.ops import (  # noqa: F401
     indexing,
     joining,
     linear,
+    losses,
     moves,
     normalization,
     pointwise,
@@ -15,6 +16,7 @@ from dfpc_plugin.ops import (  # noqa: F401
     recurrent,
     reduction,
     shape,
+    vision,
 )
 from dfpc_plugin.ops.record import composed, rule
 

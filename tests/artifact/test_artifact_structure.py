@@ -262,3 +262,24 @@ def test_another_model_is_refused_by_the_first_name_that_differs():
     structure = structure_of(model, Tied())
     with pytest.raises(ArtifactError, match=r"lists 'first.bias', which a freshly built model has no place for"):
         restructure(convolutional(), structure, tensors_of(model, structure))
+
+
+def test_hooks_that_a_library_installs_by_itself_are_no_part_of_a_model():
+    """They are registered again at the first call of the model that is loaded."""
+    model = convolutional().eval()
+
+    def capture(module, args, output):
+        return output
+
+    capture.__module__ = "transformers.utils.output_capturing"
+    model.register_forward_hook(capture)
+    assert_same_model(model, round_trip(model, convolutional(), convolutional()).eval())
+
+
+def test_attributes_that_a_detector_fills_at_its_first_call_are_no_part_of_it():
+    class Detect(Tied):
+        __module__, __qualname__ = "ultralytics.nn.modules.head", "Detect"
+
+    model = Detect()
+    model.anchors, model.shape = torch.zeros(2, 3), (1, 3)
+    assert structure_of(model, Detect()).attributes == ()
