@@ -118,6 +118,8 @@ class Bounds:
             assert tensor.value is not None
             tensor = tensor.value()
         tensor = tensor.detach()
+        if tensor.is_complex():
+            tensor = tensor.abs()
         if not tensor.is_floating_point():
             return tensor
         tensor = tensor.to(self.dtype)

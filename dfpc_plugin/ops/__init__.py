@@ -4,6 +4,7 @@ from dfpc_plugin.ops import (  # noqa: F401
     arithmetic,
     attention,
     convolution,
+    fourier,
     indexing,
     joining,
     linear,

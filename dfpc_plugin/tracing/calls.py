@@ -69,9 +69,13 @@ class Call:
         return (self.data or self.operands)[0].device
 
     def dtype_of(self, part: int) -> torch.dtype:
-        """The dtype of one of several results."""
-        special = self.operator.dtypes
-        return (special[part] if part < len(special) else None) or self.dtype
+        """The dtype of one of several results; complex and real ones of the precision of the data."""
+        special = self.operator.dtypes[part] if part < len(self.operator.dtypes) else None
+        if special is torch.complex64:
+            return self.dtype.to_complex()
+        if special is torch.float32:
+            return self.dtype.to_real()
+        return special or self.dtype
 
     @property
     def is_view(self) -> bool:

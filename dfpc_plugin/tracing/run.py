@@ -273,7 +273,7 @@ class Run:
                 self.channels.leaves(func, proxies)
             return self._values(func, args, kwargs)
         if func in VALUES:
-            self.stop_if_missing(f"{function_name(func)} asks for values")
+            self.stop_if_missing(f"{function_name(func)} asks for values", needs_values=True)
             raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
         self._missing[function_name(func)][self.names.caller() or ""] = None
         try:
@@ -304,10 +304,10 @@ class Run:
 
         return map_tensors(result, func(*values, **named))
 
-    def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
+    def stop_if_missing(self, reason: str, cause: BaseException | None = None, *, needs_values: bool = False) -> None:
         """Raise with everything collected so far."""
         if self._missing:
-            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from cause
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason, needs_values=needs_values) from cause
 
     def forget_missing(self) -> None:
         """Forget operators that were met in something that was only looked at."""

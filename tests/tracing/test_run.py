@@ -159,3 +159,9 @@ def test_writing_data_into_an_ordinary_tensor_is_loud():
         bgsc(net(Filling()), X)
     assert "torch.Tensor.__setitem__ in module '1' writes data into an ordinary tensor" in str(error.value)
     assert "x.new_zeros" in str(error.value)
+
+
+def test_a_forward_that_also_needs_values_is_told_to_pass_a_forward_fn():
+    """A rule for what is missing would not help: the values would be asked for behind it."""
+    with pytest.raises(UnsupportedOperatorError, match="pass a forward_fn that leaves out what depends on values"):
+        bgsc(net(Unknown(), Peeking()), X)
