@@ -56,7 +56,8 @@ class Call:
         args, kwargs = map_tensors(_detached_value, (self.args, self.kwargs))
         if self.target is not None and self.target is self.args[0]:
             args = (args[0].clone(), *args[1:])
-        return self.function(*args, **kwargs)
+        result = self.function(*args, **kwargs)
+        return args[0] if result is None and self.target is not None else result  # an assignment returns nothing
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
