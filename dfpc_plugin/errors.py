@@ -52,8 +52,13 @@ class UnsupportedOperatorError(DFPCError):
         missing: Every operator without a rule, with the modules that called it.
     """
 
-    def __init__(self, missing: Iterable[MissingOperator], stopped_by: str | None = None) -> None:
-        """Describe all of `missing` at once; `stopped_by` says why later operators could not be looked at."""
+    def __init__(
+        self, missing: Iterable[MissingOperator], stopped_by: str | None = None, *, needs_values: bool = False
+    ) -> None:
+        """Describe all of `missing` at once; `stopped_by` says why later operators could not be looked at.
+
+        `needs_values`: it was because the forward asked for the values of its data, which no rule can give.
+        """
         self.missing = tuple(missing)
         lines = [f"{len(self.missing)} operator(s) of this model have no data-flow rule:"]
         lines += [
@@ -62,6 +67,11 @@ class UnsupportedOperatorError(DFPCError):
         ]
         if stopped_by:
             lines.append(f"The pass stopped there ({stopped_by}); operators that come later are not listed.")
+        if needs_values:
+            lines.append(
+                "The forward needs the values of the data there, and there are none here: pass a forward_fn that leaves out "
+                "what depends on values. Operators that only that part calls need no rule then."
+            )
         lines.append(
             "Register a rule for each: decorate a function from absolute bounds to absolute bounds with "
             "@dfpc_plugin.rule(the_operator), for the process, or inside `with dfpc_plugin.rule_scope():`."

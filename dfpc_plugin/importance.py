@@ -221,6 +221,9 @@ def _feed_in_scores(saliency: Saliency, name: str, module: nn.Module) -> Iterato
     """Yield the scores of every matrix of `module` whose rows Torch-Pruning removes with an output channel."""
     if name in saliency:
         yield saliency[name]
+    computed = saliency.computed.get(name if isinstance(module, nn.Parameter) else f"{name}.weight")
+    if computed is not None and computed != name and computed in saliency:
+        yield saliency[computed]
     if isinstance(module, nn.MultiheadAttention):
         if (out := f"{name}.out_proj") in saliency:
             yield saliency[out]

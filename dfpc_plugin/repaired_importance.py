@@ -9,6 +9,7 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from dfpc_plugin.computed_weights import layer_of_original
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.importance import DFPCImportance, call_of, name_of, remembered
 from dfpc_plugin.inputs import ExampleInputs
@@ -97,7 +98,7 @@ class RepairedImportance(tp.importance.Importance):
         for item in group.items:
             if not _is_read(item, group):
                 continue
-            for name in _layers(name_of(state, item.dep.target.module, group), moments):
+            for name in _layers(graph.model, name_of(state, item.dep.target.module, group), moments):
                 for root, index in zip(item.root_idxs, item.idxs, strict=True):
                     if root in positions:
                         entries[name][positions[root]].append(index)
@@ -137,9 +138,11 @@ def _is_read(item: Any, group: Any) -> bool:
     return role == "feed-out" and bool(group._DG.is_in_channel_pruning_fn(item.dep.handler))
 
 
-def _layers(name: str | None, moments: dict[str, list[LayerMoments]]) -> list[str]:
-    """Names under which a module's matrices over its inputs are known."""
+def _layers(model: nn.Module, name: str | None, moments: dict[str, list[LayerMoments]]) -> list[str]:
+    """Names under which a module's matrices over its inputs are known, or the layer that computes its weight from a parameter."""
     if name is None:
         return []
+    if name not in moments:
+        name = layer_of_original(model, name) or name
     inner = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
     return [found for found in (name, *(f"{name}.{own}" for own in inner)) if found in moments]

@@ -21,6 +21,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
+from dfpc_plugin.tracing.creation import SizedConstants
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
@@ -130,7 +131,7 @@ def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | 
     if followed is None or statements is None:
         yield
         return
-    with statements.watching(), caches_passed_by(run.names.modules.values()):
+    with statements.watching(), caches_passed_by(run.names.modules.values()), SizedConstants(run):
         with followed.casts.watched(run.names.caller, lambda: run.busy):
             yield
 

@@ -118,6 +118,8 @@ class Bounds:
             assert tensor.value is not None
             tensor = tensor.value()
         tensor = tensor.detach()
+        if tensor.is_complex():
+            tensor = tensor.abs()
         if not tensor.is_floating_point():
             return tensor
         tensor = tensor.to(self.dtype)
@@ -133,8 +135,8 @@ class Bounds:
         """Name the layer that owns a weight; a weight that was computed from parameters is that of the running module."""
         name = self.names.layer(weight)
         if isinstance(weight, Proxy) and not self.names.owns(weight):
-            for origin in weight.origins:
-                self.computed.setdefault(self.names.path_of(origin), name)
+            for path in filter(None, map(self.names.path_of, weight.origins)):
+                self.computed.setdefault(path, name)
         return name
 
     def note_arrival(self, name: str, data: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.analyses.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.analyses.demands import Demands, Notebook
@@ -32,7 +32,7 @@ class ChannelCall(Demands):
 
     def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
         """Look at the operands."""
-        super().__init__(notes, call.function)
+        super().__init__(notes, call.function, weights=not call.data and any(operand.origins for operand in call.operands))
         self.call, self._run = call, run
 
     def make(
@@ -79,7 +79,9 @@ class ChannelCall(Demands):
         shape = shapes[0] if all(s == shapes[0] for s in shapes) else torch.broadcast_shapes(*shapes)
         if len(given) == 1:
             return self.make(shape, getattr(given[0], "slots", ()))
-        merged = meet(self.table, [self._broadcast(operand, shape) for operand in given], self.where)
+        if not self.call.data:
+            given = sorted(given, key=_naming)
+        merged = meet(self.table, [self.broadcast(operand, shape) for operand in given], self.where)
         return self.make(shape, merged)
 
     def per_channel(self, input: Any, vectors: Sequence[Any], *, first: int = 0) -> Proxy:
@@ -89,7 +91,7 @@ class ChannelCall(Demands):
         """
         shape = shape_of(input)
         place: Any = (None, slice(None), *(None,) * (len(shape) - 2))
-        operands = [self._broadcast(input, shape)]
+        operands = [self.broadcast(input, shape)]
         seen: set[int] = set()
         for number, vector in enumerate(vectors, start=1):
             labels = {id(slot) for slot in getattr(vector, "slots", ())}
@@ -102,7 +104,7 @@ class ChannelCall(Demands):
         operands.insert(0, operands.pop(first))
         return self.make(shape, meet(self.table, operands, self.where))
 
-    def _broadcast(self, tensor: Tensor, shape: torch.Size) -> Operand:
+    def broadcast(self, tensor: Tensor, shape: torch.Size) -> Operand:
         """Lay a tensor out on the axes of a broadcast result."""
         own = shape_of(tensor)
         lacking = len(shape) - len(own)
@@ -186,6 +188,12 @@ class ChannelCall(Demands):
         result.rows = tuple([canonical(move(row)) for row in tensor.rows])
         result.wild, result.multiplied = result.wild or tensor.wild, tensor.multiplied
         return result
+
+
+def _naming(operand: Tensor) -> tuple[bool, int]:
+    """Sorts what a weight is computed from: its channels are named by a parameter, not a buffer, and by the largest."""
+    origins = operand.origins if isinstance(operand, Proxy) else ()
+    return not any(isinstance(origin, nn.Parameter) for origin in origins), -shape_of(operand).numel()
 
 
 def same_rows(first: Any, second: Any) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
+from dfpc_plugin.analyses.demands import Demands
 from dfpc_plugin.analyses.parameters import label_parameter
 from dfpc_plugin.analyses.stated import Stated
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Work
@@ -84,6 +85,17 @@ class ChannelTrace:
                 return channel_call.opaque(f"enters {channel_call.where}, which could not be followed ({error})")
             problem = f"{type(error).__name__}: {error}".rstrip(".")
             raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
+
+    def leaves(self, func: Callable[..., Any], operands: list[Proxy]) -> None:
+        """Note that an operator without a record takes the values of some weights: their channels stay."""
+        where = Demands(self, func, weights=True).where
+        for operand in operands:
+            for slot in operand.slots:
+                self.table.freeze(slot, f"enters {where}, which has no label rule")
+
+    def original_of(self, parameter: Tensor) -> Proxy | None:
+        """What stands for a parameter."""
+        return self._run.state.get(id(parameter))
 
     def output(self, tensor: Tensor) -> None:
         """Note that the model returns `tensor`: its channels stay."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Sized, Work
 from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
@@ -17,7 +17,13 @@ from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_of, leaves_of
 
-__all__ = ["Demands"]
+__all__ = ["COMPUTED", "WITHOUT_DATA", "Demands"]
+
+WITHOUT_DATA = " (without data)"
+"""What messages say of operators on parameters alone, such as those that compute a weight."""
+
+COMPUTED = " through a computed weight"
+"""What they say of a layer whose weight has lost its channels while it was computed."""
 
 
 class Notebook(Protocol):
@@ -30,6 +36,9 @@ class Notebook(Protocol):
     scaled: list[Scaling]
     casts: Casts
 
+    def original_of(self, parameter: Tensor) -> Proxy | None:
+        """What stands for a parameter."""
+
 
 class Demands:
     """Notes what an operation demands.
@@ -39,15 +48,16 @@ class Demands:
         table: Its labels.
     """
 
-    def __init__(self, notes: Notebook, func: Callable[..., Any]) -> None:
-        """Note demands of one call of `func`."""
-        self.notes, self.table, self._func = notes, notes.table, func
+    def __init__(self, notes: Notebook, func: Callable[..., Any], *, weights: bool = False) -> None:
+        """Note demands of one call of `func`; `weights`: it computes a weight from parameters, without data."""
+        self.notes, self.table, self._func, self._weights = notes, notes.table, func, weights
 
     @cached_property
     def where(self) -> str:
         """Operator and module, for messages."""
         module = self.notes.names.caller()
-        return f"{function_name(self._func)}" + (f" in '{module}'" if module else "")
+        place = f" in '{module}'" if module else ""
+        return f"{function_name(self._func)}{place}{WITHOUT_DATA if self._weights else ''}"
 
     @property
     def name(self) -> str:
@@ -90,8 +100,27 @@ class Demands:
         macs = shape_of(weight).numel() * positions
         rank, depth = len(shape_of(weight)), len(shape_of(input))
         factors = [*_factors(weight, range(rank)), *_factors(input, range(rank, rank + depth), but=along % depth)]
-        parts = _along(weight, reads), _along(weight, writes), _all_labels(input)
+        read, written = _along(weight, reads), _along(weight, writes)
+        if isinstance(weight, Proxy) and weight.origins and weight.original is None and not weight.holds_data:
+            if not len(read) and shape_of(weight)[reads] > 1:
+                self._unfollowed(input, along)
+            if not len(written) and shape_of(weight)[writes] > 1:
+                written = self._original_outputs(weight, writes)
+        parts = read, written, _all_labels(input)
         self.notes.work.append(Work(*parts, macs, tuple(factors)))
+
+    def _unfollowed(self, input: Tensor, along: int) -> None:
+        """Freeze what a weight reads whose channels were lost while it was computed."""
+        for slot in input.slots if isinstance(input, Proxy) else ():
+            if slot.size(along) > 1 and slot.stride(along):
+                self.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
+
+    def _original_outputs(self, weight: Proxy, writes: int) -> Tensor:
+        """Labels of the parameter that such a weight is computed from, along the same axis."""
+        parameters = [origin for origin in weight.origins if isinstance(origin, nn.Parameter)]
+        originals = map(self.notes.original_of, parameters)
+        alike = [original for original in originals if original is not None and shape_of(original) == shape_of(weight)]
+        return _along(alike[0], writes) if alike else torch.zeros(0, dtype=torch.long, device="cpu")
 
     def written(self, weight: Tensor, axis: int) -> None:
         """Note that channels along one axis of `weight` are written without being computed, as by a table."""
@@ -113,11 +142,15 @@ class Demands:
             self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
-        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes."""
+        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes.
+
+        A product of weights alone, from which a layer's weight is computed, reads and writes nothing.
+        """
         sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
         nothing = torch.zeros(0, dtype=torch.long, device="cpu")
         reads, writes = [nothing], [nothing]
-        for tensor, letters in operands:
+        is_layer = any(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands)
+        for tensor, letters in operands if is_layer else ():
             if isinstance(tensor, Proxy) and not tensor.holds_data and not tensor.multiplied and len(letters) > 1:
                 for axis, letter in enumerate(letters):
                     (writes if letter in output else reads).append(_along(tensor, axis))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.artifact.alike import paths_of
 from dfpc_plugin.artifact.attributes import OTHERWISE_BUILT, Attributes, dtype_of, numbered
+from dfpc_plugin.artifact.derived import kept_hooks
 from dfpc_plugin.artifact.errors import UnsavableModelError
 from dfpc_plugin.artifact.plain import encode
 from dfpc_plugin.artifact.records import (
@@ -89,7 +90,7 @@ def _require_same_modules(model: nn.Module, fresh: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsavableModelError(f"'{path}' is compiled to TorchScript; save the model before that is done.")
         for table in _HOOKS:
-            if len(getattr(module, table)) > len(getattr(built, table)):
+            if len(kept_hooks(getattr(module, table))) > len(kept_hooks(getattr(built, table))):
                 raise UnsavableModelError(
                     f"'{path or type(module).__name__}' has a forward hook, which is code and cannot be saved; remove it "
                     f"first, and register it again on the loaded model."

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.collector import collector_paused
+from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.declared import declared_widths
@@ -98,11 +99,11 @@ def map_couplings(
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)
         channels.stated += list(declared_widths(model, channels, forward_fn))
-        found = _map(channels, unused_layers(model, trace.run.used))
+        found = _map(model, channels, unused_layers(model, trace.run.used))
         return dataclasses.replace(found, bounds=trace.bounds)
 
 
-def _map(channels: Channels, unused: dict[str, int]) -> CouplingMap:
+def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> CouplingMap:
     """Arrange channels in couplings."""
     structures = find_structure(channels)
     number_of = torch.full((len(channels.removed),), -1, device="cpu")
@@ -125,6 +126,7 @@ def _map(channels: Channels, unused: dict[str, int]) -> CouplingMap:
         name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
         share = macs[number] / total if total else 0.0
         protected = portion.protected or _not_written(own, unused)
+        protected = None if protected is None else advised(protected, model)
         heads = bool(channels.heads[portion.blocks].any())
         result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own, heads))
     return result

@@ -4,9 +4,11 @@ from dfpc_plugin.ops import (  # noqa: F401
     arithmetic,
     attention,
     convolution,
+    fourier,
     indexing,
     joining,
     linear,
+    losses,
     moves,
     normalization,
     pointwise,
@@ -15,6 +17,7 @@ from dfpc_plugin.ops import (  # noqa: F401
     recurrent,
     reduction,
     shape,
+    vision,
 )
 from dfpc_plugin.ops.record import composed, rule
 

@@ -24,13 +24,13 @@ from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 
-__all__: list[str] = []
+__all__ = ["convolution", "convolution_channels"]
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _convolution_channels(
+def convolution_channels(
     call: ChannelCall, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
     groups: Any = 1,
 ) -> Proxy:
@@ -67,7 +67,7 @@ def _traced_channels(
     """A convolution as traced TorchScript spells it."""
     if transposed:
         return _transposed_channels(call, input, weight, bias, stride, padding, output_padding, groups, dilation)
-    return _convolution_channels(call, input, weight, bias, stride, padding, dilation, groups)
+    return convolution_channels(call, input, weight, bias, stride, padding, dilation, groups)
 
 
 def _convolved(
@@ -228,7 +228,7 @@ def _noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 
 
 @operator(
-    *forms("conv1d", "conv2d", "conv3d"), convention=EXACT, channels=_convolution_channels, noise=_noise, context=True,
+    *forms("conv1d", "conv2d", "conv3d"), convention=EXACT, channels=convolution_channels, noise=_noise, context=True,
     kind="layer",
 )  # fmt: skip
 def convolution(

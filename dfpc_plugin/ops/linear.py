@@ -28,14 +28,20 @@ __all__ = ["apply_linear", "per_channel_sum", "read_linear", "row_sums", "varian
 
 def per_channel_sum(input: Tensor, axes: int) -> Tensor:
     """Sum `(..., C, *axes)` to `(C,)`."""
-    channel = input.dim() - axes - 1
-    return input.sum([dim for dim in range(input.dim()) if dim != channel])
+    others = _other_axes(input, axes)
+    return input.sum(others) if others else input
 
 
 def variances_by_channel(input: Tensor, axes: int) -> Tensor:
     """Average the variances of `(..., C, *axes)` by channel."""
+    others = _other_axes(input, axes)
+    return input.detach().mean(others) if others else input.detach()
+
+
+def _other_axes(input: Tensor, axes: int) -> list[int]:
+    """Every axis of `(..., C, *axes)` but that of the channels; none of a vector, for which torch would take all."""
     channel = input.dim() - axes - 1
-    return input.detach().mean([dim for dim in range(input.dim()) if dim != channel])
+    return [dim for dim in range(input.dim()) if dim != channel]
 
 
 def row_sums(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:

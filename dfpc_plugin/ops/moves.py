@@ -63,7 +63,7 @@ _CASTS = "detach contiguous float half double bfloat16 type_as requires_grad ali
 
 
 @operator(
-    *present(*_CASTS.split()), *(getattr(Tensor, name).__get__ for name in ("data", "real")),
+    *present(*_CASTS.split()), Tensor.data.__get__,  # type: ignore[attr-defined]
     convention=EXACT, channels=_unchanged, means=Means.LINEAR, kind="moves", view=True,
 )  # fmt: skip
 def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -26,6 +26,7 @@ from dfpc_plugin.ops.record import (
     pointwise_record,
 )
 from dfpc_plugin.tracing.operator import Convention, Means, forms, present, register
+from dfpc_plugin.tracing.proxy import Proxy
 
 __all__: list[str] = []
 
@@ -188,3 +189,21 @@ operator(
     *(getattr(Tensor, f"__{name}__") for name in _BITS if hasattr(Tensor, f"__{name}__")),
     channels=combines_entries, couples=True, additive=True, kind="combines",
 )(_of_bits)  # fmt: skip
+
+
+def _observed_channels(
+    call: ChannelCall, input: Any, observer_on: Any, fake_quant_on: Any, running_min: Any, running_max: Any, scale: Any,
+    zero_point: Any, averaging_const: Any, quant_min: Any, quant_max: Any, ch_axis: Any, per_row_fake_quant: Any = False,
+    *args: Any,
+) -> Any:  # fmt: skip
+    """One scale for all: as it is. A scale per channel lies in tensors that are not cut, so those channels stay."""
+    slot = input.labels_along(int(ch_axis) % input.dim()) if per_row_fake_quant and isinstance(input, Proxy) else None
+    if slot is not None:
+        call.freeze(slot, f"has a scale per channel in {call.where}")
+    return call.same(input)
+
+
+@operator(*present("fused_moving_avg_obs_fake_quant"), channels=_observed_channels, kind="pointwise", first_only=True)
+def observed(input: Tensor, *args: Any) -> Tensor:
+    """x: as without rounding."""
+    return input

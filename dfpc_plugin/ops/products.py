@@ -116,7 +116,7 @@ def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -
     return torch.matmul(x.abs(), y)
 
 
-@operator(*forms("matmul", "dot"), torch.linalg.matmul, channels=_matmul_channels, noise=_noise_of("input", "other"), context=True, kind="products")
+@operator(*forms("matmul", "dot", "vdot"), torch.linalg.matmul, channels=_matmul_channels, noise=_noise_of("input", "other"), context=True, kind="products")
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
     return _matmul(flow, "input", "other", input, other)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
+from dfpc_plugin.analyses.combine import Operand, meet
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.linear import read_linear
 from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.axes import varying
-from dfpc_plugin.tracing.proxy import shape_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
 __all__: list[str] = []
 
@@ -35,11 +36,23 @@ def _recurrent_channels(
     by_cell = torch.stack(units)  # one hidden size for all cells
     if len(units) > 1:
         call.size(by_cell, 1, None, flexible=1)
+    for state in states:
+        _begins(call, state, by_cell)
     batch = [1] * (len(shape_of(states[0])) - 2)
     finals = [call.make(shape_of(s), [by_cell.view(len(units), *batch, -1)] if s is states[0] else ()) for s in states]
     if len(states) > 1:  # an LSTM's cells have a unit per hidden unit
         finals[1:] = [call.make(shape_of(s), finals[0].slots) for s in states[1:]]
     return input, *finals
+
+
+def _begins(call: ChannelCall, state: Any, by_cell: Tensor) -> None:
+    """A first state, `(cells, batch, hidden)` or `(cells, hidden)`, has an entry per hidden unit of every cell."""
+    if not isinstance(state, Proxy):
+        return  # zeros of its own, which a recurrent layer makes anew for every call
+    shape = shape_of(state)
+    units = by_cell.view(len(by_cell), *[1] * (len(shape) - 2), -1)
+    operands = [Operand((units,), frozenset({0, len(shape) - 1})), call.broadcast(state, shape)]
+    meet(call.table, operands, call.where)
 
 
 def _cell(call: ChannelCall, input: Any, cell: Any) -> Any:

@@ -14,8 +14,13 @@ __all__ = ["copy_of", "kept_state", "pruned_copy"]
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Copy a model with its gradients, which some importances score by."""
-    result = copy.deepcopy(model)
+    """Copy a model with its gradients, which some importances score by.
+
+    Weights that a hook has computed, which torch refuses to copy as they have a history, are copied as values.
+    """
+    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
+    computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+    result = copy.deepcopy(model, computed)
     for own, other in zip(model.parameters(), result.parameters(), strict=True):
         other.grad = None if own.grad is None else own.grad.clone()
     return result

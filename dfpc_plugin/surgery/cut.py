@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from dfpc_plugin.computed_weights import computed_by_hooks, parametrizations_at_rest
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
@@ -20,7 +22,7 @@ __all__ = ["cut"]
 
 
 def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
-    """Remove `channels` (their numbers) from every parameter and buffer of `model`, and mend its attributes.
+    """Remove `channels` (their numbers) from every tensor of `model`, and update its attributes.
 
     Parameters stay the same objects, so ties between modules survive. `couplings` afterwards counts the channels as
     gone.
@@ -88,7 +90,7 @@ class _Changes:
         """Take the removed channels out of one parameter or buffer."""
         owner, _, name = path.rpartition(".")
         module = self._modules.get(owner)
-        tensor = None if module is None else module._parameters.get(name, module._buffers.get(name))
+        tensor = None if module is None else _held(module, name)
         if module is None or tensor is None:
             raise CutError(f"The model has no '{path}' any more; find its couplings again.")
         keeps = {axis.dim: (axis.groups, ~removed[axis.channels][~before[axis.channels]]) for axis in axes}
@@ -98,6 +100,9 @@ class _Changes:
                     f"'{path}' has {tensor.size(dim)} entries in dimension {dim} where {len(keep)} were found; "
                     f"the model has changed, find its couplings again."
                 )
+        if self._is_plain(tensor):
+            self._replace(tensor, _laid_out_like(tensor.detach(), _kept(tensor.detach(), keeps)))
+            return
         self._tensors.append((tensor, tensor.data, tensor.grad))
         grad = tensor.grad
         tensor.grad = None
@@ -105,6 +110,17 @@ class _Changes:
         if grad is not None:
             tensor.grad = _laid_out_like(grad, _kept(grad, keeps))
         self._changed.add(id(tensor))
+
+    def _is_plain(self, tensor: Tensor) -> bool:
+        """Whether modules hold a tensor in attributes alone, as no parameter and no buffer."""
+        tables = (table for module in self._modules.values() for table in (module._parameters, module._buffers))
+        return not any(tensor is other for table in tables for other in table.values())
+
+    def _replace(self, tensor: Tensor, other: Tensor) -> None:
+        """Exchange a tensor in every attribute that holds it; others than the model's modules may hold the same one."""
+        for module in set(self._modules.values()):
+            for name in [name for name, value in vars(module).items() if value is tensor]:
+                self._set(module, name, other)
 
     def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
         """Keep what the forward multiplies by a number that depends on widths, such as attention's logits, the same."""
@@ -150,14 +166,17 @@ class _Changes:
             self._solved.add((module, attribute.name))
 
     def describe(self) -> None:
-        """Let every layer that has changed say its new widths."""
+        """Let every layer that has changed say its new widths, and compute its weight anew if a hook will do so."""
         for module in set(self._modules.values()):
-            inner = [*module.children()] if isinstance(module, nn.MultiheadAttention) else []
-            held = [t for m in (module, *inner) for t in (*m._parameters.values(), *m._buffers.values())]
-            if any(id(tensor) in self._changed for tensor in held):
-                for name, value in described(module).items():
-                    if (module, name) not in self._solved:  # what the forward asks for is known better
-                        self._set(module, name, value)
+            if not any(id(tensor) in self._changed for tensor in _weights_of(module)):
+                continue
+            for name, weight in computed_by_hooks(module).items():
+                self._set(module, name, weight)
+            with parametrizations_at_rest(module), torch.no_grad():
+                widths = described(module)
+            for name, value in widths.items():
+                if (module, name) not in self._solved:  # what the forward asks for is known better
+                    self._set(module, name, value)
 
     def restate(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
         """Let the model state its new widths where it has stated the old ones."""
@@ -184,6 +203,26 @@ class _Changes:
             tensor.grad = None
             tensor.data = data
             tensor.grad = grad
+
+
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter, a buffer, or a tensor in a plain attribute."""
+    for table in (module._parameters, module._buffers, vars(module)):
+        found = table.get(name)
+        if isinstance(found, Tensor):
+            return found
+    return None
+
+
+def _weights_of(module: nn.Module) -> Iterator[Tensor | None]:
+    """What a layer's widths are read from: its own tensors, those of its parts, and what its weights are computed from."""
+    parts: list[nn.Module] = [module]
+    if isinstance(module, nn.MultiheadAttention):
+        parts += module.children()
+    if parametrize.is_parametrized(module):
+        parts += module.parametrizations.modules()  # type: ignore[union-attr]
+    for part in parts:
+        yield from (*part._parameters.values(), *part._buffers.values())
 
 
 def _kept(tensor: Tensor, keeps: Mapping[int, tuple[int, Tensor]]) -> Tensor:

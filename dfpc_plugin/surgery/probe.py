@@ -299,22 +299,23 @@ def _without_values(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _exchanged(model: nn.Module, make: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Exchange every parameter and buffer for one that `make` makes, and put them back."""
+    """Exchange every parameter, buffer and floating-point tensor in an attribute for one that `make` makes, and put them back."""
     made: dict[int, Tensor] = {}
     saved: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            for table in (module._parameters, module._buffers):
-                for name, tensor in table.items():
-                    if tensor is None:
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+            for table in tables:
+                for name, tensor in list(table.items()):
+                    if not isinstance(tensor, Tensor) or (table is tables[2] and not tensor.is_floating_point()):
                         continue
                     if id(tensor) not in made:
                         other = make(tensor.detach())
                         made[id(tensor)] = nn.Parameter(other, False) if isinstance(tensor, nn.Parameter) else other
                     saved.append((table, name, tensor))
-                    table[name] = made[id(tensor)]  # type: ignore[assignment]
+                    table[name] = made[id(tensor)]
             if isinstance(module, nn.RNNBase):
                 vars(module)["_flat_weights"] = [module._parameters[name] for name in module._flat_weights_names]
         yield

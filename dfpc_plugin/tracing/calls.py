@@ -56,7 +56,7 @@ class Call:
         if self.target is not None and self.target is self.args[0]:
             args = (args[0].clone(), *args[1:])
         found = self.function(*args, **kwargs)
-        return args[0] if found is None and self.target is not None else found
+        return args[0] if found is None and self.target is not None else found  # an assignment returns nothing
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
@@ -72,9 +72,13 @@ class Call:
         return (self.data or self.operands)[0].device
 
     def dtype_of(self, part: int) -> torch.dtype:
-        """The dtype of one of several results."""
-        special = self.operator.dtypes
-        return (special[part] if part < len(special) else None) or self.dtype
+        """The dtype of one of several results; complex and real ones of the precision of the data."""
+        special = self.operator.dtypes[part] if part < len(self.operator.dtypes) else None
+        if special is torch.complex64:
+            return self.dtype.to_complex()
+        if special is torch.float32:
+            return self.dtype.to_real()
+        return special or self.dtype
 
     @property
     def is_view(self) -> bool:

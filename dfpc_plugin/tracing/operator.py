@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from dfpc_plugin.errors import DuplicateRuleError
 
 __all__ = [
-    "Convention", "Means", "Operator", "find_operator", "forms", "function_name", "present", "register", "registered_rules",
+    "Convention", "Means", "Operator", "find_operator", "forms", "function_name", "present", "register", "register_name",
+    "registered_rules",
     "rule_scope",
 ]  # fmt: skip
 
@@ -96,6 +97,8 @@ class Operator:
         return (self.bound.__doc__ or "").strip().split("\n", 1)[0]
 
 
+_BY_NAME: dict[str, Operator] = {}
+"""Records of operators of other libraries, which are not imported for that, by their name in the dispatcher."""
 _PROCESS: dict[Callable[..., Any], Operator] = {}
 _SCOPES: contextvars.ContextVar[tuple[dict[Callable[..., Any], Operator], ...]] = contextvars.ContextVar(
     "dfpc_operators", default=()
@@ -119,6 +122,17 @@ def register(functions: tuple[Callable[..., Any], ...], record: Operator, *, ove
     table.update(dict.fromkeys(functions, record))
 
 
+def register_name(name: str, record: Operator) -> None:
+    """Enter `record` for an operator of another library, such as "torchvision::roi_align".
+
+    Raises:
+        DuplicateRuleError: It has a record.
+    """
+    if name in _BY_NAME:
+        raise DuplicateRuleError(name)
+    _BY_NAME[name] = record
+
+
 @contextlib.contextmanager
 def rule_scope() -> Iterator[None]:
     """Keep the rules registered inside the block to the block (and to this thread or task)."""
@@ -136,7 +150,11 @@ def find_operator(function: Callable[..., Any]) -> Operator | None:
         for table in reversed(scopes):
             if function in table:
                 return table[function]
-    return _PROCESS.get(function)
+    found = _PROCESS.get(function)
+    if found is None and isinstance(function, torch._ops.OpOverloadPacket | torch._ops.OpOverload):
+        packet = function.overloadpacket if isinstance(function, torch._ops.OpOverload) else function
+        return _BY_NAME.get(packet._qualified_op_name)
+    return found
 
 
 def registered_rules() -> Mapping[Callable[..., Any], Operator]:

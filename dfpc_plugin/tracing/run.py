@@ -53,6 +53,9 @@ class ChannelAnalysis(Protocol):
     def apply(self, call: Call) -> Any:
         """Return the result as proxies with labels."""
 
+    def leaves(self, func: Callable[..., Any], operands: list[Proxy]) -> None:
+        """Note that an operator without a record takes the values of some weights."""
+
 
 class BoundAnalysis(Protocol):
     """Follows bounds, or variances and means."""
@@ -298,9 +301,11 @@ class Run:
             return interpret(func, args, kwargs)
         known = all(proxy.value is not None for proxy in proxies)
         if known and (func in VALUES or not any(proxy.holds_data for proxy in proxies)):
+            if self.channels is not None:
+                self.channels.leaves(func, proxies)
             return self._values(func, args, kwargs)
         if func in VALUES:
-            self.stop_if_missing(f"{function_name(func)} asks for values")
+            self.stop_if_missing(f"{function_name(func)} asks for values", needs_values=True)
             raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
         self._missing[function_name(func)][self.names.caller() or ""] = None
         try:
@@ -323,12 +328,22 @@ class Run:
                 else:
                     target.copy_(value)
             return args[0]
-        return map_tensors(lambda tensor: tensor.detach(), func(*values, **named))
+        origins = () if func in VALUES else _origins([part for part in tensors((args, kwargs)) if isinstance(part, Proxy)])
 
-    def stop_if_missing(self, reason: str, cause: BaseException | None = None) -> None:
+        def result(tensor: Tensor) -> Tensor:
+            tensor = tensor.detach()
+            if not origins:
+                return tensor
+            proxy = Proxy(tensor.shape, self, tensor.dtype, tensor.device, value=lambda: tensor)
+            proxy.origins = origins
+            return proxy
+
+        return map_tensors(result, func(*values, **named))
+
+    def stop_if_missing(self, reason: str, cause: BaseException | None = None, *, needs_values: bool = False) -> None:
         """Raise with everything collected so far."""
         if self._missing:
-            raise UnsupportedOperatorError(self.missing, stopped_by=reason) from cause
+            raise UnsupportedOperatorError(self.missing, stopped_by=reason, needs_values=needs_values) from cause
 
     def forget_missing(self) -> None:
         """Forget operators that were met in something that was only looked at."""

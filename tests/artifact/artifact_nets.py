@@ -77,6 +77,26 @@ def convolutional(classes: int = 4) -> nn.Module:
     )  # fmt: skip
 
 
+def weight_normed() -> nn.Module:
+    """Weights that are computed: in a plain attribute by a hook, and by a parametrization."""
+    torch.manual_seed(0)
+    layers = nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 6, 3))
+    return nn.Sequential(*layers, nn.Conv2d(6, 2, 1))
+
+
+class Positioned(nn.Module):
+    """Adds a constant that is a plain tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.bias = torch.rand(8, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.stem(x) + self.bias)
+
+
 def number() -> int:
     return 3
 

@@ -8,7 +8,17 @@ import weakref
 
 import pytest
 import torch
-from artifact_nets import IMAGE, TOKENS, Attentive, Odd, Recurrent, Tied, convolutional
+from artifact_nets import (
+    IMAGE,
+    TOKENS,
+    Attentive,
+    Odd,
+    Positioned,
+    Recurrent,
+    Tied,
+    convolutional,
+    weight_normed,
+)
 from artifact_tools import assert_same_model, round_trip, ties
 from torch import nn
 
@@ -34,9 +44,11 @@ def tied_embedding():
     return cut_nets.Tied()
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize(
     ("build", "inputs"),
-    [(convolutional, IMAGE), (Recurrent, TOKENS), (Attentive, TOKENS), (tied_embedding, torch.tensor([[0, 3, 1]]))],
+    [(convolutional, IMAGE), (Recurrent, TOKENS), (Attentive, TOKENS), (tied_embedding, torch.tensor([[0, 3, 1]])),
+     (weight_normed, IMAGE), (Positioned, IMAGE)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_cut_models_come_back(build, inputs):
@@ -250,3 +262,24 @@ def test_another_model_is_refused_by_the_first_name_that_differs():
     structure = structure_of(model, Tied())
     with pytest.raises(ArtifactError, match=r"lists 'first.bias', which a freshly built model has no place for"):
         restructure(convolutional(), structure, tensors_of(model, structure))
+
+
+def test_hooks_that_a_library_installs_by_itself_are_no_part_of_a_model():
+    """They are registered again at the first call of the model that is loaded."""
+    model = convolutional().eval()
+
+    def capture(module, args, output):
+        return output
+
+    capture.__module__ = "transformers.utils.output_capturing"
+    model.register_forward_hook(capture)
+    assert_same_model(model, round_trip(model, convolutional(), convolutional()).eval())
+
+
+def test_attributes_that_a_detector_fills_at_its_first_call_are_no_part_of_it():
+    class Detect(Tied):
+        __module__, __qualname__ = "ultralytics.nn.modules.head", "Detect"
+
+    model = Detect()
+    model.anchors, model.shape = torch.zeros(2, 3), (1, 3)
+    assert structure_of(model, Detect()).attributes == ()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from brute_force import Between, check, layer, norm
+from dfpc_plugin import bgsc
 from dfpc_plugin.couplings import find_couplings, map_couplings
 from zero_cut import error_of_cut, random_units
 
@@ -246,3 +247,72 @@ def test_stacked_recurrent_layers_read_each_other() -> None:
     model = Between(lambda m, x: m.out(m.r(x)[0]), r=nn.LSTM(3, 4, 2, batch_first=True), out=nn.Linear(4, 2))
     (lower,) = [c for c in find_couplings(model, ROWS) if any(s.tensor == "r.weight_hh_l0" for s in c.slices)]
     assert {("r.weight_ih_l1", 1), ("r.weight_ih_l0", 0)} <= {(s.tensor, s.dim) for s in lower.slices}
+
+
+class Started(nn.Module):
+    """Recurrent layers whose first states are given."""
+
+    def __init__(self, kind: Any, how: str, **options: Any) -> None:
+        super().__init__()
+        self.hidden, self.how = 4, how
+        self.cells = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+        self.r = kind(3, 4, batch_first=True, **options)
+        self.init, self.out = nn.Linear(3, 4), nn.Linear(8 if options.get("bidirectional") else 4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "layer":
+            state = torch.tanh(self.init(x.mean(1)))[None].expand(self.cells, -1, -1).contiguous()
+        else:
+            state = torch.zeros(self.cells, x.size(0), self.hidden, dtype=x.dtype)
+        return self.out(self.r(x, (state, state) if isinstance(self.r, nn.LSTM) else state)[0])
+
+
+@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("how", ["layer", "attribute"])
+def test_a_first_state_goes_with_the_hidden_units(kind: Any, how: str) -> None:
+    model = Started(kind, how).double().eval()
+    couplings = map_couplings(model, ROWS)
+    number = next(n for n, coupling in enumerate(couplings.couplings) if "r.weight_ih_l0" in coupling.feed_in)
+    assert couplings.couplings[number].protected is None
+    assert error_of_cut(model, couplings, ROWS, {number: torch.tensor([1, 2])}) < 1e-12
+    assert model.r.hidden_size == model.init.out_features == 2 if how == "layer" else model.hidden == 2
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"num_layers": 2}])
+def test_first_states_of_several_cells(options: dict[str, Any]) -> None:
+    """One size for all of them: as many units go from every cell."""
+    model = Started(nn.GRU, "attribute", **options).double().eval()
+    couplings = map_couplings(model, ROWS)
+    free = {n: torch.tensor([0]) for n, coupling in enumerate(couplings.couplings) if coupling.protected is None}
+    assert free
+    assert error_of_cut(model, couplings, ROWS, free) < 1e-12
+    assert model.hidden == model.r.hidden_size == 3
+
+
+def test_a_first_state_of_a_size_that_nothing_says_stays() -> None:
+    class Fixed(Started):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.r(x, x.new_zeros(1, 2, 3) + self.given)[0])
+
+    model = Fixed(nn.GRU, "").double().eval()
+    model.given = nn.Parameter(torch.rand(1, 1, 1, dtype=torch.float64))
+    model.r = nn.GRU(3, 3, batch_first=True).double()
+    model.out = nn.Linear(3, 2).double()
+    couplings = map_couplings(model, ROWS)
+    assert [coupling.name for coupling in couplings.couplings if coupling.protected is None] == []
+
+
+@pytest.mark.parametrize("inputs", [torch.rand(2, 4, 4, dtype=torch.float64), IMAGE[:1]])
+def test_a_linear_layer_on_a_vector_without_a_batch(inputs: torch.Tensor) -> None:
+    """A whole image flattened; scores are those of a batch of one."""
+    model = Between(
+        lambda m, x: m.out(m.b(torch.flatten(m.a(x)))), a=conv(2, 4), b=nn.Linear(64, 5), out=nn.Linear(5, 2)
+    )
+    couplings = map_couplings(model, inputs)
+    free = {n: torch.tensor([0, 2]) for n, coupling in enumerate(couplings.couplings) if coupling.protected is None}
+    assert len(free) == 2
+    assert error_of_cut(model, couplings, inputs, free) < 1e-12
+    batched = Between(lambda m, x: m.out(m.b(m.a(x).flatten(1))), a=model.a, b=model.b, out=model.out)
+    for ranking in ("published", "expected"):
+        vector, batch = bgsc(model, inputs, ranking=ranking), bgsc(batched, inputs.view(1, 2, 4, 4), ranking=ranking)
+        assert all(torch.allclose(vector[name], batch[name]) for name in ("a", "b"))

@@ -159,3 +159,27 @@ def test_writing_data_into_an_ordinary_tensor_is_loud():
         bgsc(net(Filling()), X)
     assert "torch.Tensor.__setitem__ in module '1' writes data into an ordinary tensor" in str(error.value)
     assert "x.new_zeros" in str(error.value)
+
+
+def test_a_forward_that_also_needs_values_is_told_to_pass_a_forward_fn():
+    """A rule for what is missing would not help: the values would be asked for behind it."""
+    with pytest.raises(UnsupportedOperatorError, match="pass a forward_fn that leaves out what depends on values"):
+        bgsc(net(Unknown(), Peeking()), X)
+
+
+def test_a_forward_that_assigns_to_entries_of_its_weight_is_scored():
+    """An assignment returns nothing; what it makes is the tensor that it changes."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(3, 3, 3)
+
+        def forward(self, x):
+            self.conv.weight.data[:, :, -1] = 0
+            return self.conv(x[..., None].expand(-1, -1, 3)).sum(-1)
+
+    model = nn.Sequential(nn.Linear(3, 3), Masked(), nn.Linear(3, 2))
+    before = model[1].conv.weight.clone()
+    assert set(bgsc(model, X)) == {"0", "1.conv"}
+    assert torch.equal(model[1].conv.weight, before)

@@ -1,0 +1,116 @@
+"""Weights that a module of torch computes from other tensors before it uses them: parametrizations, and hooks that came before.
+
+`torch.nn.utils.parametrize`, `weight_norm`, `spectral_norm` and `torch.nn.utils.prune` keep the original tensors of a weight
+and compute the weight from them. A cut takes channels from the originals; the weight follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from dfpc_plugin.analyses.demands import COMPUTED, WITHOUT_DATA
+
+__all__ = ["advice_for", "advised", "computed_by_hooks", "layer_of_original", "parametrizations_at_rest"]
+
+_PARAMETRIZATIONS = ".parametrizations."
+
+
+def computed_by_hooks(module: nn.Module) -> dict[str, Tensor]:
+    """Compute the weights that hooks of torch's would set before the next forward of `module`, by attribute.
+
+    Nothing of the module is changed, and the results take no gradients.
+    """
+    found: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                found[hook.name] = hook.compute_weight(module)
+            elif isinstance(hook, SpectralNorm):
+                found[hook.name] = hook.compute_weight(module, do_power_iteration=False)
+            elif isinstance(hook, BasePruningMethod):
+                found[hook._tensor_name] = hook.apply_mask(module)
+    return found
+
+
+def layer_of_original(model: nn.Module, path: str) -> str | None:
+    """Name the layer whose weight torch computes from the parameter at `path`; None for an ordinary parameter."""
+    layer, parametrized, _ = path.partition(_PARAMETRIZATIONS)
+    if parametrized:
+        return layer
+    layer, _, name = path.rpartition(".")
+    if isinstance(getattr(model.get_submodule(layer), name, None), nn.Module):
+        return None
+    return (
+        layer
+        if any(name.startswith(f"{weight}_") for weight in _hooked(model.get_submodule(layer)))
+        else None
+    )
+
+
+def advised(reason: str, model: nn.Module) -> str:
+    """Return why channels are protected, with what to do about it where a computed weight is the reason."""
+    place = re.search(f"in '([^']*)'({re.escape(WITHOUT_DATA)}|{re.escape(COMPUTED)})", reason)
+    advice = None if place is None else advice_for(model, place[1])
+    return (
+        reason
+        if advice is None
+        else f"{reason}; to prune the layer, make its weight an ordinary parameter first: {advice}"
+    )
+
+
+def advice_for(model: nn.Module, layer: str) -> str | None:
+    """Say how the computed weights of a layer are made ordinary ones; None if it has none.
+
+    Args:
+        model: The model.
+        layer: Path of the layer, or of a module inside its parametrizations.
+    """
+    layer, _, inside = layer.partition(_PARAMETRIZATIONS)
+    try:
+        module = model.get_submodule(layer)
+    except AttributeError:
+        return None
+    where = f"model.get_submodule({layer!r})"
+    if parametrize.is_parametrized(module):
+        weight = inside.partition(".")[0] or next(iter(module.parametrizations))  # type: ignore[arg-type]
+        return f"torch.nn.utils.parametrize.remove_parametrizations({where}, {weight!r})"
+    for weight, hook in _hooked(module).items():
+        if isinstance(hook, BasePruningMethod):
+            return f"torch.nn.utils.prune.remove({where}, {weight!r})"
+        norm = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
+        return f"torch.nn.utils.remove_{norm}({where}, {weight!r})"
+    return None
+
+
+@contextlib.contextmanager
+def parametrizations_at_rest(module: nn.Module) -> Iterator[None]:
+    """Let the weights of `module` be read without changing it: a spectral norm in training iterates whenever it is read."""
+    inner = list(module.parametrizations.modules()) if parametrize.is_parametrized(module) else []  # type: ignore[union-attr]
+    training = [part for part in inner if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _hooked(module: nn.Module) -> dict[str, object]:
+    """Hooks of torch's that compute weights of `module`, by the weight's name."""
+    found: dict[str, object] = {}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            found[hook.name] = hook
+        elif isinstance(hook, BasePruningMethod):
+            found[hook._tensor_name] = hook
+    return found

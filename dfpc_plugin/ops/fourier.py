@@ -1,0 +1,125 @@
+"""Fourier transforms: linear maps along positions, whose entries all have the same size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.ops.record import APPROXIMATION, operator
+from dfpc_plugin.tracing.axes import varying
+from dfpc_plugin.tracing.operator import present
+
+__all__: list[str] = []
+
+_ONE, _TWO, _MANY = (-1,), (-2, -1), None
+_AXES: dict[str, tuple[int, ...] | None] = {
+    "fft": _ONE, "ifft": _ONE, "rfft": _ONE, "irfft": _ONE, "hfft": _ONE, "ihfft": _ONE,
+    "fft2": _TWO, "ifft2": _TWO, "rfft2": _TWO, "irfft2": _TWO, "fftn": _MANY, "ifftn": _MANY, "rfftn": _MANY, "irfftn": _MANY,
+}  # fmt: skip
+"""Axes that each transform takes unless it is told others; None for all."""
+
+
+def _transformed(name: str, rank: int, sizes: Any, dim: Any) -> list[int]:
+    """The axes that a transform runs along."""
+    if dim is None:
+        dim = _AXES[name]
+    if dim is None:
+        dim = range(-len(sizes), 0) if isinstance(sizes, Sequence) else range(rank)
+    return [int(axis) % rank for axis in ((dim,) if isinstance(dim, int) else dim)]
+
+
+def _fourier_channels(
+    call: ChannelCall, input: Any, n: Any = None, dim: Any = None, norm: Any = None, **kwargs: Any
+) -> Any:
+    """Mixes all positions; channels along the axes of the transform stay."""
+    sizes = kwargs.get("s", n)
+    axes = _transformed(call.name.removeprefix("fft_"), input.dim(), sizes, dim)
+    shapes = call.on_meta(call.call.args, call.call.kwargs)
+    slots = []
+    for slot in input.slots:
+        if set(axes) & set(varying(slot)):
+            call.freeze(slot, f"is mixed along its own axis by {call.where}")
+        else:
+            slots.append(
+                slot[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(slot.dim()))]
+            )
+    return call.make(shapes.shape, slots, dtype=shapes.dtype)
+
+
+def _of_one(flow: LayerContext, input: Tensor, n: Any = None, dim: Any = None, norm: Any = None) -> Tensor:
+    """The sum over the axis, as every entry of the matrix has size one; divided as `norm` says."""
+    return _summed(flow, input, n, dim, norm)
+
+
+def _of_several(
+    flow: LayerContext, input: Tensor, s: Any = None, dim: Any = None, norm: Any = None
+) -> Tensor:
+    """The sum over the axes, as every entry of the matrix has size one; divided as `norm` says."""
+    return _summed(flow, input, s, dim, norm)
+
+
+def _summed(flow: LayerContext, input: Tensor, sizes: Any, dim: Any, norm: Any) -> Tensor:
+    name = flow.function_name.removeprefix("fft_")
+    axes = _transformed(name, input.dim(), sizes, dim)
+    out = flow.on_shapes().shape
+    count = math.prod(max(out[axis], input.shape[axis]) for axis in axes)
+    inverse = name.startswith("i") != (norm == "forward")
+    scale = count**-0.5 if norm == "ortho" else 1 / count if inverse else 1.0
+    return (input.sum(axes, keepdim=True) * scale).expand(out)
+
+
+for _name in _AXES:
+    _dtype = torch.float32 if _name.startswith(("irfft", "hfft")) else torch.complex64
+    operator(
+        getattr(torch.fft, _name),
+        convention=APPROXIMATION,
+        channels=_fourier_channels,
+        context=True,
+        dtypes=(_dtype,),
+    )(_of_one if _AXES[_name] == _ONE else _of_several)
+
+
+def _kept(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Every entry keeps its place."""
+    return call.same(input)
+
+
+@operator(
+    *present("real", "imag"),
+    torch.Tensor.real.__get__,  # type: ignore[attr-defined]
+    torch.Tensor.imag.__get__,  # type: ignore[attr-defined]
+    channels=_kept,
+    dtypes=(torch.float32,),
+)
+def part(input: Tensor) -> Tensor:
+    """x: a part is no larger than the whole."""
+    return input
+
+
+@operator(
+    torch.view_as_real, channels=lambda call, input: call.moved(input, _doubled), dtypes=(torch.float32,)
+)
+def parts(input: Tensor) -> Tensor:
+    """x, twice."""
+    return _doubled(input)
+
+
+def _doubled(input: Tensor) -> Tensor:
+    return input.unsqueeze(-1).expand(*input.shape, 2)
+
+
+def _joined_channels(call: ChannelCall, input: Any) -> Any:
+    """Both parts of an entry belong to its channel."""
+    return call.moved(input, lambda slot: call.table.unite_along(slot, [slot.dim() - 1], call.where)[..., 0])
+
+
+@operator(torch.view_as_complex, channels=_joined_channels, dtypes=(torch.complex64,))
+def whole(input: Tensor) -> Tensor:
+    """The sum of both parts."""
+    return input.sum(-1)
