@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.record import operator
+from dfpc_plugin.tracing.operator import present
 from dfpc_plugin.tracing.proxy import is_data
 
 __all__: list[str] = []
@@ -20,7 +20,6 @@ _NAMES = (
     "hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss "
     "multilabel_soft_margin_loss nll_loss poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss"
 ).split()
-_LOSSES = tuple(getattr(F, name) for name in _NAMES if hasattr(F, name))
 
 
 def _loss_channels(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
@@ -28,7 +27,7 @@ def _loss_channels(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     return call.opaque(f"is compared with a target in {call.where}")
 
 
-@operator(*_LOSSES, channels=_loss_channels, kind="reduces", context=True)
+@operator(*present(*_NAMES), channels=_loss_channels, kind="reduces", context=True)
 def loss(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
     """The mean of the bounds of all that is compared: slopes at unit size."""
     originals = (*flow.arguments, *(flow.original(name) for name in kwargs))

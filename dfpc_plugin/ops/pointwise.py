@@ -203,7 +203,7 @@ def _observed_channels(
     return call.same(input)
 
 
-@operator(*present("fused_moving_avg_obs_fake_quant"), channels=_observed_channels, kind="pointwise", first_only=True)
+@operator(*present("fused_moving_avg_obs_fake_quant"), channels=_observed_channels, first_only=True)
 def observed(input: Tensor, *args: Any) -> Tensor:
     """x: as without rounding."""
     return input

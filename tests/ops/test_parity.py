@@ -174,6 +174,7 @@ def test_no_function_is_registered_twice(monkeypatch: pytest.MonkeyPatch) -> Non
     """The modules with records are executed once more, into an empty table that refuses a second record."""
     modules = sorted(Path(dfpc_plugin.ops.__file__).parent.glob("*.py"))
     monkeypatch.setattr(table, "_PROCESS", {})
+    monkeypatch.setattr(table, "_BY_NAME", {})
     owners: dict[Any, str] = {}
     for path in modules:
         assert path.name == "record.py" or "override" not in path.read_text(encoding="utf-8"), path.name
