@@ -73,8 +73,9 @@ class UnsupportedOperatorError(DFPCError):
                 "what depends on values. Operators that only that part calls need no rule then."
             )
         lines.append(
-            "Register a rule for each: decorate a function from absolute bounds to absolute bounds with "
-            "@dfpc_plugin.rule(the_operator), for the process, or inside `with dfpc_plugin.rule_scope():`."
+            "Register a rule for each: decorate a function that does the same by other operators with "
+            '@dfpc_plugin.composed(the_operator), or a function from bounds to bounds with @dfpc_plugin.rule(the_operator, '
+            'kind="pointwise"); for the process, or inside `with dfpc_plugin.rule_scope():`.'
         )
         super().__init__("\n".join(lines))
 

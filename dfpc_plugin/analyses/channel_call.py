@@ -1,4 +1,4 @@
-"""One operation of a forward, as its label rule sees it."""
+"""One operation of a forward, as the channels rule of its record sees it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class ChannelTrace:
         rule = call.operator.channels
         channel_call = ChannelCall(self, self._run, call)
         if rule is None:
-            return channel_call.opaque(f"enters {channel_call.where}, which has no label rule")
+            return channel_call.opaque(f"enters {channel_call.where}, which has no rule for channels")
         try:
             return rule(channel_call, *call.args, **call.kwargs)
         except DFPCError:
@@ -91,7 +91,7 @@ class ChannelTrace:
         where = Demands(self, func, weights=True).where
         for operand in operands:
             for slot in operand.slots:
-                self.table.freeze(slot, f"enters {where}, which has no label rule")
+                self.table.freeze(slot, f"enters {where}, which has no rule for channels")
 
     def original_of(self, parameter: Tensor) -> Proxy | None:
         """What stands for a parameter."""
