@@ -129,7 +129,8 @@ def _traced(
 def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
     """Watch what a forward does beside calling operators: plain numbers it makes from widths, widths that modules state."""
     if followed is None or statements is None:
-        yield
+        with caches_passed_by(run.names.modules.values()):
+            yield
         return
     with statements.watching(), caches_passed_by(run.names.modules.values()), SizedConstants(run):
         with followed.casts.watched(run.names.caller, lambda: run.busy):

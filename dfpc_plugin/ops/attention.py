@@ -190,7 +190,8 @@ def multi_head_attention(
         written = write_linear(flow, name, magnitude, query, ()).chunk(3)
         parts = [part.expand(*x.shape[:-1], -1) for part, x in zip(written, (query, key, value), strict=True)]
     heads = [part.unflatten(-1, (num_heads, -1)).movedim(0, -2) for part in parts]
-    mixed = _attend(heads[0], heads[1], heads[2], scale=heads[0].shape[-1] ** -0.5)
+    scale = heads[0].shape[-1] ** -0.5  # which acts on variances by its square
+    mixed = _attend(heads[0], heads[1], heads[2], scale=scale**2 if flow.expected else scale)
     length = query.shape[0]
     mixed = mixed.expand(*mixed.shape[:-2], length, mixed.shape[-1]).movedim(-2, 0).flatten(-2)
     out = apply_linear(flow, flow.name("out_proj_weight"), mixed, out_proj_weight)

@@ -22,8 +22,8 @@ __all__: list[str] = []
 
 
 def _is_known(index: Any) -> bool:
-    """Whether the positions in an index are known."""
-    return all(not isinstance(tensor, Proxy) or tensor.value is not None for tensor in tensors(index))
+    """Whether the positions in an index are known; without data, and on the meta device, they are not."""
+    return not any((isinstance(tensor, Proxy) and tensor.value is None) or tensor.is_meta for tensor in tensors(index))
 
 
 def _on_labels(index: Any) -> Any:
@@ -91,6 +91,7 @@ def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None
 
 def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
     """Picks entries; bounds of slices ask for the number of channels before them."""
+    keep_positions(call, index)
     if not isinstance(input, Proxy):  # an ordinary tensor, at positions that labelled constants or data tell
         return call.make(call.on_meta((input, index), {}).shape)
     _note_positions(call, input, index)
@@ -99,6 +100,13 @@ def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
         return call.make(shape, [_at_any_position(slot, index) for slot in input.slots])
     plain = _on_labels(index)
     return call.moved(input, lambda slot: slot[plain])
+
+
+def keep_positions(call: ChannelCall, index: Any) -> None:
+    """Channels whose entries are positions in another tensor stay: which entries these pick is not followed."""
+    for tensor in tensors(index):
+        for slot in getattr(tensor, "slots", ()):
+            call.freeze(slot, f"is a position in {call.where}")
 
 
 def _at_any_position(slot: Tensor, index: Any) -> Tensor | None:
@@ -164,6 +172,7 @@ def _arguments(args: tuple, kwargs: dict[str, Any], rank: int) -> tuple[Tensor, 
 def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Picks entries along an axis."""
     _, dim = _arguments(args, kwargs, len(shape_of(input)))
+    keep_positions(call, (args, kwargs))
     slots = getattr(input, "slots", ())
     for slot in slots:
         if dim is None or dim in varying(slot):

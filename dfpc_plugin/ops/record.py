@@ -7,6 +7,7 @@ writes any other record, and `composed` an operator that does what some known on
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.tracing.operator import Convention, Means, Operator, register
+from dfpc_plugin.tracing.operator import Convention, Means, Operator, find_operator, register
 
 __all__ = ["combines_entries", "composed", "keeps_entries", "moves_entries", "operator", "pointwise", "rule"]
 
@@ -156,8 +157,8 @@ def rule(
         convention: What the rule promises; an approximation unless said otherwise.
         kind: What becomes of channels. "pointwise": a function of every entry by itself; it is also integrated for expected
             errors. "combines": operands meet entry by entry. "moves": the rule moves, copies or picks entries of its first
-            argument, and does the same to whatever it is given. None: channels that enter it are protected; for a layer,
-            see `composed`.
+            argument, and does the same to whatever it is given. None: as of the record that the rule replaces; of a new
+            operator, channels that enter it are protected; for a layer, see `composed`.
         context: The rule takes a `LayerContext` as its first argument.
         couples: Operands meet entry by entry, so their layers belong to one coupling.
         view: The operator returns views of its first argument.
@@ -186,7 +187,10 @@ def rule(
             view=view,
             additive=additive,
         )
-        register(functions, record, override=override)
+        for function in functions:
+            known = find_operator(function) if kind is None else None
+            kept = record if known is None else dataclasses.replace(record, channels=known.channels, dtypes=known.dtypes)
+            register((function,), kept, override=override)
         return bound
 
     return write

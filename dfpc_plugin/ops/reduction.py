@@ -12,6 +12,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import sum_away
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
+from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, operator
 from dfpc_plugin.tracing.axes import inner_axis, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
@@ -297,7 +298,12 @@ def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
-    """Positions in a table, which tell of no channels."""
+    """Positions in a table, which tell of no channels; those that are looked for stay."""
+    if call.name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
+        raise ValueDependentError("torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself")
+    for operand in call.call.operands:
+        for slot in operand.slots:
+            call.freeze(slot, f"is a position in {call.where}")
     shape = call.on_meta(args, kwargs).shape
     return call.make(shape)
 
@@ -305,6 +311,8 @@ def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
 @operator(*present("searchsorted", "bucketize", "one_hot"), channels=_buckets, dtypes=(torch.long,), kind="reduces", context=True)
 def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
     """Zero: positions are taken to stay as they are."""
+    if flow.function_name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
+        raise ValueDependentError("torch.nn.functional.one_hot without num_classes", flow.caller)
     shape = flow.on_shapes().shape
     return torch.zeros(shape, dtype=torch.float32, device=next(arg.device for arg in args if isinstance(arg, Tensor)))
 

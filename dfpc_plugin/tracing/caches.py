@@ -1,8 +1,8 @@
 """Functions that remember results, by `functools.lru_cache`, must not remember traced numbers.
 
 A traced size is equal to the plain number that it stands for, so a cache would return what it once computed for that number,
-without where it comes from, or hand traced numbers of one model to another. While a run follows channels, such functions
-compute anew whenever they are given traced numbers or proxies. This is what einops needs, for one.
+without where it comes from, or hand traced numbers of one model to another; and a method that returns a weight would keep its
+proxy. So in the thread of a run, such functions compute anew and keep nothing. This is what einops needs, for one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.tracing.proxy import Proxy
-from dfpc_plugin.tracing.sizes import TracedFloat, TracedInt
-
 __all__ = ["caches_passed_by"]
 
 _Cached: Any = type(functools.lru_cache(maxsize=1)(len))
-_TRACED = (TracedInt, TracedFloat, Proxy)
+_KEPT = frozenset((*sys.stdlib_module_names, "torch", "numpy"))
+"""Packages whose caches hold nothing of a forward."""
+
+
+class _ThreadState(threading.local):
+    """How many runs this thread is in."""
+
+    depth = 0
+
+
+_here = _ThreadState()
 _lock = threading.Lock()
 _runs = 0
 _replaced: list[tuple[Any, str, Any]] = []
@@ -32,21 +39,23 @@ _scanned: dict[int, tuple[int, list[str]]] = {}
 
 @contextlib.contextmanager
 def caches_passed_by(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Let cached functions compute anew where they get traced numbers; in all threads, where nothing else changes.
+    """Let cached functions compute anew in this thread; nothing changes for others.
 
     Functions of Python modules, and methods of the classes of `modules`, are passed by; a cached function that is kept
     elsewhere, in a closure say, is not.
     """
     global _runs
-    classes = {base for module in modules for base in type(module).__mro__ if base.__module__.split(".")[0] != "torch"}
+    classes = {base for module in modules for base in type(module).__mro__ if _root(base.__module__) not in _KEPT}
     with _lock:
         _runs += 1
         for owner, name, cached in (*_in_modules(), *_in_classes(classes)):
             _replaced.append((owner, name, cached))
             setattr(owner, name, _passing(cached))
+    _here.depth += 1
     try:
         yield
     finally:
+        _here.depth -= 1
         with _lock:
             _runs -= 1
             if not _runs:
@@ -59,7 +68,7 @@ def _in_modules() -> Iterator[tuple[Any, str, Any]]:
     """Cached functions in the namespaces of all loaded modules; only what has grown since is looked through again."""
     for module in list(sys.modules.values()):
         namespace = getattr(module, "__dict__", None)
-        if type(namespace) is not dict:
+        if type(namespace) is not dict or _root(namespace.get("__name__") or "") in _KEPT:
             continue
         size, names = _scanned.get(id(namespace), (-1, []))
         if size != len(namespace):
@@ -79,21 +88,17 @@ def _in_classes(classes: Iterable[type]) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _passing(cached: Any) -> Callable[..., Any]:
-    """A function that does as a cached one, but computes anew where it gets traced numbers."""
+    """A function that does as a cached one, but computes anew in the thread of a run."""
 
     @functools.wraps(cached)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if any(_is_traced(value) for value in (*args, *kwargs.values())):
-            return cached.__wrapped__(*args, **kwargs)
-        return cached(*args, **kwargs)
+        return (cached.__wrapped__ if _here.depth else cached)(*args, **kwargs)
 
     for name in ("cache_info", "cache_clear", "cache_parameters"):
         setattr(call, name, getattr(cached, name))
     return call
 
 
-def _is_traced(value: Any) -> bool:
-    """Whether a value is traced, or a tuple with one that is."""
-    if isinstance(value, tuple):
-        return any(_is_traced(part) for part in value)
-    return isinstance(value, _TRACED)
+def _root(name: str) -> str:
+    """The package of a module."""
+    return name.partition(".")[0]

@@ -27,7 +27,7 @@ _METHODS = (
     "broadcast_shapes result_type has_names is_tensor is_shared is_pinned dense_dim sparse_dim"
 ).split()
 _VALUE_FUNCTIONS = (
-    "item tolist numpy __bool__ __int__ __float__ __index__ __array__ __complex__ __contains__ nonzero argwhere "
+    "item tolist numpy __format__ __bool__ __int__ __float__ __index__ __array__ __complex__ __contains__ nonzero argwhere "
     "equal allclose unique unique_consecutive masked_select is_nonzero multinomial bincount histc"
 ).split()
 

@@ -22,7 +22,7 @@ from dfpc_plugin.errors import (
 from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
 from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
 from dfpc_plugin.tracing.names import ModelNames
-from dfpc_plugin.tracing.operator import find_operator, function_name
+from dfpc_plugin.tracing.operator import Operator, find_operator, function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
@@ -92,6 +92,7 @@ class Run:
         self.traces_sizes = False
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self._muted = 0
+        self._composing: list[Callable[..., Any]] = []
         self._depth = 0
 
     @property
@@ -154,7 +155,7 @@ class Run:
         if operator is None:
             return self._without_record(func, args, kwargs, proxies)
         if operator.kind == "composed":
-            return operator.bound(*args, **kwargs)
+            return self._composed(func, operator, args, kwargs)
         if operator.kind == "picks":  # by positions, which are what they are
             rest, kwargs = map_tensors(_position, (args[1:], kwargs))
             args, operands = (*args[:1], *rest), tensors((args[:1], rest, kwargs))
@@ -169,6 +170,17 @@ class Run:
         if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
             return func(args[0], *map_tensors(_stand_in, args[1:]), **kwargs)  # a cast to the dtype of a proxy, say
         return self._result(call)
+
+    def _composed(self, func: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Do what an operator consists of; the operator itself is not among it."""
+        if func in self._composing:
+            problem = "the function that it is composed of calls the operator itself"
+            raise RuleError(function_name(func), self.names.caller() or "", problem)
+        self._composing.append(func)
+        try:
+            return operator.bound(*args, **kwargs)
+        finally:
+            self._composing.pop()
 
     def _known(self, tensor: Tensor) -> Tensor:
         """The proxy of a parameter that the model has kept in a list of its own, as recurrent layers do."""

@@ -41,7 +41,7 @@ def test_all_missing_operators_are_listed_with_every_module_that_calls_them():
     text = str(error.value)
     assert text.startswith("2 operator(s) of this model have no data-flow rule:")
     assert "called by 1, 2.0, 3" in text
-    assert "@dfpc_plugin.rule(the_operator)" in text and "rule_scope()" in text
+    assert '@dfpc_plugin.rule(the_operator, kind="pointwise")' in text and "rule_scope()" in text
 
 
 def test_missing_operators_returns_what_bgsc_raises():
