@@ -13,7 +13,7 @@ from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.moves import native
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.ops.reduction import largest
-from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
+from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.operator import Means, forms
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
@@ -111,7 +111,7 @@ def keep_positions(call: ChannelCall, index: Any) -> None:
 
 def _at_any_position(slot: Tensor, index: Any) -> Tensor | None:
     """Labels at positions that are not known: those of the axes that these do not run along."""
-    found = slot[map_tensors(_first_position, index)]
+    found = canonical(slot[map_tensors(_first_position, index)])
     return found if varying(found) else None
 
 
