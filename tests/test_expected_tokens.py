@@ -37,3 +37,28 @@ def test_attention_returns_the_mean_over_tokens() -> None:
     half = relu_moments(0.0, 1.0)[1]
     assert float(scores[1] / scores[0]) == pytest.approx(half, rel=2e-3)
     assert float(scores[3]) == pytest.approx(float(scores[0])) and float(scores[2]) < 1e-3 * float(scores[0])
+
+
+def test_attention_as_a_module_counts_as_the_fused_function() -> None:
+    """One head: torch's own layer, and its projections around the fused function."""
+
+    class AsModule(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(16, 1, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+    class Fused(AsModule):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            given = self.attention
+            q, k, v = torch.nn.functional.linear(x, given.in_proj_weight, given.in_proj_bias).chunk(3, -1)
+            return self.head(given.out_proj(torch.nn.functional.scaled_dot_product_attention(q, k, v)))
+
+    torch.manual_seed(0)
+    module, fused = AsModule().double().eval(), Fused().double().eval()
+    fused.load_state_dict(module.state_dict())
+    tokens = torch.rand(1, 5, 16, dtype=torch.float64)
+    found, wanted = (dfpc.bgsc(model, tokens, ranking="expected")["attention.in_proj_weight"] for model in (module, fused))
+    torch.testing.assert_close(found[:32], wanted[:32])

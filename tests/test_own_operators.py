@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.couplings import map_couplings
-from dfpc_plugin.errors import DuplicateRuleError, UnsupportedOperatorError
+from dfpc_plugin.errors import DuplicateRuleError, RuleError, UnsupportedOperatorError
 from dfpc_plugin.tracing.operator import find_operator
 from zero_cut import error_of_cut, random_units, randomise
 
@@ -314,3 +314,19 @@ def test_a_second_registration_for_the_process_is_refused(monkeypatch: pytest.Mo
         assert dfpc.registered_rules()[CLIP].kind == "pointwise"
     finally:
         operator._SCOPES.reset(token)
+
+
+def test_a_rule_without_a_kind_keeps_what_is_known_of_channels() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    image = torch.rand(1, 3, 6, 6)
+    with dfpc.rule_scope():
+        dfpc.rule(torch.nn.functional.relu)(lambda input, inplace=False: input * 0.5)
+        assert next(c for c in dfpc.find_couplings(model, image) if c.name == "0").protected is None
+
+
+def test_a_composed_operator_that_calls_itself_is_refused_in_words() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    with dfpc.rule_scope():
+        dfpc.composed(torch.nn.functional.relu)(lambda input, inplace=False: torch.nn.functional.relu(input) * 1)
+        with pytest.raises(RuleError, match="that it is composed of calls the operator itself"):
+            dfpc.bgsc(model, torch.rand(1, 3))

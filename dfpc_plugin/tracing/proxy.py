@@ -163,7 +163,8 @@ class Proxy(torch.Tensor):
 
     def set_bound(self, bound: Tensor, sources: frozenset[str], expectation: Tensor | None = None) -> None:
         """Attach bounds, or variances and means, and the feed-in layers that reach it."""
-        self._bound, self.sources, self.expectation = bound, sources, expectation
+        self._bound = bound if bound.dtype == self.run.dtype else bound.to(self.run.dtype)
+        self.sources, self.expectation = sources, expectation
 
     def set_view(self, source: Proxy, take: Callable[[Tensor], Tensor]) -> None:
         """Make it a view of `source`."""

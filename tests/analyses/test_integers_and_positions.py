@@ -149,3 +149,45 @@ def test_bytes_are_data() -> None:
     as_floats = nn.Sequential(model.a, nn.ReLU(), model.b)
     found, wanted = dfpc.bgsc(model, image), dfpc.bgsc(as_floats, image.float())
     torch.testing.assert_close(found["a"], wanted["0"])
+
+
+LOOKUPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "table": lambda m, x: torch.linspace(0, 1, 8, dtype=x.dtype)[(x.sigmoid() * 7).long()].mean(1),
+    "buffer": lambda m, x: m.levels[(x.sigmoid() * 7).long()].mean(1),
+    "embedding": lambda m, x: m.table((x.mean(1).sigmoid() * 7).long()).sum(-1),
+    "buckets": lambda m, x: torch.bucketize(x, m.levels).to(x.dtype).mean(1),
+    "take": lambda m, x: torch.take(m.levels, (x.sigmoid() * 7).long()).mean(1),
+}
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_channels_that_are_positions_stay(name: str) -> None:
+    class Quantised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.mix, self.head = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+            self.table = nn.Embedding(8, 5)
+            self.register_buffer("levels", torch.linspace(-1, 1, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(LOOKUPS[name](self, self.mix(self.a(x).relu())))
+
+    model = Quantised().double().eval()
+    inputs = torch.rand(2, 5, 4, dtype=torch.float64)
+    assert all(torch.isfinite(scores).all() for scores in dfpc.bgsc(model, inputs).values())
+    couplings = map_couplings(model, inputs)
+    assert any(c.channels == 6 and c.protected for c in couplings.couplings)
+    assert error_of_cut(model, couplings, inputs, random_units(couplings, 0.3)) < 1e-12
+
+
+def test_one_hot_needs_to_know_how_many() -> None:
+    class Codes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.one_hot(self.a(x).argmax(1)).to(x.dtype))
+
+    with pytest.raises(ValueDependentError, match="one_hot without num_classes"):
+        find_couplings(Codes(), torch.rand(2, 4))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import dfpc_plugin as dfpc
 from dfpc_plugin.couplings import find_couplings, map_couplings
 from dfpc_plugin.tracing.sizes import Attribute, Casts, Operation, TracedInt
 from zero_cut import error_of_cut, masked_statistics, random_units, randomise
@@ -111,3 +112,27 @@ def test_cached_functions_neither_forget_nor_remember() -> None:
     assert type(split).__name__ == "_lru_cache_wrapper", "put back"
     assert type(vars(Cached)["joined"]).__name__ == "_lru_cache_wrapper"
     assert split(32, 4) == (4, 8) and split.cache_info().hits >= 1
+
+
+class Remembering(nn.Module):
+    """Keeps a part of a buffer in a cache of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.rand(8, 16, 16))
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    @functools.cache  # noqa: B019
+    def position(self, height: int, width: int) -> Tensor:
+        return self.table[:, :height, :width]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) + self.position(x.shape[2], x.shape[3]))
+
+
+@pytest.mark.parametrize("look", [dfpc.bgsc, dfpc.find_couplings, dfpc.missing_operators])
+def test_cached_methods_keep_nothing_of_a_run(look: Any) -> None:
+    model = Remembering().eval()
+    look(model, IMAGE)
+    with torch.no_grad():
+        assert type(model(IMAGE)) is Tensor
