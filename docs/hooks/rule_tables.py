@@ -33,6 +33,9 @@ _KINDS = {
     "shape": "Changing shapes",
     "joining": "Joining tensors",
     "indexing": "Indexing",
+    "fourier": "Fourier transforms",
+    "vision": "Operators of torchvision",
+    "losses": "Losses",
 }
 """Modules with records, in the order of the page, and the titles of their tables."""
 
