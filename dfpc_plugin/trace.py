@@ -112,7 +112,8 @@ def _traced(
     run.channels, run.bounds, run.traces_sizes = followed, bounds, channels
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
-        with traced_state(run, None if followed is None else followed.label):
+        label = None if followed is None else followed.label
+        with traced_state(run, label), caches_passed_by(run.names.modules.values()):
             with _watching(run, followed, statements):
                 outputs = follow(run, model, example_inputs, forward_fn)
             if followed is not None and statements is not None:
@@ -129,12 +130,11 @@ def _traced(
 def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
     """Watch what a forward does beside calling operators: plain numbers it makes from widths, widths that modules state."""
     if followed is None or statements is None:
-        with caches_passed_by(run.names.modules.values()):
-            yield
+        yield
         return
-    with statements.watching(), caches_passed_by(run.names.modules.values()), SizedConstants(run):
-        with followed.casts.watched(run.names.caller, lambda: run.busy):
-            yield
+    casts = followed.casts.watched(run.names.caller, lambda: run.busy)
+    with statements.watching(), SizedConstants(run), casts:
+        yield
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from torch import nn
 __all__ = ["caches_passed_by"]
 
 _Cached: Any = type(functools.lru_cache(maxsize=1)(len))
-_KEPT = frozenset((*sys.stdlib_module_names, "torch", "numpy"))
+_KEPT = frozenset(sys.stdlib_module_names | {"torch", "torchgen", "numpy", "sympy", "scipy", "matplotlib", "dfpc_plugin"}) - {"__main__"}
 """Packages whose caches hold nothing of a forward."""
 
 
@@ -33,8 +33,9 @@ _here = _ThreadState()
 _lock = threading.Lock()
 _runs = 0
 _replaced: list[tuple[Any, str, Any]] = []
-_scanned: dict[int, tuple[int, list[str]]] = {}
-"""By the identity of a module's namespace: its size, and the names of cached functions in it."""
+_looked_through: set[str] = set()
+_places: dict[tuple[str, str], Any] = {}
+"""Python modules that hold cached functions, by their name and that of the function."""
 
 
 @contextlib.contextmanager
@@ -45,10 +46,10 @@ def caches_passed_by(modules: Iterable[nn.Module]) -> Iterator[None]:
     elsewhere, in a closure say, is not.
     """
     global _runs
-    classes = {base for module in modules for base in type(module).__mro__ if _root(base.__module__) not in _KEPT}
+    classes = {base for kind in {type(module) for module in modules} for base in kind.__mro__ if _is_looked_at(base.__module__)}
     with _lock:
         _runs += 1
-        for owner, name, cached in (*_in_modules(), *_in_classes(classes)):
+        for owner, name, cached in (*_in_modules({base.__module__ for base in classes}), *_in_classes(classes)):
             _replaced.append((owner, name, cached))
             setattr(owner, name, _passing(cached))
     _here.depth += 1
@@ -64,19 +65,20 @@ def caches_passed_by(modules: Iterable[nn.Module]) -> Iterator[None]:
                 _replaced.clear()
 
 
-def _in_modules() -> Iterator[tuple[Any, str, Any]]:
-    """Cached functions in the namespaces of all loaded modules; only what has grown since is looked through again."""
-    for module in list(sys.modules.values()):
-        namespace = getattr(module, "__dict__", None)
-        if type(namespace) is not dict or _root(namespace.get("__name__") or "") in _KEPT:
-            continue
-        size, names = _scanned.get(id(namespace), (-1, []))
-        if size != len(namespace):
-            names = [name for name, value in list(namespace.items()) if type(value) is _Cached]
-            _scanned[id(namespace)] = len(namespace), names
-        for name in names:
-            if type(namespace.get(name)) is _Cached:
-                yield module, name, namespace[name]
+def _in_modules(changing: Iterable[str]) -> Iterator[tuple[Any, str, Any]]:
+    """Cached functions of all loaded Python modules; those that define the model are looked through every time."""
+    loaded = sys.modules
+    new = loaded.keys() - _looked_through if len(loaded) != len(_looked_through) else set()
+    for path in {"__main__", *changing, *new} & loaded.keys():
+        namespace = getattr(loaded[path], "__dict__", {})
+        if _is_looked_at(path):
+            found = [name for name, value in list(namespace.items()) if type(value) is _Cached]
+            _places.update(((path, name), loaded[path]) for name in found)
+    _looked_through.update(new)
+    for (_, name), module in _places.items():
+        cached = module.__dict__.get(name)
+        if type(cached) is _Cached:
+            yield module, name, cached
 
 
 def _in_classes(classes: Iterable[type]) -> Iterator[tuple[Any, str, Any]]:
@@ -87,6 +89,7 @@ def _in_classes(classes: Iterable[type]) -> Iterator[tuple[Any, str, Any]]:
                 yield owner, name, value
 
 
+@functools.lru_cache(maxsize=4096)
 def _passing(cached: Any) -> Callable[..., Any]:
     """A function that does as a cached one, but computes anew in the thread of a run."""
 
@@ -99,6 +102,6 @@ def _passing(cached: Any) -> Callable[..., Any]:
     return call
 
 
-def _root(name: str) -> str:
-    """The package of a module."""
-    return name.partition(".")[0]
+def _is_looked_at(module: str) -> bool:
+    """Whether the caches of a Python module can hold something of a forward."""
+    return module.partition(".")[0] not in _KEPT
