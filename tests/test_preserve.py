@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from dfpc_plugin import bgsc, evaluate_model, find_couplings, measure_latency, missing_operators, prune
-from dfpc_plugin.errors import UnsupportedOperatorError
 from dfpc_plugin.preserve import evaluating, watched
 
 
@@ -228,8 +227,7 @@ def test_a_model_prepared_for_quantisation_keeps_its_observers():
         warnings.simplefilter("ignore")  # torch deprecates its quantisation
         model = quantisation.prepare_qat(layers)
     before = photograph(model)
-    with pytest.raises(UnsupportedOperatorError):
-        bgsc(model, torch.ones(1, 3, 8, 8))
+    assert (bgsc(model, torch.ones(1, 3, 8, 8))["1"] > 0).all()
     assert_same(before, photograph(model))
     called_with_data(model, torch.ones(1, 3, 8, 8))
     assert_same(before, photograph(model))

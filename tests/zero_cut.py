@@ -45,8 +45,13 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under every name, whether or not it is saved."""
-    named = dict(model.named_parameters(remove_duplicate=False))
+    """Every parameter and buffer under every name, whether or not it is saved, and tensors in plain attributes."""
+    named = {
+        f"{path}.{name}" if path else name: value
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, value in vars(module).items() if isinstance(value, Tensor)
+    }  # fmt: skip
+    named |= dict(model.named_parameters(remove_duplicate=False))
     return named | dict(model.named_buffers(remove_duplicate=False))
 
 
