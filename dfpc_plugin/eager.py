@@ -11,68 +11,45 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.utils.checkpoint
 
+from dfpc_plugin.exchange import Exchange, put
+
 __all__ = ["running_eagerly"]
 
 
-class _ThreadState(threading.local):
-    """How many blocks of `running_eagerly` this thread is in."""
-
-    depth = 0
-
-
-_here = _ThreadState()
-_lock = threading.Lock()
-_blocks = 0
-_undo = contextlib.ExitStack()
 _OriginalFunction = torch.utils.checkpoint.CheckpointFunction
 _original_hook = torch.utils.checkpoint._checkpoint_hook
 _original_enter = torch.inference_mode.__enter__
 
 
-@contextlib.contextmanager
-def running_eagerly() -> Iterator[None]:
+def running_eagerly() -> AbstractContextManager[None]:
     """Run compiled code as it is written, checkpointed functions once, and inference mode as `torch.no_grad()`.
 
     For this thread, except that compiled code runs eagerly in all threads (torch has one setting for all of them). It
     does so from torch 2.6 on; before, compiled submodules are still compiled.
     """
-    global _blocks, _undo
-    with _lock:
-        if not _blocks:
-            _undo = _redirected()
-        _blocks += 1
-    _here.depth += 1
-    try:
-        yield
-    finally:
-        _here.depth -= 1
-        with _lock:
-            _blocks -= 1
-            if not _blocks:
-                _undo.close()
+    return _exchange.block()
 
 
-def _redirected() -> contextlib.ExitStack:
-    """Exchange what torch looks up when the wrappers run; closing the result puts it back."""
-    with contextlib.ExitStack() as undo:
-        for owner, name, own in (
-            (torch.utils.checkpoint, "CheckpointFunction", _CheckpointFunction),
-            (torch.utils.checkpoint, "_checkpoint_hook", _checkpoint_hook),
-            (torch.inference_mode, "__enter__", _enter_inference_mode),
-        ):
-            undo.callback(setattr, owner, name, getattr(owner, name))
-            setattr(owner, name, own)
-        set_stance = getattr(torch.compiler, "set_stance", None)
-        if set_stance is not None and "torch._dynamo" in sys.modules:  # else nothing has been compiled
-            undo.enter_context(set_stance("force_eager"))
-        return undo.pop_all()
+def _install(undo: contextlib.ExitStack) -> None:
+    """Exchange what torch looks up when the wrappers run."""
+    if torch.inference_mode.__enter__ is _enter_inference_mode:
+        return
+    put(undo, torch.utils.checkpoint, "CheckpointFunction", _CheckpointFunction)
+    put(undo, torch.utils.checkpoint, "_checkpoint_hook", _checkpoint_hook)
+    put(undo, torch.inference_mode, "__enter__", _enter_inference_mode)
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is not None and "torch._dynamo" in sys.modules:  # else nothing has been compiled
+        undo.enter_context(set_stance("force_eager"))
+
+
+_exchange = Exchange(_install)
 
 
 class _CheckpointFunction:
@@ -81,19 +58,19 @@ class _CheckpointFunction:
     @staticmethod
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
         """Call `function`; checkpoint it in threads that no pass runs in."""
-        if _here.depth:
+        if _exchange.here:
             return function(*args)
         return _OriginalFunction.apply(function, preserve_rng_state, *args)
 
 
 def _checkpoint_hook(frame: Any) -> Any:
     """Stand in for what drops the saved tensors of other checkpoints: keep them, so that nothing runs twice."""
-    return contextlib.nullcontext() if _here.depth else _original_hook(frame)
+    return contextlib.nullcontext() if _exchange.here else _original_hook(frame)
 
 
 def _enter_inference_mode(self: Any) -> None:
     """Stand in for `torch.inference_mode.__enter__`; whatever it enters, its `__exit__` leaves."""
-    if _here.depth and self.mode:
+    if _exchange.here and self.mode:
         self._inference_mode_context = torch.no_grad()
         self._inference_mode_context.__enter__()
     else:

@@ -21,7 +21,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
-from dfpc_plugin.tracing.creation import SizedConstants
+from dfpc_plugin.tracing.constants import SizedConstants
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
@@ -62,7 +62,7 @@ def trace_model(
     The model is left as it was found. Works under `torch.no_grad()` and `torch.inference_mode()`.
 
     Args:
-        model: Any module.
+        model: A module without wrappers, as `wrappers.plain_model` returns it.
         example_inputs: What it is called with.
         forward_fn: Called as `forward_fn(model, example_inputs)` in place of the model.
         channels: Follow channels.
@@ -90,6 +90,7 @@ def missing_operators(
         ExampleInputsError: `example_inputs` is not something to call a model with.
     """
     try:
+        model = plain_model(model, scripted=True)
         return _traced(model, example_inputs, forward_fn, channels=False, flow="bounds").run.missing
     except UnsupportedOperatorError as error:
         return error.missing
@@ -104,7 +105,6 @@ def _traced(
     flow: Flow | None,
 ) -> Trace:
     """Run the forward and return what the run has shown, complete or not."""
-    model = plain_model(model, scripted=not channels)
     run = Run(model)
     run.dtype = bound_dtype(model)
     followed = ChannelTrace(run) if channels else None

@@ -45,6 +45,12 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
             "torch.jit.trace, and script the pruned one."
         )
     modules = list(model.named_modules())
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for _, module in modules):
+        raise ModelFormError(
+            "model is sharded by FullyShardedDataParallel, so no process has whole weights; prune the module before it is "
+            "sharded."
+        )
     if any(_is_exported(module) for _, module in modules if isinstance(module, fx.GraphModule)):
         raise ModelFormError(
             "model is a graph made by torch.export, which calls operators instead of layers; give the module from before "
@@ -75,16 +81,7 @@ def _inside(model: nn.Module, inplace: bool) -> nn.Module:
                 )
             model = model.module
         else:
-            break
-    sharded = sys.modules.get("torch.distributed.fsdp")
-    if sharded is not None and any(
-        isinstance(module, sharded.FullyShardedDataParallel) for module in model.modules()
-    ):
-        raise ModelFormError(
-            "model is sharded by FullyShardedDataParallel, so no process has whole weights; prune the module before it is "
-            "sharded."
-        )
-    return model
+            return model
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["ImposedStatistics", "NormInput", "NormInputs", "divergence"]
+
+_BATCH_NORM = inspect.signature(F.batch_norm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class NormInputs(TorchFunctionMode):
         """Call `func`, and note what a batch norm is given."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            data, mean, variance, _, _, training, eps = _norm_arguments(*args, **kwargs)
+            data, mean, variance, _, _, training, _, eps = _arguments(*args, **kwargs)
             if mean is not None and not training:
                 self.found.append(NormInput(data, mean.detach(), variance.detach() + eps))
         return func(*args, **kwargs)
@@ -65,28 +68,21 @@ class ImposedStatistics(TorchFunctionMode):
         """Call `func`, batch norms in evaluation as in training."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            data, mean, variance, weight, bias, training, eps = _norm_arguments(*args, **kwargs)
+            data, mean, variance, *affine, training, _, eps = _arguments(*args, **kwargs)
             if mean is not None and not training and data.numel() > data.shape[1]:
                 self.reached(data, mean, variance)
-                return func(data, None, None, weight, bias, True, 0.0, eps)
+                return func(data, None, None, *affine, True, 0.0, eps)
         return func(*args, **kwargs)
 
     def reached(self, data: Tensor, mean: Tensor, variance: Tensor) -> None:
         """Look at what reached a batch norm that has stored `mean` and `variance`; for subclasses."""
 
 
-def _norm_arguments(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[Any, ...]:
-    """What a batch norm is called with, but for the momentum."""
-    return input, running_mean, running_var, weight, bias, training, eps
+def _arguments(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """All arguments of a batch norm, in their order."""
+    given = _BATCH_NORM.bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.args
 
 
 def divergence(found: NormInput) -> Tensor:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
+
+from dfpc_plugin.exchange import Exchange, put
 
 __all__ = ["caches_passed_by"]
 
@@ -23,46 +25,28 @@ _KEPT = frozenset(sys.stdlib_module_names | {"torch", "torchgen", "numpy", "symp
 """Packages whose caches hold nothing of a forward."""
 
 
-class _ThreadState(threading.local):
-    """How many runs this thread is in."""
-
-    depth = 0
-
-
-_here = _ThreadState()
-_lock = threading.Lock()
-_runs = 0
-_replaced: list[tuple[Any, str, Any]] = []
 _looked_through: set[str] = set()
 _places: dict[tuple[str, str], Any] = {}
 """Python modules that hold cached functions, by their name and that of the function."""
 
 
-@contextlib.contextmanager
-def caches_passed_by(modules: Iterable[nn.Module]) -> Iterator[None]:
+def caches_passed_by(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
     """Let cached functions compute anew in this thread; nothing changes for others.
 
     Functions of Python modules, and methods of the classes of `modules`, are passed by; a cached function that is kept
     elsewhere, in a closure say, is not.
     """
-    global _runs
     classes = {base for kind in {type(module) for module in modules} for base in kind.__mro__ if _is_looked_at(base.__module__)}
-    with _lock:
-        _runs += 1
-        for owner, name, cached in (*_in_modules({base.__module__ for base in classes}), *_in_classes(classes)):
-            _replaced.append((owner, name, cached))
-            setattr(owner, name, _passing(cached))
-    _here.depth += 1
-    try:
-        yield
-    finally:
-        _here.depth -= 1
-        with _lock:
-            _runs -= 1
-            if not _runs:
-                for owner, name, cached in reversed(_replaced):
-                    setattr(owner, name, cached)
-                _replaced.clear()
+    return _exchange.block(classes)
+
+
+def _install(undo: contextlib.ExitStack, classes: set[type]) -> None:
+    """Exchange cached functions for those that ask which thread they are in."""
+    for owner, name, cached in (*_in_modules({base.__module__ for base in classes}), *_in_classes(classes)):
+        put(undo, owner, name, _passing(cached))
+
+
+_exchange = Exchange(_install)
 
 
 def _in_modules(changing: Iterable[str]) -> Iterator[tuple[Any, str, Any]]:
@@ -95,7 +79,7 @@ def _passing(cached: Any) -> Callable[..., Any]:
 
     @functools.wraps(cached)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (cached.__wrapped__ if _here.depth else cached)(*args, **kwargs)
+        return (cached.__wrapped__ if _exchange.here else cached)(*args, **kwargs)
 
     for name in ("cache_info", "cache_clear", "cache_parameters"):
         setattr(call, name, getattr(cached, name))

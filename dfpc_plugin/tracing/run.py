@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,15 @@ from dfpc_plugin.errors import (
     UnsupportedOperatorError,
     ValueDependentError,
 )
-from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
+from dfpc_plugin.tracing.calls import Call, on_shapes
+from dfpc_plugin.tracing.constants import (
+    computed,
+    evaluated,
+    keep_values,
+    ordinary,
+    origins_of,
+    shaped_constant,
+)
 from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import Operator, find_operator, function_name
@@ -148,7 +155,7 @@ class Run:
             if proxy.original is not None:
                 self.used.add(id(proxy.original))
         if func in CONSTANTS:
-            return self._constant(func, args, kwargs)
+            return shaped_constant(self, func, args, kwargs)
         operator = find_operator(func)
         if not self._muted and any(proxy.holds_data for proxy in proxies):
             self.calls += 1
@@ -168,7 +175,7 @@ class Run:
         if call.target is not None:
             return self._change(call)
         if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
-            return func(args[0], *map_tensors(_stand_in, args[1:]), **kwargs)  # a cast to the dtype of a proxy, say
+            return func(args[0], *map_tensors(ordinary, args[1:]), **kwargs)  # a cast to the dtype of a proxy, say
         return self._result(call)
 
     def _composed(self, func: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -186,14 +193,6 @@ class Run:
         """The proxy of a parameter that the model has kept in a list of its own, as recurrent layers do."""
         return tensor if isinstance(tensor, Proxy) else self.state.get(id(tensor), tensor)
 
-    def _constant(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Proxy:
-        """Make a constant of the shape of data, which the forward may still write data into."""
-        args, kwargs = map_tensors(_stand_in, (args, kwargs))
-        value = func(*args, **kwargs)
-        proxy = Proxy(value.shape, self, value.dtype, value.device, value=lambda: value)
-        proxy.wild = True
-        return proxy
-
     def _result(self, call: Call) -> Any:
         """What an operator returns, with what each analysis knows of it."""
         result = None
@@ -210,7 +209,7 @@ class Run:
         if call.data and self.bounds is not None and not self._muted:
             result = self._with_bounds(call, result, self.bounds.apply(call))
         elif result is None:
-            result = self._computed(call)
+            result = computed(self, call)
         if call.is_view:
             many = not isinstance(result, Tensor)
             for number, proxy in enumerate(result if many else [result]):
@@ -241,7 +240,7 @@ class Run:
                 lambda bound: Proxy(bound.shape, self, call.dtype_of(next(parts)), bound.device, data=True), found.bounds
             )
             if call.value is not None:
-                self._keep_values(call, result)
+                keep_values(call.value, result)
         proxies = tensors(result)
         if [shape_of(proxy) for proxy in proxies] != [bound.shape for bound in bounds]:
             problem = f"its rules disagree: {[tuple(shape_of(p)) for p in proxies]} and {[tuple(b.shape) for b in bounds]}"
@@ -251,32 +250,6 @@ class Run:
         if found.curve is not None:
             result.curve = found.curve
         return result
-
-    def _keep_values(self, call: Call, result: Any) -> None:
-        """Let results of integers that the user gave be asked for."""
-        assert call.value is not None
-        if isinstance(result, Proxy):
-            result.value = call.value
-            return
-        for number, proxy in enumerate(tensors(result)):
-            proxy.value = functools.partial(_part, call.value, number)  # type: ignore[attr-defined]
-
-    def _computed(self, call: Call) -> Any:
-        """The actual result of an operator on weights and constants."""
-        if call.value is None:  # data, in a pass that follows nothing
-            return map_tensors(
-                lambda meta: Proxy(meta.shape, self, meta.dtype, call.device, data=True),
-                on_shapes(call.function, call.args, call.kwargs),
-            )
-        origins = _origins(call.operands)
-        wild = all(operand.wild for operand in call.operands)
-
-        def constant(tensor: Tensor) -> Proxy:
-            proxy = Proxy(tensor.shape, self, tensor.dtype, tensor.device, data=bool(call.data), value=lambda: tensor)
-            proxy.origins, proxy.wild = origins, wild
-            return proxy
-
-        return map_tensors(constant, call.value())
 
     def _change(self, call: Call) -> Any:
         """Carry out an operation in place."""
@@ -288,7 +261,7 @@ class Run:
             raise DFPCError(
                 f"{function_name(call.function)} in module '{self.names.caller() or ''}' writes data into an ordinary "
                 f"tensor, which cannot hold it in a pass without data; make that tensor with x.new_zeros(...) or "
-                f"torch.zeros_like(x) instead of torch.zeros(...)."
+                f"torch.zeros_like(x) instead of torch.zeros(...), or pass a forward_fn that leaves this part out."
             )
         if not call.data and target.wild:  # the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
@@ -304,7 +277,7 @@ class Run:
         if not call.data and target.wild:
             target.value = kept
         elif not call.data:
-            target.origins = _origins([target, *call.operands])
+            target.origins = origins_of([target, *call.operands])
         return target
 
     def _without_record(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], proxies: list[Proxy]) -> Any:
@@ -315,7 +288,7 @@ class Run:
         if known and (func in VALUES or not any(proxy.holds_data for proxy in proxies)):
             if self.channels is not None:
                 self.channels.leaves(func, proxies)
-            return self._values(func, args, kwargs)
+            return evaluated(self, func, args, kwargs)
         if func in VALUES:
             self.stop_if_missing(f"{function_name(func)} asks for values", needs_values=True)
             raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
@@ -327,30 +300,6 @@ class Run:
             raise UnsupportedOperatorError(self.missing, stopped_by=reason) from error
         device = proxies[0].device
         return map_tensors(lambda meta: Proxy(meta.shape, self, meta.dtype, device, data=True), shapes)
-
-    def _values(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Compute with weights and constants, on copies where it changes them."""
-        values, named = map_tensors(value_of, (args, kwargs))
-        if args and in_place(func, args, kwargs):  # of one tensor, or of a list of them
-            changed = map_tensors(lambda tensor: tensor.detach().clone(), values[0])
-            func(changed, *values[1:], **named)
-            for target, value in zip(tensors(args[0]), tensors(changed), strict=True):
-                if isinstance(target, Proxy):
-                    target.value = functools.partial(_same, value)
-                else:
-                    target.copy_(value)
-            return args[0]
-        origins = () if func in VALUES else _origins([part for part in tensors((args, kwargs)) if isinstance(part, Proxy)])
-
-        def result(tensor: Tensor) -> Tensor:
-            tensor = tensor.detach()
-            if not origins:
-                return tensor
-            proxy = Proxy(tensor.shape, self, tensor.dtype, tensor.device, value=lambda: tensor)
-            proxy.origins = origins
-            return proxy
-
-        return map_tensors(result, func(*values, **named))
 
     def stop_if_missing(self, reason: str, cause: BaseException | None = None, *, needs_values: bool = False) -> None:
         """Raise with everything collected so far."""
@@ -369,26 +318,6 @@ class Run:
         """
         if self._missing:
             raise UnsupportedOperatorError(self.missing)
-
-
-def _origins(operands: list[Proxy]) -> tuple[Tensor, ...]:
-    """The parameters that a result is computed from."""
-    found = {id(origin): origin for operand in operands for origin in operand.origins}
-    return tuple(found.values())
-
-
-def _stand_in(tensor: Tensor) -> Tensor:
-    """An ordinary tensor of the same shape, dtype and device."""
-    return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(shape_of(tensor))
-
-
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
-def _part(value: Callable[[], Any], number: int) -> Tensor:
-    """One of several results."""
-    return tensors(value())[number]
 
 
 def _position(tensor: Tensor) -> Tensor:

@@ -8,14 +8,15 @@ is interpreted here, one operator at a time, through the same rules as everythin
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.exchange import Exchange, put
 from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.operator import find_operator
 from dfpc_plugin.tracing.proxy import Proxy
@@ -26,8 +27,6 @@ __all__ = ["interpret", "is_scripted", "scripted_functions_redirected"]
 _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 _HOMES = (torch, torch.Tensor, F, torch._C._nn)
 _original_call = torch._C.ScriptFunction.__call__
-_lock = threading.Lock()
-_passes = 0
 
 
 def is_scripted(function: Any) -> bool:
@@ -35,20 +34,18 @@ def is_scripted(function: Any) -> bool:
     return isinstance(function, _SCRIPTED)
 
 
-@contextlib.contextmanager
-def scripted_functions_redirected() -> Iterator[None]:
+def scripted_functions_redirected() -> AbstractContextManager[None]:
     """Interpret scripted functions that meet a proxy; all other calls of them go on as before."""
-    global _passes
-    with _lock:
-        _passes += 1
-        torch._C.ScriptFunction.__call__ = _call  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        with _lock:
-            _passes -= 1
-            if not _passes:
-                torch._C.ScriptFunction.__call__ = _original_call  # type: ignore[method-assign]
+    return _exchange.block()
+
+
+def _install(undo: contextlib.ExitStack) -> None:
+    """Exchange what calls a scripted function."""
+    if torch._C.ScriptFunction.__call__ is not _call:
+        put(undo, torch._C.ScriptFunction, "__call__", _call)
+
+
+_exchange = Exchange(_install)
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:

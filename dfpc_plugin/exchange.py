@@ -1,0 +1,56 @@
+"""Exchange functions of other packages for a while: for all threads, but to any effect in some."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["Exchange", "put"]
+
+
+def put(undo: contextlib.ExitStack, owner: Any, name: str, own: Any) -> None:
+    """Set an attribute until `undo` is closed."""
+    undo.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, own)
+
+
+class _ThreadState(threading.local):
+    """How many blocks a thread is in."""
+
+    depth = 0
+
+
+class Exchange:
+    """Blocks in which functions are exchanged, from when the first thread enters one until the last leaves one.
+
+    What stands in for a function asks `here`, and does as the original does where that is false.
+    """
+
+    def __init__(self, install: Callable[..., None]) -> None:
+        """Prepare; `install(undo, ...)` exchanges, at the start of every block, what is not exchanged yet."""
+        self._install, self._state, self._lock = install, _ThreadState(), threading.Lock()
+        self._blocks, self._undo = 0, contextlib.ExitStack()
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread is in a block."""
+        return self._state.depth > 0
+
+    @contextlib.contextmanager
+    def block(self, *arguments: Any) -> Iterator[None]:
+        """Exchange; `arguments` are for `install`."""
+        with self._lock:
+            self._blocks += 1
+        self._state.depth += 1
+        try:
+            with self._lock:
+                self._install(self._undo, *arguments)
+            yield
+        finally:
+            self._state.depth -= 1
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    self._undo.close()
