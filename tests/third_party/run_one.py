@@ -26,6 +26,7 @@ from typing import Any
 
 import third_party_models as table
 import torch
+from torch.utils._pytree import tree_map_only
 
 Record = dict[str, Any]
 TARGET, LEAST = 0.6, 0.45
@@ -180,7 +181,10 @@ def outputs(model: Any, inputs: Any, forward: Callable[[Any, Any], Any] | None) 
 
 
 def difference(model: Any, result: Any, couplings: list[Any], inputs: Any, forward: Any) -> float:
-    """How far the pruned model is from the model in which the same channels are zero, as a share of the largest output."""
+    """How far the pruned model is from the model in which the same channels are zero, as a share of the largest output.
+
+    In double precision, as detectors that pick the best of many candidates pick others where two are equal but for rounding.
+    """
     from zoo_statistics import masked_statistics
 
     import zero_cut
@@ -202,8 +206,28 @@ def difference(model: Any, result: Any, couplings: list[Any], inputs: Any, forwa
         not waiting,
         f"the coupling '{waiting[0].name if waiting else ''}' of the result is not among the model's",
     )
-    with masked_statistics():
-        return zero_cut.difference(outputs(zeroed, inputs, forward), outputs(result.model, inputs, forward))
+    inputs = in_double_precision(inputs)
+    with masked_statistics(), double_precision():
+        first, second = (
+            outputs(each.double(), inputs, forward) for each in (zeroed, copy.deepcopy(result.model))
+        )
+    return zero_cut.difference(first, second)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Let tensors that a forward makes be `torch.float64` unless it says otherwise."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
+
+
+def in_double_precision(inputs: Any) -> Any:
+    """The same inputs, real tensors as `torch.float64`."""
+    return tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
 
 
 def require_close(found: float, case: table.ThirdPartyModel) -> None:
@@ -287,14 +311,14 @@ def why_protected(couplings: list[Any], tensor: str) -> list[str | None]:
 
 
 def require_undecided(dfpc: Any, model: Any, inputs: Any) -> None:
-    """Without a `forward_fn`, the error says that the forward needs values.
+    """Without a `forward_fn`, the error says what the forward does with values, and that a `forward_fn` helps.
 
     Raises:
         CheckError: It does not.
     """
     try:
         dfpc.find_couplings(model, inputs)
-    except dfpc.errors.ValueDependentError as error:
+    except dfpc.errors.DFPCError as error:
         require("forward_fn" in str(error), f"the error does not tell of forward_fn: {error}")
     else:
         raise CheckError("the forward needs values, and there is no error")

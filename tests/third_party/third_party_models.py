@@ -343,12 +343,14 @@ def coca() -> nn.Module:
         "attn_pooler_heads": 4,
         "output_tokens": True,
     }
-    return CoCa(
+    model = CoCa(
         embed_dim=64,
         multimodal_cfg=text | {"attn_pooler_heads": 4},
         text_cfg=text | {"embed_cls": True, "output_tokens": True},
         vision_cfg=vision,
     )
+    nn.init.normal_(model.text.text_projection, std=0.125)  # open_clip leaves it as the memory was
+    return model
 
 
 def coca_inputs() -> tuple[Tensor, Tensor]:
