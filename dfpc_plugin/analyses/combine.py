@@ -52,7 +52,7 @@ def meet(table: LabelTable, operands: Sequence[Operand], where: str) -> list[Ten
 
 
 def _meets_nothing(table: LabelTable, slot: Tensor, operands: Sequence[Operand], where: str) -> bool:
-    """Freeze channels that meet entries without channels; from there on their axis has a fixed size as well."""
+    """Freeze channels that are combined with an axis of fixed size, as their axis then has a fixed size, too."""
     inner = inner_axis(slot)
     assert inner is not None
     for operand in operands:
@@ -62,7 +62,7 @@ def _meets_nothing(table: LabelTable, slot: Tensor, operands: Sequence[Operand],
             continue
         fixed = inner in operand.extents and not operand.wild
         if fixed and not any(inner in varying(own) for own in operand.slots):
-            table.freeze(slot, f"meets entries without channels in {where}")
+            table.freeze(slot, f"is combined with a tensor of fixed size in {where}")
             return True
     return False
 
@@ -81,8 +81,8 @@ def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, whe
         elif larger is slot or axes < others:
             _relate_rows(table, smaller, larger, where)
         elif inner_axis(slot) in others or inner_axis(other) in axes:
-            table.freeze(slot, f"meets channels along other axes in {where}")
-            table.freeze(other, f"meets channels along other axes in {where}")
+            table.freeze(slot, f"is combined with channels along another axis in {where}")
+            table.freeze(other, f"is combined with channels along another axis in {where}")
         else:
             _relate_each_other(table, slot, other, sorted(axes & others), where)
             continue

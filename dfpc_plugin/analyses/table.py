@@ -163,7 +163,7 @@ class LabelTable:
             return
         for one, other in ((first, second), (second, first)):
             if not int(other.min()):
-                self.freeze(one[other == 0], f"meets entries without channels in {where}")
+                self.freeze(one[other == 0], f"is combined with a tensor of fixed size in {where}")
         self._pairs.append((first, second))
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:

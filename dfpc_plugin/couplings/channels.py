@@ -198,7 +198,7 @@ def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
     for rows in run.table.rows:
         channels, inside = numbers[rows.row], numbers[rows.labels]
         for channel in torch.unique(channels[(channels[:, None] != inside).any(1)]).tolist():
-            reasons.setdefault(channel, "counts heads or groups, of which all stay")
+            reasons.setdefault(channel, "has one entry per head or group, and these stay")
     return reasons
 
 

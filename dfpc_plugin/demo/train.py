@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _metadata(options: argparse.Namespace, reached: float) -> dict[str, str]:
-    """Say how the file was made, for whoever opens it."""
+    """Facts about how the file was made, which are stored in it."""
     packages = ("torch", "timm", "scikit-learn")
     return {
         "made_by": f"python -m dfpc_plugin.demo.train --epochs {options.epochs} --seed {options.seed} "

@@ -82,7 +82,7 @@ class _Batches(Sampler[list[tuple[int, int]]]):
 
 
 class _Seeded(Dataset[Any]):
-    """A data set whose augmentation depends on the epoch and the image alone, whoever reads it and when."""
+    """A data set whose augmentation depends on the epoch and the image alone, not on the worker or the order of reading."""
 
     def __init__(self, dataset: Dataset[Any], seed: tuple[int, ...]) -> None:
         self._dataset, self._seed = dataset, seed

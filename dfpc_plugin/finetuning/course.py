@@ -66,7 +66,7 @@ class _Course:
         return OptimiserState.of(self._optimiser, self._model)
 
     def train(self, tell: Callable[[float], None]) -> None:
-        """Do what is left of it."""
+        """Train until the last step of the course."""
         try:
             for images, labels in self._loader:
                 self._step(images, labels)

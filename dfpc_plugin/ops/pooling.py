@@ -146,7 +146,7 @@ def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant
 
 
 def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Add entries without channels."""
+    """Pad an axis with entries that hold no channel."""
     if before < 0 or after < 0:
         slot = slot.narrow(axis, max(-before, 0), slot.size(axis) - max(-before, 0) - max(-after, 0))
     pieces = []

@@ -203,7 +203,7 @@ def _plan(
 
 
 def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, removed: Tensor, ratio: float) -> bool:
-    """Whether no budget can ask for more than `removed` channels; what is measured asks for all that may go."""
+    """Whether removing the channels `removed` meets every budget; a measured budget may need all that can be removed."""
     return target.max_drop is None and not target.measured and keeps_budgets(target, subject.costs, removed, ratio)
 
 

@@ -21,7 +21,7 @@ _MATCHES = 0.05
 
 
 class Calibration:
-    """Inputs for `synthetic` and `calibrate`, kept for whoever asks next.
+    """Inputs for `synthetic` and `calibrate`, kept for later repairs.
 
     Attributes:
         settings: What was asked for.

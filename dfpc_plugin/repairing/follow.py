@@ -1,8 +1,8 @@
 """Follow a forward layer by layer: every output of a layer waits to be settled until something is done with it.
 
 What follows a layer without mixing anything (a batch norm in evaluation, a scale, a permutation) is noted as a *tail*. Where
-the tail ends in a sum with other data, as at the end of a residual branch, the layer may be fitted so that the *sum* comes
-out right, and make good what the other summand lacks. Everywhere else it is settled before its output is used.
+the tail ends in a sum with other data, as at the end of a residual branch, the layer may be fitted to the *sum*: it then
+corrects errors of the other summand, too. Everywhere else the layer is fitted before its output is used.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _mean(job: RepairJob) -> list[LayerRepair]:
 
 
 def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None) -> None:
-    """Let norms expect what is left of noise, behind layers that have been repaired; where there is none, nothing."""
+    """Set the statistics of norms to those of noise in the repaired model; do nothing without noise."""
     if noise is not None:
         before, after = (moments_of(model, noise, job.forward_fn) for model in (job.original, job.model))
         update_norms(job.model, job.original, before, after, job.kept, shift=_SHIFT)

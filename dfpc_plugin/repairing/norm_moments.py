@@ -91,7 +91,7 @@ def moments_of(model: nn.Module, noise: ExampleInputs, forward_fn: ForwardFuncti
 
 
 def update_norms(model: nn.Module, original: nn.Module, before: Norms, after: Norms, kept: Kept, *, shift: float) -> None:
-    """Let the batch norms of a pruned model expect, in place, what is left of what they were given in the unpruned one.
+    """Update the statistics of the batch norms of a pruned model in place, by how the cut changed the moments of their inputs.
 
     Args:
         model: The pruned model.

@@ -36,7 +36,7 @@ def repair(
     inplace: bool = False,
     progress: Progress | bool | None = None,
 ) -> RepairResult:
-    """Mend what pruning broke: change what is left of every layer so that it does what it did in the unpruned model.
+    """Change the weights of a pruned model so that every layer computes what it did in the unpruned model, as closely as it can.
 
     Works after any pruner that removes channels and leaves the other weights as they are, which Torch-Pruning's and this
     package's do; repair before you fine-tune.

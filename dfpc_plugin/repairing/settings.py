@@ -29,9 +29,9 @@ class RepairSettings:
     """How to repair.
 
     Attributes:
-        method: `none`; `mean`: constants for what removed channels gave on average; `merge`: kept channels stand in for
-            removed ones; after both, batch norms expect what is left of noise; `synthetic`: least squares of every layer on images made from the model; `calibrate`: the same
-            on images of your own, which need no labels.
+        method: `none`; `mean`: biases take over the average of removed channels; `merge`: kept channels take over removed
+            ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every layer on
+            images made from the model; `calibrate`: the same on images of your own, which need no labels.
         images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
             Dataset.
         count: How many images to use, or to make; by default at most 256 of those given, and 32 to 256 made, by their size.

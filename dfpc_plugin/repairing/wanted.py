@@ -26,7 +26,7 @@ def wanted_output(
         original: The layer in the unpruned model.
         pruned: The same in the pruned one.
         kept: Which outputs are left, `(outputs,)` of bool; None if all are.
-        factors: By what the cut has multiplied what is left of the layer's outputs; None where it has not.
+        factors: The factors by which the cut multiplied the layer's remaining outputs; None where it did not.
     """
     axis = original.call.output_axis
     plain = original.output if kept is None else original.output.index_select(axis, _indices(kept, original.output))

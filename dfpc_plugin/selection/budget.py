@@ -40,7 +40,7 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
         gone: How many units that is.
 
     Raises:
-        TargetError: Not even removing all that may go is enough.
+        TargetError: Removing everything that can be removed is not enough.
     """
 
     def ratio(length: int) -> float:
@@ -50,8 +50,8 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
     if length is None:
         least = costs.cost(order.removed(len(order), removed))
         raise TargetError(
-            f"The target {target} cannot be reached: with all gone that may go, {least.macs / costs.full.macs:.1%} of "
-            f"the MACs and {least.parameters / costs.full.parameters:.1%} of the parameters are left, and "
+            f"The target {target} cannot be reached: after removing everything that can be removed, "
+            f"{least.macs / costs.full.macs:.1%} of the MACs and {least.parameters / costs.full.parameters:.1%} of the parameters are left, and "
             f"{ratio(len(order)):.1%} of the channels are gone. Ask for less, or let more go with max_ratio, "
             f"min_channels and ignored_layers. The model is as it was."
         )

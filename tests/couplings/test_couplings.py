@@ -59,7 +59,7 @@ def test_why_some_are_protected() -> None:
     protected = {piece[:2]: c.protected for c in couplings if c.protected for piece in places(c)}
     assert protected.keys() == {("stem.weight", 1), ("head.weight", 0), ("head.bias", 0)}
     assert protected["head.weight", 0] == protected["head.bias", 0] == "is the model's output"
-    assert "meets entries without channels in torch.conv2d in 'stem'" in (protected["stem.weight", 1] or "")
+    assert "is combined with a tensor of fixed size in torch.conv2d in 'stem'" in (protected["stem.weight", 1] or "")
 
 
 def test_macs_are_shares_of_what_an_independent_count_finds() -> None:

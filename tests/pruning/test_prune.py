@@ -146,7 +146,7 @@ def test_a_target_out_of_reach_says_how_far_one_gets():
     least = prune(model, PIXELS, Target(ratio=0.5), max_ratio=0.5)
     left = least.after.macs / least.before.macs
     assert str(caught.value) == (
-        f"The target macs=0.1 cannot be reached: with all gone that may go, {left:.1%} of the MACs and "
+        f"The target macs=0.1 cannot be reached: after removing everything that can be removed, {left:.1%} of the MACs and "
         f"{least.after.parameters / least.before.parameters:.1%} of the parameters are left, and 50.0% of the channels are "
         f"gone. Ask for less, or let more go with max_ratio, min_channels and ignored_layers. The model is as it was."
     )

@@ -78,4 +78,4 @@ def test_tensors_in_lists_protect_what_they_meet() -> None:
     model.tables = [torch.rand(16, 6)]
     del model.table, model.alias
     reasons = {coupling.name: coupling.protected for coupling in find_couplings(model, IMAGE)}
-    assert "meets entries without channels" in (reasons["stem"] or "")
+    assert "is combined with a tensor of fixed size" in (reasons["stem"] or "")

@@ -1,4 +1,4 @@
-"""A value of a record, which knows where it stands, so that whoever finds it wrong can say so."""
+"""A value of a record, with its path in the record for error messages."""
 
 from __future__ import annotations
 
