@@ -192,3 +192,10 @@ def test_every_model_prunes(load, request):
     kept = os.environ.get("DFPC_SUPPORT_RESULTS") or request.config.cache.mkdir("support") / "results.jsonl"
     records = load("sweep").sweep(load("models").names(), "dfpc", Path(kept), retry=True)
     assert {r["name"]: f"{r['status']}: {r['error']}" for r in records if r["status"] != "ok"} == {}
+
+
+def test_the_page_ends_with_models_of_other_libraries(load):
+    record = {"name": "a", "status": "ok", "checks": {"saved": "ok"}, "date": "2001-02-03"}
+    text = load("table").others([record, {**record, "name": "b", "date": "2001-02-04"}])
+    assert text.startswith("\n## Other libraries\n") and "Measured on 2001-02-04.\n\n| Model" in text
+    assert "| `a` |" in text and text.endswith("third_party.py\n```\n")

@@ -1,4 +1,4 @@
-"""Write the documentation's page on which models prune, from what `sweep.py` has measured.
+"""Write the documentation's page on which models prune, from what `sweep.py` and `third_party.py` have measured.
 
     python examples/support/table.py --date 2026-01-31
 
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 from records import Record, default_path, latest, versions
+from third_party import known as known_of_others
+from third_party import markdown as table_of_others
 
 from dfpc_plugin.files import write_text
 from models import TORCHVISION
@@ -68,6 +70,21 @@ $ .venv/bin/python examples/support/table.py
 
 A *coupling* is a set of channels that can only be removed together. *Prunable* is the share of multiply-accumulates
 (MACs) and of parameters that lies in couplings from which channels can be removed.
+"""
+OTHERS = """
+## Other libraries
+
+Each model runs in a process of its own and was not called before. It is pruned to 60 % of its MACs. Checks: the target
+is reached; the outputs are those of the unpruned model with the removed channels set to zero (compared in double
+precision, relative to the largest output); a second cut that touches nearly every coupling is exact, too; the model
+given is left as it was; and the pruned one can be saved and loaded.
+
+{table}
+The extra `zoo` installs the libraries:
+
+```console
+$ .venv/bin/python examples/support/third_party.py
+```
 """
 
 
@@ -143,11 +160,19 @@ def _successes(records: Sequence[Record]) -> str:
     return f"{sum(record['status'] == 'ok' for record in records)} of {len(records)}"
 
 
-def main(results: Path | None = None, page: Path = PAGE, date: str = "") -> None:
+def others(records: Sequence[Record]) -> str:
+    """Return the section on models of other libraries; `records` are those of `third_party.py`."""
+    return OTHERS.format(table=table_of_others(records, max(record["date"] for record in records)))
+
+
+def main(
+    results: Path | None = None, third_party: Path | None = None, page: Path = PAGE, date: str = ""
+) -> None:
     """Write the page.
 
     Args:
         results: What the sweep has written; in the user's cache if not given.
+        third_party: What `third_party.py` has written; in the user's cache if not given.
         page: Where to write it.
         date: When the sweep was made, to be named on the page.
     """
@@ -157,7 +182,9 @@ def main(results: Path | None = None, page: Path = PAGE, date: str = "") -> None
         raise SystemExit(
             f"'{path}' has no results of the installed versions; run examples/support/sweep.py first."
         )
-    write_text(page, markdown(found, versions(), date))
+    text = markdown(found, versions(), date)
+    records = list(known_of_others(third_party or default_path().with_name("third_party.jsonl")).values())
+    write_text(page, text + others(records) if records else text)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def look_at(name: str) -> Record:
             reached = result.reached["macs"]
             require(LEAST <= reached <= TARGET, f"{reached:.1%} of the MACs are left")
         with checks.of("exact"):
-            record["difference"] = difference(model, result, couplings, inputs, case.forward)
+            record["difference"] = difference(model, result, couplings, inputs, case)
             require_close(record["difference"], case)
         with checks.of("runs"):
             require_runs(model, result.model, inputs, same=not case.pinned and not case.undecided)
@@ -180,7 +180,7 @@ def outputs(model: Any, inputs: Any, forward: Callable[[Any, Any], Any] | None) 
     return zero_cut.outputs(call, (None,))
 
 
-def difference(model: Any, result: Any, couplings: list[Any], inputs: Any, forward: Any) -> float:
+def difference(model: Any, result: Any, couplings: list[Any], inputs: Any, case: table.ThirdPartyModel) -> float:
     """How far the pruned model is from the model in which the same channels are zero, as a share of the largest output.
 
     In double precision, as detectors that pick the best of many candidates pick others where two are equal but for rounding.
@@ -206,23 +206,12 @@ def difference(model: Any, result: Any, couplings: list[Any], inputs: Any, forwa
         not waiting,
         f"the coupling '{waiting[0].name if waiting else ''}' of the result is not among the model's",
     )
-    inputs = in_double_precision(inputs)
-    with masked_statistics(), double_precision():
-        first, second = (
-            outputs(each.double(), inputs, forward) for each in (zeroed, copy.deepcopy(result.model))
-        )
+    pruned = copy.deepcopy(result.model)
+    if not case.single_precision:
+        zeroed, pruned, inputs = zeroed.double(), pruned.double(), in_double_precision(inputs)
+    with masked_statistics():
+        first, second = (outputs(each, inputs, case.forward) for each in (zeroed, pruned))
     return zero_cut.difference(first, second)
-
-
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Let tensors that a forward makes be `torch.float64` unless it says otherwise."""
-    kept = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(kept)
 
 
 def in_double_precision(inputs: Any) -> Any:
@@ -253,7 +242,7 @@ def require_exact_everywhere(dfpc: Any, model: Any, couplings: list[Any], inputs
         torch.manual_seed(3)
         some = tp.importance.RandomImportance()
         result = dfpc.prune(model, inputs, **EVERYWHERE, importance=some, forward_fn=case.forward)
-    require_close(difference(model, result, couplings, inputs, case.forward), case)
+    require_close(difference(model, result, couplings, inputs, case), case)
     require_runs(model, result.model, inputs, same=not case.pinned and not case.undecided)
 
 

@@ -46,6 +46,7 @@ class ThirdPartyModel:
         stream: A parameter of the residual stream, which has one entry per channel; empty if the model has none.
         pinned: Whether the model's own outputs fix the stream.
         undecided: Whether the model's own forward depends on values.
+        single_precision: Whether the model's own forward casts to single precision.
         approximate: Why zeroed channels differ a little from removed ones; empty if they do not.
         note: What a reader of the table should know.
     """
@@ -57,6 +58,7 @@ class ThirdPartyModel:
     stream: str = ""
     pinned: bool = False
     undecided: bool = False
+    single_precision: bool = False
     approximate: str = ""
     note: str = ""
 
@@ -524,6 +526,7 @@ MODELS: dict[str, ThirdPartyModel] = {
             local_window_size=4,
         ),
         images(1, 3, 128, 128),
+        single_precision=True,
         note="local windows are as large as the last stages' images",
         stream="layers.0.1.layers.0.0.norm.g",
     ),
