@@ -101,7 +101,7 @@ def lipschitz_constant(curve: Curve, like: Tensor) -> float | None:
     """The steepest slope of a curve; None if there is none, as of x^2 or at a jump."""
     slopes = []
     for reach in (_NEAR, _FAR):
-        at = torch.linspace(-reach, reach, _POINTS, dtype=torch.float64, device=like.device)
+        at = torch.linspace(-reach, reach, _POINTS, dtype=torch.float64, device="cpu" if like.is_meta else like.device)
         values: Any = curve.function(at)
         if values.dtype == torch.bool or not torch.isfinite(values).all():
             return None

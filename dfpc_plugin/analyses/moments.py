@@ -128,7 +128,7 @@ def through_function(
     weights = weights.view(-1, *(1,) * (found.dim() - 1))
     expected = (found * weights).sum(0)
     target = ((found - expected).square() * weights).sum(0)
-    if not torch.isfinite(target).all():  # a pole or the edge of where f is defined
+    if not target.is_meta and not torch.isfinite(target).all():  # a pole or the edge of where f is defined
         return fallback(), None
     return before * ratio(target, small), expected
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from dfpc_plugin import bgsc, missing_operators
 from dfpc_plugin.errors import DFPCError, ExampleInputsError, UnsupportedOperatorError, ValueDependentError
+from dfpc_plugin.trace import trace_model
 from traced_runs import traced_bounds
 
 
@@ -53,6 +54,24 @@ def test_missing_operators_returns_what_bgsc_raises():
 def test_the_model_itself_is_named_as_such():
     with pytest.raises(UnsupportedOperatorError, match="bessel_j0, called by the model itself"):
         bgsc(Unknown(), X)
+
+
+@pytest.mark.parametrize("flow", ["bounds", "variances"])
+def test_everything_flows_on_the_meta_device_through_written_out_activations(flow):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.second = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.norm(self.first(x)).relu()
+            return self.second(x * torch.sigmoid(1.702 * x))
+
+    with torch.device("meta"):
+        model = Net()
+    bounds = trace_model(model, torch.empty(1, 4, device="meta"), flow=flow).bounds
+    assert [writer.name for writer in bounds.writers] == ["first", "second"]
+    assert [reader.name for reader in bounds.readers] == ["second"]
 
 
 def test_missing_operators_works_on_the_meta_device_without_weights():
