@@ -41,13 +41,13 @@ class BottleneckResNet(nn.Module):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    def __init__(self, blocks: Sequence[int], num_classes: int = 10) -> None:
-        """Build a network with so many blocks in its stages."""
+    def __init__(self, blocks: Sequence[int], num_classes: int = 10, base_width: int = 64) -> None:
+        """Build a network with so many blocks in its stages, the first one `base_width` wide."""
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64)
-        inputs = 64
+        self.conv1, self.bn1 = nn.Conv2d(3, base_width, 3, 1, 1, bias=False), nn.BatchNorm2d(base_width)
+        inputs = base_width
         for stage, count in enumerate(blocks):
-            width = 64 * 2**stage
+            width = base_width * 2**stage
             stack = []
             for block in range(count):
                 stack.append(Bottleneck(inputs, width, 2 if stage and not block else 1))
