@@ -36,6 +36,7 @@ class Criterion:
 
 _ALL = (
     Criterion("dfpc", "DFPC", DFPCImportance),
+    Criterion("dfpc-output", "DFPC, output", functools.partial(DFPCImportance, "output")),
     Criterion("dfpc-relative", "DFPC, relative", functools.partial(DFPCImportance, "relative")),
     Criterion("dfpc-mean", "DFPC, coupling-mean", functools.partial(DFPCImportance, "coupling-mean")),
     Criterion("dfpc-published", "DFPC, published", functools.partial(DFPCImportance, "published")),

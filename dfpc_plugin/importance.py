@@ -20,7 +20,7 @@ from dfpc_plugin.traced_call import TracedCall, traced_call
 
 __all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "name_of", "remembered", "unchanged"]
 
-ImportanceRanking = Literal["expected", "relative", "coupling-mean", "published"]
+ImportanceRanking = Literal["output", "expected", "relative", "coupling-mean", "published"]
 """How channels of different couplings are compared; see `DFPCImportance`."""
 
 
@@ -99,7 +99,9 @@ class DFPCImportance(tp.importance.Importance):
       an equal share, added up over those layers. Layers of all scales and widths compare, and what many layers read, such
       as a residual stream, is cut last. Keeps most of the accuracy of trained CIFAR ResNets
       (`examples/benchmarks/criteria_on_cifar.py`).
-    - `relative`: the same with the published bounds in place of expected squares.
+    - `output`: a channel's share of the variance of the model's outputs, an estimate of the relative squared error that
+      removing it makes there. To be divided by what channels cost, as `prune(..., per="macs")` does.
+    - `relative`: the same as `expected` with the published bounds in place of expected squares.
     - `coupling-mean`: published scores divided by their mean over the group, as Torch-Pruning's own criteria do. Within
       one group the order is the published one.
     - `published`: Algorithm 1's raw scores in one global ranking, for comparison with the paper. Layers with many
@@ -112,7 +114,7 @@ class DFPCImportance(tp.importance.Importance):
         """Choose a ranking.
 
         Args:
-            ranking: `expected`, `relative`, `coupling-mean` or `published`.
+            ranking: `output`, `expected`, `relative`, `coupling-mean` or `published`.
             example_inputs: What to call the model with; by default what the pruner was given.
 
         Raises:
@@ -165,7 +167,7 @@ class DFPCImportance(tp.importance.Importance):
         """
         noted = traced_call(graph)
         call = call_of(graph, self.example_inputs)
-        if noted is not None and noted.signature == call.signature and bounds.expected == (self.flow == "variances"):
+        if noted is not None and noted.signature == call.signature and bounds.flow == self.flow:
             require_finite(graph.model)
             key = (self.ranking, *call.signature)
             graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(graph.model), saliency_of(bounds, self._published)

@@ -31,9 +31,13 @@ from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "require_finite", "saliency_of"]
 
-Ranking = Literal["published", "relative", "expected"]
-"""What is scored: bounds, with all feed-out layers alike (published) or each in shares of its own total (relative); or
-shares of each feed-out layer's expected squared output (expected)."""
+Ranking = Literal["published", "relative", "expected", "output"]
+"""What is scored: bounds, with all feed-out layers alike (published) or each in shares of its own total (relative); shares
+of each feed-out layer's expected squared output (expected); or shares of the variance of the model's outputs (output)."""
+
+_FLOWS: dict[Ranking, Flow] = {
+    "published": "bounds", "relative": "bounds", "expected": "variances", "output": "variances to outputs"
+}  # fmt: skip
 
 
 class Saliency(Mapping[str, Tensor]):
@@ -115,7 +119,8 @@ def bgsc(
             share (one over the layer's number of channels), added up over the feed-out layers. A score of 1 is an
             average channel that one layer reads, whatever the scales and widths of layers. `expected` is the same with
             variances in place of bounds, by what BatchNorm's statistics and the weights tell of the data: see
-            `analyses.moments`.
+            `analyses.moments`. `output` is a channel's share of the variance of the model's outputs: an estimate of the
+            relative squared error that removing it makes there.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
 
     Returns:
@@ -141,7 +146,7 @@ def bgsc(
 
 def flow_of(ranking: Ranking) -> Flow:
     """What flows through a model to rank its channels so."""
-    return "variances" if ranking == "expected" else "bounds"
+    return _FLOWS[ranking]
 
 
 def saliency_of(bounds: Bounds, ranking: Ranking) -> Saliency:
@@ -160,14 +165,15 @@ def saliency_of(bounds: Bounds, ranking: Ranking) -> Saliency:
 
 
 def _backward(bounds: Bounds, ranking: Ranking) -> dict[str, Tensor]:
-    """Pull the readers' totals back to the leaves and sum u * v over positions."""
+    """Pull what is scored back to the leaves and sum u * v over positions."""
     scores: dict[str, Tensor] = {}
-    for writer, gradient in zip(bounds.writers, bounds.gradients(_weights(bounds, ranking)), strict=False):
-        u, dim = writer.leaf.detach(), writer.channel_dim
+    gradients = bounds.output_shares() if bounds.to_outputs else bounds.gradients(_weights(bounds, ranking))
+    for writer, gradient in zip(bounds.writers, gradients, strict=False):
+        u, dim = writer.leaf.detach(), writer.channel_dim % writer.leaf.dim()
         others = [axis for axis in range(u.dim()) if axis != dim]
         product = torch.zeros_like(u) if gradient is None else u * gradient
         score = (product.sum(others, dtype=torch.float64) if others else product.double()).cpu()
-        if ranking != "published":
+        if ranking in ("relative", "expected"):
             score *= len(score)
         scores[writer.name] = scores[writer.name] + score if writer.name in scores else score
     return scores

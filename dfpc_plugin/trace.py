@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from dfpc_plugin import ops  # noqa: F401
-from dfpc_plugin.analyses.bounds import Bounds, bound_dtype
+from dfpc_plugin.analyses.bounds import Bounds, Flow, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
 from dfpc_plugin.analyses.stated import Statements
@@ -22,6 +21,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
 from dfpc_plugin.tracing.constants import SizedConstants
+from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
@@ -29,9 +29,6 @@ from dfpc_plugin.tracing.tree import returned_tensors
 from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["Flow", "ForwardFunction", "Trace", "missing_operators", "trace_model"]
-
-Flow = Literal["bounds", "variances"]
-"""What flows in place of data: bounds on changes, or variances and means."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def _traced(
     run = Run(model)
     run.dtype = bound_dtype(model)
     followed = ChannelTrace(run) if channels else None
-    bounds = Bounds(run, expected=flow == "variances") if flow is not None else None
+    bounds = Bounds(run, flow) if flow is not None else None
     run.channels, run.bounds, run.traces_sizes = followed, bounds, channels
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
@@ -116,6 +113,8 @@ def _traced(
         with traced_state(run, label), caches_passed_by(run.names.modules.values()):
             with _watching(run, followed, statements):
                 outputs = follow(run, model, example_inputs, forward_fn)
+            if bounds is not None and bounds.to_outputs:
+                bounds.outputs = [t.bound for t in returned_tensors(outputs) if isinstance(t, Proxy) and t.holds_data]
             if followed is not None and statements is not None:
                 for tensor in returned_tensors(outputs):
                     followed.output(tensor)

@@ -293,9 +293,9 @@ def test_it_is_what_pruners_are_given_by_default(kind):
 
 
 def test_an_unknown_ranking_is_told_the_ones_there_are():
-    with pytest.raises(DFPCError, match="one of expected, relative, coupling-mean, published, not 'mean'"):
+    with pytest.raises(DFPCError, match="one of output, expected, relative, coupling-mean, published, not 'mean'"):
         DFPCImportance("mean")
-    with pytest.raises(DFPCError, match="one of published, relative, expected, not 'coupling-mean'"):
+    with pytest.raises(DFPCError, match="one of published, relative, expected, output, not 'coupling-mean'"):
         bgsc(Chain(), IMAGE, ranking="coupling-mean")
 
 

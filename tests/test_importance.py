@@ -145,7 +145,7 @@ def test_rankings_differ_as_documented():
     torch.testing.assert_close(mean, published / published.mean())
     assert not torch.allclose(relative / relative.mean(), mean)
     assert DFPCImportance().ranking == "expected"
-    with pytest.raises(DFPCError, match="must be one of expected, relative, coupling-mean, published, not 'mean'"):
+    with pytest.raises(DFPCError, match="must be one of output, expected, relative, coupling-mean, published, not 'mean'"):
         DFPCImportance("mean")
 
 

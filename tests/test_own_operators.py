@@ -17,7 +17,7 @@ from dfpc_plugin.errors import DuplicateRuleError, RuleError, UnsupportedOperato
 from dfpc_plugin.tracing.operator import find_operator
 from zero_cut import error_of_cut, random_units, randomise
 
-RANKINGS = ("published", "relative", "expected")
+RANKINGS = ("published", "relative", "expected", "output")
 IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ROWS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

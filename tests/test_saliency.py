@@ -124,7 +124,7 @@ def test_relative_scores_make_every_reader_count_the_same():
 
 
 def test_unknown_rankings_are_refused():
-    with pytest.raises(DFPCError, match="ranking must be one of published, relative, expected, not 'best'"):
+    with pytest.raises(DFPCError, match="ranking must be one of published, relative, expected, output, not 'best'"):
         bgsc(small(), X, ranking="best")
 
 

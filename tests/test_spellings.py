@@ -15,7 +15,7 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.errors import DFPCError
 from expected_oracle import filled
 
-TOLERANCES = {"published": 1e-6, "relative": 1e-6, "expected": 1e-4}
+TOLERANCES = {"published": 1e-6, "relative": 1e-6, "expected": 1e-4, "output": 1e-4}
 
 
 class Spelled(nn.Module):
@@ -186,7 +186,7 @@ CASES = [
     if group != "softmax as a quotient"  # a power of e has no bound
     # a product of data counts the scale of the factor that has it, so only a scaled query is what the fused form counts
     and group not in ("attention with scaled logits", "attention with scaled keys")
-    and (group, ranking) != ("batch_norm by hand", "expected")  # constants do not say that they are statistics of their input
+    and (group, ranking) not in (("batch_norm by hand", "expected"), ("batch_norm by hand", "output"))  # constants do not say that they are statistics of their input
 ]
 
 

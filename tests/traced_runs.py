@@ -12,7 +12,7 @@ def bound_run(model=None, *, expected=False):
     model = nn.Linear(1, 1) if model is None else model
     run = Run(model)
     run.dtype = bound_dtype(model)
-    run.bounds = Bounds(run, expected=expected)
+    run.bounds = Bounds(run, "variances" if expected else "bounds")
     return run
 
 

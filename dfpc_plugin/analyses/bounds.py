@@ -4,13 +4,16 @@ For BGSC, what flows is a bound per entry on its absolute change. In a pass over
 bounds: weights act by their squares, and `moments` adds what the plain rules do not know. Where a layer begins a coupling, its
 output is a leaf of torch's autograd graph; where one ends a coupling, its total is noted; so one backward pass gives the share
 of every channel in every total.
+
+In a pass to the outputs, variances do not end where a layer reads them: its output is a function of them. So one backward pass
+gives the share of every channel in the variance of the model's outputs.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +29,24 @@ from dfpc_plugin.tracing.proxy import Proxy, is_data
 from dfpc_plugin.tracing.run import Found, Run
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["Bounds", "bound_dtype"]
+__all__ = ["Bounds", "Flow", "bound_dtype"]
+
+Flow = Literal["bounds", "variances", "variances to outputs"]
+"""What flows in place of data: bounds on changes, or variances and means, from layer to layer or on to the outputs."""
 
 
 class Bounds:
     """Carries bounds, or variances and means, and collects who reads and who writes couplings.
 
     Attributes:
+        flow: What flows.
         expected: Variances flow instead of bounds.
+        to_outputs: They flow through layers, on to the outputs.
         dtype: What bounds are kept in.
         names: Paths of the model's modules and parameters.
         writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
         readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
+        outputs: In a pass to the outputs, the variances of what the model returns.
         met: Sets of feed-in layers that met entry by entry in one operator.
         arriving: In a pass over expected errors, the expected inputs of every layer where they are known, laid out as these
             are, by the layer's name.
@@ -45,9 +54,12 @@ class Bounds:
         computed: The layer that uses a weight computed from a parameter, by the parameter's path.
     """
 
-    def __init__(self, run: Run, *, expected: bool = False) -> None:
-        """Follow bounds in `run`; with `expected`, variances."""
-        self.expected, self.dtype, self.names = expected, run.dtype, run.names
+    def __init__(self, run: Run, flow: Flow = "bounds") -> None:
+        """Follow what flows in `run`."""
+        self.flow = flow
+        self.expected, self.to_outputs = flow != "bounds", flow == "variances to outputs"
+        self.dtype, self.names = run.dtype, run.names
+        self.outputs: list[Tensor] = []
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
         self.met: list[frozenset[str]] = []
@@ -159,10 +171,17 @@ class Bounds:
 
     def gradients(self, weights: list[Tensor]) -> list[Tensor | None]:
         """Pull the readers' totals, each times its weight, back to the writers' leaves."""
+        return self._gradients([reader.total for reader in self.readers], weights)
+
+    def output_shares(self) -> list[Tensor | None]:
+        """Shares of the outputs' variance per variance of every entry of the writers' leaves, summed over outputs."""
+        totals = [output.sum() for output in self.outputs if output.requires_grad]
+        return self._gradients(totals, [torch.where(total > 0, 1 / total.detach(), 0) for total in totals])
+
+    def _gradients(self, totals: list[Tensor], weights: list[Tensor]) -> list[Tensor | None]:
         leaves = [writer.leaf for writer in self.writers]
-        if not leaves or not self.readers:
+        if not leaves or not totals:
             return []
-        totals = [reader.total for reader in self.readers]
         with full_precision(leaves[0].device):
             return list(torch.autograd.grad(totals, leaves, weights, allow_unused=True))
 

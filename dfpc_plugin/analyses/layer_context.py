@@ -23,7 +23,8 @@ class Writer:
 
     Attributes:
         name: The layer.
-        leaf: Bounds on the output, `(..., channels, ...)`, without the batch; requires gradients.
+        leaf: Bounds on the output, `(..., channels, ...)`, without the batch; requires gradients. In a pass to the outputs,
+            variances of the output, with the batch, as part of the graph.
         channel_dim: The axis of `leaf` that holds the layer's output channels.
     """
 
@@ -51,6 +52,7 @@ class LayerCollector(Protocol):
     """Collects which layers write and read couplings."""
 
     expected: bool
+    to_outputs: bool
     names: ModelNames
     writers: list[Writer]
     readers: list[Reader]
@@ -90,6 +92,7 @@ class LayerContext:
         self.arguments = call.args
         self._collector, self._call = collector, call
         self._originals = dict(zip(_parameter_names(call.operator.bound), call.args, strict=False)) | call.kwargs
+        self._read: list[torch.Tensor] = []
 
     @property
     def function_name(self) -> str:
@@ -134,17 +137,42 @@ class LayerContext:
         """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""
         if self.expected:
             self._collector.note_arrival(name, self._originals.get("input"))
+        self._read.append(total)
         if total.requires_grad:
             self._collector.readers.append(Reader(name, total, self.sources))
 
-    def write(self, name: str, bound: torch.Tensor, channel_dim: int) -> torch.Tensor:
+    def write(
+        self, name: str, bound: torch.Tensor, channel_dim: int, whole: Callable[[], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Start a coupling here: layer `name` produces `bound`, with its channels along `channel_dim`.
+
+        Args:
+            name: The layer.
+            bound: What it produces, without the batch and without what is the same along an axis.
+            channel_dim: The axis of its channels.
+            whole: Applies the layer to what it reads, `(batch, ...)`; for a pass to the outputs.
 
         Returns:
             The leaf to build the output from (expand it over the batch).
         """
         leaf = bound.detach().requires_grad_()
+        if self._collector.to_outputs:
+            leaf, channel_dim = self._connected(leaf, whole), channel_dim - leaf.dim()
         name = self._collector.free_name(name, leaf.shape[channel_dim])
         self._collector.writers.append(Writer(name, leaf, channel_dim))
         self.sources = frozenset({name})
         return leaf
+
+    def _connected(self, leaf: torch.Tensor, whole: Callable[[], torch.Tensor] | None) -> torch.Tensor:
+        """Variances of a layer's output as a function of those of its inputs.
+
+        Where the rule cannot apply the layer, what it has read is spread over its outputs as their variances are.
+        """
+        if whole is not None:
+            result = whole()
+            return result if result.requires_grad else result.requires_grad_()
+        totals = [total.sum() for total in self._read if total.requires_grad]
+        if not totals:
+            return leaf
+        total = torch.stack(totals).sum()
+        return leaf * torch.where(total > 0, total / total.detach(), 0)

@@ -255,16 +255,20 @@ def convolution(
         Axis.of_convolution(s, k, step, d, *side)
         for s, k, step, d, side in zip(size, kernel, steps, dilations, sides, strict=True)
     ]
+
+    def whole() -> Tensor:
+        return native(input, weight, None, stride, padding, dilation, groups)
+
     per_output = row_sums(flow, weight, input, axes, groups)
     per_input = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     if all(k == 1 and side == (0, 0) for k, side in zip(kernel, sides, strict=True)):
         seen = _every(input, steps)
         flow.read(name, per_channel_sum(seen, axes) @ per_input.flatten())
-        leaf = flow.write(name, per_output, channel_dim=0)
+        leaf = flow.write(name, per_output, 0, whole)
     else:
         flow.read(name, (input * spread(per_input, geometry, over="inputs")).sum())
-        leaf = flow.write(name, spread(per_output, geometry, over="outputs"), channel_dim=0)
-    return leaf.expand(*input.shape[: -axes - 1], leaf.shape[0], *(axis.out for axis in geometry))
+        leaf = flow.write(name, spread(per_output, geometry, over="outputs"), 0, whole)
+    return leaf.expand(*input.shape[: -axes - 1], leaf.shape[-axes - 1], *(axis.out for axis in geometry))
 
 
 @operator(
@@ -301,8 +305,12 @@ def transposed_convolution(
     arriving = weight * variances_by_channel(input, axes).view(-1, *(1,) * (axes + 1)) if flow.expected else weight
     per_output = arriving.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     flow.read(name, (input * spread(weight.sum(1), geometry, over="outputs")).sum())
-    leaf = flow.write(name, spread(per_output, geometry, over="inputs"), channel_dim=0)
-    return leaf.expand(*input.shape[: -axes - 1], *leaf.shape)
+
+    def whole() -> Tensor:
+        return native(input, weight, None, stride, padding, output_padding, groups, dilation)
+
+    leaf = flow.write(name, spread(per_output, geometry, over="inputs"), 0, whole)
+    return leaf.expand(*input.shape[: -axes - 1], *leaf.shape[-axes - 1 :])
 
 
 @operator(torch._convolution, convention=EXACT, channels=_traced_channels, context=True, kind="layer")

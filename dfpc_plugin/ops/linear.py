@@ -70,7 +70,8 @@ def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -
     """Read and write one linear layer; `weight (C_out, C_in)` may have signs."""
     weight = weight.abs()
     read_linear(flow, name, input, weight)
-    return write_linear(flow, name, weight, input, input.shape[:-1])
+    leaf = flow.write(name, row_sums(flow, weight, input, 0, 1), 0, lambda: torch.nn.functional.linear(input, weight))
+    return leaf.expand(*input.shape[:-1], weight.shape[0])
 
 
 def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 from records import Record, default_path, latest, versions
-from third_party import known as known_of_others
-from third_party import markdown as table_of_others
 
 from dfpc_plugin.files import write_text
 from models import TORCHVISION
+from third_party import known as known_of_others
+from third_party import markdown as table_of_others
 
 __all__ = ["markdown"]
 

@@ -40,7 +40,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     return runs
 
 
-@pytest.mark.parametrize("ranking", ["expected", "relative", "coupling-mean", "published"])
+@pytest.mark.parametrize("ranking", ["output", "expected", "relative", "coupling-mean", "published"])
 def test_couplings_and_scores_come_from_one_run(traced: list[dict], ranking: str) -> None:
     torch.manual_seed(0)
     model = Counted()
