@@ -18,7 +18,7 @@ from dfpc_plugin.state import ModelState
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall, traced_call
 
-__all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "name_of", "remembered", "unchanged"]
+__all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "flowed", "keep", "name_of", "remembered", "unchanged"]
 
 ImportanceRanking = Literal["output", "expected", "relative", "coupling-mean", "published"]
 """How channels of different couplings are compared; see `DFPCImportance`."""
@@ -67,6 +67,19 @@ def remembered(graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, comp
     if checked is not None:
         checked.add(key)
     return kept[key]
+
+
+def keep(graph: tp.DependencyGraph, key: tuple[Any, ...], value: Any) -> None:
+    """Keep what is true of the model of `graph` as it is, for `remembered`."""
+    graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(graph.model), value
+
+
+def flowed(
+    graph: tp.DependencyGraph, bounds: Bounds, flow: Flow, example_inputs: ExampleInputs | None
+) -> TracedCall | None:
+    """How the model of `graph` was called when `bounds` flowed; None if it would be called otherwise, or other things flow."""
+    noted, call = traced_call(graph), call_of(graph, example_inputs)
+    return call if noted is not None and noted.signature == call.signature and bounds.flow == flow else None
 
 
 def call_of(graph: tp.DependencyGraph, example_inputs: ExampleInputs | None) -> TracedCall:
@@ -148,6 +161,11 @@ class DFPCImportance(tp.importance.Importance):
         return importance.to(next(group._DG.model.parameters()).device)
 
     @property
+    def in_output_error(self) -> bool:
+        """Whether scores are errors at the model's outputs, which compare with what channels cost."""
+        return self.ranking == "output"
+
+    @property
     def _published(self) -> Ranking:
         """The ranking of `bgsc` that this one is made from."""
         return "published" if self.ranking == "coupling-mean" else self.ranking
@@ -165,12 +183,10 @@ class DFPCImportance(tp.importance.Importance):
         Raises:
             DFPCError: As `bgsc` raises.
         """
-        noted = traced_call(graph)
-        call = call_of(graph, self.example_inputs)
-        if noted is not None and noted.signature == call.signature and bounds.flow == self.flow:
+        call = flowed(graph, bounds, self.flow, self.example_inputs)
+        if call is not None:
             require_finite(graph.model)
-            key = (self.ranking, *call.signature)
-            graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(graph.model), saliency_of(bounds, self._published)
+            keep(graph, (self.ranking, *call.signature), saliency_of(bounds, self._published))
 
     def _scores_for(self, group: Any) -> tuple[ModelState, Saliency]:
         """Return scores that are true of the model as it is, with the record of what they were computed for."""

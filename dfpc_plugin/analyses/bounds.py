@@ -60,6 +60,7 @@ class Bounds:
         self.expected, self.to_outputs = flow != "bounds", flow == "variances to outputs"
         self.dtype, self.names = run.dtype, run.names
         self.outputs: list[Tensor] = []
+        self._shares: list[Tensor | None] | None = None
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
         self.met: list[frozenset[str]] = []
@@ -175,8 +176,11 @@ class Bounds:
 
     def output_shares(self) -> list[Tensor | None]:
         """Shares of the outputs' variance per variance of every entry of the writers' leaves, summed over outputs."""
-        totals = [output.sum() for output in self.outputs if output.requires_grad]
-        return self._gradients(totals, [torch.where(total > 0, 1 / total.detach(), 0) for total in totals])
+        if self._shares is None:  # the graph is gone afterwards
+            with torch.inference_mode(False), torch.enable_grad():
+                totals = [output.sum() for output in self.outputs if output.requires_grad]
+            self._shares = self._gradients(totals, [torch.where(total > 0, 1 / total.detach(), 0) for total in totals])
+        return self._shares
 
     def _gradients(self, totals: list[Tensor], weights: list[Tensor]) -> list[Tensor | None]:
         leaves = [writer.leaf for writer in self.writers]

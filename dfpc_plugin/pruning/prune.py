@@ -21,7 +21,7 @@ from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length
 from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.result import PruneResult
-from dfpc_plugin.pruning.settings import Per, PruneSettings
+from dfpc_plugin.pruning.settings import Per, PruneSettings, default_per
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.summary import summarise
 from dfpc_plugin.pruning.trial import copy_of, kept_state
@@ -43,7 +43,7 @@ def prune(
     *,
     importance: Importance | None = None,
     evaluate: Evaluate | None = None,
-    per: Per = "channel",
+    per: Per | None = None,
     rescore: float | None = None,
     max_ratio: float = 0.9,
     min_channels: int = 2,
@@ -66,8 +66,8 @@ def prune(
         model: Any model that `find_couplings` can follow. It is left as it is, unless `inplace`.
         example_inputs: What it is called with; costs and latency are those of these inputs.
         target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
-        importance: Scores groups; any of Torch-Pruning's importances. By default `DFPCImportance()`, or `RepairedImportance`
-            where the repair is by least squares.
+        importance: Scores groups; any of Torch-Pruning's importances. By default
+            `DFPCImportance("output")`, or `RepairedImportance` where a repair by covariances follows.
         evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
         per: What saliency is divided by before it is ranked: see `PruneSettings`.
         rescore: The share of the channels after which saliency is computed anew, on the model as it is repaired by then;
@@ -107,15 +107,15 @@ def prune(
     if wanted.max_drop is not None and evaluate is None:
         raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
     by_default = round_to is None and wanted.measured
+    ranked_by = importance or default_importance(mending, example_inputs)
     settings = PruneSettings(
-        per, rescore, max_ratio, min_channels,
+        per or default_per(ranked_by, wanted), rescore, max_ratio, min_channels,
         8 if by_default else round_to, _by_name(model, ignored_layers), coupled, whole_heads,
     )
     latency = _protocol(latency, wanted, settings, forward_fn)
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
-            ranked_by = importance or default_importance(mending, example_inputs)
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
             subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
         scores, mender = Scores(evaluate, phases), Mender(mending, graph, example_inputs, forward_fn, phases)
@@ -175,7 +175,7 @@ def _plan(
 ) -> tuple[Order, int, Measured | None]:
     """Rank all units, and find how many of them go; with the latency of the result if that was measured."""
     ranking = repaired_in(importance)
-    if ranking is not None:
+    if ranking is not None and ranking.calibration is not None:
         with phases("images") as tell:
             ranking.prepare(subject.graph, tell)
     with phases("saliency"):

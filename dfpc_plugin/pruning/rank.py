@@ -21,6 +21,7 @@ from dfpc_plugin.latency import LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
+from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.selection import Candidate, Order, by_saliency, by_saliency_per_cost, keep_at_least
 
 __all__ = ["UNSCORED", "Importance", "build_graph", "candidates_of", "left_out", "order_of", "rescored_order"]
@@ -40,12 +41,13 @@ def build_graph(
 ) -> DataFlowGraph:
     """Find the couplings of `model`; where `importance` scores by data flow, its run is the same."""
     own = data_flow_forward(model) is None  # a family's forward may run other shapes for channels than for scores
-    flow = importance.flow if own and isinstance(importance, DFPCImportance) else None
+    by_flow = importance if isinstance(importance, DFPCImportance | RepairedImportance) else None
+    flow = by_flow.flow if own and by_flow is not None else None
     graph = DataFlowGraph(whole_heads=settings.whole_heads, flow=flow)
     graph.build_dependency(model, example_inputs, forward_fn=forward_fn)
     bounds = graph.coupling_map.bounds
-    if bounds is not None and isinstance(importance, DFPCImportance):
-        importance.score_by(graph, bounds)
+    if bounds is not None and by_flow is not None:
+        by_flow.score_by(graph, bounds)
         graph.coupling_map = dataclasses.replace(graph.coupling_map, bounds=None)  # which holds all that has flowed
     return graph
 
@@ -136,6 +138,7 @@ def order_of(
         "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
         "latency": lambda gone, channels: 0.0 if latency is None else latency.saving(gone, channels),
     }
+    assert settings.per is not None
     together = 8 if settings.per == "latency" else 1
     return by_saliency_per_cost(
         candidates, prices[settings.per], costs, removed, settings.round_to, together=together

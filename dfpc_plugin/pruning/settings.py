@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dfpc_plugin.errors import PrunerSettingError
+from dfpc_plugin.selection import Target
 
-__all__ = ["Per", "PruneSettings"]
+__all__ = ["Per", "PruneSettings", "default_per"]
 
 Per = Literal["channel", "macs", "params", "latency"]
 """What a ranking divides saliency by: nothing, or what removing the channel saves."""
+
+
+def default_per(importance: Any, target: Target) -> Per:
+    """What a ranking divides saliency by where nothing is asked for.
+
+    Errors at the outputs are divided by the parameters or multiply-accumulates that they save, whichever the target is about;
+    other scores by nothing, as their authors have it.
+    """
+    if not getattr(getattr(importance, "importance", importance), "in_output_error", False):
+        return "channel"
+    return "params" if target.params is not None and target.macs is None else "macs"
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,8 @@ class PruneSettings:
 
     Attributes:
         per: What saliency is divided by: `channel` ranks by saliency alone; `macs`, `params` and `latency` by the
-            saliency lost for what is saved.
+            saliency lost for what is saved. None for `macs` (`params` if the target is about these alone) where saliency is
+            an error at the outputs, as it is by default, and `channel` elsewhere.
         rescore: The share of the channels after which saliency is computed anew on what is left, such as the paper's
             0.01; None to compute it once.
         max_ratio: The share of its channels that any coupling may lose.
@@ -32,7 +45,7 @@ class PruneSettings:
         whole_heads: Attention loses whole heads rather than dimensions of all of them.
     """
 
-    per: Per = "channel"
+    per: Per | None = None
     rescore: float | None = None
     max_ratio: float = 0.9
     min_channels: int = 2
@@ -47,7 +60,7 @@ class PruneSettings:
         Raises:
             PrunerSettingError: Says which.
         """
-        if self.per not in get_args(Per):
+        if self.per is not None and self.per not in get_args(Per):
             raise PrunerSettingError(f"per={self.per!r} is none of {', '.join(get_args(Per))}; choose one of them.")
         if self.rescore is not None and not 0 < self.rescore <= 1:
             raise PrunerSettingError(f"rescore={self.rescore} is no share of the channels; give 0.01, say, or None.")

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.repairing.moments import LayerMoments
+from dfpc_plugin.repairing.sensitivity import Sensitivity
 
 __all__ = ["Reader", "elimination_costs", "readers_of"]
 
 _ROUNDS = 64
+_SPARSE = 8
+"""One in so many entries has to be gone before the others are put together."""
 
 
 class Reader:
@@ -25,12 +28,15 @@ class Reader:
 
         tr(W_b P_bb^-1 W_b')  =  tr(P_bb^-1 M_bb),  M = W' W
 
-    of its squared output: the part of these entries that all others do not tell. Removal takes W to W - W_b S and P to
+    of its squared output: the part of these entries that all others do not tell. With rows of W weighted by how much errors of
+    the layer's outputs matter, it is what removing them costs at the outputs of the model. Removal takes W to W - W_b S and P to
     P - P_b' S, with S = P_bb^-1 P_b, so that M goes to M - M_b' S - S' M_b + S' M_bb S. (Hassibi and Stork, "Second order
     derivatives for network pruning: optimal brain surgeon", 1992, with the layer's own squared error for a loss.)
     """
 
-    def __init__(self, matrix: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float) -> None:
+    def __init__(
+        self, matrix: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float | None = None
+    ) -> None:
         """Begin with everything there.
 
         Args:
@@ -38,6 +44,7 @@ class Reader:
             covariance: `(entries, entries)`, or `(entries,)` variances of a layer in which nothing stands in.
             entries: Which entries go with each unit, by its number; units that it does not read are left out.
             ridge: In multiples of the mean variance.
+            scale: What costs are multiplied by; by default one over the layer's squared output.
         """
         self._full = covariance.dim() == 2
         self._number(entries, matrix.device)
@@ -51,7 +58,7 @@ class Reader:
         else:
             self._alone = matrix.square().sum(0) * covariance
             total = self._alone.sum()
-        self._scale = 1 / total.clamp_min(1e-300)
+        self._scale = 1 / total.clamp_min(1e-300) if scale is None else total.new_tensor(scale)
 
     def _number(self, entries: Mapping[int, Sequence[int]], device: torch.device) -> None:
         """Lay out which entries go with which units, those of units with equally many together."""
@@ -102,13 +109,23 @@ class Reader:
             return
         rows, gram = self._inverse[index], self._gram[index]
         share = torch.linalg.solve(rows[:, index], rows)
-        across = gram.mT @ share
-        self._gram += share.mT @ (gram[:, index] @ share) - across - across.mT
-        self._inverse -= rows.mT @ share
+        half = gram - gram[:, index] @ share / 2
+        self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
+        self._inverse.addmm_(rows.mT, share, alpha=-1)
         for kept in (self._inverse, self._gram):
             kept[index] = 0
             kept[:, index] = 0
         self._gone[index] = True
+
+    def compact(self) -> None:
+        """Leave out what is gone, once that is much: all that is done costs the square of what is there."""
+        if not self._full or int(self._gone.sum()) * _SPARSE < len(self._gone):
+            return
+        left = (~self._gone).nonzero().squeeze(1)
+        self._gram, self._inverse, self._gone = self._gram[left][:, left], self._inverse[left][:, left], self._gone[left]
+        numbers = {entry: number for number, entry in enumerate(left.tolist())}
+        own = {unit: [numbers[e] for e in entries if e in numbers] for unit, entries in self._entries.items()}
+        self._number({unit: entries for unit, entries in own.items() if entries}, left.device)
 
 
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
@@ -135,6 +152,7 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
         left[gone] = False
         for reader in readers:
             reader.remove(gone)
+            reader.compact()
     return result
 
 
@@ -164,16 +182,60 @@ def _cheapest_of(
             part.remove([int(chosen)])
 
 
-def readers_of(moments: LayerMoments, entries: Mapping[int, Sequence[int]], ridge: float) -> list[Reader]:
-    """One reader per group of a layer, from the input channels that go with each unit."""
-    groups, _, channels = moments.matrix.shape
+def readers_of(
+    moments: Sequence[LayerMoments],
+    entries: Mapping[int, Sequence[int]],
+    ridge: float,
+    sensitivity: Sensitivity | None = None,
+) -> list[Reader]:
+    """One reader per matrix, and group of it, of a layer, from the input channels that go with each unit.
+
+    Costs are shares of the outputs' variance: all of a layer's entries cost the layer's share, as far as they do not stand in
+    for each other.
+
+    Args:
+        moments: The layer's.
+        entries: The channels of every unit.
+        ridge: In multiples of the mean variance.
+        sensitivity: How much errors of the layer's outputs matter; by default all alike, and the layer's share is one.
+    """
+    matrices = [own.matrix for own in moments]
+    if sensitivity is not None:
+        matrices = _weighted(matrices, sensitivity.weights)
+    totals = [_squared_output(matrix, own.covariance) for matrix, own in zip(matrices, moments, strict=True)]
+    whole = float(torch.stack(totals).sum())
+    scale = (1.0 if sensitivity is None else sensitivity.share) / max(whole, 1e-300)
+    result = []
+    for matrix, own in zip(matrices, moments, strict=True):
+        for part, covariance, found in zip(matrix, own.covariance, _by_group(entries, matrix), strict=True):
+            if found:
+                result.append(Reader(part, covariance, found, ridge, scale))
+    return result
+
+
+def _by_group(entries: Mapping[int, Sequence[int]], matrix: Tensor) -> list[dict[int, list[int]]]:
+    """Sort the input channels of units by the groups that read them."""
+    groups, _, channels = matrix.shape
     found: list[dict[int, list[int]]] = [{} for _ in range(groups)]
     for unit, own in entries.items():
         for channel in own:
             group, position = divmod(channel, channels)
             found[group].setdefault(unit, []).append(position)
-    return [
-        Reader(matrix, covariance, own, ridge)
-        for matrix, covariance, own in zip(moments.matrix, moments.covariance, found, strict=True)
-        if own
-    ]
+    return found
+
+
+def _weighted(matrices: list[Tensor], weights: Tensor) -> list[Tensor]:
+    """Multiply rows by the roots of the weights of their outputs; as they are where outputs do not correspond to rows."""
+    rows = [matrix.shape[0] * matrix.shape[1] for matrix in matrices]
+    taps, rest = divmod(sum(rows), len(weights))
+    if rest or any(own % taps for own in rows):
+        return matrices
+    parts = weights.clamp_min(0).sqrt().to(matrices[0]).repeat_interleave(taps).split(rows)
+    return [matrix * part.view(*matrix.shape[:2], 1) for matrix, part in zip(matrices, parts, strict=True)]
+
+
+def _squared_output(matrix: Tensor, covariance: Tensor) -> Tensor:
+    """Sum of W C W' over groups."""
+    if covariance.dim() == 2:
+        return (matrix.square().sum(1) * covariance).sum()
+    return ((matrix.mT @ matrix) * covariance).sum()

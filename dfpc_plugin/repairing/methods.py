@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
@@ -18,20 +16,16 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
 from dfpc_plugin.repairing.merge import merge_channels
-from dfpc_plugin.repairing.noise import pink_noise
+from dfpc_plugin.repairing.noise import noise_count, noise_like
 from dfpc_plugin.repairing.norm_moments import moments_of, update_norms
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
-from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["METHODS"]
 
 _Done = TypeVar("_Done")
 
-_PIXELS, _FEWEST, _MOST = 2**15, 4, 64
-"""Pixels of noise, about, and how many images these may be."""
-_PLAIN = 3
-"""Dimensions of inputs that are no images: vectors, sequences."""
 _SHIFT = 0.5
 """`mean` has two estimates of a constant, what is expected of removed channels and what noise tells; both count."""
 
@@ -124,28 +118,20 @@ def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _
 
     Where inputs are not images alone, there is None.
     """
-    given = tensors(job.example_inputs)[0]
-    few = _noise(job, len(given))
+    given, seed = job.example_inputs, job.settings.seed
+    own = len(tensors(given)[0])
+    few = noise_like(given, own, seed)
     if few is None:
         return act(None)
-    count = max(_FEWEST, min(_MOST, _PIXELS // given[0, 0].numel()))
+    count = noise_count(given)
     try:
-        return act(_noise(job, count))
+        return act(noise_like(given, count, seed))
     except DFPCError:
         raise
     except Exception as error:  # the user's forward may raise anything
         found = act(few)
-        job.notes.append(f"Looked at {len(given)} images of noise only, as the model does not take {count}: {error}")
+        job.notes.append(f"Looked at {own} images of noise only, as the model does not take {count}: {error}")
         return found
-
-
-def _noise(job: RepairJob, count: int) -> ExampleInputs | None:
-    """Noise in the shape of images, `count` of them; None where inputs are not images alone."""
-    generator = torch.Generator().manual_seed(job.settings.seed)
-    given = tensors(job.example_inputs)
-    if any(tensor.dim() <= _PLAIN or not tensor.is_floating_point() for tensor in given):
-        return None
-    return map_tensors(lambda own: pink_noise((count, *own.shape[1:]), generator).to(own), job.example_inputs)
 
 
 METHODS: dict[str, Callable[[RepairJob], list[LayerRepair]]] = {

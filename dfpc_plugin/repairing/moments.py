@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +47,7 @@ def layer_moments(
     *,
     rows: int,
     seed: int,
+    within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, list[LayerMoments]]:
     """Run `model`, in evaluation mode, on `batches`, and return the moments of every layer's inputs by the layer's name.
 
@@ -56,12 +61,13 @@ def layer_moments(
         forward_fn: As everywhere.
         rows: How many rows of a layer's inputs to sample, at most.
         seed: Chooses them.
+        within: Makes a context for every forward.
     """
     steps = survey(model, batches.one, forward_fn)
     sums: dict[Key, tuple[str, _Sums]] = {}
     for number, batch in enumerate(batches.parts):
         seen = set()
-        for position, (step, settlement) in enumerate(zip(steps, settlements(model, batch, forward_fn), strict=True)):
+        for position, (step, settlement) in enumerate(zip(steps, settlements(model, batch, forward_fn, within), strict=True)):
             call = settlement.call
             if step.key in seen or _is_depthwise(call):
                 continue

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["pink_noise"]
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.tracing.tree import map_tensors, tensors
+
+__all__ = ["noise_count", "noise_like", "pink_noise"]
+
+_PIXELS, _FEWEST, _MOST = 2**15, 4, 64
+"""Pixels of noise, about, and how many images these may be."""
+_PLAIN = 3
+"""Dimensions of inputs that are no images: vectors, sequences."""
 
 
 def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 1.5) -> Tensor:
@@ -25,3 +33,17 @@ def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 
     noise = torch.fft.irfft2(spectrum, s=(height, width))
     correction = min(1, height * width - 1)
     return noise / noise.std((-2, -1), correction=correction, keepdim=True).clamp_min(1e-12)
+
+
+def noise_count(example_inputs: ExampleInputs) -> int:
+    """How many images of noise are enough."""
+    pixels = tensors(example_inputs)[0][0, 0].numel()
+    return max(_FEWEST, min(_MOST, _PIXELS // pixels))
+
+
+def noise_like(example_inputs: ExampleInputs, count: int, seed: int) -> ExampleInputs | None:
+    """Noise in the shape of images, `count` of them; None where inputs are not images alone."""
+    generator = torch.Generator().manual_seed(seed)
+    if any(tensor.dim() <= _PLAIN or not tensor.is_floating_point() for tensor in tensors(example_inputs)):
+        return None
+    return map_tensors(lambda own: pink_noise((count, *own.shape[1:]), generator).to(own), example_inputs)

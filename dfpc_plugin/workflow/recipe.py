@@ -122,9 +122,11 @@ class PruneSection:
     """Which channels go.
 
     Attributes:
-        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), dfpc, dfpc-relative,
-            dfpc-mean, dfpc-published, magnitude, fpgm, lamp, bnscale or random.
-        per: What saliency is divided by before it is ranked: nothing, or what removing the channel saves.
+        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), dfpc, dfpc-output,
+            dfpc-relative, dfpc-mean, dfpc-published, magnitude, fpgm, lamp, bnscale or random.
+        per: What saliency is divided by before it is ranked: channel (nothing), or what removing the channel saves (macs,
+            params, latency). By default macs or params, as the target says, for errors at the outputs, and channel for other
+            scores.
         rescore: The share of the channels after which saliency is computed anew, such as the paper's 0.01.
         max_ratio: The share of its channels that any coupling may lose.
         min_channels: What every layer keeps at least.
@@ -135,7 +137,7 @@ class PruneSection:
     """
 
     importance: str = AUTO
-    per: Per = "channel"
+    per: Per | None = None
     rescore: float | None = None
     max_ratio: float = 0.9
     min_channels: int = 2

@@ -81,7 +81,7 @@ def main(
             target,
             images,
             settings=settings,
-            importance=None if repair is not None else CRITERIA[importance].build(),
+            importance=RepairedImportance(repair) if repair is not None else CRITERIA[importance].build(),
             repair=repair,
         )
         return dataclasses.replace(result, evaluation=evaluate_model(result.model, held_out))

@@ -27,7 +27,7 @@ def main(weights: Path, network: str = "cifar/resnet56", title: str = "ResNet-56
     """
     model = build_model(network)
     load_weights(model, weights)
-    result = dfpc.prune(model.eval(), example_inputs(model, network), f"macs={1 / speedup}")
+    result = dfpc.prune(model.eval(), example_inputs(model, network), f"macs={1 / speedup}", importance=dfpc.DFPCImportance())
     marks = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
     couplings = [
         {

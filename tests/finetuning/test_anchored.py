@@ -61,8 +61,9 @@ def test_cuts_survive_json():
 def test_the_default_is_that_of_prune():
     inputs = torch.zeros(1, 3, 8, 8)
     assert isinstance(default_importance(None, inputs), DFPCImportance)
-    assert isinstance(default_importance(RepairSettings("merge"), inputs), DFPCImportance)
-    assert isinstance(default_importance(RepairSettings("synthetic"), inputs), RepairedImportance)
+    assert isinstance(default_importance(RepairSettings("mean"), inputs), DFPCImportance)
+    for method in ("merge", "synthetic"):
+        assert isinstance(default_importance(RepairSettings(method), inputs), RepairedImportance)
 
 
 def test_what_looks_at_images_is_found_in_what_wraps_it():

@@ -176,9 +176,9 @@ STAY = {
     "resampled channels": (lambda m, h: F.interpolate(h, 4), 4, "resamples"),
     "sorted channels": (lambda m, h: h.sort(-1)[0], 3, None),
     "picked channels": (lambda m, h: h[..., [2, 0]], 2, "positions"),
-    "scaled by constants": (lambda m, h: h * torch.arange(3.0), 3, "without channels"),
+    "scaled by constants": (lambda m, h: h * torch.arange(3.0), 3, "of fixed size"),
     "one channel by its position": (lambda m, h: h[..., 0:1] + h[..., 1:2], 1, None),
-    "meets the tokens": (lambda m, h: h[:, :3] + h[:, :3].mT, 3, "without channels"),
+    "meets the tokens": (lambda m, h: h[:, :3] + h[:, :3].mT, 3, "of fixed size"),
 }
 
 

@@ -56,9 +56,11 @@ def test_couplings_and_scores_come_from_one_run(traced: list[dict], ranking: str
         torch.testing.assert_close(torch.tensor(coupling.scores).double(), wanted.double())
 
 
-def test_the_default_scores_in_the_same_run(traced: list[dict]) -> None:
-    dfpc.prune(Counted(), IMAGE, "macs=0.5")
-    assert [run["flow"] for run in traced] == ["variances"]
+@pytest.mark.parametrize("repair", [None, "mean", "merge"])
+def test_the_default_scores_in_the_same_run(traced: list[dict], repair: str | None) -> None:
+    dfpc.prune(Counted(), IMAGE, "macs=0.5", repair=repair)
+    flows = [run["flow"] for run in traced]
+    assert flows == ["variances to outputs"] + (["variances"] if repair == "mean" else [])
 
 
 def test_an_importance_with_inputs_of_its_own_runs_on_them(traced: list[dict]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
+from dfpc_plugin.repairing.sensitivity import Sensitivity
 
 CPU = torch.device("cpu")
 Entries = dict[int, list[int]]
@@ -33,11 +34,15 @@ def unexplained(matrix: Tensor, cov: Tensor, gone: list[int]) -> float:
 
 
 def greedy(
-    units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float, order: list[int] | None = None
+    units: int,
+    readers: list[tuple[Tensor, Tensor, Entries]],
+    ridge: float,
+    order: list[int] | None = None,
+    whole: float | None = None,
 ) -> Tensor:
     """Remove the unit that adds least to the error, by trying all, until none is left; note the `order`."""
     ridged = [
-        (m, c + ridge * c.diagonal().mean() * torch.eye(len(c)), e, float((m @ c @ m.T).trace()))
+        (m, c + ridge * c.diagonal().mean() * torch.eye(len(c)), e, whole or float((m @ c @ m.T).trace()))
         for m, c, e in readers
     ]
     result = torch.zeros(units, dtype=torch.float64)
@@ -136,14 +141,37 @@ def test_groups_are_readers_of_their_own() -> None:
     matrix = random(0, 3, 4, 2)
     cov = torch.stack([covariance(seed, 2) for seed in range(3)])
     entries = {0: [0, 2], 1: [1, 3], 2: [4], 3: [5]}
-    readers = readers_of(LayerMoments(matrix, cov), entries, 0.01)
+    readers = readers_of([LayerMoments(matrix, cov)], entries, 0.01)
     assert len(readers) == 3
     owns: list[Entries] = [{0: [0], 1: [1]}, {0: [0], 1: [1]}, {2: [0], 3: [1]}]
     by_hand = list(zip(matrix, cov, owns, strict=True))
+    whole = sum(float((m @ c @ m.T).trace()) for m, c in zip(matrix, cov, strict=True))
     torch.testing.assert_close(
-        elimination_costs(4, readers, CPU), greedy(4, by_hand, 0.01), rtol=1e-6, atol=1e-9
+        elimination_costs(4, readers, CPU), greedy(4, by_hand, 0.01, whole=whole), rtol=1e-6, atol=1e-9
     )
-    assert len(readers_of(LayerMoments(matrix, cov), {0: [2]}, 0.01)) == 1
+    assert len(readers_of([LayerMoments(matrix, cov)], {0: [2]}, 0.01)) == 1
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_errors_of_outputs_count_by_how_much_they_matter(taps: int) -> None:
+    """Rows are those of outputs, each with all its taps; all entries together cost the layer's share."""
+    matrix, cov, weights = random(0, 1, 4 * taps, 5), covariance(1, 5)[None], torch.tensor([0.1, 3, 0, 1]).double()
+    entries = {unit: [unit] for unit in range(5)}
+    readers = readers_of([LayerMoments(matrix, cov)], entries, 0.0, Sensitivity(weights, 0.3))
+    weighted = matrix[0] * weights.sqrt().repeat_interleave(taps)[:, None]
+    by_hand = 0.3 * greedy(5, [(weighted, cov[0], entries)], 0.0)
+    found = elimination_costs(5, readers, CPU)
+    torch.testing.assert_close(found, by_hand, rtol=1e-5, atol=1e-9)
+    assert float(found.sum()) >= 0.3 * (1 - 1e-6)
+
+
+def test_matrices_of_one_layer_share_its_sensitivity() -> None:
+    """As attention's three projections in one weight do."""
+    parts, cov = random(0, 3, 1, 2, 4), covariance(1, 4)[None]
+    weights, entries = random(2, 6).abs(), {unit: [unit] for unit in range(4)}
+    several = readers_of([LayerMoments(part, cov) for part in parts], entries, 0.1, Sensitivity(weights, 0.7))
+    one = readers_of([LayerMoments(parts.flatten(0, 2)[None], cov)], entries, 0.1, Sensitivity(weights, 0.7))
+    torch.testing.assert_close(elimination_costs(4, several, CPU), elimination_costs(4, one, CPU))
 
 
 def test_many_units_go_some_at_a_time() -> None:

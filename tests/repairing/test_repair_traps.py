@@ -339,6 +339,6 @@ def test_detectors_are_followed_as_when_they_were_pruned():
     torch.manual_seed(0)
     model = create_model("torchvision/fasterrcnn_mobilenet_v3_large_320_fpn").eval()
     images = torch.rand(3, 3, 96, 96)
-    cut = dfpc.prune(model, images[:1], "ratio=0.1")
+    cut = dfpc.prune(model, images[:1], "ratio=0.1", importance=dfpc.DFPCImportance())
     result = dfpc.repair(cut.model, model, images[:1], "calibrate", images=images, removed=cut.removed)
     assert sum(layer.changed for layer in result.layers) > 10
