@@ -17,6 +17,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
+from dfpc_plugin import RepairedImportance
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import calibration_images, evaluation_transform, open_images, training_transform
 from dfpc_plugin.evaluation import evaluate_model
