@@ -20,7 +20,7 @@ from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.elimination import elimination_costs, readers_of
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
-from dfpc_plugin.repairing.noise import noise_count, noise_like
+from dfpc_plugin.repairing.noise import on_noise
 from dfpc_plugin.repairing.sensitivity import Sensitivity, sensitivities
 from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES, Images, Method, RepairSettings
 from dfpc_plugin.repairing.statistics import ImposedStatistics
@@ -172,8 +172,11 @@ class RepairedImportance(tp.importance.Importance):
         with evaluating(model):
             if self.calibration is not None:
                 return measure(self.calibration.batches(model, given))
-            noise = noise_like(given, noise_count(given), settings.seed)
-            return {} if noise is None else measure(Batches([noise]), within=ImposedStatistics)
+
+            def of_noise(noise: ExampleInputs | None) -> dict[str, list[LayerMoments]]:
+                return {} if noise is None else measure(Batches([noise]), within=ImposedStatistics)
+
+            return on_noise(given, settings.seed, of_noise)[0]
 
 
 def _sensitivities(model: nn.Module, call: TracedCall, flow: Flow) -> dict[str, Sensitivity]:

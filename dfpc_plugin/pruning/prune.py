@@ -178,8 +178,8 @@ def _plan(
     if ranking is not None and ranking.calibration is not None:
         with phases("images") as tell:
             ranking.prepare(subject.graph, tell)
-    with phases("saliency"):
-        candidates = candidates_of(subject.graph, importance, subject.settings)
+    with phases("saliency") as tell:
+        candidates = candidates_of(subject.graph, importance, subject.settings, tell)
     predictor = None
     if latency is not None and (target.measured or subject.settings.per == "latency"):
         with phases("latency of layers") as tell:

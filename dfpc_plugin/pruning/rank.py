@@ -52,8 +52,19 @@ def build_graph(
     return graph
 
 
-def candidates_of(graph: DataFlowGraph, importance: Importance, settings: PruneSettings) -> list[Candidate]:
+def candidates_of(
+    graph: DataFlowGraph,
+    importance: Importance,
+    settings: PruneSettings,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[Candidate]:
     """Score every coupling that may lose units.
+
+    Args:
+        graph: The graph of the model.
+        importance: Scores groups.
+        settings: What may be pruned.
+        progress: Told the share of the couplings that are scored.
 
     Raises:
         NothingToPruneError: There is none.
@@ -62,7 +73,9 @@ def candidates_of(graph: DataFlowGraph, importance: Importance, settings: PruneS
     ignored = ignored_modules(graph.model, settings.ignored_layers)
     found = []
     with unchanged(graph):
-        for group in graph.get_all_groups(ignored):
+        groups = list(graph.get_all_groups(ignored))
+        for number, group in enumerate(groups):
+            progress(number / len(groups))
             (coupling,), (units,) = group.couplings, group.units
             if settings.coupled or len(coupling.feed_in) == 1:
                 saliency = _saliency_of(group, importance)

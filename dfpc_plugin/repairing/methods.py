@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.calibration import Calibration
@@ -16,11 +15,10 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
 from dfpc_plugin.repairing.merge import merge_channels
-from dfpc_plugin.repairing.noise import noise_count, noise_like
+from dfpc_plugin.repairing.noise import on_noise
 from dfpc_plugin.repairing.norm_moments import moments_of, update_norms
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
-from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["METHODS"]
 
@@ -114,24 +112,10 @@ def _store(job: RepairJob, batches: Batches) -> Store:
 
 
 def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _Done:
-    """Call `act` with many images of noise, or, where the model does not take so many, with as many as the example inputs are.
-
-    Where inputs are not images alone, there is None.
-    """
-    given, seed = job.example_inputs, job.settings.seed
-    own = len(tensors(given)[0])
-    few = noise_like(given, own, seed)
-    if few is None:
-        return act(None)
-    count = noise_count(given)
-    try:
-        return act(noise_like(given, count, seed))
-    except DFPCError:
-        raise
-    except Exception as error:  # the user's forward may raise anything
-        found = act(few)
-        job.notes.append(f"Looked at {own} images of noise only, as the model does not take {count}: {error}")
-        return found
+    """Call `act` with noise, and note where that was little."""
+    found, note = on_noise(job.example_inputs, job.settings.seed, act)
+    job.notes += [note] if note else []
+    return found
 
 
 METHODS: dict[str, Callable[[RepairJob], list[LayerRepair]]] = {

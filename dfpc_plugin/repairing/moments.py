@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.inputs import Batches
@@ -62,6 +63,9 @@ def layer_moments(
         rows: How many rows of a layer's inputs to sample, at most.
         seed: Chooses them.
         within: Makes a context for every forward.
+
+    Raises:
+        RepairError: A layer is given values that are not finite.
     """
     steps = survey(model, batches.one, forward_fn)
     sums: dict[Key, tuple[str, _Sums]] = {}
@@ -81,7 +85,13 @@ def layer_moments(
             own.add(call.rows(chosen))
     result: dict[str, list[LayerMoments]] = {}
     for name, own in sums.values():
-        result.setdefault(name, []).append(own.moments())
+        found = own.moments()
+        if not bool(torch.isfinite(found.covariance).all()):
+            raise RepairError(
+                f"'{name}' is given values that are not finite, so that its channels cannot be compared; rank by "
+                f"DFPCImportance(), which runs nothing."
+            )
+        result.setdefault(name, []).append(found)
     return result
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["noise_count", "noise_like", "pink_noise"]
+__all__ = ["on_noise", "pink_noise"]
+
+Result = TypeVar("Result")
 
 _PIXELS, _FEWEST, _MOST = 2**15, 4, 64
 """Pixels of noise, about, and how many images these may be."""
@@ -35,13 +39,34 @@ def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 
     return noise / noise.std((-2, -1), correction=correction, keepdim=True).clamp_min(1e-12)
 
 
-def noise_count(example_inputs: ExampleInputs) -> int:
-    """How many images of noise are enough."""
-    pixels = tensors(example_inputs)[0][0, 0].numel()
-    return max(_FEWEST, min(_MOST, _PIXELS // pixels))
+def on_noise(
+    example_inputs: ExampleInputs, seed: int, act: Callable[[ExampleInputs | None], Result]
+) -> tuple[Result, str | None]:
+    """Call `act` with many images of noise, or, where a model does not take so many, with as many as the example inputs are.
+
+    Where inputs are not images alone, there is None.
+
+    Returns:
+        What `act` returns, and a note for the user if there were few images.
+
+    Raises:
+        DFPCError: `act` raised it.
+    """
+    given = tensors(example_inputs)
+    few = _noise_like(example_inputs, len(given[0]), seed)
+    if few is None:
+        return act(None), None
+    count = max(_FEWEST, min(_MOST, _PIXELS // given[0][0, 0].numel()))
+    try:
+        return act(_noise_like(example_inputs, count, seed)), None
+    except DFPCError:
+        raise
+    except Exception as error:  # the user's forward may raise anything
+        note = f"Looked at {len(given[0])} images of noise only, as the model does not take {count}: {error}"
+        return act(few), note
 
 
-def noise_like(example_inputs: ExampleInputs, count: int, seed: int) -> ExampleInputs | None:
+def _noise_like(example_inputs: ExampleInputs, count: int, seed: int) -> ExampleInputs | None:
     """Noise in the shape of images, `count` of them; None where inputs are not images alone."""
     generator = torch.Generator().manual_seed(seed)
     if any(tensor.dim() <= _PLAIN or not tensor.is_floating_point() for tensor in tensors(example_inputs)):

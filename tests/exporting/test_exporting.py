@@ -62,7 +62,7 @@ def test_pruned_models(name, size, tmp_path):
     options = {"depth": 2} if "vit" in name else {}
     model = small() if name == "small" else timm.create_model(name, **options).eval()
     inputs = torch.randn(1, 3, size, size)
-    result = dfpc.prune(model, inputs, "macs=0.6")
+    result = dfpc.prune(model, inputs, "macs=0.6", importance=dfpc.DFPCImportance())
     if "vit" in name:
         assert result.model.blocks[0].attn.head_dim != model.blocks[0].attn.head_dim
     done = export_onnx(result.model, inputs, tmp_path / "m.onnx")
