@@ -187,11 +187,20 @@ def _sensitivities(model: nn.Module, call: TracedCall, flow: Flow) -> dict[str, 
     return sensitivities(bounds)
 
 
-def default_importance(repair: RepairSettings | None, example_inputs: ExampleInputs) -> DFPCImportance | RepairedImportance:
-    """What channels are ranked by where nothing else is asked for: errors at the outputs, after the repair that follows."""
-    if repair is not None and repair.method in _BY_COVARIANCE:
-        return RepairedImportance(repair, example_inputs=example_inputs, ranking="output")
-    return DFPCImportance("output")
+def default_importance(
+    repair: RepairSettings | None, example_inputs: ExampleInputs, ranking: Literal["output", "expected"] = "output"
+) -> DFPCImportance | RepairedImportance:
+    """What channels are ranked by where nothing else is asked for: DFPC, or its form that anticipates the repair that follows.
+
+    Args:
+        repair: The repair.
+        example_inputs: What to call the model with.
+        ranking: `output`; or `expected`, which anticipates a repair by least squares alone.
+    """
+    anticipated = _BY_COVARIANCE if ranking == "output" else BY_LEAST_SQUARES
+    if repair is not None and repair.method in anticipated:
+        return RepairedImportance(repair, example_inputs=example_inputs, ranking=ranking)
+    return DFPCImportance(ranking)
 
 
 def repaired_in(importance: Any) -> RepairedImportance | None:

@@ -34,7 +34,7 @@ class Cutter:
     Attributes:
         inputs: What the model is called with.
         pruning: What may go, and in which order.
-        importance: What scores channels; None for the default.
+        importance: What scores channels; None for DFPC's `expected` ranking, which spreads a share of the channels over layers.
         repair: How to mend what is left after every cut; None for not at all.
         forward_fn: Called instead of the model, if given.
         anchored: Couplings keep the weight that they had against each other before the first cut.
@@ -70,9 +70,8 @@ class Cutter:
 
     def _importance(self, cuts: Sequence[Cut]) -> Any:
         """What scores channels, anchored in how it scored them before the first cut."""
-        if not self.anchored or not cuts:
-            return self.importance
-        return Anchored(self.importance or default_importance(self.repair, self.inputs), scores_left(cuts))
+        importance = self.importance or default_importance(self.repair, self.inputs, "expected")
+        return Anchored(importance, scores_left(cuts)) if self.anchored and cuts else importance
 
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
         """Replace the model of `run` by one that has lost a share of its channels, or less where less is enough for the goal.

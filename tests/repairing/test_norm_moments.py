@@ -223,10 +223,11 @@ def test_norms_of_ones_own_are_changed_in_place_too(method):
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 12, 3), OwnNorm(12), nn.ReLU(), nn.Conv2d(12, 12, 3), OwnNorm(12), nn.ReLU(), nn.Conv2d(12, 2, 1))
     model, x = nn.Sequential(*layers).eval(), torch.randn(1, 3, 12, 12)
-    result = dfpc.prune(model, x, "ratio=0.3")
+    importance = dfpc.DFPCImportance()
+    result = dfpc.prune(model, x, "ratio=0.3", importance=importance)
     mended = dfpc.repair(result.model, model, x, method, removed=result.removed).model
     assert not torch.equal(mended[4].variances, result.model[4].variances)
-    together = dfpc.prune(model, x, "ratio=0.3", repair=method).model
+    together = dfpc.prune(model, x, "ratio=0.3", importance=importance, repair=method).model
     dfpc.repair(result.model, model, x, method, removed=result.removed, inplace=True)
     for own, other, third in zip(*(m.state_dict().values() for m in (mended, together, result.model)), strict=True):
         torch.testing.assert_close(other, own)

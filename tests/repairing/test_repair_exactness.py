@@ -143,7 +143,7 @@ def test_attention_keeps_the_scale_that_a_cut_gave_its_queries():
             parameter.add_(0.1 * torch.randn_like(parameter))
     images = torch.randn(48, 3, 32, 32)
     others = ["patch_embed.*", "blocks.*.mlp.*", "blocks.*.attn.proj"]
-    pruned = dfpc.prune(model, images[:1], "ratio=0.3", ignored_layers=others)
+    pruned = dfpc.prune(model, images[:1], "ratio=0.3", importance=dfpc.DFPCImportance(), ignored_layers=others)
     assert pruned.model.blocks[0].attn.head_dim < model.blocks[0].attn.head_dim
     bare = relative_error(pruned.model, model, images)
     result = dfpc.repair(pruned.model, model, images[:1], "calibrate", images=images[:32], removed=pruned.removed)
