@@ -200,7 +200,7 @@ def default_importance(
     anticipated = _BY_COVARIANCE if ranking == "output" else BY_LEAST_SQUARES
     if repair is not None and repair.method in anticipated:
         return RepairedImportance(repair, example_inputs=example_inputs, ranking=ranking)
-    return DFPCImportance(ranking)
+    return DFPCImportance()
 
 
 def repaired_in(importance: Any) -> RepairedImportance | None:

@@ -67,7 +67,7 @@ def prune(
         example_inputs: What it is called with; costs and latency are those of these inputs.
         target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
         importance: Scores groups; any of Torch-Pruning's importances. By default
-            `DFPCImportance("output")`, or `RepairedImportance` where a repair by covariances follows.
+            `DFPCImportance()`, or `RepairedImportance(ranking="output")` where `merge`, `synthetic` or `calibrate` follows.
         evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
         per: What saliency is divided by before it is ranked: see `PruneSettings`.
         rescore: The share of the channels after which saliency is computed anew, on the model as it is repaired by then;

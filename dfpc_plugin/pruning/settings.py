@@ -33,7 +33,7 @@ class PruneSettings:
     Attributes:
         per: What saliency is divided by: `channel` ranks by saliency alone; `macs`, `params` and `latency` by the
             saliency lost for what is saved. None for `macs` (`params` if the target is about these alone) where saliency is
-            an error at the outputs, as it is by default, and `channel` elsewhere.
+            an error at the outputs, as it is by default where a repair follows, and `channel` elsewhere.
         rescore: The share of the channels after which saliency is computed anew on what is left, such as the paper's
             0.01; None to compute it once.
         max_ratio: The share of its channels that any coupling may lose.

@@ -60,7 +60,8 @@ def test_couplings_and_scores_come_from_one_run(traced: list[dict], ranking: str
 def test_the_default_scores_in_the_same_run(traced: list[dict], repair: str | None) -> None:
     dfpc.prune(Counted(), IMAGE, "macs=0.5", repair=repair)
     flows = [run["flow"] for run in traced]
-    assert flows == ["variances to outputs"] + (["variances"] if repair == "mean" else [])
+    wanted = {None: ["variances"], "mean": ["variances", "variances"], "merge": ["variances to outputs"]}
+    assert flows == wanted[repair]
 
 
 def test_an_importance_with_inputs_of_its_own_runs_on_them(traced: list[dict]) -> None:

@@ -1,0 +1,156 @@
+"""The ranking that anticipates a repair: who reads a coupling, what counts, and what is told."""
+
+import pytest
+import torch
+from torch import nn
+
+import dfpc_plugin as dfpc
+from dfpc_plugin import DataFlowGraph, RepairedImportance
+from dfpc_plugin.errors import DFPCError, RepairError
+from dfpc_plugin.pruning.settings import default_per
+from dfpc_plugin.selection import Target
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+WIDTH, USELESS, ESSENTIAL = 12, 2, 4
+
+
+class Scale(nn.Module):
+    """A layer scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(WIDTH, 1, 1) + 0.5)
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class Gate(nn.Module):
+    """A squeeze and excitation."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(WIDTH, 4, 1), nn.Conv2d(4, WIDTH, 1)
+
+    def forward(self, x):
+        return x * self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+BETWEEN = {
+    "nothing": nn.Identity,
+    "a depthwise convolution": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False),
+    "a depthwise convolution and its norm": lambda: nn.Sequential(
+        nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU6()
+    ),
+    "a group norm": lambda: nn.GroupNorm(1, WIDTH),
+    "a layer scale": Scale,
+    "a squeeze and excitation": Gate,
+}
+
+
+def net(between, groups=1):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, WIDTH, 3, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU(), BETWEEN[between](),
+        nn.Conv2d(WIDTH, 8, 1, groups=groups), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def scores(model, importance, name="0"):
+    graph = DataFlowGraph().build_dependency(model, IMAGE)
+    (group,) = [group for group in graph.get_all_groups() if group.couplings[0].name == name]
+    return importance(group)
+
+
+@pytest.mark.parametrize("how", ["merge", "calibrate"])
+@pytest.mark.parametrize("ranking", ["output", "expected"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_a_useless_channel_goes_first_and_an_essential_one_last(between, groups, ranking, how):
+    model = net(between, groups)
+    inside = WIDTH // groups
+    with torch.no_grad():
+        model[4].weight[:, USELESS] = 0  # in every group, as one channel of each goes at a time
+        model[4].weight[:, ESSENTIAL] *= 30
+        if between == "a squeeze and excitation":  # which reads the channel, too
+            model[3].reduce.weight[:, USELESS::inside] = 0
+    images = torch.randn(32, 3, 16, 16) if how == "calibrate" else None
+    found = scores(model, RepairedImportance(how, images=images, ranking=ranking))
+    assert found.argmin() == USELESS and found.argmax() == ESSENTIAL
+    assert found[USELESS] < 1e-6 * found[ESSENTIAL]
+
+
+def test_shares_add_up_to_what_passes_the_readers():
+    """Without correlations to use, channels together cost all that goes through the coupling."""
+    found = scores(net("nothing"), RepairedImportance("merge", ranking="output"))
+    assert 0.9 < float(found.sum()) < 10  # each costs as much as it does when it goes, and the last ones more
+
+
+def test_of_two_that_are_alike_one_is_cheap():
+    model = net("nothing")
+    with torch.no_grad():
+        for tensor in (model[0].weight, *model[1].parameters(), *model[1].buffers()):
+            if tensor.dim():
+                tensor[7] = tensor[1]
+    found = scores(model, RepairedImportance("merge", ranking="output"))
+    alike = sorted([float(found[1]), float(found[7])])
+    assert alike[0] < 0.5 * alike[1]
+
+
+def test_prune_ranks_so_where_a_repair_follows():
+    model = net("a depthwise convolution and its norm")
+    by_default = dfpc.prune(model, IMAGE, "macs=0.6", repair="merge")
+    by_hand = dfpc.prune(
+        model, IMAGE, "macs=0.6", repair="merge", importance=RepairedImportance("merge", ranking="output"), per="macs"
+    )
+    assert by_default.removed == by_hand.removed
+    for own, other in zip(by_default.model.state_dict().values(), by_hand.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_errors_at_the_outputs_are_divided_by_what_the_target_is_about():
+    ours, theirs = RepairedImportance("merge", ranking="output"), dfpc.DFPCImportance()
+    assert default_per(ours, Target(macs=0.5)) == default_per(ours, Target(macs=0.5, params=0.5)) == "macs"
+    assert default_per(ours, Target(params=0.5)) == "params"
+    assert default_per(dfpc.DFPCImportance("output"), Target(ratio=0.5)) == "macs"
+    assert default_per(theirs, Target(macs=0.5)) == default_per(RepairedImportance(), Target(macs=0.5)) == "channel"
+
+
+def test_models_that_take_no_images_are_scored_without_noise():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.zeros(1, 6)
+    group = next(iter(DataFlowGraph().build_dependency(model, x).get_all_groups()))
+    found = RepairedImportance("merge", ranking="output", example_inputs=x)(group)
+    torch.testing.assert_close(found, dfpc.DFPCImportance("output", example_inputs=x)(group))
+
+
+def test_models_of_a_fixed_batch_are_looked_at_with_as_many_images():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 6, 3), nn.Linear(6, 2)
+
+        def forward(self, x):
+            assert len(x) == 1
+            return self.second(self.first(x).relu().mean((2, 3)))
+
+    found = scores(Fixed().eval(), RepairedImportance("merge", ranking="output"), name="first")
+    assert found.shape == (6,) and bool((found > 0).all())
+
+
+def test_what_cannot_be_followed_is_an_error():
+    with pytest.raises(DFPCError, match=r"^ranking must be one of output, expected, not 'best'\.$"):
+        RepairedImportance(ranking="best")
+    with pytest.raises(RepairError, match=r"^method='mean' looks at no covariances; choose 'merge', 'synthetic' or 'calibrate'\.$"):
+        RepairedImportance("mean")
+    model = net("nothing")
+    with torch.no_grad():
+        model[0].weight.mul_(1e30)
+    model[1] = nn.Identity()
+    with pytest.raises(RepairError, match=r"^'4' is given values that are not finite, so that its channels cannot be compared;"):
+        scores(model, RepairedImportance("merge"))
