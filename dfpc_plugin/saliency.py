@@ -29,7 +29,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "require_finite", "saliency_of"]
+__all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "followed", "require_finite", "saliency_of"]
 
 Ranking = Literal["published", "relative", "expected", "output"]
 """What is scored: bounds, with all feed-out layers alike (published) or each in shares of its own total (relative); shares
@@ -137,11 +137,22 @@ def bgsc(
     """
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
+    return saliency_of(followed(model, example_inputs, forward_fn, flow_of(ranking)), ranking)
+
+
+def followed(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow
+) -> Bounds:
+    """Let something flow through a model whose weights are finite.
+
+    Raises:
+        DFPCError: As `bgsc` raises.
+    """
     model = plain_model(model, scripted=True)
     require_finite(model)
-    bounds = trace_model(model, example_inputs, forward_fn, flow=flow_of(ranking)).bounds
+    bounds = trace_model(model, example_inputs, forward_fn, flow=flow).bounds
     assert bounds is not None
-    return saliency_of(bounds, ranking)
+    return bounds
 
 
 def flow_of(ranking: Ranking) -> Flow:
@@ -169,10 +180,8 @@ def _backward(bounds: Bounds, ranking: Ranking) -> dict[str, Tensor]:
     scores: dict[str, Tensor] = {}
     gradients = bounds.output_shares() if bounds.to_outputs else bounds.gradients(_weights(bounds, ranking))
     for writer, gradient in zip(bounds.writers, gradients, strict=False):
-        u, dim = writer.leaf.detach(), writer.channel_dim % writer.leaf.dim()
-        others = [axis for axis in range(u.dim()) if axis != dim]
-        product = torch.zeros_like(u) if gradient is None else u * gradient
-        score = (product.sum(others, dtype=torch.float64) if others else product.double()).cpu()
+        u = writer.leaf.detach()
+        score = writer.per_channel(torch.zeros_like(u) if gradient is None else u * gradient).cpu()
         if ranking in ("relative", "expected"):
             score *= len(score)
         scores[writer.name] = scores[writer.name] + score if writer.name in scores else score

@@ -32,6 +32,11 @@ class Writer:
     leaf: torch.Tensor
     channel_dim: int
 
+    def per_channel(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum what is laid out like the leaf over everything but channels, `(channels,)` float64."""
+        others = [axis for axis in range(values.dim()) if axis != self.channel_dim % values.dim()]
+        return values.sum(others, dtype=torch.float64) if others else values.double()
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -92,7 +97,7 @@ class LayerContext:
         self.arguments = call.args
         self._collector, self._call = collector, call
         self._originals = dict(zip(_parameter_names(call.operator.bound), call.args, strict=False)) | call.kwargs
-        self._read: list[torch.Tensor] = []
+        self._read: dict[frozenset[str], list[torch.Tensor]] = {}
 
     @property
     def function_name(self) -> str:
@@ -137,7 +142,7 @@ class LayerContext:
         """End the coupling here: layer `name` reads it, and its outputs change by at most `total` in all."""
         if self.expected:
             self._collector.note_arrival(name, self._originals.get("input"))
-        self._read.append(total)
+        self._read.setdefault(self.sources, []).append(total)
         if total.requires_grad:
             self._collector.readers.append(Reader(name, total, self.sources))
 
@@ -171,7 +176,7 @@ class LayerContext:
         if whole is not None:
             result = whole()
             return result if result.requires_grad else result.requires_grad_()
-        totals = [total.sum() for total in self._read if total.requires_grad]
+        totals = [total.sum() for total in self._read.pop(self.sources, []) if total.requires_grad]
         if not totals:
             return leaf
         total = torch.stack(totals).sum()

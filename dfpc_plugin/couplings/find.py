@@ -181,7 +181,7 @@ def _not_written(axes: tuple[Axis, ...], unused: Collection[str]) -> str | None:
     if any(axis.role == "feed-in" for axis in axes):
         return None
     within = [any(f"{axis.tensor}.".startswith(f"{path}.") for path in unused) for axis in axes]
-    return "is never used by the forward" if all(within) else "is written by no layer"
+    return "is never used by the forward" if all(within) else "is not produced by a layer"
 
 
 def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:

@@ -12,7 +12,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.rank import Importance
 from dfpc_plugin.pruning.trial import copy_of, kept_state, pruned_copy
-from dfpc_plugin.repaired_importance import default_importance, repaired_in
+from dfpc_plugin.repaired_importance import repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.job import RepairJob
@@ -49,18 +49,21 @@ class Mender:
             if self._settings.method in BY_LEAST_SQUARES:
                 self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint)
 
-    def importance(self, chosen: Importance | None) -> Importance:
-        """The importance to rank by: the one that was chosen, or else the one that goes with the repair."""
-        importance = chosen or default_importance(self._settings, self._inputs)
+    def share_images(self, importance: Importance, *, by_default: bool) -> None:
+        """Let the ranking and the repair look at the same images, if they are asked to be alike.
+
+        Args:
+            importance: What channels are ranked by.
+            by_default: It is not the user's, who may have made its images already.
+        """
         ranking = repaired_in(importance)
         if ranking is None or self._calibration is None or self._settings is None:
-            return importance
+            return
         if ranking.settings == self._settings and ranking.settings.images is self._settings.images:
-            if chosen is None:
+            if by_default:
                 ranking.calibration = self._calibration  # which knows the checkpoint
             else:
-                self._calibration = ranking.calibration  # which may have its images
-        return importance
+                self._calibration = ranking.calibration
 
     def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:
         """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are gone."""

@@ -119,7 +119,8 @@ def prune(
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
             subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
         scores, mender = Scores(evaluate, phases), Mender(mending, graph, example_inputs, forward_fn, phases)
-        order, length, measured = _plan(subject, wanted, mender.importance(importance), latency, scores, phases, mender)
+        mender.share_images(ranked_by, by_default=importance is None)
+        order, length, measured = _plan(subject, wanted, ranked_by, latency, scores, phases, mender)
         uncut = kept_state(graph.coupling_map)
         result = summarise(
             subject, wanted, order, length, measured, latency, scores, phases, mender, rounded_by_default=by_default

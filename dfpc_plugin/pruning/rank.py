@@ -144,18 +144,16 @@ def order_of(
     latency: LatencyModel | None,
 ) -> Order:
     """Rank units as the settings say, where some channels, `(channels,)` of bool, are gone already."""
-    if settings.per == "channel":
-        return by_saliency(candidates, settings.round_to)
     prices = {
         "macs": lambda gone, channels: float(costs.saving(gone, channels).macs),
         "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
         "latency": lambda gone, channels: 0.0 if latency is None else latency.saving(gone, channels),
     }
-    assert settings.per is not None
-    together = 8 if settings.per == "latency" else 1
-    return by_saliency_per_cost(
-        candidates, prices[settings.per], costs, removed, settings.round_to, together=together
-    )
+    per = settings.per or "channel"
+    if per == "channel":
+        return by_saliency(candidates, settings.round_to)
+    together = 8 if per == "latency" else 1
+    return by_saliency_per_cost(candidates, prices[per], costs, removed, settings.round_to, together=together)
 
 
 def rescored_order(

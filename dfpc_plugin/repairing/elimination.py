@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,30 +36,28 @@ class Reader:
     """
 
     def __init__(
-        self, matrix: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float | None = None
+        self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float
     ) -> None:
         """Begin with everything there.
 
         Args:
-            matrix: `(outputs, entries)`, float64.
+            gram: M, `(entries, entries)` float64, which is changed; its diagonal where there are variances alone.
             covariance: `(entries, entries)`, or `(entries,)` variances of a layer in which nothing stands in.
             entries: Which entries go with each unit, by its number; units that it does not read are left out.
             ridge: In multiples of the mean variance.
-            scale: What costs are multiplied by; by default one over the layer's squared output.
+            scale: What costs are multiplied by.
         """
         self._full = covariance.dim() == 2
-        self._number(entries, matrix.device)
+        self._scale = gram.new_tensor(scale)
+        self._number(entries, gram.device)
         if self._full:
             level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
-            unit = torch.eye(len(covariance), dtype=matrix.dtype, device=matrix.device)
-            self._gram = matrix.mT @ matrix
+            unit = torch.eye(len(covariance), dtype=gram.dtype, device=gram.device)
+            self._gram = gram
             self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level * unit))
-            self._gone = torch.zeros(len(covariance), dtype=torch.bool, device=matrix.device)
-            total = (self._gram * covariance).sum()
+            self._gone = torch.zeros(len(covariance), dtype=torch.bool, device=gram.device)
         else:
-            self._alone = matrix.square().sum(0) * covariance
-            total = self._alone.sum()
-        self._scale = 1 / total.clamp_min(1e-300) if scale is None else total.new_tensor(scale)
+            self._alone = gram * covariance
 
     def _number(self, entries: Mapping[int, Sequence[int]], device: torch.device) -> None:
         """Lay out which entries go with which units, those of units with equally many together."""
@@ -103,12 +102,13 @@ class Reader:
         own = [entry for unit in units for entry in self._entries.get(unit, ())]
         if not own:
             return
-        index = torch.tensor(own, device=self._scale.device)
+        single = len(own) == 1  # as of nearly all units, and then there is nothing to solve
+        index: Any = slice(own[0], own[0] + 1) if single else torch.tensor(own, device=self._scale.device)
         if not self._full:
             self._alone[index] = 0
             return
-        rows, gram = self._inverse[index], self._gram[index]
-        share = torch.linalg.solve(rows[:, index], rows)
+        rows, gram = self._inverse[index].clone(), self._gram[index].clone()
+        share = rows / rows[:, index] if single else torch.linalg.solve(rows[:, index], rows)
         half = gram - gram[:, index] @ share / 2
         self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
         self._inverse.addmm_(rows.mT, share, alpha=-1)
@@ -202,20 +202,25 @@ def readers_of(
     matrices = [own.matrix for own in moments]
     if sensitivity is not None:
         matrices = _weighted(matrices, sensitivity.weights)
-    totals = [_squared_output(matrix, own.covariance) for matrix, own in zip(matrices, moments, strict=True)]
-    whole = float(torch.stack(totals).sum())
+    covariances = [own.covariance for own in moments]  # (groups, channels, channels), or (groups, channels) variances
+    grams = [
+        matrix.mT @ matrix if covariance.dim() == 3 else matrix.square().sum(1)
+        for matrix, covariance in zip(matrices, covariances, strict=True)
+    ]
+    whole = sum(float((gram * covariance).sum()) for gram, covariance in zip(grams, covariances, strict=True))
     scale = (1.0 if sensitivity is None else sensitivity.share) / max(whole, 1e-300)
     result = []
-    for matrix, own in zip(matrices, moments, strict=True):
-        for part, covariance, found in zip(matrix, own.covariance, _by_group(entries, matrix), strict=True):
+    for layer_gram, layer_covariance in zip(grams, covariances, strict=True):
+        groups, channels = layer_covariance.shape[:2]
+        own_entries = _by_group(entries, groups, channels)
+        for gram, covariance, found in zip(layer_gram, layer_covariance, own_entries, strict=True):
             if found:
-                result.append(Reader(part, covariance, found, ridge, scale))
+                result.append(Reader(gram, covariance, found, ridge, scale))
     return result
 
 
-def _by_group(entries: Mapping[int, Sequence[int]], matrix: Tensor) -> list[dict[int, list[int]]]:
-    """Sort the input channels of units by the groups that read them."""
-    groups, _, channels = matrix.shape
+def _by_group(entries: Mapping[int, Sequence[int]], groups: int, channels: int) -> list[dict[int, list[int]]]:
+    """Sort the input channels of units by the groups that read them, of so many channels each."""
     found: list[dict[int, list[int]]] = [{} for _ in range(groups)]
     for unit, own in entries.items():
         for channel in own:
@@ -232,10 +237,3 @@ def _weighted(matrices: list[Tensor], weights: Tensor) -> list[Tensor]:
         return matrices
     parts = weights.clamp_min(0).sqrt().to(matrices[0]).repeat_interleave(taps).split(rows)
     return [matrix * part.view(*matrix.shape[:2], 1) for matrix, part in zip(matrices, parts, strict=True)]
-
-
-def _squared_output(matrix: Tensor, covariance: Tensor) -> Tensor:
-    """Sum of W C W' over groups."""
-    if covariance.dim() == 2:
-        return (matrix.square().sum(1) * covariance).sum()
-    return ((matrix.mT @ matrix) * covariance).sum()

@@ -14,7 +14,7 @@ from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["on_noise", "pink_noise"]
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 _PIXELS, _FEWEST, _MOST = 2**15, 4, 64
 """Pixels of noise, about, and how many images these may be."""
@@ -40,8 +40,8 @@ def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 
 
 
 def on_noise(
-    example_inputs: ExampleInputs, seed: int, act: Callable[[ExampleInputs | None], Result]
-) -> tuple[Result, str | None]:
+    example_inputs: ExampleInputs, seed: int, act: Callable[[ExampleInputs | None], _Result]
+) -> tuple[_Result, str | None]:
     """Call `act` with many images of noise, or, where a model does not take so many, with as many as the example inputs are.
 
     Where inputs are not images alone, there is None.

@@ -34,10 +34,7 @@ def sensitivities(bounds: Bounds) -> dict[str, Sensitivity]:
     for writer, gradient in zip(bounds.writers, bounds.output_shares(), strict=False):
         if gradient is None:
             continue
-        channel = writer.channel_dim % gradient.dim()
-        others = [axis for axis in range(gradient.dim()) if axis != channel]
-        weights = (gradient.sum(others) if others else gradient).double()
-        share = float((gradient * writer.leaf.detach()).sum())
+        weights, share = writer.per_channel(gradient), float((gradient * writer.leaf.detach()).sum())
         before = found.get(writer.name)
         if before is not None:
             weights, share = weights + before.weights, share + before.share

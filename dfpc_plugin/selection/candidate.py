@@ -52,8 +52,8 @@ def keep_at_least(coupling: DataFlowCoupling, max_ratio: float, min_channels: in
     Args:
         coupling: The coupling, as it was before any cut.
         max_ratio: The share of its units that may go, 0 to 1.
-        min_channels: How many channels a layer keeps. A unit of several blocks is as many channels; of whole attention
-            heads, it is many.
+        min_channels: How many channels a layer keeps. A unit of several blocks counts as several channels, a whole
+            attention head as one unit.
     """
     each = coupling.width // coupling.channels
     floor = 1 if coupling.whole_heads else min(math.ceil(min_channels / each), coupling.channels)

@@ -174,7 +174,7 @@ _watch = threading.local()
 
 
 def _tell(value: float, expression: Expression) -> None:
-    """Tell whoever watches that a traced number becomes a plain one."""
+    """Report to the run that is watching, if one is, that a traced number became a plain one."""
     note = getattr(_watch, "note", None)
     if note is not None:
         note(value, expression)

@@ -11,7 +11,7 @@ fine-tuned. `auto` is what `prune` ranks by when it is told nothing but the targ
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
 import statistics
 import time
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -36,8 +36,9 @@ from dfpc_plugin.models.library import IMAGENET
 __all__ = ["NETWORKS", "markdown"]
 
 Record = dict[str, Any]
-Repair = Literal["none", "mean", "merge", "synthetic", "calibrate"]
 AUTO = "auto"
+REPAIRS = ("none", "mean", "merge", "synthetic", "calibrate")
+KEYS = ("network", "macs", "criterion", "repair", "seed")
 DRAWS = 3
 """How often a criterion that draws random numbers is tried."""
 PHOTOGRAPH = 256
@@ -107,23 +108,21 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float((found == labels).float().mean())
 
 
-def cells(
-    model: nn.Module, images: Tensor, labels: Tensor, unlabelled: Tensor, macs: float, criterion: str, seed: int
-) -> Iterable[Record]:
-    """Yield the accuracy after every repair of one cut; `auto` cuts anew for every repair."""
-    for repair in ("none", "mean", "merge", "synthetic", "calibrate"):
-        settings = dfpc.RepairSettings(repair, unlabelled if repair == "calibrate" else None, seed=seed)
-        torch.manual_seed(seed)
-        start = time.perf_counter()
-        importance = None if criterion == AUTO else CRITERIA[criterion].build()
-        try:
-            result = dfpc.prune(copy.deepcopy(model), images[:1], f"macs={macs}", importance=importance, repair=settings)
-        except dfpc.errors.DFPCError as error:  # of a repair that this network does not allow
-            yield {"repair": repair, "error": str(error)}
-            continue
-        took = time.perf_counter() - start
-        share = accuracy(result.model, images, labels)
-        yield {"repair": repair, "accuracy": share, "macs_left": result.reached["macs"], "seconds": round(took, 1)}
+def cell(
+    model: nn.Module, images: Tensor, labels: Tensor, unlabelled: Tensor, macs: float, criterion: str, repair: str, seed: int
+) -> Record:
+    """The accuracy after one cut and one repair, or why there is none."""
+    settings = dfpc.RepairSettings(repair, unlabelled if repair == "calibrate" else None, seed=seed)  # type: ignore[arg-type]
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    importance = None if criterion == AUTO else CRITERIA[criterion].build()
+    try:
+        result = dfpc.prune(model, images[:1], f"macs={macs}", importance=importance, repair=settings)
+    except dfpc.errors.DFPCError as error:  # of a repair that this network does not allow
+        return {"error": str(error)}
+    took = time.perf_counter() - start
+    share = accuracy(result.model, images, labels)
+    return {"accuracy": share, "macs_left": result.reached["macs"], "seconds": round(took, 1)}
 
 
 def markdown(records: Iterable[Record]) -> str:
@@ -139,7 +138,7 @@ def markdown(records: Iterable[Record]) -> str:
         base, count = facts[network]["base"], facts[network]["images"]
         error = (base * (1 - base) / count) ** 0.5
         text.append(f"\n**{network}**, {macs:g} of the MACs; {base:.1%} before, {count} images, standard error {error:.1%}:\n")
-        repairs = [repair for repair in ("none", "mean", "merge", "synthetic", "calibrate") if any(repair in row for row in rows.values())]
+        repairs = [repair for repair in REPAIRS if any(repair in row for row in rows.values())]
         text += [f"| Criterion | {' | '.join(repairs)} |", "|---" * (len(repairs) + 1) + "|"]
         for criterion, row in rows.items():
             label = "`prune` by default" if criterion == AUTO else CRITERIA[criterion].label
@@ -153,6 +152,7 @@ def main(
     only: str = "*",
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.5),
     criteria: tuple[str, ...] = (AUTO, *CRITERIA),
+    repairs: tuple[str, ...] = REPAIRS,
     results: Path = Path("accuracy_table.jsonl"),
     test_images: int | None = None,
     unlabelled_images: int = 250,
@@ -165,6 +165,7 @@ def main(
         only: Networks, as a shell-style pattern.
         budgets: Shares of the MACs to keep.
         criteria: Names of criteria; "auto" is the default of `prune`.
+        repairs: Which repairs.
         results: Where records are kept.
         test_images: How many images to test on, evenly over the classes; all if not given.
         unlabelled_images: How many `calibrate` gets.
@@ -173,7 +174,7 @@ def main(
     console = Console(stderr=True, soft_wrap=True)
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
     records: list[Record] = [json.loads(line) for line in lines]
-    known = {(r["network"], r["macs"], r["criterion"], r["seed"]) for r in records if r["repair"] == "calibrate"}
+    known = {tuple(record[key] for key in KEYS) for record in records}
     for name, network in NETWORKS.items():
         lacking = [file for file in (network.weights, *network.images) if not (data / file).exists()]
         if table or not fnmatch(name, only) or lacking:
@@ -184,18 +185,17 @@ def main(
         images, labels = load(data / network.images[0], "val", network.prepared, test_images)
         unlabelled = load(data / network.images[1], "train", network.prepared, unlabelled_images)[0]
         base = accuracy(model, images, labels)
-        for macs in budgets:
-            for criterion in criteria:
-                draws = DRAWS if criterion != AUTO and CRITERIA[criterion].random else 1
-                for seed in range(draws):
-                    if (name, macs, criterion, seed) in known:
-                        continue
-                    for cell in cells(model, images, labels, unlabelled, macs, criterion, seed):
-                        facts = {"network": name, "macs": macs, "criterion": criterion, "seed": seed}
-                        records.append({**facts, "base": base, "images": len(images), **cell})
-                        with results.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(records[-1]) + "\n")
-                        console.print(name, macs, criterion, cell["repair"], cell.get("accuracy", cell.get("error")))
+        for macs, criterion, repair in itertools.product(budgets, criteria, repairs):
+            draws = DRAWS if criterion != AUTO and CRITERIA[criterion].random else 1
+            for seed in range(draws):
+                facts = dict(zip(KEYS, (name, macs, criterion, repair, seed), strict=True))
+                if tuple(facts.values()) in known:
+                    continue
+                found = cell(model, images, labels, unlabelled, macs, criterion, repair, seed)
+                records.append({**facts, "base": base, "images": len(images), **found})
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+                console.print(name, macs, criterion, repair, found.get("accuracy", found.get("error")))
     print(markdown(records))
 
 

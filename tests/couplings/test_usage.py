@@ -37,7 +37,7 @@ def test_what_never_runs_is_named():
     assert found.unused == {"spare": 5, "auxiliary": 8 * 8 + 8 + 16, "tied.bias": 8}
     reasons = {c.name: c.protected for c in found.couplings if not c.feed_in}
     assert reasons["auxiliary.0"] == reasons["auxiliary.1"] == "is never used by the forward"
-    assert reasons["mean"] == "is written by no layer"
+    assert reasons["mean"] == "is not produced by a layer"
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "swin_tiny_patch4_window7_224"])

@@ -65,7 +65,12 @@ def greedy(
 
 
 def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float) -> Tensor:
-    return elimination_costs(units, [Reader(m, c, e, ridge) for m, c, e in readers], CPU)
+    grams = [m.T @ m if c.dim() == 2 else m.square().sum(0) for m, c, _ in readers]
+    own = [
+        Reader(gram.clone(), c, e, ridge, 1 / float((gram * c).sum()))
+        for gram, (_, c, e) in zip(grams, readers, strict=True)
+    ]
+    return elimination_costs(units, own, CPU)
 
 
 CASES: dict[str, tuple[int, list[tuple[Tensor, Tensor, Entries]]]] = {
