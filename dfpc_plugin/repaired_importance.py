@@ -58,13 +58,12 @@ class RepairedImportance(tp.importance.Importance):
 
     Covariances are those of noise that runs through the model, of images that are made from the model, or of images of yours.
     Where there is no noise to be had, as for models of text, `DFPCImportance` scores everything. Cuts chosen so are for models
-    that are repaired: without, DFPCImportance keeps more.
+    that are repaired.
 
     Attributes:
         settings: What was asked for.
         calibration: The images, once they are there; None if noise is looked at.
     """
-
 
     def __init__(
         self,
