@@ -41,6 +41,7 @@ _ALL = (
     Criterion("dfpc-mean", "DFPC, coupling-mean", functools.partial(DFPCImportance, "coupling-mean")),
     Criterion("dfpc-published", "DFPC, published", functools.partial(DFPCImportance, "published")),
     Criterion("magnitude", "Magnitude (TP)", tp.importance.GroupMagnitudeImportance),
+    Criterion("l1", "L1 (TP)", functools.partial(tp.importance.GroupMagnitudeImportance, p=1)),
     Criterion("fpgm", "FPGM (TP)", tp.importance.FPGMImportance),
     Criterion("lamp", "LAMP (TP)", tp.importance.LAMPImportance),
     Criterion("bnscale", "BN scale (TP)", tp.importance.BNScaleImportance),

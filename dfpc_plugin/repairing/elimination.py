@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,21 +65,6 @@ class Reader:
             numbers = torch.tensor([self._entries[unit] for unit in units], device=device)
             self._blocks.append((torch.tensor(units, device=device), numbers))
 
-    def part(self, units: Sequence[int]) -> Reader:
-        """A reader of a few units alone, numbered from zero, to see what removing some of them does to the others."""
-        result, device = copy.copy(self), self._scale.device
-        own = [self._entries.get(unit, []) for unit in units]
-        index = torch.tensor([entry for entries in own for entry in entries], dtype=torch.long, device=device)
-        starts = itertools.accumulate((len(entries) for entries in own), initial=0)
-        pairs = enumerate(zip(starts, own, strict=False))
-        result._number({n: range(start, start + len(entries)) for n, (start, entries) in pairs if entries}, device)
-        if self._full:
-            result._gram, result._inverse = self._gram[index][:, index], self._inverse[index][:, index]
-            result._gone = self._gone[index]
-        else:
-            result._alone = self._alone[index]
-        return result
-
     def add_costs(self, costs: Tensor) -> None:
         """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
         for units, entries in self._blocks:
@@ -97,18 +79,35 @@ class Reader:
                 own = torch.linalg.solve(blocks, self._gram[inside]).diagonal(dim1=1, dim2=2).sum(1)
             costs.index_add_(0, units, (own * self._scale).to(costs))
 
+    def add_costs_in_turn(self, units: Sequence[int], costs: Tensor) -> None:
+        """Add, to `(len(units),)`, what each of some units costs after those before it have gone.
+
+        With P_bb = L L' for all their entries b in this order, the entries cost the diagonal of L^-1 M_bb L^-T: row i of L^-1 is
+        the part of entry i that those before it do not tell.
+        """
+        pairs = [(turn, entry) for turn, unit in enumerate(units) for entry in self._entries.get(unit, ())]
+        if not pairs:
+            return
+        turns, entries = torch.tensor(pairs, device=self._scale.device).unbind(1)
+        if self._full:
+            lower = torch.linalg.cholesky(self._inverse[entries][:, entries])
+            half = torch.linalg.solve_triangular(lower, self._gram[entries][:, entries], upper=False)
+            own = torch.linalg.solve_triangular(lower, half.mT, upper=False).diagonal()
+        else:
+            own = self._alone[entries]
+        costs.index_add_(0, turns, (own * self._scale).to(costs))
+
     def remove(self, units: Sequence[int]) -> None:
         """Let units go, and the others stand in."""
         own = [entry for unit in units for entry in self._entries.get(unit, ())]
         if not own:
             return
-        single = len(own) == 1  # as of nearly all units, and then there is nothing to solve
-        index: Any = slice(own[0], own[0] + 1) if single else torch.tensor(own, device=self._scale.device)
+        index = torch.tensor(own, device=self._scale.device)
         if not self._full:
             self._alone[index] = 0
             return
-        rows, gram = self._inverse[index].clone(), self._gram[index].clone()
-        share = rows / rows[:, index] if single else torch.linalg.solve(rows[:, index], rows)
+        rows, gram = self._inverse[index], self._gram[index]
+        share = torch.linalg.solve(rows[:, index], rows)
         half = gram - gram[:, index] @ share / 2
         self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
         self._inverse.addmm_(rows.mT, share, alpha=-1)
@@ -132,54 +131,41 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
     """Remove units one after the other, the cheapest first, and return what each has cost, `(units,)` float64.
 
     A unit always costs more than one that has gone before it, so that the order of the costs is that of removal. Where there
-    are many units, some are taken aside at a time: among these the others are brought up to date after every one that goes,
-    and the rest only when no more of these goes for less than the rest do.
+    are many units, some go at a time: of the cheapest, those that still cost no more than the rest after the ones before them
+    have gone.
     """
     result = torch.zeros(units, dtype=torch.float64, device=device)
     left = torch.ones(units, dtype=torch.bool, device=device)
     step, highest = max(1, units // _ROUNDS), 0.0
     while bool(left.any()):
-        costs = _costs(units, readers, device)
+        costs = torch.zeros(units, dtype=torch.float64, device=device)
+        for reader in readers:
+            reader.add_costs(costs)
         costs[~left] = torch.inf
         values, order = costs.sort(stable=True)
-        aside = order[: min(step, int(left.sum()))]
-        limit = float(values[len(aside)]) if len(aside) < units else torch.inf
-        gone = []
-        for unit, cost in _cheapest_of(aside.tolist(), readers, limit, device):
+        count = min(step, int(left.sum()))
+        going = order[:count].tolist()
+        own = _costs_in_turn(going, readers, device)
+        if count < units:
+            own[0] = -torch.inf  # one at least
+            going = [unit for unit, goes in zip(going, (own <= values[count]).tolist(), strict=True) if goes]
+            own = _costs_in_turn(going, readers, device)
+        for unit, cost in zip(going, own.tolist(), strict=True):
             highest = max(math.nextafter(highest, math.inf) if highest else 0.0, cost)
             result[unit] = highest
-            gone.append(unit)
-        left[gone] = False
+        left[going] = False
         for reader in readers:
-            reader.remove(gone)
+            reader.remove(going)
             reader.compact()
     return result
 
 
-def _costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
-    """What each unit would cost as the next to go."""
-    costs = torch.zeros(units, dtype=torch.float64, device=device)
+def _costs_in_turn(units: Sequence[int], readers: Sequence[Reader], device: torch.device) -> Tensor:
+    """What each of some units costs after those before it have gone, `(len(units),)`."""
+    costs = torch.zeros(len(units), dtype=torch.float64, device=device)
     for reader in readers:
-        reader.add_costs(costs)
+        reader.add_costs_in_turn(units, costs)
     return costs
-
-
-def _cheapest_of(
-    aside: list[int], readers: Sequence[Reader], limit: float, device: torch.device
-) -> Iterator[tuple[int, float]]:
-    """Yield units of a few with their costs, the cheapest first, as long as they cost no more than `limit`; one at least."""
-    parts = [reader.part(aside) for reader in readers]
-    left = torch.ones(len(aside), dtype=torch.bool, device=device)
-    for number in range(len(aside)):
-        costs = _costs(len(aside), parts, device)
-        costs[~left] = torch.inf
-        cost, chosen = costs.min(0)
-        if number and float(cost) > limit:
-            return
-        yield aside[int(chosen)], float(cost)
-        left[chosen] = False
-        for part in parts:
-            part.remove([int(chosen)])
 
 
 def readers_of(

@@ -10,6 +10,9 @@ the statistics that it has stored. The same noise runs through the merged model 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
+from dfpc_plugin.repairing.channel_norms import ChannelNorms
 from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
 from dfpc_plugin.repairing.factors import kept_matrix, row_factors
 from dfpc_plugin.repairing.kept import Kept
@@ -66,7 +70,8 @@ def merge_channels(
     steps = survey(original, example_inputs, forward_fn)
     stand_ins: dict[Key, _StandIns] = {}
     seen, looked_at = MomentsSeen(), example_inputs if noise is None else noise
-    for step, settlement in zip(steps, settlements(original, looked_at, forward_fn, lambda: seen), strict=True):
+    norms = ChannelNorms(original, kept)
+    for step, settlement in zip(steps, settlements(original, looked_at, forward_fn, lambda: within(seen, norms)), strict=True):
         inputs = kept.inputs(settlement.call)
         if inputs is not None and step.key not in stand_ins and not step.shared:
             channels = _channels(settlement.call, rows, generator)
@@ -82,10 +87,20 @@ def merge_channels(
             elif step.last and kept.inputs(pair.original.call) is not None:
                 note = SHARED if step.shared else "is given too few examples to compare channels by"
                 found.append(LayerRepair(step.name, False, note=note))
+    norms.update(model)
     before = seen.by_name(original)
     if before and noise is not None:
         update_norms(model, original, before, moments_of(model, noise, forward_fn), kept, shift=0.0)
     return found
+
+
+@contextlib.contextmanager
+def within(*contexts: AbstractContextManager[Any]) -> Iterator[None]:
+    """Enter several contexts as one."""
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ __all__ = ["on_noise", "pink_noise"]
 
 _Result = TypeVar("_Result")
 
-_PIXELS, _FEWEST, _MOST = 2**15, 4, 64
+_PIXELS, _FEWEST, _MOST = 2**20, 4, 256
 """Pixels of noise, about, and how many images these may be."""
 _PLAIN = 3
 """Dimensions of inputs that are no images: vectors, sequences."""
