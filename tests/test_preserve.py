@@ -8,7 +8,15 @@ import timm
 import torch
 from torch import nn
 
-from dfpc_plugin import bgsc, evaluate_model, find_couplings, measure_latency, missing_operators, prune, replay
+from dfpc_plugin import (
+    bgsc,
+    evaluate_model,
+    find_couplings,
+    measure_latency,
+    missing_operators,
+    prune,
+    replay,
+)
 from dfpc_plugin.preserve import evaluating, watched
 
 
