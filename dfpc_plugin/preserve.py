@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dfpc_plugin.containers import CONTAINERS, refill, same_contents
 from dfpc_plugin.hooks import hook_state_kept
 
-__all__ = ["evaluating", "unwatched", "watched"]
+__all__ = ["evaluating", "has_storage", "memory_address", "unwatched", "watched"]
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
@@ -90,9 +90,9 @@ class _Memory:
 
     def __init__(self, tensors: Iterable[Tensor | None]) -> None:
         """Note where `tensors` lie; nothing is copied yet."""
-        found = {id(tensor): tensor for tensor in tensors if tensor is not None and _has_storage(tensor)}
+        found = {id(tensor): tensor for tensor in tensors if tensor is not None and has_storage(tensor)}
         self._tensors = [(tensor, tensor.detach()) for tensor in found.values()]
-        self._storages = {_address(tensor): tensor.untyped_storage() for tensor, _ in self._tensors}
+        self._storages = {memory_address(tensor): tensor.untyped_storage() for tensor, _ in self._tensors}
         self._copies: dict[int, torch.UntypedStorage] = {}
         self._lock = threading.Lock()
 
@@ -108,9 +108,9 @@ class _Memory:
     @staticmethod
     def before_write(tensor: Tensor) -> None:
         """Copy the memory of `tensor`, once, if it belongs to a model that is kept."""
-        if not _has_storage(tensor):
+        if not has_storage(tensor):
             return
-        address = _address(tensor)
+        address = memory_address(tensor)
         for memory in tuple(_Memory._active):
             storage = memory._storages.get(address)
             if storage is not None and storage.device.type != "meta":
@@ -174,7 +174,7 @@ def unwatched(function: Any, *args: Any) -> Any:
     return function(*args)
 
 
-def _has_storage(tensor: Tensor) -> bool:
+def has_storage(tensor: Tensor) -> bool:
     """Whether a tensor has memory of its own: not sparse, not lazy, and no subclass that wraps others."""
     if tensor.layout != torch.strided:
         return False
@@ -187,10 +187,10 @@ def _has_storage(tensor: Tensor) -> bool:
 
 def _has_values(tensor: Tensor) -> bool:
     """Whether the contents of a tensor can be compared."""
-    return _has_storage(tensor) and not tensor.is_meta
+    return has_storage(tensor) and not tensor.is_meta
 
 
-def _address(tensor: Tensor) -> int:
+def memory_address(tensor: Tensor) -> int:
     """What tells the memory of one tensor from that of others, also on the meta device."""
     return tensor.untyped_storage()._cdata
 
@@ -198,7 +198,7 @@ def _address(tensor: Tensor) -> int:
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     """Where and how a tensor lies in memory."""
     layout = (tensor.shape, tensor.stride(), tensor.storage_offset())
-    return (_address(tensor), tensor.dtype, tensor.device, *layout)
+    return (memory_address(tensor), tensor.dtype, tensor.device, *layout)
 
 
 _LISTED = ("_parameters", "_buffers", "_modules")

@@ -20,7 +20,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
-from dfpc_plugin.tracing.constants import SizedConstants
+from dfpc_plugin.tracing.constants import Constants
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
@@ -110,13 +110,14 @@ def _traced(
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
         label = None if followed is None else followed.label
-        with traced_state(run, label), caches_passed_by(run.names.modules.values()):
+        with traced_state(run, label), caches_passed_by(run.names.modules.values()), Constants(run, run.written):
             with _watching(run, followed, statements):
                 outputs = follow(run, model, example_inputs, forward_fn)
+            returned = [run.known(tensor) for tensor in returned_tensors(outputs)]
             if bounds is not None and bounds.to_outputs:
-                bounds.outputs = [t.bound for t in returned_tensors(outputs) if isinstance(t, Proxy) and t.holds_data]
+                bounds.outputs = [t.bound for t in returned if isinstance(t, Proxy) and t.holds_data]
             if followed is not None and statements is not None:
-                for tensor in returned_tensors(outputs):
+                for tensor in returned:
                     followed.output(tensor)
                 if not run.missing:
                     statements.look_aside(run, model, example_inputs)
@@ -132,7 +133,7 @@ def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | 
         yield
         return
     casts = followed.casts.watched(run.names.caller, lambda: run.busy)
-    with statements.watching(), SizedConstants(run), casts:
+    with statements.watching(), casts:
         yield
 
 

@@ -8,7 +8,15 @@ import timm
 import torch
 from torch import nn
 
-from dfpc_plugin import bgsc, evaluate_model, find_couplings, measure_latency, missing_operators, prune
+from dfpc_plugin import (
+    bgsc,
+    evaluate_model,
+    find_couplings,
+    measure_latency,
+    missing_operators,
+    prune,
+    replay,
+)
 from dfpc_plugin.preserve import evaluating, watched
 
 
@@ -233,16 +241,21 @@ def test_a_model_prepared_for_quantisation_keeps_its_observers():
     assert_same(before, photograph(model))
 
 
-@pytest.mark.parametrize("measure", ["evaluate", "latency", "repair"])
-def test_real_forwards_leave_weights_alone(measure):
-    model = Writes(WRITES["data_in_place"])
+@pytest.mark.parametrize("how", ["data_in_place", "data_replaced", "buffer_data"])
+@pytest.mark.parametrize("measure", ["evaluate", "latency", "prune", "repair", "replay"])
+def test_real_forwards_leave_weights_alone(measure, how):
+    model = Writes(WRITES[how])
     before = everything(model)
     if measure == "evaluate":
         data = [(torch.ones(3), 0), (torch.zeros(3), 1)]
         evaluate_model(model, data, batch_size=1)
     elif measure == "latency":
         measure_latency({"a": model}, torch.ones(2, 3), min_run_time=1e-6)
-    else:
+    elif measure == "repair":
         prune(model, torch.ones(2, 3), "ratio=0.3", repair="merge")
+    else:
+        result = prune(model, torch.ones(2, 3), "ratio=0.3")
+        if measure == "replay":
+            replay(copy.deepcopy(model), torch.ones(2, 3), result.removed)
     for (_, place, _, value), (_, now, _, same) in zip(before, everything(model), strict=True):
         assert now == place and torch.equal(value, same)

@@ -76,6 +76,8 @@ class Bounds:
             RuleError: The operator is used in a form that its rule cannot do.
         """
         operator = call.operator
+        for proxy in call.data:
+            proxy.look_again()
         first = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
         if operator.first_only and any(proxy is not first for proxy in call.data):
             problem = "it gets data in an argument that its rule takes for a constant"

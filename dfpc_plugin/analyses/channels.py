@@ -72,6 +72,10 @@ class ChannelTrace:
         """
         rule = call.operator.channels
         channel_call = ChannelCall(self, self._run, call)
+        changed = call.target.viewed if isinstance(call.target, Proxy) else None
+        for operand in call.operands if not call.is_view else ():
+            if operand.viewed is not changed or (operand is changed and call.operator.kind != "writes"):
+                channel_call.read(operand.viewed)
         if rule is None:
             return channel_call.opaque(f"enters {channel_call.where}, which has no rule for channels")
         try:

@@ -28,13 +28,13 @@ class Operand:
         slots: Its labels; every one has all axes, of size one where the operand lacks the axis.
         extents: Axes along which the operand has entries of its own, not one entry for all.
         wild: It takes whatever shape its partners have.
-        spread: Axes along which it was expanded from one entry, with the size asked for.
+        spread: Axes along which it was expanded from one entry, with the size asked for; None if that is noted elsewhere.
     """
 
     slots: tuple[Tensor, ...]
     extents: frozenset[int]
     wild: bool = False
-    spread: Mapping[int, int] = field(default_factory=dict)
+    spread: Mapping[int, int | None] = field(default_factory=dict)
 
 
 def meet(table: LabelTable, operands: Sequence[Operand], where: str) -> list[Tensor]:
@@ -58,7 +58,8 @@ def _meets_nothing(table: LabelTable, slot: Tensor, operands: Sequence[Operand],
     for operand in operands:
         if inner in operand.spread:
             asked = operand.spread[inner]
-            table.sizes.append(Sized(squeezed(slot), inner, expression_of(asked), inner, where))
+            if asked is not None:
+                table.sizes.append(Sized(squeezed(slot), inner, expression_of(asked), inner, where))
             continue
         fixed = inner in operand.extents and not operand.wild
         if fixed and not any(inner in varying(own) for own in operand.slots):

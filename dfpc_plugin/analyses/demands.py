@@ -77,6 +77,25 @@ class Demands:
                 expression = self.notes.casts.origin_of(expression, self.notes.names.caller) or expression
             self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
 
+    def bounded(self, slot: Tensor, axis: int, bound: int) -> None:
+        """Demand that as many channels stay before a bound along `axis` as it says, or after it if it counts from the end."""
+        position, size = int(bound), slot.size(axis)
+        if 0 < position < size:
+            self.size(slot.narrow(axis, 0, position), axis, bound, flexible=inner_axis(slot))
+        elif -size < position < 0:
+            self.size(slot.narrow(axis, size + position, -position), axis, -bound, flexible=inner_axis(slot))
+
+    def read(self, written: Proxy) -> None:
+        """Demand that a constant that channels were written into has the sizes that the forward asked for."""
+        for axis, bound in (*written.spread.items(), *written.ends):
+            slot = written.labels_along(axis)
+            if slot is None or bound is None:
+                continue
+            if bound == slot.size(axis):
+                self.size(slot, axis, bound)
+            else:
+                self.bounded(slot, axis, bound)
+
     def described(self, input: Tensor, attribute: str) -> None:
         """Note that the module that runs says in `attribute` how many channels its input has on axis one."""
         module = self.notes.names.module()

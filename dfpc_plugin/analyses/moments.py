@@ -66,7 +66,8 @@ def _by_the_operator(call: Call) -> Any:
     args, kwargs = map_tensors(_expected, (call.args, call.kwargs))
     if call.target is not None and call.target is call.args[0]:
         args = (args[0].clone(), *args[1:])
-    return map_tensors(_compact, call.function(*args, **kwargs))
+    found = call.function(*args, **kwargs)
+    return map_tensors(_compact, args[0] if found is None else found)  # an assignment returns nothing
 
 
 def _expected(tensor: Tensor) -> Tensor:

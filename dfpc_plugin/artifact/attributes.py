@@ -12,7 +12,7 @@ from dfpc_plugin.artifact.alike import Alike, holds_parts, paths_of
 from dfpc_plugin.artifact.derived import derived_names
 from dfpc_plugin.artifact.errors import UnsavableModelError
 from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
-from dfpc_plugin.artifact.records import INTERNAL, Attribute, SavedTensor, joined
+from dfpc_plugin.artifact.records import INTERNAL, Attribute, SavedTensor, held, joined
 
 __all__ = ["OTHERWISE_BUILT", "Attributes", "dtype_of", "numbered"]
 
@@ -43,8 +43,8 @@ class Attributes:
                 if name not in mine or name not in other:
                     has, lacks = ("the model", "a freshly built one") if name in mine else ("a freshly built one", "the model")
                     raise UnsavableModelError(
-                        f"'{joined(path, name)}' is an attribute of {has} and unknown to {lacks}; delete it if it was left "
-                        f"there by a tool, or else: {OTHERWISE_BUILT}"
+                        f"'{joined(path, name)}' is an attribute of {has} and unknown to {lacks}; delete it if a tool "
+                        f"or the forward has left it there, or else: {OTHERWISE_BUILT}"
                     )
                 if not self._alike(mine[name], other[name]):
                     found += self._attributes(path, name, mine[name], other[name])
@@ -116,4 +116,4 @@ def numbered(module: str, name: str) -> Iterator[str]:
 def _own_attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds beside its tables and beside what it derives."""
     skipped = INTERNAL | derived_names(module)
-    return {name: value for name, value in vars(module).items() if name not in skipped}
+    return {name: value for name, value in held(module).items() if name not in skipped}

@@ -15,6 +15,7 @@ __all__ = [
     "Kind",
     "SavedTensor",
     "Structure",
+    "held",
     "joined",
     "module_outline",
     "registered",
@@ -132,10 +133,22 @@ def joined(module: str, name: str) -> str:
     return f"{module}.{name}" if module else name
 
 
+def held(module: nn.Module) -> dict[str, Any]:
+    """What a module has in attributes: values that its classes declare, where it does not have its own in their place."""
+    kinds = [kind for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
+    declared = {name: value for kind in reversed(kinds) for name, value in vars(kind).items()}
+    return {name: value for name, value in declared.items() if _is_data(name, value)} | vars(module)
+
+
+def _is_data(name: str, value: Any) -> bool:
+    """Whether a class declares a value, not a method, a property, or something that Python keeps about it."""
+    return not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
+
+
 def value_of(module: nn.Module, name: str) -> Any:
     """What a module has in an attribute, by the name that an `Attribute` has for it."""
     first, _, part = name.partition(".")
-    value = vars(module)[first]
+    value = held(module)[first]
     return vars(value)[part] if part else value
 
 

@@ -19,6 +19,7 @@ from dfpc_plugin.artifact.records import (
     Attribute,
     SavedTensor,
     Structure,
+    held,
     joined,
     registered,
     value_of,
@@ -90,8 +91,8 @@ def _require_attribute(modules: Mapping[str, nn.Module], attribute: Attribute) -
     if module is None:
         raise ArtifactError(f"it sets {where}, and a freshly built model has no module '{attribute.module}'")
     first, _, part = attribute.name.partition(".")
-    known = first not in INTERNAL and first in vars(module) and not first.startswith("__") and not part.startswith("__")
-    if not known or (part and not (holds_parts(vars(module)[first]) and part in vars(vars(module)[first]))):
+    known = first not in INTERNAL and first in held(module) and not first.startswith("__") and not part.startswith("__")
+    if not known or (part and not (holds_parts(held(module)[first]) and part in vars(held(module)[first]))):
         raise ArtifactError(f"it sets {where}, which is no attribute that a freshly built model has")
     try:
         value = decode(attribute.value, lambda name: torch.empty(0))
@@ -107,7 +108,7 @@ def _set(module: nn.Module, name: str, value: Any) -> None:
     """Give a module an attribute, or another object in one, as the one that is there may be that of other models, too."""
     first, _, part = name.partition(".")
     if part:
-        changed = copy.copy(vars(module)[first])
+        changed = copy.copy(held(module)[first])
         vars(changed)[part] = value
         value = changed
     vars(module)[first] = value

@@ -9,6 +9,7 @@ convolution) are *blocks*; one channel from every block is a *unit*, the least t
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Channels, Size
-from dfpc_plugin.tracing.sizes import Attribute, AxisSize, leaves_of
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation, leaves_of
 
 __all__ = ["Bundles", "Structure", "find_structure"]
+
+_WRAP = 2**64
+"""Sums of marks are taken as torch's integers take them."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
     for size in channels.sizes:
         if not size.along_rows:
             _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
+        if _always_holds(size, channels, marks):
+            continue
         for leaf in leaves_of(size.expression) if size.expression is not None else ():
             if isinstance(leaf, AxisSize):
                 read = channels.leaves[leaf]
@@ -147,6 +153,27 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
     for by_count in users.values():
         if len(by_count) > 1:  # one attribute for several sets of channels keeps them equal
             bundles.tie_free(*(size.channels for size in by_count.values()))
+
+
+def _always_holds(size: Size, channels: Channels, marks: Tensor) -> bool:
+    """Whether a size is a sum of sizes of the very channels that it asks for, as that of parts side by side."""
+    found = _mark(size, marks)
+    return found is not None and found == _mark_of(size.expression, channels, marks)
+
+
+def _mark_of(expression: Expression, channels: Channels, marks: Tensor) -> int | None:
+    """The mark of all channels that a sum of sizes counts; None of anything else."""
+    if isinstance(expression, AxisSize):
+        return _mark(channels.leaves[expression], marks)
+    if isinstance(expression, Operation) and expression.function in (operator.add, operator.sub):
+        parts = [_mark_of(operand, channels, marks) for operand in expression.operands]
+        return None if None in parts else expression.function(*parts) % _WRAP
+    return expression * int(marks[0]) % _WRAP if isinstance(expression, int) else None
+
+
+def _mark(size: Size, marks: Tensor) -> int | None:
+    """The mark of a row of channels; None of several rows."""
+    return None if size.along_rows or len(size.channels) != 1 else int(marks[size.channels].sum()) % _WRAP
 
 
 def _tell_rows_apart(

@@ -18,6 +18,7 @@ from dfpc_plugin.ops import (  # noqa: F401
     reduction,
     shape,
     vision,
+    writing,
 )
 from dfpc_plugin.ops.record import composed, rule
 

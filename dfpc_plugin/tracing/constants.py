@@ -11,50 +11,68 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
-from dfpc_plugin.tracing.metadata import VALUES
+from dfpc_plugin.tracing.metadata import METADATA, VALUES
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, shape_of, value_of
 from dfpc_plugin.tracing.sizes import TracedInt
 from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.tracing.written import WrittenTensors
 
-__all__ = ["SizedConstants", "computed", "evaluated", "keep_values", "ordinary", "origins_of", "shaped_constant"]
+__all__ = ["Constants", "computed", "evaluated", "keep_values", "ordinary", "origins_of", "shaped_constant"]
 
 _CREATE = frozenset((torch.zeros, torch.ones, torch.full, torch.empty))
 
 
-class SizedConstants(TorchFunctionMode):
-    """Makes a constant of traced sizes, such as `torch.zeros(1, n, self.hidden)`, a proxy that remembers them.
+class Constants(TorchFunctionMode):
+    """Looks after tensors that a forward makes without data.
 
-    Each traced axis counts as one entry that was expanded, so that it follows the channels that it meets.
+    A constant of traced sizes, such as `torch.zeros(1, n, self.hidden)`, becomes a proxy that remembers them: each traced axis
+    counts as one entry that was expanded, so that it follows the channels that it meets. In place of a tensor that data was
+    written into, operators get what stands for it.
     """
 
-    def __init__(self, run: Tracer) -> None:
+    def __init__(self, run: Tracer, written: WrittenTensors) -> None:
         """Make proxies of `run`."""
         super().__init__()
-        self._run = run
+        self._run, self._written = run, written
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function; look at what it is given only if it creates a constant."""
+        """Call the function; look at what it is given only if it creates a constant, or if data was written somewhere."""
         kwargs = kwargs or {}
+        if self._written and func not in METADATA:
+            args, kwargs = map_tensors(self._written.known, (args, kwargs))
         result = func(*args, **kwargs)
-        if func not in _CREATE or isinstance(result, Proxy):
+        if func not in _CREATE or isinstance(result, Proxy) or not result.is_floating_point() or "out" in kwargs:
             return result
-        given = args[0] if args else kwargs.get("size", ())
-        sizes = given if isinstance(given, list | tuple) else args
-        spread = {axis: size for axis, size in enumerate(sizes) if isinstance(size, TracedInt)}
-        if not spread or not result.is_floating_point() or "out" in kwargs:
+        if func is torch.empty:
+            result.zero_()  # as what is not written to counts as constant
+        spread = _traced_axes(_sizes(args, kwargs))
+        if not spread:
             return result
         proxy = _of_value(self._run, result)
         proxy.spread = spread
         return proxy
 
 
+def _sizes(args: tuple, kwargs: dict[str, Any]) -> Sequence[Any]:
+    """The sizes that a constant is created with, one by one or as a sequence."""
+    given = args[0] if args else kwargs.get("size", ())
+    return given if isinstance(given, list | tuple) else args
+
+
+def _traced_axes(sizes: Sequence[Any]) -> dict[int, int]:
+    """Axes whose sizes are traced."""
+    return {axis: size for axis, size in enumerate(sizes) if isinstance(size, TracedInt)}
+
+
 def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Proxy:
     """Make a constant of the shape of data, as `x.new_zeros` does, which the forward may still write data into."""
+    sizes = args[0].shape if args and func.__name__.endswith("_like") else _sizes(args[1:], kwargs)
     args, kwargs = map_tensors(ordinary, (args, kwargs))
-    proxy = _of_value(run, func(*args, **kwargs))
-    proxy.wild = True
+    made = func(*args, **kwargs)
+    proxy = _of_value(run, made.zero_() if "empty" in func.__name__ else made)
+    proxy.wild, proxy.spread = True, _traced_axes(sizes)
     return proxy
 
 

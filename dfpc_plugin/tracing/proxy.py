@@ -3,9 +3,6 @@
 A proxy has a shape, a dtype and a device, but no storage. Every operation on one reaches `__torch_function__`, hence its run
 and the record of the operator; what slips below the Python API reaches `__torch_dispatch__`, which raises. A proxy carries
 what each analysis knows of its tensor: labels of channels, and bounds (or variances and means) of its entries.
-
-Views: an operation in place on a view changes the tensor it views. A view therefore keeps its source and the way it was
-taken; a change in place is written through to the source, and a view whose source has changed is taken again when read.
 """
 
 from __future__ import annotations
@@ -23,13 +20,14 @@ from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
 from dfpc_plugin.tracing.tree import tensors
+from dfpc_plugin.tracing.views import View, written_through
 
-__all__ = ["Proxy", "View", "blank", "is_data", "shape_of", "value_of"]
+__all__ = ["Proxy", "blank", "is_data", "shape_of", "value_of"]
 
 _SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 _COUNTS = (Tensor.numel, Tensor.nelement, torch.numel)
 _GRADIENT: Any = vars(torch._C.TensorBase)["grad"].__get__
-_NO_SPREAD: Mapping[int, int] = {}
+_NO_SPREAD: Mapping[int, int | None] = {}
 
 
 class Tracer(Protocol):
@@ -44,14 +42,6 @@ class Tracer(Protocol):
         """Carry out an operation; `operands` are all tensors among its arguments."""
 
 
-class View:
-    """How a view was taken: `take` makes from anything laid out as the source what is laid out as the view."""
-
-    def __init__(self, source: Proxy, take: Callable[[Tensor], Tensor]) -> None:
-        """Remember the viewed tensor, and how."""
-        self.source, self.take, self.seen = source, take, source.version
-
-
 class Proxy(torch.Tensor):
     """Stands for data, for weights or for constants.
 
@@ -64,7 +54,9 @@ class Proxy(torch.Tensor):
             to an output channel and to an input channel, a feature map to one channel. No slot: no channels.
         wild: A constant made from the shape of data, which takes whatever shape the data has.
         multiplied: It is a product of data with data, or of constants with constants, so no weight of a layer.
-        spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their own.
+        spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their own, but
+            for what a forward has written into a constant. None where the size is asked for elsewhere.
+        ends: Axes of such a constant, with the positions where slices of it begin or end.
         rows: Labels of the rows of weights, biases and norms that have made it, with nothing but linear operators since, laid
             out as it is: scaling all of these rows scales it. None if there are no such rows.
         factors: Of a product of data with data, the rows of either factor: scaling those of one of them scales it.
@@ -80,7 +72,8 @@ class Proxy(torch.Tensor):
     origins: tuple[Tensor, ...] = ()
     wild: bool = False
     multiplied: bool = False
-    spread: Mapping[int, int] = _NO_SPREAD
+    spread: Mapping[int, int | None] = _NO_SPREAD
+    ends: tuple[tuple[int, int], ...] = ()
     rows: tuple[Tensor, ...] = ()
     factors: tuple[tuple[Tensor, ...], ...] = ()
     sources: frozenset[str] = frozenset()
@@ -143,15 +136,13 @@ class Proxy(torch.Tensor):
     @property
     def slots(self) -> tuple[Tensor, ...]:
         """Labels as of now, also when the tensor that this one views was changed in place."""
-        if self._view is not None:
-            self._look_again(self._view)
+        self.look_again()
         return self._slots
 
     @property
     def bound(self) -> Tensor:
         """Bounds, or variances, as of now; zero for what does not depend on data."""
-        if self._view is not None:
-            self._look_again(self._view)
+        self.look_again()
         if self._bound is None:
             self._bound = torch.zeros((), dtype=self.run.dtype, device=self.device).expand(shape_of(self))
         return self._bound
@@ -166,9 +157,14 @@ class Proxy(torch.Tensor):
         self._bound = bound if bound.dtype == self.run.dtype else bound.to(self.run.dtype)
         self.sources, self.expectation = sources, expectation
 
-    def set_view(self, source: Proxy, take: Callable[[Tensor], Tensor]) -> None:
+    def set_view(self, source: Proxy, take: Callable[[Tensor], Tensor], *, looked_at: bool = True) -> None:
         """Make it a view of `source`."""
-        self._view = View(source, take)
+        self._view = View(source, take, looked_at=looked_at)
+
+    @property
+    def viewed(self) -> Proxy:
+        """The tensor that this is a view of in the end; itself if it is none."""
+        return self if self._view is None else self._view.source.viewed
 
     def copy_of_labels(self) -> Proxy:
         """Return a proxy that knows what this one knows but for bounds, and is a view of nothing."""
@@ -212,33 +208,55 @@ class Proxy(torch.Tensor):
             self.value = None
         if bound is not None:
             self._bound, self.sources, self.expectation = bound, self.sources | sources, expectation
-        view = self._view
-        if view is None or (before_bound is None and len(before) == len(self._slots)):
+        if self._view is not None:
+            self._write_through(self._view, len(before), before_bound is not None)
+
+    def _write_through(self, view: View, labels: int, bounds: bool) -> None:
+        """Change what this is a view of; before, this had so many labels, and bounds only if they have changed."""
+        source, shape = view.source, shape_of(view.source)
+        changed = labels != len(self._slots)
+        if not (changed or bounds or self._holds_data):
             return
-        source = view.source
-        shape = shape_of(source)
+        slots, through, means = source.slots, None, None
         positions = view.take(torch.arange(shape.numel(), device="cpu").view(shape)).reshape(-1)
-        labels = _written_through(source.slots, self._slots, positions, shape) if len(before) != len(self._slots) else source.slots
-        through = None
-        if bound is not None:
+        if changed:
+            slots = written_through(slots, self._slots, positions, shape)
+        if bounds:
+            assert self._bound is not None
+            places = (positions.to(self._bound.device),)
+            before = source.means()
+            if before is not None and self.expectation is not None:
+                own = self.expectation.expand(shape_of(self)).reshape(-1)
+                means = before.reshape(-1).index_put(places, own.to(before)).view(shape)
             with torch.enable_grad():
-                flat, values = source.bound.reshape(-1), bound.reshape(-1)
-                through = flat.index_put((positions.to(bound.device),), values).view(shape)
-        source._take_over(data, labels, through, sources)
+                through = source.bound.reshape(-1).index_put(places, self._bound.reshape(-1)).view(shape)
+        source._take_over(self._holds_data, slots, through, self.sources, means)
         view.seen = source.version
 
-    def _look_again(self, view: View) -> None:
-        """Take the view again if its source has changed."""
+    def means(self) -> Tensor | None:
+        """Means of all entries, in the precision of bounds; None where they are not known."""
+        if not self.holds_data:
+            return None if self.value is None else self.value().detach().to(self.run.dtype)
+        return None if self.expectation is None else self.expectation.expand(shape_of(self))
+
+    def look_again(self) -> None:
+        """Take a view again if its source has changed."""
+        view = self._view
+        if view is None:
+            return
         source = view.source
-        if source._view is not None:
-            source._look_again(source._view)
+        source.look_again()
         if view.seen == source.version:
             return
         view.seen = source.version
         self.version += 1
+        if source.holds_data:
+            self.value = None
         if source._bound is not None:
+            means = source.means() if source.expectation is not None else None
             with torch.enable_grad():
-                self._bound, self.sources, self.expectation = view.take(source._bound), source.sources, None
+                self._bound, self.sources = view.take(source._bound), source.sources
+            self.expectation = None if means is None else view.take(means)
         if self.run.traces_sizes:
             self.set_slots(tuple(canonical(view.take(slot)) for slot in source._slots))
 
@@ -301,19 +319,6 @@ def _metadata(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> 
         return proxy.original.grad
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
-
-
-def _written_through(
-    before: tuple[Tensor, ...], slots: tuple[Tensor, ...], positions: Tensor, shape: torch.Size
-) -> tuple[Tensor, ...]:
-    """Labels of a tensor of which some positions are written over."""
-    changed = []
-    for number, slot in enumerate(slots):
-        old = before[number] if number < len(before) else torch.zeros((), dtype=torch.long, device="cpu")
-        flat = old.expand(shape).reshape(-1).clone()
-        flat[positions] = slot.reshape(-1)
-        changed.append(flat.view(shape))
-    return tuple(changed)
 
 
 def is_data(value: Any) -> bool:

@@ -33,6 +33,7 @@ from dfpc_plugin.tracing.operator import Operator, find_operator, function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.tracing.written import WrittenTensors
 
 __all__ = ["Found", "Run"]
 
@@ -84,6 +85,7 @@ class Run:
         calls: Number of operations so far.
         used: Identities of the parameters and buffers that operators were called on.
         state: The proxy of every parameter and buffer, by the identity of the original.
+        written: Ordinary tensors that the forward has written data into.
         traces_sizes: Sizes that the model reads remember where they come from.
     """
 
@@ -95,6 +97,7 @@ class Run:
         self.dtype = torch.float32
         self.calls = 0
         self.state: dict[int, Proxy] = {}
+        self.written = WrittenTensors(self)
         self.used: set[int] = set()
         self.traces_sizes = False
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
@@ -147,8 +150,8 @@ class Run:
     def _carry_out(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Send an operation to the record of its operator."""
         proxies = [operand for operand in operands if isinstance(operand, Proxy)]
-        if len(proxies) < len(operands) and any(id(operand) in self.state for operand in operands):
-            args, kwargs = map_tensors(self._known, (args, kwargs))
+        if len(proxies) < len(operands) and (self.written or any(id(operand) in self.state for operand in operands)):
+            args, kwargs = map_tensors(self.known, (args, kwargs))
             operands = tensors((args, kwargs))
             proxies = [operand for operand in operands if isinstance(operand, Proxy)]
         for proxy in proxies:
@@ -173,6 +176,10 @@ class Run:
                 raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
         call = Call(func, operator, args, kwargs, proxies)
         if call.target is not None:
+            if call.data and not isinstance(call.target, Proxy):
+                self._take_in(func, call.target)
+                args, kwargs = map_tensors(self.known, (args, kwargs))
+                call = Call(func, operator, args, kwargs, [t for t in tensors((args, kwargs)) if isinstance(t, Proxy)])
             return self._change(call)
         if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
             return func(args[0], *map_tensors(ordinary, args[1:]), **kwargs)  # a cast to the dtype of a proxy, say
@@ -189,9 +196,25 @@ class Run:
         finally:
             self._composing.pop()
 
-    def _known(self, tensor: Tensor) -> Tensor:
-        """The proxy of a parameter that the model has kept in a list of its own, as recurrent layers do."""
-        return tensor if isinstance(tensor, Proxy) else self.state.get(id(tensor), tensor)
+    def known(self, tensor: Tensor) -> Tensor:
+        """What stands for a tensor that data was written into, or a parameter kept in a list, as recurrent layers do."""
+        if isinstance(tensor, Proxy):
+            return tensor
+        found = self.state.get(id(tensor))
+        return self.written.known(tensor) if found is None else found
+
+    def _take_in(self, func: Callable[..., Any], target: Tensor) -> None:
+        """Let an ordinary tensor that `func` writes data into hold it.
+
+        Raises:
+            DFPCError: It cannot.
+        """
+        if not self.written.add(target):
+            raise DFPCError(
+                f"{function_name(func)} in module '{self.names.caller() or ''}' writes data into a {type(target).__name__} of "
+                f"layout {target.layout}, which cannot hold it in a pass without data; make it an ordinary dense tensor, or "
+                f"pass a forward_fn that leaves this part out."
+            )
 
     def _result(self, call: Call) -> Any:
         """What an operator returns, with what each analysis knows of it."""
@@ -255,14 +278,10 @@ class Run:
         """Carry out an operation in place."""
         target = call.target
         if not isinstance(target, Proxy):
-            if not call.data:
-                values, named = map_tensors(value_of, (call.args, call.kwargs))
-                return call.function(*values, **named) if target is call.args[0] else call.function(*values, out=target, **named)
-            raise DFPCError(
-                f"{function_name(call.function)} in module '{self.names.caller() or ''}' writes data into an ordinary "
-                f"tensor, which cannot hold it in a pass without data; make that tensor with x.new_zeros(...) or "
-                f"torch.zeros_like(x) instead of torch.zeros(...), or pass a forward_fn that leaves this part out."
-            )
+            values, named = map_tensors(value_of, (call.args, call.kwargs))
+            return call.function(*values, **named) if target is call.args[0] else call.function(*values, out=target, **named)
+        if call.data and target is not call.args[0]:  # out=, as data is among the arguments
+            return target.copy_(self._result(call))
         if not call.data and target.wild:  # the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
             call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=value_of(target), **kwargs)

@@ -33,6 +33,7 @@ _KINDS = {
     "shape": "Changing shapes",
     "joining": "Joining tensors",
     "indexing": "Indexing",
+    "writing": "Writing entries",
     "fourier": "Fourier transforms",
     "vision": "Operators of torchvision",
     "losses": "Losses",

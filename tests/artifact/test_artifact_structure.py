@@ -283,3 +283,38 @@ def test_attributes_that_a_detector_fills_at_its_first_call_are_no_part_of_it():
     model = Detect()
     model.anchors, model.shape = torch.zeros(2, 3), (1, 3)
     assert structure_of(model, Detect()).attributes == ()
+
+
+class Declaring(nn.Module):
+    """Declares in its class what a forward or a user replaces on the instance."""
+
+    grid = torch.empty(0)
+    size: tuple[int, ...] | None = None
+    scale = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        if self.size != x.shape:
+            self.grid, self.size = torch.arange(x.shape[-1]) + 0.5, x.shape
+        return self.scale * self.conv(x) + self.grid
+
+
+def test_values_in_place_of_those_of_the_class_come_back():
+    model = Declaring()
+    model.scale = 2.5
+    model(IMAGE)
+    loaded = round_trip(model, Declaring(), Declaring())
+    assert_same_model(model, loaded)
+    assert loaded.scale == 2.5 and loaded.size == IMAGE.shape and torch.equal(loaded.grid, model.grid)
+    assert torch.equal(loaded(IMAGE), model(IMAGE))
+    assert Declaring.scale == 1.0 and Declaring.size is None and not Declaring.grid.numel()
+
+
+def test_another_method_on_an_instance_is_no_value_of_the_class():
+    model = Declaring()
+    model.forward = lambda x: x
+    with pytest.raises(UnsavableModelError, match="'forward' is an attribute of the model and unknown"):
+        structure_of(model, Declaring())

@@ -1,0 +1,96 @@
+"""Writing entries of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.errors import ValueDependentError
+from dfpc_plugin.ops.indexing import is_known, note_positions, on_labels, spread_of_part
+from dfpc_plugin.ops.record import EXACT, composed, operator
+from dfpc_plugin.tracing.axes import canonical
+from dfpc_plugin.tracing.operator import Means, forms
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.views import spread_out
+
+__all__: list[str] = []
+
+
+def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> Any:
+    """Writes entries: what is written over belongs to the channels of what is written."""
+    if not isinstance(value, Proxy):
+        note_positions(call, input, index)
+        return call.same(input)
+    if not is_known(index):
+        raise ValueDependentError("torch.Tensor.__setitem__", call.notes.names.caller() or "the model itself")
+    plain = on_labels(index)
+    slots = [slot.clone() for slot in input.slots]
+    region = call.moved(input, lambda slot: slot[plain])
+    region.spread = {} if region.slots else spread_of_part(input, index, plain)
+    written = call.elementwise(region, value)
+    for number, slot in enumerate(written.slots):
+        if number == len(slots):
+            slots.append(spread_out(slot, shape_of(input)))
+        slots[number][plain] = slot
+    result = call.make(input.shape, map(canonical, slots))
+    result.spread = input.spread
+    return result
+
+
+@operator(
+    Tensor.__setitem__, convention=EXACT, channels=_setitem_channels, means=Means.LINEAR, couples=True, context=True, kind="writes"
+)
+def setitem(flow: LayerContext, input: Tensor, index: Any, value: Any) -> Tensor:
+    """Replaces entries; a constant has bound zero."""
+    out = input.clone() if flow.is_data("input") else torch.zeros_like(input)
+    out[index] = value if flow.is_data("value") else 0
+    return out
+
+
+def _copy_channels(call: ChannelCall, input: Any, src: Any, non_blocking: bool = False) -> Any:
+    """Replaces all entries."""
+    return call.elementwise(input, src)
+
+
+@operator(
+    Tensor.copy_, Tensor.data.__set__,  # type: ignore[attr-defined]
+    convention=EXACT, channels=_copy_channels, means=Means.LINEAR, couples=True, additive=True, kind="writes",
+)  # fmt: skip
+def copy(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+    """Replaces all entries."""
+    return src.expand(input.shape)
+
+
+def _assigns(name: str, spelled: Callable[..., tuple[Any, Any]]) -> None:
+    """Register a function that does what an assignment does; `spelled` makes the index and the value from its arguments."""
+    for function in forms(name):
+        in_place = function.__name__.endswith("_")
+
+        def assign(input: Tensor, *args: Any, _in_place: bool = in_place, **kwargs: Any) -> Tensor:
+            """Replaces entries, as an assignment does."""
+            index, value = spelled(input.dim(), *args, **kwargs)
+            result = input if _in_place else input.clone()
+            result[index] = value
+            return result
+
+        assign.__name__ = name
+        composed(function)(assign)
+
+
+def _at(rank: int, dim: int, place: Any) -> tuple[Any, ...]:
+    """The index of some positions along one axis."""
+    return (*[slice(None)] * (dim % rank), place)
+
+
+_assigns("index_copy", lambda rank, dim, index, source: (_at(rank, dim, index), source))
+_assigns("index_fill", lambda rank, dim, index, value: (_at(rank, dim, index), value))
+_assigns("select_scatter", lambda rank, src, dim, index: (_at(rank, dim, index), src))
+_assigns(
+    "slice_scatter",
+    lambda rank, src, dim=0, start=None, end=None, step=1: (_at(rank, dim, slice(start, end, step)), src),
+)
