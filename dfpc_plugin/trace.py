@@ -122,6 +122,7 @@ def _traced(
                     statements.look_aside(run, model, example_inputs)
     if not run.calls:
         raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
+    run.channels = run.bounds = None  # they may know the run
     return Trace(run, followed, bounds)
 
 
