@@ -68,7 +68,7 @@ def _kept(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, saved in zip(modules, attributes, strict=True):
-                _restore_attributes(module, saved)
+                _restore_attributes(module, *saved)
             for parameter, requires_grad in trainable:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
@@ -201,41 +201,35 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return (memory_address(tensor), tensor.dtype, tensor.device, *layout)
 
 
-_LISTED = ("_parameters", "_buffers", "_modules")
-"""Attributes whose tensors are listed by themselves, or have none."""
-
-
-def _tensors_in(attributes: Iterable[dict[str, tuple[Any, Any]]]) -> Iterator[Tensor]:
+def _tensors_in(attributes: Iterable[tuple[dict[str, Any], list[tuple[Any, Any]]]]) -> Iterator[Tensor]:
     """Tensors in what `_copy_attributes` saved, one level deep."""
-    for saved in attributes:
-        for name, (value, contents) in saved.items():
-            if isinstance(value, Tensor):
-                yield value
-            elif contents and name not in _LISTED:
+    for saved, containers in attributes:
+        yield from (value for value in saved.values() if isinstance(value, Tensor))
+        for _, contents in containers:
+            if contents:
                 inner = contents.values() if isinstance(contents, dict) else contents
                 yield from (part for part in inner if isinstance(part, Tensor))
 
 
-def _copy_attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Pair each attribute with a shallow copy if it is a plain container, which a forward could fill or empty."""
+def _copy_attributes(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
+    """Copy the attributes, and pair plain containers, which a forward could fill or empty, with shallow copies."""
     if isinstance(module, torch.jit.ScriptModule):
-        return {"training": (module.training, None)}
-    return {
-        name: (value, (value.copy() if value else ()) if isinstance(value, CONTAINERS) else None)
-        for name, value in module.__dict__.items()
-    }
+        return {"training": module.training}, []
+    saved = dict(module.__dict__)
+    containers = [value for value in saved.values() if isinstance(value, CONTAINERS)]
+    return saved, [(value, value.copy() if value else ()) for value in containers]
 
 
-def _restore_attributes(module: nn.Module, saved: dict[str, tuple[Any, Any]]) -> None:
+def _restore_attributes(module: nn.Module, saved: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:
     """Put back what `_copy_attributes` saved: the same objects, with the same contents."""
     if isinstance(module, torch.jit.ScriptModule):
-        module.training = saved["training"][0]
+        module.training = saved["training"]
         return
     current = module.__dict__
     if len(current) != len(saved):
         for name in [name for name in current if name not in saved]:
             del current[name]
-    for name, (value, contents) in saved.items():
-        current[name] = value
-        if contents is not None and (value or contents) and not same_contents(value, contents):
+    current.update(saved)
+    for value, contents in containers:
+        if (value or contents) and not same_contents(value, contents):
             refill(value, contents)

@@ -103,9 +103,10 @@ def _traced(
 ) -> Trace:
     """Run the forward and return what the run has shown, complete or not."""
     run = Run(model)
-    run.dtype = bound_dtype(model)
-    followed = ChannelTrace(run) if channels else None
-    bounds = Bounds(run, flow) if flow is not None else None
+    followed, bounds = ChannelTrace(run) if channels else None, None
+    if flow is not None:
+        run.dtype = bound_dtype(model)
+        bounds = Bounds(run, flow)
     run.channels, run.bounds, run.traces_sizes = followed, bounds, channels
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
@@ -123,6 +124,7 @@ def _traced(
                     statements.look_aside(run, model, example_inputs)
     if not run.calls:
         raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
+    run.channels = run.bounds = None  # they may know the run
     return Trace(run, followed, bounds)
 
 

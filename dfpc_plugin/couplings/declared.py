@@ -107,7 +107,9 @@ class _Sets:
         self._channels, self._axes = channels, channels.axes
         self._widths: dict[int, AxisSize] = {}
         numbers: dict[tuple[int, ...], int] = {}
-        self._of = [numbers.setdefault(tuple(axis.channels.tolist()), len(numbers)) for axis in self._axes]
+        held = [tuple(axis.channels.tolist()) for axis in self._axes]
+        self._sizes = [len(own) for own in held]
+        self._of = [numbers.setdefault(own, len(numbers)) for own in held]
         self._everywhere: dict[int, int] = defaultdict(int)
         for number in self._of:
             self._everywhere[number] += 1
@@ -129,7 +131,7 @@ class _Sets:
 
     def _chosen(self, name: str, inside: Sequence[int], value: int) -> dict[int, Tensor]:
         """The sets that `widths` is about, by number."""
-        fitting = [number for number in inside if len(self._axes[number].channels) == value]
+        fitting = [number for number in inside if self._sizes[number] == value]
         if not fitting:
             return {}
         within: dict[int, int] = defaultdict(int)

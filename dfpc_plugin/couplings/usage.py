@@ -21,12 +21,11 @@ def unused_layers(model: nn.Module, used: Set[int]) -> dict[str, int]:
         How many values each holds, by path: of the outermost modules of which nothing is used.
     """
     found: dict[str, int] = {}
-    scripted = {
-        id(parameter)
-        for module in model.modules() if isinstance(module, torch.jit.ScriptModule)
-        for parameter in module.parameters()
-    }  # fmt: skip
-    unused = {id(parameter) for parameter in model.parameters()} - used - scripted
+    held = [
+        (id(parameter), isinstance(module, torch.jit.ScriptModule))
+        for module in model.modules() for parameter in module._parameters.values() if parameter is not None
+    ]  # fmt: skip
+    unused = {number for number, _ in held} - used - {number for number, scripted in held if scripted}
     if not unused:
         return found
 

@@ -60,6 +60,7 @@ def traced_state(run: Run, label: Labeller | None) -> Iterator[None]:
     finally:
         for table, name, value in reversed(saved):
             table[name] = value
+        run.state.clear()  # proxies know their run
 
 
 def _proxy(run: Run, tensor: Tensor, path: str, module: Any, label: Labeller | None) -> Proxy:

@@ -11,12 +11,11 @@ __all__ = ["map_tensors", "returned_tensors", "tensors"]
 
 _PLAIN = (int, float, str, type(None))
 _PLAIN_TYPES = frozenset((*_PLAIN, bool))
+_SEQUENCES = (tuple, list)
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     """Apply `function` to every tensor of a nest of lists, tuples, dicts and slices, keeping its structure."""
-    if isinstance(tree, torch.Tensor):
-        return function(tree)
     kind = type(tree)  # called for every operator, so the common cases come first
     if kind in _PLAIN_TYPES:
         return tree
@@ -24,6 +23,8 @@ def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
         return tuple([value if type(value) in _PLAIN_TYPES else map_tensors(function, value) for value in tree])
     if kind is dict and not tree:
         return {}
+    if isinstance(tree, torch.Tensor):
+        return function(tree)
     if isinstance(tree, slice):
         return slice(*(map_tensors(function, part) for part in (tree.start, tree.stop, tree.step)))
     if isinstance(tree, dict):
@@ -57,16 +58,16 @@ def tensors(tree: Any) -> list[torch.Tensor]:
 
 def _collect(tree: Any, found: list[torch.Tensor]) -> None:
     """Append the tensors of `tree` to `found`; called for every operator, so the common cases come first."""
-    if isinstance(tree, torch.Tensor):
-        found.append(tree)
-    elif isinstance(tree, tuple | list):
+    if isinstance(tree, _SEQUENCES):
         for value in tree:
-            if not isinstance(value, _PLAIN):
+            if type(value) not in _PLAIN_TYPES:
                 _collect(value, found)
     elif isinstance(tree, dict):
         for value in tree.values():
-            if not isinstance(value, _PLAIN):
+            if type(value) not in _PLAIN_TYPES:
                 _collect(value, found)
+    elif isinstance(tree, torch.Tensor):
+        found.append(tree)
     elif isinstance(tree, slice):
         _collect((tree.start, tree.stop, tree.step), found)
 
