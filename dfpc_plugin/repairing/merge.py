@@ -3,8 +3,7 @@
 What a layer reads of a removed channel is replaced by its regression on the channels that stay, `x_r ~ a x_k + c`, position
 by position, which folds into the layer's own weights: `W_k + W_r a`, and a constant. How channels go together is a matter of
 the weights in front of them; it is read off noise that runs through the unpruned model while every batch norm is made to find
-the statistics that it has stored. The same noise runs through the merged model once more, for what its batch norms have to expect
-(`norm_moments`). No data is needed, and nothing is optimised.
+the statistics that it has stored. No data is needed, and nothing is optimised.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
 from dfpc_plugin.repairing.factors import kept_matrix, row_factors
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.lockstep import Pair, settlements
-from dfpc_plugin.repairing.norm_moments import MomentsSeen, moments_of, update_norms
+from dfpc_plugin.repairing.norm_moments import MomentsSeen, Norms
 from dfpc_plugin.repairing.report import SHARED, LayerRepair
 from dfpc_plugin.repairing.survey import Key, survey
 
@@ -49,22 +48,22 @@ def merge_channels(
     *,
     rows: int,
     seed: int,
-) -> list[LayerRepair]:
+) -> tuple[list[LayerRepair], Norms]:
     """Fold removed channels into kept ones in every layer that reads them, in place.
 
     Args:
         model: The pruned model.
         original: The one it was pruned from.
         example_inputs: What to call both with.
-        noise: What to call both with to find out how channels go together, and what batch norms are given; None where there
-            is no noise to be had: then the former is read off the example inputs, and norms stay as they are.
+        noise: What to call the original with to find out how channels go together; None where there is no noise to be had:
+            then that is read off the example inputs.
         kept: Which channels are left.
         forward_fn: As everywhere.
         rows: How many positions to look at, at most.
         seed: Chooses them.
 
     Returns:
-        What was done, layer by layer.
+        What was done, layer by layer, and what batch norms of the original were given on the way.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = survey(original, example_inputs, forward_fn)
@@ -88,10 +87,7 @@ def merge_channels(
                 note = SHARED if step.shared else "is given too few examples to compare channels by"
                 found.append(LayerRepair(step.name, False, note=note))
     norms.update(model)
-    before = seen.by_name(original)
-    if before and noise is not None:
-        update_norms(model, original, before, moments_of(model, noise, forward_fn), kept, shift=0.0)
-    return found
+    return found, seen.by_name(original)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +11,16 @@ from typing import TypeVar
 
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
+from dfpc_plugin.repairing.best import Best, copy_state
 from dfpc_plugin.repairing.calibration import Calibration
+from dfpc_plugin.repairing.channel_norms import ChannelNorms
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
 from dfpc_plugin.repairing.merge import merge_channels
 from dfpc_plugin.repairing.noise import on_noise
-from dfpc_plugin.repairing.norm_moments import moments_of, update_norms
+from dfpc_plugin.repairing.norm_moments import Norms, moments_of, update_norms
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
 
@@ -26,6 +30,8 @@ _Done = TypeVar("_Done")
 
 _SHIFT = 0.5
 """`mean` has two estimates of a constant, what is expected of removed channels and what noise tells; both count."""
+_ONE_IN = 8
+"""One in so many images of noise does to compare outputs."""
 
 
 def _none(job: RepairJob) -> list[LayerRepair]:
@@ -36,53 +42,98 @@ def _none(job: RepairJob) -> list[LayerRepair]:
 def _mean(job: RepairJob) -> list[LayerRepair]:
     """Constants, and norms that expect what is left."""
     with job.phases("means"):
-        layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
-        if any(buffer.is_floating_point() for buffer in job.model.buffers()):
-            _on_noise(job, functools.partial(_expect_what_is_left, job))
-        return layers
-
-
-def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None) -> None:
-    """Set the statistics of norms to those of noise in the repaired model; do nothing without noise."""
-    if noise is not None:
-        before, after = (moments_of(model, noise, job.forward_fn) for model in (job.original, job.model))
-        update_norms(job.model, job.original, before, after, job.kept, shift=_SHIFT)
+        return _unless_worse(job, _folded)
 
 
 def _merge(job: RepairJob) -> list[LayerRepair]:
     """Stand-ins, from noise, and norms that expect what is left."""
     with job.phases("merging"):
-        return _on_noise(job, functools.partial(_merged, job))
+        return _unless_worse(job, _merged)
+
+
+def _unless_worse(job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]]) -> list[LayerRepair]:
+    """Repair on noise, and take it back where that makes the outputs on other noise worse."""
+    best, _ = on_noise(job.example_inputs, job.settings.seed + 1, functools.partial(_as_it_is, job), _ONE_IN)
+    layers = _on_noise(job, functools.partial(repair, job))
+    if best.keep(f"Repair by {job.settings.method}"):
+        return layers
+    return [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
+
+
+def _as_it_is(job: RepairJob, noise: ExampleInputs | None) -> Best:
+    """The unrepaired model as the best so far, by its outputs on noise, or on the example inputs where there is none."""
+    return Best(job, Batches([job.example_inputs if noise is None else noise]))
+
+
+def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
+    """Constants in place of what is gone."""
+    layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
+    if noise is not None:
+        with ChannelNorms(job.original, job.kept) as norms:
+            before = moments_of(job.original, noise, job.forward_fn)
+        norms.update(job.model)
+        _expect_what_is_left(job, noise, before, _SHIFT)
+    return layers
 
 
 def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
     """Channels that stand in for others as they do on noise."""
+    layers, before = _with_stand_ins(job, noise)
+    _expect_what_is_left(job, noise, before, 0.0)
+    return layers
+
+
+def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[LayerRepair], Norms]:
+    """Stand-ins, with batch norms as they are, and what these were given before."""
     settings = job.settings
     return merge_channels(
         job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=settings.rows, seed=settings.seed
     )
 
 
+def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: Norms, shift: float) -> None:
+    """Let batch norms expect what noise tells that they are given, where there are any and noise."""
+    if before and noise is not None:
+        update_norms(job.model, job.original, before, moments_of(job.model, noise, job.forward_fn), job.kept, shift=shift)
+
+
 def _least_squares(job: RepairJob) -> list[LayerRepair]:
-    """Least squares of every layer, and batch norms if that makes the output better."""
+    """Least squares of every layer, and batch norms if that makes the output better.
+
+    It begins with stand-ins, so that what the images do not tell stays as these have it.
+    """
     settings = job.settings
     calibration = job.calibration or Calibration(settings, job.forward_fn, settings.checkpoint)
     with job.phases("images") as tell:
         batches = calibration.batches(job.original, job.example_inputs, tell)
     job.notes += [calibration.note] if calibration.note else []
     with job.phases("evaluating"):
-        before = job.error(batches.unseen)
+        best = Best(job, batches.unseen)
+        before = best.error
+    with job.phases("merging"):
+        _on_noise(job, functools.partial(_begin_with_stand_ins, job, best))
     with job.phases("layers") as tell:
         layers = fit_layers(
             job.model, job.original, batches, job.kept, forward_fn=job.forward_fn, ridge=settings.used_ridge,
             rows=settings.rows, seed=settings.seed, memory_gib=settings.memory_gib, store=_store(job, batches), progress=tell,
         )
     with job.phases("evaluating"):
-        after = job.error(batches.unseen)
+        if not best.keep(f"Repair by {settings.method}"):
+            layers = [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
+    after = best.error
     if settings.batchnorm and calibration.matches and after is not None and norms_of(job.model):
         after = _try_norms(job, batches, after)
     job.output_error = None if before is None or after is None else (before, after)
     return layers
+
+
+def _begin_with_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
+    """Let channels stand in for others; what comes of that with batch norms that expect it is offered to `best`."""
+    _, before = _with_stand_ins(job, noise)
+    begun = copy.deepcopy(job.model)
+    _expect_what_is_left(job, noise, before, 0.0)
+    if best.keep("merge"):
+        copy_state(begun, job.model)
 
 
 def _try_norms(job: RepairJob, batches: Batches, after: float) -> float:

@@ -14,6 +14,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases, Progress, shown
+from dfpc_plugin.repairing.best import copy_state
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.methods import METHODS
@@ -21,7 +22,7 @@ from dfpc_plugin.repairing.report import RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["copy_state", "repair", "repair_job"]
+__all__ = ["repair", "repair_job"]
 
 
 def repair(
@@ -99,13 +100,3 @@ def _without_gradients() -> Iterator[None]:
     """Weights are written to, also where the caller is in inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give a model the parameters and the buffers of another of the same shapes."""
-    with torch.no_grad():
-        for mine, new in zip(target.parameters(), source.parameters(), strict=True):
-            mine.data.copy_(new)
-        for own, value in zip(target.buffers(), source.buffers(), strict=True):
-            if not torch.equal(own, value):
-                own.copy_(value)

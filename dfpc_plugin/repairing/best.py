@@ -1,0 +1,57 @@
+"""The best state that a model under repair has been in, so that no repair leaves outputs worse than it found them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from dfpc_plugin.repairing.inputs import Batches
+from dfpc_plugin.repairing.job import RepairJob
+
+__all__ = ["Best", "copy_state"]
+
+
+class Best:
+    """The state of a job's model in which the error of its outputs is smallest, on inputs that nothing is fitted to.
+
+    Attributes:
+        error: The error in that state; None where outputs cannot be compared, and then the latest state is the best.
+    """
+
+    def __init__(self, job: RepairJob, inputs: Batches) -> None:
+        """Begin with the model as it is."""
+        self._job, self._inputs = job, inputs
+        self.error = job.error(inputs)
+        self._state = copy.deepcopy(job.model)
+
+    def keep(self, name: str) -> bool:
+        """Keep what a repair has made of the model, or go back to the best state where outputs are worse, and note that.
+
+        Args:
+            name: Of the repair, for the note.
+
+        Returns:
+            Whether the model is as the repair made it.
+        """
+        job, error = self._job, self._job.error(self._inputs)
+        if error is not None and self.error is not None and not error <= self.error:
+            copy_state(self._state, job.model)
+            job.notes.append(
+                f"{name} was taken back: on inputs that it had not seen, the output's error is {error:.2%} with it and "
+                f"{self.error:.2%} without."
+            )
+            return False
+        self.error, self._state = error, copy.deepcopy(job.model)
+        return True
+
+
+def copy_state(source: nn.Module, target: nn.Module) -> None:
+    """Give a model the parameters and the buffers of another of the same shapes."""
+    with torch.no_grad():
+        for mine, new in zip(target.parameters(), source.parameters(), strict=True):
+            mine.data.copy_(new)
+        for own, value in zip(target.buffers(), source.buffers(), strict=True):
+            if not torch.equal(own, value):
+                own.copy_(value)

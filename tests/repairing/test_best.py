@@ -1,0 +1,88 @@
+"""No repair leaves outputs worse than it found them, nor images worse than noise."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import dfpc_plugin as dfpc
+from dfpc_plugin.repairing import methods
+from repair_nets import relative_error, small_resnet
+
+REMOVED = {"first.conv1": (0, 5, 9, 14), "second.conv1": (2, 3, 4, 8, 11)}
+
+
+@pytest.fixture
+def cut():
+    """A model, its images, and the model without some channels."""
+    model, images = small_resnet()
+    return model, images, dfpc.replay(copy.deepcopy(model), images[:1], REMOVED)
+
+
+def damaged(repair):
+    """The repair, after which all weights are changed at random."""
+
+    def worse(model, *args, **kwargs):
+        result = repair(model, *args, **kwargs)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        return result
+
+    return worse
+
+
+def same(first, second):
+    return all(torch.equal(own, other) for own, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(("method", "step"), [("mean", "fold_means"), ("merge", "merge_channels")])
+def test_what_makes_noise_worse_is_taken_back(cut, method, step, monkeypatch):
+    model, images, pruned = cut
+    monkeypatch.setattr(methods, step, damaged(getattr(methods, step)))
+    result = dfpc.repair(pruned, model, images[:1], method, removed=REMOVED)
+    assert same(result.model, pruned)
+    (note,) = result.notes
+    assert note.startswith(f"Repair by {method} was taken back: on inputs that it had not seen, the output's error is ")
+    assert not any(layer.changed for layer in result.layers)
+    assert {layer.note for layer in result.layers} == {"taken back"}
+
+
+@pytest.mark.parametrize("method", ["mean", "merge"])
+def test_what_makes_noise_better_stays(cut, method):
+    model, images, pruned = cut
+    result = dfpc.repair(pruned, model, images[:1], method, removed=REMOVED)
+    assert result.notes == ()
+    assert relative_error(result.model, model, images) < relative_error(pruned, model, images)
+
+
+def test_a_fit_that_does_worse_leaves_the_merged_model(cut, monkeypatch):
+    model, images, pruned = cut
+    merged = dfpc.repair(pruned, model, images[:1], "merge", removed=REMOVED).model
+    monkeypatch.setattr(methods, "fit_layers", damaged(methods.fit_layers))
+    settings = dfpc.RepairSettings("calibrate", images, batchnorm=False)
+    result = dfpc.repair(pruned, model, images[:1], settings, removed=REMOVED)
+    assert same(result.model, merged)
+    assert any(note.startswith("Repair by calibrate was taken back: ") for note in result.notes)
+    before, after = result.output_error
+    assert after < before
+
+
+def test_a_merge_that_does_worse_on_images_is_no_beginning(cut, monkeypatch):
+    model, images, pruned = cut
+    monkeypatch.setattr(methods, "merge_channels", damaged(methods.merge_channels))
+    result = dfpc.repair(pruned, model, images[:1], "calibrate", images=images, removed=REMOVED)
+    assert any(note.startswith("merge was taken back: ") for note in result.notes)
+    assert relative_error(result.model, model, images) < relative_error(pruned, model, images)
+
+
+def test_outputs_that_cannot_be_compared_keep_the_repair(cut):
+    model, images, pruned = cut
+
+    def nothing(network, x):
+        network(x)
+
+    result = dfpc.repair(pruned, model, images[:1], "merge", removed=REMOVED, forward_fn=nothing)
+    assert not same(result.model, pruned)
+    assert isinstance(result.model, nn.Module)
