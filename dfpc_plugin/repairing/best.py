@@ -20,10 +20,10 @@ class Best:
         error: The error in that state; None where outputs cannot be compared, and then the latest state is the best.
     """
 
-    def __init__(self, job: RepairJob, inputs: Batches) -> None:
-        """Begin with the model as it is."""
-        self._job, self._inputs = job, inputs
-        self.error = job.error(inputs)
+    def __init__(self, job: RepairJob, inputs: Batches, *, noise: bool = False) -> None:
+        """Begin with the model as it is; `inputs` are data, or `noise`."""
+        self._job, self._inputs, self._noise = job, inputs, noise
+        self.error = job.error(inputs, noise=noise)
         self._state = copy.deepcopy(job.model)
 
     def keep(self, name: str) -> bool:
@@ -35,7 +35,7 @@ class Best:
         Returns:
             Whether the model is as the repair made it.
         """
-        job, error = self._job, self._job.error(self._inputs)
+        job, error = self._job, self._job.error(self._inputs, noise=self._noise)
         if error is not None and self.error is not None and not error <= self.error:
             copy_state(self._state, job.model)
             job.notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.kept import Kept
+from dfpc_plugin.repairing.norm_moments import MomentsSeen, NoiseAsData
 from dfpc_plugin.repairing.settings import RepairSettings
 from dfpc_plugin.tracing.tree import returned_tensors
 
@@ -48,12 +50,17 @@ class RepairJob:
     output_error: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
 
-    def error(self, batches: Batches) -> float | None:
-        """Squared error of the model's output over its variance; None where outputs cannot be compared."""
+    def error(self, batches: Batches, *, noise: bool = False) -> float | None:
+        """Squared error of the model's output over its variance; None where outputs cannot be compared.
+
+        Args:
+            batches: What to call both models with.
+            noise: It is noise, which batch norms take for data.
+        """
         wrong = squares = 0.0
         count, sums = 0, [torch.zeros(())]
         for batch in batches.parts:
-            found, wanted = (_outputs(model, batch, self.forward_fn) for model in (self.model, self.original))
+            found, wanted = self._outputs(batch, noise)
             if [t.shape for t in found] != [t.shape for t in wanted] or any(not other.dim() for other in wanted):
                 return None
             wrong += sum(float((mine - other).square().sum()) for mine, other in zip(found, wanted, strict=True))
@@ -65,6 +72,15 @@ class RepairJob:
             count += max((len(other) for other in wanted), default=1)
         total = squares - sum(float(own.square().sum()) for own in sums) / max(1, count)
         return wrong / total if total > 1e-9 * squares else None
+
+
+    def _outputs(self, batch: ExampleInputs, noise: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """What the model and the original return."""
+        with MomentsSeen() if noise else contextlib.nullcontext() as seen:
+            wanted = _outputs(self.original, batch, self.forward_fn)
+        before = {} if seen is None else seen.by_name(self.original)
+        with NoiseAsData(self.model, self.original, before, self.kept) if noise else contextlib.nullcontext():
+            return _outputs(self.model, batch, self.forward_fn), wanted
 
 
 def _outputs(model: nn.Module, batch: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Tensor]:

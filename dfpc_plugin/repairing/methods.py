@@ -62,7 +62,7 @@ def _unless_worse(job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | N
 
 def _as_it_is(job: RepairJob, noise: ExampleInputs | None) -> Best:
     """The unrepaired model as the best so far, by its outputs on noise, or on the example inputs where there is none."""
-    return Best(job, Batches([job.example_inputs if noise is None else noise]))
+    return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
 
 
 def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:

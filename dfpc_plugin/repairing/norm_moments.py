@@ -15,18 +15,21 @@ cancels. Norms that do not go by `F.batch_norm`, as frozen ones, are not seen.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.statistics import ImposedStatistics
+from dfpc_plugin.repairing.statistics import ImposedStatistics, batch_norm_arguments
 
-__all__ = ["Moments", "MomentsSeen", "Norms", "moments_of", "update_norms"]
+__all__ = ["Moments", "MomentsSeen", "NoiseAsData", "Norms", "moments_of", "update_norms"]
 
 _POSITIONS = 32
 """Numbers of a channel that its variance is read from, at least."""
@@ -88,6 +91,38 @@ def moments_of(model: nn.Module, noise: ExampleInputs, forward_fn: ForwardFuncti
     with torch.no_grad(), MomentsSeen() as seen:
         run_forward(model, noise, forward_fn)
     return seen.by_name(model)
+
+
+class NoiseAsData(ImposedStatistics):
+    """Lets noise be to a pruned model what data is to it.
+
+    What `update_norms` does, the other way round: where noise has the moments m and v in the unpruned model, and a norm that has
+    stored M and V there expects M' and V' in the pruned one, it normalises noise by m + M' - M and v V' / V.
+    """
+
+    def __init__(self, model: nn.Module, original: nn.Module, before: Norms, kept: Kept) -> None:
+        """Prepare for forwards of `model`, by what norms of `original` were given; see `update_norms`."""
+        super().__init__()
+        unpruned, pruned = dict(original.named_buffers()), dict(model.named_buffers())
+        self._expected: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        for names, given in before.items():
+            mask = kept.along(names[1], 0)
+            then, known = (own.rows(mask) for own in (given, Moments(*(unpruned[name].double() for name in names))))
+            mean, variance = (pruned[name] for name in names)
+            share = variance.double() / known.variance.clamp_min(1e-30)
+            now = then.mean + mean.double() - known.mean, then.variance * share
+            self._expected[id(mean), id(variance)] = (now[0].to(mean), now[1].to(variance))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, batch norms with what they have to expect of noise."""
+        if func is F.batch_norm:
+            data, mean, variance, *affine, training, _, eps = batch_norm_arguments(*args, **(kwargs or {}))
+            expected = self._expected.get((id(mean), id(variance)))
+            if expected is not None and not training:
+                return func(data, *expected, *affine, False, 0.0, eps)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def update_norms(model: nn.Module, original: nn.Module, before: Norms, after: Norms, kept: Kept, *, shift: float) -> None:

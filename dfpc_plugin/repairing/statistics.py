@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ImposedStatistics", "NormInput", "NormInputs", "divergence"]
+__all__ = ["ImposedStatistics", "NormInput", "NormInputs", "batch_norm_arguments", "divergence"]
 
 _BATCH_NORM = inspect.signature(F.batch_norm)
 
@@ -50,7 +50,7 @@ class NormInputs(TorchFunctionMode):
         """Call `func`, and note what a batch norm is given."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            data, mean, variance, _, _, training, _, eps = _arguments(*args, **kwargs)
+            data, mean, variance, _, _, training, _, eps = batch_norm_arguments(*args, **kwargs)
             if mean is not None and not training:
                 self.found.append(NormInput(data, mean.detach(), variance.detach() + eps))
         return func(*args, **kwargs)
@@ -68,7 +68,7 @@ class ImposedStatistics(TorchFunctionMode):
         """Call `func`, batch norms in evaluation as in training."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
-            data, mean, variance, *affine, training, _, eps = _arguments(*args, **kwargs)
+            data, mean, variance, *affine, training, _, eps = batch_norm_arguments(*args, **kwargs)
             if mean is not None and not training and data.numel() > data.shape[1]:
                 self.reached(data, mean, variance)
                 return func(data, None, None, *affine, True, 0.0, eps)
@@ -78,7 +78,7 @@ class ImposedStatistics(TorchFunctionMode):
         """Look at what reached a batch norm that has stored `mean` and `variance`; for subclasses."""
 
 
-def _arguments(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+def batch_norm_arguments(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
     """All arguments of a batch norm, in their order."""
     given = _BATCH_NORM.bind(*args, **kwargs)
     given.apply_defaults()
