@@ -98,8 +98,9 @@ def map_couplings(
         trace = trace_model(model, example_inputs, forward_fn, channels=True, flow=flow)
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)
-        channels.stated += list(declared_widths(model, channels, forward_fn))
-        found = _map(model, channels, unused_layers(model, trace.run.used))
+        modules = trace.run.names.modules
+        channels.stated += list(declared_widths(modules, channels, forward_fn))
+        found = _map(model, channels, unused_layers(modules, trace.run.used))
         return dataclasses.replace(found, bounds=trace.bounds)
 
 
