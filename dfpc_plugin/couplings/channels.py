@@ -168,7 +168,7 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
 
 def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
     """Channels in place of labels."""
-    return numbers[torch.cat(labels)].split([len(some) for some in labels]) if labels else []
+    return numbers[torch.cat(labels)].split([some.numel() for some in labels]) if labels else []
 
 
 def _with_rows(run: ChannelTrace) -> Tensor:
@@ -277,7 +277,7 @@ def _owner_of(run: ChannelTrace) -> Tensor:
     makers = [(number, owner.labels) for number, owner in enumerate(run.table.owners) if not owner.shared]
     if makers:
         numbers = torch.tensor([number for number, _ in makers], device="cpu")
-        lengths = torch.tensor([len(labels) for _, labels in makers], device="cpu")
+        lengths = torch.tensor([labels.numel() for _, labels in makers], device="cpu")
         owner_of[torch.cat([labels for _, labels in makers])] = numbers.repeat_interleave(lengths)
     return owner_of
 

@@ -228,7 +228,7 @@ def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
     """Which couplings occur in which groups of channels: `[coupling, position of the group]`, in order."""
     if not groups:
         return []
-    lengths = torch.tensor([len(group) for group in groups], device="cpu")
+    lengths = torch.tensor([group.numel() for group in groups], device="cpu")
     positions = torch.arange(len(groups), device="cpu").repeat_interleave(lengths)
     keys = torch.unique_consecutive(of[torch.cat(groups)] * len(groups) + positions).unique()
     return torch.stack([torch.div(keys, len(groups), rounding_mode="floor"), keys % len(groups)], 1).tolist()
