@@ -93,7 +93,8 @@ class _Memory:
         """Note where `tensors` lie; nothing is copied yet."""
         found = {id(tensor): tensor for tensor in tensors if tensor is not None and has_storage(tensor)}
         self._tensors = [(tensor, tensor.detach()) for tensor in found.values()]
-        self._storages = {memory_address(tensor): tensor.untyped_storage() for tensor, _ in self._tensors}
+        storages = [tensor.untyped_storage() for tensor, _ in self._tensors]
+        self._storages = {storage._cdata: storage for storage in storages}
         self._copies: dict[int, torch.UntypedStorage] = {}
         self._lock = threading.Lock()
 

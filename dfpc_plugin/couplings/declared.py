@@ -101,7 +101,7 @@ class _Sets:
     def __init__(self, channels: Channels) -> None:
         """Look at the dimensions that `channels` has now."""
         self._channels = channels
-        self._widths: dict[tuple[int, ...], AxisSize] = {}
+        self._widths: dict[bytes, AxisSize] = {}
 
     @functools.cached_property
     def _by_size(self) -> Mapping[int, list[Axis]]:
@@ -111,13 +111,13 @@ class _Sets:
             found[axis.channels.numel()].append(axis)
         return found
 
-    def width(self, own: tuple[int, ...]) -> AxisSize:
+    def width(self, own: bytes) -> AxisSize:
         """Return an expression for how many channels of a set are left."""
         if own not in self._widths:
-            self._widths[own] = width_of(self._channels, torch.tensor(own, device="cpu"))
+            self._widths[own] = width_of(self._channels, torch.frombuffer(bytearray(own), dtype=torch.long))
         return self._widths[own]
 
-    def chosen(self, name: str, path: str, value: int) -> list[tuple[int, ...]]:
+    def chosen(self, name: str, path: str, value: int) -> list[bytes]:
         """Return all sets of `value` channels in a module that an attribute of this name may be about.
 
         Args:
@@ -129,9 +129,9 @@ class _Sets:
         if pattern is None:
             return []
         prefix = f"{path}." if path else ""
-        roles: dict[tuple[int, ...], set[str]] = defaultdict(set)
+        roles: dict[bytes, set[str]] = defaultdict(set)
         for axis in self._by_size.get(value, ()):
-            roles[tuple(axis.channels.tolist())].add(axis.role if axis.tensor.startswith(prefix) else "outside")
+            roles[axis.channels.numpy().tobytes()].add(axis.role if axis.tensor.startswith(prefix) else "outside")
         fitting = {own for own, found in roles.items() if found != {"outside"}}
         read, written, outside = ({own for own in fitting if role in roles[own]} for role in ("feed-out", "feed-in", "outside"))
         choices = {
