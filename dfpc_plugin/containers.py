@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
-__all__ = ["CONTAINERS", "refill", "same_contents"]
+__all__ = ["CONTAINERS", "NO_TENSORS", "PLAIN", "refill", "same_contents"]
 
 CONTAINERS = (dict, list, set, deque)
+PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
+"""Types of attributes that are neither containers nor tensors: looking a type up is faster than `isinstance`."""
+NO_TENSORS = PLAIN | {dict, OrderedDict, list, set}
+"""Types of most attributes of modules."""
 
 
 def same_contents(container: Any, contents: Any) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dfpc_plugin.containers import CONTAINERS, refill, same_contents
+from dfpc_plugin.containers import CONTAINERS, NO_TENSORS, PLAIN, refill, same_contents
 from dfpc_plugin.hooks import hook_state_kept
 
 __all__ = ["evaluating", "has_storage", "memory_address", "unwatched", "watched"]
@@ -64,7 +64,8 @@ def _kept(model: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices), memory:
         try:
             for module in modules:
-                module.training = False
+                if module.training:
+                    module.training = False
             yield
         finally:
             for module, saved in zip(modules, attributes, strict=True):
@@ -92,7 +93,8 @@ class _Memory:
         """Note where `tensors` lie; nothing is copied yet."""
         found = {id(tensor): tensor for tensor in tensors if tensor is not None and has_storage(tensor)}
         self._tensors = [(tensor, tensor.detach()) for tensor in found.values()]
-        self._storages = {memory_address(tensor): tensor.untyped_storage() for tensor, _ in self._tensors}
+        storages = [tensor.untyped_storage() for tensor, _ in self._tensors]
+        self._storages = {storage._cdata: storage for storage in storages}
         self._copies: dict[int, torch.UntypedStorage] = {}
         self._lock = threading.Lock()
 
@@ -204,11 +206,10 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 def _tensors_in(attributes: Iterable[tuple[dict[str, Any], list[tuple[Any, Any]]]]) -> Iterator[Tensor]:
     """Tensors in what `_copy_attributes` saved, one level deep."""
     for saved, containers in attributes:
-        yield from (value for value in saved.values() if isinstance(value, Tensor))
-        for _, contents in containers:
-            if contents:
-                inner = contents.values() if isinstance(contents, dict) else contents
-                yield from (part for part in inner if isinstance(part, Tensor))
+        for values in (saved, *(contents for _, contents in containers if contents)):
+            for value in values.values() if isinstance(values, dict) else values:
+                if type(value) not in NO_TENSORS and isinstance(value, Tensor):
+                    yield value
 
 
 def _copy_attributes(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
@@ -216,8 +217,8 @@ def _copy_attributes(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any,
     if isinstance(module, torch.jit.ScriptModule):
         return {"training": module.training}, []
     saved = dict(module.__dict__)
-    containers = [value for value in saved.values() if isinstance(value, CONTAINERS)]
-    return saved, [(value, value.copy() if value else ()) for value in containers]
+    others = [value for value in saved.values() if type(value) not in PLAIN]
+    return saved, [(value, value.copy() if value else ()) for value in others if isinstance(value, CONTAINERS)]
 
 
 def _restore_attributes(module: nn.Module, saved: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:

@@ -197,6 +197,7 @@ def _weights(bounds: Bounds, ranking: Ranking) -> list[Tensor]:
     return [torch.where(totals[r.name] > 0, 1 / totals[r.name], 0).to(r.total) for r in bounds.readers]
 
 
+@torch.no_grad()
 def require_finite(model: nn.Module) -> None:
     """Raise on the first parameter or running statistic that is not finite."""
     for path, module in model.named_modules():
@@ -204,7 +205,7 @@ def require_finite(model: nn.Module) -> None:
         for name, tensor in {**module._parameters, **statistics}.items():
             if tensor is None or tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
                 continue
-            if not math.isfinite(float(tensor.detach().sum())):  # also on overflow of the sum, so count before complaining
-                count = int((~torch.isfinite(tensor.detach())).sum())
+            if not math.isfinite(float(tensor.sum())):  # also on overflow of the sum, so count before complaining
+                count = int((~torch.isfinite(tensor)).sum())
                 if count:
                     raise NonFiniteWeightError(f"{path}.{name}" if path else name, count)

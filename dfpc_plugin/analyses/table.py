@@ -161,9 +161,10 @@ class LabelTable:
         first, second = first.reshape(-1), second.reshape(-1)
         if torch.equal(first, second) or not first.numel():
             return
-        for one, other in ((first, second), (second, first)):
-            if not int(other.min()):
-                self.freeze(one[other == 0], f"is combined with a tensor of fixed size in {where}")
+        if not int(torch.minimum(first, second).min()):
+            for one, other in ((first, second), (second, first)):
+                if not other.all():
+                    self.freeze(one[other == 0], f"is combined with a tensor of fixed size in {where}")
         self._pairs.append((first, second))
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:

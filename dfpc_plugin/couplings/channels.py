@@ -168,7 +168,7 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
 
 def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
     """Channels in place of labels."""
-    return numbers[torch.cat(labels)].split([len(some) for some in labels]) if labels else []
+    return numbers[torch.cat(labels)].split([some.numel() for some in labels]) if labels else []
 
 
 def _with_rows(run: ChannelTrace) -> Tensor:
@@ -223,7 +223,9 @@ def _scales(
     """Numbers that depend on widths, with the rows they act on and the biases that go with those; and those without rows."""
     owner_of = _owner_of(run)
     nothing = torch.zeros(0, dtype=torch.long, device="cpu")
-    read = numbers[torch.cat([nothing, *(work.reads for work in run.work)])]
+    read = torch.zeros(len(numbers), dtype=torch.bool, device="cpu")
+    read[numbers[torch.cat([nothing, *(work.reads for work in run.work)])]] = True
+    starts = [int(owner.labels[0]) for owner in run.table.owners] if run.scaled else []
     twin = torch.full((run.table.count,), 0, device="cpu")
     for outputs, biases in run.twins:
         if len(outputs) == len(biases):
@@ -235,16 +237,15 @@ def _scales(
         choices = [torch.unique(torch.cat([some, twin[some]])) for some in scaling.labels]
         choices = [some[owner_of[some] >= 0] for some in choices]
         # rows whose channels other layers read would be scaled for those, too
-        labels = next((some for some in choices if len(some) and not torch.isin(numbers[some], read).any()), None)
+        labels = next((some for some in choices if len(some) and not read[numbers[some]].any()), None)
         if labels is None:
             unscaled.setdefault(scaling.where, []).append(scaling.expression)
             continue
-        firsts = set(torch.unique(owner_of[labels]).tolist())
-        starts = {int(run.table.owners[number].labels[0]) for number in firsts}
+        scaled = {starts[number] for number in torch.unique(owner_of[labels]).tolist()}
         rows = {
             number: labels[(labels >= owner.labels[0]) & (labels <= owner.labels[-1])] - owner.labels[0]
             for number, owner in enumerate(run.table.owners)
-            if int(owner.labels[0]) in starts
+            if starts[number] in scaled
         }
         scales.append(Scale(scaling.expression, scaling.power, rows))
     return scales, unscaled
@@ -276,7 +277,7 @@ def _owner_of(run: ChannelTrace) -> Tensor:
     makers = [(number, owner.labels) for number, owner in enumerate(run.table.owners) if not owner.shared]
     if makers:
         numbers = torch.tensor([number for number, _ in makers], device="cpu")
-        lengths = torch.tensor([len(labels) for _, labels in makers], device="cpu")
+        lengths = torch.tensor([labels.numel() for _, labels in makers], device="cpu")
         owner_of[torch.cat([labels for _, labels in makers])] = numbers.repeat_interleave(lengths)
     return owner_of
 

@@ -9,16 +9,17 @@ one that is used inside alone. Where they lose different numbers of channels, it
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.stated import Stated
-from dfpc_plugin.couplings.channels import Channels, Size
+from dfpc_plugin.couplings.channels import Axis, Channels, Size
 from dfpc_plugin.couplings.code import CodeReads
 from dfpc_plugin.couplings.sizes import Unequal
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
@@ -38,37 +39,32 @@ _WIDTH = re.compile(
 
 
 def declared_widths(
-    model: nn.Module, channels: Channels, forward_fn: Callable[..., Any] | None
+    modules: Mapping[str, nn.Module], channels: Channels, forward_fn: Callable[..., Any] | None
 ) -> Iterator[Stated]:
     """Find the integers in which modules declare the widths of their own layers.
 
     Args:
-        model: The model that `channels` were found on, not cut since.
+        modules: By path, those of the model that `channels` were found on, not cut since.
         channels: Its channels; the sizes that the result reads are added to `channels.leaves`.
         forward_fn: What calls the model, if it is not called plainly.
     """
-    modules = dict(model.named_modules())
-    reads = CodeReads(modules.values(), forward_fn)
     known = channels.asked | {(stated.module, stated.name) for stated in channels.stated}
-    inside: dict[str, list[int]] = defaultdict(list)
-    for number, axis in enumerate(channels.axes):
-        parts = axis.tensor.split(".")
-        for count in range(len(parts)):
-            inside[".".join(parts[:count])].append(number)
     sets = _Sets(channels)
+    reads: CodeReads | None = None  # reading the code of all modules takes long, and is seldom needed
     for path, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith("torch.nn."):
             continue  # layers of torch describe themselves
         for name, value in vars(module).items():
-            if type(value) is not int or value < 2 or (path, name) in known or reads(module, name):
+            if type(value) is not int or value < 2 or (path, name) in known:
                 continue
             words = name.strip("_").lower()
-            if words == "groups":
-                found = _groups(module, path, value)
-            else:
-                found = sets.widths(words, inside.get(path, ()), value)
-            if found:
-                yield Stated(path, name, None, Operation(_agreed, tuple(found)))
+            groups = _groups(module, path, value) if words == "groups" else []
+            chosen = sets.chosen(words, path, value)
+            if not groups and not chosen:
+                continue
+            reads = reads or CodeReads(modules.values(), forward_fn)
+            if not reads(module, name):
+                yield Stated(path, name, None, Operation(_agreed, (*groups, *map(sets.width, chosen))))
 
 
 def width_of(channels: Channels, own: Tensor) -> AxisSize:
@@ -100,62 +96,49 @@ def _groups(module: nn.Module, path: str, value: int) -> list[Expression]:
 
 
 class _Sets:
-    """Dimensions by the channels that they hold."""
+    """Sets of channels, by where dimensions hold them."""
 
     def __init__(self, channels: Channels) -> None:
-        """Number the sets of channels, and note where each occurs."""
-        self._channels, self._axes = channels, channels.axes
-        self._widths: dict[int, AxisSize] = {}
-        numbers: dict[tuple[int, ...], int] = {}
-        held = [tuple(axis.channels.tolist()) for axis in self._axes]
-        self._sizes = [len(own) for own in held]
-        self._of = [numbers.setdefault(own, len(numbers)) for own in held]
-        self._everywhere: dict[int, int] = defaultdict(int)
-        for number in self._of:
-            self._everywhere[number] += 1
+        """Look at the dimensions that `channels` has now."""
+        self._channels = channels
+        self._widths: dict[bytes, AxisSize] = {}
 
-    def widths(self, name: str, inside: Sequence[int], value: int) -> list[Expression]:
-        """Return the widths of all sets of `value` channels in a module that an attribute of this name may be about.
+    @functools.cached_property
+    def _by_size(self) -> Mapping[int, list[Axis]]:
+        """The dimensions by their number of channels."""
+        found: dict[int, list[Axis]] = defaultdict(list)
+        for axis in self._channels.axes:
+            found[axis.channels.numel()].append(axis)
+        return found
+
+    def width(self, own: bytes) -> AxisSize:
+        """Return an expression for how many channels of a set are left."""
+        if own not in self._widths:
+            self._widths[own] = width_of(self._channels, torch.frombuffer(bytearray(own), dtype=torch.long))
+        return self._widths[own]
+
+    def chosen(self, name: str, path: str, value: int) -> list[bytes]:
+        """Return all sets of `value` channels in a module that an attribute of this name may be about.
 
         Args:
             name: The attribute's name in lower case.
-            inside: The dimensions of the module's tensors, by their position in `Channels.axes`.
+            path: The module's path.
             value: The attribute's value.
         """
-        found = []
-        for number, own in self._chosen(name, inside, value).items():
-            if number not in self._widths:
-                self._widths[number] = width_of(self._channels, own)
-            found.append(self._widths[number])
-        return found
-
-    def _chosen(self, name: str, inside: Sequence[int], value: int) -> dict[int, Tensor]:
-        """The sets that `widths` is about, by number."""
-        fitting = [number for number in inside if self._sizes[number] == value]
-        if not fitting:
-            return {}
-        within: dict[int, int] = defaultdict(int)
-        for number in inside:
-            within[self._of[number]] += 1
-        outside = {self._of[n] for n in fitting if within[self._of[n]] < self._everywhere[self._of[n]]}
-        read, written = self._with_role("feed-out", inside), self._with_role("feed-in", inside)
-        if _INPUT.fullmatch(name):
-            choices: Iterable[set[int]] = (read & outside - written, read & outside, read)
-        elif _OUTPUT.fullmatch(name):
-            choices = (written & outside - read, written & outside, written)
-        elif _INNER.fullmatch(name):
-            choices = (read | written) - outside, read | written
-        elif _WIDTH.fullmatch(name):
-            choices = (outside, {self._of[n] for n in fitting})
-        else:
-            return {}
-        first = {self._of[number]: self._axes[number].channels for number in fitting}
-        for choice in choices:
-            found = {number: own for number, own in first.items() if number in choice}
-            if found:
-                return found
-        return first
-
-    def _with_role(self, role: str, inside: Sequence[int]) -> set[int]:
-        """Sets that dimensions of one role hold."""
-        return {self._of[number] for number in inside if self._axes[number].role == role}
+        pattern = next((pattern for pattern in (_INPUT, _OUTPUT, _INNER, _WIDTH) if pattern.fullmatch(name)), None)
+        if pattern is None:
+            return []
+        prefix = f"{path}." if path else ""
+        roles: dict[bytes, set[str]] = defaultdict(set)
+        for axis in self._by_size.get(value, ()):
+            roles[axis.channels.numpy().tobytes()].add(axis.role if axis.tensor.startswith(prefix) else "outside")
+        fitting = {own for own, found in roles.items() if found != {"outside"}}
+        read, written, outside = ({own for own in fitting if role in roles[own]} for role in ("feed-out", "feed-in", "outside"))
+        choices = {
+            _INPUT: (read & outside - written, read & outside, read),
+            _OUTPUT: (written & outside - read, written & outside, written),
+            _INNER: ((read | written) - outside, read | written),
+            _WIDTH: (outside,),
+        }
+        choice = next(filter(None, choices[pattern]), fitting)
+        return [own for own in roles if own in choice]

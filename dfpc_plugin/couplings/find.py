@@ -98,8 +98,9 @@ def map_couplings(
         trace = trace_model(model, example_inputs, forward_fn, channels=True, flow=flow)
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)
-        channels.stated += list(declared_widths(model, channels, forward_fn))
-        found = _map(model, channels, unused_layers(model, trace.run.used))
+        modules = trace.run.names.modules
+        channels.stated += list(declared_widths(modules, channels, forward_fn))
+        found = _map(model, channels, unused_layers(modules, trace.run.used))
         return dataclasses.replace(found, bounds=trace.bounds)
 
 
@@ -227,7 +228,7 @@ def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
     """Which couplings occur in which groups of channels: `[coupling, position of the group]`, in order."""
     if not groups:
         return []
-    lengths = torch.tensor([len(group) for group in groups], device="cpu")
+    lengths = torch.tensor([group.numel() for group in groups], device="cpu")
     positions = torch.arange(len(groups), device="cpu").repeat_interleave(lengths)
     keys = torch.unique_consecutive(of[torch.cat(groups)] * len(groups) + positions).unique()
     return torch.stack([torch.div(keys, len(groups), rounding_mode="floor"), keys % len(groups)], 1).tolist()

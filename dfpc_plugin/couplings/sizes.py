@@ -33,13 +33,10 @@ def count(size: Size, removed: Tensor) -> int:
     left = ~removed[size.channels]
     if size.along_rows:
         return int(left.any(1).sum())
-    counts = left.sum(1)
-    counts = counts[counts > 0]
-    if not len(counts):
-        return 0
-    if (counts != counts[0]).any():
+    counts = {*left.sum(1).tolist()} - {0}
+    if len(counts) > 1:
         raise Unequal
-    return int(counts[0])
+    return counts.pop() if counts else 0
 
 
 def evaluate(expression: Expression, channels: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> Any:

@@ -63,8 +63,9 @@ class Bundles:
         generator = torch.Generator("cpu").manual_seed(0)
         marks = torch.randint(2**62, (len(channels.axes) + 1,), generator=generator, device="cpu")
         signature = torch.zeros(count, dtype=torch.long, device="cpu")
-        for axis, mark in zip(channels.axes, marks, strict=False):
-            signature.index_add_(0, axis.channels, mark.expand(len(axis.channels)))
+        if channels.axes:
+            lengths = torch.tensor([axis.channels.numel() for axis in channels.axes], device="cpu")
+            signature.index_add_(0, torch.cat([axis.channels for axis in channels.axes]), marks[:-1].repeat_interleave(lengths))
         fixed = torch.tensor(sorted(channels.reasons), device="cpu")
         placed = signature != 0
         signature[fixed] += marks[-1]
@@ -120,16 +121,15 @@ def find_structure(channels: Channels) -> list[Structure]:
         own = torch.cat([order[starts[b] : starts[b + 1]] for b in tied])
         notes = tuple(dict.fromkeys(note for bundle in tied for note in balance[bundle]))
         result.append(_structure(own, bundles, blocks, notes))
-    return sorted(result, key=lambda structure: min(int(cell[0]) for cell in structure.cells))
+    return sorted(result, key=lambda structure: int(structure.cells[0][0]))
 
 
 def _structure(own: Tensor, bundles: Bundles, blocks: Tensor, notes: tuple[str, ...]) -> Structure:
     """Tell the cells apart: channels of the same bundle and block."""
     own = own.sort().values
     keys = bundles.of[own] * 1_000_003 + blocks[own]
-    numbers = torch.unique(keys, return_inverse=True)[1]
-    order = torch.argsort(numbers, stable=True)
-    cells = own[order].split(torch.bincount(numbers).tolist())
+    order = torch.argsort(keys, stable=True)
+    cells = own[order].split(torch.unique_consecutive(keys[order], return_counts=True)[1].tolist())
     return Structure(tuple(sorted(cells, key=lambda cell: int(cell[0]))), notes if len(cells) > 1 else ())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import torch
 from torch import nn
@@ -10,11 +10,11 @@ from torch import nn
 __all__ = ["unused_layers"]
 
 
-def unused_layers(model: nn.Module, used: Set[int]) -> dict[str, int]:
+def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str, int]:
     """Name the layers whose parameters are all unused, and single parameters of others.
 
     Args:
-        model: Any model.
+        modules: All modules of a model by path.
         used: Identities of the parameters that operators were called on; scripted modules are not looked at.
 
     Returns:
@@ -23,7 +23,7 @@ def unused_layers(model: nn.Module, used: Set[int]) -> dict[str, int]:
     found: dict[str, int] = {}
     held = [
         (id(parameter), isinstance(module, torch.jit.ScriptModule))
-        for module in model.modules() for parameter in module._parameters.values() if parameter is not None
+        for module in modules.values() for parameter in module._parameters.values() if parameter is not None
     ]  # fmt: skip
     unused = {number for number, _ in held} - used - {number for number, scripted in held if scripted}
     if not unused:
@@ -41,5 +41,5 @@ def unused_layers(model: nn.Module, used: Set[int]) -> dict[str, int]:
         for name, child in module.named_children():
             look(f"{prefix}{name}", child)
 
-    look("", model)
+    look("", modules[""])
     return found

@@ -11,6 +11,9 @@ from torch import Tensor
 
 __all__ = ["canonical", "inner_axis", "squeezed", "varying"]
 
+_NO_STEP = 2**62
+"""More than any difference of labels."""
+
 
 def varying(labels: Tensor) -> tuple[int, ...]:
     """Axes along which canonical `labels` differ."""
@@ -50,8 +53,8 @@ def inner_axis(labels: Tensor) -> int | None:
     small = squeezed(labels)
     steps = []
     for axis in axes:
-        differences = small.diff(dim=axis).abs()
-        differences = differences[differences > 0]
-        if len(differences):
-            steps.append((int(differences.min()), axis))
+        differences = small.diff(dim=axis).abs_()
+        step = int(differences.masked_fill_(differences == 0, _NO_STEP).min())
+        if step < _NO_STEP:
+            steps.append((step, axis))
     return min(steps)[1]

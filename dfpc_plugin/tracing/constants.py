@@ -42,6 +42,8 @@ class Constants(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._written and func not in METADATA:
             args, kwargs = map_tensors(self._written.known, (args, kwargs))
+        if types == (Proxy,) and func not in _CREATE and not torch._C._len_torch_function_stack():
+            return Proxy.__torch_function__(func, types, args, kwargs)  # where the call would end up, but for less
         result = func(*args, **kwargs)
         if func not in _CREATE or isinstance(result, Proxy) or not result.is_floating_point() or "out" in kwargs:
             return result

@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dfpc_plugin.tracing.proxy import Proxy
@@ -15,7 +17,7 @@ from dfpc_plugin.tracing.proxy import Proxy
 __all__ = ["ModelNames"]
 
 _PACKAGE = Path(__file__).parent.parent
-_ENGINE = tuple(str(_PACKAGE / part) for part in ("tracing", "analyses", "ops", "preserve.py"))
+_ENGINE = (*(str(_PACKAGE / part) for part in ("tracing", "analyses", "ops", "preserve.py")), F.__file__, torch.overrides.__file__)
 """Files whose functions are no module's: their frames, with many variables each, need not be looked at."""
 
 

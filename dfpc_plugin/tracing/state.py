@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.containers import NO_TENSORS
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.sizes import Attribute, TracedInt
@@ -54,7 +55,7 @@ def traced_state(run: Run, label: Labeller | None) -> Iterator[None]:
                     traced = _traced(value, path, name)
                     if traced is not value:
                         replace(attributes, name, traced)
-                elif isinstance(value, Tensor) and _is_constant(module, name, value):
+                elif type(value) not in NO_TENSORS and isinstance(value, Tensor) and _is_constant(module, name, value):
                     replace(attributes, name, _proxy(run, value, f"{prefix}{name}", module, label))
         yield
     finally:
