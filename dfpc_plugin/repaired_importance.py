@@ -20,7 +20,7 @@ from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
-from dfpc_plugin.repairing.noise import on_noise
+from dfpc_plugin.repairing.noise import POSITIONS, on_noise
 from dfpc_plugin.repairing.sensitivity import Sensitivity, sensitivities
 from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES, Images, Method, RepairSettings
 from dfpc_plugin.repairing.statistics import ImposedStatistics
@@ -171,15 +171,14 @@ class RepairedImportance(tp.importance.Importance):
     def _moments(self, model: nn.Module, call: TracedCall) -> dict[str, list[LayerMoments]]:
         """Run the model on noise or on the images, which are made or taken once."""
         settings, given = self.settings, call.example_inputs
-        measure = functools.partial(
-            layer_moments, model, forward_fn=call.forward_fn, rows=settings.rows, seed=settings.seed
-        )
+        measure = functools.partial(layer_moments, model, forward_fn=call.forward_fn, seed=settings.seed)
         with evaluating(model):
             if self.calibration is not None:
-                return measure(self.calibration.batches(model, given))
+                return measure(self.calibration.batches(model, given), rows=settings.rows)
 
             def of_noise(noise: ExampleInputs | None) -> dict[str, list[LayerMoments]]:
-                return {} if noise is None else measure(Batches([noise]), within=ImposedStatistics)
+                rows = min(settings.rows, POSITIONS)
+                return {} if noise is None else measure(Batches([noise]), rows=rows, within=ImposedStatistics)
 
             return on_noise(given, settings.seed, of_noise)[0]
 

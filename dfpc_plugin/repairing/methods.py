@@ -19,7 +19,7 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.least_squares import fit_layers
 from dfpc_plugin.repairing.mean import fold_means
 from dfpc_plugin.repairing.merge import merge_channels
-from dfpc_plugin.repairing.noise import on_noise
+from dfpc_plugin.repairing.noise import POSITIONS, on_noise
 from dfpc_plugin.repairing.norm_moments import Norms, moments_of, update_norms
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
@@ -85,9 +85,9 @@ def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
 
 def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[LayerRepair], Norms]:
     """Stand-ins, with batch norms as they are, and what these were given before."""
-    settings = job.settings
+    rows = min(job.settings.rows, POSITIONS)
     return merge_channels(
-        job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=settings.rows, seed=settings.seed
+        job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=rows, seed=job.settings.seed
     )
 
 
