@@ -55,7 +55,7 @@ def save_pruned(
         example_inputs: What the model is called with, of which shapes and dtypes are noted; by default what its library
             has for it.
         record: What else to note, as JSON; by default that of the `PruneResult`.
-        overwrite: Replace an artifact that is there.
+        overwrite: Replace an artifact that is there, also one that another process writes meanwhile; other files never.
         finish: Called with the directory before it gets its name, to write a report or the like beside the model; what it
             writes is listed in the manifest.
 
@@ -82,7 +82,7 @@ def save_pruned(
             installed_versions(), datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )  # fmt: skip
         data = packed(tensors_of(network, structure), manifest.binding)
-        with new_directory(target) as place:
+        with new_directory(target, overwrite=overwrite) as place:
             write_file(place / WEIGHTS, data)
             write_hub_config(network, spec, place / CONFIG)
             if finish is not None:

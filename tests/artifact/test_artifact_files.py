@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -291,6 +292,51 @@ def test_nothing_but_an_artifact_is_replaced(fill, text, model, tmp_path):
     before = contents(tmp_path / "a") if (tmp_path / "a").is_dir() else None
     assert text in message_of(lambda: save_pruned(model, tmp_path / "a", overwrite=True))
     assert before is None or contents(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_appears_while_it_is_written_stays(overwrite, exchange, model, tmp_path, monkeypatch):
+    if not exchange:
+        monkeypatch.setattr(directory, "_exchanged", lambda *args: False)
+
+    def appear(place):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "thesis.txt").write_text("mine")
+
+    text = message_of(lambda: save_pruned(model, tmp_path / "a", overwrite=overwrite, finish=appear))
+    assert ("it holds 'thesis.txt'" if overwrite else "it exists; name another directory") in text
+    assert contents(tmp_path / "a") == {"thesis.txt": b"mine"} and names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_what_appears_just_before_the_exchange_stays(exchange, model, tmp_path, monkeypatch):
+    path = save_pruned(convolutional(), tmp_path / "a")
+    swap = directory._exchanged
+
+    def late(source, target):
+        (path / "thesis.txt").touch()
+        return exchange and swap(source, target)
+
+    monkeypatch.setattr(directory, "_exchanged", late)
+    assert "it holds 'thesis.txt'" in message_of(lambda: save_pruned(model, path, overwrite=True))
+    assert set(contents(path)) == {*FILES, "thesis.txt"} and names(tmp_path) == ["a"]
+
+
+def test_an_artifact_of_another_process_stays_without_overwrite(model, tmp_path):
+    other = save_pruned(convolutional(), tmp_path / "b")
+    path = tmp_path / "a"
+    message_of(lambda: save_pruned(model, path, finish=lambda place: shutil.copytree(other, path)))
+    assert contents(path) == contents(other)
+
+
+def test_a_folder_with_the_name_of_a_listed_file_is_not_replaced(model, tmp_path):
+    path = save_pruned(model, tmp_path / "a", finish=lambda place: (place / "report").write_text("r"))
+    (path / "report").unlink()
+    (path / "report").mkdir()
+    (path / "report" / "chapter.txt").touch()
+    assert "it holds 'report', which is no part" in message_of(lambda: save_pruned(model, path, overwrite=True))
+    assert (path / "report" / "chapter.txt").exists()
 
 
 def test_an_empty_directory_and_a_damaged_artifact_are_replaced(model, tmp_path):
