@@ -57,7 +57,7 @@ class ChannelNorms(TorchFunctionMode):
             weight, bias = given.get("weight"), given.get("bias")
             name = self._names.get(id(weight))
             mask = None if name is None else self._kept.along(name, 0)
-            if name is not None and mask is not None and bool(mask.any()) and not bool(mask.all()):
+            if weight is not None and name is not None and mask is not None and bool(mask.any()) and not bool(mask.all()):
                 found = _compared(func, given, mask.to(weight.device), centered=bias is not None)
                 if found is not None:
                     self._found[name, self._names.get(id(bias))].append(found)
