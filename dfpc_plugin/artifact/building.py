@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.artifact.limits import BuildLimit
 from dfpc_plugin.models import ModelSpec, build_model
 
 __all__ = ["Factory", "built", "unpruned"]
@@ -24,16 +25,22 @@ def unpruned(spec: ModelSpec) -> tuple[Factory, Factory]:
     return lambda: build_model(spec), lambda: build_model(spec, meta=True)
 
 
-def built(factory: Factory) -> nn.Module:
+def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
     """Call a factory; random states, default dtype, device and gradient mode are left as they were, and do not matter.
+
+    Args:
+        factory: Builds a model.
+        limit: What it may cost.
 
     Raises:
         ArtifactError: It fails, or returns no model.
     """
-    with _undisturbed():
+    with _undisturbed(), limit or contextlib.nullcontext():
         try:
             model = factory()
         except Exception as error:  # whatever somebody's constructor raises
+            if limit is not None and limit.reached is not None:
+                raise limit.reached from error
             raise ArtifactError(f"the unpruned model cannot be built: {str(error).rstrip('.') or type(error).__name__}") from error
     if not isinstance(model, nn.Module):
         raise ArtifactError(f"the factory returned a {type(model).__name__}, and a model is wanted")

@@ -144,7 +144,7 @@ def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
     Raises:
         UnsavableModelError: It is not the same.
     """
-    loaded = restored(place, manifest, *unpruned(manifest.spec))
+    loaded = restored(place, manifest, unpruned(manifest.spec)[0])
     found = structure_of(network, loaded)
     if found.attributes:
         attribute = found.attributes[0]
