@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import errno
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +31,6 @@ from dfpc_plugin.artifact import (
     save,
 )
 from dfpc_plugin.artifact import save_pruned as save_any
-from dfpc_plugin.artifact.plain import NotPlainError, decode
 from dfpc_plugin.artifact.strict_json import checksum
 from dfpc_plugin.errors import UnknownModelError
 from dfpc_plugin.files import umask
@@ -297,51 +293,6 @@ def test_nothing_but_an_artifact_is_replaced(fill, text, model, tmp_path):
     assert before is None or contents(tmp_path / "a") == before
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_what_appears_while_it_is_written_stays(overwrite, exchange, model, tmp_path, monkeypatch):
-    if not exchange:
-        monkeypatch.setattr(directory, "_exchanged", lambda *args: False)
-
-    def appear(place):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "thesis.txt").write_text("mine")
-
-    text = message_of(lambda: save_pruned(model, tmp_path / "a", overwrite=overwrite, finish=appear))
-    assert ("it holds 'thesis.txt'" if overwrite else "it exists; name another directory") in text
-    assert contents(tmp_path / "a") == {"thesis.txt": b"mine"} and names(tmp_path) == ["a"]
-
-
-@pytest.mark.parametrize("exchange", [True, False])
-def test_what_appears_just_before_the_exchange_stays(exchange, model, tmp_path, monkeypatch):
-    path = save_pruned(convolutional(), tmp_path / "a")
-    swap = directory._exchanged
-
-    def late(source, target):
-        (path / "thesis.txt").touch()
-        return exchange and swap(source, target)
-
-    monkeypatch.setattr(directory, "_exchanged", late)
-    assert "it holds 'thesis.txt'" in message_of(lambda: save_pruned(model, path, overwrite=True))
-    assert set(contents(path)) == {*FILES, "thesis.txt"} and names(tmp_path) == ["a"]
-
-
-def test_an_artifact_of_another_process_stays_without_overwrite(model, tmp_path):
-    other = save_pruned(convolutional(), tmp_path / "b")
-    path = tmp_path / "a"
-    message_of(lambda: save_pruned(model, path, finish=lambda place: shutil.copytree(other, path)))
-    assert contents(path) == contents(other)
-
-
-def test_a_folder_with_the_name_of_a_listed_file_is_not_replaced(model, tmp_path):
-    path = save_pruned(model, tmp_path / "a", finish=lambda place: (place / "report").write_text("r"))
-    (path / "report").unlink()
-    (path / "report").mkdir()
-    (path / "report" / "chapter.txt").touch()
-    assert "it holds 'report', which is no part" in message_of(lambda: save_pruned(model, path, overwrite=True))
-    assert (path / "report" / "chapter.txt").exists()
-
-
 def test_an_empty_directory_and_a_damaged_artifact_are_replaced(model, tmp_path):
     (tmp_path / "a").mkdir()
     path = save_pruned(model, tmp_path / "a", overwrite=True)
@@ -423,50 +374,6 @@ def test_what_is_wrong_with_a_directory_is_said(change, file, text, model, tmp_p
     change(path)
     found = message_of(lambda: load_pruned(path, factory=convolutional))
     assert text in found and str(path / file) in found and found.endswith(".") and not found.endswith("..")
-
-
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("{" + ", ".join(f'"k{number}": 1' for number in range(50_000)) + ', "k49999": 2}', "it has the key 'k49999' twice"),
-        ("[" + "[]," * 4_000_000 + "[]]", "it has more than 4000000 values"),
-    ],
-)
-def test_a_small_manifest_is_refused_in_time(text, said, model, tmp_path):
-    path = save_pruned(model, tmp_path / "a")
-    (path / "manifest.json").write_text(text)
-    start = time.process_time()
-    assert said in message_of(lambda: read_manifest(path))
-    assert time.process_time() - start < 5
-
-
-def test_keys_of_one_hash_are_not_compared_without_end():
-    form = {"dict": [[number * (2**61 - 1), 0] for number in range(20_000)]}
-    with pytest.raises(NotPlainError, match="at most 10000 keys"):
-        decode(form, lambda tensor: None)
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("options", [{"depth": 100_000}, {"embed_dim": 6_400_000}, {"num_classes": 10**9}])
-def test_a_model_far_larger_than_what_is_saved_is_not_built(options, tmp_path):
-    network = create_model("test_vit")
-    path = save_any(network, tmp_path / "a")
-    found = read_manifest(path)
-    hostile = dataclasses.replace(found, spec=ModelSpec("test_vit", options))
-    weights = save.packed(save.tensors_of(network, found.structure), hostile.binding)
-    (path / "model.safetensors").write_bytes(weights)
-    hostile = dataclasses.replace(hostile, files={name: save.described(path / name) for name in found.files})
-    (path / "manifest.json").write_text(hostile.to_text())
-    start = time.process_time()
-    text = message_of(lambda: load_pruned(path))
-    assert "takes far more memory or time than one needs of which so little is saved" in text
-    assert time.process_time() - start < 10
-
-
-def test_inputs_that_would_take_all_memory_are_not_made(model, tmp_path):
-    path = save_pruned(model, tmp_path / "a", example_inputs=torch.ones(1).expand(2**20, 2**10))
-    assert "called with more than 134217728 numbers" in message_of(read_manifest(path).inputs.make)
 
 
 def test_directories_that_are_none(model, tmp_path, monkeypatch):
