@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfpc_plugin.containers import CONTAINERS, refill, same_contents
 from dfpc_plugin.hooks import hook_state_kept
+from dfpc_plugin.interrupts import undone
 
 __all__ = ["evaluating", "has_storage", "memory_address", "unwatched", "watched"]
 
@@ -61,25 +62,26 @@ def _kept(model: nn.Module) -> Iterator[None]:
     memory = _Memory([*parameters, *(grad for _, grad in gradients), *buffers, *_tensors_in(attributes)])
     values = [(buffer, buffer.detach().clone()) for buffer in buffers if _has_values(buffer)]
     devices = sorted({parameter.device.index for parameter in parameters if parameter.is_cuda})
-    with torch.random.fork_rng(devices=devices), memory:
-        try:
-            for module in modules:
-                module.training = False
-            yield
-        finally:
-            for module, saved in zip(modules, attributes, strict=True):
-                _restore_attributes(module, *saved)
-            for parameter, requires_grad in trainable:
-                if parameter.requires_grad != requires_grad:
-                    parameter.requires_grad_(requires_grad)
-            memory.restore()
-            for parameter, grad in gradients:
-                if parameter.grad is not grad:
-                    parameter.grad = grad
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                        buffer.copy_(value)
+
+    def restore() -> None:
+        for module, saved in zip(modules, attributes, strict=True):
+            _restore_attributes(module, *saved)
+        for parameter, requires_grad in trainable:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+        memory.restore()
+        for parameter, grad in gradients:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+        for buffer, value in values:
+            if not torch.equal(buffer, value):
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                    buffer.copy_(value)
+
+    with torch.random.fork_rng(devices=devices), memory, undone(restore):
+        for module in modules:
+            module.training = False
+        yield
 
 
 class _Memory:

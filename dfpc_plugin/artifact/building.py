@@ -12,6 +12,7 @@ from torch import nn
 
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.limits import BuildLimit
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.models import ModelSpec, build_model
 
 __all__ = ["Factory", "built", "unpruned"]
@@ -51,11 +52,13 @@ def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
 def _undisturbed() -> Iterator[None]:
     """Keep what constructors read and change of the process."""
     states, dtype = (random.getstate(), np.random.get_state()), torch.get_default_dtype()  # noqa: NPY002
-    try:
-        torch.set_default_dtype(torch.float32)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
+
+    def restore() -> None:
         torch.set_default_dtype(dtype)
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
+
+    with undone(restore):
+        torch.set_default_dtype(torch.float32)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+            yield

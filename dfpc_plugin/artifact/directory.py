@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.strict_json import parse
-from dfpc_plugin.files import flush, umask
+from dfpc_plugin.files import flush, hidden_name
 
 __all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
 
@@ -54,10 +53,9 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         ArtifactError: The disk is full, or something that may not be replaced has appeared; `target` is as it was.
     """
-    temporary: Path | None = None
+    temporary = target.with_name(f"{hidden_name(target.name)}.unfinished")
     try:
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unfinished"))
-        temporary.chmod(0o777 & ~umask())  # mkdtemp's are private
+        temporary.mkdir()
         yield temporary
         flush(temporary)
         _put(temporary, target, overwrite=overwrite)
@@ -65,8 +63,7 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise ArtifactError(f"Cannot write '{target}': {error.strerror or error}; what was there is as it was.") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
+        shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from dfpc_plugin.interrupts import undone
+
 __all__ = ["generators_kept", "order_of", "seed_item", "seed_step"]
 
 _ORDER, _KEY = 1, 2
@@ -43,12 +45,13 @@ def generators_kept() -> Iterator[None]:
     """Put all generators back as they were, whatever is seeded in between."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)  # noqa: NPY002
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+    with torch.random.fork_rng(devices=devices), undone(restore):
+        yield
 
 
 def _number(*key: int) -> int:

@@ -14,6 +14,7 @@ from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import LatencyModel, LatencySettings
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
@@ -127,11 +128,12 @@ def prune(
         )
     if not inplace:
         return result
-    cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
     mended = result.repair
-    if mended is not None:
-        copy_state(result.model, model)
-        mended = dataclasses.replace(mended, model=model)
+    with interrupts_held():  # a model that is cut and not repaired would be neither the old one nor the new one
+        cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
+        if mended is not None:
+            copy_state(result.model, model)
+            mended = dataclasses.replace(mended, model=model)
     return dataclasses.replace(result, model=model, repair=mended)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.job import RepairJob
@@ -69,7 +70,8 @@ def repair(
         result = repair_job(RepairJob(model, original, example_inputs, settings, kept, phases, forward_fn))
     if not inplace:
         return result
-    copy_state(result.model, model)
+    with interrupts_held():
+        copy_state(result.model, model)
     return dataclasses.replace(result, model=model)
 
 
