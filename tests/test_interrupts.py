@@ -15,14 +15,15 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.artifact import building
 from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.finetuning.seeds import generators_kept, seed_step
+from dfpc_plugin.finetuning.seeds import seed_step
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import interrupts_held, undone
 from dfpc_plugin.latency.predict import _threads
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 
 PACKAGE = str(Path(dfpc.__file__).parent)
-LOCKING = ("evaluating", "exclusive")
+LOCKING = ("exclusive", "_undisturbed")
 """Functions of which every line takes or releases a lock, where Python looks for no signals: a trace would raise there."""
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="only the main thread gets signals"

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import random
+import threading
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import nn
 
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.limits import BuildLimit
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.models import ModelSpec, build_model
 
 __all__ = ["Factory", "built", "unpruned"]
 
+_building = threading.RLock()
 Factory = Callable[[], nn.Module]
 """Builds the unpruned model, a new one at every call."""
 
@@ -51,14 +52,9 @@ def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Keep what constructors read and change of the process."""
-    states, dtype = (random.getstate(), np.random.get_state()), torch.get_default_dtype()  # noqa: NPY002
-
-    def restore() -> None:
-        torch.set_default_dtype(dtype)
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-
-    with undone(restore):
-        torch.set_default_dtype(torch.float32)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
-            yield
+    with _building:  # torch has one default dtype for all threads
+        dtype = torch.get_default_dtype()
+        with undone(lambda: torch.set_default_dtype(dtype)), generators_kept():
+            torch.set_default_dtype(torch.float32)
+            with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+                yield

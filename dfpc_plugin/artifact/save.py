@@ -28,6 +28,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.hub_config import write_hub_config
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
 
@@ -72,9 +73,10 @@ def save_pruned(
     network = pruned.model if isinstance(pruned, PruneResult) else pruned
     if not isinstance(network, nn.Module):
         raise UnsavableModelError(f"A model or the result of prune is saved, not a {type(network).__name__}.")
-    spec = _spec_of(network, model)
+    with exclusive(network):
+        spec = _spec_of(network, model)
     written = _json_of(pruned.to_json() if record is None and isinstance(pruned, PruneResult) else record)
-    with torch.inference_mode(False), torch.no_grad():
+    with exclusive(network), torch.inference_mode(False), torch.no_grad():
         fresh = _fresh(spec)
         structure = structure_of(network, fresh)
         manifest = Manifest(

@@ -19,6 +19,7 @@ from dfpc_plugin.data import (
     open_images,
     training_transform,
 )
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.models import (
     ModelSpec,
@@ -94,7 +95,7 @@ def open_model(section: ModelSection, device: torch.device, seed: int = 0, facto
     if is_artifact(section.name):
         return _open_artifact(section, device, factory)
     spec = ModelSpec(section.name, section.options)
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept():
         torch.manual_seed(seed)
         model = build_model(spec, pretrained=section.pretrained)
     if section.weights is not None:
