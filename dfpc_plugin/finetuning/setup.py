@@ -65,6 +65,8 @@ def run_for(
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with _one_at_a_time, generators_kept(devices), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
         classes = probe(model, train)
+        if val is not None:
+            probe(model, val)
         with engine_for(mixed_precision) as engine:
             with exclusive(model, *([] if teacher is None else [teacher])):
                 teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()

@@ -166,6 +166,35 @@ def test_refusals():
         finetune(seven, train_digits(), settings=SHORT)
 
 
+class Few(TensorDataset):
+    """Images of which one may have an odd label."""
+
+    def __init__(self, count, label=0):
+        super().__init__(torch.zeros(count, 1, 8, 8), torch.arange(count) % 10)
+        self.tensors[1][3:4] = label
+
+
+def told(model, train, val=None):
+    """What is raised, and how many steps have been done by then."""
+    steps = []
+    with pytest.raises(DataError) as caught:
+        finetune(model, train, val, settings=SHORT, progress=lambda name, share: steps.append(share))
+    return str(caught.value), len([share for share in steps if share > 0])
+
+
+def test_an_empty_validation_set_is_found_before_training():
+    assert told(digit_net(), Few(64), Few(0)) == ("The data set holds no images.", 0)
+
+
+@pytest.mark.parametrize("label", [99, -1])
+def test_labels_without_an_output(label):
+    text, _ = told(digit_net(), Few(16, label))
+    assert text == f"Image 3 of the training set has the label {label}, and the model 10 outputs."
+    images = copy.deepcopy(train_digits())
+    images.images.labels = (*images.images.labels[:-1], label)
+    assert told(digit_net(), images)[1] == told(digit_net(), Few(16), images)[1] == 0
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     model = digit_net(norms=False)
     settings = FinetuneSettings(steps=30, batch_size=32, lr=1e4, log_every=5, schedule="constant", checkpoint_every=1)
