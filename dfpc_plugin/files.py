@@ -21,6 +21,7 @@ __all__ = [
     "flush",
     "hidden_name",
     "require_writable",
+    "tensor_bytes",
     "write_bytes",
     "write_json",
     "write_tensors",
@@ -88,7 +89,16 @@ def finite(content: Any) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Write named tensors and a few words about them as safetensors."""
-    return write_bytes(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=dict(metadata)))
+    return write_bytes(path, tensor_bytes({name: t.contiguous() for name, t in tensors.items()}, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return contiguous tensors that share no memory, and a few words about them, as safetensors: always the same bytes."""
+    data = save(dict(tensors), metadata=dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()  # the library's order is random
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
 
 
 def _is_special(path: Path) -> bool:
