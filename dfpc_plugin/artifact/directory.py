@@ -30,6 +30,8 @@ def require_place(directory: str | Path, *, overwrite: bool) -> Path:
     Raises:
         ArtifactError: Something is there that may not be replaced, or nothing can be written there.
     """
+    if Path(directory).name in ("", ".."):
+        raise ArtifactError(f"Cannot write '{directory}': it is no name for a directory that is to be made; give one.")
     try:
         target = Path(directory).resolve()
         _require_absent_or(target, overwrite=overwrite)
@@ -37,7 +39,7 @@ def require_place(directory: str | Path, *, overwrite: bool) -> Path:
             raise ArtifactError(f"Cannot write '{directory}': there is no directory '{target.parent}'.")
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise ArtifactError(f"Cannot write '{directory}': permission denied.")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
         raise ArtifactError(f"Cannot write '{directory}': {getattr(error, 'strerror', None) or error}.") from error
     return target
 

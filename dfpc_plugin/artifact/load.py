@@ -40,8 +40,8 @@ def load_pruned(
         ArtifactError: A file is missing, damaged or not of such an artifact, or the libraries that are installed now build
             another model than those it was saved with.
     """
+    manifest = read_manifest(directory)
     path = Path(directory)
-    manifest = read_manifest(path)
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
     without_values = None

@@ -301,9 +301,20 @@ def test_an_empty_directory_and_a_damaged_artifact_are_replaced(model, tmp_path)
     assert_same_model(model, load_pruned(save_pruned(model, path, overwrite=True), factory=convolutional))
 
 
-@pytest.mark.parametrize(("name", "text"), [("none/a", "there is no directory"), ("a\0b", "null byte"), ("a" * 300, "too long")])
+@pytest.mark.parametrize(("name", "text"), [("none/a", "there is no directory"), ("a\0b", "null byte"), ("a" * 300, "too long"), ("loop", "")])
 def test_places_where_nothing_can_be_written(name, text, model, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
     assert text in message_of(lambda: save_pruned(model, tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_what_is_no_name(name, model):
+    assert "it is no name for a directory" in message_of(lambda: save_pruned(model, name, overwrite=True))
+
+
+def test_long_names_and_what_is_no_path(model, tmp_path):
+    assert save_pruned(model, tmp_path / ("ä" * 120)).is_dir()
+    assert "give its path, not a int" in message_of(lambda: load_pruned(5))
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")
