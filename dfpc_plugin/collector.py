@@ -6,16 +6,17 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+from dfpc_plugin.interrupts import undone
+
 __all__ = ["collector_paused"]
 
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
     """Keep Python's collector from walking every object of the process again and again while many are made."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
+    if not gc.isenabled():
         yield
-    finally:
-        if running:
-            gc.enable()
+        return
+    with undone(gc.enable):
+        gc.disable()
+        yield

@@ -18,6 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dfpc_plugin.analyses.demands import COMPUTED, WITHOUT_DATA
+from dfpc_plugin.interrupts import undone
 
 __all__ = ["advice_for", "advised", "computed_by_hooks", "layer_of_original", "parametrizations_at_rest"]
 
@@ -96,13 +97,15 @@ def parametrizations_at_rest(module: nn.Module) -> Iterator[None]:
     """Let the weights of `module` be read without changing it: a spectral norm in training iterates whenever it is read."""
     inner = list(module.parametrizations.modules()) if parametrize.is_parametrized(module) else []  # type: ignore[union-attr]
     training = [part for part in inner if part.training]
-    try:
+
+    def restore() -> None:
+        for part in training:
+            part.training = True
+
+    with undone(restore):
         for part in training:
             part.training = False
         yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _hooked(module: nn.Module) -> dict[str, object]:

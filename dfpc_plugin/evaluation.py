@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dfpc_plugin.data import DataError, checked_workers, collate_images
+from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
 
@@ -113,7 +113,7 @@ def tally(
 
 
 def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
-    """Call a model, which stays as it was, with the first image, to see whether the two fit.
+    """Call a model, which stays as it was, with the first image, to see whether the two fit; and see to all labels that are known.
 
     Returns:
         The number of the model's outputs.
@@ -126,7 +126,7 @@ def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
     images, labels = collate_images([dataset[0]])
     with evaluating(model, hooks=False), torch.no_grad(), watched():
         outputs = _outputs(model, images.to(_device_of(model)))
-    check_classes(outputs, labels, dataset)
+    check_classes(outputs, torch.as_tensor(dataset.labels) if isinstance(dataset, ImageDataset) else labels, dataset)
     return outputs.shape[1]
 
 

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dfpc_plugin.interrupts import interrupts_held, undone
+
 __all__ = ["Exchange", "put"]
 
 
@@ -31,7 +33,8 @@ class Exchange:
     def __init__(self, install: Callable[..., None]) -> None:
         """Prepare; `install(undo, ...)` exchanges, at the start of every block, what is not exchanged yet."""
         self._install, self._state, self._lock = install, _ThreadState(), threading.Lock()
-        self._blocks, self._undo = 0, contextlib.ExitStack()
+        self._blocks: set[object] = set()
+        self._undo = contextlib.ExitStack()
 
     @property
     def here(self) -> bool:
@@ -41,16 +44,19 @@ class Exchange:
     @contextlib.contextmanager
     def block(self, *arguments: Any) -> Iterator[None]:
         """Exchange; `arguments` are for `install`."""
-        with self._lock:
-            self._blocks += 1
-        self._state.depth += 1
-        try:
+        depth = self._state.depth
+        mine = object()
+
+        def leave() -> None:
+            self._state.depth = depth
             with self._lock:
-                self._install(self._undo, *arguments)
-            yield
-        finally:
-            self._state.depth -= 1
-            with self._lock:
-                self._blocks -= 1
+                self._blocks.discard(mine)
                 if not self._blocks:
                     self._undo.close()
+
+        with undone(leave):
+            with interrupts_held(), self._lock:
+                self._blocks.add(mine)
+                self._install(self._undo, *arguments)
+            self._state.depth = depth + 1
+            yield

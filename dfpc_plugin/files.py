@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ __all__ = [
     "OutputError",
     "finite",
     "flush",
+    "hidden_name",
     "require_writable",
-    "umask",
+    "tensor_bytes",
     "write_bytes",
     "write_json",
     "write_tensors",
@@ -88,7 +89,16 @@ def finite(content: Any) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Write named tensors and a few words about them as safetensors."""
-    return write_bytes(path, save({name: t.contiguous() for name, t in tensors.items()}, metadata=dict(metadata)))
+    return write_bytes(path, tensor_bytes({name: t.contiguous() for name, t in tensors.items()}, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return contiguous tensors that share no memory, and a few words about them, as safetensors: always the same bytes."""
+    data = save(dict(tensors), metadata=dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()  # the library's order is random
+    header += b" " * (-len(header) % 8)
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
 
 
 def _is_special(path: Path) -> bool:
@@ -97,23 +107,21 @@ def _is_special(path: Path) -> bool:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write beside `path`, then move into place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(hidden_name(path.name))
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(content)
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~umask())  # mkstemp's are private
+        if path.exists():
+            temporary.chmod(path.stat().st_mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def umask() -> int:
-    """Return the process's mask for new files, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def hidden_name(name: str) -> str:
+    """A name that nothing else has, for what will be called `name` when it is finished."""
+    return f".{name[:40]}.{secrets.token_hex(8)}"
 
 
 def flush(path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from dfpc_plugin.containers import CONTAINERS, refill, same_contents
+from dfpc_plugin.interrupts import undone
 
 __all__ = ["hook_state_kept", "hook_that_raised"]
 
@@ -37,10 +38,8 @@ def hook_state_kept(model: nn.Module) -> Iterator[None]:
     found = _Reached()
     for _, _, hook in _hooks(model):
         found.visit(hook)
-    try:
+    with undone(found.restore):
         yield
-    finally:
-        found.restore()
 
 
 def hook_that_raised(model: nn.Module, error: BaseException) -> tuple[str, str] | None:

@@ -18,9 +18,11 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfpc_plugin.containers import CONTAINERS, NO_TENSORS, PLAIN, refill, same_contents
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.hooks import hook_state_kept
+from dfpc_plugin.interrupts import undone
 
-__all__ = ["evaluating", "has_storage", "memory_address", "unwatched", "watched"]
+__all__ = ["evaluating", "exclusive", "has_storage", "memory_address", "unwatched", "watched"]
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
@@ -32,8 +34,8 @@ def evaluating(model: nn.Module, *, hooks: bool = True) -> Iterator[None]:
 
     Kept bit for bit: training flags, parameters, gradients and buffers (the same storage with the same contents), every
     attribute of every module (including the contents of dicts, lists, sets and deques, one level deep), hooks,
-    `requires_grad`, and the random states of the CPU and of the model's CUDA devices. Threads that score one model take
-    turns.
+    `requires_grad`, and the random states of Python, NumPy, the CPU and the model's CUDA devices. Threads that score one model
+    take turns.
 
     Writes to parameters and to tensors in attributes are undone if the forward ran inside `watched()`; writes that
     torch's dispatcher does not see (through NumPy, or in an extension that does not declare them) are not undone.
@@ -43,9 +45,22 @@ def evaluating(model: nn.Module, *, hooks: bool = True) -> Iterator[None]:
         hooks: Also put back what forward hooks collect (see `hooks.hook_state_kept`). False where the forward runs on
             the user's own data, so that hooks may collect.
     """
-    with _locks_guard:
-        lock = _locks.setdefault(model, threading.RLock())
-    with lock, hook_state_kept(model) if hooks else contextlib.nullcontext(), _kept(model):
+    with exclusive(model), hook_state_kept(model) if hooks else contextlib.nullcontext(), _kept(model):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive(*models: nn.Module) -> Iterator[None]:
+    """Wait until no other thread is in `evaluating` or here with any of these models, and keep others out.
+
+    While a model is scored, its modules hold what stands for data and its training flags are off; whoever reads or copies it
+    meanwhile would take that for the model.
+    """
+    with contextlib.ExitStack() as stack:
+        for model in sorted(models, key=id):  # in one order, so that no two threads wait for each other
+            with _locks_guard:
+                lock = _locks.setdefault(model, threading.RLock())
+            stack.enter_context(lock)
         yield
 
 
@@ -60,27 +75,28 @@ def _kept(model: nn.Module) -> Iterator[None]:
     buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
     memory = _Memory([*parameters, *(grad for _, grad in gradients), *buffers, *_tensors_in(attributes)])
     values = [(buffer, buffer.detach().clone()) for buffer in buffers if _has_values(buffer)]
-    devices = sorted({parameter.device.index for parameter in parameters if parameter.is_cuda})
-    with torch.random.fork_rng(devices=devices), memory:
-        try:
-            for module in modules:
-                if module.training:
-                    module.training = False
-            yield
-        finally:
-            for module, saved in zip(modules, attributes, strict=True):
-                _restore_attributes(module, *saved)
-            for parameter, requires_grad in trainable:
-                if parameter.requires_grad != requires_grad:
-                    parameter.requires_grad_(requires_grad)
-            memory.restore()
-            for parameter, grad in gradients:
-                if parameter.grad is not grad:
-                    parameter.grad = grad
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                        buffer.copy_(value)
+    devices = sorted({parameter.get_device() for parameter in parameters if parameter.is_cuda})
+
+    def restore() -> None:
+        for module, saved in zip(modules, attributes, strict=True):
+            _restore_attributes(module, *saved)
+        for parameter, requires_grad in trainable:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+        memory.restore()
+        for parameter, grad in gradients:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+        for buffer, value in values:
+            if not torch.equal(buffer, value):
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                    buffer.copy_(value)
+
+    with generators_kept(devices), memory, undone(restore):
+        for module in modules:
+            if module.training:
+                module.training = False
+        yield
 
 
 class _Memory:

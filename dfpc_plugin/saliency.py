@@ -27,6 +27,7 @@ from dfpc_plugin.coupling import LayerCoupling, couplings_of
 from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.wrappers import plain_model
 
@@ -150,7 +151,8 @@ def followed(
         DFPCError: As `bgsc` raises.
     """
     model = plain_model(model, scripted=True)
-    require_finite(model)
+    with exclusive(model):
+        require_finite(model)
     bounds = trace_model(model, example_inputs, forward_fn, flow=flow).bounds
     assert bounds is not None
     return bounds

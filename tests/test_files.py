@@ -3,8 +3,10 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load
 
-from dfpc_plugin.files import OutputError, require_writable, write_json, write_text
+from dfpc_plugin.files import OutputError, require_writable, tensor_bytes, write_json, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -57,3 +59,12 @@ def test_json_has_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "b.json", {"x": float("nan")})
     assert not (tmp_path / "b.json").exists()
+
+
+def test_the_same_tensors_are_the_same_bytes():
+    tensors = {"b": torch.ones(2), "a": torch.arange(3), "c": torch.zeros(0)}
+    metadata = {f"key {number}": "é" for number in range(8)}
+    first = tensor_bytes(tensors, metadata)
+    assert all(tensor_bytes(tensors, dict(reversed(metadata.items()))) == first for _ in range(8))
+    found = load(first)
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.strict_json import parse
-from dfpc_plugin.files import flush, umask
+from dfpc_plugin.files import flush, hidden_name
 
 __all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
 
@@ -31,39 +30,42 @@ def require_place(directory: str | Path, *, overwrite: bool) -> Path:
     Raises:
         ArtifactError: Something is there that may not be replaced, or nothing can be written there.
     """
+    if Path(directory).name in ("", ".."):
+        raise ArtifactError(f"Cannot write '{directory}': it is no name for a directory that is to be made; give one.")
     try:
         target = Path(directory).resolve()
-        if target.exists():
-            _require_replaceable(target, overwrite=overwrite)
+        _require_absent_or(target, overwrite=overwrite)
         if not target.parent.is_dir():
             raise ArtifactError(f"Cannot write '{directory}': there is no directory '{target.parent}'.")
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise ArtifactError(f"Cannot write '{directory}': permission denied.")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
         raise ArtifactError(f"Cannot write '{directory}': {getattr(error, 'strerror', None) or error}.") from error
     return target
 
 
 @contextlib.contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
+def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a directory beside `target` to fill; at the end it is put in its place in one step, or removed if anything failed.
 
+    Args:
+        target: The directory to make.
+        overwrite: Replace an artifact that is there at the end.
+
     Raises:
-        ArtifactError: The disk is full, or something of the kind; `target` is as it was.
+        ArtifactError: The disk is full, or something that may not be replaced has appeared; `target` is as it was.
     """
-    temporary: Path | None = None
+    temporary = target.with_name(f"{hidden_name(target.name)}.unfinished")
     try:
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".unfinished"))
-        temporary.chmod(0o777 & ~umask())  # mkdtemp's are private
+        temporary.mkdir()
         yield temporary
         flush(temporary)
-        _put(temporary, target)
+        _put(temporary, target, overwrite=overwrite)
         flush(target.parent)
     except OSError as error:
         raise ArtifactError(f"Cannot write '{target}': {error.strerror or error}; what was there is as it was.") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
+        shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -78,8 +80,10 @@ def write_file(path: Path, data: bytes) -> None:
         os.close(handle)
 
 
-def _require_replaceable(target: Path, *, overwrite: bool) -> None:
-    """Raise unless a directory may be replaced: it is an artifact and nothing else, or empty."""
+def _require_absent_or(target: Path, *, overwrite: bool) -> None:
+    """Raise if something is there that may not be replaced."""
+    if not os.path.lexists(target):
+        return
     if not target.is_dir():
         raise ArtifactError(f"Cannot write '{target}': it is a file; name a directory that is to be made.")
     if not overwrite:
@@ -87,15 +91,30 @@ def _require_replaceable(target: Path, *, overwrite: bool) -> None:
             f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True (--overwrite on the command "
             f"line)."
         )
-    names = {entry.name for entry in target.iterdir()}
-    own = _listed_files(target) if MANIFEST in names else None
-    other = sorted(names.difference(own or _FILES))
-    if names and (own is None or other):
+    _require_replaceable(target, target)
+
+
+def _require_replaceable(found: Path, target: Path) -> None:
+    """Raise unless the directory `found` may be removed: it holds an artifact's files and nothing else, or is empty.
+
+    Args:
+        found: Where the directory is now.
+        target: Where the user knows it.
+    """
+    entries = {entry.name: entry for entry in found.iterdir()}
+    own = _listed_files(found) if MANIFEST in entries else None
+    other = sorted(name for name, entry in entries.items() if name not in (own or _FILES) or not _is_file(entry))
+    if entries and (own is None or other):
         raise ArtifactError(
             f"Cannot overwrite '{target}': "
             + (f"it holds '{other[0]}', which is no part of an artifact" if other else "it is no artifact of this library")
             + "; name another directory, or empty it yourself."
         )
+
+
+def _is_file(entry: Path) -> bool:
+    """Whether an entry is a file or a link, which are all that an artifact has."""
+    return entry.is_symlink() or entry.is_file()
 
 
 def _listed_files(target: Path) -> frozenset[str] | None:
@@ -110,19 +129,35 @@ def _listed_files(target: Path) -> frozenset[str] | None:
     return _FILES.union(files) if type(files) is dict else _FILES
 
 
-def _put(source: Path, target: Path) -> None:
-    """Rename; what was there has the name of `source` afterwards."""
+def _put(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename; what was there and may be replaced has the name of `source` afterwards.
+
+    Everything is checked again, since another process may have written to `target` meanwhile.
+    """
+    _require_absent_or(target, overwrite=overwrite)
     if not target.exists():
+        os.rename(source, target)  # noqa: PTH104  which fails if a file or a directory with content has appeared
+        return
+    _swap(source, target)
+    try:
+        _require_replaceable(source, target)  # before it is removed: something may have been put into it until now
+    except BaseException:
+        _swap(source, target)
+        raise
+
+
+def _swap(source: Path, target: Path) -> None:
+    """Exchange two directories, in one step where the system has that."""
+    if _exchanged(source, target):
+        return
+    old = source.with_name(source.name + ".old")
+    os.rename(target, old)  # noqa: PTH104
+    try:
         os.rename(source, target)  # noqa: PTH104
-    elif not _exchanged(source, target):
-        old = source.with_name(source.name + ".old")
-        os.rename(target, old)  # noqa: PTH104
-        try:
-            os.rename(source, target)  # noqa: PTH104
-        except BaseException:
-            os.rename(old, target)  # noqa: PTH104
-            raise
-        os.rename(old, source)  # noqa: PTH104
+    except BaseException:
+        os.rename(old, target)  # noqa: PTH104
+        raise
+    os.rename(old, source)  # noqa: PTH104
 
 
 def _exchanged(source: Path, target: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from dfpc_plugin.inputs import ExampleInputs, as_call
 
 __all__ = ["Inputs"]
 
+_MOST_ENTRIES = 2**27
 _TENSOR = record({"shape": listing(number(0, 2**40), 32), "dtype": text(longest=20)})
 
 
@@ -67,9 +69,20 @@ class Inputs:
         return {"positional": list(self.positional), "keyword": dict(self.keyword)}
 
     def make(self, device: torch.device | str = "cpu") -> ExampleInputs:
-        """Make such inputs, of ones."""
+        """Make such inputs, of ones.
+
+        Raises:
+            ArtifactError: They are very large, as a damaged or hostile file can say of a small model.
+        """
+        left = _MOST_ENTRIES
 
         def ones(tensor: Any) -> Tensor:
+            nonlocal left
+            left -= math.prod(tensor["shape"])
+            if left < 0:
+                raise ArtifactError(
+                    f"The manifest says that the model is called with more than {_MOST_ENTRIES} numbers; give example inputs of your own."
+                )
             return torch.ones(tensor["shape"], dtype=DTYPES[tensor["dtype"]], device=device)
 
         if self.keyword:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dfpc_plugin.artifact.building import Factory, built, unpruned
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.fingerprint import difference_of, fingerprint_of
+from dfpc_plugin.artifact.limits import BuildLimit
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 from dfpc_plugin.artifact.reading import reported
 from dfpc_plugin.artifact.restructure import restructure
@@ -39,8 +40,8 @@ def load_pruned(
         ArtifactError: A file is missing, damaged or not of such an artifact, or the libraries that are installed now build
             another model than those it was saved with.
     """
+    manifest = read_manifest(directory)
     path = Path(directory)
-    manifest = read_manifest(path)
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
     without_values = None
@@ -64,7 +65,8 @@ def restored(
         directory: Where the tensors are.
         manifest: Says what the model is.
         factory: Builds the unpruned model.
-        without_values: Builds it on the meta device, to compare it before anything large is allocated.
+        without_values: Builds it on the meta device, to compare it before anything large is allocated; None where the caller
+            trusts the factory, whatever it costs.
         device: Where to put it.
 
     Raises:
@@ -74,9 +76,13 @@ def restored(
     with reported(weights):
         require_weights(weights, manifest)
     with reported(directory / MANIFEST):
-        if without_values is not None:
-            _require_same_model(built(without_values), manifest)
-        fresh = built(factory)
+        limit = None
+        if without_values is not None:  # what a file names, and not the user
+            limit = BuildLimit(len(manifest.structure.registered), manifest.files[WEIGHTS].bytes)
+            outline = built(without_values, limit)
+            limit.require_memory(outline)
+            _require_same_model(outline, manifest)
+        fresh = built(factory, limit)
         _require_same_model(fresh, manifest)
     with reported(weights):
         tensors = _moved(read_weights(weights), manifest, device)

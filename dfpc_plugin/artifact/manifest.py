@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,6 +169,8 @@ def read_manifest(directory: str | Path) -> Manifest:
     Raises:
         ArtifactError: There is none, or it is damaged; names the file.
     """
+    if not isinstance(directory, str | os.PathLike):
+        raise ArtifactError(f"A saved model is read from a directory; give its path, not a {type(directory).__name__}.")
     path = Path(directory) / MANIFEST
     with reported(path):
         return Manifest.from_json(parse(read_small(path, LARGEST)))

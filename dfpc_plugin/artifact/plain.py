@@ -25,6 +25,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 _THEMSELVES = (type(None), bool, int, str)
 _SEQUENCES: dict[str, type] = {"tuple": tuple, "list": list, "size": torch.Size}
+_MOST_KEYS = 10_000  # numbers can be chosen so that all have one hash, and each key is then compared with all others
 _NOT_FINITE = ("inf", "-inf", "nan")
 
 
@@ -113,7 +114,9 @@ def _sequence(kind: type) -> Callable[[Any, Callable[[Any], Any]], Any]:
 
 
 def _dict(content: Any, load: Callable[[Any], Any]) -> dict[Any, Any]:
-    pairs = [tuple(decode(entry, load) for entry in _listed(pair)) for pair in _listed(content)]
+    if len(_listed(content)) > _MOST_KEYS:
+        raise NotPlainError(f"a dict has at most {_MOST_KEYS} keys")
+    pairs = [tuple(decode(entry, load) for entry in _listed(pair)) for pair in content]
     if any(len(pair) != 2 or isinstance(pair[0], Tensor) for pair in pairs):
         raise NotPlainError("a dict is a list of keys with their values")
     try:

@@ -28,6 +28,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.hub_config import write_hub_config
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
 
@@ -55,7 +56,7 @@ def save_pruned(
         example_inputs: What the model is called with, of which shapes and dtypes are noted; by default what its library
             has for it.
         record: What else to note, as JSON; by default that of the `PruneResult`.
-        overwrite: Replace an artifact that is there.
+        overwrite: Replace an artifact that is there, also one that another process writes meanwhile; other files never.
         finish: Called with the directory before it gets its name, to write a report or the like beside the model; what it
             writes is listed in the manifest.
 
@@ -72,9 +73,10 @@ def save_pruned(
     network = pruned.model if isinstance(pruned, PruneResult) else pruned
     if not isinstance(network, nn.Module):
         raise UnsavableModelError(f"A model or the result of prune is saved, not a {type(network).__name__}.")
-    spec = _spec_of(network, model)
+    with exclusive(network):
+        spec = _spec_of(network, model)
     written = _json_of(pruned.to_json() if record is None and isinstance(pruned, PruneResult) else record)
-    with torch.inference_mode(False), torch.no_grad():
+    with exclusive(network), torch.inference_mode(False), torch.no_grad():
         fresh = _fresh(spec)
         structure = structure_of(network, fresh)
         manifest = Manifest(
@@ -82,7 +84,7 @@ def save_pruned(
             installed_versions(), datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )  # fmt: skip
         data = packed(tensors_of(network, structure), manifest.binding)
-        with new_directory(target) as place:
+        with new_directory(target, overwrite=overwrite) as place:
             write_file(place / WEIGHTS, data)
             write_hub_config(network, spec, place / CONFIG)
             if finish is not None:
@@ -144,7 +146,7 @@ def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
     Raises:
         UnsavableModelError: It is not the same.
     """
-    loaded = restored(place, manifest, *unpruned(manifest.spec))
+    loaded = restored(place, manifest, unpruned(manifest.spec)[0])
     found = structure_of(network, loaded)
     if found.attributes:
         attribute = found.attributes[0]

@@ -12,6 +12,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 __all__ = ["canonical", "checksum", "parse"]
 
 _DEEPEST = 100
+_MOST_VALUES = 4_000_000
 
 
 def canonical(content: Any) -> bytes:
@@ -32,8 +33,11 @@ def parse(data: bytes) -> Any:
     """Read JSON, and nothing that only looks like it.
 
     Raises:
-        ArtifactError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, or is nested too deep.
+        ArtifactError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many values, or is
+            nested too deep.
     """
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:  # every value takes far more memory than text
+        raise ArtifactError(f"it has more than {_MOST_VALUES} values")
     try:
         content = json.loads(
             data.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refused, parse_float=_finite
@@ -49,10 +53,11 @@ def parse(data: bytes) -> Any:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ArtifactError(f"it has the key '{next(name for name in names if names.count(name) > 1)}' twice")
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ArtifactError(f"it has the key '{name[:100]}' twice")
+        result[name] = value
     return result
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File, Manifest
 from dfpc_plugin.artifact.reading import opened
+from dfpc_plugin.files import tensor_bytes
 
 __all__ = ["described", "packed", "read_weights", "require_weights"]
 
@@ -41,7 +41,7 @@ def packed(tensors: Mapping[str, Tensor], binding: str) -> bytes:
         shared = tensor.untyped_storage().data_ptr() in storages  # which safetensors refuses
         own[name] = tensor.clone() if shared else tensor
         storages.add(own[name].untyped_storage().data_ptr())
-    return save(own, metadata={"format": "pt", _BINDING: binding})
+    return tensor_bytes(own, {"format": "pt", _BINDING: binding})
 
 
 def require_weights(path: Path, manifest: Manifest) -> None:

@@ -13,8 +13,9 @@ from dfpc_plugin.errors import DFPCError
 
 __all__ = ["ConfigFileError", "check_config_file"]
 
-_LARGEST = 2**20
-_MOST_VALUES = 100_000
+_LARGEST = 2**17
+_LONGEST = 10_000
+_MOST_VALUES = 10_000
 
 
 class ConfigFileError(DFPCError):
@@ -26,11 +27,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
+        known: set[str] = set()
+        for key in keys:
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no text", node.start_mark)
-            if key in keys[:number]:
+            if key in known:
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", node.start_mark)
+            known.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -63,12 +66,13 @@ def check_config_file(path: str, config: type, options: list[str]) -> None:
 
 def _read(path: str) -> Any:
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as stream:
+            data = stream.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigFileError(f"The configuration file '{path}' cannot be read: {reason}.") from error
     if len(data) > _LARGEST:
-        raise ConfigFileError(f"'{path}' has {len(data)} bytes; no configuration file is that large.")
+        raise ConfigFileError(f"'{path}' has more than {_LARGEST} bytes; no configuration file is that large.")
     try:
         return yaml.load(data.decode(), _Loader)
     except UnicodeDecodeError as error:
@@ -86,10 +90,12 @@ def _place_of(error: yaml.YAMLError) -> str:
 
 
 def _require_small(path: str, content: Mapping[Any, Any]) -> None:
-    """Raise if there are very many values, as a few lines of YAML that refer to each other can make."""
+    """Raise if a value is very long, or if there are very many, as a few lines of YAML that refer to each other can make."""
     left, waiting = _MOST_VALUES, [content]
     while waiting:
         value: Any = waiting.pop()
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise ConfigFileError(f"'{path}' holds a value of {len(value)} characters, '{value[:20]}...'; no option takes that.")
         inner = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
         left -= len(inner)
         if left < 0:

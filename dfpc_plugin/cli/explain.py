@@ -12,6 +12,7 @@ from dfpc_plugin.cli.options import nearest
 __all__ = ["explain"]
 
 # What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
+_LONGEST = 20_000  # a value is repeated in what is said about it
 _UNKNOWN = re.compile(r"unrecognized arguments: (--\S+)|invalid choice: '([^']*)'|not accept option '([^']*)'")
 _BARE = re.compile(r"unrecognized arguments: (?!-)(.*)")
 _NESTED = re.compile(r'Parser key "([^"]*)":.*?Option \'([^\']*)\' is not accepted', re.DOTALL)
@@ -21,7 +22,7 @@ _LITERAL = re.compile(r'Parser key "([^"]*)":\s*Expected a typing.Literal\[(.*?)
 _NOTHING_SAID = ("Expected a", "Does not validate")
 _TRIED = "Problem with given class_path"
 _NOT_THIS = re.compile(r"^(Expected a <class 'NoneType'>|Problem with given class_path '[^']*':)\s*")
-_SECTION = re.compile(r"(?:Parser key \"?)?([\w.]+)\"?: Unable to load config ['\"](.*?)['\"]")
+_SECTION = re.compile(r"(?:Parser key \"?)?(?<![\w.])([\w.]+)\"?: Unable to load config ['\"](.*?)['\"]")
 _REQUIRED = re.compile(r'(?:Option|Key|Parser key) "([^"]*)" is required')
 
 
@@ -35,7 +36,8 @@ def explain(message: str, chosen: str, commands: Sequence[str], options: Sequenc
         options: What the subcommand takes.
     """
     prefix = f"dfpc {chosen}".strip()
-    message = re.sub(r"\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)
+    message = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
+    message = re.sub(r"\b\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)
     message = _innermost(message)
     text = _simplified(message).rstrip(". \n")
     end = _hint(message, chosen, commands, options) or ("" if text.endswith("?") else ".")

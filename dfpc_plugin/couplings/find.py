@@ -21,6 +21,7 @@ from dfpc_plugin.couplings.structure import Structure, find_structure
 from dfpc_plugin.couplings.usage import unused_layers
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
 from dfpc_plugin.wrappers import plain_model
@@ -94,7 +95,7 @@ def map_couplings(
 ) -> CouplingMap:
     """As `find_couplings`, with everything that a cut needs to know; `flow` may be followed in the same run."""
     model = plain_model(model)
-    with collector_paused():
+    with collector_paused(), exclusive(model):
         trace = trace_model(model, example_inputs, forward_fn, channels=True, flow=flow)
         assert trace.channels is not None
         channels = channels_of(trace.channels, whole_heads=whole_heads)

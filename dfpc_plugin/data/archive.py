@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,9 +14,13 @@ from typing import Any
 from PIL import Image
 
 from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.images import LARGEST_FILE, read_image
 from dfpc_plugin.data.layout import Layout
 
 __all__ = ["ArchiveImages"]
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, ValueError, RuntimeError)
+"""What zipfile raises: KeyError for an archive that was replaced, RuntimeError for encryption and unknown compression."""
 
 
 class ArchiveImages:
@@ -33,8 +39,8 @@ class ArchiveImages:
         try:
             with zipfile.ZipFile(path) as archive:
                 files = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
-        except zipfile.BadZipFile as error:
-            raise DataError(f"'{path}' is no zip archive: {error}. Give a folder or a zip of images.") from error
+        except _DAMAGE as error:
+            raise DataError(f"'{path}' is no zip archive that can be read: {error}. Give a folder or a zip of images.") from error
         layout = Layout.of(files, split, self.source)
         self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
         self._archive: zipfile.ZipFile | None = None
@@ -43,12 +49,13 @@ class ArchiveImages:
     def load(self, index: int) -> Image.Image:
         """Read an image."""
         try:
-            content = self._opened().read(self._paths[index])
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise OSError(f"the archive is damaged there ({error})") from error
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return image
+            entry = self._opened().getinfo(self._paths[index])
+            if entry.file_size > LARGEST_FILE:
+                raise OSError(f"it has more than {LARGEST_FILE} bytes")
+            content = self._opened().read(entry)
+        except _DAMAGE as error:
+            raise OSError(f"the archive is damaged there, encrypted, or of another kind ({error})") from error
+        return read_image(io.BytesIO(content))
 
     def name(self, index: int) -> str:
         """Its path in the archive."""

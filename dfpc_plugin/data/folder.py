@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dfpc_plugin.data.images import LARGEST_FILE, read_image
 from dfpc_plugin.data.layout import Layout
 
 __all__ = ["FolderImages"]
@@ -27,9 +28,10 @@ class FolderImages:
 
     def load(self, index: int) -> Image.Image:
         """Read an image."""
-        with Image.open(self._folder / self._paths[index]) as image:
-            image.load()
-            return image
+        path = self._folder / self._paths[index]
+        if path.stat().st_size > LARGEST_FILE:
+            raise OSError(f"it has more than {LARGEST_FILE} bytes")
+        return read_image(path)
 
     def name(self, index: int) -> str:
         """Its path in the folder."""

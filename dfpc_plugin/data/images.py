@@ -1,12 +1,42 @@
-"""What every source of images offers."""
+"""What every source of images offers, and how a file becomes an image."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from PIL import Image
 
-__all__ = ["Images"]
+__all__ = ["LARGEST_FILE", "Images", "read_image"]
+
+LARGEST_FILE = 2**28
+"""Bytes of an image file."""
+_MOST_PIXELS = 2**26
+_DAMAGE = (
+    Image.DecompressionBombError, Image.DecompressionBombWarning, ArithmeticError, EOFError, LookupError, RuntimeError, SyntaxError,
+    TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow's decoders raise on broken files, beside OSError."""
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Formats that Pillow decodes itself; others it hands to programs, such as PostScript to Ghostscript."""
+
+
+def read_image(file: Path | BinaryIO) -> Image.Image:
+    """Read an image, whatever its file is called.
+
+    Raises:
+        OSError: It is of no format for photographs, damaged, or very large.
+    """
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise OSError(f"it has {image.width} x {image.height} pixels, and at most {_MOST_PIXELS} are read")
+            image.load()
+            return image
+    except _DAMAGE as error:
+        raise OSError(str(error).rstrip(".") or type(error).__name__) from error
 
 
 class Images(Protocol):

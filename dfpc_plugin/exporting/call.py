@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.errors import ExampleInputsError
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]
@@ -82,7 +83,8 @@ def _numbered(name: str, count: int) -> Iterator[str]:
 def on_cpu(model: nn.Module, example_inputs: ExampleInputs) -> tuple[nn.Module, ExampleInputs]:
     """Return copies on the CPU, the model's in evaluation mode: an exporter may do to them what it likes."""
     inputs = map_tensors(lambda tensor: tensor.detach().cpu().clone(), example_inputs)
-    return copy.deepcopy(model).cpu().eval(), inputs
+    with exclusive(model):
+        return copy.deepcopy(model).cpu().eval(), inputs
 
 
 def batch_size_of(example_inputs: ExampleInputs) -> int:

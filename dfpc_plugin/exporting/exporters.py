@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from dfpc_plugin.exporting.call import FlatCall
 
-__all__ = ["EXPORTERS", "available"]
+__all__ = ["EXPORTERS", "EXPORTING", "available"]
+
+EXPORTING = threading.RLock()
+"""Held while one of torch's exporters runs: they replace methods of `nn.Module`, for all threads."""
 
 Convert = Callable[[FlatCall, tuple[Tensor, ...], tuple[str, ...], int | None, bool], bytes]
 

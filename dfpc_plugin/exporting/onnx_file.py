@@ -13,10 +13,11 @@ from torch import nn
 from dfpc_plugin.exporting.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.exporting.compare import Difference, compare, inputs_to_check
 from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
-from dfpc_plugin.exporting.exporters import EXPORTERS, available
+from dfpc_plugin.exporting.exporters import EXPORTERS, EXPORTING, available
 from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.exporting.runtime import RuntimeModel
 from dfpc_plugin.files import require_writable, write_bytes
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.require import require
@@ -124,7 +125,7 @@ def export_onnx(
     chosen = _exporters(exporter)
     _require_packages(chosen, run=check or bool(latency))
     _require_small(model)
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), generators_kept():
         copied, inputs = on_cpu(model, example_inputs)
         job = _Job(copied, inputs, opset, dynamic_batch, check, tolerance)
         content, used, difference, notes = job.first_that_works(chosen)
@@ -194,7 +195,7 @@ class _Job:
             ExportError: The exporter has failed, or has not kept to the opset or the free batch.
         """
         try:
-            with heard() as told, torch.no_grad():
+            with EXPORTING, heard() as told, torch.no_grad():
                 content = EXPORTERS[name](self.call, fresh(self._flat), self._outputs, self._opset, self._dynamic)
         except Exception as error:  # exporters raise whatever the model's own code and their own many parts do
             raise ExportError(reason_of(error, self.call.model)) from error

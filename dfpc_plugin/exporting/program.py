@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from dfpc_plugin.exporting.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.exporting.compare import compare, inputs_to_check
 from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
+from dfpc_plugin.exporting.exporters import EXPORTING
 from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.files import require_writable, write_bytes
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.tracing.tree import tensors
 
@@ -84,7 +86,7 @@ def export_program(
     if path.suffix != ".pt2":
         raise ExportError(f"Cannot write '{path}': torch.export.load wants a name that ends in .pt2.")
     require_writable(path)
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), generators_kept():
         copied, inputs = on_cpu(model, example_inputs)
         call = FlatCall(copied, inputs)
         call.outputs(inputs)  # a model that cannot run has its own error, which says more than an exporter's
@@ -114,7 +116,7 @@ def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> by
         shapes = _shapes(model, args, kwargs, batch)
     buffer = io.BytesIO()
     try:
-        with heard(), torch.no_grad():
+        with EXPORTING, heard(), torch.no_grad():
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             torch.export.save(program, buffer)
     except Exception as error:  # the model's own code runs in there, and may raise anything
@@ -142,7 +144,8 @@ def _shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
 
 def _loaded(content: bytes) -> Callable[[ExampleInputs], tuple[Tensor, ...]]:
     """Read the program back; return what runs it on example inputs."""
-    program = torch.export.load(io.BytesIO(content)).module()
+    with EXPORTING:
+        program = torch.export.load(io.BytesIO(content)).module()
 
     def run(inputs: ExampleInputs) -> tuple[Tensor, ...]:
         args, kwargs = as_call(fresh(inputs))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dfpc_plugin.data import checked_workers, collate_images
+from dfpc_plugin.data import DataError, checked_workers, collate_images
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.seeds import order_of, seed_item
 from dfpc_plugin.finetuning.settings import FinetuneSettings
@@ -84,25 +84,28 @@ class _Batches(Sampler[list[tuple[int, int]]]):
 class _Seeded(Dataset[Any]):
     """A data set whose augmentation depends on the epoch and the image alone, not on the worker or the order of reading."""
 
-    def __init__(self, dataset: Dataset[Any], seed: tuple[int, ...]) -> None:
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset: Dataset[Any], seed: tuple[int, ...], classes: int) -> None:
+        self._dataset, self._seed, self._classes = dataset, seed, classes
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, image = key
         seed_item(*self._seed, epoch, image)
-        return self._dataset[image]
+        pixels, label = self._dataset[image]
+        if not 0 <= int(label) < self._classes:
+            raise DataError(f"Image {image} of the training set has the label {int(label)}, and the model {self._classes} outputs.")
+        return pixels, label
 
 
 def loader_from(
-    dataset: Dataset[Any], plan: Plan, seed: tuple[int, ...], start: int, workers: int
+    dataset: Dataset[Any], plan: Plan, seed: tuple[int, ...], start: int, workers: int, classes: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Load the batches of all processes from step `start` on, to the last.
 
     Raises:
-        DataError: There are more workers than this machine can bear.
+        DataError: There are more workers than this machine can bear; or, while it is read, a label without an output.
     """
     return DataLoader(
-        _Seeded(dataset, seed),
+        _Seeded(dataset, seed, classes),
         batch_sampler=_Batches(plan, seed, start),
         num_workers=checked_workers(workers),
         collate_fn=collate_images,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.artifact.reading import read_small
+from dfpc_plugin.artifact.strict_json import parse
+from dfpc_plugin.artifact.weights_file import described
 from dfpc_plugin.files import flush, write_json, write_tensors
 from dfpc_plugin.finetuning.errors import CheckpointError
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2
-_NAME, _TEMPORARY = "checkpoint-", ".unfinished-"
+_NAME, _TEMPORARY, _DAMAGED = "checkpoint-", ".unfinished-", "damaged-"
+_RUN, _SUMS = "run.json", "checksums.json"
+_PARTS = ("model", "optimiser")
+_FILES = (_RUN, *(f"{part}.safetensors" for part in _PARTS))
+_LARGEST = 2**26
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,13 @@ class Checkpoints:
     def open(self, resume: bool) -> str | None:
         """Find where to begin, and clear away what an interrupted run has left half-written.
 
+        Damaged checkpoints that are newer than a whole one are renamed, with a warning.
+
         Returns:
-            The name of the newest checkpoint; None to begin anew.
+            The name of the newest checkpoint that is whole; None to begin anew.
 
         Raises:
-            CheckpointError: There are some and no one asked to resume, or the directory cannot be used.
+            CheckpointError: There are some and no one asked to resume, all are damaged, or the directory cannot be used.
         """
         if self.directory.exists() and not self.directory.is_dir():
             raise CheckpointError(f"'{self.directory}' is a file; give a directory for checkpoints.")
@@ -73,9 +84,45 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in self.directory.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(path)
+            return self._newest_whole(found)
         except OSError as error:
             raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {error.strerror or error}.") from error
-        return found[-1] if found else None
+
+    def _newest_whole(self, names: list[str]) -> str | None:
+        """The newest of some checkpoints that is not damaged; newer ones get another name.
+
+        Raises:
+            CheckpointError: All are damaged; says what is wrong with the newest.
+        """
+        faults: dict[str, CheckpointError] = {}
+        for name in reversed(names):
+            try:
+                self._require_whole(name)
+            except CheckpointError as error:
+                faults[name] = error
+                continue
+            for damaged, fault in faults.items():
+                (self.directory / damaged).rename(Path(tempfile.mkdtemp(dir=self.directory, prefix=_DAMAGED)) / damaged)
+                warnings.warn(f"{fault} The run goes on from '{name}', the one before.", stacklevel=2)
+            return name
+        if faults:
+            raise faults[names[-1]]
+        return None
+
+    def _require_whole(self, name: str) -> None:
+        """Raise unless the files of a checkpoint are those that were written.
+
+        Raises:
+            CheckpointError: Names the file.
+        """
+        place = self.directory / name
+        try:
+            sums = parse(read_small(place / _SUMS, _LARGEST))
+            for file in _FILES:
+                if dataclasses.asdict(described(place / file)) != sums.get(file):
+                    raise ArtifactError(f"'{file}' is not what was written")
+        except (ArtifactError, OSError, AttributeError) as error:  # checksums that are no mapping have no get
+            raise CheckpointError(f"The checkpoint '{place}' is damaged: {error}.") from error
 
     def save(self, number: int, checkpoint: Checkpoint) -> None:
         """Write a checkpoint beside the others, move it into place, and take the oldest away.
@@ -88,10 +135,11 @@ class Checkpoints:
             return
         try:
             temporary = Path(tempfile.mkdtemp(dir=self.directory, prefix=_TEMPORARY))
-            for part in ("model", "optimiser"):
+            for part in _PARTS:
                 # safetensors cannot read what it writes of no tensors and no words about them
                 write_tensors(temporary / f"{part}.safetensors", getattr(checkpoint, part), {"part": part})
-            write_json(temporary / "run.json", {"format": _FORMAT, **checkpoint.content})
+            write_json(temporary / _RUN, {"format": _FORMAT, **checkpoint.content})
+            write_json(temporary / _SUMS, {name: dataclasses.asdict(described(temporary / name)) for name in _FILES})
             for path in (*temporary.iterdir(), temporary):
                 flush(path)
             temporary.rename(final)
@@ -107,16 +155,15 @@ class Checkpoints:
         """Read a checkpoint.
 
         Raises:
-            CheckpointError: It cannot be read, or was written by another version of this package.
+            CheckpointError: It is damaged, or was written by another version of this package.
         """
         place = self.directory / name
+        self._require_whole(name)
         try:
-            content = json.loads((place / "run.json").read_text(encoding="utf-8"))
-            model, optimiser = (load_file(place / f"{part}.safetensors") for part in ("model", "optimiser"))
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"Cannot read the checkpoint '{place}': {error}. Remove that directory to resume from the one before."
-            ) from error
+            content = parse(read_small(place / _RUN, _LARGEST))
+            model, optimiser = (load_file(place / f"{part}.safetensors") for part in _PARTS)
+        except (ArtifactError, OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"Cannot read the checkpoint '{place}': {error}.") from error
         if content.pop("format", None) != _FORMAT:
             raise CheckpointError(f"The checkpoint '{place}' is of another version of dfpc_plugin; resume it with that version.")
         return Checkpoint(content, model, optimiser)

@@ -53,7 +53,7 @@ class _Course:
         self._model = run.model.to(engine.device).train()
         self._optimiser = build_optimiser(self._model, settings)
         self._schedule = build_schedule(self._optimiser, settings, self._plan.steps)
-        loader = loader_from(run.train, self._plan, self._seed, run.state.step, settings.workers)
+        loader = loader_from(run.train, self._plan, self._seed, run.state.step, settings.workers, run.classes)
         self._student, self._stepper, self._loader = engine.prepare(self._model, self._optimiser, loader)
         self._losses = torch.tensor(run.state.loss, dtype=torch.float64, device=engine.device)
         if run.memory is not None:

@@ -19,6 +19,7 @@ from dfpc_plugin.finetuning.engine import Engine
 from dfpc_plugin.finetuning.identity import require_same
 from dfpc_plugin.finetuning.optimiser_state import OptimiserState
 from dfpc_plugin.finetuning.state import RunState
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases
 
 __all__ = ["Run"]
@@ -84,9 +85,9 @@ class Run:
             return
         found = checkpoints.load(name)
         require_same(found.content["identity"], self.identity, str(checkpoints.directory))
-        self.model = restructure(
-            copy.deepcopy(self.given).to("cpu"), Structure.from_json(found.content["structure"]), found.model
-        )
+        with exclusive(self.given):
+            fresh = copy.deepcopy(self.given).to("cpu")
+        self.model = restructure(fresh, Structure.from_json(found.content["structure"]), found.model)
         self.state = RunState.from_json(found.content["state"])
         self._before = self.state.seconds
         plain = found.content["optimiser"]
@@ -100,7 +101,9 @@ class Run:
         self.engine.share_buffers(self.model)
         self.state.seconds = self.seconds
         if self.engine.main:
-            structure, memory, scaler = structure_of(self.model, self.given), self.memory, self.engine.accelerator.scaler
+            with exclusive(self.given):
+                structure = structure_of(self.model, self.given)
+            memory, scaler = self.memory, self.engine.accelerator.scaler
             content = {
                 "identity": self.identity,
                 "state": self.state.to_json(),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-__all__ = ["generators_kept", "order_of", "seed_item", "seed_step"]
+__all__ = ["order_of", "seed_item", "seed_step"]
 
 _ORDER, _KEY = 1, 2
 
@@ -36,19 +34,6 @@ def seed_step(*key: int) -> None:
     seed_item(*key)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(_number(_KEY, *key))
-
-
-@contextlib.contextmanager
-def generators_kept() -> Iterator[None]:
-    """Put all generators back as they were, whatever is seeded in between."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)  # noqa: NPY002
 
 
 def _number(*key: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from dfpc_plugin.finetuning.engine import engine_for
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.identity import run_identity
 from dfpc_plugin.finetuning.run import Run
-from dfpc_plugin.finetuning.seeds import generators_kept
+from dfpc_plugin.generators import generators_kept
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 
 __all__ = ["finished", "run_for"]
+
+_one_at_a_time = threading.RLock()
+"""accelerate's state and the generators that every step seeds are those of the process: runs in threads take turns."""
 
 
 @contextlib.contextmanager
@@ -57,13 +62,17 @@ def run_for(
         raise FinetuneError("resume=True needs to know where the run was saved; pass checkpoint=DIRECTORY.")
     if not hasattr(train, "__len__"):
         raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
-    with generators_kept(), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with _one_at_a_time, generators_kept(devices), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
         classes = probe(model, train)
+        if val is not None:
+            probe(model, val)
         with engine_for(mixed_precision) as engine:
-            teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
+            with exclusive(model, *([] if teacher is None else [teacher])):
+                teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
+                copied, identity = copy.deepcopy(model), run_identity(model, teacher, len(train), engine.processes, what)
             run = Run(
-                engine, model, copy.deepcopy(model), train, val, teacher, classes,
-                run_identity(model, teacher, len(train), engine.processes, what),
+                engine, model, copied, train, val, teacher, classes, identity,
                 None if checkpoint is None else Checkpoints(Path(checkpoint)), Phases(tell if engine.main else None),
             )  # fmt: skip
             run.begin(resume)

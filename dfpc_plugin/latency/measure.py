@@ -15,7 +15,7 @@ from torch import nn
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh, is_written_to
-from dfpc_plugin.preserve import evaluating, watched
+from dfpc_plugin.preserve import evaluating, exclusive, watched
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -124,6 +124,7 @@ def measure_latency(
         raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
     timer = timer_class()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(*models.values()))
         for model in models.values():
             stack.enter_context(evaluating(model))
         if compiled:  # nothing is compiled where writes are watched

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.latency.measure import timer_class
 from dfpc_plugin.latency.settings import LatencySettings
 from dfpc_plugin.preserve import evaluating, watched
@@ -281,8 +282,6 @@ def _interpolated(at: Sequence[int], values: Sequence[float], x: int) -> float:
 def _threads(count: int) -> Iterator[None]:
     """Let PyTorch use some threads, for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    with undone(lambda: torch.set_num_threads(before)):
+        torch.set_num_threads(count)
         yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import LatencyModel, LatencySettings
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
 from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
@@ -101,6 +104,8 @@ def prune(
     wanted = Target.parse(target)
     _require_usable(model, importance)
     model = plain_model(model, inplace=inplace)
+    with exclusive(model):
+        ignored = _by_name(model, ignored_layers)
     mending = None if repair is None else RepairSettings.of(repair, images)
     if mending is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
@@ -110,10 +115,10 @@ def prune(
     ranked_by = importance or default_importance(mending, example_inputs)
     settings = PruneSettings(
         per or default_per(ranked_by, wanted), rescore, max_ratio, min_channels,
-        8 if by_default else round_to, _by_name(model, ignored_layers), coupled, whole_heads,
+        8 if by_default else round_to, ignored, coupled, whole_heads,
     )
     latency = _protocol(latency, wanted, settings, forward_fn)
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), shown(progress) as tell:
+    with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
@@ -127,11 +132,12 @@ def prune(
         )
     if not inplace:
         return result
-    cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
     mended = result.repair
-    if mended is not None:
-        copy_state(result.model, model)
-        mended = dataclasses.replace(mended, model=model)
+    with exclusive(model), interrupts_held():  # a model that is cut and not repaired would be neither the old one nor the new one
+        cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
+        if mended is not None:
+            copy_state(result.model, model)
+            mended = dataclasses.replace(mended, model=model)
     return dataclasses.replace(result, model=model, repair=mended)
 
 

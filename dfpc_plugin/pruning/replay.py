@@ -11,6 +11,7 @@ from dfpc_plugin.couplings.outputs import RecordError, channels_of_record, remov
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.wrappers import plain_model
 
@@ -40,6 +41,18 @@ def replay(
             model is as it was.
     """
     model = plain_model(model, inplace=True)
+    with exclusive(model):
+        return _replayed(model, example_inputs, removed, forward_fn)
+
+
+def _replayed(
+    model: nn.Module, example_inputs: ExampleInputs, removed: Mapping[str, Sequence[int]], forward_fn: ForwardFunction | None
+) -> nn.Module:
+    """Do it; the first of several errors tells most.
+
+    Raises:
+        CutError: As `replay` raises.
+    """
     first: CutError | None = None
     for whole_heads in (False, True):  # the record names outputs, which go in units of either kind
         couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)

@@ -8,6 +8,7 @@ import dataclasses
 from torch import Tensor, nn
 
 from dfpc_plugin.couplings import CouplingMap
+from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.surgery.cut import cut
 
 __all__ = ["copy_of", "kept_state", "pruned_copy"]
@@ -18,6 +19,11 @@ def copy_of(model: nn.Module) -> nn.Module:
 
     Weights that a hook has computed, which torch refuses to copy as they have a history, are copied as values.
     """
+    with exclusive(model):
+        return _copied(model)
+
+
+def _copied(model: nn.Module) -> nn.Module:
     attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
     result = copy.deepcopy(model, computed)

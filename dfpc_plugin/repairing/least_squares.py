@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import interrupts_held, undone
 from dfpc_plugin.repairing.constants import shift_outputs
 from dfpc_plugin.repairing.equations import Equations, Solution
 from dfpc_plugin.repairing.factors import row_factors
@@ -183,7 +184,8 @@ class _Walk:
                 yield pair
             return
         for batch in self._batches:
-            with contextlib.closing(self._new(batch)) as pair:
+            pair = self._new(batch)
+            with undone(pair.close):
                 for _ in range(step + 1):
                     pair.advance()
                 yield pair
@@ -195,8 +197,9 @@ class _Walk:
 
     def close(self) -> None:
         """End all forwards."""
-        for pair in self._held or ():
-            pair.close()
+        with interrupts_held():
+            for pair in self._held or ():
+                pair.close()
 
 
 def _some(available: int, count: int, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import interrupts_held, undone
 from dfpc_plugin.repairing.follow import Follower, Settlement
 
 __all__ = ["Pair", "SteppedForward", "settlements"]
@@ -74,10 +75,11 @@ class SteppedForward:
 
     def close(self) -> None:
         """End the forward, wherever it is."""
-        self._closed, self._waits = True, False
-        while self._thread.is_alive():  # a forward that catches everything may come to further layers
-            self._go.put(False)
-            self._thread.join(0.05)
+        with interrupts_held():  # or the thread would wait for ever
+            self._closed, self._waits = True, False
+            while self._thread.is_alive():  # a forward that catches everything may come to further layers
+                self._go.put(False)
+                self._thread.join(0.05)
 
     @property
     def used_elsewhere(self) -> list[Settlement]:
@@ -143,8 +145,9 @@ class Pair:
 
     def close(self) -> None:
         """End both."""
-        for forward in self._forwards:
-            forward.close()
+        with interrupts_held():
+            for forward in self._forwards:
+                forward.close()
 
 
 def settlements(
@@ -155,11 +158,9 @@ def settlements(
 ) -> Iterator[Settlement]:
     """Yield the settlements of one forward of `model`, in order; each is of use until the next one is asked for."""
     forward = SteppedForward(model, inputs, forward_fn, within)
-    try:
+    with undone(forward.close):
         while (settlement := forward.advance()) is not None:
             yield settlement
-    finally:
-        forward.close()
 
 
 def _quoted(name: str | None) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
 from dfpc_plugin.repairing.factors import row_factors
@@ -51,7 +50,8 @@ def fold_means(
     assert run is not None
     means = run.arriving
     found = []
-    with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:
+    pair = Pair(original, model, example_inputs, forward_fn)
+    with undone(pair.close):
         for step in survey(original, example_inputs, forward_fn):
             pair.advance()
             call = pair.original.call

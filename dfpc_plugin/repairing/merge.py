@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.channel_norms import ChannelNorms
 from dfpc_plugin.repairing.constants import kept_shift, shift_outputs
@@ -78,7 +79,8 @@ def merge_channels(
                 continue
             stand_ins[step.key] = _StandIns(channels, inputs, settlement.call.groups, centered=step.takes_constant)
     found = []
-    with contextlib.closing(Pair(original, model, example_inputs, forward_fn)) as pair:
+    pair = Pair(original, model, example_inputs, forward_fn)
+    with undone(pair.close):
         for step in steps:
             pair.advance()
             if step.last and step.key in stand_ins:

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.interrupts import interrupts_held
+from dfpc_plugin.preserve import evaluating, exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.best import copy_state
 from dfpc_plugin.repairing.job import RepairJob
@@ -65,12 +67,13 @@ def repair(
     model, original = plain_model(model, inplace=inplace), plain_model(original)
     with shown(progress) as tell:
         phases = Phases(tell)
-        with phases("channels"):
+        with phases("channels"), exclusive(model, original):
             kept = kept_channels(model, original, example_inputs, forward_fn, removed)
         result = repair_job(RepairJob(model, original, example_inputs, settings, kept, phases, forward_fn))
     if not inplace:
         return result
-    copy_state(result.model, model)
+    with exclusive(model), interrupts_held():
+        copy_state(result.model, model)
     return dataclasses.replace(result, model=model)
 
 
@@ -81,8 +84,9 @@ def repair_job(job: RepairJob) -> RepairResult:
         RepairError: As `repair` raises.
     """
     before = dict(job.phases.seconds)
-    with torch.random.fork_rng(devices=[]), _without_gradients():
-        mended = copy.deepcopy(job.model)
+    with generators_kept(), _without_gradients():
+        with exclusive(job.model):
+            mended = copy.deepcopy(job.model)
         modes = [module.training for module in mended.modules()]
         mended.eval()
         own = dataclasses.replace(job, model=mended)

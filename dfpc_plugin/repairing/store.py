@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError
@@ -47,6 +47,14 @@ def _bytes(tensor: Tensor) -> bytes:
     return repr(tuple(tensor.shape)).encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
+def _checksum(name: str, text: str, content: Mapping[str, Tensor]) -> str:
+    """SHA-256 of everything in a file, and of its name."""
+    digest = hashlib.sha256(json.dumps([name, text]).encode())
+    for key, tensor in sorted(content.items()):
+        digest.update(f"{key} {tensor.dtype}".encode() + _bytes(tensor))
+    return digest.hexdigest()
+
+
 class Store:
     """Solved layers by number; without a directory, nothing is kept."""
 
@@ -54,7 +62,7 @@ class Store:
         """Use `directory` for the repair that `mark` tells from others.
 
         Raises:
-            RepairError: The directory holds another repair, or cannot be made.
+            RepairError: The directory holds another repair, or a damaged file, or cannot be made.
         """
         self._directory, self._mark = directory, mark
         if directory is None:
@@ -69,6 +77,7 @@ class Store:
                     f"'{directory}' holds the beginnings of another repair (of another model, or with other settings or "
                     f"images); name another directory, or remove it."
                 )
+            self._read(path)
 
     def has(self, step: int | str) -> bool:
         """Whether something is kept under that number or name."""
@@ -87,15 +96,30 @@ class Store:
     def save_tensors(self, name: int | str, content: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
         """Keep tensors and a few words about them."""
         if self._directory is not None:
-            metadata = {"repair": self._mark, "said": json.dumps(dict(said))}
-            write_tensors(self._path(name), {key: tensor.detach().cpu() for key, tensor in content.items()}, metadata)
+            path, text, tensors = self._path(name), json.dumps(dict(said)), {key: t.detach().cpu() for key, t in content.items()}
+            write_tensors(path, tensors, {"repair": self._mark, "said": text, "sha256": _checksum(path.name, text, tensors)})
 
     def load_tensors(self, name: int | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Take what is kept."""
-        path = self._path(name)
-        with safe_open(path, "pt") as file:
-            content = {key: file.get_tensor(key) for key in file.keys()}
-        return content, json.loads(self._metadata(path)["said"])
+        content, text = self._read(self._path(name))
+        return content, json.loads(text)
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], str]:
+        """The tensors of a file, and the words about them.
+
+        Raises:
+            RepairError: It is damaged, or had another name.
+        """
+        metadata = self._metadata(path)
+        try:
+            with safe_open(path, "pt") as file:
+                content = {key: file.get_tensor(key) for key in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise RepairError(f"'{path}' cannot be read ({error}); remove it, and the layer is solved again.") from error
+        text = metadata.get("said", "")
+        if metadata.get("sha256") != _checksum(path.name, text, content):
+            raise RepairError(f"'{path}' is not what was written there; remove it, and the layer is solved again.")
+        return content, text
 
     def _path(self, name: int | str) -> Path:
         assert self._directory is not None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.repairing.follow import Settlement
 from dfpc_plugin.repairing.lockstep import SteppedForward
 
@@ -54,12 +55,10 @@ def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction 
     forward = SteppedForward(model, inputs, forward_fn, watch=True)
     found: list[Settlement] = []
     sizes = []
-    try:
+    with undone(forward.close):
         while (settlement := forward.advance()) is not None:
             found.append(settlement)
             sizes.append(_bytes(settlement.call.input) + _bytes(settlement.output))
-    finally:
-        forward.close()
     keys = [_key(settlement) for settlement in found]
     counts, biases = Counter(keys), defaultdict(set)
     norms = Counter(id(settlement.norm_mean) for settlement in found if settlement.norm_mean is not None)

@@ -27,6 +27,7 @@ from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
@@ -302,7 +303,12 @@ def _exchanged(model: nn.Module, make: Callable[[Tensor], Tensor]) -> Iterator[N
     """Exchange every parameter, buffer and floating-point tensor in an attribute for one that `make` makes, and put them back."""
     made: dict[int, Tensor] = {}
     saved: list[tuple[dict[str, Any], str, Any]] = []
-    try:
+
+    def restore() -> None:
+        for table, name, tensor in saved:
+            table[name] = tensor
+
+    with undone(restore):
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
@@ -319,6 +325,3 @@ def _exchanged(model: nn.Module, make: Callable[[Tensor], Tensor]) -> Iterator[N
             if isinstance(module, nn.RNNBase):
                 vars(module)["_flat_weights"] = [module._parameters[name] for name in module._flat_weights_names]
         yield
-    finally:
-        for table, name, tensor in saved:
-            table[name] = tensor

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dfpc_plugin.artifact import require_place
 from dfpc_plugin.finetuning import FinetuneSettings
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import Point, RunRecord
@@ -39,7 +39,7 @@ def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Mo
             "The weights of the unpruned model are needed too; give the file they are in as weights, or pretrained for those "
             "of timm or torchvision."
         )
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept():
         model = build_model(opened.spec, pretrained=pretrained)
     if weights is not None:
         load_weights(model, weights)

@@ -19,6 +19,7 @@ from dfpc_plugin.data import (
     open_images,
     training_transform,
 )
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.models import (
     ModelSpec,
@@ -35,6 +36,7 @@ from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
 __all__ = ["Opened", "device_of", "images_to_calibrate", "images_to_train", "images_to_validate", "is_artifact", "open_model"]
 
 _CALIBRATION = 256
+_LARGEST_RECORDED = 2048  # pixels that a file decides on: memory grows with their square
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def open_model(section: ModelSection, device: torch.device, seed: int = 0, facto
     if is_artifact(section.name):
         return _open_artifact(section, device, factory)
     spec = ModelSpec(section.name, section.options)
-    with torch.random.fork_rng(devices=[]):
+    with generators_kept():
         torch.manual_seed(seed)
         model = build_model(spec, pretrained=section.pretrained)
     if section.weights is not None:
@@ -139,9 +141,12 @@ def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:
         RecipeError: The size is none.
     """
     size = RunRecord.from_json(record).model.get("size")
-    if size is None or (type(size) is int and size >= 1):
+    if size is None or (type(size) is int and 1 <= size <= _LARGEST_RECORDED):
         return size
-    raise RecipeError(f"'{name}' has the size {size!r} in its record, which is no number of pixels; give the size of its images.")
+    raise RecipeError(
+        f"'{name}' has the size {str(size)[:40]} in its record, which is no number of pixels from 1 to {_LARGEST_RECORDED}; give the "
+        f"size of its images."
+    )
 
 
 def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> ExampleInputs:

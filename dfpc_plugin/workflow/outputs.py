@@ -73,7 +73,7 @@ def _program(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
 def _scratch(output: Path) -> Iterator[Path]:
     """A directory beside the output, on the same disk, that goes away."""
     try:
-        directory = tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=f".{output.name}.", suffix=".exports")
+        directory = tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=f".{output.name[:40]}.", suffix=".exports")
     except OSError as error:
         raise OutputError(f"Cannot write beside '{output}': {error.strerror or error}.") from error
     with directory as name:

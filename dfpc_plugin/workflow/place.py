@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
-from dfpc_plugin.files import OutputError, write_text
+from dfpc_plugin.files import OutputError, hidden_name, write_text
 from dfpc_plugin.finetuning.identity import differences
+from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import RecipeError
 
 __all__ = ["WorkPlace"]
 
 _RECIPE, _CUT, _CHECKPOINTS, _REPAIR = "recipe.yaml", "cut", "checkpoints", "repair"
+_LOCK, _OWNER = "lock", "process.txt"
 
 
 class WorkPlace:
@@ -35,13 +41,15 @@ class WorkPlace:
             resume: Whether to go on with what is there.
 
         Raises:
-            RecipeError: Another run is there, or one that is not to be resumed.
+            RecipeError: Another run is there or under way, or one that is not to be resumed.
             OutputError: The directory cannot be made.
         """
         self.directory = output.with_name(output.name + ".run")
         self._recipe, self._resume = recipe, resume
         known = self.directory / _RECIPE
         if is_main_process() and self.directory.exists():  # the others may come when the main one has begun
+            if (self.directory / _LOCK).exists():
+                self._taken().release()
             self._require_own(known)
 
     @contextmanager
@@ -50,21 +58,50 @@ class WorkPlace:
 
         Raises:
             OutputError: It cannot be made.
+            RecipeError: Another process has begun a run there.
         """
         if not is_main_process():
             yield
             return
+        self._make()
+        with undone(self._taken().release):  # a process that dies releases it, too
+            try:
+                write_text(self.directory / _OWNER, f"process {os.getpid()} on {platform.node()}")
+                write_text(self.directory / _RECIPE, self._recipe)
+                yield
+            except BaseException:
+                if not self._holds_anything():
+                    self.remove()
+                raise
+
+    def _make(self) -> None:
+        """Make the directory with its recipe in it, in one step, so that a run which is killed can be told from anything else."""
+        if self.directory.exists():
+            return
+        new = self.directory.with_name(hidden_name(self.directory.name))
         try:
-            self.directory.mkdir(exist_ok=True)
+            new.mkdir()
+            write_text(new / _RECIPE, self._recipe)
+            new.rename(self.directory)  # which fails where another process has been faster
         except OSError as error:
             raise OutputError(f"Cannot make '{self.directory}': {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _taken(self) -> FileLock:
+        """Take the directory for this process.
+
+        Raises:
+            RecipeError: Another process has it.
+        """
+        lock = FileLock(self.directory / _LOCK)
         try:
-            write_text(self.directory / _RECIPE, self._recipe)
-            yield
-        except BaseException:
-            if not self._holds_anything():
-                self.remove()
-            raise
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            owner = self.directory / _OWNER
+            who = owner.read_text(encoding="utf-8")[:200] if owner.is_file() else "another process"
+            raise RecipeError(f"'{self.directory}' is in use: {who} is at work on this output; wait for it, or name another one.") from error
+        return lock
 
     def _holds_anything(self) -> bool:
         """Whether something is there that a run can go on with."""
@@ -86,8 +123,12 @@ class WorkPlace:
         return self.directory / _REPAIR
 
     def remove(self) -> None:
-        """Throw away what is no longer needed."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Throw away what is no longer needed; under another name, so that what is half removed is not resumed."""
+        doomed = self.directory.with_name(hidden_name(self.directory.name))
+        with contextlib.suppress(OSError):
+            self.directory.rename(doomed)
+        for directory in (doomed, self.directory):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _require_own(self, known: Path) -> None:
         if not self._resume:

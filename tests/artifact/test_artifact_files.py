@@ -33,7 +33,6 @@ from dfpc_plugin.artifact import (
 from dfpc_plugin.artifact import save_pruned as save_any
 from dfpc_plugin.artifact.strict_json import checksum
 from dfpc_plugin.errors import UnknownModelError
-from dfpc_plugin.files import umask
 from dfpc_plugin.models import ModelSpec, create_model, example_inputs
 
 OWN = "artifact_nets:convolutional"
@@ -69,7 +68,8 @@ def test_a_model_of_ones_own_comes_back(model, tmp_path):
     before = copy.deepcopy(model)
     path = save_pruned(model.train(), tmp_path / "small", record={"asked": "macs=0.5"})
     assert path == tmp_path / "small" and set(contents(path)) == FILES and names(tmp_path) == ["small"]
-    assert path.stat().st_mode & 0o777 == 0o777 & ~umask()
+    (tmp_path / "any").mkdir()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
     assert_same_model(before, model)
     assert model.training
     loaded = load_pruned(path, factory=convolutional)
@@ -301,9 +301,20 @@ def test_an_empty_directory_and_a_damaged_artifact_are_replaced(model, tmp_path)
     assert_same_model(model, load_pruned(save_pruned(model, path, overwrite=True), factory=convolutional))
 
 
-@pytest.mark.parametrize(("name", "text"), [("none/a", "there is no directory"), ("a\0b", "null byte"), ("a" * 300, "too long")])
+@pytest.mark.parametrize(("name", "text"), [("none/a", "there is no directory"), ("a\0b", "null byte"), ("a" * 300, "too long"), ("loop", "")])
 def test_places_where_nothing_can_be_written(name, text, model, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
     assert text in message_of(lambda: save_pruned(model, tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_what_is_no_name(name, model):
+    assert "it is no name for a directory" in message_of(lambda: save_pruned(model, name, overwrite=True))
+
+
+def test_long_names_and_what_is_no_path(model, tmp_path):
+    assert save_pruned(model, tmp_path / ("ä" * 120)).is_dir()
+    assert "give its path, not a int" in message_of(lambda: load_pruned(5))
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")

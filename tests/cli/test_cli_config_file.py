@@ -1,3 +1,6 @@
+import time
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -34,7 +37,9 @@ BAD = {
     "open": ("model: {name: x", "in line"),
     "two documents": ("a: 1\n---\nb: 2", "is no YAML"),
     "anchor to nothing": ("target: *nothing", "undefined alias"),
-    "bomb": (bomb(), "holds more than 100000 values; no configuration file does."),
+    "bomb": (bomb(), "holds more than 10000 values; no configuration file does."),
+    "merges": ("a: &a {x: 1}\nb: {<<: [*a, *a]}", "is no YAML: could not determine a constructor"),
+    "long": (f"target: {'x' * 20_000}", "holds a value of 20000 characters, 'xxxxxxxxxxxxxxxxxxxx...'"),
     "deep": ("target: " + "[" * 3000, "cannot be understood"),
     "date": ("target: 2026-99-99", "cannot be understood: month must be in 1..12."),
     "unknown": ("modle: {name: x}", "has the key 'modle', which means nothing; did you mean 'model'?"),
@@ -67,7 +72,7 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, monkeypatch, case):
     [
         (b"\xff\xfe\x00model", "is no text in UTF-8"),
         (b"model: \x00", "is no YAML: "),
-        (b"a: 1\n" * 250_000, "has 1250000 bytes; no configuration file is that large."),
+        (b"a: 1\n" * 250_000, "has more than 131072 bytes; no configuration file is that large."),
         (bytes(range(256)), "is no text in UTF-8"),
     ],
 )
@@ -134,3 +139,18 @@ def test_values_of_another_kind(dfpc, tmp_path, text, told):
     assert err.count("\n") == 1
     assert "class" not in err
     assert "Union" not in err
+
+
+@pytest.mark.timeout(20)
+def test_many_keys_are_compared_once(tmp_path):
+    (tmp_path / "r.yaml").write_text("".join(f"k{number}: 1\n" for number in range(9_000)))
+    start = time.process_time()
+    with pytest.raises(ConfigFileError, match="has the key 'k0', which means nothing"):
+        check(tmp_path / "r.yaml")
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without end")
+def test_a_file_without_end(tmp_path):
+    with pytest.raises(ConfigFileError, match="has more than 131072 bytes"):
+        check("/dev/zero")

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from dfpc_plugin.cli import COMMANDS
@@ -48,3 +50,11 @@ def test_a_command_that_is_an_option_too_keeps_its_name():
     """Commands are named as options are: of `prune`, both are."""
     assert explained('Parser key "prune.prune.per": x').startswith("dfpc prune: prune.per: x")
     assert explained('Parser key "prune.target": x').startswith("dfpc prune: target: x")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("sign", ["x", "x.", "\n", " - ", "\n - x", "{"])
+def test_a_very_long_value_takes_no_longer_than_it_should(sign):
+    start = time.process_time()
+    text = explained(f'Parser key "model.pretrained":\n  Expected a <class \'bool\'>. Got value: {sign * 100_000}')
+    assert time.process_time() - start < 3 and len(text) < 21_000

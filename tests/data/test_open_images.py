@@ -1,6 +1,8 @@
 """Folders, archives and digits: which images there are, of which class, and what is said when something is wrong."""
 
+import copy
 import io
+import os
 import pickle
 import zipfile
 
@@ -115,6 +117,67 @@ def test_a_damaged_entry_of_an_archive_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"Cannot read the image 'a/1\.png' of the archive"):
         open_images(path, "train")[0]
+
+
+def two_bytes(content, offsets, value):
+    """Set a field in the header of the first entry of an archive, and in its directory."""
+    content = bytearray(content)
+    for sign, offset in zip((b"PK\x03\x04", b"PK\x01\x02"), offsets, strict=True):
+        at = content.find(sign) + offset
+        content[at : at + 2] = value.to_bytes(2, "little")
+    return bytes(content)
+
+
+ODD_ARCHIVES = {
+    "encrypted": lambda content: two_bytes(content, (6, 8), 1),
+    "of another compression": lambda content: two_bytes(content, (8, 10), 99),
+    "of a later version": lambda content: two_bytes(content, (4, 6), 99),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ARCHIVES)
+def test_archives_that_cannot_be_read(kind, tmp_path):
+    path = write_zip(tmp_path / "data.zip", ["a/1.png"])
+    path.write_bytes(ODD_ARCHIVES[kind](path.read_bytes()))
+    with pytest.raises(DataError, match=r"data\.zip'"):
+        open_images(path, "train")[0]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_an_archive_that_changes_while_it_is_open(cut, tmp_path):
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in (1, 2):
+            archive.writestr(f"a/{number}.png", png(number) + bytes(100_000))  # more than is read ahead
+    dataset = open_images(path, "train")
+    dataset[0]
+    if cut:
+        os.truncate(path, 100)
+    else:
+        write_zip(path, ["a/3.png"])
+        dataset = copy.copy(dataset)
+        dataset.images = pickle.loads(pickle.dumps(dataset.images))
+    with pytest.raises(DataError, match=r"Cannot read the image 'a/2\.png' of the archive"):
+        dataset[1]
+
+
+def test_images_that_would_take_all_memory(tmp_path):
+    path = write_zip(tmp_path / "data.zip", ["a/1.png", "a/2.png"], zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/3.png", bytes(270_000_000))
+        archive.writestr("a/4.png", png(1, (20_000, 4_000)))
+    dataset = open_images(path, "train")
+    for index, text in ((2, "it has more than 268435456 bytes"), (3, "it has 20000 x 4000 pixels")):
+        with pytest.raises(DataError, match=text):
+            dataset[index]
+
+
+def test_no_program_is_run_to_read_an_image(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "data", ["a/1.jpg"])
+    (folder / "a/1.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was called"))
+    with pytest.raises(DataError, match="cannot identify image file"):
+        open_images(folder, "train")[0]
 
 
 def test_what_is_missing_is_named(tmp_path):

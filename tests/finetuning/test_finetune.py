@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSetti
 from digit_runs import INPUTS, SETTINGS, digit_net, train_digits, tuned, val_digits
 
 SHORT = FinetuneSettings(steps=4, batch_size=16, lr=0.05)
+OFTEN = dataclasses.replace(SHORT, steps=6, checkpoint_every=2)
 
 
 class Endless(IterableDataset):
@@ -164,6 +166,35 @@ def test_refusals():
         finetune(seven, train_digits(), settings=SHORT)
 
 
+class Few(TensorDataset):
+    """Images of which one may have an odd label."""
+
+    def __init__(self, count, label=0):
+        super().__init__(torch.zeros(count, 1, 8, 8), torch.arange(count) % 10)
+        self.tensors[1][3:4] = label
+
+
+def told(model, train, val=None):
+    """What is raised, and how many steps have been done by then."""
+    steps = []
+    with pytest.raises(DataError) as caught:
+        finetune(model, train, val, settings=SHORT, progress=lambda name, share: steps.append(share))
+    return str(caught.value), len([share for share in steps if share > 0])
+
+
+def test_an_empty_validation_set_is_found_before_training():
+    assert told(digit_net(), Few(64), Few(0)) == ("The data set holds no images.", 0)
+
+
+@pytest.mark.parametrize("label", [99, -1])
+def test_labels_without_an_output(label):
+    text, _ = told(digit_net(), Few(16, label))
+    assert text == f"Image 3 of the training set has the label {label}, and the model 10 outputs."
+    images = copy.deepcopy(train_digits())
+    images.images.labels = (*images.images.labels[:-1], label)
+    assert told(digit_net(), images)[1] == told(digit_net(), Few(16), images)[1] == 0
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     model = digit_net(norms=False)
     settings = FinetuneSettings(steps=30, batch_size=32, lr=1e4, log_every=5, schedule="constant", checkpoint_every=1)
@@ -213,7 +244,7 @@ def test_half_written_checkpoints_are_not_taken(tmp_path, monkeypatch):
 
     def failing(path, content):
         written.append(path)
-        if len(written) == 2:
+        if len(written) == 3:  # of two files each
             raise StopHere
         return real(path, content)
 
@@ -225,13 +256,67 @@ def test_half_written_checkpoints_are_not_taken(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".unfinished")]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path)
-    newest = max(tmp_path.iterdir())
-    (newest / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"Cannot read the checkpoint .*Remove that directory to resume from the one before"):
-        finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path, resume=True)
-    (newest / "run.json").write_text('{"format": 99}')
-    (newest / "model.safetensors").write_bytes((newest / "optimiser.safetensors").read_bytes())
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-1 - (path.suffix == ".json") * 5] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a bit of the model": lambda place: flipped(place / "model.safetensors"),
+    "a bit of the optimiser": lambda place: flipped(place / "optimiser.safetensors"),
+    "a bit of the state": lambda place: flipped(place / "run.json"),
+    "a bit of the checksums": lambda place: flipped(place / "checksums.json"),
+    "another value": lambda place: (place / "run.json").write_text((place / "run.json").read_text().replace("1", "2")),
+    "deep": lambda place: (place / "run.json").write_text("[" * 100_000 + "]" * 100_000),
+    "checksums of another kind": lambda place: (place / "checksums.json").write_text("[]"),
+    "a file that is gone": lambda place: (place / "run.json").unlink(),
+    "an empty file": lambda place: (place / "model.safetensors").write_bytes(b""),
+    "one in the place of the other": lambda place: (place / "optimiser.safetensors").replace(place / "model.safetensors"),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run with two checkpoints that was stopped, and what it ends in."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    seen = []
+
+    def stop(name, share):
+        seen.append(share)
+        if path.exists() and len([each for each in path.iterdir() if each.name.startswith("checkpoint")]) == 2:
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=path, progress=stop)
+    return path, finetune(digit_net(), train_digits(), settings=OFTEN).model
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(damage, interrupted, tmp_path):
+    path, expected = interrupted
+    directory = shutil.copytree(path, tmp_path / "run")
+    newest = max(directory.glob("checkpoint-*"))
+    DAMAGE[damage](newest)
+    with pytest.warns(UserWarning, match=rf"'.*{newest.name}' is damaged: .* The run goes on from 'checkpoint-\d+', the one before"):
+        found = finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=directory, resume=True)
+    assert same_weights(found.model, expected)
+    assert [place.name for place in directory.glob("damaged-*/*")] == [newest.name]
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(interrupted, tmp_path):
+    directory = shutil.copytree(interrupted[0], tmp_path / "run")
+    for place in directory.iterdir():
+        flipped(place / "model.safetensors")
+    before = sorted(directory.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"is damaged: 'model\.safetensors' is not what was written"):
+        finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=directory, resume=True)
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_a_checkpoint_of_another_version_is_named(interrupted, tmp_path, monkeypatch):
+    from dfpc_plugin.finetuning import checkpoints
+
+    monkeypatch.setattr(checkpoints, "_FORMAT", 99)
     with pytest.raises(CheckpointError, match="is of another version of dfpc_plugin"):
-        finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path, resume=True)
+        finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=interrupted[0], resume=True)

@@ -1,5 +1,7 @@
 import argparse
+import copy
 import os
+import zipfile
 
 import pytest
 import torch
@@ -126,3 +128,68 @@ def test_what_can_be_wrong_changes_nothing(name, said, source, target, tmp_path)
         load_weights(target, tmp_path / name)
     assert said in str(caught.value)
     assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
+
+
+ODD = {
+    "sparse": lambda weight: weight.to_sparse(),
+    "quantised": lambda weight: torch.quantize_per_tensor(weight, 1.0, 0, torch.qint8),
+    "meta": lambda weight: weight.to("meta"),
+    "complex": lambda weight: weight.to(torch.complex64),
+    "integer": lambda weight: weight.to(torch.int64),
+    "boolean": lambda weight: weight.to(torch.bool),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore")  # of torch, about reading sparse and quantised tensors
+def test_tensors_of_another_kind_change_nothing(kind, source, target, tmp_path):
+    state = source.state_dict()
+    torch.save({**state, "3.weight": ODD[kind](state["3.weight"])}, tmp_path / "w.pth")
+    before = copy.deepcopy(target)
+    with pytest.raises(WeightsError, match=r"not of this model: 3\.weight is .* where the model's is float32\."):
+        load_weights(target, tmp_path / "w.pth")
+    assert states_equal(before, target)
+
+
+def test_other_precisions_and_averaged_counters_are_loaded(source, target, tmp_path):
+    state = {name: tensor.double() for name, tensor in source.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    load_weights(target, tmp_path / "w.pth")
+    assert states_equal(source, target) and target[3].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_model_that_raises_while_it_is_loaded_has_its_weights_back(error, source, target, tmp_path):
+    def raising(*args):
+        raise error("no")
+
+    target[3].register_load_state_dict_pre_hook(raising)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    before = copy.deepcopy(target)
+    with pytest.raises(WeightsError if error is RuntimeError else error):
+        load_weights(target, tmp_path / "w.safetensors")
+    assert states_equal(before, target)
+
+
+def test_a_model_without_values_is_refused(source, tmp_path):
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"'0\.weight' is on the meta device"):
+        load_weights(source.to("meta"), tmp_path / "w.safetensors")
+
+
+@pytest.mark.timeout(20)
+def test_a_checkpoint_that_contains_itself(target, tmp_path):
+    content = {}
+    content["model"] = {"net": content}
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds no weights by name"):
+        load_weights(target, tmp_path / "w.pth")
+
+
+def test_compressed_archives_are_not_inflated(source, target, tmp_path):
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth") as old, zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.namelist():
+            new.writestr(entry, old.read(entry) + bytes(10_000) * ("/data/" in entry))
+    with pytest.raises(WeightsError, match=r"compressed, which torch\.save does not do"):
+        load_weights(target, tmp_path / "z.pth")

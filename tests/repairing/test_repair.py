@@ -147,6 +147,22 @@ def test_a_directory_of_another_repair_is_refused(case, tmp_path):
         dfpc.repair(pruned.model, model, images[:1], one, removed=pruned.removed)
 
 
+@pytest.mark.parametrize("damage", ["flip", "swap"])
+def test_a_damaged_layer_is_noticed(damage, case, tmp_path):
+    model, pruned, images = case
+    settings = dfpc.RepairSettings("calibrate", images[:16], checkpoint=tmp_path)
+    dfpc.repair(pruned.model, model, images[:1], settings, removed=pruned.removed)
+    first, second = sorted(tmp_path.glob("layer-*"), key=lambda path: -path.stat().st_size)[:2]
+    content = bytearray(first.read_bytes())
+    content[-1] ^= damage == "flip"
+    spoilt = first if damage == "flip" else second
+    spoilt.write_bytes(content)
+    with pytest.raises(RepairError, match=r"is not what was written there; remove it, and the layer is solved again"):
+        dfpc.repair(pruned.model, model, images[:1], settings, removed=pruned.removed)
+    spoilt.unlink()
+    dfpc.repair(pruned.model, model, images[:1], settings, removed=pruned.removed)
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import time
@@ -131,6 +132,43 @@ def test_something_else_in_the_place_of_the_run(recipe, tmp_path, capsys):
     assert prune(recipe, "--output", tmp_path / "out", "--resume") == 1
     assert "is no run of this library" in capsys.readouterr().err
     assert (tmp_path / "out.run" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_second_run_on_one_output_is_told_at_once(recipe, tmp_path, capsys, monkeypatch):
+    from dfpc_plugin.workflow.place import WorkPlace
+
+    place = WorkPlace(tmp_path / "out", "seed: 0\n", resume=False)
+    with place.begun():
+        kept = {path.name for path in place.directory.iterdir()}
+        for option in ((), ("--resume",)):
+            assert prune(recipe, "--output", tmp_path / "out", *option) == 1
+            assert f"is in use: process {os.getpid()} on" in capsys.readouterr().err
+        assert {path.name for path in place.directory.iterdir()} == kept
+    place.remove()
+    assert {path.name for path in tmp_path.iterdir()} == {"r.yaml"}
+
+
+def test_a_run_that_is_killed_while_it_begins_or_ends_leaves_nothing_to_stumble_over(tmp_path, monkeypatch):
+    from dfpc_plugin.workflow import place as module
+
+    def killed(*arguments, **options):
+        raise SystemExit
+
+    place = module.WorkPlace(tmp_path / "out", "seed: 0\n", resume=False)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(module, "write_text", killed)
+        patch.setattr(module.shutil, "rmtree", lambda *arguments, **options: None)
+        with place.begun():
+            pass
+    assert not place.directory.exists()
+    with place.begun():
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda *arguments, **options: None)
+        place.remove()
+    assert not place.directory.exists()
+    with module.WorkPlace(tmp_path / "out", "seed: 0\n", resume=True).begun():
+        pass
 
 
 def test_resume_where_nothing_was_begun_is_a_run(recipe, tmp_path):

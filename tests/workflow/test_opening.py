@@ -43,9 +43,9 @@ def test_the_size_is_the_recipes_or_the_records(saved):
         open_model(ModelSection(name, size=12), CPU, factory=NET)
 
 
-@pytest.mark.parametrize("size", ["8", 0, -1, True, [8], 8.0])
+@pytest.mark.parametrize("size", ["8", 0, -1, True, [8], 8.0, 12_000])
 def test_a_recorded_size_that_is_none(saved, size):
-    with pytest.raises(RecipeError, match="in its record, which is no number of pixels; give the size of its images"):
+    with pytest.raises(RecipeError, match="in its record, which is no number of pixels from 1 to 2048; give the size of its images"):
         open_model(ModelSection(saved({"model": {"size": size}})), CPU, factory=NET)
 
 

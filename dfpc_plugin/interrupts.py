@@ -1,0 +1,52 @@
+"""Undo what was changed for a while, also when Ctrl-C comes while that is being undone."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["interrupts_held", "undone"]
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block; only the main thread ever gets one."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    waiting: list[tuple[Any, ...]] = []
+    handler = signal.signal(signal.SIGINT, lambda *signalled: waiting.append(signalled))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting and callable(handler):
+            handler(*waiting[-1])
+
+
+@contextlib.contextmanager
+def undone(restore: Callable[[], None]) -> Iterator[None]:
+    """Call `restore` at the end of the block, to its end, whatever happens.
+
+    Args:
+        restore: Puts something back; it may be called twice.
+    """
+    done = False
+
+    def finish() -> None:
+        nonlocal done
+        with interrupts_held():
+            restore()
+            done = True
+
+    try:
+        try:
+            yield
+        finally:
+            finish()
+    finally:
+        if not done:  # Ctrl-C came between the end of the block and the beginning of `finish`
+            finish()
