@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ class Best:
             Whether the model is as the repair made it.
         """
         job, error = self._job, self._job.error(self._inputs, noise=self._noise)
-        if error is not None and self.error is not None and not error <= self.error:
+        if error is not None and self.error is not None and not (error <= self.error or math.isnan(self.error)):
             copy_state(self._state, job.model)
             job.notes.append(
                 f"{name} was taken back: on inputs that it had not seen, the output's error is {error:.2%} with it and "

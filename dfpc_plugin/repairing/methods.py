@@ -111,7 +111,7 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
         best = Best(job, batches.unseen)
         before = best.error
     with job.phases("merging"):
-        _on_noise(job, functools.partial(_begin_with_stand_ins, job, best))
+        _begin_with_stand_ins(job, best)
     with job.phases("layers") as tell:
         layers = fit_layers(
             job.model, job.original, batches, job.kept, forward_fn=job.forward_fn, ridge=settings.used_ridge,
@@ -127,7 +127,17 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
     return layers
 
 
-def _begin_with_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
+def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
+    """Let channels stand in for others where the model takes noise, and leave it as it is where not."""
+    cut = copy.deepcopy(job.model)
+    try:
+        _on_noise(job, functools.partial(_offer_stand_ins, job, best))
+    except Exception as error:  # the user's forward may raise anything on noise, and images are there
+        copy_state(cut, job.model)
+        job.notes.append(f"Least squares began without the stand-ins of merge, as the model does not take noise: {error}")
+
+
+def _offer_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
     """Let channels stand in for others; what comes of that with batch norms that expect it is offered to `best`."""
     _, before = _with_stand_ins(job, noise)
     begun = copy.deepcopy(job.model)

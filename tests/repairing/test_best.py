@@ -1,13 +1,18 @@
 """No repair leaves outputs worse than it found them, nor images worse than noise."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing import methods
+from dfpc_plugin.repairing.best import Best
+from dfpc_plugin.repairing.inputs import Batches
+from dfpc_plugin.repairing.job import RepairJob
 from repair_nets import relative_error, small_resnet
 
 REMOVED = {"first.conv1": (0, 5, 9, 14), "second.conv1": (2, 3, 4, 8, 11)}
@@ -86,3 +91,28 @@ def test_outputs_that_cannot_be_compared_keep_the_repair(cut):
     result = dfpc.repair(pruned, model, images[:1], "merge", removed=REMOVED, forward_fn=nothing)
     assert not same(result.model, pruned)
     assert isinstance(result.model, nn.Module)
+
+
+def test_images_do_where_a_model_takes_no_noise(cut, monkeypatch):
+    model, images, pruned = cut
+
+    def no_noise(half_merged, *args, **kwargs):
+        half_merged.head.weight.data.zero_()
+        raise ValueError("no photograph")
+
+    monkeypatch.setattr(methods, "merge_channels", no_noise)
+    result = dfpc.repair(pruned, model, images[:1], "calibrate", images=images, removed=REMOVED)
+    assert "Least squares began without the stand-ins of merge, as the model does not take noise: no photograph" in result.notes
+    before, after = result.output_error
+    assert after < before
+
+
+def test_an_error_that_is_no_number_does_not_keep_a_repair_back(cut):
+    model, images, pruned = cut
+    job = RepairJob(pruned, model, images[:1], dfpc.RepairSettings("merge"), None, Phases(lambda *said: None))
+    with torch.no_grad():
+        pruned.head.bias.fill_(torch.nan)
+        best = Best(job, Batches([images]))
+        pruned.head.bias.zero_()
+        assert best.keep("It")
+    assert best.error is not None and math.isfinite(best.error)
