@@ -31,18 +31,24 @@ def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
     Args:
         devices: Numbers of CUDA devices whose generators are kept, too.
     """
-    thread = threading.get_ident()
-    devices = tuple(devices)
-    with interrupts_held(), _lock:
-        back = _restorer(devices)
-        if not _inside:
-            _first[:] = [back]
-        elif devices:
-            _first.insert(0, _restorer(devices))
-        _inside[thread] = depth = _inside.get(thread, 0) + 1
+    thread, devices = threading.get_ident(), tuple(devices)
+    depth = 0
+    back: Callable[[], None]
+
+    def enter() -> None:
+        nonlocal back, depth
+        with interrupts_held(), _lock:
+            back = _restorer(devices)
+            if not _inside:
+                _first[:] = [back]
+            elif devices:
+                _first.insert(0, _restorer(devices))
+            _inside[thread] = depth = _inside.get(thread, 0) + 1
 
     def restore() -> None:
         with _lock:
+            if not depth:  # Ctrl-C came before anything was entered
+                return
             back()
             if depth > 1:
                 _inside[thread] = depth - 1
@@ -52,6 +58,7 @@ def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
                 _first.clear()
 
     with undone(restore):
+        enter()  # in here, as a Ctrl-C that has waited is raised at its end
         yield
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import dfpc_plugin as dfpc
+from dfpc_plugin import generators
 from dfpc_plugin.artifact import building
 from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.eager import running_eagerly
@@ -109,6 +110,7 @@ def test_everything_is_put_back(function):
     before, position = state(), 1
     while interrupted_at(position, function):
         assert state() == before, f"Ctrl-C at line {position} of those that run"
+        assert not generators._inside, f"or else no thread would ever be the last, after line {position}"
         position += 1
     assert position > 5 and state() == before
 

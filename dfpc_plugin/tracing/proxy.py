@@ -86,7 +86,7 @@ class Proxy(torch.Tensor):
     _dtype: torch.dtype
     _device: torch.device
     _holds_data: bool = False
-    _view: View | None = None
+    _view: View[Proxy] | None = None
     _sizes: torch.Size | None = None
 
     @staticmethod
@@ -211,7 +211,7 @@ class Proxy(torch.Tensor):
         if self._view is not None:
             self._write_through(self._view, len(before), before_bound is not None)
 
-    def _write_through(self, view: View, labels: int, bounds: bool) -> None:
+    def _write_through(self, view: View[Proxy], labels: int, bounds: bool) -> None:
         """Change what this is a view of; before, this had so many labels, and bounds only if they have changed."""
         source, shape = view.source, shape_of(view.source)
         changed = labels != len(self._slots)

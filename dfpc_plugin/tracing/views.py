@@ -7,23 +7,29 @@ change in place is written through to the source, and a view whose source has ch
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 
-if TYPE_CHECKING:
-    from dfpc_plugin.tracing.proxy import Proxy
-
 __all__ = ["View", "spread_out", "written_through"]
 
 
-class View:
+class _Versioned(Protocol):
+    """What is viewed: it counts its changes in place."""
+
+    version: int
+
+
+Source = TypeVar("Source", bound=_Versioned)
+
+
+class View(Generic[Source]):
     """How a view was taken: `take` makes from anything laid out as the source what is laid out as the view."""
 
-    def __init__(self, source: Proxy, take: Callable[[Tensor], Tensor], *, looked_at: bool = True) -> None:
+    def __init__(self, source: Source, take: Callable[[Tensor], Tensor], *, looked_at: bool = True) -> None:
         """Remember the viewed tensor, and how; `looked_at`: what is known of the source was taken already."""
         self.source, self.take, self.seen = source, take, source.version if looked_at else -1
 
