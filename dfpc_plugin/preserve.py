@@ -51,13 +51,13 @@ def evaluating(model: nn.Module, *, hooks: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(*models: nn.Module) -> Iterator[None]:
-    """Wait until no other thread is in `evaluating` or here with any of these models, and keep others out.
+    """Hold a lock on every one of these models. `evaluating` holds the same lock.
 
-    While a model is scored, its modules hold what stands for data and its training flags are off; whoever reads or copies it
-    meanwhile would take that for the model.
+    A model that is being scored has its training flags off, and its modules may hold proxies instead of tensors. Code that
+    reads or copies the model enters `exclusive` first, so that it does not see this state.
     """
     with contextlib.ExitStack() as stack:
-        for model in sorted(models, key=id):  # in one order, so that no two threads wait for each other
+        for model in sorted(models, key=id):  # the same order in every thread avoids deadlocks
             with _locks_guard:
                 lock = _locks.setdefault(model, threading.RLock())
             stack.enter_context(lock)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
+from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -130,15 +131,18 @@ def prune(
         result = summarise(
             subject, wanted, order, length, measured, latency, scores, phases, mender, rounded_by_default=by_default
         )
-    if not inplace:
-        return result
-    mended = result.repair
-    with exclusive(model), interrupts_held():  # a model that is cut and not repaired would be neither the old one nor the new one
-        cut(model, uncut, order.channels(length))  # the last thing that can fail, and it cuts all or nothing
-        if mended is not None:
+    return _carried_out(result, model, uncut, order.channels(length)) if inplace else result
+
+
+def _carried_out(result: PruneResult, model: nn.Module, uncut: CouplingMap, channels: Tensor) -> PruneResult:
+    """Do to `model` itself what was done to its copy. A cut is the last thing that can fail, and it cuts all or nothing."""
+    repair = result.repair
+    with exclusive(model), interrupts_held():  # an interrupt must not leave the model cut and not repaired
+        cut(model, uncut, channels)
+        if repair is not None:
             copy_state(result.model, model)
-            mended = dataclasses.replace(mended, model=model)
-    return dataclasses.replace(result, model=model, repair=mended)
+            repair = dataclasses.replace(repair, model=model)
+    return dataclasses.replace(result, model=model, repair=repair)
 
 
 def _require_usable(model: Any, importance: Any) -> None:

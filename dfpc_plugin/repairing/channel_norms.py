@@ -1,9 +1,11 @@
-"""What norms over channels have to make good in a pruned model: LayerNorm, GroupNorm and RMSNorm.
+"""Correct LayerNorm, GroupNorm and RMSNorm in a pruned model.
 
-Such a norm divides by the deviation of the channels that it finds. Without those that are gone that is another one, and all that
-is kept comes out at another scale. With z what a kept channel is before weight and bias in the unpruned model, and z' the same
-without the channels that go, the norm gets the slope a and the intercept c of the regression z ~ a z' + c over a group's
-channels: its weight w and bias b become a w and b + c w.
+These norms divide by the deviation of the channels that they are given. A cut removes some of the channels, so the deviation
+changes, and with it the scale of all channels that are kept.
+
+Let z be a kept channel's normalised value in the unpruned model, and z' its value when only kept channels are normalised. A
+regression over noise gives z ~ a z' + c, with one slope a and one intercept c per group of channels. A norm with weight w and
+bias b then computes w (a z' + c) + b. So the weight becomes a w, and the bias becomes b + c w.
 """
 
 from __future__ import annotations
@@ -26,17 +28,17 @@ __all__ = ["ChannelNorms"]
 
 @dataclass(frozen=True)
 class _Found:
-    """Slopes and intercepts of one call, for every channel that is kept."""
+    """The slope and the intercept of every kept channel, from one call."""
 
     slope: Tensor
     intercept: Tensor
 
 
 class ChannelNorms(TorchFunctionMode):
-    """Compares, during a forward of the unpruned model, what norms give with what they will give without the channels that go."""
+    """Collects regressions during a forward of the unpruned model, and corrects the norms of the pruned one by them."""
 
     def __init__(self, original: nn.Module, kept: Kept) -> None:
-        """Look at the norms of `original` that lose channels.
+        """Prepare for the norms of `original` that lose channels.
 
         Args:
             original: The unpruned model.
@@ -50,22 +52,21 @@ class ChannelNorms(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func`, and compare where it is a norm."""
+        """Call `func`. If it is a norm that loses channels, add its regression."""
         kwargs = kwargs or {}
         if func in _NORMS:
             given = _NORMS[func].bind(*args, **kwargs).arguments
-            weight, bias = given.get("weight"), given.get("bias")
-            name = self._names.get(id(weight))
-            mask = None if name is None else self._kept.along(name, 0)
-            if name is not None and mask is not None and bool(mask.any()) and not bool(mask.all()):
-                found = _compared(func, given, mask.to(given["input"].device), centered=bias is not None)
+            weight, bias = (self._names.get(id(given.get(name))) for name in ("weight", "bias"))
+            mask = None if weight is None else self._kept.along(weight, 0)
+            if weight is not None and mask is not None and bool(mask.any()) and not bool(mask.all()):
+                found = _regression(func, given, mask.to(given["input"].device), with_intercept=bias is not None)
                 if found is not None:
-                    self._found[name, self._names.get(id(bias))].append(found)
+                    self._found[weight, bias].append(found)
         return func(*args, **kwargs)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Change the norms of the pruned `model` in place; of one that was called several times, by the average."""
+        """Correct the norms of the pruned `model` in place. A norm with several calls gets their average."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for (weight, bias), found in self._found.items():
             own = parameters[weight]
@@ -81,24 +82,31 @@ class ChannelNorms(TorchFunctionMode):
 _NORMS = {func: inspect.signature(func) for func in (F.layer_norm, F.group_norm, F.rms_norm)}
 
 
-def _compared(func: Callable[..., Any], given: dict[str, Any], mask: Tensor, *, centered: bool) -> _Found | None:
-    """The regression of one call; None where groups would differ in size, or where a norm is not over channels alone."""
-    groups = given.get("num_groups", 1)
-    sizes = mask.view(groups, -1).sum(1)
-    left = sizes[sizes > 0]
-    if bool((left != left[0]).any()) or len(given.get("normalized_shape", (0,))) != 1:
+def _regression(func: Callable[..., Any], given: dict[str, Any], mask: Tensor, *, with_intercept: bool) -> _Found | None:
+    """Regress the kept channels of one call on what the norm gives for kept channels alone.
+
+    Args:
+        func: The norm.
+        given: The arguments of the call, by name.
+        mask: Which channels are kept, `(channels,)` of bool.
+        with_intercept: Whether the norm has a bias to hold an intercept.
+
+    Returns:
+        None where groups would differ in size, or where the norm is over more than channels.
+    """
+    sizes = mask.view(given.get("num_groups", 1), -1).sum(1)
+    sizes = sizes[sizes > 0]
+    groups, size = len(sizes), int(sizes[0])
+    if bool((sizes != size).any()) or len(given.get("normalized_shape", (0,))) != 1:
         return None
-    axis = 1 if func is F.group_norm else -1
-    chosen = given["input"].index_select(axis, mask.nonzero().squeeze(1))
-    whole = given | {"weight": None, "bias": None}
-    shape = {"num_groups": len(left)} if func is F.group_norm else {"normalized_shape": (int(left[0]),)}
-    part = whole | shape | {"input": chosen}
-    if func is F.rms_norm:
-        whole.pop("bias"), part.pop("bias")
-    wanted = func(**whole).index_select(axis, mask.nonzero().squeeze(1))
-    rows = [own.movedim(axis, 0).reshape(len(left), -1).double() for own in (wanted, func(**part))]
-    means = [own.mean(1, keepdim=True) if centered else own.new_zeros(len(left), 1) for own in rows]
-    z, without = (own - mean for own, mean in zip(rows, means, strict=True))
+    axis, kept = (1 if func is F.group_norm else -1), mask.nonzero().squeeze(1)
+    shape: dict[str, Any] = {"num_groups": groups} if func is F.group_norm else {"normalized_shape": (size,)}
+    plain = {name: value for name, value in given.items() if name not in ("weight", "bias")}
+    wanted = func(**plain).index_select(axis, kept)
+    alone = func(**plain | shape | {"input": given["input"].index_select(axis, kept)})
+    z, without = (own.movedim(axis, 0).reshape(groups, -1).double() for own in (wanted, alone))
+    means = [own.mean(1, keepdim=True) * with_intercept for own in (z, without)]
+    z, without = z - means[0], without - means[1]
     slope = (z * without).sum(1, keepdim=True) / without.square().sum(1, keepdim=True).clamp_min(1e-30)
     intercept = means[0] - slope * means[1]
-    return _Found(*(own.expand(-1, int(left[0])).flatten() for own in (slope, intercept)))
+    return _Found(*(own.expand(-1, size).flatten() for own in (slope, intercept)))

@@ -71,7 +71,7 @@ def merge_channels(
     stand_ins: dict[Key, _StandIns] = {}
     seen, looked_at = MomentsSeen(), example_inputs if noise is None else noise
     norms = ChannelNorms(original, kept)
-    for step, settlement in zip(steps, settlements(original, looked_at, forward_fn, lambda: within(seen, norms)), strict=True):
+    for step, settlement in zip(steps, settlements(original, looked_at, forward_fn, lambda: _both(seen, norms)), strict=True):
         inputs = kept.inputs(settlement.call)
         if inputs is not None and step.key not in stand_ins and not step.shared:
             channels = _channels(settlement.call, rows, generator)
@@ -93,11 +93,9 @@ def merge_channels(
 
 
 @contextlib.contextmanager
-def within(*contexts: AbstractContextManager[Any]) -> Iterator[None]:
-    """Enter several contexts as one."""
-    with contextlib.ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context)
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    """Enter two contexts as one."""
+    with first, second:
         yield
 
 

@@ -31,7 +31,7 @@ _Done = TypeVar("_Done")
 _SHIFT = 0.5
 """`mean` has two estimates of a constant, what is expected of removed channels and what noise tells; both count."""
 _ONE_IN = 8
-"""One in so many images of noise does to compare outputs."""
+"""To compare outputs, an eighth of the images of noise is enough."""
 
 
 def _none(job: RepairJob) -> list[LayerRepair]:
@@ -55,13 +55,18 @@ def _unless_worse(job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | N
     """Repair on noise, and take it back where that makes the outputs on other noise worse."""
     best, _ = on_noise(job.example_inputs, job.settings.seed + 1, functools.partial(_as_it_is, job), _ONE_IN)
     layers = _on_noise(job, functools.partial(repair, job))
+    return _kept_or_taken_back(job, best, layers)
+
+
+def _kept_or_taken_back(job: RepairJob, best: Best, layers: list[LayerRepair]) -> list[LayerRepair]:
+    """Keep a repair if outputs are no worse, otherwise take it back; with what to say of its layers."""
     if best.keep(f"Repair by {job.settings.method}"):
         return layers
     return [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
 
 
 def _as_it_is(job: RepairJob, noise: ExampleInputs | None) -> Best:
-    """The unrepaired model as the best so far, by its outputs on noise, or on the example inputs where there is none."""
+    """Take the unrepaired model for the best so far. Outputs are compared on noise, or on the example inputs if there is none."""
     return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
 
 
@@ -84,7 +89,7 @@ def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
 
 
 def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[LayerRepair], Norms]:
-    """Stand-ins, with batch norms as they are, and what these were given before."""
+    """Fold in stand-ins and leave batch norms as they are; also return what these were given in the unpruned model."""
     rows = min(job.settings.rows, POSITIONS)
     return merge_channels(
         job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=rows, seed=job.settings.seed
@@ -92,7 +97,7 @@ def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[L
 
 
 def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: Norms, shift: float) -> None:
-    """Let batch norms expect what noise tells that they are given, where there are any and noise."""
+    """Update the statistics of batch norms by noise, if there are batch norms and there is noise."""
     if before and noise is not None:
         update_norms(job.model, job.original, before, moments_of(job.model, noise, job.forward_fn), job.kept, shift=shift)
 
@@ -118,8 +123,7 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
             rows=settings.rows, seed=settings.seed, memory_gib=settings.memory_gib, store=_store(job, batches), progress=tell,
         )
     with job.phases("evaluating"):
-        if not best.keep(f"Repair by {settings.method}"):
-            layers = [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
+        layers = _kept_or_taken_back(job, best, layers)
     after = best.error
     if settings.batchnorm and calibration.matches and after is not None and norms_of(job.model):
         after = _try_norms(job, batches, after)
@@ -138,7 +142,10 @@ def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
 
 
 def _offer_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
-    """Let channels stand in for others; what comes of that with batch norms that expect it is offered to `best`."""
+    """Fold in stand-ins. The merged model, with updated batch norms, is compared with the best so far.
+
+    Least squares then begins with the batch norms of the original, as each layer is fitted to what it gave there.
+    """
     _, before = _with_stand_ins(job, noise)
     begun = copy.deepcopy(job.model)
     _expect_what_is_left(job, noise, before, 0.0)

@@ -17,12 +17,12 @@ __all__ = ["POSITIONS", "on_noise", "pink_noise"]
 _Result = TypeVar("_Result")
 
 _PIXELS, _FEWEST, _MOST = 2**20, 4, 256
-"""Pixels of noise, about, and how many images these may be.
+"""About how many pixels of noise there are, and the fewest and most images.
 
-With four in place of 20 images of 224 x 224, `merge` loses three to seven points more of EfficientNet-Lite0's accuracy.
+At 224 x 224 that is 20 images. With four, `merge` loses three to seven points more of EfficientNet-Lite0's accuracy.
 """
 POSITIONS = 2**12
-"""Of a layer's inputs, at most; more tell nothing new, as neighbours are alike."""
+"""How many positions of a layer's inputs are sampled from noise, at most. Neighbours are alike, and 2**14 gave no better result."""
 _PLAIN = 3
 """Dimensions of inputs that are no images: vectors, sequences."""
 
@@ -49,7 +49,7 @@ def on_noise(
 ) -> tuple[_Result, str | None]:
     """Call `act` with many images of noise, or, where a model does not take so many, with as many as the example inputs are.
 
-    Where inputs are not images alone, there is None. With `one_in`, there are that many times fewer.
+    Where inputs are not images alone, `act` gets None. With `one_in=8`, there is an eighth of the images.
 
     Returns:
         What `act` returns, and a note for the user if there were few images.

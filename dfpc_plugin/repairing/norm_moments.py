@@ -94,10 +94,11 @@ def moments_of(model: nn.Module, noise: ExampleInputs, forward_fn: ForwardFuncti
 
 
 class NoiseAsData(ImposedStatistics):
-    """Lets noise be to a pruned model what data is to it.
+    """Lets the batch norms of a pruned model treat noise as they would treat data.
 
-    What `update_norms` does, the other way round: where noise has the moments m and v in the unpruned model, and a norm that has
-    stored M and V there expects M' and V' in the pruned one, it normalises noise by m + M' - M and v V' / V.
+    Plain noise has other moments than data, so the statistics that batch norms have stored do not fit it. Let m and v be the
+    moments of noise in the unpruned model, M and V what the norm has stored there, and M' and V' what it has stored in the
+    pruned model. Then noise is normalised by m + M' - M and v V' / V. This is the inverse of `update_norms`.
     """
 
     def __init__(self, model: nn.Module, original: nn.Module, before: Norms, kept: Kept) -> None:
@@ -116,7 +117,7 @@ class NoiseAsData(ImposedStatistics):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func`, batch norms with what they have to expect of noise."""
+        """Call `func`; a batch norm gets statistics that fit noise."""
         if func is F.batch_norm:
             data, mean, variance, *affine, training, _, eps = batch_norm_arguments(*args, **(kwargs or {}))
             expected = self._expected.get((id(mean), id(variance)))

@@ -47,13 +47,13 @@ class Candidate:
 
 
 def keep_at_least(coupling: DataFlowCoupling, max_ratio: float, min_channels: int = 2) -> int:
-    """Return how many units of a coupling limits leave: never none.
+    """Return how many units of a coupling have to stay, at least one.
 
     Args:
         coupling: The coupling, as it was before any cut.
         max_ratio: The share of its units that may go, 0 to 1.
-        min_channels: How many channels a layer keeps. A unit of several blocks counts as several channels, a whole
-            attention head as one unit.
+        min_channels: The smallest number of channels that a layer keeps. A unit that spans several blocks has one channel in
+            each. Where whole attention heads go, this limit does not apply, and one head stays.
     """
     each = coupling.width // coupling.channels
     floor = 1 if coupling.whole_heads else min(math.ceil(min_channels / each), coupling.channels)
