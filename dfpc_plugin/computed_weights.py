@@ -50,11 +50,7 @@ def layer_of_original(model: nn.Module, path: str) -> str | None:
     layer, _, name = path.rpartition(".")
     if isinstance(getattr(model.get_submodule(layer), name, None), nn.Module):
         return None
-    return (
-        layer
-        if any(name.startswith(f"{weight}_") for weight in _hooked(model.get_submodule(layer)))
-        else None
-    )
+    return layer if any(name.startswith(f"{weight}_") for weight in _hooked(model.get_submodule(layer))) else None
 
 
 def advised(reason: str, model: nn.Module) -> str:

@@ -56,9 +56,7 @@ def couple_layers(
     for reader, sources in read:
         for source in sources:
             readers[root(source)][reader] = None
-    return tuple(
-        LayerCoupling(tuple(names), tuple(readers[key])) for key, names in members.items() if readers[key]
-    )
+    return tuple(LayerCoupling(tuple(names), tuple(readers[key])) for key, names in members.items() if readers[key])
 
 
 def couplings_of(run: Bounds) -> tuple[LayerCoupling, ...]:

@@ -74,7 +74,7 @@ class UnsupportedOperatorError(DFPCError):
             )
         lines.append(
             "Register a rule for each: decorate a function that does the same by other operators with "
-            '@dfpc_plugin.composed(the_operator), or a function from bounds to bounds with @dfpc_plugin.rule(the_operator, '
+            "@dfpc_plugin.composed(the_operator), or a function from bounds to bounds with @dfpc_plugin.rule(the_operator, "
             'kind="pointwise"); for the process, or inside `with dfpc_plugin.rule_scope():`.'
         )
         super().__init__("\n".join(lines))
@@ -173,8 +173,7 @@ class MissingDependencyError(DFPCError):
     def __init__(self, package: str, extra: str) -> None:
         """Name the missing `package` and the `extra` of this project that brings it."""
         super().__init__(
-            f"This needs the package '{package}', which is not installed; "
-            f'run: pip install "dfpc-plugin[{extra}]"'
+            f"This needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\""
         )
 
 

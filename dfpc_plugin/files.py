@@ -96,7 +96,9 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     """Return contiguous tensors that share no memory, and a few words about them, as safetensors: always the same bytes."""
     data = save(dict(tensors), metadata=dict(metadata))
     end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()  # the library's order is random
+    header = json.dumps(
+        json.loads(data[8:end]), sort_keys=True, separators=(",", ":")
+    ).encode()  # the library's order is random
     header += b" " * (-len(header) % 8)
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
 

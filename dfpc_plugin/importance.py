@@ -42,7 +42,9 @@ def unchanged(graph: tp.DependencyGraph) -> Iterator[None]:
             graph.__dict__[_CHECKED] = before
 
 
-def remembered(graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, compute: Callable[[], T]) -> tuple[ModelState, T]:
+def remembered(
+    graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, compute: Callable[[], T]
+) -> tuple[ModelState, T]:
     """Return what `compute` says of the model of `graph` as it is, with the record of what it was computed for.
 
     It is kept with the graph, so that it lives as long as that does and no longer, and computed again when the model has
@@ -121,9 +123,7 @@ class DFPCImportance(tp.importance.Importance):
       positions or large weights have large scores, so others are emptied first.
     """
 
-    def __init__(
-        self, ranking: ImportanceRanking = "expected", example_inputs: ExampleInputs | None = None
-    ) -> None:
+    def __init__(self, ranking: ImportanceRanking = "expected", example_inputs: ExampleInputs | None = None) -> None:
         """Choose a ranking.
 
         Args:
@@ -197,7 +197,6 @@ class DFPCImportance(tp.importance.Importance):
             return bgsc(graph.model, call.example_inputs, ranking=self._published, forward_fn=call.forward_fn)
 
         return remembered(graph, (self.ranking, *call.signature), group, score)
-
 
 
 def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> None:

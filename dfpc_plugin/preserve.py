@@ -152,9 +152,7 @@ class _Memory:
 class _Watch(TorchDispatchMode):
     """Announces every write to memory that an operator's schema declares."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Announce the writes of one operator and run it."""
         kwargs = kwargs or {}
         schema = getattr(func, "_schema", None)

@@ -119,7 +119,9 @@ class RunRecord:
         empty = vars(cls())
         for name, value in known.items():
             if name in _KINDS and not isinstance(value, _KINDS[name]):
-                raise RecordError(f"The record's '{name}' is a {type(value).__name__}; it was not written by this library.")
+                raise RecordError(
+                    f"The record's '{name}' is a {type(value).__name__}; it was not written by this library."
+                )
         return cls(**{**empty, **known})
 
     def to_json(self) -> dict[str, Any]:

@@ -142,9 +142,7 @@ def bgsc(
     return saliency_of(followed(model, example_inputs, forward_fn, flow_of(ranking)), ranking)
 
 
-def followed(
-    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow
-) -> Bounds:
+def followed(model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow) -> Bounds:
     """Let something flow through a model whose weights are finite.
 
     Raises:

@@ -142,5 +142,11 @@ def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | 
 @contextlib.contextmanager
 def _recording(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients, whatever mode the caller is in; the model is restored at exit."""
-    with collector_paused(), torch.inference_mode(False), torch.no_grad(), evaluating(model), scripted_functions_redirected():
+    with (
+        collector_paused(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        evaluating(model),
+        scripted_functions_redirected(),
+    ):
         yield

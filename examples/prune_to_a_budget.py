@@ -1,6 +1,6 @@
 """Prune a timm model to half of its multiply-accumulates, without data, and see which layers have paid for it.
 
-    python examples/prune_to_a_budget.py --model resnet18 --target "macs=0.5, params=0.6"
+python examples/prune_to_a_budget.py --model resnet18 --target "macs=0.5, params=0.6"
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Take whole attention heads from a vision transformer, in every block as many as matter least there.
 
-    python examples/prune_vit_heads.py
+python examples/prune_vit_heads.py
 """
 
 import timm
@@ -24,7 +24,9 @@ def main() -> None:
 
     for index, block in enumerate(result.model.blocks):
         attention = block.attn
-        print(f"block {index}: {attention.num_heads} heads of {attention.head_dim}, qkv {tuple(attention.qkv.weight.shape)}")
+        print(
+            f"block {index}: {attention.num_heads} heads of {attention.head_dim}, qkv {tuple(attention.qkv.weight.shape)}"
+        )
     left = sum(block.attn.num_heads for block in result.model.blocks)
     print(f"Heads: {sum(block.attn.num_heads for block in model.blocks)} -> {left}")
     with torch.inference_mode():

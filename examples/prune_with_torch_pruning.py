@@ -1,6 +1,6 @@
 """Prune a timm model with Torch-Pruning and DFPC, without data, and say what came of it.
 
-    python examples/prune_with_torch_pruning.py --model resnet50 --pretrained --ratio 0.2
+python examples/prune_with_torch_pruning.py --model resnet50 --pretrained --ratio 0.2
 """
 
 import argparse

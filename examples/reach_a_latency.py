@@ -1,6 +1,6 @@
 """Make a model one and a quarter times faster on this machine, measured side by side with the original.
 
-    python examples/reach_a_latency.py --speedup 1.25
+python examples/reach_a_latency.py --speedup 1.25
 """
 
 import argparse
@@ -24,12 +24,16 @@ def main() -> None:
     protocol = dfpc.LatencySettings(threads=1, min_run_time=0.5)
 
     result = dfpc.prune(model, x, f"speedup={options.speedup}", latency=protocol)
-    print(f"Asked for {options.speedup:g}x, found {result.speedup:.2f}x with {result.after.macs / result.before.macs:.0%} of the MACs")
+    print(
+        f"Asked for {options.speedup:g}x, found {result.speedup:.2f}x with {result.after.macs / result.before.macs:.0%} of the MACs"
+    )
 
     # Trust, and measure again: in turns, so that a machine that slows down slows both.
     measured = protocol.measure({"before": model, "after": result.model}, x)
     before, after = measured["before"], measured["after"]
-    print(f"Measured again: {1e3 * before.median:.1f} ms -> {1e3 * after.median:.1f} ms, {after.speedup_over(before):.2f}x")
+    print(
+        f"Measured again: {1e3 * before.median:.1f} ms -> {1e3 * after.median:.1f} ms, {after.speedup_over(before):.2f}x"
+    )
     print(f"Spread of single rounds: {after.noise:.0%}")
     for note in result.notes:
         print("Note:", note)

@@ -1,6 +1,6 @@
 """Register an operator that the package does not know, then score and prune a model that calls it.
 
-    python examples/rule_for_own_operator.py
+python examples/rule_for_own_operator.py
 """
 
 import torch
@@ -19,7 +19,9 @@ class Bessel(nn.Module):
 
 def main() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), Bessel(), nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), Bessel(), nn.Conv2d(16, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    )
     x = torch.randn(1, 3, 16, 16)
     try:
         dfpc.bgsc(model, x)

@@ -85,9 +85,7 @@ class Experiment:
                     named[name].select(dim, index).fill_(1.0 if name.endswith("running_var") else 0.0)
         return named
 
-    def expected(
-        self, elements: frozenset[Element]
-    ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def expected(self, elements: frozenset[Element]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Outputs without some elements and the columns that read them; these columns by reader; weights."""
         named = self.zero_state(elements)
         empty = self.reader_inputs(named)

@@ -61,7 +61,9 @@ def transposed() -> nn.Module:
 
 
 def linear() -> nn.Module:
-    return sequence(nn.Linear(3, 9), nn.GELU(), nn.LayerNorm(9), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 2))
+    return sequence(
+        nn.Linear(3, 9), nn.GELU(), nn.LayerNorm(9), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 2)
+    )
 
 
 def concatenation() -> nn.Module:

@@ -58,7 +58,13 @@ SCHEDULE = ScheduleSettings(
 
 def tuned(checkpoint=None, **options):
     return finetune(
-        digit_net(), train_digits(), val_digits(50), settings=SETTINGS, checkpoint=checkpoint, resume=checkpoint is not None, **options
+        digit_net(),
+        train_digits(),
+        val_digits(50),
+        settings=SETTINGS,
+        checkpoint=checkpoint,
+        resume=checkpoint is not None,
+        **options,
     )
 
 
@@ -82,7 +88,9 @@ def sharded_schedule(processes: int):
         tuning=FinetuneSettings(steps=3, batch_size=32 // processes, schedule="constant"),
         final=FinetuneSettings(steps=3, batch_size=32 // processes),
     )
-    return prune_and_tune(digit_net(norms=False, dropout=0.0), INPUTS, "macs=0.7", train_digits(), val_digits(51), settings=settings)
+    return prune_and_tune(
+        digit_net(norms=False, dropout=0.0), INPUTS, "macs=0.7", train_digits(), val_digits(51), settings=settings
+    )
 
 
 def main(kind: str, target: str, checkpoint: str = "") -> None:

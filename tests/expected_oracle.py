@@ -145,8 +145,7 @@ class Oracle:
         if signal.means is not None:
             shifts = [0.0] * outputs if bias is None else bias.tolist()
             means = [
-                sum(row[c] * signal.means[c] for c in range(inputs)) + b
-                for row, b in zip(sums, shifts, strict=True)
+                sum(row[c] * signal.means[c] for c in range(inputs)) + b for row, b in zip(sums, shifts, strict=True)
             ]
         return Signal({name: written}, means)
 

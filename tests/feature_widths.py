@@ -52,10 +52,14 @@ def truths(model: nn.Module, inputs: Any) -> dict[str, Any]:
         "head_hidden_size": _is_width(pooled, getattr(model, "head_hidden_size", None)),
     }
     info = getattr(model, "feature_info", [])
-    found |= {f"feature_info of {entry['module']}": true for entry, true in zip(info, _of_modules(model, inputs), strict=True)}
+    found |= {
+        f"feature_info of {entry['module']}": true for entry, true in zip(info, _of_modules(model, inputs), strict=True)
+    }
     returned = _tried(lambda: model.forward_intermediates(inputs, intermediates_only=True))
     if isinstance(returned, list) and len(returned) == len(info):
-        found |= {f"intermediate {i}": _is_width(t, e["num_chs"]) for i, (t, e) in enumerate(zip(returned, info, strict=True))}
+        found |= {
+            f"intermediate {i}": _is_width(t, e["num_chs"]) for i, (t, e) in enumerate(zip(returned, info, strict=True))
+        }
     for pool in POOLS:
         found[f"reset with {pool}"] = _tried(lambda pool=pool: _after_reset(model, inputs, pool))
     return found
@@ -66,6 +70,7 @@ def _of_modules(model: nn.Module, inputs: Any) -> list[bool]:
     modules, true, handles = dict(model.named_modules()), {}, []
     for number, entry in enumerate(getattr(model, "feature_info", [])):
         if entry["module"] in modules:
+
             def keep(_: Any, args: Any, output: Any, number: int = number, entry: Any = entry) -> None:
                 true[number] = _is_width(args if entry.get("hook_type") == "forward_pre" else output, entry["num_chs"])
 

@@ -23,12 +23,8 @@ def _classify(g: Graph, t: str, classes: int = 3) -> Graph:
 def plain() -> Graph:
     """Four convolutions in a row, two of them without BatchNorm, then flatten and a hidden linear layer."""
     g = Graph(dict(IMAGE))
-    t = g.chain(
-        "x", ("conv", {"out": 4, **SAME}), BN, RELU, ("conv", {"out": 5, **HALF, "bias": False}), RELU
-    )
-    t = g.chain(
-        t, ("conv", {"out": 2, "kernel_size": (3, 1)}), ("avgpool", {"kernel_size": (1, 2)}), ("flatten", {})
-    )
+    t = g.chain("x", ("conv", {"out": 4, **SAME}), BN, RELU, ("conv", {"out": 5, **HALF, "bias": False}), RELU)
+    t = g.chain(t, ("conv", {"out": 2, "kernel_size": (3, 1)}), ("avgpool", {"kernel_size": (1, 2)}), ("flatten", {}))
     g.chain(t, ("linear", {"out": 6}), BN, RELU, ("linear", {"out": 3, "bias": False}))
     return g
 
@@ -38,9 +34,7 @@ def residual() -> Graph:
     g = Graph(dict(IMAGE))
     t = g.chain("x", ("conv", {"out": 4, **SAME}), BN, ("relu", {"inplace": True}))
     for _ in range(2):
-        y = g.chain(
-            t, ("conv", {"out": 3, **SAME}), BN, ("relu", {"inplace": True}), ("conv", {"out": 4, **SAME}), BN
-        )
+        y = g.chain(t, ("conv", {"out": 3, **SAME}), BN, ("relu", {"inplace": True}), ("conv", {"out": 4, **SAME}), BN)
         t = g.add("relu", g.add("add_", y, t), inplace=True)
     return _classify(g, t)
 
@@ -50,9 +44,7 @@ def bottleneck() -> Graph:
     g = Graph(dict(IMAGE))
     t = g.chain("x", ("conv", {"out": 3, **SAME}), BN, RELU)
     for out, stride in ((4, 1), (6, 2), (6, 1)):
-        y = g.chain(
-            t, ("conv", {"out": 2}), BN, RELU, ("conv", {"out": 2, **SAME, "stride": stride}), BN, RELU
-        )
+        y = g.chain(t, ("conv", {"out": 2}), BN, RELU, ("conv", {"out": 2, **SAME, "stride": stride}), BN, RELU)
         y = g.chain(y, ("conv", {"out": out}), BN)
         if g.shapes[t] != g.shapes[y]:
             t = g.chain(t, ("conv", {"out": out, "stride": stride}), BN)
@@ -88,9 +80,7 @@ def depthwise_multiplier() -> Graph:
     t = g.chain("x", ("conv", {"out": 3, **SAME}), BN)
     wide = g.chain(t, ("dw", {"multiplier": 2}), BN)
     t = g.add("add", wide, g.add("conv", t, out=6))
-    return _classify(
-        g, g.chain(t, RELU, ("dw", {"kernel_size": 2, "padding": 0}), ("dw", {}), ("conv", {"out": 2}))
-    )
+    return _classify(g, g.chain(t, RELU, ("dw", {"kernel_size": 2, "padding": 0}), ("dw", {}), ("conv", {"out": 2})))
 
 
 def dilated() -> Graph:
@@ -106,9 +96,7 @@ def grouped() -> Graph:
     """ResNeXt-like grouped convolutions, one with several input and output channels per group."""
     g = Graph(dict(IMAGE))
     t = g.chain("x", ("conv", {"out": 4, **SAME}), BN, RELU)
-    y = g.chain(
-        t, ("conv", {"out": 6, **SAME, "groups": 2}), BN, RELU, ("conv", {"out": 6, **SAME, "groups": 3})
-    )
+    y = g.chain(t, ("conv", {"out": 6, **SAME, "groups": 2}), BN, RELU, ("conv", {"out": 6, **SAME, "groups": 3}))
     y = g.chain(y, ("shuffle", {"groups": 2}), ("conv", {"out": 4}), BN)
     return _classify(g, g.add("relu", g.add("add", t, y)))
 
@@ -120,12 +108,8 @@ def transposed_decoder() -> Graph:
     t = g.chain(skip, ("conv", {"out": 4, **HALF}), BN, RELU, ("tconv", {"out": 3, "stride": 2}))
     t = g.add("add", t, g.chain(skip, ("avgpool", {"kernel_size": 2}), ("upsample", {"mode": "nearest"})))
     t = g.chain(t, RELU, ("conv", {"out": 4, **HALF}), ("tconv", {"out": 6, "kernel_size": 3, "groups": 2}))
-    t = g.chain(
-        t, ("tconv", {"out": 6, "kernel_size": 3, "groups": 6, "stride": 1, "padding": 1, "dilation": 1})
-    )
-    t = g.chain(
-        t, RELU, ("tconv", {"out": 3, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1})
-    )
+    t = g.chain(t, ("tconv", {"out": 6, "kernel_size": 3, "groups": 6, "stride": 1, "padding": 1, "dilation": 1}))
+    t = g.chain(t, RELU, ("tconv", {"out": 3, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}))
     g.add("conv", g.chain(t, ("upsample", {"mode": "bilinear", "align_corners": False})), out=2)
     return g
 
@@ -181,9 +165,7 @@ def padded() -> Graph:
     """Every way to pad: in a module, in the convolution's own mode, as a string, and in pooling."""
     g = Graph(dict(IMAGE))
     t = g.chain("x", ("pad", {"size": (0, 1, 2, 0)}), ("conv", {"out": 3, "kernel_size": 3, "stride": 2}), BN)
-    t = g.chain(
-        t, ("pad", {"size": (1, 0, 1, 0)}), ("conv", {"out": 3, "kernel_size": (1, 3), "padding": "same"})
-    )
+    t = g.chain(t, ("pad", {"size": (1, 0, 1, 0)}), ("conv", {"out": 3, "kernel_size": (1, 3), "padding": "same"}))
     t = g.chain(t, ("conv", {"out": 4, **SAME, "padding_mode": "circular"}))
     t = g.chain(t, ("avgpool", {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}))
     t = g.chain(t, ("conv", {"out": 4, **SAME, "padding_mode": "reflect"}))

@@ -27,11 +27,7 @@ def _draw_conv(draw: Draw, into: int, width: int) -> nn.Module:
     """A convolution, perhaps in groups, perhaps with a norm and an activation."""
     groups = 2 if into % 2 == width % 2 == 0 and draw(st.integers(0, 3)) == 0 else 1
     layer = conv(into, width, draw(st.sampled_from((1, 3))), groups=groups, bias=draw(st.booleans()))
-    norm = draw(
-        st.sampled_from(
-            (None, nn.BatchNorm2d, partial(nn.GroupNorm, 2 - width % 2), partial(nn.GroupNorm, 1))
-        )
-    )
+    norm = draw(st.sampled_from((None, nn.BatchNorm2d, partial(nn.GroupNorm, 2 - width % 2), partial(nn.GroupNorm, 1))))
     act = draw(st.sampled_from((None, *ACTIVATIONS)))
     layers = [layer] if norm is None else [layer, norm(width)]
     return Between(lambda m, x: m.body(x) if act is None else act(m.body(x)), body=nn.Sequential(*layers))
@@ -51,9 +47,7 @@ def residual(draw: Draw, width: int, depth: int = 1) -> tuple[nn.Module, int]:
 def concatenated(draw: Draw, width: int) -> tuple[nn.Module, int]:
     first, second = _draw_conv(draw, width, 2), _draw_conv(draw, width, 4)
     keeps = draw(st.booleans()) and width <= 6
-    join = (
-        (lambda m, x: torch.cat((x, m.a(x)), 1)) if keeps else (lambda m, x: torch.cat((m.b(x), m.a(x)), 1))
-    )
+    join = (lambda m, x: torch.cat((x, m.a(x)), 1)) if keeps else (lambda m, x: torch.cat((m.b(x), m.a(x)), 1))
     return Between(join, a=first, b=second), width + 2 if keeps else 6
 
 
@@ -96,9 +90,7 @@ def attention(draw: Draw, width: int) -> tuple[nn.Module, int]:
         tokens = x.flatten(2).transpose(1, 2)
         batch, count, _ = tokens.shape
         if spelled == 0:
-            q, k, v = (
-                m.qkv(tokens).reshape(batch, count, 3, m.heads, m.inner // m.heads).permute(2, 0, 3, 1, 4)
-            )
+            q, k, v = m.qkv(tokens).reshape(batch, count, 3, m.heads, m.inner // m.heads).permute(2, 0, 3, 1, 4)
         else:
             parts = m.qkv(tokens).chunk(3, -1)
             q, k, v = (t.unflatten(-1, (m.heads, -1)).transpose(1, 2) for t in parts)
@@ -232,9 +224,7 @@ def networks(draw: Draw, max_blocks: int = 4) -> tuple[nn.Module, Any]:
         parts["other"] = conv(2, width)
         inputs += (torch.rand(2, 2, 4, 4, dtype=torch.float64) - 0.5,)
     head = draw(st.sampled_from(("pooled", "flat", "map")))
-    parts["head"] = {"pooled": nn.Linear(last, 2), "flat": nn.Linear(16 * last, 2), "map": conv(last, 2)}[
-        head
-    ]
+    parts["head"] = {"pooled": nn.Linear(last, 2), "flat": nn.Linear(16 * last, 2), "map": conv(last, 2)}[head]
 
     def run(m: Any, x: Tensor, y: Tensor | None = None) -> Any:
         x = m.stem(x) if y is None else m.stem(x) + m.other(y)

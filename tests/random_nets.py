@@ -39,17 +39,13 @@ class Grower:
         """Maybe BatchNorm, maybe an activation."""
         if self.batchnorm and self.flag():
             t = self.graph.add("bn", t)
-        return (
-            self.graph.add("act", t, kind=self.draw(st.sampled_from(self.activations))) if self.flag() else t
-        )
+        return self.graph.add("act", t, kind=self.draw(st.sampled_from(self.activations))) if self.flag() else t
 
     def conv(self, t: str, out: int | None = None, stride: int = 1, same: bool = True) -> str:
         """A convolution that keeps the positions (before the stride) if `same`, else any that fits."""
         channels, *size = self.graph.shapes[t]
         out = out or self.integer(1, MAX_CHANNELS)
-        kernel, dilation = self.draw(
-            st.sampled_from(((3, 1), (1, 1), (3, 2)) if same else ((2, 1), (3, 1), (2, 2)))
-        )
+        kernel, dilation = self.draw(st.sampled_from(((3, 1), (1, 1), (3, 2)) if same else ((2, 1), (3, 1), (2, 2))))
         reach = dilation * (kernel - 1)
         padding = reach // 2
         if not same:
@@ -57,17 +53,9 @@ class Grower:
             padding = reach if min(size) <= reach else self.integer(0, reach // 2)
         groups = 1
         if self.groups:
-            fitting = [
-                g for g in range(1, gcd(channels, out) + 1) if gcd(channels, out) % g == 0 and g < channels
-            ]
+            fitting = [g for g in range(1, gcd(channels, out) + 1) if gcd(channels, out) % g == 0 and g < channels]
             groups = self.draw(st.sampled_from(fitting or [1]))
-        options = {
-            "kernel_size": kernel,
-            "dilation": dilation,
-            "padding": padding,
-            "stride": stride,
-            "groups": groups,
-        }
+        options = {"kernel_size": kernel, "dilation": dilation, "padding": padding, "stride": stride, "groups": groups}
         return self.graph.add("conv", t, out=out, bias=self.bias and self.flag(), **options)
 
     # Blocks: each takes a tensor's name and returns one.
@@ -129,9 +117,7 @@ class Grower:
             return self.pool(t)
         if self.flag():
             return self.graph.add("upsample", t, mode="nearest")
-        return self.touch_up(
-            self.graph.add("tconv", t, out=self.integer(1, MAX_CHANNELS), stride=2, bias=self.bias)
-        )
+        return self.touch_up(self.graph.add("tconv", t, out=self.integer(1, MAX_CHANNELS), stride=2, bias=self.bias))
 
     def head(self, t: str) -> None:
         kind = self.draw(st.sampled_from(("conv", "gap", "flatten", "hidden", "none")))

@@ -74,18 +74,13 @@ def test_scores_of_a_computed_weight_are_those_of_its_values() -> None:
         parametrize.remove_parametrizations(layer, "weight")
     one, other = bgsc(model, IMAGE), bgsc(plain, IMAGE)
     assert all(torch.allclose(one[name], other[name]) for name in ("a", "b"))
-    gone = [
-        [cutting.gone for cutting in prune(each, IMAGE, "ratio=0.5").couplings] for each in (model, plain)
-    ]
+    gone = [[cutting.gone for cutting in prune(each, IMAGE, "ratio=0.5").couplings] for each in (model, plain)]
     assert gone[0] == gone[1]
 
 
 def test_vectors_of_a_spectral_norm_go_with_its_weight() -> None:
     for wrap, names in (
-        (
-            parametrizations.spectral_norm,
-            {"a.parametrizations.weight.0._u", "b.parametrizations.weight.0._v"},
-        ),
+        (parametrizations.spectral_norm, {"a.parametrizations.weight.0._u", "b.parametrizations.weight.0._v"}),
         (spectral_norm, {"a.weight_u", "b.weight_v"}),
     ):
         first = find_couplings(_net(wrap), IMAGE)[0]
@@ -97,9 +92,7 @@ def test_a_weight_whose_channels_cannot_be_followed_is_protected_with_advice() -
     """An orthogonal weight has no rows of its own in the original; what it reads and writes is listed as protected."""
     model = _net(lambda layer: layer)
     parametrizations.orthogonal(model.b)
-    listed = {
-        coupling.name: coupling.protected for coupling in find_couplings(model, IMAGE) if coupling.feed_in
-    }
+    listed = {coupling.name: coupling.protected for coupling in find_couplings(model, IMAGE) if coupling.feed_in}
     assert "in 'b' through a computed weight" in (listed["a"] or "")
     for name in ("a", "b.parametrizations.weight.original"):
         assert (listed[name] or "").endswith(

@@ -51,9 +51,7 @@ def inferred_and_weighed(block, x):
         return block(x * scale)
 
 
-@pytest.mark.parametrize(
-    "how", [reentrant, not_reentrant, sequential, inferred, torch.inference_mode()(inferred)]
-)
+@pytest.mark.parametrize("how", [reentrant, not_reentrant, sequential, inferred, torch.inference_mode()(inferred)])
 @pytest.mark.parametrize("training", [False, True])
 def test_scores_and_cuts_are_those_of_the_plain_model(how, training):
     plain, model = Net(), Net(how).train(training)
@@ -75,9 +73,7 @@ def test_images_are_made_through_checkpoints():
         model.blocks[1] = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1))
         return model
 
-    found = [
-        prune(normed(how), X, "ratio=0.3", repair="synthetic") for how in (not_reentrant, lambda b, x: b(x))
-    ]
+    found = [prune(normed(how), X, "ratio=0.3", repair="synthetic") for how in (not_reentrant, lambda b, x: b(x))]
     one, other = (result.model.state_dict() for result in found)
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 

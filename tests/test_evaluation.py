@@ -68,7 +68,9 @@ def test_progress_is_told(model):
 
 def test_more_classes_than_outputs(model):
     model[-1] = nn.Linear(96, 7)
-    with pytest.raises(DataError, match=r"The data set has 10 classes, the model 7 outputs; build the model with num_classes=10"):
+    with pytest.raises(
+        DataError, match=r"The data set has 10 classes, the model 7 outputs; build the model with num_classes=10"
+    ):
         evaluate_model(model, val_digits(5))
     plain = TensorDataset(torch.randn(3, 4), torch.tensor([0, 3, 1]))
     with pytest.raises(DataError, match="The data set has 4 classes, the model 2 outputs"):
@@ -79,7 +81,9 @@ def test_more_classes_than_outputs(model):
 
 
 def test_wrong_images(model):
-    large = open_images("digits", "val", evaluation_transform(dataclasses.replace(PREPROCESSING, size=(1, 16, 16))), limit=4)
+    large = open_images(
+        "digits", "val", evaluation_transform(dataclasses.replace(PREPROCESSING, size=(1, 16, 16))), limit=4
+    )
     with pytest.raises(DataError, match=r"The model cannot take images of shape \(1, 16, 16\): .*preprocessing_of"):
         evaluate_model(model, large)
     with pytest.raises(DataError, match="gives images as Image, not as tensors"):
@@ -94,12 +98,16 @@ def test_wrong_images(model):
 
 @pytest.mark.parametrize("workers", [-1, 10**6])
 def test_so_many_workers_are_never_started(model, workers):
-    with pytest.raises(DataError, match=rf"workers={workers} is no number of processes for this machine; give 0 to \d+\."):
+    with pytest.raises(
+        DataError, match=rf"workers={workers} is no number of processes for this machine; give 0 to \d+\."
+    ):
         evaluate_model(model, val_digits(4), workers=workers)
 
 
 @pytest.mark.skipif(not DATA, reason="DFPC_DATA does not say where the networks and images are")
-@pytest.mark.parametrize(("network", "accuracy"), [("resnet20", 86.78), pytest.param("resnet56", 88.00, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("network", "accuracy"), [("resnet20", 86.78), pytest.param("resnet56", 88.00, marks=pytest.mark.slow)]
+)
 def test_networks_reach_their_published_accuracy(network, accuracy):
     """To the digit, so nothing may resample the images."""
     model = build_model(f"cifar/{network}")

@@ -50,14 +50,19 @@ def paper(monkeypatch):
 
 
 def percentages(text):
-    return {name: float(value) for name, value in re.findall(r"^([\w-][\w -]*?): +(?:top-1 )?([\d.]+) ?%", text, re.MULTILINE)}
+    return {
+        name: float(value)
+        for name, value in re.findall(r"^([\w-][\w -]*?): +(?:top-1 )?([\d.]+) ?%", text, re.MULTILINE)
+    }
 
 
 def test_every_script_is_in_the_list_and_the_list_names_nothing_else():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"\]\(([\w/]+\.py)\)", text))
     there = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.glob("*.py")}
-    there |= {path.relative_to(EXAMPLES).as_posix() for path in (EXAMPLES / "benchmarks").glob("*_*.py")} - {"benchmarks/cifar_resnet.py"}
+    there |= {path.relative_to(EXAMPLES).as_posix() for path in (EXAMPLES / "benchmarks").glob("*_*.py")} - {
+        "benchmarks/cifar_resnet.py"
+    }
     assert there <= listed
     assert all((EXAMPLES / name).is_file() for name in listed)
 
@@ -142,7 +147,9 @@ def test_figures_are_those_that_the_script_draws(figures, tmp_path):
     kept = ROOT / "docs" / "assets" / "figures"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in kept.iterdir())
     for path in tmp_path.iterdir():
-        assert _skeleton(path.read_text("utf-8")) == _skeleton((kept / path.name).read_text("utf-8")), f"draw {path.name} anew"
+        assert _skeleton(path.read_text("utf-8")) == _skeleton((kept / path.name).read_text("utf-8")), (
+            f"draw {path.name} anew"
+        )
 
 
 def test_drawing_twice_gives_the_same_bytes(figures, tmp_path):
@@ -177,7 +184,10 @@ def test_measured_figures_are_those_of_the_tables():
     checked = 0
     for table in tables:
         (speedup,) = re.findall(r"% before, ([\d.]+)x fewer", table.splitlines()[0]) or [None]
-        rows = {cells[1].strip(): cells for cells in (line.split("|") for line in table.splitlines() if line.startswith("| "))}
+        rows = {
+            cells[1].strip(): cells
+            for cells in (line.split("|") for line in table.splitlines() if line.startswith("| "))
+        }
         for point in content["points"] if speedup else ():
             name = {"DFPC": "DFPC, `expected`"}.get(point["label"], point["label"].removesuffix(" (TP)"))
             if point["speedup"] == float(speedup) and name in rows:
@@ -210,7 +220,9 @@ def test_the_papers_protocol_end_to_end(paper, tmp_path, capsys):
     """One row per criterion, kind of channel and stop; a second run computes nothing again, another experiment is refused."""
     model = build_model("cifar/resnet20")
     weights = write_tensors(tmp_path / "weights.safetensors", model.state_dict(), {})
-    images = write_zip(tmp_path / "images.zip", [f"test/{kind}/{number}.png" for kind in "abcdefghij" for number in range(2)])
+    images = write_zip(
+        tmp_path / "images.zip", [f"test/{kind}/{number}.png" for kind in "abcdefghij" for number in range(2)]
+    )
     latency = dfpc.LatencySettings(threads=1, batch_size=1, min_run_time=0.01)
     arguments = {
         "network": "cifar/resnet20", "weights": weights, "data": str(images), "criteria": ("l1", "random"), "speedups": (1.2,),

@@ -158,7 +158,10 @@ def test_means_along_other_axes_are_not_taken_for_those_of_channels():
     shift = torch.arange(8.0).double()
     columns, eight = (lambda x: F.layer_norm(x, (8,), bias=shift)), (torch.ones(8).double(), torch.ones(8).double())
     assert torch.equal(moments(columns, *eight)[0], shift)
-    for function in (lambda x: F.max_pool2d(x, 2).relu(), lambda x: F.conv2d(x, torch.ones(2, 8, 1, 1).double()).relu()):
+    for function in (
+        lambda x: F.max_pool2d(x, 2).relu(),
+        lambda x: F.conv2d(x, torch.ones(2, 8, 1, 1).double()).relu(),
+    ):
         assert moments(lambda x, f=function: f(columns(x)), *eight)[0] is None
 
 

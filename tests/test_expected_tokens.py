@@ -32,7 +32,9 @@ class Attending(nn.Module):
 
 def test_attention_returns_the_mean_over_tokens() -> None:
     """Means of 6 and -6 add up to 0, where a ReLU cuts off half; twice 6 is never cut off, twice -6 always."""
-    model = Attending(torch.tensor([[6.0, 6.0, -6.0, 6.0], [6.0, -6.0, -6.0, 6.0]], dtype=torch.float64)).double().eval()
+    model = (
+        Attending(torch.tensor([[6.0, 6.0, -6.0, 6.0], [6.0, -6.0, -6.0, 6.0]], dtype=torch.float64)).double().eval()
+    )
     scores = dfpc.bgsc(model, torch.zeros(1, 2, 3, dtype=torch.float64), ranking="expected")["value"]
     half = relu_moments(0.0, 1.0)[1]
     assert float(scores[1] / scores[0]) == pytest.approx(half, rel=2e-3)
@@ -60,5 +62,7 @@ def test_attention_as_a_module_counts_as_the_fused_function() -> None:
     module, fused = AsModule().double().eval(), Fused().double().eval()
     fused.load_state_dict(module.state_dict())
     tokens = torch.rand(1, 5, 16, dtype=torch.float64)
-    found, wanted = (dfpc.bgsc(model, tokens, ranking="expected")["attention.in_proj_weight"] for model in (module, fused))
+    found, wanted = (
+        dfpc.bgsc(model, tokens, ranking="expected")["attention.in_proj_weight"] for model in (module, fused)
+    )
     torch.testing.assert_close(found[:32], wanted[:32])

@@ -27,9 +27,7 @@ def in_closure(model):
 
 def in_dict_of_lists(model):
     kept = {}
-    model[0].register_forward_hook(
-        lambda module, args, output: kept.setdefault(type(module), []).append(output)
-    )
+    model[0].register_forward_hook(lambda module, args, output: kept.setdefault(type(module), []).append(output))
     return lambda: list(kept)
 
 
@@ -80,9 +78,7 @@ def in_default(model):
 
 def in_partial(model):
     kept = set()
-    model[0].register_forward_hook(
-        functools.partial(lambda kept, module, args, output: kept.add(output), kept)
-    )
+    model[0].register_forward_hook(functools.partial(lambda kept, module, args, output: kept.add(output), kept))
     return lambda: kept
 
 
@@ -134,9 +130,7 @@ KEEPERS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "run", [bgsc, find_couplings, lambda *args: prune(*args, "ratio=0.3", repair="merge")]
-)
+@pytest.mark.parametrize("run", [bgsc, find_couplings, lambda *args: prune(*args, "ratio=0.3", repair="merge")])
 @pytest.mark.parametrize("keeper", KEEPERS, ids=lambda keeper: keeper.__name__)
 def test_a_hook_that_looks_keeps_nothing(keeper, run):
     model = net()
@@ -163,9 +157,7 @@ def test_a_hook_that_changes_data_is_part_of_the_forward():
 def test_a_hook_that_needs_values_is_named(run):
     model, seen = net(), {}
     model[2].register_forward_hook(lambda module, args, output: seen.update(std=float(output.std())))
-    with pytest.raises(
-        HookError, match=r"forward hook .*<lambda> of module '2' cannot run without data .*remove"
-    ):
+    with pytest.raises(HookError, match=r"forward hook .*<lambda> of module '2' cannot run without data .*remove"):
         run(model, torch.ones(1, 3, 8, 8))
     assert not seen
 

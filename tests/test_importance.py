@@ -31,9 +31,7 @@ def pruner_for(model, importance=None, *, x=X, kind=tp.MetaPruner, **kwargs):
     """Build a pruner with dictionaries of its own: Torch-Pruning shares its defaults between instances."""
     fresh = {name: kwargs.pop(name, {}) for name in FRESH}
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else model.fc
-    return kind(
-        model, x, importance=importance or DFPCImportance(), ignored_layers=[classifier], **fresh, **kwargs
-    )
+    return kind(model, x, importance=importance or DFPCImportance(), ignored_layers=[classifier], **fresh, **kwargs)
 
 
 def groups_of(pruner):
@@ -145,7 +143,9 @@ def test_rankings_differ_as_documented():
     torch.testing.assert_close(mean, published / published.mean())
     assert not torch.allclose(relative / relative.mean(), mean)
     assert DFPCImportance().ranking == "expected"
-    with pytest.raises(DFPCError, match="must be one of output, expected, relative, coupling-mean, published, not 'mean'"):
+    with pytest.raises(
+        DFPCError, match="must be one of output, expected, relative, coupling-mean, published, not 'mean'"
+    ):
         DFPCImportance("mean")
 
 
@@ -215,8 +215,16 @@ def test_pruning_attention_heads_of_timm_models():
     model = small("vit_tiny_patch16_224")
     heads = {m.qkv: m.num_heads for m in model.modules() if hasattr(m, "qkv")}
     importance = DFPCImportance()
-    pruner = pruner_for(model, importance, x=torch.randn(1, 3, 224, 224), num_heads=heads, pruning_ratio=0.34,
-                        prune_num_heads=True, prune_head_dims=False, head_pruning_ratio=0.3)
+    pruner = pruner_for(
+        model,
+        importance,
+        x=torch.randn(1, 3, 224, 224),
+        num_heads=heads,
+        pruning_ratio=0.34,
+        prune_num_heads=True,
+        prune_head_dims=False,
+        head_pruning_ratio=0.3,
+    )
     pruner.step()
     for module in model.modules():
         if hasattr(module, "qkv"):

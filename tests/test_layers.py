@@ -86,9 +86,7 @@ def circles(graph):
                 waiting += graph[node]
         reached[start] = seen
     return {
-        frozenset(other for other in reached[node] if node in reached[other])
-        for node in graph
-        if node in reached[node]
+        frozenset(other for other in reached[node] if node in reached[other]) for node in graph if node in reached[node]
     }
 
 

@@ -37,7 +37,15 @@ def rectified_variance(mean, deviation):
 
 
 def perceptron():
-    layers = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 4)
+    layers = (
+        nn.Linear(5, 6),
+        nn.BatchNorm1d(6),
+        nn.ReLU(),
+        nn.Linear(6, 7),
+        nn.BatchNorm1d(7),
+        nn.ReLU(),
+        nn.Linear(7, 4),
+    )
     return nn.Sequential(*layers).double()
 
 

@@ -160,9 +160,7 @@ def assert_same_scores(one: nn.Module, other: nn.Module, x: Tensor, rtol: float 
         assert list(found) == list(wanted)
         for name, own in wanted.items():
             assert own.max() > 0
-            torch.testing.assert_close(
-                found[name], own, rtol=rtol, atol=1e-9, msg=f"{ranking} scores of {name}"
-            )
+            torch.testing.assert_close(found[name], own, rtol=rtol, atol=1e-9, msg=f"{ranking} scores of {name}")
 
 
 def free(model: nn.Module, x: Tensor) -> list[tuple[tuple[str, ...], tuple[str, ...], int]]:
@@ -196,10 +194,7 @@ def test_the_rule_of_an_activation_is_what_bounds_are_multiplied_by() -> None:
 def test_an_activation_registered_once_is_pruned_through(act: Callable[[Tensor], Tensor]) -> None:
     dfpc.rule(act, kind="pointwise")(lambda x: 2 * x)
     model = built(Block, act)
-    assert free(model, IMAGE) == [
-        (("stem", "inner"), ("inner", "narrow"), 8),
-        (("narrow",), ("head",), 6),
-    ]
+    assert free(model, IMAGE) == [(("stem", "inner"), ("inner", "narrow"), 8), (("narrow",), ("head",), 6)]
     assert_cut_is_exact(model, IMAGE, 2)
     pruned = dfpc.prune(built(Block, act), IMAGE, "macs=0.5").model
     assert pruned.inner.in_channels == pruned.inner.out_channels < 8
@@ -275,9 +270,7 @@ def test_without_registration_the_operator_is_named() -> None:
 
 
 def test_unknown_kinds_are_refused() -> None:
-    with pytest.raises(
-        TypeError, match=r"^rule\(\) knows the kinds pointwise, combines, moves, not 'elementwise'$"
-    ):
+    with pytest.raises(TypeError, match=r"^rule\(\) knows the kinds pointwise, combines, moves, not 'elementwise'$"):
         dfpc.rule(CLIP, kind="elementwise")
     assert find_operator(CLIP) is None
 

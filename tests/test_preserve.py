@@ -8,15 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from dfpc_plugin import (
-    bgsc,
-    evaluate_model,
-    find_couplings,
-    measure_latency,
-    missing_operators,
-    prune,
-    replay,
-)
+from dfpc_plugin import bgsc, evaluate_model, find_couplings, measure_latency, missing_operators, prune, replay
 from dfpc_plugin.preserve import evaluating, watched
 
 
@@ -53,15 +45,12 @@ class Restless(nn.Module):
 def photograph(model):
     """Everything of a model that a user could notice."""
     return {
-        "state": {
-            name: (id(t), t._version, t.clone()) for name, t in model.state_dict(keep_vars=True).items()
-        },
+        "state": {name: (id(t), t._version, t.clone()) for name, t in model.state_dict(keep_vars=True).items()},
         "flags": [module.training for module in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "grad": [p.grad for p in model.parameters()],
         "attributes": [
-            {k: copy.copy(v) for k, v in module.__dict__.items() if not k.startswith("_")}
-            for module in model.modules()
+            {k: copy.copy(v) for k, v in module.__dict__.items() if not k.startswith("_")} for module in model.modules()
         ],
         "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
         "rng": torch.get_rng_state(),
@@ -193,9 +182,7 @@ def everything(model):
 
 
 RUNS = [(how, run) for how in WRITES for run in (bgsc, called_with_data)]
-RUNS += [
-    (how, find_couplings) for how in WRITES if how not in ("foreach", "gradients")
-]  # not known to labels
+RUNS += [(how, find_couplings) for how in WRITES if how not in ("foreach", "gradients")]  # not known to labels
 
 
 @pytest.mark.parametrize(("how", "run"), RUNS)

@@ -13,7 +13,9 @@ from dfpc_plugin.versions import installed_versions
 
 def small_net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2), nn.Flatten(), nn.Linear(294, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2), nn.Flatten(), nn.Linear(294, 4)
+    )
 
 
 def pruned():
@@ -45,7 +47,11 @@ def test_saliency_is_that_of_the_couplings():
     saliency = record.to_json()["saliency"]
     assert saliency["importance"] == "dfpc"
     for entry, coupling in zip(saliency["couplings"], result.to_json()["couplings"], strict=True):
-        assert (entry["name"], entry["scores"], entry["gone"]) == (coupling["name"], coupling["scores"], coupling["gone"])
+        assert (entry["name"], entry["scores"], entry["gone"]) == (
+            coupling["name"],
+            coupling["scores"],
+            coupling["gone"],
+        )
         assert len(entry["scores"]) == coupling["before"]
         assert len(entry["gone"]) == coupling["before"] - coupling["after"]
     assert RunRecord().to_json()["saliency"] is None
@@ -63,9 +69,13 @@ def test_what_is_absent_or_null_is_as_at_first():
     assert vars(RunRecord.from_json({"layers": None, "finetune": None, "unknown": 3})) == vars(RunRecord())
 
 
-@pytest.mark.parametrize(("name", "value"), [("layers", {}), ("model", []), ("prune", "x"), ("recipe", 3), ("seconds", [1])])
+@pytest.mark.parametrize(
+    ("name", "value"), [("layers", {}), ("model", []), ("prune", "x"), ("recipe", 3), ("seconds", [1])]
+)
 def test_a_record_of_another_kind_is_refused(name, value):
-    with pytest.raises(RecordError, match=f"The record's '{name}' is a {type(value).__name__}; it was not written by this library."):
+    with pytest.raises(
+        RecordError, match=f"The record's '{name}' is a {type(value).__name__}; it was not written by this library."
+    ):
         RunRecord.from_json({name: value})
 
 
@@ -79,7 +89,12 @@ def test_widths_are_inputs_and_outputs():
     left = {path: module for path, module in result.model.named_modules() if path in ("0", "3", "5")}
     assert layer_widths(net, result.model) == [
         {"path": "0", "kind": "Conv2d", "before": [3, 8], "after": [3, left["0"].out_channels]},
-        {"path": "3", "kind": "ConvTranspose2d", "before": [8, 6], "after": [left["0"].out_channels, left["3"].out_channels]},
+        {
+            "path": "3",
+            "kind": "ConvTranspose2d",
+            "before": [8, 6],
+            "after": [left["0"].out_channels, left["3"].out_channels],
+        },
         {"path": "5", "kind": "Linear", "before": [294, 4], "after": [left["5"].in_features, 4]},
     ]
     assert left["0"].out_channels < 8

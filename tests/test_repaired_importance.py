@@ -146,11 +146,15 @@ def test_models_of_a_fixed_batch_are_looked_at_with_as_many_images():
 def test_what_cannot_be_followed_is_an_error():
     with pytest.raises(DFPCError, match=r"^ranking must be one of output, expected, not 'best'\.$"):
         RepairedImportance(ranking="best")
-    with pytest.raises(RepairError, match=r"^method='mean' looks at no covariances; choose 'merge', 'synthetic' or 'calibrate'\.$"):
+    with pytest.raises(
+        RepairError, match=r"^method='mean' looks at no covariances; choose 'merge', 'synthetic' or 'calibrate'\.$"
+    ):
         RepairedImportance("mean")
     model = net("nothing")
     with torch.no_grad():
         model[0].weight.mul_(1e30)
     model[1] = nn.Identity()
-    with pytest.raises(RepairError, match=r"^'4' is given values that are not finite, so that its channels cannot be compared;"):
+    with pytest.raises(
+        RepairError, match=r"^'4' is given values that are not finite, so that its channels cannot be compared;"
+    ):
         scores(model, RepairedImportance("merge"))

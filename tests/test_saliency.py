@@ -48,7 +48,9 @@ def test_half_precision_does_not_overflow():
 def test_memory_format_and_training_mode_do_not_matter():
     model = small()
     expected = bgsc(model, X)
-    assert_scores_equal(bgsc(model.to(memory_format=torch.channels_last), X.to(memory_format=torch.channels_last)), expected, 1e-5)
+    assert_scores_equal(
+        bgsc(model.to(memory_format=torch.channels_last), X.to(memory_format=torch.channels_last)), expected, 1e-5
+    )
     assert_scores_equal(bgsc(model.train(), X), expected, 1e-5)
 
 
@@ -177,8 +179,13 @@ def test_transposed_grouped_and_weight_standardised_convolutions():
     from timm.layers import StdConv2d
 
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 8, 3, groups=8),
-        nn.ConvTranspose2d(8, 6, 3, 2, 1, 1, groups=2), StdConv2d(6, 4, 3), nn.Conv2d(4, 2, 1),
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=4),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.ConvTranspose2d(8, 6, 3, 2, 1, 1, groups=2),
+        StdConv2d(6, 4, 3),
+        nn.Conv2d(4, 2, 1),
     ).double()
     scores = bgsc(model, X.double())
     assert list(scores) == ["0", "2", "4", "5"], "the depthwise convolution belongs to the transform"

@@ -34,10 +34,7 @@ def isolated_inputs(net: Net, draws: int, seed: int) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     inputs: Inputs = {}
     for node in filter(net.graph.is_feed, net.graph.nodes):
-        x = (
-            2 * torch.rand(draws, *net.graph.shapes[node.inputs[0]], generator=generator, dtype=torch.float64)
-            - 1
-        )
+        x = 2 * torch.rand(draws, *net.graph.shapes[node.inputs[0]], generator=generator, dtype=torch.float64) - 1
         x[: draws // 2] = torch.sign(x[: draws // 2])
         x[0] = 1
         inputs.setdefault(node.layer, []).append(x)
@@ -125,9 +122,7 @@ def test_the_bound_is_attained_without_negative_weights(graph, seed):
     saliency, inputs = bgsc(net, net.example()), isolated_inputs(net, 1, seed)
     for members in Couplings(graph).groups.values():
         expected = score(saliency, members)
-        assert changes(net, inputs, members, bias=True).item() == pytest.approx(
-            expected, rel=1e-9, abs=1e-300
-        )
+        assert changes(net, inputs, members, bias=True).item() == pytest.approx(expected, rel=1e-9, abs=1e-300)
 
 
 # Steepest slope of each activation (nearly): what a bound must allow for, wherever BatchNorm's shift puts it.
@@ -150,9 +145,7 @@ def test_activations_at_every_operating_point(kind, args):
     shifts = torch.linspace(-6, 6, 241, dtype=torch.float64)
     graph = Graph({"x": (1, 1, 1)})
     norm = ("bn", {"eps": 0.0})
-    graph.chain(
-        "x", ("conv", {"out": 241}), norm, ("act", {"kind": kind, "args": args}), ("conv", {"out": 1})
-    )
+    graph.chain("x", ("conv", {"out": 241}), norm, ("act", {"kind": kind, "args": args}), ("conv", {"out": 1}))
     net = Net(graph)
     with torch.no_grad():
         net.bn1.running_var.fill_(1)
@@ -172,6 +165,4 @@ def test_activations_at_every_operating_point(kind, args):
         change = changes(net, inputs, [("conv0", channel)], bias=True).max().item()
         assert change <= score(saliency, [("conv0", channel)]) * SLACK
         slopes.append(change / 0.05)
-    assert (
-        max(slopes) > STEEPEST[kind, args]
-    )  # the sampling is fine enough to catch a rule that forgets the slope
+    assert max(slopes) > STEEPEST[kind, args]  # the sampling is fine enough to catch a rule that forgets the slope

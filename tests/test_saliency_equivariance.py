@@ -108,9 +108,7 @@ def test_permuting_a_couplings_channels_permutes_its_scores(graph, seed):
     assume(kinds)
     generator = torch.Generator().manual_seed(seed)
     roots = kinds[seed % len(kinds)]
-    moves = {
-        root: roots[i] for root, i in zip(roots, torch.randperm(len(roots), generator=generator), strict=True)
-    }
+    moves = {root: roots[i] for root, i in zip(roots, torch.randperm(len(roots), generator=generator), strict=True)}
     other = permuted(net, couplings, moves)
     assert_same_function(net, other, [order(couplings.labels[name], moves) for name in graph.sinks()])
     before, after = bgsc(net, net.example()), bgsc(other, net.example())
@@ -177,9 +175,7 @@ def test_scores_add_up_to_what_the_feed_out_layers_read(graph, seed):
 def test_scores_of_named_networks_add_up_and_sum_over_the_batch(name):
     net = Net(NAMED[name](), seed=7)
     one, three = bgsc(net, net.example()), bgsc(net, net.example(batch=3))
-    assert sum(float(scores.sum()) for scores in one.values()) == pytest.approx(
-        total_magnitude(net), rel=1e-10
-    )
+    assert sum(float(scores.sum()) for scores in one.values()) == pytest.approx(total_magnitude(net), rel=1e-10)
     assert set(one) == set(three)
     for layer, scores in one.items():
         assert torch.allclose(three[layer], 3 * scores, rtol=1e-10, atol=0), layer

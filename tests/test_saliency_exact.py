@@ -70,9 +70,7 @@ def test_oracle_on_numbers_done_by_hand():
         net.bn1.weight.copy_(torch.tensor([-4.0, 3.0]))
         net.bn1.running_var.copy_(torch.tensor([4.0, 9.0]))
         net.conv2.weight.copy_(torch.tensor([[10.0, -1.0]])[..., None, None])
-    expected = np.array(
-        [2 * 3 * 2 * 10, 2 * 0.5 * 1 * 1]
-    )  # positions, row sum, |gamma| / deviation, column sum
+    expected = np.array([2 * 3 * 2 * 10, 2 * 0.5 * 1 * 1])  # positions, row sum, |gamma| / deviation, column sum
     assert np.allclose(saliency_by_paths(net)["conv0"], expected, rtol=1e-14)
     assert relative_error(bgsc(net, net.example())["conv0"], expected) < 1e-12
 
@@ -101,9 +99,7 @@ def test_relative_ranking_of_random_networks(graph, seed):
     check(Net(graph, seed), 1e-9, ranking="relative")
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(NAMED) - {"two_inputs"})
-)  # there an input reaches a layer as it is
+@pytest.mark.parametrize("name", sorted(set(NAMED) - {"two_inputs"}))  # there an input reaches a layer as it is
 def test_relative_ranking_of_named_networks(name):
     check(Net(NAMED[name](), seed=5), 1e-9, ranking="relative")
 
@@ -123,18 +119,14 @@ def test_random_networks_with_max_pooling(graph, seed):
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-300)
 
 
-@pytest.mark.parametrize(
-    "kind", ["ReLU", "ReLU6", "LeakyReLU", "ELU", "Tanh", "Identity", "Dropout", "Hardtanh"]
-)
+@pytest.mark.parametrize("kind", ["ReLU", "ReLU6", "LeakyReLU", "ELU", "Tanh", "Identity", "Dropout", "Hardtanh"])
 def test_activations_of_slope_at_most_one_leave_magnitudes_alone(kind):
     graph = Graph(dict(IMAGE))
     graph.chain("x", ("conv", {"out": 4, **SAME}), ("bn", {}), ("act", {"kind": kind}), ("conv", {"out": 2}))
     check(Net(graph), 1e-9)
 
 
-@pytest.mark.parametrize(
-    "style", ["module called by keyword", "functional", "operator", "method", "in place"]
-)
+@pytest.mark.parametrize("style", ["module called by keyword", "functional", "operator", "method", "in place"])
 def test_the_way_a_sum_is_written_does_not_matter(style):
     ways = {
         "module called by keyword": lambda net, y, t: net.relu(input=torch.add(input=y, other=t)),
@@ -202,9 +194,7 @@ def test_result_is_double_precision_on_the_cpu():
         assert scores.ndim == 1 and bool((scores >= 0).all())
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(NAMED) - {"grouped", "nested_streams"})
-)  # no channel map for a shuffle
+@pytest.mark.parametrize("name", sorted(set(NAMED) - {"grouped", "nested_streams"}))  # no channel map for a shuffle
 def test_layer_couplings(name):
     """Layers that meet in an addition are one coupling, read by the layers that its channels reach."""
     graph = NAMED[name]()
@@ -214,9 +204,7 @@ def test_layer_couplings(name):
     for members in couplings.groups.values():
         layers = frozenset(layer for layer, _ in members)
         readers = {
-            node.layer
-            for node in filter(graph.is_feed, graph.nodes)
-            if members & set(couplings.labels[node.inputs[0]])
+            node.layer for node in filter(graph.is_feed, graph.nodes) if members & set(couplings.labels[node.inputs[0]])
         }
         if readers:
             expected.setdefault(layers, set()).update(readers)

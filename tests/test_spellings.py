@@ -186,7 +186,11 @@ CASES = [
     if group != "softmax as a quotient"  # a power of e has no bound
     # a product of data counts the scale of the factor that has it, so only a scaled query is what the fused form counts
     and group not in ("attention with scaled logits", "attention with scaled keys")
-    and (group, ranking) not in (("batch_norm by hand", "expected"), ("batch_norm by hand", "output"))  # constants do not say that they are statistics of their input
+    and (group, ranking)
+    not in (
+        ("batch_norm by hand", "expected"),
+        ("batch_norm by hand", "output"),
+    )  # constants do not say that they are statistics of their input
 ]
 
 

@@ -69,12 +69,7 @@ def test_a_row_of_a_failure_has_dashes_for_what_is_not_known(load):
 
 
 def test_reasons_are_distinct_counted_short_and_do_not_end_the_cell(load):
-    reasons = [
-        "writes the output",
-        "is read | <twice> in 'a.b'",
-        "is read | <twice> in 'c'",
-        "much too long " * 20,
-    ]
+    reasons = ["writes the output", "is read | <twice> in 'a.b'", "is read | <twice> in 'c'", "much too long " * 20]
     protected = [{"name": "x", "reason": reason, "channels": 3} for reason in reasons]
     text = page(load, record("a", protected=protected))
     cell = cells(text, "a")[5]

@@ -137,4 +137,9 @@ def test_threads_that_take_several_models_do_not_wait_for_each_other():
             with exclusive(*chosen), evaluating(chosen[0]):
                 pass
 
-    assert together(*(lambda order=order: take(order) for order in (models, models[::-1], models[1:] + models[:1])), times=1) == []
+    assert (
+        together(
+            *(lambda order=order: take(order) for order in (models, models[::-1], models[1:] + models[:1])), times=1
+        )
+        == []
+    )

@@ -6,16 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dfpc_plugin import (
-    DFPCImportance,
-    DFPCPruner,
-    bgsc,
-    find_couplings,
-    missing_operators,
-    prune,
-    repair,
-    replay,
-)
+from dfpc_plugin import DFPCImportance, DFPCPruner, bgsc, find_couplings, missing_operators, prune, repair, replay
 from dfpc_plugin.errors import ModelFormError, PrunerSettingError
 from dfpc_plugin.wrappers import plain_model
 
@@ -89,9 +80,7 @@ def test_a_distributed_model_is_followed_but_not_cut_in_place(group):
 def test_data_parallel_models_keep_their_names():
     result = prune(nn.DataParallel(net()), X, "macs=0.6")
     assert isinstance(result.model, nn.DataParallel)
-    assert result.removed == {
-        f"module.{name}": gone for name, gone in prune(net(), X, "macs=0.6").removed.items()
-    }
+    assert result.removed == {f"module.{name}": gone for name, gone in prune(net(), X, "macs=0.6").removed.items()}
 
 
 FORMS = {
@@ -99,10 +88,7 @@ FORMS = {
     "traced": (lambda: torch.jit.trace(net(), X), "TorchScript"),
     "exported": (lambda: torch.export.export(net(), (X,)), "give (the|a) module"),
     "exported_module": (lambda: torch.export.export(net(), (X,)).module(), "before torch.export"),
-    "lazy": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3)),
-        "lazy layer '1' .* call the model once",
-    ),
+    "lazy": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3)), "lazy layer '1' .* call the model once"),
     "lazy_norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d()), "lazy layer '1'"),
     "weights": (lambda: net().state_dict(), "OrderedDict; give"),
 }

@@ -94,15 +94,11 @@ def _tconv(shape: Shape, args: Args) -> nn.Module:
 def _depthwise(shape: Shape, args: Args) -> nn.Module:
     multiplier = args.get("multiplier", 1)
     options = {k: v for k, v in args.items() if k != "multiplier"}
-    return _conv(
-        shape, {"kernel_size": 3, "padding": 1, "out": shape[0] * multiplier, "groups": shape[0], **options}
-    )
+    return _conv(shape, {"kernel_size": 3, "padding": 1, "out": shape[0] * multiplier, "groups": shape[0], **options})
 
 
 def _norm(shape: Shape, args: Args) -> nn.Module:
-    return {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[len(shape)](
-        shape[0], **args
-    )
+    return {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[len(shape)](shape[0], **args)
 
 
 LAYERS: dict[str, Callable[[Shape, Args], nn.Module]] = {

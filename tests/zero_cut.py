@@ -83,14 +83,10 @@ def zero_channels(model: nn.Module, couplings: CouplingMap, gone: Tensor) -> Non
 
 def removed_channels(couplings: CouplingMap, units: Units) -> Tensor:
     """Numbers of the channels of some units."""
-    return torch.cat(
-        [couplings.couplings[number].blocks[:, some].reshape(-1) for number, some in units.items()]
-    )
+    return torch.cat([couplings.couplings[number].blocks[:, some].reshape(-1) for number, some in units.items()])
 
 
-def random_units(
-    couplings: CouplingMap, share: float = 0.3, seed: int = 1, least: int = 0
-) -> dict[int, Tensor]:
+def random_units(couplings: CouplingMap, share: float = 0.3, seed: int = 1, least: int = 0) -> dict[int, Tensor]:
     """A share of the units of every coupling that may be pruned; at least one stays."""
     generator = torch.Generator().manual_seed(seed)
     chosen = {}
@@ -121,14 +117,10 @@ def zeroed(model: nn.Module, couplings: CouplingMap, units: Units) -> nn.Module:
 
 def difference(first: list[Tensor], second: list[Tensor]) -> float:
     """Largest difference, relative to the largest entry; infinite if shapes differ or some are not finite."""
-    if [t.shape for t in first] != [t.shape for t in second] or not all(
-        torch.isfinite(t).all() for t in second
-    ):
+    if [t.shape for t in first] != [t.shape for t in second] or not all(torch.isfinite(t).all() for t in second):
         return float("inf")
     scales = [max(float(a.abs().max()), 1e-30) if a.numel() else 1.0 for a in first]
-    return max(
-        (float((a - b).abs().max()) / s for a, b, s in zip(first, second, scales, strict=True) if a.numel())
-    )
+    return max((float((a - b).abs().max()) / s for a, b, s in zip(first, second, scales, strict=True) if a.numel()))
 
 
 def error_of_cut(model: nn.Module, couplings: CouplingMap, inputs: Any, units: Units) -> float:
@@ -180,9 +172,7 @@ def _rms_norm(input: Tensor, shape: Any, weight: Any = None, eps: Any = None) ->
     return _affine(input * (_mean(input.square(), axes, present) + (eps or 0)).rsqrt(), weight, None)
 
 
-def _group_norm(
-    input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
-) -> Tensor:
+def _group_norm(input: Tensor, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     ones = [1] * (input.dim() - 2)
     present = _present(input, [1]) if weight is None else _gains(weight, bias).view(1, -1, *ones)
     rows, there = (t.unflatten(1, (num_groups, -1)) for t in (input, present))

@@ -32,7 +32,9 @@ class ChannelCall(Demands):
 
     def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
         """Look at the operands."""
-        super().__init__(notes, call.function, weights=not call.data and any(operand.origins for operand in call.operands))
+        super().__init__(
+            notes, call.function, weights=not call.data and any(operand.origins for operand in call.operands)
+        )
         self.call, self._run = call, run
 
     def make(
@@ -54,7 +56,9 @@ class ChannelCall(Demands):
         made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), value=value, slots=kept)
         if not call.data:
             made.wild = not kept and all(operand.wild for operand in call.operands)
-            made.origins = tuple({id(origin): origin for operand in call.operands for origin in operand.origins}.values())
+            made.origins = tuple(
+                {id(origin): origin for operand in call.operands for origin in operand.origins}.values()
+            )
         return made
 
     def opaque(self, reason: str) -> Any:

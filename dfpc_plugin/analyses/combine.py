@@ -93,9 +93,7 @@ def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, whe
         merged.append(slot)
 
 
-def _relate_each_other(
-    table: LabelTable, slot: Tensor, other: Tensor, shared: Sequence[int], where: str
-) -> None:
+def _relate_each_other(table: LabelTable, slot: Tensor, other: Tensor, shared: Sequence[int], where: str) -> None:
     """Note that rows of two tensors of labels go together: the inputs and the outputs of a group."""
     shape = [max(slot.size(axis), other.size(axis)) if axis in shared else 1 for axis in range(slot.dim())]
     row = table.new(int(torch.Size(shape).numel())).view(shape)

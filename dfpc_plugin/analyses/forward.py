@@ -7,13 +7,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.errors import (
-    DFPCError,
-    ExampleInputsError,
-    HookError,
-    UnsupportedOperatorError,
-    ValueDependentError,
-)
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, HookError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.hooks import hook_that_raised

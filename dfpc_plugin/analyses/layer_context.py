@@ -86,12 +86,7 @@ class LayerContext:
         arguments: The positional arguments as the model passed them.
     """
 
-    def __init__(
-        self,
-        collector: LayerCollector,
-        call: Call,
-        sources: frozenset[str],
-    ) -> None:
+    def __init__(self, collector: LayerCollector, call: Call, sources: frozenset[str]) -> None:
         """Keep the original arguments: the identity of a weight names the layer."""
         self.sources = sources
         self.arguments = call.args

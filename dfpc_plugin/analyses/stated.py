@@ -62,7 +62,9 @@ class Statements:
     def __init__(self, notes: Notebook) -> None:
         """Read the attributes, which are still plain numbers; what is true will be noted in `notes.stated`."""
         self._notes = notes
-        self._open = [statement for path in notes.names.modules for statement in statements_of(notes.names.modules, path)]
+        self._open = [
+            statement for path in notes.names.modules for statement in statements_of(notes.names.modules, path)
+        ]
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:

@@ -57,7 +57,9 @@ def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[State
     features = Place(path, "features")
     classifiers = [name for name in _paths_of_classifiers(modules, module) if name.startswith(prefix)]
     heads = tuple(Place(name, "in") for name in classifiers)
-    patches = tuple(Place(prefix + name, "out") for name, _ in module.named_children() if name.startswith("patch_embed"))
+    patches = tuple(
+        Place(prefix + name, "out") for name, _ in module.named_children() if name.startswith("patch_embed")
+    )
     yield from _of_integer(modules, path, "num_features", (features, *heads))
     yield from _of_integer(modules, path, "head_hidden_size", (*heads, features))
     yield from _of_integer(modules, path, "embed_dim", (*patches, features))

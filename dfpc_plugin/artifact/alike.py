@@ -43,7 +43,9 @@ def holds_parts(value: Any) -> bool:
     """Whether a value is an object that is what its attributes are, such as timm's `FeatureInfo`."""
     state = _state(value)
     compared = isinstance(value, tuple(kind for kinds, _ in _COMPARISONS for kind in _listed(kinds)))
-    return bool(state) and state == getattr(value, "__dict__", None) and not compared and not isinstance(value, nn.Module)
+    return (
+        bool(state) and state == getattr(value, "__dict__", None) and not compared and not isinstance(value, nn.Module)
+    )
 
 
 class Alike:

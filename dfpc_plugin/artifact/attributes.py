@@ -41,7 +41,9 @@ class Attributes:
             mine, other = (_own_attributes(each) for each in (module, built))
             for name in (*mine, *(name for name in other if name not in mine)):
                 if name not in mine or name not in other:
-                    has, lacks = ("the model", "a freshly built one") if name in mine else ("a freshly built one", "the model")
+                    has, lacks = (
+                        ("the model", "a freshly built one") if name in mine else ("a freshly built one", "the model")
+                    )
                     raise UnsavableModelError(
                         f"'{joined(path, name)}' is an attribute of {has} and unknown to {lacks}; delete it if a tool "
                         f"or the forward has left it there, or else: {OTHERWISE_BUILT}"

@@ -43,7 +43,9 @@ def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
         except Exception as error:  # whatever somebody's constructor raises
             if limit is not None and limit.reached is not None:
                 raise limit.reached from error
-            raise ArtifactError(f"the unpruned model cannot be built: {str(error).rstrip('.') or type(error).__name__}") from error
+            raise ArtifactError(
+                f"the unpruned model cannot be built: {str(error).rstrip('.') or type(error).__name__}"
+            ) from error
     if not isinstance(model, nn.Module):
         raise ArtifactError(f"the factory returned a {type(model).__name__}, and a model is wanted")
     return model

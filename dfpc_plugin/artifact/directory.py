@@ -63,7 +63,9 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
         _put(temporary, target, overwrite=overwrite)
         flush(target.parent)
     except OSError as error:
-        raise ArtifactError(f"Cannot write '{target}': {error.strerror or error}; what was there is as it was.") from error
+        raise ArtifactError(
+            f"Cannot write '{target}': {error.strerror or error}; what was there is as it was."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
 
@@ -107,7 +109,11 @@ def _require_replaceable(found: Path, target: Path) -> None:
     if entries and (own is None or other):
         raise ArtifactError(
             f"Cannot overwrite '{target}': "
-            + (f"it holds '{other[0]}', which is no part of an artifact" if other else "it is no artifact of this library")
+            + (
+                f"it holds '{other[0]}', which is no part of an artifact"
+                if other
+                else "it is no artifact of this library"
+            )
             + "; name another directory, or empty it yourself."
         )
 

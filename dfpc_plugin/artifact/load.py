@@ -98,8 +98,11 @@ def _moved(tensors: dict[str, Tensor], manifest: Manifest, device: torch.device 
     plain = {entry.name for entry in manifest.structure.tensors if entry.kind == "plain"}
     try:
         return {name: tensor if name in plain else tensor.to(device) for name, tensor in tensors.items()}
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch has no type of its own for a device that is not there
-        raise ArtifactError(f"it cannot be put on the device '{device}': {str(error).splitlines()[0].rstrip('.')}") from error
+    except (RuntimeError, AssertionError, TypeError) as error:
+        # torch has no error type of its own for a missing device
+        raise ArtifactError(
+            f"it cannot be put on the device '{device}': {str(error).splitlines()[0].rstrip('.')}"
+        ) from error
 
 
 def _require_same_model(fresh: nn.Module, manifest: Manifest) -> None:

@@ -109,11 +109,7 @@ class Manifest:
         return checksum(self._model())
 
     def _model(self) -> dict[str, Any]:
-        return {
-            "model": self.spec.to_json(),
-            "fingerprint": self.fingerprint,
-            **self.structure.to_json(),
-        }
+        return {"model": self.spec.to_json(), "fingerprint": self.fingerprint, **self.structure.to_json()}
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as dicts, lists, numbers and strings, with its checksum."""

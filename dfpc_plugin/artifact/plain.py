@@ -73,7 +73,9 @@ def decode(form: Any, load: Callable[[Any], Any]) -> Any:
     if type(form) in _THEMSELVES:
         return form
     if type(form) is not dict or len(form) != 1:
-        raise NotPlainError("a value is null, true, false, a whole number, text, or an object with its type as the one key")
+        raise NotPlainError(
+            "a value is null, true, false, a whole number, text, or an object with its type as the one key"
+        )
     name, content = next(iter(form.items()))
     decoder = _DECODERS.get(name)
     if decoder is None:

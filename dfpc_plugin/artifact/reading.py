@@ -51,7 +51,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             "it is a link that leads out of its directory; copy the file there, or download with local_dir=..., which makes "
             "no links"
         )
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as stream:
+    with os.fdopen(
+        os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+    ) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # a pipe would be waited for
             raise ArtifactError("it is not an ordinary file")
         yield stream

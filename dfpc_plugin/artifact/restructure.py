@@ -73,7 +73,9 @@ def _require_tensors(structure: Structure, tensors: Mapping[str, Tensor]) -> Non
     wanted = {entry.name: entry for entry in structure.tensors if entry.alias_of is None}
     odd = sorted(set(wanted).symmetric_difference(tensors))
     if odd:
-        raise ArtifactError(f"there is no tensor '{odd[0]}'" if odd[0] in wanted else f"'{odd[0]}' is not in the list of tensors")
+        raise ArtifactError(
+            f"there is no tensor '{odd[0]}'" if odd[0] in wanted else f"'{odd[0]}' is not in the list of tensors"
+        )
     for name, entry in wanted.items():
         found = tensors[name]
         if (tuple(found.shape), str(found.dtype)) != (entry.shape, f"torch.{entry.dtype}"):
@@ -99,9 +101,16 @@ def _require_attribute(modules: Mapping[str, nn.Module], attribute: Attribute) -
     except NotPlainError as error:
         raise ArtifactError(f"its value of {where} is not plain: {error}") from None
     built = value_of(module, attribute.name)
-    if built is None or value is None or type(built) is type(value) or (isinstance(built, Tensor) and isinstance(value, Tensor)):
+    if (
+        built is None
+        or value is None
+        or type(built) is type(value)
+        or (isinstance(built, Tensor) and isinstance(value, Tensor))
+    ):
         return
-    raise ArtifactError(f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}")
+    raise ArtifactError(
+        f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}"
+    )
 
 
 def _set(module: nn.Module, name: str, value: Any) -> None:

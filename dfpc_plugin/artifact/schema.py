@@ -11,7 +11,19 @@ from typing import Any
 
 from dfpc_plugin.artifact.errors import ArtifactError
 
-__all__ = ["Check", "anything", "boolean", "either", "exactly", "listing", "mapping", "null", "number", "record", "text"]
+__all__ = [
+    "Check",
+    "anything",
+    "boolean",
+    "either",
+    "exactly",
+    "listing",
+    "mapping",
+    "null",
+    "number",
+    "record",
+    "text",
+]
 
 Check = Callable[[Any, str], None]
 

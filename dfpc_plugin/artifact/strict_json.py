@@ -36,7 +36,9 @@ def parse(data: bytes) -> Any:
         ArtifactError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many values, or is
             nested too deep.
     """
-    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:  # every value takes far more memory than text
+    if (
+        sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES
+    ):  # every value takes far more memory than text
         raise ArtifactError(f"it has more than {_MOST_VALUES} values")
     try:
         content = json.loads(

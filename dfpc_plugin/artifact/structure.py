@@ -44,7 +44,9 @@ def structure_of(model: nn.Module, fresh: nn.Module) -> Structure:
     listed = {entry.name for entry in Structure(tuple(tensors), tuple(absent)).registered}
     odd = sorted(listed.symmetric_difference(built))
     if odd:
-        where, other = ("the model", "a freshly built one") if odd[0] in listed else ("a freshly built one", "the model")
+        where, other = (
+            ("the model", "a freshly built one") if odd[0] in listed else ("a freshly built one", "the model")
+        )
         raise UnsavableModelError(
             f"'{odd[0]}' is a parameter or buffer of {where} and unknown to {other}; {OTHERWISE_BUILT}"
         )
@@ -85,7 +87,9 @@ def _require_same_modules(model: nn.Module, fresh: nn.Module) -> None:
                 f"The model has {here} at '{path}', where a freshly built one has {there}; {OTHERWISE_BUILT}"
             )
     if list(mine) != list(other):
-        raise UnsavableModelError(f"The model has its modules in another order than a freshly built one; {OTHERWISE_BUILT}")
+        raise UnsavableModelError(
+            f"The model has its modules in another order than a freshly built one; {OTHERWISE_BUILT}"
+        )
     for (path, module), built in zip(model.named_modules(), fresh.modules(), strict=True):
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsavableModelError(f"'{path}' is compiled to TorchScript; save the model before that is done.")
@@ -114,6 +118,8 @@ def _registered_of(
         first.setdefault(id(tensor), name)
         requires_grad = tensor.requires_grad and tensor.is_leaf
         tensors.append(
-            SavedTensor(name, tuple(tensor.shape), dtype_of(tensor, name), kind, persistent, requires_grad, alias, shape)
+            SavedTensor(
+                name, tuple(tensor.shape), dtype_of(tensor, name), kind, persistent, requires_grad, alias, shape
+            )
         )
     return tensors, absent

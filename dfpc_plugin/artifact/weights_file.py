@@ -56,7 +56,9 @@ def require_weights(path: Path, manifest: Manifest) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get(_BINDING) != manifest.binding:
-                raise ArtifactError("it is of another artifact, or the manifest was changed: what they say of each other differs")
+                raise ArtifactError(
+                    "it is of another artifact, or the manifest was changed: what they say of each other differs"
+                )
             found = {}
             for name in file.keys():
                 header = file.get_slice(name)

@@ -11,19 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from dfpc_plugin.cli import (
-    bench,
-    check,
-    couplings,
-    demo,
-    evaluate,
-    export,
-    finetune,
-    prune,
-    repair,
-    report,
-    score,
-)
+from dfpc_plugin.cli import bench, check, couplings, demo, evaluate, export, finetune, prune, repair, report, score
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 
@@ -59,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     consoles = Consoles()
     with contextlib.suppress(FileNotFoundError):  # the directory may be gone
         if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))  # for package.module:function; behind all else, so that no file there hides a package
+            sys.path.append(
+                str(Path.cwd())
+            )  # for package.module:function; behind all else, so that no file there hides a package
     try:
         return _run(sys.argv[1:] if argv is None else argv, consoles)
     except SystemExit as stop:  # --help, --version and --print_config have printed what was asked for
@@ -68,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(consoles, error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (
-        BrokenPipeError
-    ):  # the reader, such as `head`, has seen enough; the exit must not write to it either
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; the exit must not write to it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
 

@@ -62,9 +62,7 @@ class BenchConfig:
     @property
     def settings(self) -> LatencySettings:
         """How to measure."""
-        return LatencySettings(
-            self.threads, None, self.min_run_time, self.warmup, self.forwards, self.compiled
-        )
+        return LatencySettings(self.threads, None, self.min_run_time, self.warmup, self.forwards, self.compiled)
 
 
 def run(config: BenchConfig, consoles: Consoles) -> int:
@@ -72,7 +70,9 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
     device = device_of(config.device)
     with bars(consoles.err, config.quiet or config.json) as tell:
         opened = {
-            name: open_model(ModelSection(name, size=config.size, batch_size=config.batch_size), device, factory=config.factory)
+            name: open_model(
+                ModelSection(name, size=config.size, batch_size=config.batch_size), device, factory=config.factory
+            )
             for name in dict.fromkeys(config.models)
         }
         models = {name: each.model for name, each in opened.items()}

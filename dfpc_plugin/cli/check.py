@@ -46,20 +46,13 @@ def run(config: CheckConfig, consoles: Consoles) -> int:
         print_json([check.to_json() for check in checks], consoles.out, indent=1)
     elif len(checks) > 1:
         style = "red" if failed else "green"
-        consoles.out.print(
-            Text(f"{len(checks) - len(failed)} of {len(checks)} models can be scored", style=style)
-        )
+        consoles.out.print(Text(f"{len(checks) - len(failed)} of {len(checks)} models can be scored", style=style))
     return 1 if failed else 0
 
 
 def _checked(names: list[str], consoles: Consoles, quiet: bool) -> Iterator[ModelCheck]:
     """Check one after the other, under a progress bar if there are several."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # On the console that the results go to, so that the bar stays below them.
     console = consoles.err if quiet else consoles.out
     hidden = len(names) < 2 or not console.is_terminal

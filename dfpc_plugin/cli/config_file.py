@@ -52,7 +52,9 @@ def check_config_file(path: str, config: type, options: list[str]) -> None:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise ConfigFileError(f"'{path}' holds a {type(content).__name__}; a configuration file holds options, as key: value.")
+        raise ConfigFileError(
+            f"'{path}' holds a {type(content).__name__}; a configuration file holds options, as key: value."
+        )
     _require_small(path, content)
     for key in unknown_keys(content, config):
         near = nearest(key, options)
@@ -95,7 +97,9 @@ def _require_small(path: str, content: Mapping[Any, Any]) -> None:
     while waiting:
         value: Any = waiting.pop()
         if isinstance(value, str) and len(value) > _LONGEST:
-            raise ConfigFileError(f"'{path}' holds a value of {len(value)} characters, '{value[:20]}...'; no option takes that.")
+            raise ConfigFileError(
+                f"'{path}' holds a value of {len(value)} characters, '{value[:20]}...'; no option takes that."
+            )
         inner = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
         left -= len(inner)
         if left < 0:

@@ -97,7 +97,9 @@ def _simplified(message: str) -> str:
         return f"'{bare[1]}' belongs to no option"
     section = _SECTION.search(text)
     if section is not None:
-        return f"'{section[2]}' is no option of {section[1]}, which is a section; give its options, as --{section[1]}.NAME"
+        return (
+            f"'{section[2]}' is no option of {section[1]}, which is a section; give its options, as --{section[1]}.NAME"
+        )
     required = _REQUIRED.search(text)
     if required is not None:
         return f"{required[1]} is missing"

@@ -88,7 +88,11 @@ def run(config: ExportConfig, consoles: Consoles) -> int:
 
 def _line(export: dict[str, Any]) -> str:
     latency = export.get("latency_ms")
-    timed = "" if latency is None else f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch"
+    timed = (
+        ""
+        if latency is None
+        else f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch"
+    )
     return (
         f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): outputs differ by "
         f"{export['max_difference']:.1e} of the largest{timed}"

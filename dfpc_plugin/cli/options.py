@@ -82,5 +82,7 @@ def nearest(typed: str, names: list[str]) -> str | None:
     if near:
         return siblings[near[0]]
     elsewhere = [name for name in names if name.rpartition(".")[2] == last]
-    by_letters = [] if section and siblings else difflib.get_close_matches(typed, names, n=1)  # its section alone is no likeness
+    by_letters = (
+        [] if section and siblings else difflib.get_close_matches(typed, names, n=1)
+    )  # its section alone is no likeness
     return next(iter(elsewhere or by_letters), None)

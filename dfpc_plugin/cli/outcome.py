@@ -25,7 +25,10 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
             Text(f"{export['path']} ({export['kind']}): outputs differ by {difference:.1e} of the largest{agreement}"),
             soft_wrap=True,
         )
-    console.print(Text(f"Written: {output} (load it with dfpc_plugin.load_pruned; look at {output / 'report.html'})"), soft_wrap=True)
+    console.print(
+        Text(f"Written: {output} (load it with dfpc_plugin.load_pruned; look at {output / 'report.html'})"),
+        soft_wrap=True,
+    )
 
 
 def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:

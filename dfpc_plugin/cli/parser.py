@@ -85,7 +85,9 @@ def _require_values(values: Mapping[str, Any], config: type, chosen: str) -> Non
     hints = typing.get_type_hints(config)
     for name, value in values.items():
         if value is None and type(None) not in typing.get_args(hints[name]):
-            raise CommandLineError(f"dfpc {chosen}: {name} is null; give a value, or leave it out. See dfpc {chosen} --help.")
+            raise CommandLineError(
+                f"dfpc {chosen}: {name} is null; give a value, or leave it out. See dfpc {chosen} --help."
+            )
 
 
 def _with_main_option(arguments: list[str], chosen: str, command: Command) -> list[str]:
@@ -99,14 +101,18 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
     place = arguments.index(chosen) + 1
     before, behind = arguments[:place], arguments[place:]
     if command.main_option is not None and not behind:
-        raise CommandLineError(f"dfpc {chosen} needs a model or a recipe: its name, or a file that ends in .yaml. See dfpc {chosen} --help.")
+        raise CommandLineError(
+            f"dfpc {chosen} needs a model or a recipe: its name, or a file that ends in .yaml. See dfpc {chosen} --help."
+        )
     found = None if command.main_option is None else bare_argument(behind, command.config)
     if found is None:
         return arguments
     bare = behind.pop(found)
     named = f"--{command.main_option}"
     if not bare.endswith(FILES) and any(argument.partition("=")[0] == named for argument in behind):
-        raise CommandLineError(f"dfpc {chosen}: '{bare}' and {named} are both given, and are the same option; give one of them.")
+        raise CommandLineError(
+            f"dfpc {chosen}: '{bare}' and {named} are both given, and are the same option; give one of them."
+        )
     return [*before, f"--{'config' if bare.endswith(FILES) else command.main_option}", bare, *behind]
 
 
@@ -146,17 +152,13 @@ def _command_parser(command: Command) -> jsonargparse.ArgumentParser:
     meanings = descriptions(command.config)
     types = typing.get_type_hints(command.config)
     parser = _parser(description=command.description)
-    parser.add_argument(
-        "--config", action="config", help="Read options from this YAML file; later options prevail."
-    )
+    parser.add_argument("--config", action="config", help="Read options from this YAML file; later options prevail.")
     for field in dataclasses.fields(command.config):
         _add_field(parser, field, types[field.name], meanings[field.name])
     return parser
 
 
-def _add_field(
-    parser: jsonargparse.ArgumentParser, field: dataclasses.Field, kind: Any, description: str
-) -> None:
+def _add_field(parser: jsonargparse.ArgumentParser, field: dataclasses.Field, kind: Any, description: str) -> None:
     """Add one option, or a positional argument for a field without default."""
     options: dict[str, Any] = {"help": description}
     default: Any = field.default
@@ -176,9 +178,7 @@ def _add_field(
             options["default"] = list(default)  # jsonargparse converts the elements in place
     else:
         options["type"] = kind
-    base = next(
-        (known for known in _METAVARS if known in (options.get("type"), *typing.get_args(kind))), None
-    )
+    base = next((known for known in _METAVARS if known in (options.get("type"), *typing.get_args(kind))), None)
     if kind is not bool and base is not None:
         options["metavar"] = field.metadata.get("metavar", "MODEL" if required else _METAVARS[base])
     parser.add_argument(field.name if required else f"--{field.name}", **options)

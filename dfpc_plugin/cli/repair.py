@@ -52,7 +52,9 @@ def run(config: RepairConfig, consoles: Consoles) -> int:
     """Mend a saved model that was pruned, with the help of the unpruned one, and save it anew."""
     with bars(consoles.err, config.quiet) as tell:
         if not is_artifact(config.model):
-            raise RepairConfigError(f"'{config.model}' is no directory of a saved model; dfpc prune repairs on the way.")
+            raise RepairConfigError(
+                f"'{config.model}' is no directory of a saved model; dfpc prune repairs on the way."
+            )
         opened = config.opened(saved=True)
         original = unpruned(opened, weights=config.weights, pretrained=config.pretrained)
         result, record = repair_opened(

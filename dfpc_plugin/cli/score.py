@@ -63,9 +63,7 @@ class ScoreConfig:
         if self.pretrained and self.weights is not None:
             raise ScoreConfigError("pretrained and weights both say where weights come from; give one of them.")
         if self.json == self.csv == STDOUT:
-            raise ScoreConfigError(
-                "json and csv cannot both go to the standard output; name a file for one of them."
-            )
+            raise ScoreConfigError("json and csv cannot both go to the standard output; name a file for one of them.")
 
     @property
     def stdout_taken(self) -> bool:
@@ -80,11 +78,7 @@ def run(config: ScoreConfig, consoles: Consoles) -> int:
         require_plottable(config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
         score = score_model(
-            config.model,
-            pretrained=config.pretrained,
-            weights=config.weights,
-            ranking=config.ranking,
-            size=config.size,
+            config.model, pretrained=config.pretrained, weights=config.weights, ranking=config.ranking, size=config.size
         )
         written = _write(config, score)
     if not config.quiet and not config.stdout_taken:

@@ -40,6 +40,8 @@ class SubjectOptions:
         Raises:
             DFPCError: As `open_model` raises.
         """
-        own: dict[str, Any] = {} if saved else {"options": self.options, "pretrained": self.pretrained, "weights": self.weights}
+        own: dict[str, Any] = (
+            {} if saved else {"options": self.options, "pretrained": self.pretrained, "weights": self.weights}
+        )
         section = ModelSection(self.model, **own, size=self.size, batch_size=batch_size)
         return open_model(section, device_of(self.device), factory=self.factory)

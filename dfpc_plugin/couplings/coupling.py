@@ -74,7 +74,9 @@ class DataFlowCoupling:
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
         """Every (parameter, dimension, indices) that goes with the units."""
-        unit = torch.full((int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1, device="cpu")
+        unit = torch.full(
+            (int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1, device="cpu"
+        )
         unit[self.blocks] = torch.arange(self.channels, device="cpu").expand(self.blocks.shape)
         return tuple(_slice(axis, unit, self.channels) for axis in self.axes)
 

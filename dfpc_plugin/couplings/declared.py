@@ -133,7 +133,9 @@ class _Sets:
         for axis in self._by_size.get(value, ()):
             roles[axis.channels.numpy().tobytes()].add(axis.role if axis.tensor.startswith(prefix) else "outside")
         fitting = {own for own, found in roles.items() if found != {"outside"}}
-        read, written, outside = ({own for own in fitting if role in roles[own]} for role in ("feed-out", "feed-in", "outside"))
+        read, written, outside = (
+            {own for own in fitting if role in roles[own]} for role in ("feed-out", "feed-in", "outside")
+        )
         choices = {
             _INPUT: (read & outside - written, read & outside, read),
             _OUTPUT: (written & outside - read, written & outside, written),

@@ -49,10 +49,7 @@ def output_axes(channels: Channels) -> dict[str, Axis]:
 
 def removed_outputs(channels: Channels, removed: Tensor) -> dict[str, tuple[int, ...]]:
     """List the outputs that `removed` channels, `(channels,)` of bool, are of every layer that produces some of them."""
-    found = {
-        name: removed[axis.channels].nonzero().squeeze(1).tolist()
-        for name, axis in output_axes(channels).items()
-    }
+    found = {name: removed[axis.channels].nonzero().squeeze(1).tolist() for name, axis in output_axes(channels).items()}
     return {name: tuple(indices) for name, indices in found.items() if indices}
 
 

@@ -65,7 +65,9 @@ class Bundles:
         signature = torch.zeros(count, dtype=torch.long, device="cpu")
         if channels.axes:
             lengths = torch.tensor([axis.channels.numel() for axis in channels.axes], device="cpu")
-            signature.index_add_(0, torch.cat([axis.channels for axis in channels.axes]), marks[:-1].repeat_interleave(lengths))
+            signature.index_add_(
+                0, torch.cat([axis.channels for axis in channels.axes]), marks[:-1].repeat_interleave(lengths)
+            )
         fixed = torch.tensor(sorted(channels.reasons), device="cpu")
         placed = signature != 0
         signature[fixed] += marks[-1]
@@ -135,7 +137,9 @@ def _structure(own: Tensor, bundles: Bundles, blocks: Tensor, notes: tuple[str, 
 
 def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]]) -> None:
     """Read the demands: tie bundles that depend on each other, and tell blocks apart."""
-    marks = torch.randint(2**62, (len(channels.removed),), generator=torch.Generator("cpu").manual_seed(1), device="cpu")
+    marks = torch.randint(
+        2**62, (len(channels.removed),), generator=torch.Generator("cpu").manual_seed(1), device="cpu"
+    )
     seen: set[int] = set()
     users: dict[Attribute, dict[int, Size]] = defaultdict(dict)
     for size in channels.sizes:

@@ -40,7 +40,9 @@ class ArchiveImages:
             with zipfile.ZipFile(path) as archive:
                 files = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
         except _DAMAGE as error:
-            raise DataError(f"'{path}' is no zip archive that can be read: {error}. Give a folder or a zip of images.") from error
+            raise DataError(
+                f"'{path}' is no zip archive that can be read: {error}. Give a folder or a zip of images."
+            ) from error
         layout = Layout.of(files, split, self.source)
         self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
         self._archive: zipfile.ZipFile | None = None

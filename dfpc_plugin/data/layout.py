@@ -62,7 +62,9 @@ class Layout:
         check_split(split)
         paths = [path for path in map(PurePosixPath, sorted(names)) if _is_image(path)]
         if not paths:
-            raise DataError(f"There are no images in {source}; it should hold CLASS/NAME.jpg, or train/CLASS/NAME.jpg and so on.")
+            raise DataError(
+                f"There are no images in {source}; it should hold CLASS/NAME.jpg, or train/CLASS/NAME.jpg and so on."
+            )
         chosen = _of_split(paths, split, source)
         loose = next((path for path in chosen if len(path.parts) < 2 or path.parent.name.lower() in _KNOWN), None)
         if loose is not None:

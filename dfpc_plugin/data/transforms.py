@@ -30,7 +30,9 @@ class _WithChannels:
             DataError: No image has so many.
         """
         if channels not in _MODES:
-            raise DataError(f"The model takes {channels} channels, and images have 1 or 3; write a transform of your own.")
+            raise DataError(
+                f"The model takes {channels} channels, and images have 1 or 3; write a transform of your own."
+            )
         self._mode = _MODES[channels]
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -57,13 +59,12 @@ def training_transform(preprocessing: Preprocessing, augment: Crop | AugmentSett
         return evaluation_transform(preprocessing)
     try:
         crop, vary, finish = create_transform(
-            **_common(preprocessing),
-            **_variation(settings),
-            is_training=True,
-            separate=True,
+            **_common(preprocessing), **_variation(settings), is_training=True, separate=True
         )
     except (AssertionError, KeyError, ValueError) as error:
-        raise DataError(f"timm cannot follow auto_augment={settings.auto_augment!r} ({error}); see its documentation.") from error
+        raise DataError(
+            f"timm cannot follow auto_augment={settings.auto_augment!r} ({error}); see its documentation."
+        ) from error
     if settings.crop == "flip-crop":
         crop = _flip_and_crop(preprocessing, settings)
     return transforms.Compose([_WithChannels(preprocessing.size[0]), crop, vary, finish])

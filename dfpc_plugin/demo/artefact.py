@@ -14,9 +14,7 @@ from dfpc_plugin.files import write_json, write_tensors
 __all__ = ["write_network"]
 
 
-def write_network(
-    model: nn.Module, cut: CutResult, base_widths: dict[str, int], directory: Path
-) -> dict[str, Path]:
+def write_network(model: nn.Module, cut: CutResult, base_widths: dict[str, int], directory: Path) -> dict[str, Path]:
     """Write `model` and what is known about it, named after the criterion and the budget.
 
     `dfpc_plugin.demo.network.load_network(path)` reads the weights back.

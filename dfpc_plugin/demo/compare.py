@@ -65,8 +65,7 @@ def compare(model: nn.Module, digits: Digits, config: DemoConfig, advance: Advan
         progress=lambda share: advance("timing", share),
     )
     figures = {
-        key: _figures(network, accuracies[key], latencies[key], latencies[_BASE])
-        for key, network in models.items()
+        key: _figures(network, accuracies[key], latencies[key], latencies[_BASE]) for key, network in models.items()
     }
     results = tuple(
         CutResult(
@@ -100,12 +99,7 @@ def find_cuts(model: nn.Module, config: DemoConfig, advance: Advance) -> Iterato
 
 def _search(model: nn.Module, criterion: Criterion, seed: int | None, config: DemoConfig) -> CutSearch:
     return CutSearch(
-        model,
-        example_input(),
-        criterion.build(),
-        ("fc",),
-        global_ranking=config.global_ranking,
-        seed=seed or 0,
+        model, example_input(), criterion.build(), ("fc",), global_ranking=config.global_ranking, seed=seed or 0
     )
 
 
@@ -126,9 +120,7 @@ def _accuracies(model: nn.Module, unpruned: nn.Module, digits: Digits) -> tuple[
     )
 
 
-def _figures(
-    model: nn.Module, accuracies: tuple[float, float, float], latency: Latency, base: Latency
-) -> Figures:
+def _figures(model: nn.Module, accuracies: tuple[float, float, float], latency: Latency, base: Latency) -> Figures:
     bare, repaired, reestimated = accuracies
     return Figures(
         channels=sum(channel_widths(model).values()),

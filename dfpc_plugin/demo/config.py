@@ -53,9 +53,7 @@ class DemoConfig:
         object.__setattr__(self, "criteria", tuple(self.criteria))
         problems = self._problems()
         if problems:
-            raise DemoConfigError(
-                "The demo cannot run like this:\n" + "\n".join(f"  {line}" for line in problems)
-            )
+            raise DemoConfigError("The demo cannot run like this:\n" + "\n".join(f"  {line}" for line in problems))
 
     def _problems(self) -> list[str]:
         problems = [
@@ -80,9 +78,7 @@ class DemoConfig:
             if getattr(self, name) < 1
         ]
         if not 0 < self.latency_time <= 60:
-            problems.append(
-                f"latency_time: must be more than 0 and at most 60 seconds, not {self.latency_time}."
-            )
+            problems.append(f"latency_time: must be more than 0 and at most 60 seconds, not {self.latency_time}.")
         if self.seed < 0:
             problems.append(f"seed: must be 0 or more, not {self.seed}.")
         if self.output.exists() and not self.output.is_dir():

@@ -13,15 +13,7 @@ from torch import nn
 
 from dfpc_plugin.demo.data import IMAGE_SIZE
 
-__all__ = [
-    "ARCHITECTURE",
-    "WEIGHTS",
-    "build_network",
-    "channel_widths",
-    "example_input",
-    "load_network",
-    "reshape_",
-]
+__all__ = ["ARCHITECTURE", "WEIGHTS", "build_network", "channel_widths", "example_input", "load_network", "reshape_"]
 
 WEIGHTS = Path(__file__).with_name("digits_resnet.safetensors")
 """Made by `python -m dfpc_plugin.demo.train`; float16 on disk."""
@@ -62,9 +54,7 @@ def example_input(batch_size: int = 1) -> torch.Tensor:
 
 def channel_widths(model: nn.Module) -> dict[str, int]:
     """Map the name of each convolution to its number of output channels."""
-    return {
-        name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    }
+    return {name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
 
 
 def reshape_(model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:

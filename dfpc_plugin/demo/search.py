@@ -94,9 +94,7 @@ class CutSearch:
                 fits = middle
             else:
                 too_dear = middle
-        return max(
-            (cut for cut in self._cuts.values() if cut.macs <= budget * self._full), key=lambda cut: cut.macs
-        )
+        return max((cut for cut in self._cuts.values() if cut.macs <= budget * self._full), key=lambda cut: cut.macs)
 
     def _share(self, step: int) -> float:
         """Return the share of the MACs that is left at ratio `step / STEPS`."""

@@ -13,16 +13,7 @@ from dfpc_plugin.demo.result import DemoResult, Figures, Row, Spread
 __all__ = ["print_table", "result_table"]
 
 _LEADING = "bold green"
-_HEADINGS = (
-    "Channels",
-    "MACs",
-    "Parameters",
-    "Latency (ms)",
-    "Speed-up",
-    "Accuracy (%)",
-    "repaired",
-    "new BN stats",
-)
+_HEADINGS = ("Channels", "MACs", "Parameters", "Latency (ms)", "Speed-up", "Accuracy (%)", "repaired", "new BN stats")
 _FIRST_TO_GO = ("Channels", "Parameters", "Speed-up", "Latency (ms)")
 
 
@@ -122,9 +113,7 @@ def _reestimated(figures: Figures) -> float:
 
 def _accuracy(spread: Spread, leading: bool) -> Text:
     deviation = f" ± {100 * spread.std:.1f}" if spread.std else ""
-    return Text(
-        f"{100 * spread.mean:.1f}{deviation}" + (" *" if leading else "  "), style=_LEADING if leading else ""
-    )
+    return Text(f"{100 * spread.mean:.1f}{deviation}" + (" *" if leading else "  "), style=_LEADING if leading else "")
 
 
 def _small_print(result: DemoResult, without: tuple[str, ...]) -> str:
@@ -142,7 +131,5 @@ def _small_print(result: DemoResult, without: tuple[str, ...]) -> str:
         "all networks measured in turns. MACs are for one image.",
     ]
     if without:
-        lines.append(
-            f"Too narrow a terminal for: {', '.join(without).lower()}; all figures are in results.json."
-        )
+        lines.append(f"Too narrow a terminal for: {', '.join(without).lower()}; all figures are in results.json.")
     return "\n".join(lines)

@@ -43,12 +43,7 @@ def train(digits: Digits, console: Console, *, epochs: int = EPOCHS, seed: int =
         model.parameters(), lr=PEAK_RATE, momentum=0.9, weight_decay=WEIGHT_DECAY, nesterov=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / steps))
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("training"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("training", total=steps, loss=math.nan)
         for _ in range(epochs):
@@ -85,14 +80,10 @@ def _jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def main(arguments: list[str] | None = None) -> None:
     """Train, store in float16, and report the accuracy of what was stored."""
     parser = argparse.ArgumentParser(prog="python -m dfpc_plugin.demo.train", description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=WEIGHTS, help="file to write (default: the one that ships)"
-    )
+    parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write (default: the one that ships)")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads; the weights depend on it a little"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the weights depend on it a little")
     options = parser.parse_args(arguments)
 
     console, threads, start = Console(), torch.get_num_threads(), time.perf_counter()

@@ -50,8 +50,15 @@ def _by_torchscript(
     options: Any = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     buffer: Any = io.BytesIO()
     torch.onnx.export(
-        call, flat, buffer, input_names=list(call.input_names), output_names=list(outputs), opset_version=opset,
-        dynamic_axes=axes, verbose=False, **options,
+        call,
+        flat,
+        buffer,
+        input_names=list(call.input_names),
+        output_names=list(outputs),
+        opset_version=opset,
+        dynamic_axes=axes,
+        verbose=False,
+        **options,
     )
     return buffer.getvalue()
 

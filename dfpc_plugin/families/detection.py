@@ -60,7 +60,9 @@ def _note(model: nn.Module, example_inputs: Any) -> str:
     if any(_pool(detector.roi_heads, kind) is not None for kind in ("mask", "keypoint")):
         kinds["detections"] = found["mask"]
     most = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f"MACs are counted for images of {height} x {width} with {most} each, the most that the model's settings allow."
+    return (
+        f"MACs are counted for images of {height} x {width} with {most} each, the most that the model's settings allow."
+    )
 
 
 def counted_regions(detector: Any, maps: Sequence[tuple[int, int]] | None) -> dict[str, int]:
@@ -79,9 +81,7 @@ def counted_regions(detector: Any, maps: Sequence[tuple[int, int]] | None) -> di
     return {"box": proposals, "mask": heads.detections_per_img, "keypoint": heads.detections_per_img}
 
 
-def _regions(
-    heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] | None, images: int
-) -> list[Any]:
+def _regions(heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] | None, images: int) -> list[Any]:
     """Run the heads that look at regions: on one region per feature map, or as many as are counted per image."""
     outputs = []
     for kind in ("box", "mask", "keypoint"):

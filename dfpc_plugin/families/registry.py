@@ -11,14 +11,7 @@ from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.inputs import as_call, fresh
 from dfpc_plugin.preserve import watched
 
-__all__ = [
-    "ForwardFunction",
-    "counting_note",
-    "data_flow_forward",
-    "register_forward",
-    "register_note",
-    "run_forward",
-]
+__all__ = ["ForwardFunction", "counting_note", "data_flow_forward", "register_forward", "register_note", "run_forward"]
 
 ForwardFunction = Callable[[nn.Module, Any], Any]
 """Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
@@ -44,9 +37,7 @@ def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFuncti
     return register
 
 
-def register_note(
-    *classes: str,
-) -> Callable[[Callable[[nn.Module, Any], str]], Callable[[nn.Module, Any], str]]:
+def register_note(*classes: str) -> Callable[[Callable[[nn.Module, Any], str]], Callable[[nn.Module, Any], str]]:
     """Register the decorated function as what says, of a model and its inputs, what is assumed when its MACs are counted.
 
     Args:

@@ -92,7 +92,9 @@ class _Seeded(Dataset[Any]):
         seed_item(*self._seed, epoch, image)
         pixels, label = self._dataset[image]
         if not 0 <= int(label) < self._classes:
-            raise DataError(f"Image {image} of the training set has the label {int(label)}, and the model {self._classes} outputs.")
+            raise DataError(
+                f"Image {image} of the training set has the label {int(label)}, and the model {self._classes} outputs."
+            )
         return pixels, label
 
 

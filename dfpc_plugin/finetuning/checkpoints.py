@@ -86,7 +86,9 @@ class Checkpoints:
                 shutil.rmtree(path)
             return self._newest_whole(found)
         except OSError as error:
-            raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {error.strerror or error}.") from error
+            raise CheckpointError(
+                f"Cannot write checkpoints to '{self.directory}': {error.strerror or error}."
+            ) from error
 
     def _newest_whole(self, names: list[str]) -> str | None:
         """The newest of some checkpoints that is not damaged; newer ones get another name.
@@ -149,7 +151,9 @@ class Checkpoints:
                 (self.directory / name).rename(doomed / name)  # so that none is ever there in part
                 shutil.rmtree(doomed)
         except OSError as error:
-            raise CheckpointError(f"Cannot write a checkpoint to '{self.directory}': {error.strerror or error}.") from error
+            raise CheckpointError(
+                f"Cannot write a checkpoint to '{self.directory}': {error.strerror or error}."
+            ) from error
 
     def load(self, name: str) -> Checkpoint:
         """Read a checkpoint.
@@ -165,5 +169,7 @@ class Checkpoints:
         except (ArtifactError, OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"Cannot read the checkpoint '{place}': {error}.") from error
         if content.pop("format", None) != _FORMAT:
-            raise CheckpointError(f"The checkpoint '{place}' is of another version of dfpc_plugin; resume it with that version.")
+            raise CheckpointError(
+                f"The checkpoint '{place}' is of another version of dfpc_plugin; resume it with that version."
+            )
         return Checkpoint(content, model, optimiser)

@@ -53,11 +53,11 @@ def finetune(
     if teacher is None and settings.distill > 0:
         raise FinetuneError(f"distill={settings.distill} needs a teacher; pass teacher=, such as the unpruned model.")
     if teacher is not None and settings.distill == 0:
-        raise FinetuneError("There is a teacher that no one listens to, as distill=0; give distill=0.5, say, or no teacher.")
+        raise FinetuneError(
+            "There is a teacher that no one listens to, as distill=0; give distill=0.5, say, or no teacher."
+        )
     what = {"kind": "fine-tuning", "settings": settings.to_json()}
-    with run_for(
-        model, train, val, teacher, settings.mixed_precision, what, checkpoint, resume, progress
-    ) as run:
+    with run_for(model, train, val, teacher, settings.mixed_precision, what, checkpoint, resume, progress) as run:
         if run.state.courses == 0:
             train_course(run, settings, "fine-tuning")
         tuned, state = finished(run), run.state

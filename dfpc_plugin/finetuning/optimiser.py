@@ -46,7 +46,10 @@ def build_schedule(optimiser: Optimizer, settings: FinetuneSettings, steps: int)
         steps: Of the whole course.
     """
     common: dict[str, Any] = {
-        "warmup_t": settings.warmup_steps, "warmup_lr_init": 0.0, "warmup_prefix": False, "t_in_epochs": False
+        "warmup_t": settings.warmup_steps,
+        "warmup_lr_init": 0.0,
+        "warmup_prefix": False,
+        "t_in_epochs": False,
     }
     if settings.schedule == "cosine":
         return CosineLRScheduler(optimiser, t_initial=steps, **common)

@@ -48,7 +48,9 @@ class OptimiserState:
                 plain[part][owner] = {}
                 for name, value in values.items():
                     if isinstance(value, Tensor):
-                        tensors[f"{part}/{owner}/{name}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                        tensors[f"{part}/{owner}/{name}"] = (
+                            value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                        )
                     else:
                         plain[part][owner][name] = _plain(value, name, optimiser)
         return cls(tensors, plain)
@@ -63,7 +65,9 @@ class OptimiserState:
         """
         own = optimiser.state_dict()["param_groups"]
         numbers = {name: number for number, name in _names(optimiser, model).items()}
-        kept = {part: {owner: dict(values) for owner, values in entries.items()} for part, entries in self.plain.items()}
+        kept = {
+            part: {owner: dict(values) for owner, values in entries.items()} for part, entries in self.plain.items()
+        }
         for key, value in self.tensors.items():
             part, owner, name = key.split("/")
             kept[part][owner][name] = value.clone()

@@ -48,5 +48,7 @@ class FinetuneResult:
 
     def __str__(self) -> str:
         """One line."""
-        reached = f"loss {self.history[-1]['loss']:.4f} in training" if self.evaluation is None else str(self.evaluation)
+        reached = (
+            f"loss {self.history[-1]['loss']:.4f} in training" if self.evaluation is None else str(self.evaluation)
+        )
         return f"{self.steps} steps in {self.seconds:.0f} s: {reached}"

@@ -74,7 +74,9 @@ class FinetuneSettings:
         """
         for name, choices in (("schedule", get_args(Schedule)), ("mixed_precision", get_args(Precision))):
             if getattr(self, name) not in choices:
-                raise FinetuneError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}; choose one of them.")
+                raise FinetuneError(
+                    f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}; choose one of them."
+                )
         for name, (holds, meaning) in _LIMITS.items():
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:

@@ -63,14 +63,23 @@ def run_for(
     if not hasattr(train, "__len__"):
         raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with _one_at_a_time, generators_kept(devices), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
+    with (
+        _one_at_a_time,
+        generators_kept(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        shown(progress) as tell,
+    ):
         classes = probe(model, train)
         if val is not None:
             probe(model, val)
         with engine_for(mixed_precision) as engine:
             with exclusive(model, *([] if teacher is None else [teacher])):
                 teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
-                copied, identity = copy.deepcopy(model), run_identity(model, teacher, len(train), engine.processes, what)
+                copied, identity = (
+                    copy.deepcopy(model),
+                    run_identity(model, teacher, len(train), engine.processes, what),
+                )
             run = Run(
                 engine, model, copied, train, val, teacher, classes, identity,
                 None if checkpoint is None else Checkpoints(Path(checkpoint)), Phases(tell if engine.main else None),

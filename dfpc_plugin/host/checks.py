@@ -35,7 +35,9 @@ def check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Modu
             f"head_pruning_ratio={ratio} has no effect on its own; set prune_num_heads=True, prune_head_dims=False."
         )
     if by_layer:
-        raise PrunerSettingError("head_pruning_ratio_dict is not supported; give ratios by layer in pruning_ratio_dict.")
+        raise PrunerSettingError(
+            "head_pruning_ratio_dict is not supported; give ratios by layer in pruning_ratio_dict."
+        )
 
 
 def check_modules(model: nn.Module, keys: Iterable[Any]) -> None:

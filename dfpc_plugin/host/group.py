@@ -52,11 +52,7 @@ class DataFlowGroup(tp.Group):
     """
 
     def __init__(
-        self,
-        graph: DataFlowGraph,
-        couplings: Sequence[DataFlowCoupling],
-        units: Sequence[Tensor],
-        root: Place,
+        self, graph: DataFlowGraph, couplings: Sequence[DataFlowCoupling], units: Sequence[Tensor], root: Place
     ) -> None:
         """Collect what goes with `units`; `root` is the layer to name first."""
         super().__init__()

@@ -24,10 +24,7 @@ _TRANSPOSED: Layout = {"out": (("weight", 1), ("bias", 0)), "in": (("weight", 0)
 _DEPTHWISE: Layout = dict.fromkeys(("out", "in"), (("weight", 0), ("weight", 1), ("bias", 0)))
 _VECTORS: Layout = dict.fromkeys(("out", "in"), (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0)))
 _EMBEDDING: Layout = dict.fromkeys(("out", "in"), (("weight", 1),))
-_ATTENTION: Layout = {
-    "out": (("out_proj.weight", 0),),
-    "in": (("in_proj_weight", 1), ("q_proj_weight", 1)),
-}
+_ATTENTION: Layout = {"out": (("out_proj.weight", 0),), "in": (("in_proj_weight", 1), ("q_proj_weight", 1))}
 _RECURRENT: Layout = {"out": (("weight_hh_l0", 1),), "in": (("weight_ih_l0", 1),)}
 
 _BY_TYPE: Mapping[Any, Layout] = {

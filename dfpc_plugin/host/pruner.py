@@ -107,7 +107,9 @@ class DFPCPruner(tp.pruner.BasePruner):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
         self._target = None if target is None else countable(Target.parse(target))
         if target is not None and (pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads):
-            raise PrunerSettingError("A target is for one ranking of everything; leave out ratios by layer, isomorphic and heads.")
+            raise PrunerSettingError(
+                "A target is for one ranking of everything; leave out ratios by layer, isomorphic and heads."
+            )
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into what it is given
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())

@@ -131,9 +131,7 @@ def measure_latency(
             for model in models.values():
                 with torch.no_grad(), watched():
                     _Forward(model, inputs)()
-        runs = {
-            name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in models.items()
-        }
+        runs = {name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in models.items()}
         timers = {name: timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
         stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
         with contextlib.nullcontext() if compiled else watched():
@@ -174,10 +172,7 @@ def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | No
 
 
 def _take_turns(
-    timers: Mapping[str, Timer],
-    threads: int,
-    counts: Mapping[str, list[int]],
-    progress: Callable[[float], None] | None,
+    timers: Mapping[str, Timer], threads: int, counts: Mapping[str, list[int]], progress: Callable[[float], None] | None
 ) -> dict[str, Latency]:
     """Run every timer once per round."""
     seconds: dict[str, list[float]] = {name: [] for name in timers}

@@ -197,7 +197,12 @@ def _kind(module: Any, shape: tuple[int, ...]) -> _Kind:
     if isinstance(module, nn.Linear):
         return _Kind("linear", module.in_features, module.out_features, 1, (module.bias is not None,), shape)
     geometry = (
-        module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode, module.bias is not None
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.padding_mode,
+        module.bias is not None,
     )
     return _Kind(type(module).__name__, module.in_channels, module.out_channels, module.groups, geometry, shape)
 
@@ -242,8 +247,14 @@ def _time(module: Any, kind: _Kind, inputs: int, outputs: int) -> float:
         wide = groups * (kind.inputs // kind.groups) if kind.groups > 1 else inputs
         own = type(module) if type(module) in _CONVOLUTIONS else _plain(module)
         layer = own(
-            wide, groups * each if kind.groups > 1 else outputs, module.kernel_size, module.stride, module.padding,
-            module.dilation, groups, **options,
+            wide,
+            groups * each if kind.groups > 1 else outputs,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.dilation,
+            groups,
+            **options,
         )
         shape[-len(module.kernel_size) - 1] = wide
     x = torch.ones(shape, device=weight.device, dtype=weight.dtype)

@@ -34,7 +34,11 @@ def require_known(name: str) -> None:
     """
     fault = library_of(name).find_fault(name)
     if fault is not None:
-        nowhere = ", and there is no such directory" if "/" in name and library_of(name) is _TIMM and not name.startswith(HUB) else ""
+        nowhere = (
+            ", and there is no such directory"
+            if "/" in name and library_of(name) is _TIMM and not name.startswith(HUB)
+            else ""
+        )
         raise UnknownModelError(fault or f"No model is called '{name}'{nowhere}{_suggestion(name)}")
 
 
@@ -49,7 +53,9 @@ def match_models(pattern: str) -> list[str]:
     names = fnmatch.filter(library_of(pattern).names(), pattern)
     if not names:
         prefixes = " and ".join(f"'{library.prefix}'" for library in _PREFIXED)
-        raise UnknownModelError(f"No model's name matches '{pattern}'; {prefixes} begin the names of other libraries' models.")
+        raise UnknownModelError(
+            f"No model's name matches '{pattern}'; {prefixes} begin the names of other libraries' models."
+        )
     return names
 
 
@@ -61,7 +67,11 @@ def _suggestion(name: str) -> str:
     for library in _PREFIXED:
         stem = stem.removeprefix(library.prefix)
     exact = [bare[stem]] if stem in bare else []
-    near = exact + difflib.get_close_matches(name, full, n=4) + [bare[n] for n in difflib.get_close_matches(stem, bare, n=6)]
+    near = (
+        exact
+        + difflib.get_close_matches(name, full, n=4)
+        + [bare[n] for n in difflib.get_close_matches(stem, bare, n=6)]
+    )
     found = list(dict.fromkeys(near))[:4]
     if found:
         return f"; did you mean {', '.join(found)}?"

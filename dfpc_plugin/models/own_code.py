@@ -85,8 +85,14 @@ def _size(said: Any, name: str) -> tuple[int, int, int]:
     """Channels, height and width of an image."""
     if said is None:
         return len(IMAGENET[0]), _SIZE, _SIZE
-    if not isinstance(said, list | tuple) or len(said) != len(IMAGENET[0]) or any(type(n) is not int or n < 1 for n in said):
-        raise ModelInputError(f"'{name}' has default_cfg['input_size'] = {said!r}; let it be channels, height and width, as (3, 224, 224).")
+    if (
+        not isinstance(said, list | tuple)
+        or len(said) != len(IMAGENET[0])
+        or any(type(n) is not int or n < 1 for n in said)
+    ):
+        raise ModelInputError(
+            f"'{name}' has default_cfg['input_size'] = {said!r}; let it be channels, height and width, as (3, 224, 224)."
+        )
     return said[0], said[1], said[2]
 
 

@@ -51,7 +51,9 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     wanted = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     empty = next((name for name, tensor in wanted.items() if tensor.is_meta), None)
     if empty is not None:
-        raise WeightsError(f"The model's '{empty}' is on the meta device, which holds no values; build the model on the CPU first.")
+        raise WeightsError(
+            f"The model's '{empty}' is on the meta device, which holds no values; build the model on the CPU first."
+        )
     optional = set(getattr(model, "optional_weights", ()))
     optional |= {name for name in wanted if name.endswith(_COUNTER)}
     faults = []
@@ -85,7 +87,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping) and not any(content is outer for outer in visited):
         visited.append(content)
         content = next((content[key] for key in _KEYS if isinstance(content.get(key), Mapping)), content)
-    found = {str(name): t for name, t in dict(content).items() if isinstance(t, Tensor)} if isinstance(content, Mapping) else {}
+    found = (
+        {str(name): t for name, t in dict(content).items() if isinstance(t, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
     if not found:
         raise WeightsError(f"'{path}' holds no weights by name; save the model's state_dict.")
     return found
@@ -96,7 +102,12 @@ def _require_uncompressed(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             packed = next((entry for entry in archive.infolist() if entry.file_size > entry.compress_size), None)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # of another kind, or damaged, as its reader will say
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+    ):  # of another kind, or damaged, as its reader will say
         return
     if packed is not None:
         raise WeightsError(
@@ -122,7 +133,9 @@ def _give(model: nn.Module, wanted: Mapping[str, Tensor], state: Mapping[str, Te
             for name, tensor in wanted.items():
                 tensor.copy_(before[name])
         if isinstance(error, RuntimeError):
-            raise WeightsError(f"The weights in '{path}' cannot be loaded into this model: {_first_line(error)}.") from error
+            raise WeightsError(
+                f"The weights in '{path}' cannot be loaded into this model: {_first_line(error)}."
+            ) from error
         raise
 
 
@@ -161,7 +174,11 @@ def _fault(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: 
     parts = [
         _listed("it lacks", missing, str),
         _listed("the model has no", surplus, str),
-        _listed("", differ, lambda name: f"{name} has shape {_shape(state[name])} where the model's has {_shape(wanted[name])}"),
+        _listed(
+            "",
+            differ,
+            lambda name: f"{name} has shape {_shape(state[name])} where the model's has {_shape(wanted[name])}",
+        ),
         _listed("", odd, lambda name: f"{name} is {_type(state[name])} where the model's is {_type(wanted[name])}"),
     ]
     count = len(missing) + len(surplus) + len(differ) + len(odd)
@@ -170,7 +187,12 @@ def _fault(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: 
 
 def _can_take(name: str, given: Tensor, wanted: Tensor) -> bool:
     """Whether a tensor has values of the kind that the model's has: real, complex or whole numbers, in any precision."""
-    if type(given) not in (Tensor, nn.Parameter) or given.layout != torch.strided or given.is_quantized or given.is_meta:
+    if (
+        type(given) not in (Tensor, nn.Parameter)
+        or given.layout != torch.strided
+        or given.is_quantized
+        or given.is_meta
+    ):
         return False
     if name.endswith(_COUNTER):  # averages of checkpoints have fractions there, which no layer uses
         return not given.is_complex()

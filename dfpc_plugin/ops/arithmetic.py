@@ -326,4 +326,3 @@ def _quotient(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:
     if x_is_data:
         return x + y if y_is_data else x / abs(y)
     return y * abs(x)
-

@@ -35,8 +35,15 @@ def _note_scale(call: ChannelCall, query: Any, scale: Any = None) -> None:
 
 
 def _fused_channels(
-    call: ChannelCall, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    call: ChannelCall,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Any:
     """Products of queries with keys and of their softmax with values."""
     if enable_gqa:
@@ -119,9 +126,7 @@ def _mean_value(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, mean.mean(-2, keepdim=True)
 
 
-@operator(
-    F.scaled_dot_product_attention, channels=_fused_channels, noise=_mean_value, additive=True, kind="products"
-)
+@operator(F.scaled_dot_product_attention, channels=_fused_channels, noise=_mean_value, additive=True, kind="products")
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

@@ -31,7 +31,13 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 
 
 def convolution_channels(
-    call: ChannelCall, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    call: ChannelCall,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
     groups: Any = 1,
 ) -> Proxy:
     """Reads axis one of its group by axis one of the weight; writes axis zero."""
@@ -48,8 +54,15 @@ def convolution_channels(
 
 
 def _transposed_channels(
-    call: ChannelCall, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
-    output_padding: Any = 0, groups: Any = 1, dilation: Any = 1,
+    call: ChannelCall,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
 ) -> Proxy:
     """Reads axis zero of the weight; writes axis one of its group."""
     own, kernel = shape_of(input), shape_of(weight)[2:]
@@ -61,8 +74,17 @@ def _transposed_channels(
 
 
 def _traced_channels(
-    call: ChannelCall, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-    output_padding: Any, groups: Any, *backend_flags: bool,
+    call: ChannelCall,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: Any,
+    *backend_flags: bool,
 ) -> Proxy:
     """A convolution as traced TorchScript spells it."""
     if transposed:
@@ -123,9 +145,7 @@ def _grouped_channels(
     channel = len(shape_of(input)) - kernel - 1
     first = _of_weight(weight, count, transposed)
     second = _of_input(call, input, channel, count, out)
-    grouped = Operand(
-        tuple(slot for slot, _ in second), _full({0: count, 2: shape_of(input)[channel] // count})
-    )
+    grouped = Operand(tuple(slot for slot, _ in second), _full({0: count, 2: shape_of(input)[channel] // count}))
     sizes = shape_of(weight)
     outs = sizes[1] if transposed else sizes[0] // count
     ins = sizes[0] // count if transposed else sizes[1]
@@ -224,7 +244,9 @@ def _noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     by_group = mean.reshape(-1).expand(sums.shape[1] * groups).view(groups, 1, -1)
     mapped = (sums.view(groups, -1, sums.shape[1]) * by_group).sum(2).flatten()
     bias = given.get("bias")
-    return variance, aligned(mapped if bias is None else mapped + value_of(bias).detach().to(variance.dtype), variance, 1)
+    return variance, aligned(
+        mapped if bias is None else mapped + value_of(bias).detach().to(variance.dtype), variance, 1
+    )
 
 
 @operator(
@@ -329,9 +351,7 @@ def traced_convolution(
 ) -> Tensor:
     """|W| * x as traced TorchScript spells it."""
     if transposed:
-        return transposed_convolution(
-            flow, input, weight, bias, stride, padding, output_padding, groups, dilation
-        )
+        return transposed_convolution(flow, input, weight, bias, stride, padding, output_padding, groups, dilation)
     return convolution(flow, input, weight, bias, stride, padding, dilation, groups)
 
 

@@ -46,9 +46,7 @@ def _fourier_channels(
         if set(axes) & set(varying(slot)):
             call.freeze(slot, f"is mixed along its own axis by {call.where}")
         else:
-            slots.append(
-                slot[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(slot.dim()))]
-            )
+            slots.append(slot[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(slot.dim()))])
     return call.make(shapes.shape, slots, dtype=shapes.dtype)
 
 
@@ -57,9 +55,7 @@ def _of_one(flow: LayerContext, input: Tensor, n: Any = None, dim: Any = None, n
     return _summed(flow, input, n, dim, norm)
 
 
-def _of_several(
-    flow: LayerContext, input: Tensor, s: Any = None, dim: Any = None, norm: Any = None
-) -> Tensor:
+def _of_several(flow: LayerContext, input: Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> Tensor:
     """The sum over the axes, as every entry of the matrix has size one; divided as `norm` says."""
     return _summed(flow, input, s, dim, norm)
 
@@ -77,11 +73,7 @@ def _summed(flow: LayerContext, input: Tensor, sizes: Any, dim: Any, norm: Any) 
 for _name in _AXES:
     _dtype = torch.float32 if _name.startswith(("irfft", "hfft")) else torch.complex64
     operator(
-        getattr(torch.fft, _name),
-        convention=APPROXIMATION,
-        channels=_fourier_channels,
-        context=True,
-        dtypes=(_dtype,),
+        getattr(torch.fft, _name), convention=APPROXIMATION, channels=_fourier_channels, context=True, dtypes=(_dtype,)
     )(_of_one if _AXES[_name] == _ONE else _of_several)
 
 
@@ -102,9 +94,7 @@ def part(input: Tensor) -> Tensor:
     return input
 
 
-@operator(
-    torch.view_as_real, channels=lambda call, input: call.moved(input, _doubled), dtypes=(torch.float32,)
-)
+@operator(torch.view_as_real, channels=lambda call, input: call.moved(input, _doubled), dtypes=(torch.float32,))
 def parts(input: Tensor) -> Tensor:
     """x, twice."""
     return _doubled(input)

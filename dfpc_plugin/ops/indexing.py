@@ -142,7 +142,11 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     parts = enumerate(_by_axis(index, input.dim()))
     axes = [axis for axis, part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     level = largest(input.abs(), axes, True).expand(input.shape)
-    return level[map_tensors(lambda tensor: torch.zeros_like(tensor, dtype=torch.long) if tensor.is_floating_point() else tensor, index)]
+    return level[
+        map_tensors(
+            lambda tensor: torch.zeros_like(tensor, dtype=torch.long) if tensor.is_floating_point() else tensor, index
+        )
+    ]
 
 
 def _select_channels(call: ChannelCall, input: Any, dim: int, index: int) -> Any:
@@ -216,7 +220,14 @@ def _picks_along(name: str) -> None:
         return function(level, *args, **kwargs)
 
     pick.__name__ = name
-    operator(*forms(name), convention=EXACT, channels=_along_axis_channels, means=Means.LINEAR, kind="picks", first_only=False)(pick)
+    operator(
+        *forms(name),
+        convention=EXACT,
+        channels=_along_axis_channels,
+        means=Means.LINEAR,
+        kind="picks",
+        first_only=False,
+    )(pick)
 
 
 for _name in ("index_select", "gather", "take_along_dim", "take"):

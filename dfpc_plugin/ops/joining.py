@@ -80,7 +80,11 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
         pieces = []
         for t in tensors:
             own = _slots(t)
-            pieces.append(own[number] if number < len(own) else torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(t)))
+            pieces.append(
+                own[number]
+                if number < len(own)
+                else torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(t))
+            )
         slots.append(canonical(torch.stack(pieces, dim)))
     for slot in slots:
         axes = [axis for axis in varying(slot) if axis != dim]

@@ -23,7 +23,15 @@ from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
 
-__all__ = ["apply_linear", "per_channel_sum", "read_linear", "row_sums", "variances_by_channel", "weight_rows", "write_linear"]
+__all__ = [
+    "apply_linear",
+    "per_channel_sum",
+    "read_linear",
+    "row_sums",
+    "variances_by_channel",
+    "weight_rows",
+    "write_linear",
+]
 
 
 def per_channel_sum(input: Tensor, axes: int) -> Tensor:
@@ -79,7 +87,12 @@ def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
     shape = shape_of(output)
     place = [-1 if at == axis else 1 for at in range(len(shape))]
     rows = [row for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
-    return tuple([row.flatten(1)[:, 0].view(place).expand(shape) if row.dim() > 1 else row.view(place).expand(shape) for row in rows])
+    return tuple(
+        [
+            row.flatten(1)[:, 0].view(place).expand(shape) if row.dim() > 1 else row.view(place).expand(shape)
+            for row in rows
+        ]
+    )
 
 
 def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = None) -> Any:
@@ -109,7 +122,9 @@ def _linear_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, mapped if bias is None else mapped + value_of(bias).detach().to(variance.dtype)
 
 
-@operator(*forms("linear"), convention=EXACT, channels=_linear_channels, noise=_linear_noise, context=True, kind="layer")
+@operator(
+    *forms("linear"), convention=EXACT, channels=_linear_channels, noise=_linear_noise, context=True, kind="layer"
+)
 def linear(flow: LayerContext, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """|W| x, bias dropped: read sum(|W| x), write |W| 1."""
     if not flow.is_data("input"):  # weights made from data

@@ -36,7 +36,12 @@ def _moves(names: str, *, view: bool) -> None:
                 continue  # a tensor of the model cannot change its shape in place here
             bound = native(function, name)
             operator(
-                function, convention=EXACT, channels=moves_entries(function), means=Means.LINEAR, kind="moves", view=view
+                function,
+                convention=EXACT,
+                channels=moves_entries(function),
+                means=Means.LINEAR,
+                kind="moves",
+                view=view,
             )(bound)
 
 
@@ -143,7 +148,9 @@ def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -
         return call.moved(input, lambda labels: labels.unfold(*map(int, args), **kwargs))
     shape = call.on_meta((input, *args), kwargs).shape
     window = shape[-2] // input.size(-3)
-    return call.make(shape, [slot[..., :1, 0].expand(*slot.shape[:-2], window).flatten(-2)[..., None] for slot in input.slots])
+    return call.make(
+        shape, [slot[..., :1, 0].expand(*slot.shape[:-2], window).flatten(-2)[..., None] for slot in input.slots]
+    )
 
 
 @operator(Tensor.unfold, F.unfold, convention=EXACT, channels=_unfold_channels, means=Means.LINEAR, kind="moves")
@@ -162,7 +169,9 @@ def _fold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> 
     return call.make(shape, slots)
 
 
-operator(*forms("fold"), convention=EXACT, channels=_fold_channels, means=Means.LINEAR, kind="moves")(native(F.fold, "fold"))
+operator(*forms("fold"), convention=EXACT, channels=_fold_channels, means=Means.LINEAR, kind="moves")(
+    native(F.fold, "fold")
+)
 
 
 def _repeat_interleave_channels(

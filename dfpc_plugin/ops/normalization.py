@@ -48,8 +48,14 @@ def _per_channel(call: ChannelCall, input: Any, weight: Any, bias: Any, *statist
 
 
 def _batch_norm_channels(
-    call: ChannelCall, input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None,
-    bias: Any = None, *args: Any, **kwargs: Any,
+    call: ChannelCall,
+    input: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Statistics, weight and bias per channel, of which the module says how many there are."""
     call.described(input, "num_features")
@@ -57,7 +63,14 @@ def _batch_norm_channels(
 
 
 def _scripted_batch_norm_channels(
-    call: ChannelCall, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, *args: Any, **kwargs: Any
+    call: ChannelCall,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """The same in TorchScript's order of arguments."""
     return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
@@ -81,7 +94,11 @@ def _batch_norm(input: Tensor, running_var: Tensor | None, weight: Tensor | None
 
 
 @operator(
-    torch.nn.functional.batch_norm, convention=EXACT, channels=_batch_norm_channels, noise=_batch_norm_noise, kind="norm"
+    torch.nn.functional.batch_norm,
+    convention=EXACT,
+    channels=_batch_norm_channels,
+    noise=_batch_norm_noise,
+    kind="norm",
 )
 def batch_norm(
     input: Tensor,
@@ -97,7 +114,9 @@ def batch_norm(
     return _batch_norm(input, running_var, weight, eps)
 
 
-@operator(torch.batch_norm, convention=EXACT, channels=_scripted_batch_norm_channels, noise=_batch_norm_noise, kind="norm")
+@operator(
+    torch.batch_norm, convention=EXACT, channels=_scripted_batch_norm_channels, noise=_batch_norm_noise, kind="norm"
+)
 def scripted_batch_norm(
     input: Tensor,
     weight: Tensor | None,
@@ -114,7 +133,13 @@ def scripted_batch_norm(
 
 
 def _layer_norm_channels(
-    call: ChannelCall, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any
+    call: ChannelCall,
+    input: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Statistics over the last axes, whose sizes it asks for; a weight per entry of them."""
     sizes = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
@@ -299,4 +324,3 @@ def _weight_norm_channels(call: ChannelCall, v: Any, g: Any, dim: int = 0) -> An
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """x + y: a direction times a length, at unit size."""
     return v + g
-

@@ -84,7 +84,9 @@ def _same_mean(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, mean_of(next(iter(given.values())))
 
 
-operator(*forms(*_IDENTITIES.split()), convention=EXACT, channels=_scales_on, noise=_same_mean, kind="pointwise")(_identity)
+operator(*forms(*_IDENTITIES.split()), convention=EXACT, channels=_scales_on, noise=_same_mean, kind="pointwise")(
+    _identity
+)
 
 
 @operator(*forms("neg", "negative"), convention=EXACT, channels=_scales_on, means=Means.LINEAR, kind="pointwise")
@@ -136,8 +138,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 
 register(
-    forms("prelu"),
-    dataclasses.replace(pointwise_record(prelu, BOUND, compute=_prelu_value), channels=_prelu_channels),
+    forms("prelu"), dataclasses.replace(pointwise_record(prelu, BOUND, compute=_prelu_value), channels=_prelu_channels)
 )
 
 

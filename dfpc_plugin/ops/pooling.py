@@ -56,14 +56,14 @@ _LARGEST = "The largest bound in the window: |max a - max b| <= max |a - b|."
 for _rank in (1, 2, 3):
     for _name in (f"avg_pool{_rank}d", f"adaptive_avg_pool{_rank}d"):
         _passing: dict[str, Any] = {"noise": _mean_per_channel} if _rank == 2 else {"means": Means.LINEAR}
-        operator(*forms(_name), convention=EXACT, channels=_resample_channels, kind="pools", first_only=True, **_passing)(
-            _native(_name, _AVERAGE)
-        )
+        operator(
+            *forms(_name), convention=EXACT, channels=_resample_channels, kind="pools", first_only=True, **_passing
+        )(_native(_name, _AVERAGE))
     for _name in (f"max_pool{_rank}d", f"adaptive_max_pool{_rank}d"):
         _passing = {"noise": _mean_per_channel} if _name == "max_pool2d" else {}
-        operator(*forms(_name), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True, **_passing)(
-            _native(_name, _LARGEST)
-        )
+        operator(
+            *forms(_name), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True, **_passing
+        )(_native(_name, _LARGEST))
     for _name in (f"max_pool{_rank}d_with_indices", f"adaptive_max_pool{_rank}d_with_indices"):
         if hasattr(F, _name):
             operator(
@@ -71,16 +71,21 @@ for _rank in (1, 2, 3):
                 first_only=True,
             )(_native(_name, _LARGEST))  # fmt: skip
     if hasattr(F, f"lp_pool{_rank}d"):
-        operator(*forms(f"lp_pool{_rank}d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True)(
-            _native(f"lp_pool{_rank}d", "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||.")
-        )
-operator(*present("fractional_max_pool2d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True)(
-    _native("fractional_max_pool2d", _LARGEST)
+        operator(
+            *forms(f"lp_pool{_rank}d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True
+        )(_native(f"lp_pool{_rank}d", "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||."))
+operator(
+    *present("fractional_max_pool2d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True
+)(_native("fractional_max_pool2d", _LARGEST))
+
+
+@operator(
+    *present("max_unpool1d", "max_unpool2d", "max_unpool3d"),
+    convention=BOUND,
+    channels=_resample_channels,
+    kind="pools",
+    context=True,
 )
-
-
-@operator(*present("max_unpool1d", "max_unpool2d", "max_unpool3d"), convention=BOUND, channels=_resample_channels,
-          kind="pools", context=True)
 def unpool(flow: LayerContext, input: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """mean(x) per channel at every position: where entries come to lie depends on data."""
     shape = flow.on_shapes().shape

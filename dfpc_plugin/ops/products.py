@@ -92,7 +92,9 @@ def _summed_mean(factor: Any, axis: int) -> Any:
     rank = min(2, factor.dim())
     mean = mean.reshape((1,) * max(0, rank - mean.dim()) + mean.shape)
     axis = max(axis, -rank)
-    return mean.expand([shape_of(factor)[axis] if at == mean.dim() + axis else size for at, size in enumerate(mean.shape)])
+    return mean.expand(
+        [shape_of(factor)[axis] if at == mean.dim() + axis else size for at, size in enumerate(mean.shape)]
+    )
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
@@ -116,7 +118,14 @@ def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -
     return torch.matmul(x.abs(), y)
 
 
-@operator(*forms("matmul", "dot", "vdot"), torch.linalg.matmul, channels=_matmul_channels, noise=_noise_of("input", "other"), context=True, kind="products")
+@operator(
+    *forms("matmul", "dot", "vdot"),
+    torch.linalg.matmul,
+    channels=_matmul_channels,
+    noise=_noise_of("input", "other"),
+    context=True,
+    kind="products",
+)
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
     return _matmul(flow, "input", "other", input, other)
@@ -128,7 +137,9 @@ def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
 
 
-@operator(*forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"), context=True, kind="products")
+@operator(
+    *forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"), context=True, kind="products"
+)
 def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
     """As matmul."""
     return _matmul(flow, "input", "mat2", input, mat2)
@@ -194,7 +205,9 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
             equation, *(factor if varies else factor.abs() for factor, varies in zip(factors, data, strict=True))
         )
     terms, output = spelled_equation(equation, [factor.dim() for factor in factors])
-    sizes = {letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)}
+    sizes = {
+        letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)
+    }
     shape = [sizes[letter] for letter in output]
     total = factors[0].new_zeros(())
     for letters, factor, varies in zip(terms, factors, data, strict=True):

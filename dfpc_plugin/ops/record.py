@@ -68,7 +68,19 @@ def operator(
         register(
             functions,
             Operator(
-                bound, convention, channels, passing, noise, compute, kind, context, couples, view, additive, only_first, dtypes
+                bound,
+                convention,
+                channels,
+                passing,
+                noise,
+                compute,
+                kind,
+                context,
+                couples,
+                view,
+                additive,
+                only_first,
+                dtypes,
             ),
         )
         return bound
@@ -189,9 +201,10 @@ def rule(
         )
         for function in functions:
             known = find_operator(function) if kind is None else None
-            kept = record if known is None else dataclasses.replace(record, channels=known.channels, dtypes=known.dtypes)
+            kept = (
+                record if known is None else dataclasses.replace(record, channels=known.channels, dtypes=known.dtypes)
+            )
             register((function,), kept, override=override)
         return bound
 
     return write
-

@@ -20,8 +20,16 @@ __all__: list[str] = []
 
 
 def _recurrent_channels(
-    call: ChannelCall, input: Any, hx: Any, params: Any, has_biases: bool, num_layers: int, dropout: float, train: bool,
-    bidirectional: bool, batch_first: bool,
+    call: ChannelCall,
+    input: Any,
+    hx: Any,
+    params: Any,
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
 ) -> Any:
     """Per layer and direction: gates' rows of both weights, the biases, and the columns that read the state."""
     states = list(hx) if isinstance(hx, tuple | list) else [hx]
@@ -106,7 +114,9 @@ def _recurrent(
             before = flow.sources
             read_linear(flow, name, input, w_ih)
             units = w_hh.shape[1]
-            hidden = flow.write(name, w_ih.sum(1).view(-1, units).sum(0), channel_dim=0).expand(*input.shape[:-1], units)
+            hidden = flow.write(name, w_ih.sum(1).view(-1, units).sum(0), channel_dim=0).expand(
+                *input.shape[:-1], units
+            )
             read_linear(flow, name, hidden, w_hh)
             outputs.append(hidden)
             finals.append(hidden.select(time, -1))

@@ -268,8 +268,14 @@ def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) 
     return type(shapes)((call.make(shape, left, part=0), call.make(shape, part=1, dtype=torch.long)))
 
 
-@operator(*present("topk", "sort", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin"), convention=BOUND,
-          channels=_ordered_channels, dtypes=(None, torch.long), kind="reduces", context=True)
+@operator(
+    *present("topk", "sort", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin"),
+    convention=BOUND,
+    channels=_ordered_channels,
+    dtypes=(None, torch.long),
+    kind="reduces",
+    context=True,
+)
 def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Every result changes by at most the largest change along the axis (of several channels, their sum)."""
     found = flow.on_shapes()
@@ -300,7 +306,9 @@ def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     """Positions in a table, which tell of no channels; those that are looked for stay."""
     if call.name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
-        raise ValueDependentError("torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself")
+        raise ValueDependentError(
+            "torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself"
+        )
     for operand in call.call.operands:
         for slot in operand.slots:
             call.freeze(slot, f"is a position in {call.where}")
@@ -308,11 +316,16 @@ def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     return call.make(shape)
 
 
-@operator(*present("searchsorted", "bucketize", "one_hot"), channels=_buckets, dtypes=(torch.long,), kind="reduces", context=True)
+@operator(
+    *present("searchsorted", "bucketize", "one_hot"),
+    channels=_buckets,
+    dtypes=(torch.long,),
+    kind="reduces",
+    context=True,
+)
 def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
     """Zero: positions are taken to stay as they are."""
     if flow.function_name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
         raise ValueDependentError("torch.nn.functional.one_hot without num_classes", flow.caller)
     shape = flow.on_shapes().shape
     return torch.zeros(shape, dtype=torch.float32, device=next(arg.device for arg in args if isinstance(arg, Tensor)))
-

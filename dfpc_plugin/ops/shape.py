@@ -137,7 +137,8 @@ def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any
         own = shape_of(input)
         lacking = len(asked) - len(own)
         result.spread = {
-            axis: size for axis, size in enumerate(asked)
+            axis: size
+            for axis, size in enumerate(asked)
             if plain[axis] > 1 and (axis < lacking or own[axis - lacking] == 1)
         }
     return result

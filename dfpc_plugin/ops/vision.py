@@ -43,9 +43,7 @@ def _deformed(
     pad_h: int, pad_w: int, dil_h: int, dil_w: int, groups: int, offset_groups: int, use_mask: bool,
 ) -> Tensor:  # fmt: skip
     """|W| * x as if nothing were deformed, and masks one."""
-    return convolution(
-        flow, input, weight, None, (stride_h, stride_w), (pad_h, pad_w), (dil_h, dil_w), groups
-    )
+    return convolution(flow, input, weight, None, (stride_h, stride_w), (pad_h, pad_w), (dil_h, dil_w), groups)
 
 
 def _pooled_channels(call: ChannelCall, input: Any, rois: Any, *args: Any) -> Any:
@@ -75,6 +73,5 @@ register_name(
     Operator(_deformed, Convention.APPROXIMATION, _deformed_channels, kind="layer", context=True),
 )
 register_name(
-    "torchvision::roi_align",
-    Operator(_aligned, Convention.APPROXIMATION, _pooled_channels, kind="other", context=True),
+    "torchvision::roi_align", Operator(_aligned, Convention.APPROXIMATION, _pooled_channels, kind="other", context=True)
 )

@@ -43,7 +43,13 @@ def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> 
 
 
 @operator(
-    Tensor.__setitem__, convention=EXACT, channels=_setitem_channels, means=Means.LINEAR, couples=True, context=True, kind="writes"
+    Tensor.__setitem__,
+    convention=EXACT,
+    channels=_setitem_channels,
+    means=Means.LINEAR,
+    couples=True,
+    context=True,
+    kind="writes",
 )
 def setitem(flow: LayerContext, input: Tensor, index: Any, value: Any) -> Tensor:
     """Replaces entries; a constant has bound zero."""

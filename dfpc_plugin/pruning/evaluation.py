@@ -41,7 +41,9 @@ class Scores:
         try:
             score = float(found)
         except (TypeError, ValueError):
-            raise TargetError(f"evaluate returned {found!r}, which is no number; return a score, more is better.") from None
+            raise TargetError(
+                f"evaluate returned {found!r}, which is no number; return a score, more is better."
+            ) from None
         if score != score:
             raise TargetError("evaluate returned NaN; return a score, more is better.")
         self.known[name] = score

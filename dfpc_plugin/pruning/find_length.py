@@ -70,7 +70,9 @@ def length_for_latency(
         if number >= _TRIES and any(_surplus(target, found) >= 1 for found in tried.values()):
             break
         length = _first_within(predict, bracket.predicted_for(_seconds_wanted(target, bracket.full)), low, high)
-        if length in tried or number >= _TRIES:  # where predictions lead nowhere, as on a busy machine, halve what is left
+        if (
+            length in tried or number >= _TRIES
+        ):  # where predictions lead nowhere, as on a busy machine, halve what is left
             length = (low + high) // 2
         found = _measured(subject, order, length, settings if length not in tried else longer)
         if _surplus(target, found) >= 1 and (_surplus(target, found) <= 1 + _TOLERANCE or length == low):
@@ -164,9 +166,7 @@ def _surplus(target: Target, found: Measured) -> float:
     return min(ratios)
 
 
-def length_for_score(
-    score_of: Callable[[int], float], base: float, max_drop: float, most: int
-) -> tuple[int, float]:
+def length_for_score(score_of: Callable[[int], float], base: float, max_drop: float, most: int) -> tuple[int, float]:
     """Find the longest cut whose score has fallen by at most `max_drop`, to a hundredth of the longest one.
 
     Scores are taken to fall with the length of the cut; the one returned has been measured.

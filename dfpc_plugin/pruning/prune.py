@@ -115,8 +115,14 @@ def prune(
     by_default = round_to is None and wanted.measured
     ranked_by = importance or default_importance(mending, example_inputs)
     settings = PruneSettings(
-        per or default_per(ranked_by, wanted), rescore, max_ratio, min_channels,
-        8 if by_default else round_to, ignored, coupled, whole_heads,
+        per or default_per(ranked_by, wanted),
+        rescore,
+        max_ratio,
+        min_channels,
+        8 if by_default else round_to,
+        ignored,
+        coupled,
+        whole_heads,
     )
     latency = _protocol(latency, wanted, settings, forward_fn)
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell:

@@ -90,7 +90,9 @@ def candidates_of(
     return found
 
 
-def left_out(graph: DataFlowGraph, candidates: Sequence[Candidate], settings: PruneSettings) -> list[tuple[DataFlowCoupling, str]]:
+def left_out(
+    graph: DataFlowGraph, candidates: Sequence[Candidate], settings: PruneSettings
+) -> list[tuple[DataFlowCoupling, str]]:
     """List couplings that could be pruned and were not ranked, each with the reason.
 
     Args:

@@ -46,7 +46,10 @@ def replay(
 
 
 def _replayed(
-    model: nn.Module, example_inputs: ExampleInputs, removed: Mapping[str, Sequence[int]], forward_fn: ForwardFunction | None
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    removed: Mapping[str, Sequence[int]],
+    forward_fn: ForwardFunction | None,
 ) -> nn.Module:
     """Do it; the first of several errors tells most.
 
@@ -58,7 +61,9 @@ def _replayed(
         couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
         try:
             channels = _channels_of(couplings, removed)
-            protect_what_breaks(model, example_inputs, couplings, forward_fn)  # finds attributes that follow the cut, too
+            protect_what_breaks(
+                model, example_inputs, couplings, forward_fn
+            )  # finds attributes that follow the cut, too
             cut(model, couplings, channels)
         except CutError as error:
             first = first or error

@@ -143,7 +143,10 @@ def _listed(content: dict[str, Any]) -> dict[str, Any]:
 def _figures(figures: Figures) -> dict[str, Any]:
     """One model's figures, its latency in milliseconds."""
     content: dict[str, Any] = {
-        "channels": figures.channels, "macs": figures.macs, "parameters": figures.parameters, "score": figures.score
+        "channels": figures.channels,
+        "macs": figures.macs,
+        "parameters": figures.parameters,
+        "score": figures.score,
     }
     if figures.latency is not None:
         content["latency_ms"] = 1e3 * figures.latency.median

@@ -67,6 +67,8 @@ class PruneSettings:
         if not 0 <= self.max_ratio <= 1:
             raise PrunerSettingError(f"max_ratio={self.max_ratio} is no share of the channels; give 0 to 1.")
         if self.min_channels < 1:
-            raise PrunerSettingError(f"min_channels={self.min_channels} would leave layers without channels; give 1 or more.")
+            raise PrunerSettingError(
+                f"min_channels={self.min_channels} would leave layers without channels; give 1 or more."
+            )
         if self.round_to is not None and self.round_to < 1:
             raise PrunerSettingError(f"round_to={self.round_to} is no number of channels; give 1 or more, or None.")

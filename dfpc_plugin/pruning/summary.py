@@ -133,8 +133,12 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
             f"The pruned model's outputs change by more than the removed channels; keep those numbers fixed in the forward."
         )
     if rounded_by_default:
-        notes.append("Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number.")
-    protected = [coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in]
+        notes.append(
+            "Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number."
+        )
+    protected = [
+        coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in
+    ]
     if protected:
         width = sum(coupling.width for coupling in protected)
         notes.append(f"Couplings that must stay: {len(protected)}, with {width} channels; find_couplings tells why.")

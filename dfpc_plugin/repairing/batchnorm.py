@@ -40,7 +40,9 @@ def reestimated(
     state = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked) if norm.num_batches_tracked is not None else None
+            norm.num_batches_tracked = (
+                torch.zeros_like(norm.num_batches_tracked) if norm.num_batches_tracked is not None else None
+            )
             norm.momentum = None  # a plain average
             norm.training = True
         with torch.no_grad():

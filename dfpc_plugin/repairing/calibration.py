@@ -75,7 +75,12 @@ class Calibration:
             before, divergence = noted["before"], noted["divergence"]
         else:
             made = synthesise(
-                model, example_inputs, count=own.count, steps=own.steps, seed=own.seed, forward_fn=self._forward_fn,
+                model,
+                example_inputs,
+                count=own.count,
+                steps=own.steps,
+                seed=own.seed,
+                forward_fn=self._forward_fn,
                 progress=progress,
             )
             parts, before, divergence = list(made.batches), made.before, made.divergence

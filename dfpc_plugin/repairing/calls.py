@@ -222,6 +222,7 @@ _KINDS: dict[Callable[..., Any], type[LayerCall]] = {F.linear: LayerCall}
 _KINDS |= dict.fromkeys(forms("conv1d", "conv2d", "conv3d"), _Convolution)
 _KINDS |= dict.fromkeys(forms("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _Transposed)
 
+
 def _signature(names: str) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature([inspect.Parameter(name, kind, default=None) for name in names.split()])
@@ -246,7 +247,6 @@ def layer_call(
     owned = bias is not None and (isinstance(bias, nn.Parameter) or names.owns(bias))
     options = {name: value for name, value in given.items() if value is not None}
     return kind(names.layer(weight), function, data, weight, bias, owned, options, _part(weight))
-
 
 
 def _is_whole_rows(weight: Tensor) -> bool:

@@ -82,7 +82,9 @@ class ChannelNorms(TorchFunctionMode):
 _NORMS = {func: inspect.signature(func) for func in (F.layer_norm, F.group_norm, F.rms_norm)}
 
 
-def _regression(func: Callable[..., Any], given: dict[str, Any], mask: Tensor, *, with_intercept: bool) -> _Found | None:
+def _regression(
+    func: Callable[..., Any], given: dict[str, Any], mask: Tensor, *, with_intercept: bool
+) -> _Found | None:
     """Regress the kept channels of one call on what the norm gives for kept channels alone.
 
     Args:

@@ -121,7 +121,11 @@ class Reader:
         if not self._full or int(self._gone.sum()) * _SPARSE < len(self._gone):
             return
         left = (~self._gone).nonzero().squeeze(1)
-        self._gram, self._inverse, self._gone = self._gram[left][:, left], self._inverse[left][:, left], self._gone[left]
+        self._gram, self._inverse, self._gone = (
+            self._gram[left][:, left],
+            self._inverse[left][:, left],
+            self._gone[left],
+        )
         numbers = {entry: number for number, entry in enumerate(left.tolist())}
         own = {unit: [numbers[e] for e in entries if e in numbers] for unit, entries in self._entries.items()}
         self._number({unit: entries for unit, entries in own.items() if entries})
@@ -188,7 +192,9 @@ def readers_of(
     matrices = _single([own.matrix for own in moments])
     if sensitivity is not None:
         matrices = _weighted(matrices, sensitivity.weights)
-    covariances = _single([own.covariance for own in moments])  # (groups, channels, channels), or (groups, channels) variances
+    covariances = _single(
+        [own.covariance for own in moments]
+    )  # (groups, channels, channels), or (groups, channels) variances
     grams = [
         matrix.mT @ matrix if covariance.dim() == 3 else matrix.square().sum(1)
         for matrix, covariance in zip(matrices, covariances, strict=True)

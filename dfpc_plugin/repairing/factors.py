@@ -51,6 +51,7 @@ def _chosen(matrix: Tensor, mask: Tensor, axis: int) -> Tensor | None:
     if bool((counts != counts[0]).any()):
         return None
     parts = [
-        own.index_select(axis - 1, keep.nonzero().squeeze(1).to(own.device)) for own, keep in zip(matrix, mask, strict=True)
+        own.index_select(axis - 1, keep.nonzero().squeeze(1).to(own.device))
+        for own, keep in zip(matrix, mask, strict=True)
     ]
     return torch.stack(parts)

@@ -176,7 +176,20 @@ class Follower(TorchFunctionMode):
 
 _SUMS = frozenset((*forms("add"), torch.Tensor.__radd__))
 _MOVES = frozenset(
-    forms("permute", "transpose", "swapaxes", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "roll")
+    forms(
+        "permute",
+        "transpose",
+        "swapaxes",
+        "movedim",
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "roll",
+    )
 )
 _SCALES = frozenset((*forms("mul", "multiply"), torch.Tensor.__rmul__))
 _DROPOUTS = frozenset(forms("dropout", "dropout1d", "dropout2d", "dropout3d"))

@@ -115,7 +115,9 @@ def _gathered(images: Images, count: int, example_inputs: ExampleInputs | None) 
     try:
         iterator = iter(images)
     except TypeError:
-        raise RepairError(f"images is a {type(images).__name__}; give a tensor, a dict, or batches to iterate over.") from None
+        raise RepairError(
+            f"images is a {type(images).__name__}; give a tensor, a dict, or batches to iterate over."
+        ) from None
     found: list[ExampleInputs] = []
     missing = count
     for batch in iterator:
@@ -155,9 +157,13 @@ def _checked(batch: Any) -> ExampleInputs:
         batch = dict(batch)
     own = tensors(batch) if isinstance(batch, Tensor | dict) else []
     if not own or any(not t.dim() or len(t) != len(own[0]) for t in own):
-        raise RepairError(f"A batch of images is a {type(batch).__name__}; batches are tensors, alone or before labels.")
+        raise RepairError(
+            f"A batch of images is a {type(batch).__name__}; batches are tensors, alone or before labels."
+        )
     if isinstance(batch, Tensor) and not batch.is_floating_point():
-        raise RepairError(f"Images are {batch.dtype}; give numbers scaled as the model was trained on, such as float32.")
+        raise RepairError(
+            f"Images are {batch.dtype}; give numbers scaled as the model was trained on, such as float32."
+        )
     return batch
 
 

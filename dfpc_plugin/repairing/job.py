@@ -73,7 +73,6 @@ class RepairJob:
         total = squares - sum(float(own.square().sum()) for own in sums) / max(1, count)
         return wrong / total if total > 1e-9 * squares else None
 
-
     def _outputs(self, batch: ExampleInputs, noise: bool) -> tuple[list[Tensor], list[Tensor]]:
         """What the model and the original return."""
         with MomentsSeen() if noise else contextlib.nullcontext() as seen:

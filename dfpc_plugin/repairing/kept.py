@@ -79,7 +79,9 @@ def kept_channels(
     """
     couplings = map_couplings(original, example_inputs, forward_fn)
     channels = couplings.channels
-    tensors = dict(original.named_parameters(remove_duplicate=False)) | dict(original.named_buffers(remove_duplicate=False))
+    tensors = dict(original.named_parameters(remove_duplicate=False)) | dict(
+        original.named_buffers(remove_duplicate=False)
+    )
     pruned = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     if removed is None:
         gone = match_channels(channels, tensors, pruned)

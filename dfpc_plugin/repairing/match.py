@@ -64,7 +64,9 @@ class _Search:
         groups: dict[tuple[int, ...], list[Axis]] = defaultdict(list)
         for axis in channels.axes:
             if axis.tensor not in after or after[axis.tensor].dim() != before[axis.tensor].dim():
-                raise RepairError(f"The pruned model has no '{axis.tensor}' like the original; pass what it was pruned from.")
+                raise RepairError(
+                    f"The pruned model has no '{axis.tensor}' like the original; pass what it was pruned from."
+                )
             self._by_tensor[axis.tensor].append(axis)
             if axis.groups == 1:
                 groups[tuple(axis.channels.tolist())].append(axis)

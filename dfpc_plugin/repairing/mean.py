@@ -27,11 +27,7 @@ _LEAST = 0.1
 
 
 def fold_means(
-    model: nn.Module,
-    original: nn.Module,
-    example_inputs: ExampleInputs,
-    kept: Kept,
-    forward_fn: ForwardFunction | None,
+    model: nn.Module, original: nn.Module, example_inputs: ExampleInputs, kept: Kept, forward_fn: ForwardFunction | None
 ) -> list[LayerRepair]:
     """Let layers do without removed channels as far as their means and variances tell, in place.
 
@@ -72,7 +68,9 @@ def fold_means(
             variance = _per_channel(run.varying.get(call.name), call)
             if step.norm_is_own and pair.pruned.norm_variance is not None and variance is not None:
                 share = _varying_share(call, inputs, variance)
-                pair.pruned.norm_variance.mul_(kept_shift(share, kept.outputs(call), None).to(pair.pruned.norm_variance))
+                pair.pruned.norm_variance.mul_(
+                    kept_shift(share, kept.outputs(call), None).to(pair.pruned.norm_variance)
+                )
             found.append(LayerRepair(call.name, True))
     return found
 

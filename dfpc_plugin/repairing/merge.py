@@ -71,7 +71,9 @@ def merge_channels(
     stand_ins: dict[Key, _StandIns] = {}
     seen, looked_at = MomentsSeen(), example_inputs if noise is None else noise
     norms = ChannelNorms(original, kept)
-    for step, settlement in zip(steps, settlements(original, looked_at, forward_fn, lambda: _both(seen, norms)), strict=True):
+    for step, settlement in zip(
+        steps, settlements(original, looked_at, forward_fn, lambda: _both(seen, norms)), strict=True
+    ):
         inputs = kept.inputs(settlement.call)
         if inputs is not None and step.key not in stand_ins and not step.shared:
             channels = _channels(settlement.call, rows, generator)

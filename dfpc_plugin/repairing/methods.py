@@ -51,7 +51,9 @@ def _merge(job: RepairJob) -> list[LayerRepair]:
         return _unless_worse(job, _merged)
 
 
-def _unless_worse(job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]]) -> list[LayerRepair]:
+def _unless_worse(
+    job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]]
+) -> list[LayerRepair]:
     """Repair on noise, and take it back where that makes the outputs on other noise worse."""
     best, _ = on_noise(job.example_inputs, job.settings.seed + 1, functools.partial(_as_it_is, job), _ONE_IN)
     layers = _on_noise(job, functools.partial(repair, job))
@@ -99,7 +101,9 @@ def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[L
 def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: Norms, shift: float) -> None:
     """Update the statistics of batch norms by noise, if there are batch norms and there is noise."""
     if before and noise is not None:
-        update_norms(job.model, job.original, before, moments_of(job.model, noise, job.forward_fn), job.kept, shift=shift)
+        update_norms(
+            job.model, job.original, before, moments_of(job.model, noise, job.forward_fn), job.kept, shift=shift
+        )
 
 
 def _least_squares(job: RepairJob) -> list[LayerRepair]:
@@ -119,8 +123,17 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
         _begin_with_stand_ins(job, best)
     with job.phases("layers") as tell:
         layers = fit_layers(
-            job.model, job.original, batches, job.kept, forward_fn=job.forward_fn, ridge=settings.used_ridge,
-            rows=settings.rows, seed=settings.seed, memory_gib=settings.memory_gib, store=_store(job, batches), progress=tell,
+            job.model,
+            job.original,
+            batches,
+            job.kept,
+            forward_fn=job.forward_fn,
+            ridge=settings.used_ridge,
+            rows=settings.rows,
+            seed=settings.seed,
+            memory_gib=settings.memory_gib,
+            store=_store(job, batches),
+            progress=tell,
         )
     with job.phases("evaluating"):
         layers = _kept_or_taken_back(job, best, layers)
@@ -138,7 +151,9 @@ def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
         _on_noise(job, functools.partial(_offer_stand_ins, job, best))
     except Exception as error:  # the user's forward may raise anything on noise, and images are there
         copy_state(cut, job.model)
-        job.notes.append(f"Least squares began without the stand-ins of merge, as the model does not take noise: {error}")
+        job.notes.append(
+            f"Least squares began without the stand-ins of merge, as the model does not take noise: {error}"
+        )
 
 
 def _offer_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
@@ -187,6 +202,10 @@ def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _
 
 
 METHODS: dict[str, Callable[[RepairJob], list[LayerRepair]]] = {
-    "none": _none, "mean": _mean, "merge": _merge, "synthetic": _least_squares, "calibrate": _least_squares
+    "none": _none,
+    "mean": _mean,
+    "merge": _merge,
+    "synthetic": _least_squares,
+    "calibrate": _least_squares,
 }
 """What each method does to a job's model, and says of its layers."""

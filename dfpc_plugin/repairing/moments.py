@@ -71,7 +71,9 @@ def layer_moments(
     sums: dict[Key, tuple[str, _Sums]] = {}
     for number, batch in enumerate(batches.parts):
         seen = set()
-        for position, (step, settlement) in enumerate(zip(steps, settlements(model, batch, forward_fn, within), strict=True)):
+        for position, (step, settlement) in enumerate(
+            zip(steps, settlements(model, batch, forward_fn, within), strict=True)
+        ):
             call = settlement.call
             if step.key in seen or _is_depthwise(call):
                 continue
@@ -130,7 +132,9 @@ class _Sums:
         mean = means.mean(1)
         square = mean[:, :, None] * mean[:, None] if self._full else mean.square()
         along = torch.einsum("gic,gc->i", means, mean)
-        places = places - (along[:, None] + along - mean.square().sum())  # around the mean of all places, which differ at borders
+        places = places - (
+            along[:, None] + along - mean.square().sum()
+        )  # around the mean of all places, which differ at borders
         factor = _root(places / places.diagonal().mean().clamp_min(1e-300))
         weights = self._matrix.unflatten(2, (-1, self._taps)) @ factor  # groups, outputs, channels, taps
         return LayerMoments(weights.transpose(2, 3).flatten(1, 2), product - square)

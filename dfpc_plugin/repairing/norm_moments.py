@@ -126,7 +126,9 @@ class NoiseAsData(ImposedStatistics):
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def update_norms(model: nn.Module, original: nn.Module, before: Norms, after: Norms, kept: Kept, *, shift: float) -> None:
+def update_norms(
+    model: nn.Module, original: nn.Module, before: Norms, after: Norms, kept: Kept, *, shift: float
+) -> None:
     """Update the statistics of the batch norms of a pruned model in place, by how the cut changed the moments of their inputs.
 
     Args:

@@ -64,7 +64,9 @@ class RepairSettings:
             RepairError: Says which.
         """
         if self.method not in get_args(Method):
-            raise RepairError(f"method={self.method!r} is no way to repair; choose one of {', '.join(get_args(Method))}.")
+            raise RepairError(
+                f"method={self.method!r} is no way to repair; choose one of {', '.join(get_args(Method))}."
+            )
         if (self.images is None) == (self.method == "calibrate"):
             raise RepairError(
                 "method='calibrate' needs images: pass some unlabelled ones as images."

@@ -36,7 +36,9 @@ def fingerprint(
     for model in models:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(f"{name} {getattr(tensor, 'dtype', type(tensor))}".encode())
-            digest.update(_bytes(tensor) if isinstance(tensor, Tensor) else b"")  # modules may keep anything in a state dict
+            digest.update(
+                _bytes(tensor) if isinstance(tensor, Tensor) else b""
+            )  # modules may keep anything in a state dict
     for tensor in tensors(inputs):
         digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(b"" if shapes_only else _bytes(tensor))
@@ -44,7 +46,10 @@ def fingerprint(
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return repr(tuple(tensor.shape)).encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return (
+        repr(tuple(tensor.shape)).encode()
+        + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    )
 
 
 def _checksum(name: str, text: str, content: Mapping[str, Tensor]) -> str:
@@ -96,8 +101,14 @@ class Store:
     def save_tensors(self, name: int | str, content: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
         """Keep tensors and a few words about them."""
         if self._directory is not None:
-            path, text, tensors = self._path(name), json.dumps(dict(said)), {key: t.detach().cpu() for key, t in content.items()}
-            write_tensors(path, tensors, {"repair": self._mark, "said": text, "sha256": _checksum(path.name, text, tensors)})
+            path, text, tensors = (
+                self._path(name),
+                json.dumps(dict(said)),
+                {key: t.detach().cpu() for key, t in content.items()},
+            )
+            write_tensors(
+                path, tensors, {"repair": self._mark, "said": text, "sha256": _checksum(path.name, text, tensors)}
+            )
 
     def load_tensors(self, name: int | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Take what is kept."""
@@ -115,7 +126,9 @@ class Store:
             with safe_open(path, "pt") as file:
                 content = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError) as error:
-            raise RepairError(f"'{path}' cannot be read ({error}); remove it, and the layer is solved again.") from error
+            raise RepairError(
+                f"'{path}' cannot be read ({error}); remove it, and the layer is solved again."
+            ) from error
         text = metadata.get("said", "")
         if metadata.get("sha256") != _checksum(path.name, text, content):
             raise RepairError(f"'{path}' is not what was written there; remove it, and the layer is solved again.")
@@ -135,4 +148,6 @@ class Store:
             with safe_open(path, "pt") as file:
                 return file.metadata() or {}
         except Exception as error:
-            raise RepairError(f"'{path}' cannot be read ({error}); remove it, and the layer is solved again.") from error
+            raise RepairError(
+                f"'{path}' cannot be read ({error}); remove it, and the layer is solved again."
+            ) from error

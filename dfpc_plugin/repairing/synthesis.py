@@ -97,11 +97,7 @@ def synthesise(
 
 
 def _matched(
-    model: nn.Module,
-    images: Tensor,
-    steps: int,
-    forward_fn: ForwardFunction | None,
-    progress: Callable[[float], None],
+    model: nn.Module, images: Tensor, steps: int, forward_fn: ForwardFunction | None, progress: Callable[[float], None]
 ) -> tuple[Tensor, float, float]:
     """Change images until they match; with the divergences before and after."""
     images = images.float().requires_grad_()

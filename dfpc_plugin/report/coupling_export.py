@@ -12,10 +12,7 @@ from dfpc_plugin.report.csv_text import csv_text
 
 __all__ = ["couplings_to_csv", "couplings_to_json"]
 
-_CSV_HEADER = (
-    *("coupling", "name", "units", "blocks", "protected"),
-    *("tensor", "dim", "groups", "per_unit", "role"),
-)
+_CSV_HEADER = (*("coupling", "name", "units", "blocks", "protected"), *("tensor", "dim", "groups", "per_unit", "role"))
 
 
 def couplings_to_json(found: ModelCouplings) -> str:

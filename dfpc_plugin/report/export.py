@@ -58,11 +58,7 @@ def _coupling(summary: CouplingSummary) -> dict[str, Any]:
 
 
 def _range(values: ScoreRange, channels: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "lowest": values.lowest,
-        "median": values.median,
-        "highest": values.highest,
-    }
+    content: dict[str, Any] = {"lowest": values.lowest, "median": values.median, "highest": values.highest}
     if channels:
         content |= {"lowest_channel": values.lowest_channel, "highest_channel": values.highest_channel}
     return content

@@ -36,9 +36,7 @@ def require_plottable(path: Path) -> None:
         MissingDependencyError: matplotlib is not installed.
     """
     if path.suffix.lower() not in _FORMATS:
-        raise OutputError(
-            f"Cannot draw '{path}': end its name in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}."
-        )
+        raise OutputError(f"Cannot draw '{path}': end its name in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")
     require_writable(path)
     require("matplotlib", "matplotlib", "plots")
 
@@ -55,7 +53,9 @@ def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
     kind = path.suffix.lower().removeprefix(".")
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     # No date and a fixed salt: the same scores give the same bytes. The settings end with this block.
-    with require("matplotlib", "matplotlib", "plots").rc_context({"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}):
+    with require("matplotlib", "matplotlib", "plots").rc_context(
+        {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
+    ):
         draw_saliency(saliency, title).savefig(buffer, format=kind, dpi=130, metadata=metadata)
     write_bytes(path, buffer.getvalue())
 
@@ -76,9 +76,7 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
         group = [summary for summary in summaries if _style(summary) == label]
         if group:
             _draw_group(axes, saliency, group, label, colour, marker)
-    _mark_zeros(
-        axes, [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())]
-    )
+    _mark_zeros(axes, [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())])
     _label_axes(axes, summaries, title)
     return figure
 
@@ -90,9 +88,7 @@ def _draw_group(
     drawn = [(summary.index, _scores(saliency, summary)) for summary in group]
     spread = [(index, _quantiles(scores[scores > 0])) for index, scores in drawn if bool((scores > 0).any())]
     at = [index for index, _ in spread]
-    low, lower, middle, upper, high = (
-        zip(*(values for _, values in spread), strict=True) if spread else ((),) * 5
-    )
+    low, lower, middle, upper, high = zip(*(values for _, values in spread), strict=True) if spread else ((),) * 5
     axes.vlines(at, low, high, color=colour, linewidth=1)
     axes.vlines(at, lower, upper, color=colour, linewidth=5, alpha=0.45)
     axes.plot(at, middle, linestyle="", marker=marker, markersize=5, color=colour, label=label)
@@ -102,15 +98,7 @@ def _mark_zeros(axes: Any, indices: list[int]) -> None:
     """Scores of zero lie infinitely far down; mark where there are some."""
     if indices:
         at_bottom = axes.get_xaxis_transform()
-        axes.plot(
-            indices,
-            [0.012] * len(indices),
-            "v",
-            c=_INK,
-            ms=5,
-            transform=at_bottom,
-            label="and channels at zero",
-        )
+        axes.plot(indices, [0.012] * len(indices), "v", c=_INK, ms=5, transform=at_bottom, label="and channels at zero")
 
 
 def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -> None:

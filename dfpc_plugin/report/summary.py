@@ -68,9 +68,7 @@ class CouplingSummary:
 
 def summarise(saliency: Saliency) -> tuple[CouplingSummary, ...]:
     """Summarise every coupling, in the order of the forward pass."""
-    return tuple(
-        _summarise(saliency, index, coupling) for index, coupling in enumerate(saliency.couplings, start=1)
-    )
+    return tuple(_summarise(saliency, index, coupling) for index, coupling in enumerate(saliency.couplings, start=1))
 
 
 def layers_by_width(saliency: Saliency, coupling: LayerCoupling) -> dict[int, tuple[str, ...]]:

@@ -56,9 +56,7 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
         cells = ("mixed", *[""] * 5) if summary.mixed else _cells(summary.range, 1)
         table.add_row(str(summary.index), _layers(coupling.feed_in), str(len(coupling.feed_out)), *cells)
         for layers, values in summary.by_width:
-            table.add_row(
-                "", Padding(_layers(layers), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
-            )
+            table.add_row("", Padding(_layers(layers), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim")
     return table
 
 
@@ -74,9 +72,7 @@ def print_check(check: ModelCheck, console: Console) -> None:
         line.append(f"  cannot be scored: {check.error}", style="red")
     console.print(line, soft_wrap=True)
     for entry in check.missing:
-        console.print(
-            Text(f"  {entry.function}").append(f"  in {_modules(entry.modules)}", "dim"), soft_wrap=True
-        )
+        console.print(Text(f"  {entry.function}").append(f"  in {_modules(entry.modules)}", "dim"), soft_wrap=True)
 
 
 def _selected(saliency: Saliency, top: int | None) -> Sequence[CouplingSummary]:
@@ -110,13 +106,9 @@ def _small_print(score: ModelScore, top: int | None) -> list[str]:
     lines = ["Scores are summed over a coupling's feed-in layers; @ is the channel that has the score."]
     summaries = summarise(score.saliency)
     if any(summary.mixed for summary in summaries):
-        lines.append(
-            "mixed: the feed-in layers have different widths, so scores are those of single layers, by width."
-        )
+        lines.append("mixed: the feed-in layers have different widths, so scores are those of single layers, by width.")
     if top is not None and top < len(summaries):
-        lines.append(
-            f"Only the {top} with the lowest scores; {len(summaries) - top} more couplings are not shown."
-        )
+        lines.append(f"Only the {top} with the lowest scores; {len(summaries) - top} more couplings are not shown.")
     if not score.pretrained:
         lines.append("These are the scores of random weights; --pretrained loads trained ones.")
     return lines

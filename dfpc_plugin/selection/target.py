@@ -112,8 +112,12 @@ _RANGES = {
     "max_drop": (0.0, math.inf, "loss to allow, 0 or more"),
 }
 _EXAMPLES = {
-    "ratio": "ratio=0.3", "macs": "macs=0.5", "params": "params=0.5", "speedup": "speedup=1.5",
-    "latency_ms": "latency_ms=4.2", "max_drop": "max_drop=2",
+    "ratio": "ratio=0.3",
+    "macs": "macs=0.5",
+    "params": "params=0.5",
+    "speedup": "speedup=1.5",
+    "latency_ms": "latency_ms=4.2",
+    "max_drop": "max_drop=2",
 }
 
 

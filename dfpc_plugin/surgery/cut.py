@@ -72,7 +72,9 @@ def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
     gone[channels] = True
     for coupling in couplings.couplings:
         if gone[coupling.blocks].all(1).any() and not known.removed[coupling.blocks].all(1).any():
-            raise CutError(f"Cutting these channels would leave nothing of the coupling '{coupling.name}'; keep a unit.")
+            raise CutError(
+                f"Cutting these channels would leave nothing of the coupling '{coupling.name}'; keep a unit."
+            )
 
 
 class _Changes:

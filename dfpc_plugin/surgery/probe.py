@@ -43,10 +43,7 @@ _MOST_RESTATED = 8
 
 
 def protect_what_breaks(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    couplings: CouplingMap,
-    forward_fn: ForwardFunction | None = None,
+    model: nn.Module, example_inputs: ExampleInputs, couplings: CouplingMap, forward_fn: ForwardFunction | None = None
 ) -> list[DataFlowCoupling]:
     """Cut units of every coupling on trial, and protect those with which the forward fails or returns other shapes.
 

@@ -21,7 +21,9 @@ from dfpc_plugin.exchange import Exchange, put
 __all__ = ["caches_passed_by"]
 
 _Cached: Any = type(functools.lru_cache(maxsize=1)(len))
-_KEPT = frozenset(sys.stdlib_module_names | {"torch", "torchgen", "numpy", "sympy", "scipy", "matplotlib", "dfpc_plugin"}) - {"__main__"}
+_KEPT = frozenset(
+    sys.stdlib_module_names | {"torch", "torchgen", "numpy", "sympy", "scipy", "matplotlib", "dfpc_plugin"}
+) - {"__main__"}
 """Packages whose caches hold nothing of a forward."""
 
 
@@ -36,7 +38,9 @@ def caches_passed_by(modules: Iterable[nn.Module]) -> AbstractContextManager[Non
     Functions of Python modules, and methods of the classes of `modules`, are passed by; a cached function that is kept
     elsewhere, in a closure say, is not.
     """
-    classes = {base for kind in {type(module) for module in modules} for base in kind.__mro__ if _is_looked_at(base.__module__)}
+    classes = {
+        base for kind in {type(module) for module in modules} for base in kind.__mro__ if _is_looked_at(base.__module__)
+    }
     return _exchange.block(classes)
 
 

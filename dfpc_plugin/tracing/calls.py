@@ -32,7 +32,12 @@ class Call:
     """
 
     def __init__(
-        self, function: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any], operands: list[Proxy]
+        self,
+        function: Callable[..., Any],
+        operator: Operator,
+        args: tuple,
+        kwargs: dict[str, Any],
+        operands: list[Proxy],
     ) -> None:
         """Look at the operands."""
         self.function, self.operator, self.args = function, operator, args
@@ -135,7 +140,9 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
     if asked is not None:
         return asked
     dtypes = {tensor.dtype for tensor in data}
-    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
+    dtype = (
+        dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
+    )
     if not dtype.is_floating_point:  # token ids: an embedding's result has the dtype of its weights
         given = (*args, *kwargs.values())
         for tensor in tensors(given):

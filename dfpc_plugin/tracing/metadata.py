@@ -32,8 +32,7 @@ _VALUE_FUNCTIONS = (
 ).split()
 
 METADATA: frozenset[Callable[..., Any]] = frozenset(
-    {getattr(torch.Tensor, name).__get__ for name in _ATTRIBUTES if hasattr(torch.Tensor, name)}
-    | _present(_METHODS)
+    {getattr(torch.Tensor, name).__get__ for name in _ATTRIBUTES if hasattr(torch.Tensor, name)} | _present(_METHODS)
 )
 """Functions answered from shape, dtype and device alone."""
 

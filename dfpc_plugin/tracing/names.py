@@ -17,7 +17,11 @@ from dfpc_plugin.tracing.proxy import Proxy
 __all__ = ["ModelNames"]
 
 _PACKAGE = Path(__file__).parent.parent
-_ENGINE = (*(str(_PACKAGE / part) for part in ("tracing", "analyses", "ops", "preserve.py")), F.__file__, torch.overrides.__file__)
+_ENGINE = (
+    *(str(_PACKAGE / part) for part in ("tracing", "analyses", "ops", "preserve.py")),
+    F.__file__,
+    torch.overrides.__file__,
+)
 """Files whose functions are no module's: their frames, with many variables each, need not be looked at."""
 
 

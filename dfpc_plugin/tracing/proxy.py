@@ -36,9 +36,7 @@ class Tracer(Protocol):
     traces_sizes: bool
     dtype: torch.dtype
 
-    def call(
-        self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]
-    ) -> Any:
+    def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Carry out an operation; `operands` are all tensors among its arguments."""
 
 

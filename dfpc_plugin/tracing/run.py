@@ -11,22 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import (
-    DFPCError,
-    MissingOperator,
-    RuleError,
-    UnsupportedOperatorError,
-    ValueDependentError,
-)
+from dfpc_plugin.errors import DFPCError, MissingOperator, RuleError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.tracing.calls import Call, on_shapes
-from dfpc_plugin.tracing.constants import (
-    computed,
-    evaluated,
-    keep_values,
-    ordinary,
-    origins_of,
-    shaped_constant,
-)
+from dfpc_plugin.tracing.constants import computed, evaluated, keep_values, ordinary, origins_of, shaped_constant
 from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import Operator, find_operator, function_name
@@ -260,13 +247,16 @@ class Run:
         if result is None:
             parts = iter(range(len(bounds)))
             result = map_tensors(
-                lambda bound: Proxy(bound.shape, self, call.dtype_of(next(parts)), bound.device, data=True), found.bounds
+                lambda bound: Proxy(bound.shape, self, call.dtype_of(next(parts)), bound.device, data=True),
+                found.bounds,
             )
             if call.value is not None:
                 keep_values(call.value, result)
         proxies = tensors(result)
         if [shape_of(proxy) for proxy in proxies] != [bound.shape for bound in bounds]:
-            problem = f"its rules disagree: {[tuple(shape_of(p)) for p in proxies]} and {[tuple(b.shape) for b in bounds]}"
+            problem = (
+                f"its rules disagree: {[tuple(shape_of(p)) for p in proxies]} and {[tuple(b.shape) for b in bounds]}"
+            )
             raise RuleError(function_name(call.function), self.names.caller() or "", problem)
         for proxy, bound, mean in zip(proxies, bounds, means, strict=True):
             proxy.set_bound(bound, found.sources, mean)  # type: ignore[attr-defined]
@@ -279,12 +269,18 @@ class Run:
         target = call.target
         if not isinstance(target, Proxy):
             values, named = map_tensors(value_of, (call.args, call.kwargs))
-            return call.function(*values, **named) if target is call.args[0] else call.function(*values, out=target, **named)
+            return (
+                call.function(*values, **named)
+                if target is call.args[0]
+                else call.function(*values, out=target, **named)
+            )
         if call.data and target is not call.args[0]:  # out=, as data is among the arguments
             return target.copy_(self._result(call))
         if not call.data and target.wild:  # the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
-            call.function(*args, **kwargs) if target is call.args[0] else call.function(*args, out=value_of(target), **kwargs)
+            call.function(*args, **kwargs) if target is call.args[0] else call.function(
+                *args, out=value_of(target), **kwargs
+            )
             if self.channels is None:
                 return target
             kept = target.value
@@ -299,7 +295,9 @@ class Run:
             target.origins = origins_of([target, *call.operands])
         return target
 
-    def _without_record(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], proxies: list[Proxy]) -> Any:
+    def _without_record(
+        self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], proxies: list[Proxy]
+    ) -> Any:
         """Scripted: interpret. Weights and constants alone: compute. Else note it as missing."""
         if is_scripted(func):
             return interpret(func, args, kwargs)

@@ -20,7 +20,16 @@ from typing import Any
 from torch import Tensor
 
 __all__ = [
-    "Attribute", "AxisSize", "Casts", "Expression", "Operation", "TracedFloat", "TracedInt", "attributes_of", "expression_of", "is_linear",
+    "Attribute",
+    "AxisSize",
+    "Casts",
+    "Expression",
+    "Operation",
+    "TracedFloat",
+    "TracedInt",
+    "attributes_of",
+    "expression_of",
+    "is_linear",
     "leaves_of",
 ]
 
@@ -107,7 +116,9 @@ class _Traced:
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """What NumPy computes of it is a plain number; it is remembered."""
         _tell(float(_plain(self)), self.expression)
-        return getattr(ufunc, method)(*(_plain(value) if isinstance(value, _Traced) else value for value in inputs), **options)
+        return getattr(ufunc, method)(
+            *(_plain(value) if isinstance(value, _Traced) else value for value in inputs), **options
+        )
 
 
 def _plain(value: Any) -> Any:

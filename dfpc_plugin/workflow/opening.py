@@ -12,28 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest
-from dfpc_plugin.data import (
-    ImageDataset,
-    calibration_images,
-    evaluation_transform,
-    open_images,
-    training_transform,
-)
+from dfpc_plugin.data import ImageDataset, calibration_images, evaluation_transform, open_images, training_transform
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
-from dfpc_plugin.models import (
-    ModelSpec,
-    Preprocessing,
-    build_model,
-    example_inputs,
-    load_weights,
-    preprocessing_of,
-)
+from dfpc_plugin.models import ModelSpec, Preprocessing, build_model, example_inputs, load_weights, preprocessing_of
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
 
-__all__ = ["Opened", "device_of", "images_to_calibrate", "images_to_train", "images_to_validate", "is_artifact", "open_model"]
+__all__ = [
+    "Opened",
+    "device_of",
+    "images_to_calibrate",
+    "images_to_train",
+    "images_to_validate",
+    "is_artifact",
+    "open_model",
+]
 
 _CALIBRATION = 256
 _LARGEST_RECORDED = 2048  # pixels that a file decides on: memory grows with their square
@@ -75,7 +70,9 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros((), device=device).item()  # the meta device makes tensors too, and has no values
     except (RuntimeError, AssertionError) as error:  # torch without CUDA raises the latter
-        raise RecipeError(f"device='{name}' is not here ({str(error).splitlines()[0]}); give cpu, cuda, or auto.") from error
+        raise RecipeError(
+            f"device='{name}' is not here ({str(error).splitlines()[0]}); give cpu, cuda, or auto."
+        ) from error
     return device
 
 
@@ -157,7 +154,11 @@ def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> E
     """
     try:
         return example_inputs(model, name, batch_size=batch_size, size=size)
-    except (RuntimeError, OverflowError, TypeError) as error:  # torch says it in each of these ways, by how large they are
+    except (
+        RuntimeError,
+        OverflowError,
+        TypeError,
+    ) as error:  # torch says it in each of these ways, by how large they are
         at = "" if size is None else f" of size={size}"
         raise RecipeError(
             f"There is no memory for batch_size={batch_size} example inputs{at} ({str(error).splitlines()[0]}); give fewer or "
@@ -190,10 +191,14 @@ def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
         RecipeError: It makes no sense.
     """
     try:
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
         found = Preprocessing(**values)
     except (AttributeError, TypeError) as error:
-        raise RecipeError(f"'{section.name}' does not say how images become inputs ({error}); save it again.") from error
+        raise RecipeError(
+            f"'{section.name}' does not say how images become inputs ({error}); save it again."
+        ) from error
     if section.size is None:
         return found
     return dataclasses.replace(found, size=(found.size[0], section.size, section.size))
@@ -208,7 +213,9 @@ def prepared(preprocessing: Preprocessing, data: DataSection) -> Preprocessing:
     given = {name: getattr(data, name) for name in ("mean", "std") if getattr(data, name) is not None}
     for name, values in given.items():
         if len(values) not in (1, preprocessing.size[0]):
-            raise RecipeError(f"data.{name} has {len(values)} values for {preprocessing.size[0]} channels; give one for each.")
+            raise RecipeError(
+                f"data.{name} has {len(values)} values for {preprocessing.size[0]} channels; give one for each."
+            )
     return dataclasses.replace(preprocessing, **given)
 
 

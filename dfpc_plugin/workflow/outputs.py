@@ -26,7 +26,14 @@ RECIPE, REPORT, ONNX, PROGRAM = "recipe.yaml", "report.html", "model.onnx", "mod
 
 
 def write_outputs(
-    output: Path, model: nn.Module, opened: Opened, record: RunRecord, wanted: ExportSection, tell: Progress, *, overwrite: bool
+    output: Path,
+    model: nn.Module,
+    opened: Opened,
+    record: RunRecord,
+    wanted: ExportSection,
+    tell: Progress,
+    *,
+    overwrite: bool,
 ) -> dict[str, Any]:
     """Write a directory in one step, and return the record as it is kept there.
 
@@ -50,7 +57,13 @@ def write_outputs(
                 shutil.move(exported, directory / exported.name)
 
         save_pruned(
-            model, output, model=opened.spec, example_inputs=opened.inputs, record=content, overwrite=overwrite, finish=finish
+            model,
+            output,
+            model=opened.spec,
+            example_inputs=opened.inputs,
+            record=content,
+            overwrite=overwrite,
+            finish=finish,
         )
     return content
 
@@ -73,7 +86,9 @@ def _program(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
 def _scratch(output: Path) -> Iterator[Path]:
     """A directory beside the output, on the same disk, that goes away."""
     try:
-        directory = tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=f".{output.name[:40]}.", suffix=".exports")
+        directory = tempfile.TemporaryDirectory(
+            dir=output.resolve().parent, prefix=f".{output.name[:40]}.", suffix=".exports"
+        )
     except OSError as error:
         raise OutputError(f"Cannot write beside '{output}': {error.strerror or error}.") from error
     with directory as name:

@@ -100,7 +100,9 @@ class WorkPlace:
         except Timeout as error:
             owner = self.directory / _OWNER
             who = owner.read_text(encoding="utf-8")[:200] if owner.is_file() else "another process"
-            raise RecipeError(f"'{self.directory}' is in use: {who} is at work on this output; wait for it, or name another one.") from error
+            raise RecipeError(
+                f"'{self.directory}' is in use: {who} is at work on this output; wait for it, or name another one."
+            ) from error
         return lock
 
     def _holds_anything(self) -> bool:
@@ -139,7 +141,9 @@ class WorkPlace:
             found = yaml.safe_load(known.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"'{self.directory}' is no run of this library ({error}); remove it.") from error
-        other = [name for name, _, _ in differences(found if isinstance(found, dict) else {}, yaml.safe_load(self._recipe))]
+        other = [
+            name for name, _, _ in differences(found if isinstance(found, dict) else {}, yaml.safe_load(self._recipe))
+        ]
         if other:
             raise RecipeError(
                 f"'{self.directory}' holds a run of another recipe: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not the "

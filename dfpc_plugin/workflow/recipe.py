@@ -262,13 +262,19 @@ class Recipe:
             if needed and getattr(self.data, part) is None:
                 raise RecipeError(f"{what} needs images; say where they are in data.{part}.")
         if not all(0 < share < 1 for share in self.curve):
-            raise RecipeError(f"curve={list(self.curve)} are no shares of the multiply-accumulates; give 0.8, 0.6, say.")
+            raise RecipeError(
+                f"curve={list(self.curve)} are no shares of the multiply-accumulates; give 0.8, 0.6, say."
+            )
         if self.schedule is not None and target.measured:
             raise RecipeError("schedule cuts until a counted budget holds; give macs, params or ratio as the target.")
         if self.schedule is not None and (self.curve or self.finetune is not None):
-            raise RecipeError("schedule has its own final tuning, and a curve is of cuts made at once; leave out one or the other.")
+            raise RecipeError(
+                "schedule has its own final tuning, and a curve is of cuts made at once; leave out one or the other."
+            )
         if self.schedule is not None and self.latency is not None:
-            raise RecipeError("latency is measured where cuts are made at once; leave out schedule, and use dfpc bench afterwards.")
+            raise RecipeError(
+                "latency is measured where cuts are made at once; leave out schedule, and use dfpc bench afterwards."
+            )
 
     @property
     def tunes(self) -> bool:

@@ -17,14 +17,7 @@ from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.record import Point, RunRecord, layer_widths
 from dfpc_plugin.workflow.checks import require_packages, require_trainable
-from dfpc_plugin.workflow.opening import (
-    Opened,
-    device_of,
-    images_to_train,
-    images_to_validate,
-    open_model,
-    prepared,
-)
+from dfpc_plugin.workflow.opening import Opened, device_of, images_to_train, images_to_validate, open_model, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
@@ -52,7 +45,12 @@ class Outcome:
 
 
 def follow_recipe(
-    recipe: Recipe, output: Path | str, *, overwrite: bool = False, resume: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    output: Path | str,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Do what a recipe says, and write the artifact with its report, recipe and exports in one step.
 
@@ -122,7 +120,11 @@ class _Run:
         model, result = self._cut()
         if self.recipe.finetune is not None and is_main_process():
             save_pruned(
-                model, self.place.cut, model=self.opened.spec, example_inputs=self.opened.inputs, record=self.record.to_json()
+                model,
+                self.place.cut,
+                model=self.opened.spec,
+                example_inputs=self.opened.inputs,
+                record=self.record.to_json(),
             )
         return model, result
 
@@ -159,7 +161,9 @@ class _Run:
         self.record = dataclasses.replace(known, recipe=self.record.recipe)
         spec = self.opened.spec
         return load_pruned(
-            self.place.cut, factory=(lambda: build_model(spec)) if spec.own_code else None, device=device_of(self.recipe.device)
+            self.place.cut,
+            factory=(lambda: build_model(spec)) if spec.own_code else None,
+            device=device_of(self.recipe.device),
         )
 
     def tuned(self, model: nn.Module) -> nn.Module:
@@ -173,7 +177,9 @@ class _Run:
         if self._validation is not None:
             found = self._validation.note(self.record, "fine-tuned", result.model)
             after = (self.record.prune or {})["after"]
-            self.record.add_point(Point("fine-tuned", after["macs"], after["parameters"], found.top1, after.get("latency_ms")))
+            self.record.add_point(
+                Point("fine-tuned", after["macs"], after["parameters"], found.top1, after.get("latency_ms"))
+            )
         return result.model
 
 

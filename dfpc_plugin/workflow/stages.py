@@ -11,13 +11,7 @@ from torch import nn
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import ImageDataset
 from dfpc_plugin.evaluation import Evaluation, evaluate_model
-from dfpc_plugin.finetuning import (
-    FinetuneResult,
-    FinetuneSettings,
-    ScheduleResult,
-    finetune,
-    prune_and_tune,
-)
+from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, finetune, prune_and_tune
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune
 from dfpc_plugin.record import Point, RunRecord

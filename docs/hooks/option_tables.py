@@ -55,7 +55,12 @@ def _schema(section: type, prefix: str) -> Iterable[str]:
     """Return a table of the keys of a section, and those of the sections in it."""
     options = list(_options(section))
     rows = [
-        (f"`{prefix}{option.name}`", "section" if option.section else _kind(option.hint), _in_yaml(option), option.meaning)
+        (
+            f"`{prefix}{option.name}`",
+            "section" if option.section else _kind(option.hint),
+            _in_yaml(option),
+            option.meaning,
+        )
         for option in options
     ]
     title = f"### {prefix.rstrip('.')}" if prefix else "### At the top"
@@ -79,7 +84,8 @@ def _in_yaml(option: _Option) -> str:
 def _command(name: str) -> str:
     """Return a table of the options of a command; sections are one row each, and a link to their keys."""
     rows = [
-        (_typed(option), _typed_kind(option), _typed_default(option), option.meaning) for option in _options(COMMANDS[name][0])
+        (_typed(option), _typed_kind(option), _typed_default(option), option.meaning)
+        for option in _options(COMMANDS[name][0])
     ]
     if name in MAIN_OPTIONS:
         meaning = f"The same as `--{MAIN_OPTIONS[name]}`; a file that ends in .yaml or .yml is the same as `--config`."

@@ -53,7 +53,9 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 def _totals() -> str:
     records = registered_rules()
     names = {_name(function) for function in records}
-    return f"{len(names)} operators are known, in {len(records)} spellings (function, method, in place, Python operator)."
+    return (
+        f"{len(names)} operators are known, in {len(records)} spellings (function, method, in place, Python operator)."
+    )
 
 
 def _sections() -> Iterable[str]:
@@ -87,9 +89,7 @@ def _table(entries: list[tuple[Callable[..., Any], Operator]]) -> str:
     """Return one row per formula."""
     rows: dict[tuple[str, str, str], Counter[str]] = {}
     for function, record in entries:
-        rows.setdefault((_convention(record), _channels(record), record.summary), Counter())[
-            _name(function)
-        ] += 1
+        rows.setdefault((_convention(record), _channels(record), record.summary), Counter())[_name(function)] += 1
     return table(
         ["Operators", "Convention", "Channels", "What the rule computes"],
         [

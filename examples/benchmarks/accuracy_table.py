@@ -152,7 +152,14 @@ def importance_of(criterion: str, model: nn.Module, unlabelled: Tensor) -> Impor
 
 
 def cell(
-    model: nn.Module, images: Tensor, labels: Tensor, unlabelled: Tensor, macs: float, criterion: str, repair: str, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    unlabelled: Tensor,
+    macs: float,
+    criterion: str,
+    repair: str,
+    seed: int,
 ) -> Record:
     """The accuracy after one cut and one repair, or why there is none."""
     settings = dfpc.RepairSettings(repair, unlabelled if repair == "calibrate" else None, seed=seed)  # type: ignore[arg-type]
@@ -175,7 +182,9 @@ def label_of(criterion: str) -> str:
 
 def markdown(records: Iterable[Record]) -> str:
     """One table per network and budget: criteria by repairs, the mean over draws, in per cent."""
-    groups: dict[tuple[str, float], dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    groups: dict[tuple[str, float], dict[str, dict[str, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     facts: dict[str, Record] = {}
     for record in records:
         facts[record["network"]] = record
@@ -185,7 +194,9 @@ def markdown(records: Iterable[Record]) -> str:
     for (network, macs), rows in sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1])):
         base, count = facts[network]["base"], facts[network]["images"]
         error = (base * (1 - base) / count) ** 0.5
-        text.append(f"\n**{network}**, {macs:g} of the MACs; {base:.1%} before, {count} images, standard error {error:.1%}:\n")
+        text.append(
+            f"\n**{network}**, {macs:g} of the MACs; {base:.1%} before, {count} images, standard error {error:.1%}:\n"
+        )
         repairs = [repair for repair in REPAIRS if any(repair in row for row in rows.values())]
         text += [f"| Criterion | {' | '.join(repairs)} |", "|---" * (len(repairs) + 1) + "|"]
         for criterion, row in rows.items():

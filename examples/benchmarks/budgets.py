@@ -23,8 +23,16 @@ from torch.utils.flop_counter import FlopCounterMode
 import dfpc_plugin as dfpc
 
 MODELS = [
-    "resnet50", "mobilenetv3_large_100", "efficientnet_b0", "convnext_tiny", "densenet121", "regnety_008",
-    "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "mobilevit_s", "own",
+    "resnet50",
+    "mobilenetv3_large_100",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "densenet121",
+    "regnety_008",
+    "vit_small_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mobilevit_s",
+    "own",
 ]
 
 

@@ -41,8 +41,13 @@ def torch_prunings(model: torch.nn.Module, x: torch.Tensor) -> object:
     heads: dict[Any, Any] = {}
     groups: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
     return tp.pruner.BasePruner(
-        model, x, tp.importance.GroupMagnitudeImportance(), ignored_layers=ignored, num_heads=heads,
-        in_channel_groups=groups[0], out_channel_groups=groups[1],
+        model,
+        x,
+        tp.importance.GroupMagnitudeImportance(),
+        ignored_layers=ignored,
+        num_heads=heads,
+        in_channel_groups=groups[0],
+        out_channel_groups=groups[1],
     )
 
 

@@ -67,8 +67,13 @@ def main(
             torch.manual_seed(seed)
             try:
                 cut = dfpc.prune(
-                    model, pixels[:1], f"macs={1 / speedup}", importance=CRITERIA[name].build(), per=per,
-                    max_ratio=max_ratio, rescore=rescore,
+                    model,
+                    pixels[:1],
+                    f"macs={1 / speedup}",
+                    importance=CRITERIA[name].build(),
+                    per=per,
+                    max_ratio=max_ratio,
+                    rescore=rescore,
                 ).model
             except TargetError:
                 cells.append("not reached")

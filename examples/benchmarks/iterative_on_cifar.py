@@ -88,7 +88,9 @@ def main(
         return dataclasses.replace(result, evaluation=evaluate_model(result.model, held_out))
 
     ranking = "anticipating repair" if repair is not None else importance
-    table = Table(title=f"{ranking}, {target}, {steps} steps between cuts and {final_steps} after them", title_justify="left")
+    table = Table(
+        title=f"{ranking}, {target}, {steps} steps between cuts and {final_steps} after them", title_justify="left"
+    )
     for column in ("seed", "way", "cuts", "steps", "MACs left", "parameters left", "top-1", "loss", "seconds"):
         table.add_column(column, justify="right")
     for seed in seeds:

@@ -111,9 +111,7 @@ def main(
     console.print(table)
 
 
-def timed(
-    unpruned: nn.Module, pruned: nn.Module, example: Tensor, protocol: dfpc.LatencySettings
-) -> dict[str, Any]:
+def timed(unpruned: nn.Module, pruned: nn.Module, example: Tensor, protocol: dfpc.LatencySettings) -> dict[str, Any]:
     """Measure two models in turns, and say how many times faster one is: the median and the middle half."""
     measured = protocol.measure({"unpruned": unpruned, "pruned": pruned}, example)
     ratios = measured["pruned"].ratios_over(measured["unpruned"])

@@ -41,7 +41,10 @@ def main(
             with console.status(f"{name} to {speedup}x") as status:
                 start = time.perf_counter()
                 result = dfpc.prune(
-                    model, x, dfpc.Target(speedup=speedup), latency=settings,
+                    model,
+                    x,
+                    dfpc.Target(speedup=speedup),
+                    latency=settings,
                     progress=lambda what, share: status.update(f"{name} to {speedup}x: {what} {share:.0%}"),  # noqa: B023
                 )
                 seconds = time.perf_counter() - start
@@ -49,8 +52,13 @@ def main(
             measured = again["after"].speedup_over(again["before"])
             spread = max(latency.noise for latency in again.values())
             table.add_row(
-                name, f"{speedup:.2f}x", f"{result.speedup:.2f}x", f"{measured:.2f}x", f"{spread:.0%}",
-                f"{result.after.macs / result.before.macs:.0%}", f"{seconds:.0f}",
+                name,
+                f"{speedup:.2f}x",
+                f"{result.speedup:.2f}x",
+                f"{measured:.2f}x",
+                f"{spread:.0%}",
+                f"{result.after.macs / result.before.macs:.0%}",
+                f"{seconds:.0f}",
             )
     console.print(table)
 

@@ -41,8 +41,15 @@ def magnitude(model: Any, x: torch.Tensor, ratio: float) -> torch.nn.Module:
     """Prune a copy with Torch-Pruning's own pruner and graph."""
     model = copy.deepcopy(model)
     pruner = tp.pruner.BasePruner(
-        model, x, tp.importance.GroupMagnitudeImportance(), global_pruning=True, pruning_ratio=ratio,
-        ignored_layers=[model.get_classifier()], num_heads={}, in_channel_groups={}, out_channel_groups={},
+        model,
+        x,
+        tp.importance.GroupMagnitudeImportance(),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        ignored_layers=[model.get_classifier()],
+        num_heads={},
+        in_channel_groups={},
+        out_channel_groups={},
     )
     pruner.step()
     return model

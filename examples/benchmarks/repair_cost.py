@@ -68,7 +68,9 @@ def main(
         start = time.perf_counter()
         dfpc.prune(original, example, "macs=0.5", repair="synthetic", progress=True)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        console.print(f"prune(repair='synthetic'), ranking included: {time.perf_counter() - start:.1f} s, {peak:.1f} GiB")
+        console.print(
+            f"prune(repair='synthetic'), ranking included: {time.perf_counter() - start:.1f} s, {peak:.1f} GiB"
+        )
 
 
 if __name__ == "__main__":

@@ -39,12 +39,7 @@ def settings_for(method: str, made: list[Tensor], real: Tensor, seed: int) -> df
 
 
 def cut_of(
-    model: nn.Module,
-    example: Tensor,
-    name: str,
-    speedup: float,
-    settings: dfpc.RepairSettings,
-    rescore: float | None,
+    model: nn.Module, example: Tensor, name: str, speedup: float, settings: dfpc.RepairSettings, rescore: float | None
 ) -> dfpc.PruneResult:
     """Prune by a criterion; the one that anticipates repair looks at the images that the repair will use."""
     importance = dfpc.RepairedImportance(settings) if name == ANTICIPATING else CRITERIA[name].build()
@@ -87,7 +82,9 @@ def main(
     real = pool[torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:unlabelled_images]]
     start = time.perf_counter()
     made = synthesise(model, pixels[:1], count=synthetic_images, seed=seed)
-    console.print(f"{synthetic_images} synthetic images in {time.perf_counter() - start:.0f} s, {made.divergence:.3f} nats off")
+    console.print(
+        f"{synthetic_images} synthetic images in {time.perf_counter() - start:.0f} s, {made.divergence:.3f} nats off"
+    )
     base = accuracy(model, pixels, labels)
     seconds: dict[str, list[float]] = defaultdict(list)
     for speedup in speedups:

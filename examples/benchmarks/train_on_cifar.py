@@ -93,7 +93,10 @@ def augmented(images: Tensor) -> Tensor:
     count, _, height, width = images.shape
     padded = F.pad(images, (PADDING,) * 4)
     down, across = (torch.randint(0, 2 * PADDING + 1, (count, 1), device=images.device) for _ in range(2))
-    rows, columns = down + torch.arange(height, device=images.device), across + torch.arange(width, device=images.device)
+    rows, columns = (
+        down + torch.arange(height, device=images.device),
+        across + torch.arange(width, device=images.device),
+    )
     columns = torch.where(torch.rand(count, 1, device=images.device) < 0.5, columns.flip(1), columns)
     numbers = torch.arange(count, device=images.device)[:, None, None, None]
     channels = torch.arange(3, device=images.device)[:, None, None]

@@ -1,6 +1,6 @@
 """Write what `saliency.py` draws: the scores of a trained CIFAR ResNet, and what goes by them.
 
-    python examples/figures/collect_saliency.py --weights resnet56.safetensors
+python examples/figures/collect_saliency.py --weights resnet56.safetensors
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dfpc_plugin.files import write_json
 from dfpc_plugin.models import build_model, example_inputs, load_weights
 
 
-def main(weights: Path, network: str = "cifar/resnet56", title: str = "ResNet-56 (CIFAR-10)", speedup: float = 1.6) -> None:
+def main(
+    weights: Path, network: str = "cifar/resnet56", title: str = "ResNet-56 (CIFAR-10)", speedup: float = 1.6
+) -> None:
     """Score, prune and write.
 
     Args:
@@ -27,7 +29,9 @@ def main(weights: Path, network: str = "cifar/resnet56", title: str = "ResNet-56
     """
     model = build_model(network)
     load_weights(model, weights)
-    result = dfpc.prune(model.eval(), example_inputs(model, network), f"macs={1 / speedup}", importance=dfpc.DFPCImportance())
+    result = dfpc.prune(
+        model.eval(), example_inputs(model, network), f"macs={1 / speedup}", importance=dfpc.DFPCImportance()
+    )
     marks = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
     couplings = [
         {

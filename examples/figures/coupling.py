@@ -51,7 +51,9 @@ def describe(coupling: dfpc.DataFlowCoupling) -> str:
 
 
 def _heading(axes: Any, theme: Theme, coupling: dfpc.DataFlowCoupling, height: float) -> None:
-    axes.text(_STREAM, height - 0.24, f"One channel of {coupling.channels} in a stage of ResNet-18", ha="center", size=11.5)
+    axes.text(
+        _STREAM, height - 0.24, f"One channel of {coupling.channels} in a stage of ResNet-18", ha="center", size=11.5
+    )
     writers, readers = len(coupling.feed_in), len(coupling.feed_out)
     for x, text, colour in (
         (0.2, f"{writers} layers write it", theme.series[0]), (WIDTH - 0.2, f"{readers} layers read it", theme.series[2]),
@@ -70,7 +72,10 @@ def _stream(axes: Any, theme: Theme, top: float, bottom: float) -> None:
         axes.plot([x, x], [bottom, top], color=theme.series[1] if own else theme.grid, linewidth=4 if own else 2,
                   solid_capstyle="butt", zorder=2 if own else 1)  # fmt: skip
     axes.annotate(
-        "", (_STREAM, bottom - 0.12), (_STREAM, bottom), arrowprops={"arrowstyle": "-|>", "color": theme.series[1], "lw": 2}
+        "",
+        (_STREAM, bottom - 0.12),
+        (_STREAM, bottom),
+        arrowprops={"arrowstyle": "-|>", "color": theme.series[1], "lw": 2},
     )
 
 
@@ -108,4 +113,12 @@ def _matrix(axes: Any, theme: Theme, x: float, y: float, row: bool) -> None:
 def _foot(axes: Any, theme: Theme, coupling: dfpc.DataFlowCoupling) -> None:
     norms = {piece.tensor.rpartition(".")[0] for piece in coupling.slices if piece.role == "transform"}
     axes.text(_STREAM, 0.42, f"and entry {CHANNEL} of the {len(norms)} BatchNorms in between:", ha="center", size=9.5)
-    axes.text(_STREAM, 0.18, "from all of them together, or from none.", ha="center", size=9.5, color=theme.series[1], weight="bold")
+    axes.text(
+        _STREAM,
+        0.18,
+        "from all of them together, or from none.",
+        ha="center",
+        size=9.5,
+        color=theme.series[1],
+        weight="bold",
+    )

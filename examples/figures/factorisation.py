@@ -51,7 +51,9 @@ def _boxes(axes: Any, theme: Theme) -> None:
         (0.2, _SCORE - 0.34), WIDTH - 0.4, 0.68, boxstyle="round,pad=0,rounding_size=0.07", facecolor="none",
         edgecolor=theme.series[2], linewidth=1.6,
     ))  # fmt: skip
-    axes.text(_MIDDLE, _SCORE + 0.14, "score of channel c  =  sum of  u · v", ha="center", va="center", size=11, weight="bold")
+    axes.text(
+        _MIDDLE, _SCORE + 0.14, "score of channel c  =  sum of  u · v", ha="center", va="center", size=11, weight="bold"
+    )
     axes.text(_MIDDLE, _SCORE - 0.14, "over its positions, in a1 and a2: all four paths a → b", ha="center", va="center", size=9.5,
               color=theme.soft)  # fmt: skip
 
@@ -73,7 +75,9 @@ def _pair(axes: Any, theme: Theme, above: tuple[float, float], below: tuple[floa
     _arrow(axes, (below[0] + shift, below[1]), (above[0] + shift, above[1]), theme.series[1], dashed=True)
 
 
-def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str, *, dashed: bool = False) -> None:
+def _arrow(
+    axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str, *, dashed: bool = False
+) -> None:
     axes.annotate("", end, start, arrowprops={
         "arrowstyle": "-|>", "color": colour, "lw": 1.6, "linestyle": "--" if dashed else "-", "shrinkA": 1, "shrinkB": 1,
     })  # fmt: skip

@@ -33,13 +33,20 @@ def draw_latency(path: Path, theme: Theme) -> None:
     text = f"{_opening(content)} measured time, {content['latency']['batch_size']} images at a time on one thread. {_findings(content)}"
     with drawn(path, theme, 4.6, text) as figure:
         threads = "thread" if content["latency"]["threads"] == 1 else "threads"
-        what = f"time, times faster ({content['latency']['batch_size']} images, {content['latency']['threads']} {threads})"
+        what = (
+            f"time, times faster ({content['latency']['batch_size']} images, {content['latency']['threads']} {threads})"
+        )
         axes = _frame(figure, theme, content, what)
         for own in _series(content):
             at = [1.0, *(point["times_faster"] for point in own)]
             _line(axes, theme, content, own, at)
             for point in own:
-                axes.hlines(point["top1"], *point["times_faster_quartiles"], color=theme.series[_STYLES[point["criterion"]][1]], lw=1)
+                axes.hlines(
+                    point["top1"],
+                    *point["times_faster_quartiles"],
+                    color=theme.series[_STYLES[point["criterion"]][1]],
+                    lw=1,
+                )
         _finish(figure, axes)
 
 
@@ -52,7 +59,9 @@ def _series(content: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """Points by criterion, those that are repaired first."""
     runs = dict.fromkeys((point["criterion"], point["repair"]) for point in content["points"])
     return [
-        sorted((p for p in content["points"] if (p["criterion"], p["repair"]) == run), key=lambda point: point["speedup"])
+        sorted(
+            (p for p in content["points"] if (p["criterion"], p["repair"]) == run), key=lambda point: point["speedup"]
+        )
         for run in sorted(runs, key=lambda run: run[1] == "bare")
     ]
 

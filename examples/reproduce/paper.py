@@ -133,9 +133,7 @@ def prepared(
         raise DFPCError("Give the network's --weights, or --train true to train it: one of the two.")
     model = build_model(network)
     preprocessing = preprocessing_of(model, network)
-    test = open_images(
-        images.test, "test", evaluation_transform(preprocessing), root=images.root, limit=images.limit
-    )
+    test = open_images(images.test, "test", evaluation_transform(preprocessing), root=images.root, limit=images.limit)
     classes = len(test.classes)
     model = build_model(dfpc.ModelSpec(network, {"num_classes": classes}))
     if weights is None:

@@ -41,10 +41,7 @@ def with_torch_pruning(model: nn.Module, inputs: Any, ratio: float) -> Any:
     )
 
 
-BACKENDS: dict[str, Callable[[nn.Module, Any, float], Any]] = {
-    "dfpc": with_dfpc,
-    "torch_pruning": with_torch_pruning,
-}
+BACKENDS: dict[str, Callable[[nn.Module, Any, float], Any]] = {"dfpc": with_dfpc, "torch_pruning": with_torch_pruning}
 
 
 def findings(pruner: Any) -> dict[str, Any]:

@@ -124,9 +124,7 @@ def main(refresh: bool = False) -> None:
     """
     if refresh:
         content: dict[str, object] = {library: version(library) for library in LIBRARIES}
-        content["files"] = {
-            file: " ".join(model.name for model in models) for file, models in choose().items()
-        }
+        content["files"] = {file: " ".join(model.name for model in models) for file, models in choose().items()}
         LIST.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(*names(), sep="\n")
 

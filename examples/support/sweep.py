@@ -55,10 +55,7 @@ def measure(name: str, backend: str) -> Record:
     options = [f"--name={name}", f"--backend={backend}", f"--seconds={SECONDS[backend]}"]
     command = [sys.executable, str(SCRIPT), *options]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": path,
-    }  # what is measured lies beside the sweep
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}  # what is measured lies beside the sweep
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -104,9 +101,7 @@ def sweep(
     """
     wanted = list(wanted)
     known = latest(results, versions())
-    final = {
-        name for (kind, name), r in known.items() if kind == backend and (r["status"] == "ok" or not retry)
-    }
+    final = {name for (kind, name), r in known.items() if kind == backend and (r["status"] == "ok" or not retry)}
     missing = [name for name in wanted if name not in final]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
@@ -125,11 +120,7 @@ def sweep(
 
 
 def main(
-    backend: Backend = "dfpc",
-    only: str = "*",
-    jobs: int = 1,
-    results: Path | None = None,
-    retry: bool = False,
+    backend: Backend = "dfpc", only: str = "*", jobs: int = 1, results: Path | None = None, retry: bool = False
 ) -> None:
     """Run the sweep.
 

@@ -165,9 +165,7 @@ def others(records: Sequence[Record]) -> str:
     return OTHERS.format(table=table_of_others(records, max(record["date"] for record in records)))
 
 
-def main(
-    results: Path | None = None, third_party: Path | None = None, page: Path = PAGE, date: str = ""
-) -> None:
+def main(results: Path | None = None, third_party: Path | None = None, page: Path = PAGE, date: str = "") -> None:
     """Write the page.
 
     Args:
@@ -179,9 +177,7 @@ def main(
     path = results or default_path()
     found = latest(path, versions())
     if not any(backend == "dfpc" for backend, _ in found):
-        raise SystemExit(
-            f"'{path}' has no results of the installed versions; run examples/support/sweep.py first."
-        )
+        raise SystemExit(f"'{path}' has no results of the installed versions; run examples/support/sweep.py first.")
     text = markdown(found, versions(), date)
     records = list(known_of_others(third_party or default_path().with_name("third_party.jsonl")).values())
     write_text(page, text + others(records) if records else text)

@@ -62,9 +62,7 @@ def measure(name: str, seconds: float, checkout: Path) -> Record:
     command = [sys.executable, str(TESTS / "run_one.py"), name]
     date = datetime.date.today().isoformat()
     try:
-        ran = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return failure(name, f"not done after {seconds:g} s") | {"date": date}
     if not ran.stdout.strip():
@@ -113,9 +111,7 @@ def _cells(record: Mapping[str, object]) -> list[str]:
 def _note(record: Mapping[str, object], checks: Mapping[str, str]) -> str:
     """What fails, or else what is to be known of the model."""
     failed = [f"{check} fails: {outcome}" for check, outcome in checks.items() if outcome != "ok"]
-    said = "; ".join(
-        failed or filter(None, [str(record.get("note", "")), str(record.get("approximate", ""))])
-    )
+    said = "; ".join(failed or filter(None, [str(record.get("note", "")), str(record.get("approximate", ""))]))
     line = " ".join(said.split())
     short = line if len(line) <= LONGEST else line[: LONGEST - 2].rstrip() + " …"
     return html.escape(short, quote=False).replace("|", "\\|")

@@ -118,7 +118,9 @@ def test_positions_among_channels_keep_them(pick: Callable[..., Tensor]) -> None
     assert found[6] and found[8] is None
 
 
-@pytest.mark.parametrize("ask", [lambda x: x[x > 0], lambda x: torch.where(x > 0), lambda x: x.sum().item(), lambda x: bool(x.sum() > 0)])
+@pytest.mark.parametrize(
+    "ask", [lambda x: x[x > 0], lambda x: torch.where(x > 0), lambda x: x.sum().item(), lambda x: bool(x.sum() > 0)]
+)
 def test_what_needs_values_is_refused_in_words(ask: Callable[[Tensor], Any]) -> None:
     class Asks(nn.Module):
         def __init__(self) -> None:

@@ -47,11 +47,18 @@ SAME = {
     "lerp_by_a_tensor": (lambda a, c: torch.lerp(a, c, torch.tensor(0.25)), lambda a, c: torch.lerp(a, c, 0.25)),
     "integer_constants": (lambda a, c: a + c + torch.arange(4) * 1000, lambda a, c: a + c),
     "boolean_mask": (lambda a, c: a * (INDEX > 0) + c, lambda a, c: a * (INDEX > 0).double() + c),
-    "inner": (lambda a, c: torch.inner(a + c, torch.arange(16.0).view(4, 4).double()),
-              lambda a, c: (a + c) @ torch.arange(16.0).view(4, 4).double().T),
-    "einsum_ellipsis": (lambda a, c: torch.einsum("...i,...i->...i", a, c), lambda a, c: torch.einsum("bi,bi->bi", a, c)),
-    "einsum_implicit": (lambda a, c: torch.einsum("bi,bj", a, c).mean(0) + a,
-                        lambda a, c: torch.einsum("bi,bj->ij", a, c).mean(0) + a),
+    "inner": (
+        lambda a, c: torch.inner(a + c, torch.arange(16.0).view(4, 4).double()),
+        lambda a, c: (a + c) @ torch.arange(16.0).view(4, 4).double().T,
+    ),
+    "einsum_ellipsis": (
+        lambda a, c: torch.einsum("...i,...i->...i", a, c),
+        lambda a, c: torch.einsum("bi,bi->bi", a, c),
+    ),
+    "einsum_implicit": (
+        lambda a, c: torch.einsum("bi,bj", a, c).mean(0) + a,
+        lambda a, c: torch.einsum("bi,bj->ij", a, c).mean(0) + a,
+    ),
     "variance_by_position": (lambda a, c: a.var(1, False, True) + c, lambda a, c: a.var(1, keepdim=True) + c),
 }
 
@@ -99,11 +106,7 @@ def test_every_operand_of_a_maximum_gets_its_share():
 
 
 @pytest.mark.parametrize(
-    "function",
-    [
-        lambda a, c: a.masked_fill(a.new_ones(4) > 0, c.mean()),
-        lambda a, c: torch.clamp(a, min=c),
-    ],
+    "function", [lambda a, c: a.masked_fill(a.new_ones(4) > 0, c.mean()), lambda a, c: torch.clamp(a, min=c)]
 )
 def test_data_where_a_rule_expects_a_constant_is_loud(function):
     with pytest.raises(RuleError, match="it gets data in an argument that its rule takes for a constant"):
@@ -199,7 +202,9 @@ def test_dtypes_are_what_the_model_asked_for():
 
         def forward(self, ids):
             x = self.embed(ids)
-            seen.update(embedded=x.dtype, float=x.float().dtype, to=x.to(torch.bfloat16).dtype, like=x.half().to(x).dtype)
+            seen.update(
+                embedded=x.dtype, float=x.float().dtype, to=x.to(torch.bfloat16).dtype, like=x.half().to(x).dtype
+            )
             return self.head(x)
 
     bgsc(Casting(), torch.zeros(1, 3, dtype=torch.long))
@@ -214,9 +219,7 @@ def test_an_error_inside_a_rule_names_operator_and_module():
 
 
 def test_printing_data_does_not_stop_a_forward():
-    assert "Proxy(shape=(2, 4), dtype=torch.float64)" in str(
-        [repr(part) for part in _seen(lambda a, c: a + c)]
-    )
+    assert "Proxy(shape=(2, 4), dtype=torch.float64)" in str([repr(part) for part in _seen(lambda a, c: a + c)])
 
 
 def _seen(function):

@@ -24,14 +24,25 @@ class Loader:
     """Loads artifacts in another process, in which unpickling and connecting are errors."""
 
     def __init__(self) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("artifact_child.py")), str(TESTS), str(torch.get_num_threads())]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent)
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("artifact_child.py")),
+            str(TESTS),
+            str(torch.get_num_threads()),
+        ]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=TESTS.parent
+        )
 
     def outputs(self, directory: Path, inputs: Any, scratch: Path) -> list[Tensor]:
         """What the model in `directory` computes of inputs."""
         args, _ = as_call(inputs)
         save_file({str(i): t.contiguous() for i, t in enumerate(args)}, scratch / "inputs.safetensors")
-        request = {"directory": str(directory), "inputs": str(scratch / "inputs.safetensors"), "outputs": str(scratch / "out")}
+        request = {
+            "directory": str(directory),
+            "inputs": str(scratch / "inputs.safetensors"),
+            "outputs": str(scratch / "out"),
+        }
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()

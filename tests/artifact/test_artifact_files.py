@@ -84,9 +84,14 @@ def test_a_model_of_ones_own_comes_back(model, tmp_path):
 
 
 def test_loading_runs_no_code_that_a_file_names(model, tmp_path):
-    path = save_pruned(cut_some(convolutional(classes=7).eval(), IMAGE), tmp_path / "a", model=ModelSpec(OWN, {"classes": 7}))
+    path = save_pruned(
+        cut_some(convolutional(classes=7).eval(), IMAGE), tmp_path / "a", model=ModelSpec(OWN, {"classes": 7})
+    )
     text = message_of(lambda: load_pruned(path))
-    assert f"from artifact_nets import convolutional; load_pruned('{path}', factory=lambda: convolutional(classes=7))" in text
+    assert (
+        f"from artifact_nets import convolutional; load_pruned('{path}', factory=lambda: convolutional(classes=7))"
+        in text
+    )
     assert load_pruned(path, factory=lambda: convolutional(7))[-1].out_features == 7
 
 
@@ -119,7 +124,9 @@ def test_a_model_of_timm_knows_how_it_was_built(tmp_path):
     assert found.spec.name.startswith("test_resnet") and found.record == json.loads(json.dumps(result.to_json()))
     assert found.inputs.make().shape == (1, 3, 160, 160)
     config = json.loads((path / "config.json").read_text())
-    assert config["architecture"] == "test_resnet" and config["num_classes"] == 1000 and config["pretrained_cfg"]["mean"]
+    assert (
+        config["architecture"] == "test_resnet" and config["num_classes"] == 1000 and config["pretrained_cfg"]["mean"]
+    )
     assert_same_model(result.model, load_pruned(path))
 
 
@@ -158,7 +165,9 @@ def test_another_description_is_refused_and_nothing_is_left(name, text, tmp_path
 
 @pytest.mark.parametrize("record", [{"a": float("nan")}, {"a": {1, 2}}, {"a": "\ud800"}])
 def test_a_record_is_json(record, model, tmp_path):
-    assert "The record cannot be written as JSON" in message_of(lambda: save_pruned(model, tmp_path / "a", record=record))
+    assert "The record cannot be written as JSON" in message_of(
+        lambda: save_pruned(model, tmp_path / "a", record=record)
+    )
     assert "A model or the result of prune is saved, not a dict" in message_of(lambda: save_pruned({}, tmp_path / "a"))
     assert names(tmp_path) == []
 
@@ -173,7 +182,9 @@ def test_inputs_are_described_as_they_are_given(model, tmp_path):
 
 def test_what_does_not_come_back_is_not_left(model, tmp_path, monkeypatch):
     packed = save.packed
-    monkeypatch.setattr(save, "packed", lambda tensors, binding: packed({k: t + (k == "0.bias") for k, t in tensors.items()}, binding))
+    monkeypatch.setattr(
+        save, "packed", lambda tensors, binding: packed({k: t + (k == "0.bias") for k, t in tensors.items()}, binding)
+    )
     assert "does not come back the same: '0.bias' differs" in message_of(lambda: save_pruned(model, tmp_path / "a"))
     assert names(tmp_path) == []
 
@@ -209,7 +220,9 @@ def test_an_artifact_is_replaced(exchange, model, tmp_path, monkeypatch):
         monkeypatch.setattr(directory, "_exchanged", lambda *args: False)
     save_pruned(convolutional(), tmp_path / "a")
     (tmp_path / "link").symlink_to("a")
-    assert "it exists; name another directory, or pass overwrite=True" in message_of(lambda: save_pruned(model, tmp_path / "a"))
+    assert "it exists; name another directory, or pass overwrite=True" in message_of(
+        lambda: save_pruned(model, tmp_path / "a")
+    )
     for path in (tmp_path / "a", tmp_path / "link"):
         save_pruned(model, path, overwrite=True)
         assert_same_model(model, load_pruned(path, factory=convolutional))
@@ -301,7 +314,10 @@ def test_an_empty_directory_and_a_damaged_artifact_are_replaced(model, tmp_path)
     assert_same_model(model, load_pruned(save_pruned(model, path, overwrite=True), factory=convolutional))
 
 
-@pytest.mark.parametrize(("name", "text"), [("none/a", "there is no directory"), ("a\0b", "null byte"), ("a" * 300, "too long"), ("loop", "")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("none/a", "there is no directory"), ("a\0b", "null byte"), ("a" * 300, "too long"), ("loop", "")],
+)
 def test_places_where_nothing_can_be_written(name, text, model, tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     assert text in message_of(lambda: save_pruned(model, tmp_path / name))

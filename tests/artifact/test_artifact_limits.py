@@ -27,7 +27,10 @@ def model():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{" + ", ".join(f'"k{number}": 1' for number in range(50_000)) + ', "k49999": 2}', "it has the key 'k49999' twice"),
+        (
+            "{" + ", ".join(f'"k{number}": 1' for number in range(50_000)) + ', "k49999": 2}',
+            "it has the key 'k49999' twice",
+        ),
         ("[" + "[]," * 4_000_000 + "[]]", "it has more than 4000000 values"),
     ],
 )

@@ -39,7 +39,9 @@ class Saved:
     def __init__(self, path: Path) -> None:
         self.model = odd()
         inputs = {"x": IMAGE, "size": (6, 6)}
-        self.path = save_pruned(self.model, path, model="artifact_nets:Odd", example_inputs=inputs, record={"a": [1, {"b": None}]})
+        self.path = save_pruned(
+            self.model, path, model="artifact_nets:Odd", example_inputs=inputs, record={"a": [1, {"b": None}]}
+        )
         self.manifest, self.weights = self.path / "manifest.json", self.path / "model.safetensors"
         self.content, self.bytes = json.loads(self.manifest.read_text()), self.weights.read_bytes()
 
@@ -54,7 +56,12 @@ class Saved:
             found = load_pruned(self.path, factory=Odd)
         except ArtifactError as error:
             text = str(error)
-            assert str(self.path) in text and len(text) > len(str(self.path)) + 40 and text.endswith(".") and "\n" not in text
+            assert (
+                str(self.path) in text
+                and len(text) > len(str(self.path)) + 40
+                and text.endswith(".")
+                and "\n" not in text
+            )
         assert (self._files(), _states()) == before
         return found
 
@@ -142,7 +149,9 @@ def test_manifests_of_somebody_who_makes_everything_fit(saved, data):
             if entry["kind"] != "plain":
                 kind, tensor, persistent = now[entry["name"]]
                 assert [kind, list(tensor.shape), persistent] == [entry["kind"], entry["shape"], entry["persistent"]]
-        assert {type(value) for value in vars(found).values()} <= {type(value) for value in vars(saved.model).values()} | TYPES
+        assert {type(value) for value in vars(found).values()} <= {
+            type(value) for value in vars(saved.model).values()
+        } | TYPES
 
 
 @pytest.mark.parametrize(
@@ -186,7 +195,9 @@ def test_text_of_manifests(saved, data):
     text = json.dumps(saved.content)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 20)) | st.just(len(text)))
-    saved.write(text[:start] + data.draw(st.text(max_size=3) | st.sampled_from(["[" * 5000, "9" * 5000, "NaN,"])) + text[end:])
+    saved.write(
+        text[:start] + data.draw(st.text(max_size=3) | st.sampled_from(["[" * 5000, "9" * 5000, "NaN,"])) + text[end:]
+    )
     found = saved.loaded()
     assert found is None or json.loads(saved.manifest.read_text()) == saved.content
 
@@ -210,7 +221,10 @@ def test_tensors(saved, data, resigned):
         assert (found is not None) == (weights == saved.bytes)
     elif found is not None:
         kinds = [
-            {name: (kind, None if t is None else (t.shape, t.dtype)) for name, (kind, t, _) in registered(model).items()}
+            {
+                name: (kind, None if t is None else (t.shape, t.dtype))
+                for name, (kind, t, _) in registered(model).items()
+            }
             for model in (saved.model, found)
         ]
         assert kinds[0] == kinds[1] and found.width == saved.model.width

@@ -8,17 +8,7 @@ import weakref
 
 import pytest
 import torch
-from artifact_nets import (
-    IMAGE,
-    TOKENS,
-    Attentive,
-    Odd,
-    Positioned,
-    Recurrent,
-    Tied,
-    convolutional,
-    weight_normed,
-)
+from artifact_nets import IMAGE, TOKENS, Attentive, Odd, Positioned, Recurrent, Tied, convolutional, weight_normed
 from artifact_tools import assert_same_model, round_trip, ties
 from torch import nn
 
@@ -47,8 +37,14 @@ def tied_embedding():
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize(
     ("build", "inputs"),
-    [(convolutional, IMAGE), (Recurrent, TOKENS), (Attentive, TOKENS), (tied_embedding, torch.tensor([[0, 3, 1]])),
-     (weight_normed, IMAGE), (Positioned, IMAGE)],
+    [
+        (convolutional, IMAGE),
+        (Recurrent, TOKENS),
+        (Attentive, TOKENS),
+        (tied_embedding, torch.tensor([[0, 3, 1]])),
+        (weight_normed, IMAGE),
+        (Positioned, IMAGE),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_cut_models_come_back(build, inputs):
@@ -242,7 +238,10 @@ def test_numbers_keep_their_types():
     [
         (lambda t: t.pop("head.weight"), "there is no tensor 'head.weight'"),
         (lambda t: t.update(other=torch.ones(1)), "'other' is not in the list"),
-        (lambda t: t.update({"head.weight": torch.ones(1)}), "'head.weight' is (1,) of torch.float32, and is listed as (4, 8)"),
+        (
+            lambda t: t.update({"head.weight": torch.ones(1)}),
+            "'head.weight' is (1,) of torch.float32, and is listed as (4, 8)",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_leave_the_fresh_model_as_it_is(change, text):

@@ -53,7 +53,9 @@ def test_feature_extractors_within_a_model_state_true_widths():
     model, image = Detector().eval(), torch.rand(1, 3, 64, 64)
     cut_at_random(model, image)
     structure = structure_of(model, Detector())
-    assert [(entry.module, entry.name) for entry in structure.attributes if "." in entry.name] == [("body", "feature_info.info")]
+    assert [(entry.module, entry.name) for entry in structure.attributes if "." in entry.name] == [
+        ("body", "feature_info.info")
+    ]
     loaded = round_trip(model, Detector(), Detector()).eval()
     assert loaded.body.feature_info.channels() == widths_of(loaded.body(image)) == [34, 135, 68]
     assert loaded.body.feature_info.info == model.body.feature_info.info and torch.equal(loaded(image), model(image))
@@ -123,7 +125,11 @@ def test_parts_that_cannot_be_saved_are_named(changes, text):
         ("_modules.layer", 3, "it sets '_modules.layer', which is no attribute"),
         ("training.real", 3, "it sets 'training.real', which is no attribute"),
         ("other.width", 3, "it sets 'other.width', which is no attribute"),
-        ("settings.width", "a", "it sets 'settings.width' to a value of type str, where a freshly built model has one of type int"),
+        (
+            "settings.width",
+            "a",
+            "it sets 'settings.width' to a value of type str, where a freshly built model has one of type int",
+        ),
     ],
 )
 def test_parts_that_a_freshly_built_model_has_not_are_refused(name, value, text):

@@ -50,7 +50,11 @@ def pruned_model(name):
     randomise(model)
     forward_fn = data_flow_forward(model)
     couplings = map_couplings(model if forward_fn is None else Followed(model, forward_fn), inputs)
-    cut(model if forward_fn is None else Followed(model, forward_fn), couplings, removed_channels(couplings, random_units(couplings)))
+    cut(
+        model if forward_fn is None else Followed(model, forward_fn),
+        couplings,
+        removed_channels(couplings, random_units(couplings)),
+    )
     return model, inputs
 
 

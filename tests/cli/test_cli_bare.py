@@ -74,16 +74,31 @@ def test_one_bare_argument_too_many_is_refused_by_its_name(dfpc, tmp_path):
 
 def test_a_model_that_is_named_twice_is_refused(dfpc):
     code, _, err = dfpc("prune", "--model.name", "test_vit", "resnet18", "--print_config")
-    assert code == 2 and "'resnet18' and --model.name are both given, and are the same option; give one of them." in " ".join(err.split())
+    assert (
+        code == 2
+        and "'resnet18' and --model.name are both given, and are the same option; give one of them."
+        in " ".join(err.split())
+    )
 
 
 def test_a_function_in_the_directory_where_the_command_runs_is_found(dfpc, tmp_path, monkeypatch):
     """As the installed command has to; `python -m` looks there by itself."""
     module = tmp_path / "network_of_the_directory.py"
-    module.write_text("import torch\n\n\ndef net():\n    return torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 2, 3))\n")
+    module.write_text(
+        "import torch\n\n\ndef net():\n    return torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 2, 3))\n"
+    )
     (tmp_path / "yaml.py").write_text("raise ImportError('a file of the user hides a package')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
-    arguments = ("network_of_the_directory:net", "--model.size", "8", "--target", "macs=0.8", "--output", "out", "--quiet")
+    arguments = (
+        "network_of_the_directory:net",
+        "--model.size",
+        "8",
+        "--target",
+        "macs=0.8",
+        "--output",
+        "out",
+        "--quiet",
+    )
     assert dfpc("prune", *arguments) == (0, "", "")
     assert (tmp_path / "out" / "model.safetensors").is_file()

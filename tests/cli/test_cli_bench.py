@@ -32,9 +32,17 @@ def test_a_table_for_people(dfpc):
     ("arguments", "code", "text"),
     [
         ((NET, "test_resnet"), 1, f"'{NET}' cannot be called with inputs of 1x3x224x224"),
-        (("test_resnet", "torchvision/resnet18"), 1, "'test_resnet' takes [(1, 3, 160, 160)] and 'torchvision/resnet18' takes [(1, 3, 224, 224)]"),
+        (
+            ("test_resnet", "torchvision/resnet18"),
+            1,
+            "'test_resnet' takes [(1, 3, 160, 160)] and 'torchvision/resnet18' takes [(1, 3, 224, 224)]",
+        ),
         (("test_resnet", "torchvision/resnet18"), 1, "so their times say nothing of each other; give --size."),
-        (("test_vit", "--size", "161"), 1, "(AssertionError: Input height (161) should be divisible by patch size (16).)"),
+        (
+            ("test_vit", "--size", "161"),
+            1,
+            "(AssertionError: Input height (161) should be divisible by patch size (16).)",
+        ),
         (("test_resnet", "--threads", "0"), 1, "threads must be 1 to 4096, not 0."),
         (("test_resnet", "--min_run_time", "-1"), 1, "min_run_time must be a positive number of seconds"),
         (("test_resnet", "--batch_size", "0"), 1, "batch_size must be 1 or more, not 0."),

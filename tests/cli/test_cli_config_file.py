@@ -43,9 +43,15 @@ BAD = {
     "deep": ("target: " + "[" * 3000, "cannot be understood"),
     "date": ("target: 2026-99-99", "cannot be understood: month must be in 1..12."),
     "unknown": ("modle: {name: x}", "has the key 'modle', which means nothing; did you mean 'model'?"),
-    "unknown within": ("finetune: {epoch: 3}", "has the key 'finetune.epoch', which means nothing; did you mean 'finetune.epochs'?"),
+    "unknown within": (
+        "finetune: {epoch: 3}",
+        "has the key 'finetune.epoch', which means nothing; did you mean 'finetune.epochs'?",
+    ),
     "unknown and alone": ("qqqqqqqqqqq: 3", "which means nothing; see --help for the options there are."),
-    "deeper": ("data: {augment: {crp: none}}", "'data.augment.crp', which means nothing; did you mean 'data.augment.crop'?"),
+    "deeper": (
+        "data: {augment: {crp: none}}",
+        "'data.augment.crp', which means nothing; did you mean 'data.augment.crop'?",
+    ),
     "in the wrong place": ("lr: 3", "did you mean 'finetune.lr'?"),
     "no section": ("model: resnet50", "has no options in 'model'; write them below it, as key: value."),
     "null section": ("repair:", "has no options in 'repair'"),
@@ -90,7 +96,9 @@ def test_files_that_are_not_there(tmp_path):
         assert told in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}", "finetune: null", "schedule:\nlatency: ~", "\ufefftarget: macs=0.5"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "---\n", "{}", "finetune: null", "schedule:\nlatency: ~", "\ufefftarget: macs=0.5"]
+)
 def test_what_says_nothing_is_allowed(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text, encoding="utf-8")
     check(tmp_path / "r.yaml")
@@ -107,7 +115,9 @@ def test_anchors_that_make_little_are_allowed(tmp_path):
     assert yaml.safe_load((tmp_path / "r.yaml").read_text())["schedule"]["final"] == {"steps": 3}
 
 
-@pytest.mark.parametrize("name", ["target", "seed", "device", "curve", "output", "overwrite", "resume", "json", "quiet"])
+@pytest.mark.parametrize(
+    "name", ["target", "seed", "device", "curve", "output", "overwrite", "resume", "json", "quiet"]
+)
 def test_null_is_no_value_of_what_needs_one(dfpc, tmp_path, name):
     (tmp_path / "r.yaml").write_text(f"model: {{name: test_resnet}}\n{name}: null\n")
     code, out, err = dfpc("prune", tmp_path / "r.yaml", *(() if name == "output" else ("--output", tmp_path / "out")))

@@ -29,14 +29,29 @@ def test_a_line_for_people(dfpc, saved):
 
 
 def test_other_means_count(dfpc, saved):
-    figures = [json.loads(dfpc("evaluate", saved, *FROM, "--json", *more)[1])["loss"] for more in ((), ("--mean", "0.9"), ("--mean", "0.3"))]
+    figures = [
+        json.loads(dfpc("evaluate", saved, *FROM, "--json", *more)[1])["loss"]
+        for more in ((), ("--mean", "0.9"), ("--mean", "0.3"))
+    ]
     assert figures[0] != figures[1]
     assert figures[0] == figures[2]
 
 
 def test_a_model_by_name_with_weights(dfpc, weights):
     code, out, _ = dfpc(
-        "evaluate", NET, "--weights", weights, "--size", "8", "--data", "digits", "--mean", "0.3", "--std", "0.35", "--json"
+        "evaluate",
+        NET,
+        "--weights",
+        weights,
+        "--size",
+        "8",
+        "--data",
+        "digits",
+        "--mean",
+        "0.3",
+        "--std",
+        "0.35",
+        "--json",
     )
     assert code == 0
     assert json.loads(out)["top1"] > 70
@@ -48,7 +63,11 @@ def test_a_model_by_name_with_weights(dfpc, weights):
         (("SAVED",), 2, "data is missing: say which images to evaluate on, such as --data val.zip."),
         (("SAVED", "--data", "digits"), 1, f"if you trust it, say so by --factory {NET}."),
         (("SAVED", "--data", "nowhere", "--factory", NET), 1, "There is no 'nowhere'; give a folder, a zip archive"),
-        (("SAVED", *FROM, "--weights", "w.pth"), 1, "is a saved model, which has its weights and options; give none beside it."),
+        (
+            ("SAVED", *FROM, "--weights", "w.pth"),
+            1,
+            "is a saved model, which has its weights and options; give none beside it.",
+        ),
         (("SAVED", *FROM, "--mean", "0.1", "0.2"), 1, "data.mean has 2 values for 3 channels; give one for each."),
         (("SAVED", *FROM, "--std", "0"), 1, "std=(0.0,) holds a value that is not positive"),
         (("SAVED", *FROM, "--size", "16"), 1, "cannot be called with inputs of 1x3x16x16"),
@@ -56,9 +75,21 @@ def test_a_model_by_name_with_weights(dfpc, weights):
         (("SAVED", *FROM, "--split", "tst"), 2, "did you mean test?"),
         (("SAVED", *FROM, "--batchsize", "3"), 2, "did you mean --batch_size?"),
         (("SAVED", "--data", "digits", "--factory", "os:getcwd"), 1, "os:getcwd"),
-        (("SAVED", "--data", "digits", "--factory", "workflow_nets:other"), 1, "'workflow_nets:other' cannot be imported"),
-        (("SAVED", "--data", "digits", "--factory", "digit_runs:digit_net"), 1, "is built otherwise now than when it was saved"),
-        (("test_resnet", "--data", "digits", "--size", "16", "--options", '{"num_classes": 3}'), 1, "10 classes, the model 3 outputs"),
+        (
+            ("SAVED", "--data", "digits", "--factory", "workflow_nets:other"),
+            1,
+            "'workflow_nets:other' cannot be imported",
+        ),
+        (
+            ("SAVED", "--data", "digits", "--factory", "digit_runs:digit_net"),
+            1,
+            "is built otherwise now than when it was saved",
+        ),
+        (
+            ("test_resnet", "--data", "digits", "--size", "16", "--options", '{"num_classes": 3}'),
+            1,
+            "10 classes, the model 3 outputs",
+        ),
         (("test_resnet", "--data", "digits", "--pretrained", "--weights", "w"), 1, "pretrained and weights both say"),
         (("test_resnet", "--data", "digits", "--device", "cuda:99"), 1, "device='cuda:99' is not here"),
     ],

@@ -16,24 +16,33 @@ def explained(message, chosen="prune"):
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        ("unrecognized arguments: --targt x", "dfpc prune: unrecognized arguments: --targt x; did you mean --target? See dfpc prune --help."),
-        ("unrecognized arguments: --targt=x", "dfpc prune: unrecognized arguments: --targt=x; did you mean --target? See dfpc prune --help."),
+        (
+            "unrecognized arguments: --targt x",
+            "dfpc prune: unrecognized arguments: --targt x; did you mean --target? See dfpc prune --help.",
+        ),
+        (
+            "unrecognized arguments: --targt=x",
+            "dfpc prune: unrecognized arguments: --targt=x; did you mean --target? See dfpc prune --help.",
+        ),
         ("unrecognized arguments: other.yaml", "dfpc prune: 'other.yaml' belongs to no option. See dfpc prune --help."),
         ("unrecognized arguments: --qqqqqq", "dfpc prune: unrecognized arguments: --qqqqqq. See dfpc prune --help."),
         ('Option "model.name" is required', "dfpc prune: model.name is missing. See dfpc prune --help."),
         (
-            'Parser key "repair.method":\n  Expected a typing.Literal[\'none\', \'merge\']. Got value: merg',
+            "Parser key \"repair.method\":\n  Expected a typing.Literal['none', 'merge']. Got value: merg",
             "dfpc prune: repair.method must be one of 'none', 'merge', not 'merg'; did you mean merge? See dfpc prune --help.",
         ),
         (
-            'Parser key "repair.method":\n  Expected a typing.Literal[\'none\', \'merge\']. Got value: zzz',
+            "Parser key \"repair.method\":\n  Expected a typing.Literal['none', 'merge']. Got value: zzz",
             "dfpc prune: repair.method must be one of 'none', 'merge', not 'zzz'. See dfpc prune --help.",
         ),
         (
             "repair: Unable to load config 'merge' - repair: Unable to load config \"merge\"",
             "dfpc prune: 'merge' is no option of repair, which is a section; give its options, as --repair.NAME. See dfpc prune --help.",
         ),
-        ("Parser key \"seed\": Expected a <class 'int'>. Got value: x", "dfpc prune: seed: Expected a int. Got value: x. See dfpc prune --help."),
+        (
+            "Parser key \"seed\": Expected a <class 'int'>. Got value: x",
+            "dfpc prune: seed: Expected a int. Got value: x. See dfpc prune --help.",
+        ),
         ("Something never heard of.", "dfpc prune: Something never heard of. See dfpc prune --help."),
     ],
 )
@@ -56,5 +65,5 @@ def test_a_command_that_is_an_option_too_keeps_its_name():
 @pytest.mark.parametrize("sign", ["x", "x.", "\n", " - ", "\n - x", "{"])
 def test_a_very_long_value_takes_no_longer_than_it_should(sign):
     start = time.process_time()
-    text = explained(f'Parser key "model.pretrained":\n  Expected a <class \'bool\'>. Got value: {sign * 100_000}')
+    text = explained(f"Parser key \"model.pretrained\":\n  Expected a <class 'bool'>. Got value: {sign * 100_000}")
     assert time.process_time() - start < 3 and len(text) < 21_000

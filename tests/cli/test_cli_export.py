@@ -13,12 +13,25 @@ from workflow_runs import NET, surroundings
 def test_both_files_compute_what_the_model_does(dfpc, saved, tmp_path):
     before = surroundings(saved)
     code, out, err = dfpc(
-        "export", saved, "--factory", NET, "--onnx", tmp_path / "m.onnx", "--program", tmp_path / "m.pt2", "--json", "--batch_size", "3"
+        "export",
+        saved,
+        "--factory",
+        NET,
+        "--onnx",
+        tmp_path / "m.onnx",
+        "--program",
+        tmp_path / "m.pt2",
+        "--json",
+        "--batch_size",
+        "3",
     )
     assert code == 0, err
     found = json.loads(out)
     assert [entry["kind"] for entry in found] == ["ONNX", "torch.export"]
-    model, images = load_pruned(saved, factory=colour_net), torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model, images = (
+        load_pruned(saved, factory=colour_net),
+        torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     [outputs] = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
@@ -40,10 +53,22 @@ def test_a_line_for_people(dfpc, tmp_path):
     [
         (("SAVED", "--factory", NET), 2, "There is nothing to write: name a file by --onnx, or by --program, or both."),
         (("SAVED", "--onnx", "m.onnx"), 1, f"if you trust it, say so by --factory {NET}."),
-        (("SAVED", "--factory", NET, "--onnx", "no/where.onnx"), 1, "Cannot write 'no/where.onnx': there is no directory 'no'."),
+        (
+            ("SAVED", "--factory", NET, "--onnx", "no/where.onnx"),
+            1,
+            "Cannot write 'no/where.onnx': there is no directory 'no'.",
+        ),
         (("SAVED", "--factory", NET, "--onnx", "."), 1, "it is a directory; name a file in it."),
-        (("SAVED", "--factory", NET, "--onnx", "m.onnx", "--size", "16"), 1, "cannot be called with inputs of 1x3x16x16"),
-        (("SAVED", "--factory", NET, "--onnx", "m.onnx", "--batch_size", "0"), 1, "batch_size must be 1 or more, not 0."),
+        (
+            ("SAVED", "--factory", NET, "--onnx", "m.onnx", "--size", "16"),
+            1,
+            "cannot be called with inputs of 1x3x16x16",
+        ),
+        (
+            ("SAVED", "--factory", NET, "--onnx", "m.onnx", "--batch_size", "0"),
+            1,
+            "batch_size must be 1 or more, not 0.",
+        ),
         (("SAVED", "--factory", NET, "--onx", "m.onnx"), 2, "did you mean --onnx?"),
         (("nothing", "--onnx", "m.onnx"), 1, "No model is called 'nothing'"),
     ],

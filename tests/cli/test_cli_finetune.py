@@ -13,31 +13,49 @@ COURSE += ("--data.augment.padding", "1", "--data.augment.flip", "0")
 
 def test_a_tuned_model_carries_on_the_record(dfpc, saved, tmp_path):
     before = surroundings(saved)
-    code, out, err = dfpc("finetune", saved, "--factory", NET, *COURSE, "--data.val", "digits", "--output", tmp_path / "out", "--json")
+    code, out, err = dfpc(
+        "finetune", saved, "--factory", NET, *COURSE, "--data.val", "digits", "--output", tmp_path / "out", "--json"
+    )
     assert (code, err) == (0, "")
     assert surroundings(saved) == before
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == ARTIFACT
     old, record = read_manifest(saved).record, json.loads(out)
-    assert [entry["stage"] for entry in record["evaluations"]] == ["before", "pruned", "before fine-tuning", "fine-tuned"]
+    assert [entry["stage"] for entry in record["evaluations"]] == [
+        "before",
+        "pruned",
+        "before fine-tuning",
+        "fine-tuned",
+    ]
     stages = {entry["stage"]: entry["loss"] for entry in record["evaluations"]}
     assert stages["before fine-tuning"] == pytest.approx(stages["pruned"], rel=1e-6)
     assert stages["fine-tuned"] < stages["pruned"]
     assert record["finetune"]["history"][-1]["step"] == 16
     assert [point["macs"] for point in record["curve"]][-1] == old["prune"]["after"]["macs"]
     assert record["recipe"].startswith(old["recipe"])
-    assert record["recipe"].splitlines()[-1].startswith("# then fine-tuned on digits: FinetuneSettings(epochs=1.0, steps=16")
+    assert (
+        record["recipe"]
+        .splitlines()[-1]
+        .startswith("# then fine-tuned on digits: FinetuneSettings(epochs=1.0, steps=16")
+    )
     assert not same_weights(saved, tmp_path / "out")
 
 
 def test_the_unpruned_model_teaches(dfpc, saved, weights, tmp_path):
     taught = (*COURSE, "--finetune.distill", "0.9", "--weights", weights, "--factory", NET, "--quiet")
     assert dfpc("finetune", saved, *taught, "--output", tmp_path / "taught") == (0, "", "")
-    assert dfpc("finetune", saved, *COURSE, "--factory", NET, "--output", tmp_path / "untaught", "--quiet") == (0, "", "")
+    assert dfpc("finetune", saved, *COURSE, "--factory", NET, "--output", tmp_path / "untaught", "--quiet") == (
+        0,
+        "",
+        "",
+    )
     assert dfpc("finetune", saved, *taught, "--output", tmp_path / "again") == (0, "", "")
     assert not same_weights(tmp_path / "taught", tmp_path / "untaught")
     save_file(colour_net().state_dict(), tmp_path / "other.safetensors")
-    assert dfpc("finetune", saved, *taught, "--weights", tmp_path / "other.safetensors", "--output", tmp_path / "other")[0] == 0
+    assert (
+        dfpc("finetune", saved, *taught, "--weights", tmp_path / "other.safetensors", "--output", tmp_path / "other")[0]
+        == 0
+    )
     assert not same_weights(tmp_path / "taught", tmp_path / "other")  # it is this teacher, and no other
     assert same_weights(tmp_path / "taught", tmp_path / "again")
 
@@ -60,7 +78,9 @@ def test_an_interrupted_run_goes_on(dfpc, saved, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "finetune_opened", lambda *args, **options: whole(*args, **(options | {"progress": stop})))
+        patch.setattr(
+            module, "finetune_opened", lambda *args, **options: whole(*args, **(options | {"progress": stop}))
+        )
         assert dfpc(*arguments, "--output", tmp_path / "out")[0] == 130
     code, _, err = dfpc(*arguments, "--output", tmp_path / "out")
     assert code == 1
@@ -68,7 +88,9 @@ def test_an_interrupted_run_goes_on(dfpc, saved, tmp_path, monkeypatch):
     code, _, err = dfpc(*arguments, "--output", tmp_path / "out", "--resume", "--finetune.lr", "0.5")
     assert code == 1
     assert "holds a run of another recipe: finetune.lr is not the same." in err
-    code, _, err = dfpc("finetune", "test_resnet", "--size", "32", *arguments[4:], "--output", tmp_path / "out", "--resume")
+    code, _, err = dfpc(
+        "finetune", "test_resnet", "--size", "32", *arguments[4:], "--output", tmp_path / "out", "--resume"
+    )
     assert code == 1
     assert "holds a run of another recipe: model.name" in err
     other = ("--finetune.checkpoint_every", "3")  # changes nothing of what comes out
@@ -85,7 +107,11 @@ def test_an_interrupted_run_goes_on(dfpc, saved, tmp_path, monkeypatch):
         (COURSE, 1, f"if you trust it, say so by --factory {NET}."),
         (("--factory", NET, "--data.train", "nowhere"), 1, "There is no 'nowhere'"),
         (("--factory", NET, *COURSE, "--data.val", "nowhere"), 1, "There is no 'nowhere'"),
-        (("--factory", NET, *COURSE, "--finetune.distill", "0.5"), 1, "The weights of the unpruned model are needed too"),
+        (
+            ("--factory", NET, *COURSE, "--finetune.distill", "0.5"),
+            1,
+            "The weights of the unpruned model are needed too",
+        ),
         (("--factory", NET, *COURSE, "--finetune.distill", "2"), 2, "distill=2.0 is no share between 0 and 1"),
         (("--factory", NET, *COURSE, "--finetune.optimizer", "sgdd"), 1, "timm has no optimizer='sgdd'"),
         (("--factory", NET, *COURSE, "--finetune.batch_size", "5000"), 1, "one step takes 5000"),

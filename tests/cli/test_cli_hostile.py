@@ -29,12 +29,51 @@ EVERYTHING = yaml.safe_load(
     )
 ) | {"schedule": None, "overwrite": False, "resume": False, "json": False, "quiet": True}  # fmt: skip
 SCHEDULED = changed(
-    EVERYTHING, finetune=None, latency=None, schedule=yaml.safe_load(yaml.safe_dump(__import__("dataclasses").asdict(ScheduleSettings(step_sizes=())) | {"step_sizes": [0.1]}))
+    EVERYTHING,
+    finetune=None,
+    latency=None,
+    schedule=yaml.safe_load(
+        yaml.safe_dump(__import__("dataclasses").asdict(ScheduleSettings(step_sizes=())) | {"step_sizes": [0.1]})
+    ),
 )
 VALUES = st.one_of(
-    st.sampled_from([None, True, False, -1, 0, 1, 3, -0.5, 0.5, 1e308, 10**30, -(10**30), float("nan"), float("inf"), -float("inf")]),
-    st.sampled_from(["", " ", "x", "nan", "1e5", "0x10", "null", "~", "[]", "{}", "../..", "$(touch hacked)", "a\nb", "\u202e", "😀", "a" * 5000]),
-    st.sampled_from([[], {}, [[]], [None], [1, "a"], {"a": 1}, {"": None}, {"name": {"name": {}}}, [[[[[1]]]]], {"class_path": "os.system"}]),
+    st.sampled_from(
+        [None, True, False, -1, 0, 1, 3, -0.5, 0.5, 1e308, 10**30, -(10**30), float("nan"), float("inf"), -float("inf")]
+    ),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "x",
+            "nan",
+            "1e5",
+            "0x10",
+            "null",
+            "~",
+            "[]",
+            "{}",
+            "../..",
+            "$(touch hacked)",
+            "a\nb",
+            "\u202e",
+            "😀",
+            "a" * 5000,
+        ]
+    ),
+    st.sampled_from(
+        [
+            [],
+            {},
+            [[]],
+            [None],
+            [1, "a"],
+            {"a": 1},
+            {"": None},
+            {"name": {"name": {}}},
+            [[[[[1]]]]],
+            {"class_path": "os.system"},
+        ]
+    ),
 )
 LINES = st.sampled_from(
     [

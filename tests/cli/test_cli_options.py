@@ -44,14 +44,21 @@ def test_names_are_dotted_paths():
 
 
 def test_unknown_keys_are_found_at_any_depth():
-    content = {"tarjet": 1, "section": {"inner": {"lr": 1, "LR": 2}, "maybe": None, "x": {"y": 1}}, "target": {"free": 1}}
+    content = {
+        "tarjet": 1,
+        "section": {"inner": {"lr": 1, "LR": 2}, "maybe": None, "x": {"y": 1}},
+        "target": {"free": 1},
+    }
     assert list(unknown_keys(content, Config)) == ["tarjet", "section.inner.LR", "section.x"]
 
 
 def test_sections_that_hold_something_else_are_found():
     assert list(not_sections({"section": {"inner": None, "maybe": None}}, Config)) == ["section.inner"]
     assert list(not_sections({"section": [1]}, Config)) == ["section"]
-    assert list(not_sections({"section": {"inner": 3, "maybe": "x", "size": "no section"}}, Config)) == ["section.inner", "section.maybe"]
+    assert list(not_sections({"section": {"inner": 3, "maybe": "x", "size": "no section"}}, Config)) == [
+        "section.inner",
+        "section.maybe",
+    ]
     assert list(not_sections({}, Config)) == []
 
 

@@ -22,7 +22,10 @@ def test_a_recipe_ends_in_an_artifact_that_evaluates_alike(dfpc, recipe, tmp_pat
     code, out, err = dfpc("prune", recipe, "--output", tmp_path / "out", "--repair.method", "merge")
     assert (code, err) == (0, "")
     assert "Asked for macs=0.6" in out
-    assert f"Written: {tmp_path / 'out'} (load it with dfpc_plugin.load_pruned; look at {tmp_path / 'out' / 'report.html'})" in out
+    assert (
+        f"Written: {tmp_path / 'out'} (load it with dfpc_plugin.load_pruned; look at {tmp_path / 'out' / 'report.html'})"
+        in out
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == ARTIFACT
     known = read_manifest(tmp_path / "out").record["evaluations"][-1]
     assert known["stage"] == "repaired"
@@ -35,7 +38,9 @@ def test_a_recipe_ends_in_an_artifact_that_evaluates_alike(dfpc, recipe, tmp_pat
 
 
 def test_the_saved_recipe_makes_the_same_again(dfpc, recipe, tmp_path):
-    assert dfpc("prune", recipe, "--output", tmp_path / "one", "--quiet", "--target", "params=0.7", "--prune.per", "macs") == (0, "", "")
+    assert dfpc(
+        "prune", recipe, "--output", tmp_path / "one", "--quiet", "--target", "params=0.7", "--prune.per", "macs"
+    ) == (0, "", "")
     content = yaml.safe_load((tmp_path / "one" / "recipe.yaml").read_text())
     assert (content["target"], content["prune"]["per"]) == ("params=0.7", "macs")  # options prevail over the file
     assert dfpc("prune", tmp_path / "one" / "recipe.yaml", "--output", tmp_path / "two", "--quiet")[0] == 0
@@ -45,7 +50,9 @@ def test_the_saved_recipe_makes_the_same_again(dfpc, recipe, tmp_path):
 
 
 def test_the_printed_configuration_is_a_recipe(dfpc, recipe, tmp_path):
-    code, out, err = dfpc("prune", recipe, "--repair.method", "mean", "--output", tmp_path / "o", "--seed", "7", "--print_config")
+    code, out, err = dfpc(
+        "prune", recipe, "--repair.method", "mean", "--output", tmp_path / "o", "--seed", "7", "--print_config"
+    )
     assert (code, err) == (0, "")
     assert not (tmp_path / "o").exists()
     (tmp_path / "printed.yaml").write_text(out)
@@ -93,7 +100,11 @@ def test_progress_goes_to_the_standard_error(dfpc, recipe, tmp_path, monkeypatch
 
 def test_a_saved_model_is_pruned_further(dfpc, tmp_path):
     assert dfpc(*SMALL, "--output", tmp_path / "one", "--target", "macs=0.8", "--quiet")[0] == 0
-    assert dfpc("prune", tmp_path / "one", "--output", tmp_path / "two", "--target", "macs=0.8", "--quiet") == (0, "", "")
+    assert dfpc("prune", tmp_path / "one", "--output", tmp_path / "two", "--target", "macs=0.8", "--quiet") == (
+        0,
+        "",
+        "",
+    )
     one, two = (read_manifest(tmp_path / name).record["prune"] for name in ("one", "two"))
     assert two["before"]["macs"] == one["after"]["macs"]
     assert two["after"]["macs"] <= 0.8 * one["after"]["macs"]

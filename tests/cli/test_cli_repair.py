@@ -13,7 +13,18 @@ VAL = ("--data.val", "digits")
 def test_a_repaired_model_carries_on_the_record(dfpc, saved, weights, tmp_path):
     before = surroundings(saved)
     code, out, err = dfpc(
-        "repair", saved, "--factory", NET, "--weights", weights, "--repair.method", "merge", *VAL, "--output", tmp_path / "out", "--json"
+        "repair",
+        saved,
+        "--factory",
+        NET,
+        "--weights",
+        weights,
+        "--repair.method",
+        "merge",
+        *VAL,
+        "--output",
+        tmp_path / "out",
+        "--json",
     )
     assert (code, err) == (0, "")
     assert surroundings(saved) == before
@@ -57,7 +68,16 @@ def test_exports_of_the_old_model_are_not_claimed(dfpc, saved, weights, tmp_path
     )[0] == 0  # fmt: skip
     assert read_manifest(tmp_path / "one").record["exports"]
     code, _, err = dfpc(
-        "repair", tmp_path / "one", "--factory", NET, "--weights", weights, "--repair.method", "mean", "--output", tmp_path / "two"
+        "repair",
+        tmp_path / "one",
+        "--factory",
+        NET,
+        "--weights",
+        weights,
+        "--repair.method",
+        "mean",
+        "--output",
+        tmp_path / "two",
     )
     assert (code, err) == (0, "")
     assert read_manifest(tmp_path / "two").record["exports"] == []
@@ -68,10 +88,18 @@ def test_exports_of_the_old_model_are_not_claimed(dfpc, saved, weights, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("--factory", NET), 1, "The weights of the unpruned model are needed too; give the file they are in as weights"),
+        (
+            ("--factory", NET),
+            1,
+            "The weights of the unpruned model are needed too; give the file they are in as weights",
+        ),
         (("--weights", "WEIGHTS"), 1, f"if you trust it, say so by --factory {NET}."),
         (("--factory", NET, "--weights", "nope.pth"), 1, "There is no file 'nope.pth' with weights"),
-        (("--factory", NET, "--weights", "WEIGHTS", "--repair.method", "none"), 1, "method=none repairs nothing; choose mean, merge"),
+        (
+            ("--factory", NET, "--weights", "WEIGHTS", "--repair.method", "none"),
+            1,
+            "method=none repairs nothing; choose mean, merge",
+        ),
         (("--factory", NET, "--weights", "WEIGHTS", "--repair.method", "calibrate"), 1, "data.train"),
         (("--factory", NET, "--weights", "WEIGHTS", "--repair.method", "mrge"), 2, "did you mean merge?"),
         (("--factory", NET, "--weights", "WEIGHTS", "--data.val", "nowhere"), 1, "There is no 'nowhere'"),
@@ -90,7 +118,9 @@ def test_what_cannot_be_done_is_one_sentence(dfpc, saved, weights, tmp_path, mon
 
 
 def test_a_model_that_was_not_pruned_here(dfpc, tmp_path):
-    code, out, err = dfpc("repair", "test_resnet", "--pretrained", "--repair.method", "mean", "--output", tmp_path / "out")
+    code, out, err = dfpc(
+        "repair", "test_resnet", "--pretrained", "--repair.method", "mean", "--output", tmp_path / "out"
+    )
     assert (code, out) == (1, "")
     assert "'test_resnet' is no directory of a saved model; dfpc prune repairs on the way." in err
     assert list(tmp_path.iterdir()) == []
@@ -98,8 +128,12 @@ def test_a_model_that_was_not_pruned_here(dfpc, tmp_path):
 
 @pytest.mark.parametrize("preprocessing", [{"size": 3, "means": []}, [1, 2], "x", {}])
 def test_a_record_that_makes_no_sense(dfpc, weights, tmp_path, preprocessing):
-    save_pruned(colour_net().eval(), tmp_path / "net", model=NET, record={"preprocessing": preprocessing, "model": {"size": 8}})
-    code, out, err = dfpc("repair", tmp_path / "net", "--factory", NET, "--weights", weights, "--output", tmp_path / "out")
+    save_pruned(
+        colour_net().eval(), tmp_path / "net", model=NET, record={"preprocessing": preprocessing, "model": {"size": 8}}
+    )
+    code, out, err = dfpc(
+        "repair", tmp_path / "net", "--factory", NET, "--weights", weights, "--output", tmp_path / "out"
+    )
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
     assert "does not say how images become inputs" in err or "The record's 'preprocessing' is a" in err

@@ -108,7 +108,10 @@ def test_a_file_drives_it_and_later_options_prevail(dfpc, tmp_path):
     ("content", "message"),
     [
         ("model: test_vit\nrankin: relative\n", "has the key 'rankin', which means nothing; did you mean 'ranking'?"),
-        ("model: test_vit\nranking: best\n", "ranking must be one of 'published', 'relative', 'expected', 'output', not 'best'"),
+        (
+            "model: test_vit\nranking: best\n",
+            "ranking must be one of 'published', 'relative', 'expected', 'output', not 'best'",
+        ),
         ("model: test_vit\ntop: many\n", "top must be int, not 'many'"),
         ("model: test_vit\npretrained: 3\n", "not boolean: 3"),
         ("top: 1\n", "required: model"),

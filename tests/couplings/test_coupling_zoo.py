@@ -17,9 +17,7 @@ from dfpc_plugin.tracing.tree import map_tensors
 from zero_cut import error_of_cut, masked_statistics, random_units, randomise
 from zoo import timm_zoo, torchvision_zoo
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # models warn about their own deprecations while they are built
+pytestmark = pytest.mark.filterwarnings("ignore")  # models warn about their own deprecations while they are built
 
 SMALL = """
     test_resnet test_vit test_convnext test_efficientnet test_byobnet test_nfnet test_mambaout test_coatnet

@@ -88,18 +88,14 @@ def test_macs_count_the_whole_batch_alike() -> None:
 def test_printing() -> None:
     couplings = find_couplings(network(), IMAGE)
     text = str(named(couplings, "stem"))
-    assert text.splitlines()[0].startswith("stem: 6 channels, ") and text.splitlines()[0].endswith(
-        "% of the MACs"
-    )
+    assert text.splitlines()[0].startswith("stem: 6 channels, ") and text.splitlines()[0].endswith("% of the MACs")
     assert "written by stem, blocks.0.conv2, blocks.1.conv2" in text
     assert "read by blocks.0.conv1, blocks.1.conv1, head" in text and "protected" not in text
     assert "protected: is the model's output" in str(named(couplings, "head", protected=True))
 
 
 def test_printing_names_a_few_layers_and_counts_the_rest() -> None:
-    model = nn.Sequential(
-        *[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(2)], nn.Linear(4, 2)
-    ).eval()
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(2)], nn.Linear(4, 2)).eval()
 
     class Wide(nn.Module):
         def __init__(self) -> None:
@@ -144,17 +140,10 @@ def test_a_vision_transformer_has_hidden_layers_and_heads(transformer: list[Data
         own = [c for c in attention if c.name == f"blocks.{number}.attn.qkv"]
         assert all(c.channels == 64 for c in own), "a unit is one position of every head"
         rows = torch.cat(
-            [
-                p.indices.flatten()
-                for c in own
-                for p in c.slices
-                if p.tensor.endswith("qkv.weight") and p.dim == 0
-            ]
+            [p.indices.flatten() for c in own for p in c.slices if p.tensor.endswith("qkv.weight") and p.dim == 0]
         )
         assert sorted(rows.tolist()) == list(range(576))
-        columns = [
-            p.indices for c in own for p in c.slices if p.tensor.endswith("proj.weight") and p.dim == 1
-        ]
+        columns = [p.indices for c in own for p in c.slices if p.tensor.endswith("proj.weight") and p.dim == 1]
         assert sum(c.numel() for c in columns) == 192
 
 

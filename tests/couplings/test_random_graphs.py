@@ -15,16 +15,7 @@ from dfpc_plugin.surgery import cut
 from random_blocks import networks
 from random_nets import graphs
 from tiny_nets import Graph, Net
-from zero_cut import (
-    difference,
-    error_of_cut,
-    masked_statistics,
-    outputs,
-    random_units,
-    randomise,
-    state,
-    zero_channels,
-)
+from zero_cut import difference, error_of_cut, masked_statistics, outputs, random_units, randomise, state, zero_channels
 
 SETTINGS = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
@@ -67,10 +58,7 @@ def assert_cuttable(model: nn.Module, inputs: Any) -> None:
     before = parameters(model)
     singles = random_units(couplings, 0, seed=2, least=1)
     for number, unit in singles.items():
-        for gone in (
-            couplings.couplings[number].blocks[:, unit].flatten(),
-            freely_chosen(couplings, number, 3),
-        ):
+        for gone in (couplings.couplings[number].blocks[:, unit].flatten(), freely_chosen(couplings, number, 3)):
             zeroed, smaller = copy.deepcopy(model), copy.deepcopy(model)
             zero_channels(zeroed, couplings, gone)
             vars(couplings.channels).update(start)

@@ -15,11 +15,7 @@ class Partly(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
         self.auxiliary = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
-        self.cells, self.mean, self.spare = (
-            nn.LSTM(8, 8),
-            nn.Parameter(torch.rand(5)),
-            nn.Parameter(torch.rand(5)),
-        )
+        self.cells, self.mean, self.spare = (nn.LSTM(8, 8), nn.Parameter(torch.rand(5)), nn.Parameter(torch.rand(5)))
         self.tied = nn.Linear(4, 8)
         self.tied.weight = self.first.weight
         self.attention = nn.MultiheadAttention(8, 2)

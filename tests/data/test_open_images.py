@@ -49,7 +49,9 @@ def test_splits_classes_and_contents(written):
 
 @pytest.mark.parametrize("prefix", ["", "deep/er/"])
 def test_without_splits_it_is_all_of_it(written, prefix):
-    source = written([f"{prefix}{name}" for name in ("b/1.png", "a/2.png", "c/3.PNG", "a/note.txt", "__MACOSX/a/._2.png")])
+    source = written(
+        [f"{prefix}{name}" for name in ("b/1.png", "a/2.png", "c/3.PNG", "a/note.txt", "__MACOSX/a/._2.png")]
+    )
     for split in ("train", "val", "test"):
         dataset = open_images(source, split)
         assert dataset.classes == ("a", "b", "c")
@@ -181,7 +183,9 @@ def test_no_program_is_run_to_read_an_image(tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"There is no '.*nowhere'; give a folder, a zip archive, torchvision/NAME, or digits\."):
+    with pytest.raises(
+        DataError, match=r"There is no '.*nowhere'; give a folder, a zip archive, torchvision/NAME, or digits\."
+    ):
         open_images(tmp_path / "nowhere", "train")
     with pytest.raises(DataError, match="split='vall' is none of train, val, test"):
         open_images("digits", "vall")
@@ -216,14 +220,19 @@ def test_digits_have_the_labels_of_scikit_learn():
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    known = {np.rint(image * 255 / 16).astype(np.uint8).tobytes(): int(label) for image, label in zip(pixels, labels, strict=True)}
+    known = {
+        np.rint(image * 255 / 16).astype(np.uint8).tobytes(): int(label)
+        for image, label in zip(pixels, labels, strict=True)
+    }
     test = open_images("digits", "val")
     assert all(known[np.asarray(image).tobytes()] == label for image, label in (test[i] for i in range(len(test))))
 
 
 def test_batches_of_different_shapes_are_refused():
     pairs = [(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 9, 8), 1)]
-    with pytest.raises(DataError, match=r"different shapes, \(3, 8, 8\) and \(3, 9, 8\); open the data set with a transform"):
+    with pytest.raises(
+        DataError, match=r"different shapes, \(3, 8, 8\) and \(3, 9, 8\); open the data set with a transform"
+    ):
         collate_images(pairs)
     with pytest.raises(DataError, match=r"gives images as Image, not as tensors; open it with a transform"):
         collate_images([open_images("digits", "val")[0]])

@@ -14,8 +14,12 @@ def write_mnist(root, images, labels, prefix):
     folder = root / "MNIST/raw"
     folder.mkdir(parents=True, exist_ok=True)
     count, height, width = images.shape
-    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 2051, count, height, width) + images.tobytes())
-    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, count) + labels.astype(np.uint8).tobytes())
+    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(
+        struct.pack(">iiii", 2051, count, height, width) + images.tobytes()
+    )
+    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(
+        struct.pack(">ii", 2049, count) + labels.astype(np.uint8).tobytes()
+    )
 
 
 @pytest.fixture
@@ -34,7 +38,9 @@ def test_mnist(mnist, name, split, chosen):
     dataset = open_images(f"torchvision/{name}", split, root=root)
     assert dataset.labels == tuple(labels[chosen])
     assert len(dataset.classes) == 10
-    for (image, label), pixels, number in zip((dataset[i] for i in range(len(dataset))), images[chosen], labels[chosen], strict=True):
+    for (image, label), pixels, number in zip(
+        (dataset[i] for i in range(len(dataset))), images[chosen], labels[chosen], strict=True
+    ):
         assert (np.asarray(image) == pixels).all()
         assert label == number
     assert open_images(f"torchvision/{name}", split, root=root, limit=2).labels == (0, 1)
@@ -51,11 +57,17 @@ def test_imagenette_has_folders(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(DataError, match=r"'torchvision/cifar-10' is no data set that is known here; did you mean torchvision/CIFAR10\?"):
+    with pytest.raises(
+        DataError, match=r"'torchvision/cifar-10' is no data set that is known here; did you mean torchvision/CIFAR10\?"
+    ):
         open_images("torchvision/cifar-10", "train", root=tmp_path)
-    with pytest.raises(DataError, match=r"'torchvision/zzzz' is no data set that is known here; there are CIFAR10, CIFAR100"):
+    with pytest.raises(
+        DataError, match=r"'torchvision/zzzz' is no data set that is known here; there are CIFAR10, CIFAR100"
+    ):
         open_images("torchvision/zzzz", "train", root=tmp_path)
-    with pytest.raises(DataError, match=r"torchvision cannot load CIFAR10 from .* pass root= where it is, or download=True"):
+    with pytest.raises(
+        DataError, match=r"torchvision cannot load CIFAR10 from .* pass root= where it is, or download=True"
+    ):
         open_images("torchvision/CIFAR10", "train", root=tmp_path)
     with pytest.raises(DataError, match="ImageNet cannot be downloaded"):
         open_images("torchvision/ImageNet", "train", root=tmp_path, download=True)

@@ -44,11 +44,7 @@ def test_training_and_test_images_are_apart_and_complete():
 
 
 def test_training_command_writes_a_file_the_demo_can_load(tmp_path, capsys):
-    path, generator, threads = (
-        tmp_path / "weights.safetensors",
-        torch.get_rng_state(),
-        torch.get_num_threads(),
-    )
+    path, generator, threads = (tmp_path / "weights.safetensors", torch.get_rng_state(), torch.get_num_threads())
     train.main(["--output", str(path), "--epochs", "1", "--threads", "1"])
     model, digits = load_network(path), load_digits()
     reached = accuracy(model, digits.test_images, digits.test_labels)

@@ -162,12 +162,7 @@ def test_the_leader_of_each_budget_is_marked_whoever_it_is(demo):
 
 def test_what_to_do_next_is_said(demo):
     last = demo[1].rstrip().splitlines()[-4:]
-    assert [line.split("   ")[0] for line in last] == [
-        "Your own model",
-        "Repair",
-        "Documentation",
-        "Other commands",
-    ]
+    assert [line.split("   ")[0] for line in last] == ["Your own model", "Repair", "Documentation", "Other commands"]
 
 
 def test_matplotlib_is_missed_before_anything_is_done(monkeypatch, tmp_path):

@@ -48,9 +48,7 @@ def test_the_model_and_the_generator_are_left_alone():
 
 
 def test_one_seed_gives_one_cut():
-    first, again, other = (
-        channel_widths(_search("random", seed=seed).within(0.7).model) for seed in (1, 1, 2)
-    )
+    first, again, other = (channel_widths(_search("random", seed=seed).within(0.7).model) for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -77,7 +75,5 @@ def test_a_cost_that_grows_again_with_the_ratio_does_not_mislead():
 
 def test_an_unreachable_budget_says_what_is_the_least():
     search, _ = _fake(lambda step: 0.6 if step == 64 else 0.8)
-    with pytest.raises(
-        BudgetError, match=r"40% of its MACs with GroupMagnitudeImportance; the least reached is 60%"
-    ):
+    with pytest.raises(BudgetError, match=r"40% of its MACs with GroupMagnitudeImportance; the least reached is 60%"):
         search.within(0.4)

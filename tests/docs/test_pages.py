@@ -105,7 +105,9 @@ def test_every_command_has_its_table_which_says_what_its_help_says(built, comman
             assert len(meaning) > 3
             continue
         assert kind
-        shown = {"required": "", "": "", f"`--{field.name}`": " (default: True)"}.get(default, f" (default: {default.strip('`')})")
+        shown = {"required": "", "": "", f"`--{field.name}`": " (default: True)"}.get(
+            default, f" (default: {default.strip('`')})"
+        )
         name = re.escape(option.split()[0].strip("`"))
         assert re.search(rf"{name}.{{,40}}? {re.escape(meaning + shown)}(?! \()", told), option
 
@@ -130,7 +132,11 @@ def test_commands_and_options_exist(page):
         elif not line.startswith("| `--"):
             continue
         if command:
-            known = {field.name for field in dataclasses.fields(COMMANDS[command][0])} | {"config", "print_config", "help"}
+            known = {field.name for field in dataclasses.fields(COMMANDS[command][0])} | {
+                "config",
+                "print_config",
+                "help",
+            }
             assert {name.removeprefix("no_") for name in re.findall(r"--(\w+)", line)} <= known
 
 

@@ -31,7 +31,14 @@ def prose(text):
 
 def test_no_common_mistakes(capsys):
     paths = [*CHECKED, ROOT / "mkdocs.yml", ROOT / "dfpc_plugin", ROOT / "examples"]
-    options = ["--builtin", "clear,rare", "--ignore-words-list", ",".join(NAMES), "--skip", "*.safetensors,*.json,*.svg"]
+    options = [
+        "--builtin",
+        "clear,rare",
+        "--ignore-words-list",
+        ",".join(NAMES),
+        "--skip",
+        "*.safetensors,*.json,*.svg",
+    ]
     code = codespell.main(*options, *map(str, paths))
     assert code == 0, capsys.readouterr().out
 

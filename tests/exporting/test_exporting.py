@@ -25,7 +25,9 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU())
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU()
+        )
         self.drop = nn.Dropout(0.5)
         self.head = nn.Linear(24, 5)
 
@@ -113,7 +115,9 @@ def test_versions_of_pytorch_without_the_current_exporter(tmp_path, monkeypatch)
     done = export_onnx(small(), INPUTS, tmp_path / "m.onnx")
     assert done.exporter == "torchscript"
     assert done.notes == (f"PyTorch {torch.__version__} lacks the current exporter to ONNX.",)
-    with pytest.raises(ExportError, match=r"lacks the current exporter to ONNX. Upgrade PyTorch, or pass exporter='torchscript'"):
+    with pytest.raises(
+        ExportError, match=r"lacks the current exporter to ONNX. Upgrade PyTorch, or pass exporter='torchscript'"
+    ):
         export_onnx(small(), INPUTS, tmp_path / "m.onnx", exporter="dynamo")
 
 
@@ -198,7 +202,9 @@ def test_operators_and_modules_are_named(tmp_path):
     with pytest.raises(ExportError) as raised:
         export_onnx(Holder(Strange()), INPUTS, tmp_path / "m.onnx")
     message = str(raised.value)
-    assert message.startswith("The model cannot be exported to ONNX. By dynamo: No ONNX function found for prims.bessel_i1")
+    assert message.startswith(
+        "The model cannot be exported to ONNX. By dynamo: No ONNX function found for prims.bessel_i1"
+    )
     assert "(in module 'inner'). By torchscript: Exporting the operator 'aten::special_i1'" in message
     assert "dynamic_batch" not in message
     assert isinstance(raised.value, DFPCError) and list(tmp_path.iterdir()) == []
@@ -234,7 +240,9 @@ def test_a_wrong_file_is_refused_with_its_figure(tmp_path, monkeypatch):
         return exporters.EXPORTERS["torchscript"](changed, flat, *rest)
 
     monkeypatch.setattr(onnx_file, "EXPORTERS", {"torchscript": of_another})
-    with pytest.raises(ExportError, match=r"of its scale away from what the model returns, and 0.0001 is allowed; largest diff"):
+    with pytest.raises(
+        ExportError, match=r"of its scale away from what the model returns, and 0.0001 is allowed; largest diff"
+    ):
         export_onnx(small(), INPUTS, tmp_path / "m.onnx", exporter="torchscript")
     assert list(tmp_path.iterdir()) == []
     done = export_onnx(small(), INPUTS, tmp_path / "m.onnx", exporter="torchscript", tolerance=100)

@@ -9,14 +9,33 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.exporting import export_onnx, export_program
 
 TIMM = {
-    "resnet18": 96, "mobilenetv3_small_100": 96, "efficientnet_b0": 96, "vit_tiny_patch16_224": 224,
-    "deit_tiny_distilled_patch16_224": 224, "swin_tiny_patch4_window7_224": 224, "convnext_atto": 96, "densenet121": 96,
-    "regnety_002": 96, "levit_128s": 224, "maxvit_pico_rw_256": 256, "coatnet_pico_rw_224": 224, "mixer_s32_224": 224,
-    "ghostnet_100": 96, "repvgg_a0": 96, "edgenext_xx_small": 128, "poolformer_s12": 96, "mobilevit_xxs": 128,
+    "resnet18": 96,
+    "mobilenetv3_small_100": 96,
+    "efficientnet_b0": 96,
+    "vit_tiny_patch16_224": 224,
+    "deit_tiny_distilled_patch16_224": 224,
+    "swin_tiny_patch4_window7_224": 224,
+    "convnext_atto": 96,
+    "densenet121": 96,
+    "regnety_002": 96,
+    "levit_128s": 224,
+    "maxvit_pico_rw_256": 256,
+    "coatnet_pico_rw_224": 224,
+    "mixer_s32_224": 224,
+    "ghostnet_100": 96,
+    "repvgg_a0": 96,
+    "edgenext_xx_small": 128,
+    "poolformer_s12": 96,
+    "mobilevit_xxs": 128,
 }
 TORCHVISION = {
-    "shufflenet_v2_x0_5": 96, "googlenet": 96, "inception_v3": 128, "squeezenet1_1": 96, "lraspp_mobilenet_v3_large": 128,
-    "vit_b_16": 224, "fcn_resnet50": 96,
+    "shufflenet_v2_x0_5": 96,
+    "googlenet": 96,
+    "inception_v3": 128,
+    "squeezenet1_1": 96,
+    "lraspp_mobilenet_v3_large": 128,
+    "vit_b_16": 224,
+    "fcn_resnet50": 96,
 }
 
 

@@ -24,7 +24,9 @@ FIRST = cut(
     CouplingCut("a", ("a", "b"), 5, 3, (0.1, 4.0, 0.2, 2.0, 3.0), (0, 2)),
     CouplingCut("c", ("c",), 2, 2, (1.0, 1.0), ()),
 )
-SECOND = cut(CouplingCut("a", ("a", "b"), 3, 2, (9.0, 1.0, 8.0), (1,)), CouplingCut("late", ("late",), 4, 4, (1.0,) * 4))
+SECOND = cut(
+    CouplingCut("a", ("a", "b"), 3, 2, (9.0, 1.0, 8.0), (1,)), CouplingCut("late", ("late",), 4, 4, (1.0,) * 4)
+)
 
 
 def test_units_go_in_the_numbers_of_the_first_cut():
@@ -47,8 +49,7 @@ def test_couplings_keep_their_mean_and_units_their_new_order():
 
 
 @pytest.mark.parametrize(
-    ("name", "scores"),
-    [("unknown", torch.ones(3)), ("a", torch.ones(2)), ("a", torch.zeros(3)), ("a", None)],
+    ("name", "scores"), [("unknown", torch.ones(3)), ("a", torch.ones(2)), ("a", torch.zeros(3)), ("a", None)]
 )
 def test_what_cannot_be_compared_stays(name, scores):
     assert Anchored(lambda group: scores, scores_left([FIRST]))(group(name)) is scores

@@ -75,7 +75,9 @@ def test_everything_of_the_users_stays():
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
-    result = finetune(model, train_digits(), val_digits(20), settings=dataclasses.replace(SHORT, mixup=0.2, mixed_precision="bf16"))
+    result = finetune(
+        model, train_digits(), val_digits(20), settings=dataclasses.replace(SHORT, mixup=0.2, mixed_precision="bf16")
+    )
     assert model.training
     assert same_weights(model, before)
     assert all(parameter.grad is None for parameter in [*model.parameters(), *result.model.parameters()])
@@ -141,7 +143,9 @@ def test_a_teacher_pulls_the_student_towards_itself():
     distances = []
     for weight in (0.0, 1.0):
         settings = dataclasses.replace(SHORT, steps=40, distill=weight, temperature=2.0)
-        student = finetune(digit_net(seed=7), train_digits(), settings=settings, teacher=teacher if weight else None).model
+        student = finetune(
+            digit_net(seed=7), train_digits(), settings=settings, teacher=teacher if weight else None
+        ).model
         with torch.no_grad():
             distances.append((student(images).softmax(1) - teacher(images).softmax(1)).abs().mean().item())
     assert distances[1] < 0.9 * distances[0]
@@ -152,7 +156,9 @@ def test_refusals():
         finetune(digit_net(), train_digits(), settings=dataclasses.replace(SHORT, distill=0.5))
     with pytest.raises(FinetuneError, match="There is a teacher that no one listens to"):
         finetune(digit_net(), train_digits(), settings=SHORT, teacher=digit_net())
-    with pytest.raises(FinetuneError, match="The training set has 1257 images, and one step takes 2000; give a smaller batch_size"):
+    with pytest.raises(
+        FinetuneError, match="The training set has 1257 images, and one step takes 2000; give a smaller batch_size"
+    ):
         finetune(digit_net(), train_digits(), settings=dataclasses.replace(SHORT, batch_size=2000))
     with pytest.raises(FinetuneError, match="resume=True needs to know where the run was saved"):
         finetune(digit_net(), train_digits(), settings=SHORT, resume=True)
@@ -222,15 +228,22 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, optimizer, count)
 def test_what_is_no_checkpoint_of_this_run_is_refused(tmp_path):
     arguments = {"checkpoint": tmp_path / "run", "resume": True}
     finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"holds the checkpoints of a run, the newest checkpoint-0{9}5; pass resume=True"):
+    with pytest.raises(
+        CheckpointError, match=r"holds the checkpoints of a run, the newest checkpoint-0{9}5; pass resume=True"
+    ):
         finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"was started with settings.lr=0.05 and is resumed with settings.lr=0.1; resume it with the"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"was started with settings.lr=0.05 and is resumed with settings.lr=0.1; resume it with the",
+    ):
         finetune(digit_net(), train_digits(), settings=dataclasses.replace(SHORT, lr=0.1), **arguments)
     with pytest.raises(CheckpointError, match="was started with another model: its structure or weights"):
         finetune(digit_net(seed=1), train_digits(), settings=SHORT, **arguments)
     with pytest.raises(CheckpointError, match="was started with images=1257 and is resumed with images=100"):
         finetune(digit_net(), train_digits().limited(100), settings=SHORT, **arguments)
-    finetune(digit_net(), train_digits(), settings=dataclasses.replace(SHORT, workers=1, checkpoint_every=2), **arguments)
+    finetune(
+        digit_net(), train_digits(), settings=dataclasses.replace(SHORT, workers=1, checkpoint_every=2), **arguments
+    )
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file; give a directory"):
         finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "file")
@@ -272,7 +285,9 @@ DAMAGE = {
     "checksums of another kind": lambda place: (place / "checksums.json").write_text("[]"),
     "a file that is gone": lambda place: (place / "run.json").unlink(),
     "an empty file": lambda place: (place / "model.safetensors").write_bytes(b""),
-    "one in the place of the other": lambda place: (place / "optimiser.safetensors").replace(place / "model.safetensors"),
+    "one in the place of the other": lambda place: (place / "optimiser.safetensors").replace(
+        place / "model.safetensors"
+    ),
 }
 
 
@@ -298,7 +313,9 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(damage, int
     directory = shutil.copytree(path, tmp_path / "run")
     newest = max(directory.glob("checkpoint-*"))
     DAMAGE[damage](newest)
-    with pytest.warns(UserWarning, match=rf"'.*{newest.name}' is damaged: .* The run goes on from 'checkpoint-\d+', the one before"):
+    with pytest.warns(
+        UserWarning, match=rf"'.*{newest.name}' is damaged: .* The run goes on from 'checkpoint-\d+', the one before"
+    ):
         found = finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=directory, resume=True)
     assert same_weights(found.model, expected)
     assert [place.name for place in directory.glob("damaged-*/*")] == [newest.name]

@@ -46,7 +46,9 @@ def test_schedules_that_cannot_be_followed():
             ScheduleSettings(share=share)
     with pytest.raises(FinetuneError, match="lr=0 is no step size"):
         ScheduleSettings(step_sizes=(0.1, 0))
-    with pytest.raises(FinetuneError, match="tuning has mixed_precision='no' and final 'bf16'; one run has one of them"):
+    with pytest.raises(
+        FinetuneError, match="tuning has mixed_precision='no' and final 'bf16'; one run has one of them"
+    ):
         ScheduleSettings(final=FinetuneSettings(mixed_precision="bf16"))
 
 
@@ -64,11 +66,14 @@ def test_the_defaults_are_the_papers():
 def closed_form(settings, step, steps):
     if step < settings.warmup_steps:
         return settings.lr * step / settings.warmup_steps
-    return settings.lr * {
-        "cosine": (1 + math.cos(math.pi * step / steps)) / 2,
-        "constant": 1.0,
-        "step": 0.1 ** ((step >= steps / 2) + (step >= 3 * steps / 4)),
-    }[settings.schedule]
+    return (
+        settings.lr
+        * {
+            "cosine": (1 + math.cos(math.pi * step / steps)) / 2,
+            "constant": 1.0,
+            "step": 0.1 ** ((step >= steps / 2) + (step >= 3 * steps / 4)),
+        }[settings.schedule]
+    )
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "step"])

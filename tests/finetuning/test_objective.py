@@ -62,6 +62,4 @@ def test_smoothing_of_mixed_images_is_done_once():
     _, shares = mixed(torch.zeros(2, 1, 1, 1), torch.tensor([0, 0]), 4, settings)
     assert torch.allclose(shares, torch.tensor([[0.7, 0.1, 0.1, 0.1]] * 2))
     outputs = torch.randn(2, 4)
-    assert torch.equal(
-        objective(outputs, shares, None, settings), torch.nn.functional.cross_entropy(outputs, shares)
-    )
+    assert torch.equal(objective(outputs, shares, None, settings), torch.nn.functional.cross_entropy(outputs, shares))

@@ -70,7 +70,9 @@ def test_other_budgets(target):
         assert value >= wanted.ratio if name == "ratio" else value <= getattr(wanted, name)
     assert len(result.iterations) > 1
     assert result.evaluation is None
-    assert "ratio" not in target or sum(len(c.layers) * (c.before - c.after) for c in result.pruning.couplings) == 16  # of 52
+    assert (
+        "ratio" not in target or sum(len(c.layers) * (c.before - c.after) for c in result.pruning.couplings) == 16
+    )  # of 52
 
 
 def test_every_cut_takes_the_share_of_what_is_left(whole):
@@ -148,7 +150,9 @@ def test_what_the_optimiser_remembers_is_cut_with_the_channels(optimizer):
             key = f"state/{name}.weight/{kind}"
             if remembered.dim():
                 assert torch.equal(small.tensors[key], remembered[rows][:, columns])
-                assert torch.equal(small.tensors[key.replace("weight", "bias")], optimiser.state[model[int(name)].bias][kind][rows])
+                assert torch.equal(
+                    small.tensors[key.replace("weight", "bias")], optimiser.state[model[int(name)].bias][kind][rows]
+                )
         before = name
     fresh = course.build_optimiser(result.model, settings)
     small.give_to(fresh, result.model, groups=False)
@@ -190,15 +194,35 @@ def test_an_interrupted_schedule_ends_in_the_same_weights(whole, tmp_path, count
 def test_a_schedule_that_is_another_one_is_refused(tmp_path):
     arguments = {"checkpoint": tmp_path, "resume": True}
     with pytest.raises(StopHere):
-        prune_and_tune(digit_net(), INPUTS, "macs=0.6", train_digits(), settings=BRIEF, progress=stop_after(5, "tuning"), **arguments)
-    with pytest.raises(CheckpointError, match=r"was started with target='macs=0.6' and is resumed with target='macs=0.7'"):
+        prune_and_tune(
+            digit_net(),
+            INPUTS,
+            "macs=0.6",
+            train_digits(),
+            settings=BRIEF,
+            progress=stop_after(5, "tuning"),
+            **arguments,
+        )
+    with pytest.raises(
+        CheckpointError, match=r"was started with target='macs=0.6' and is resumed with target='macs=0.7'"
+    ):
         prune_and_tune(digit_net(), INPUTS, "macs=0.7", train_digits(), settings=BRIEF, **arguments)
     other = dataclasses.replace(BRIEF, share=0.3)
-    with pytest.raises(CheckpointError, match=r"was started with settings.share=0.2 and is resumed with settings.share=0.3"):
+    with pytest.raises(
+        CheckpointError, match=r"was started with settings.share=0.2 and is resumed with settings.share=0.3"
+    ):
         prune_and_tune(digit_net(), INPUTS, "macs=0.6", train_digits(), settings=other, **arguments)
-    with pytest.raises(CheckpointError, match=r"was started with pruning.per=None and is resumed with pruning.per='macs'"):
+    with pytest.raises(
+        CheckpointError, match=r"was started with pruning.per=None and is resumed with pruning.per='macs'"
+    ):
         prune_and_tune(
-            digit_net(), INPUTS, "macs=0.6", train_digits(), settings=BRIEF, pruning=PruneSettings(per="macs"), **arguments
+            digit_net(),
+            INPUTS,
+            "macs=0.6",
+            train_digits(),
+            settings=BRIEF,
+            pruning=PruneSettings(per="macs"),
+            **arguments,
         )
 
 
@@ -231,7 +255,9 @@ def test_repair_after_every_cut():
     settings = dataclasses.replace(BRIEF, step_sizes=())
     arguments = {"settings": settings}
     bare = prune_and_tune(digit_net(), INPUTS, "macs=0.6", train_digits(), **arguments)
-    mended = prune_and_tune(digit_net(), INPUTS, "macs=0.6", train_digits(), repair="calibrate", images=images, **arguments)
+    mended = prune_and_tune(
+        digit_net(), INPUTS, "macs=0.6", train_digits(), repair="calibrate", images=images, **arguments
+    )
     assert macs(mended.model) <= 0.6 * macs(digit_net())
     with torch.no_grad():
         wanted = digit_net().eval()(images)
@@ -240,7 +266,9 @@ def test_repair_after_every_cut():
 
 
 def test_refusals():
-    with pytest.raises(FinetuneError, match=r"goes step by step towards a target that is counted, and 'speedup=1.5' is measured"):
+    with pytest.raises(
+        FinetuneError, match=r"goes step by step towards a target that is counted, and 'speedup=1.5' is measured"
+    ):
         prune_and_tune(digit_net(), INPUTS, "speedup=1.5", train_digits(), settings=BRIEF)
     with pytest.raises(TargetError, match="cannot be reached"):
         prune_and_tune(digit_net(), INPUTS, "macs=0.001", train_digits(), settings=BRIEF)

@@ -31,7 +31,9 @@ def weights(result):
 @pytest.mark.parametrize("kind", ["sharded", "sharded_schedule"])
 def test_two_processes_do_what_one_does_with_twice_the_batch(kind, tmp_path, monkeypatch):
     first, second = launch(kind, tmp_path / "{rank}.safetensors", monkeypatch)
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items() if name != "losses"), "the ranks agree"
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items() if name != "losses"), (
+        "the ranks agree"
+    )
     digit_runs.main(kind, str(tmp_path / "alone.safetensors"))
     alone = load_file(tmp_path / "alone.safetensors")
     for name, tensor in weights(alone).items():

@@ -6,18 +6,7 @@ import sys
 import pytest
 import torch
 import torch_pruning as tp
-from host_nets import (
-    IMPORTANCES,
-    LAYERS,
-    NETS,
-    X,
-    head_of,
-    make,
-    members,
-    same_state,
-    state_of,
-    with_gradients,
-)
+from host_nets import IMPORTANCES, LAYERS, NETS, X, head_of, make, members, same_state, state_of, with_gradients
 from torch import nn
 
 import dfpc_plugin.host.group as group_module

@@ -361,7 +361,9 @@ def test_a_pruner_that_is_already_on_data_flow_is_left_as_it_is():
     assert with_data_flow(DFPCPruner) is DFPCPruner
 
 
-@pytest.mark.parametrize("kind", [DFPCPruner, with_data_flow(tp.pruner.GroupNormPruner)], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [DFPCPruner, with_data_flow(tp.pruner.GroupNormPruner)], ids=lambda kind: kind.__name__
+)
 @pytest.mark.parametrize("name", ["regnet", "vit", "swin"])
 def test_what_a_model_states_of_its_features_is_true_step_by_step(kind, name):
     model = make(name)

@@ -83,6 +83,8 @@ def test_a_group_made_before_its_coupling_was_tried_is_refused_when_it_is_cut() 
     model = Checked()
     graph = DataFlowGraph(probe=False).build_dependency(model, torch.rand(2, 4))
     group = graph.get_pruning_group(model.first, tp.prune_linear_out_channels, [0])
-    with pytest.raises(GroupError, match="'first' must stay: it makes the forward fail when it is pruned: ValueError: expected sixteen"):
+    with pytest.raises(
+        GroupError, match="'first' must stay: it makes the forward fail when it is pruned: ValueError: expected sixteen"
+    ):
         group.prune()
     assert model.first.out_features == 16

@@ -23,7 +23,11 @@ class Fixed(LatencySettings):
 
 
 def _of_layers(model: nn.Module) -> float:
-    return sum(_seconds(m.weight.size(1), m.weight.size(0)) for m in model.modules() if hasattr(m, "weight") and m.weight.dim() > 1)
+    return sum(
+        _seconds(m.weight.size(1), m.weight.size(0))
+        for m in model.modules()
+        if hasattr(m, "weight") and m.weight.dim() > 1
+    )
 
 
 def _seconds(inputs: int, outputs: int) -> float:
@@ -93,7 +97,9 @@ def test_nothing_is_left_in_the_model() -> None:
 
 
 def test_depthwise_and_grouped_convolutions_are_timed_at_whole_groups() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 32, 1, groups=4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 1), nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.Conv2d(32, 32, 1, groups=4)
+    )
     x = torch.zeros(1, 3, 8, 8)
     channels = map_couplings(model, x).channels
     latency = LatencyModel(model, x, channels, LatencySettings(threads=1, min_run_time=1e-3))

@@ -72,7 +72,9 @@ def test_other_models_are_not_known():
 
 
 def test_options_that_a_builder_does_not_take():
-    with pytest.raises(ModelOptionError, match=r"'test_resnet' cannot be built with colour='red' \(TypeError: .*colour"):
+    with pytest.raises(
+        ModelOptionError, match=r"'test_resnet' cannot be built with colour='red' \(TypeError: .*colour"
+    ):
         build_model(ModelSpec("test_resnet", {"colour": "red"}))
 
 

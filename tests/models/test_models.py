@@ -21,13 +21,7 @@ def test_builds_by_name(name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "test_vit",
-        "torchvision/regnet_y_400mf",
-        "torchvision/fasterrcnn_resnet50_fpn",
-        "torchvision/googlenet",
-    ],
+    "name", ["test_vit", "torchvision/regnet_y_400mf", "torchvision/fasterrcnn_resnet50_fpn", "torchvision/googlenet"]
 )
 def test_meta_models_have_shapes_and_no_values(name):
     model = create_model(name, meta=True)
@@ -63,9 +57,7 @@ def test_weights_that_cannot_be_loaded_say_why(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        WeightsError, match=r"'test_vit' could not be loaded \(ConnectionError: no route to host\)"
-    ):
+    with pytest.raises(WeightsError, match=r"'test_vit' could not be loaded \(ConnectionError: no route to host\)"):
         create_model("test_vit", pretrained=True)
 
 

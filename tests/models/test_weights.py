@@ -188,7 +188,10 @@ def test_a_checkpoint_that_contains_itself(target, tmp_path):
 
 def test_compressed_archives_are_not_inflated(source, target, tmp_path):
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    with zipfile.ZipFile(tmp_path / "w.pth") as old, zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as old,
+        zipfile.ZipFile(tmp_path / "z.pth", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for entry in old.namelist():
             new.writestr(entry, old.read(entry) + bytes(10_000) * ("/data/" in entry))
     with pytest.raises(WeightsError, match=r"compressed, which torch\.save does not do"):

@@ -19,26 +19,20 @@ FILTERS = {
     "two axes and back": lambda y: torch.fft.irfft2(torch.fft.rfft2(y, norm="ortho"), s=(8, 8), norm="ortho"),
     "all positions by name": lambda y: torch.fft.ifftn(torch.fft.fftn(y, dim=(2, 3)), dim=(2, 3)).real,
     "as two real parts": lambda y: torch.view_as_real(torch.fft.fft(y)).sum(-1),
-    "filtered": lambda y: torch.fft.irfft2(
-        torch.fft.rfft2(y) * torch.full((8, 5), 0.5 + 0.5j, dtype=torch.complex128)
-    ),
+    "filtered": lambda y: torch.fft.irfft2(torch.fft.rfft2(y) * torch.full((8, 5), 0.5 + 0.5j, dtype=torch.complex128)),
 }
 
 
 def _net(function: Callable[[Tensor], Tensor]) -> nn.Module:
     torch.manual_seed(0)
-    return Between(
-        lambda m, x: m.out(function(m.a(x)).mean((2, 3))), a=nn.Conv2d(3, 6, 1), out=nn.Linear(6, 2)
-    )
+    return Between(lambda m, x: m.out(function(m.a(x)).mean((2, 3))), a=nn.Conv2d(3, 6, 1), out=nn.Linear(6, 2))
 
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_channels_pass_transforms_of_positions(name: str) -> None:
     model = _net(FILTERS[name])
     couplings = map_couplings(model, IMAGE)
-    number = next(
-        n for n, coupling in enumerate(couplings.couplings) if coupling.name == "a" and coupling.feed_in
-    )
+    number = next(n for n, coupling in enumerate(couplings.couplings) if coupling.name == "a" and coupling.feed_in)
     assert couplings.couplings[number].protected is None
     for ranking in ("published", "expected"):
         assert bgsc(model, IMAGE, ranking=ranking)["a"].min() > 0
@@ -47,9 +41,7 @@ def test_channels_pass_transforms_of_positions(name: str) -> None:
 
 def test_channels_that_are_transformed_stay() -> None:
     reasons = {
-        c.name: c.protected
-        for c in find_couplings(_net(lambda y: torch.fft.fft(y, dim=1).real), IMAGE)
-        if c.feed_in
+        c.name: c.protected for c in find_couplings(_net(lambda y: torch.fft.fft(y, dim=1).real), IMAGE) if c.feed_in
     }
     assert "is mixed along its own axis" in (reasons["a"] or "")
 

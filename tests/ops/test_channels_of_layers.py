@@ -61,10 +61,7 @@ def test_groups_that_read_keep_equally_many() -> None:
 
 
 def test_groups_that_write_keep_equally_many() -> None:
-    assert (
-        check(chain(a=conv(4, 6, groups=2), out=conv(6, 2)), torch.cat((IMAGE, IMAGE), 1), A, exact=False)
-        == 18
-    )
+    assert check(chain(a=conv(4, 6, groups=2), out=conv(6, 2)), torch.cat((IMAGE, IMAGE), 1), A, exact=False) == 18
 
 
 def test_a_grouped_layer_between_two_others() -> None:
@@ -112,9 +109,7 @@ def test_a_transposed_convolution_added_to_a_skip() -> None:
 
 
 def test_a_layer_called_twice_on_its_own_output() -> None:
-    model = Between(
-        lambda m, x: m.out(m.s(m.s(m.a(x)))), a=nn.Linear(3, 3), s=nn.Linear(3, 3), out=nn.Linear(3, 2)
-    )
+    model = Between(lambda m, x: m.out(m.s(m.s(m.a(x)))), a=nn.Linear(3, 3), s=nn.Linear(3, 3), out=nn.Linear(3, 2))
     assert check(model, ROWS, [layer("a"), layer("s")], ["s", "out"]) == 6
 
 
@@ -135,9 +130,7 @@ def test_shared_norms_couple_what_they_normalise() -> None:
 
 
 def test_layer_norm_loses_what_it_normalises() -> None:
-    model = Between(
-        lambda m, x: m.out(m.n(m.a(x))), a=nn.Linear(3, 4), n=nn.LayerNorm(4), out=nn.Linear(4, 2)
-    )
+    model = Between(lambda m, x: m.out(m.n(m.a(x))), a=nn.Linear(3, 4), n=nn.LayerNorm(4), out=nn.Linear(4, 2))
     count = check(model, ROWS, [*A, layer("n")], ["out"], ["n.normalized_shape[0]"], least=2)
     assert count == 10
 
@@ -172,10 +165,7 @@ def test_a_group_norm_of_one_group_sets_no_terms() -> None:
 @pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match")  # the oracle mends no descriptions
 def test_instance_norm_and_group_norm_without_parameters() -> None:
     assert check(chain(a=conv(2, 3), n=nn.InstanceNorm2d(3), out=conv(3, 2)), IMAGE, A) == 6
-    assert (
-        check(chain(a=conv(2, 4), n=nn.GroupNorm(2, 4, affine=False), out=conv(4, 2)), IMAGE, A, exact=False)
-        == 4
-    )
+    assert check(chain(a=conv(2, 4), n=nn.GroupNorm(2, 4, affine=False), out=conv(4, 2)), IMAGE, A, exact=False) == 4
 
 
 class Standardised(nn.Conv2d):
@@ -233,9 +223,7 @@ def test_a_hidden_unit_has_a_row_per_gate(kind: Any, bidirectional: bool) -> Non
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}, {"bias": False}])
 def test_recurrent_layers_compute_the_same_without_some_units(kind: Any, options: dict[str, Any]) -> None:
     width = 8 if "bidirectional" in options else 4
-    model = Between(
-        lambda m, x: m.out(m.r(x)[0]), r=kind(3, 4, batch_first=True, **options), out=nn.Linear(width, 2)
-    )
+    model = Between(lambda m, x: m.out(m.r(x)[0]), r=kind(3, 4, batch_first=True, **options), out=nn.Linear(width, 2))
     couplings = map_couplings(model, ROWS)
     units = random_units(couplings, least=2)
     assert len(units) == 1 or options

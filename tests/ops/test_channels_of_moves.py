@@ -19,9 +19,7 @@ FACTORS = torch.tensor([[1.0], [2.0]])
 
 
 def net(function: Any, channels: int, joint: int, **parts: Any) -> nn.Module:
-    return Between(
-        lambda m, x: m.out(function(m, m.a(x))), a=nn.Linear(3, channels), out=nn.Linear(joint, 2), **parts
-    )
+    return Between(lambda m, x: m.out(function(m, m.a(x))), a=nn.Linear(3, channels), out=nn.Linear(joint, 2), **parts)
 
 
 def image_net(function: Any, width: int, joint: int, **parts: Any) -> nn.Module:
@@ -45,9 +43,7 @@ HEADS = {
         .reshape(2, 5, m.heads * m.width)
     ),
     "flipped": lambda m, h: h.reshape(2, 5, m.heads, -1).flip(2).flatten(2),
-    "chunks of heads": lambda m, h: torch.cat(
-        [p * f for p, f in zip(h.chunk(m.heads, -1), (1, 2), strict=True)], -1
-    ),
+    "chunks of heads": lambda m, h: torch.cat([p * f for p, f in zip(h.chunk(m.heads, -1), (1, 2), strict=True)], -1),
     "unbound": lambda m, h: (lambda p, q: torch.cat((2 * p, q), -1))(*h.view(2, 5, m.heads, -1).unbind(2)),
     "split by width": lambda m, h: (lambda p, q: torch.cat((p, q), -1))(*h.split(m.width, -1)),
 }
@@ -119,12 +115,7 @@ def test_moved_channels_keep_their_columns(name: str) -> None:
 def test_a_roll_along_channels_does_not_wrap_another_channel_around() -> None:
     check(net(lambda m, h: h.roll(1, -1), 4, 4), ROWS, A, exact=False)
     check(net(lambda m, h: h.roll(-1, -1), 4, 4), ROWS, A, exact=False)
-    check(
-        net(lambda m, h: h.reshape(2, 5, m.heads, -1).roll(1, 3).flatten(2), 6, 6, heads=2),
-        ROWS,
-        A,
-        exact=False,
-    )
+    check(net(lambda m, h: h.reshape(2, 5, m.heads, -1).roll(1, 3).flatten(2), 6, 6, heads=2), ROWS, A, exact=False)
 
 
 COPIED = {
@@ -184,7 +175,5 @@ def test_flattened_positions_go_with_their_channel() -> None:
 
 def test_shifted_groups_of_channels_keep_equally_many() -> None:
     """Spatial shift: every quarter of the channels moves another way."""
-    model = image_net(
-        lambda m, h: torch.cat([part.roll(n, 2) for n, part in enumerate(h.chunk(2, 1))], 1), 4, 4
-    )
+    model = image_net(lambda m, h: torch.cat([part.roll(n, 2) for n, part in enumerate(h.chunk(2, 1))], 1), 4, 4)
     assert check(model, IMAGE, A, exact=False) == 4

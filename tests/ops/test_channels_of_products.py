@@ -195,9 +195,7 @@ def test_a_selective_kernel_chooses_between_paths_channel_by_channel() -> None:
         weights = m.choose(paths.sum(1).mean((2, 3))).unflatten(1, (2, -1)).softmax(1)
         return m.out((paths * weights[..., None, None]).sum(1))
 
-    model = Between(
-        select, a=nn.Conv2d(2, 2, 1), b=nn.Conv2d(2, 2, 1), choose=nn.Linear(2, 4), out=nn.Conv2d(2, 2, 1)
-    )
+    model = Between(select, a=nn.Conv2d(2, 2, 1), b=nn.Conv2d(2, 2, 1), choose=nn.Linear(2, 4), out=nn.Conv2d(2, 2, 1))
     assert check(model, IMAGE, [layer("a"), layer("b"), layer("choose")], ["choose", "out"]) == 2
 
 

@@ -140,12 +140,8 @@ def test_every_other_channel_goes_in_pairs() -> None:
 
 REDUCED = {
     "squeeze and excite": lambda m, h: h * m.up(m.down(h.mean((2, 3), keepdim=True)).sin()).tanh(),
-    "squeeze and excite by linear layers": lambda m, h: (
-        h * m.fc2(m.fc1(h.mean((2, 3))).sin())[..., None, None].tanh()
-    ),
-    "spatial attention": lambda m, h: (
-        h * m.map(torch.cat((h.mean(1, keepdim=True), h.square().amax(1, True)), 1))
-    ),
+    "squeeze and excite by linear layers": lambda m, h: h * m.fc2(m.fc1(h.mean((2, 3))).sin())[..., None, None].tanh(),
+    "spatial attention": lambda m, h: h * m.map(torch.cat((h.mean(1, keepdim=True), h.square().amax(1, True)), 1)),
     "normalised": lambda m, h: F.normalize(h, dim=1),
     "softmax over positions": lambda m, h: h.flatten(2).softmax(-1).view_as(h),
     "divided by a norm": lambda m, h: h / h.norm(dim=(2, 3), keepdim=True).mean(1, keepdim=True),
@@ -184,15 +180,10 @@ def test_vectors_of_the_model_lose_the_channels_they_meet(name: str) -> None:
     rows = ROWS.transpose(1, 2).contiguous() if name == "slopes" else ROWS
     if name == "slopes":
         model = Between(
-            lambda m, x: m.out(F.prelu(m.a(x), m.v)),
-            a=nn.Conv1d(3, 3, 1),
-            v=torch.rand(3),
-            out=nn.Conv1d(3, 2, 1),
+            lambda m, x: m.out(F.prelu(m.a(x), m.v)), a=nn.Conv1d(3, 3, 1), v=torch.rand(3), out=nn.Conv1d(3, 2, 1)
         )
     else:
-        model = Between(
-            lambda m, x: m.out(VECTORS[name](m.a(x), m.v)), a=linear(3), v=torch.rand(3), out=linear(2)
-        )
+        model = Between(lambda m, x: m.out(VECTORS[name](m.a(x), m.v)), a=linear(3), v=torch.rand(3), out=linear(2))
     assert check(model, rows, [layer("a"), (("v", 0),)], exact=name != "slopes") == 6
 
 

@@ -18,9 +18,7 @@ A = [layer("a")]
 
 
 def net(function: Any, joint: int = 3, **parts: Any) -> nn.Module:
-    return Between(
-        lambda m, x: m.out(function(m, m.a(x))), a=nn.Linear(3, 3), out=nn.Linear(joint, 2), **parts
-    )
+    return Between(lambda m, x: m.out(function(m, m.a(x))), a=nn.Linear(3, 3), out=nn.Linear(joint, 2), **parts)
 
 
 def shifted(m: Any, h: Tensor) -> Tensor:
@@ -112,11 +110,7 @@ def test_a_relative_position_table_is_indexed_by_constants() -> None:
         return (((q @ q.mT) + bias).softmax(-1) @ q).transpose(1, 2).flatten(2)
 
     model = Between(
-        lambda m, x: m.out(run(m, m.a(x))),
-        a=nn.Linear(3, 6),
-        table=torch.rand(9, 2),
-        out=nn.Linear(6, 2),
-        heads=2,
+        lambda m, x: m.out(run(m, m.a(x))), a=nn.Linear(3, 6), table=torch.rand(9, 2), out=nn.Linear(6, 2), heads=2
     )
     assert check(model, ROWS, A) == 18
     assert check(model, ROWS, [(("table", 1),)]) == 0
@@ -134,9 +128,7 @@ class Gate(nn.Module):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_a_scripted_submodule_is_followed() -> None:
     model = Between(lambda m, x: m.out(m.gate(m.a(x))), a=nn.Linear(3, 3), gate=Gate(), out=nn.Linear(3, 2))
-    plain = {
-        frozenset((s.tensor, s.dim) for s in c.slices) for c in find_couplings(model, ROWS) if not c.protected
-    }
+    plain = {frozenset((s.tensor, s.dim) for s in c.slices) for c in find_couplings(model, ROWS) if not c.protected}
     model.gate = torch.jit.script(model.gate)
     scripted = find_couplings(model, ROWS)
     free = {frozenset((s.tensor, s.dim) for s in c.slices) for c in scripted if not c.protected}
@@ -148,9 +140,7 @@ def test_a_scripted_submodule_is_followed() -> None:
 
 
 def test_two_inputs_meet() -> None:
-    model = Between(
-        lambda m, x, y: m.out(m.a(x) + m.b(y)), a=nn.Linear(3, 3), b=nn.Linear(4, 3), out=nn.Linear(3, 2)
-    )
+    model = Between(lambda m, x, y: m.out(m.a(x) + m.b(y)), a=nn.Linear(3, 3), b=nn.Linear(4, 3), out=nn.Linear(3, 2))
     inputs = (ROWS, torch.rand(2, 5, 4, dtype=torch.float64))
     assert check(model, inputs, [layer("a"), layer("b")]) == 6
     named = Between(lambda m, x, y: m.out(m.a(x) * m.b(y)), a=model.a, b=model.b, out=model.out)

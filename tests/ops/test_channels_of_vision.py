@@ -24,9 +24,7 @@ def test_a_deformable_convolution_is_scored_and_cut_like_a_convolution() -> None
         out=nn.Linear(6, 2),
     )  # fmt: skip
     couplings = map_couplings(model, IMAGE)
-    numbers = {
-        coupling.name: number for number, coupling in enumerate(couplings.couplings) if coupling.feed_in
-    }
+    numbers = {coupling.name: number for number, coupling in enumerate(couplings.couplings) if coupling.feed_in}
     assert "where to look" in (couplings.couplings[numbers["offset"]].protected or "")
     assert couplings.couplings[numbers["a"]].blocks.shape == (2, 4)
     units = {numbers["a"]: torch.tensor([1]), numbers["deformed"]: torch.tensor([0, 4])}
@@ -38,9 +36,7 @@ def test_a_deformable_convolution_is_scored_and_cut_like_a_convolution() -> None
 def test_channels_pass_the_pooling_of_regions() -> None:
     boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0], [0.0, 1.0, 1.0, 6.0, 6.0]], dtype=torch.float64)
     model = Between(
-        lambda m, x: m.out(ops.roi_align(m.a(x), boxes, 3).flatten(1)),
-        a=nn.Conv2d(3, 4, 1),
-        out=nn.Linear(36, 2),
+        lambda m, x: m.out(ops.roi_align(m.a(x), boxes, 3).flatten(1)), a=nn.Conv2d(3, 4, 1), out=nn.Linear(36, 2)
     )
     couplings = map_couplings(model, IMAGE)
     assert error_of_cut(model, couplings, IMAGE, {0: torch.tensor([2])}) < 1e-12
@@ -62,9 +58,7 @@ def test_a_forward_that_returns_a_loss_is_pruned(name: str) -> None:
         return {"logits": y, "loss": LOSSES[name](y)}
 
     model = Between(run, a=nn.Conv2d(3, 8, 1), out=nn.Linear(8, 2))
-    reasons = {
-        coupling.name: coupling.protected for coupling in find_couplings(model, IMAGE) if coupling.feed_in
-    }
+    reasons = {coupling.name: coupling.protected for coupling in find_couplings(model, IMAGE) if coupling.feed_in}
     assert reasons["a"] is None
     assert "is compared with a target in torch.nn.functional" in (reasons["out"] or "")
     assert prune(model, IMAGE, "ratio=0.5").model.a.out_channels == 4

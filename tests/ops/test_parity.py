@@ -120,9 +120,7 @@ def test_means_are_declared_with_what_they_need() -> None:
         assert (record.noise is not None) == (record.means is Means.OWN), function_name(function)
         assert record.compute is None or record.means is Means.POINTWISE, function_name(function)
         if record.kind == "pointwise" and not record.summary.startswith("Zero"):
-            assert record.means is not Means.AS_BOUNDS, (
-                f"{function_name(function)} has a function to integrate"
-            )
+            assert record.means is not Means.AS_BOUNDS, f"{function_name(function)} has a function to integrate"
 
 
 def test_no_operator_is_both_followed_and_answered_from_its_shape() -> None:

@@ -76,7 +76,9 @@ def everything(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules(remove_duplicate=False):
         for name, value in vars(module).items():
             plain = isinstance(value, int | float | str | tuple | list | None)
-            found[f"{path}:{name}"] = copy.copy(value) if plain else sorted(value) if isinstance(value, dict) else id(value)
+            found[f"{path}:{name}"] = (
+                copy.copy(value) if plain else sorted(value) if isinstance(value, dict) else id(value)
+            )
     return found
 
 

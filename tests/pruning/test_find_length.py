@@ -68,7 +68,9 @@ def test_both_a_speed_up_and_other_budgets_hold() -> None:
 def test_what_no_cut_reaches_is_refused_with_the_best_that_was_found() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(TargetError, match=r"speedup=1000 cannot be reached: the fastest cut found is \d+\.\d+x.*as it was"):
+    with pytest.raises(
+        TargetError, match=r"speedup=1000 cannot be reached: the fastest cut found is \d+\.\d+x.*as it was"
+    ):
         prune(model, IMAGE, "speedup=1000", latency=Machine(), inplace=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

@@ -72,7 +72,12 @@ def test_a_stricter_budget_takes_all_that_a_looser_one_does(per):
 def test_by_cost_less_saliency_is_lost_for_the_same_budget():
     model, inputs = make("test_resnet")
     lost = {}
-    for per, target in (("channel", "macs=0.6"), ("macs", "macs=0.6"), ("channel", "params=0.6"), ("params", "params=0.6")):
+    for per, target in (
+        ("channel", "macs=0.6"),
+        ("macs", "macs=0.6"),
+        ("channel", "params=0.6"),
+        ("params", "params=0.6"),
+    ):
         importance = Fixed()
         result = prune(model, inputs, target, per=per, importance=importance)
         own = (importance.scores[c.name].sort().values[: c.before - c.after].sum() for c in result.couplings)
@@ -168,7 +173,9 @@ def test_the_result_says_what_was_done():
         assert {after[layer] for layer in coupling.layers} == {coupling.after}
     assert sum(c.before for c in result.couplings) == result.before.channels == 14
     assert sum(c.after for c in result.couplings) == result.after.channels
-    assert {n: before[n] - after[n] for n in before if before[n] > after[n]} == {n: len(i) for n, i in result.removed.items()}
+    assert {n: before[n] - after[n] for n in before if before[n] > after[n]} == {
+        n: len(i) for n, i in result.removed.items()
+    }
     kept = [i for i in range(before["stem"]) if i not in result.removed["stem"]]
     assert torch.equal(model.stem.bias[kept], result.model.stem.bias)
     assert list(result.seconds) == ["couplings", "saliency", "selection", "cut", "counting"]

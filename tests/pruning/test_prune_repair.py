@@ -80,7 +80,13 @@ def test_the_anticipating_ranking_wins_once_repaired(case):
     errors = []
     for importance in (anticipating, dfpc.DFPCImportance()):
         result = dfpc.prune(
-            model, images[:1], "ratio=0.5", importance=importance, ignored_layers=blocks, repair="calibrate", images=images
+            model,
+            images[:1],
+            "ratio=0.5",
+            importance=importance,
+            ignored_layers=blocks,
+            repair="calibrate",
+            images=images,
         )
         errors.append(relative_error(result.model, model, images))
     assert errors[0] < 1e-4 < errors[1]
@@ -90,7 +96,12 @@ def test_the_anticipating_ranking_works_in_torch_pruning(case):
     _, images = case
     model, _ = small_resnet()
     pruner = tp.MetaPruner(
-        model, images[:1], dfpc.RepairedImportance("synthetic"), global_pruning=True, pruning_ratio=0.4, iterative_steps=2,
+        model,
+        images[:1],
+        dfpc.RepairedImportance("synthetic"),
+        global_pruning=True,
+        pruning_ratio=0.4,
+        iterative_steps=2,
         ignored_layers=[model.head],
     )
     for _ in range(2):

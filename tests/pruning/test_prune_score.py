@@ -83,7 +83,9 @@ def test_a_score_is_reported_where_no_budget_is_about_it():
     assert "max_drop" not in result.reached
 
 
-@pytest.mark.parametrize("target", ["macs=0.8, max_drop=8", "params=0.8, ratio=0.1, max_drop=1000", "ratio=0.3, max_drop=12"])
+@pytest.mark.parametrize(
+    "target", ["macs=0.8, max_drop=8", "params=0.8, ratio=0.1, max_drop=1000", "ratio=0.3, max_drop=12"]
+)
 def test_other_budgets_are_reached_where_the_drop_allows_them(target):
     wanted = Target.parse(target)
     result = prune(network(), PIXELS, target, evaluate=channels)

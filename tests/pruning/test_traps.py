@@ -75,7 +75,9 @@ def test_a_higher_ratio_never_gives_a_larger_model():
 
 def test_a_budget_never_gives_a_larger_model_than_a_looser_one():
     shares = (0.9, 0.7, 0.5, 0.3, 0.15)
-    sizes = [prune(chain(8, 8, 8), IMAGE, f"params={share}", importance=Table(SCORES)).after.parameters for share in shares]
+    sizes = [
+        prune(chain(8, 8, 8), IMAGE, f"params={share}", importance=Table(SCORES)).after.parameters for share in shares
+    ]
     full = sum(p.numel() for p in chain(8, 8, 8).parameters())
     assert sizes == sorted(sizes, reverse=True) and all(n <= s * full for n, s in zip(sizes, shares, strict=True))
 

@@ -39,7 +39,10 @@ def damaged(repair):
 
 
 def same(first, second):
-    return all(torch.equal(own, other) for own, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    return all(
+        torch.equal(own, other)
+        for own, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(("method", "step"), [("mean", "fold_means"), ("merge", "merge_channels")])
@@ -102,7 +105,10 @@ def test_images_do_where_a_model_takes_no_noise(cut, monkeypatch):
 
     monkeypatch.setattr(methods, "merge_channels", no_noise)
     result = dfpc.repair(pruned, model, images[:1], "calibrate", images=images, removed=REMOVED)
-    assert "Least squares began without the stand-ins of merge, as the model does not take noise: no photograph" in result.notes
+    assert (
+        "Least squares began without the stand-ins of merge, as the model does not take noise: no photograph"
+        in result.notes
+    )
     before, after = result.output_error
     assert after < before
 

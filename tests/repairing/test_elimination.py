@@ -52,8 +52,7 @@ def greedy(
         totals = {}
         for unit in set(range(units)) - set(gone):
             totals[unit] = sum(
-                unexplained(m, c, [i for u in (*gone, unit) for i in e.get(u, ())]) / total
-                for m, c, e, total in ridged
+                unexplained(m, c, [i for u in (*gone, unit) for i in e.get(u, ())]) / total for m, c, e, total in ridged
             )
         best = min(totals, key=lambda unit: totals[unit])
         highest = max(highest, totals[best] - before)
@@ -76,10 +75,7 @@ def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: 
 CASES: dict[str, tuple[int, list[tuple[Tensor, Tensor, Entries]]]] = {
     "one entry each": (6, [(random(0, 4, 6), covariance(1, 6), {u: [u] for u in range(6)})]),
     "several entries": (4, [(random(0, 3, 8), covariance(1, 8), {u: [u, 4 + u] for u in range(4)})]),
-    "of different sizes": (
-        4,
-        [(random(0, 3, 7), covariance(1, 7), {0: [1], 1: [0, 2], 2: [3, 5, 6], 3: [4]})],
-    ),
+    "of different sizes": (4, [(random(0, 3, 7), covariance(1, 7), {0: [1], 1: [0, 2], 2: [3, 5, 6], 3: [4]})]),
     "entries of no unit": (3, [(random(0, 3, 6), covariance(1, 6), {0: [1], 1: [3], 2: [4]})]),
     "two readers": (
         4,

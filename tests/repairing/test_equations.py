@@ -18,12 +18,7 @@ def problem(seed: int, count: int, groups: int = 1, outputs: int = 3, entries: i
     rows = random(seed, count, groups, entries) + 3 * random(seed + 1, groups, entries)
     truth = random(seed + 2, groups, outputs, entries)
     wanted = torch.einsum("nge,goe->ngo", rows, truth) + 5 + random(seed + 3, count, groups, outputs)
-    return (
-        rows,
-        wanted,
-        truth + 0.5 * random(seed + 4, groups, outputs, entries),
-        random(seed + 5, groups, outputs),
-    )
+    return (rows, wanted, truth + 0.5 * random(seed + 4, groups, outputs, entries), random(seed + 5, groups, outputs))
 
 
 def solved(
@@ -69,15 +64,12 @@ def expected(
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize(
-    ("ridge", "primal"),
-    [(0.0, True), *((ridge, primal) for ridge in (1e-4, 0.03, 2.0) for primal in (True, False))],
+    ("ridge", "primal"), [(0.0, True), *((ridge, primal) for ridge in (1e-4, 0.03, 2.0) for primal in (True, False))]
 )  # more rows than unknowns make the dual system singular without a ridge
 def test_the_solution_is_that_of_least_squares(groups: int, free: bool, ridge: float, primal: bool) -> None:
     rows, wanted, matrix, bias = problem(3, 40, groups)
     found = solved(rows, wanted, matrix, bias, free=free, ridge=ridge, primal=primal)
-    for own, theirs in zip(
-        (found.matrix, found.bias), expected(rows, wanted, matrix, bias, free, ridge), strict=True
-    ):
+    for own, theirs in zip((found.matrix, found.bias), expected(rows, wanted, matrix, bias, free, ridge), strict=True):
         torch.testing.assert_close(own, theirs, rtol=1e-7, atol=1e-7)
 
 
@@ -188,11 +180,7 @@ def test_never_worse_on_samples_that_took_no_part(
 @pytest.mark.parametrize("free", [True, False])
 def test_dead_and_equal_inputs_do_not_crash_it(primal: bool, free: bool) -> None:
     rows, wanted, matrix, bias = problem(15, 30)
-    for broken in (
-        rows * 0,
-        torch.cat([rows[..., :2], rows[..., :2]], -1),
-        rows * torch.tensor([1.0, 0, 1, 1]),
-    ):
+    for broken in (rows * 0, torch.cat([rows[..., :2], rows[..., :2]], -1), rows * torch.tensor([1.0, 0, 1, 1])):
         equations = Equations(matrix, bias, rows=1000 if primal else 0, free_bias=free)
         equations.add(broken, wanted)
         equations.add_unseen(broken, wanted)
@@ -224,9 +212,7 @@ def test_equal_samples_judge_as_well(unseen: int) -> None:
     matrix, bias = torch.ones(1, 1, 2).double(), torch.zeros(1, 1).double()
     equations = Equations(matrix, bias, rows=10, free_bias=True)
     equations.add(rows, -rows.sum(2, keepdim=True))
-    equations.add_unseen(
-        rows[:1].expand(unseen, -1, -1), rows[:1].sum(2, keepdim=True).expand(unseen, -1, -1)
-    )
+    equations.add_unseen(rows[:1].expand(unseen, -1, -1), rows[:1].sum(2, keepdim=True).expand(unseen, -1, -1))
     assert equations.solve(1e-3) is None
 
 

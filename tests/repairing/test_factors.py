@@ -17,16 +17,7 @@ from dfpc_plugin.repairing.kept import kept_channels
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "convolutions",
-        "flattened",
-        "grouped",
-        "depthwise",
-        "transposed",
-        "linear",
-        "concatenation",
-        "test_resnet",
-    ],
+    ["convolutions", "flattened", "grouped", "depthwise", "transposed", "linear", "concatenation", "test_resnet"],
 )
 def test_what_is_left_of_a_weight_is_the_pruned_weight(name: str) -> None:
     original, inputs = make(name)
@@ -49,12 +40,7 @@ def test_what_is_left_of_a_weight_is_the_pruned_weight(name: str) -> None:
 def test_rows_of_narrower_heads_are_scaled() -> None:
     original, inputs = make("test_vit")
     heads, width = original.blocks[0].attn.num_heads, original.blocks[0].attn.head_dim
-    gone = [
-        part * heads * width + head * width + d
-        for part in range(3)
-        for head in range(heads)
-        for d in (1, 5, 6)
-    ]
+    gone = [part * heads * width + head * width + d for part in range(3) for head in range(heads) for d in (1, 5, 6)]
     pruned = replay(copy.deepcopy(original), inputs, {"blocks.0.attn.qkv": gone})
     kept = kept_channels(pruned, original, inputs, None, None)
     scaled = {}
@@ -68,9 +54,7 @@ def test_rows_of_narrower_heads_are_scaled() -> None:
         torch.testing.assert_close(new.matrix, matrix * factors[..., None], rtol=1e-4, atol=1e-6)
     assert list(scaled) == ["blocks.0.attn.qkv"]
     queries, others = scaled["blocks.0.attn.qkv"][0].tensor_split([heads * (width - 3)])
-    torch.testing.assert_close(
-        queries, torch.full_like(queries, ((width - 3) / width) ** 0.5), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(queries, torch.full_like(queries, ((width - 3) / width) ** 0.5), rtol=1e-5, atol=0)
     torch.testing.assert_close(others, torch.ones_like(others), rtol=1e-5, atol=0)
 
 

@@ -262,9 +262,7 @@ def test_only_a_norm_right_behind_a_layer_takes_up_its_constant() -> None:
     assert found.norm_mean is None and len(found.tail) == 2
 
 
-@pytest.mark.parametrize(
-    "run", [lambda m, x: x + m.a(x), lambda m, x: m.a(x) + x, lambda m, x: m.a(x).add_(x)]
-)
+@pytest.mark.parametrize("run", [lambda m, x: x + m.a(x), lambda m, x: m.a(x) + x, lambda m, x: m.a(x).add_(x)])
 def test_the_other_summand_is_the_other_one(run: Run) -> None:
     x = random(1, 3, 4)
     (found,) = run_once(run, x, a=nn.Linear(4, 4))
@@ -342,9 +340,7 @@ def test_a_forward_function_within_a_context() -> None:
 def test_a_pair_walks_both_models_in_step() -> None:
     first, second = everything(), randomised(Everything(), 1)
     results = []
-    with closing(
-        Pair(first, second, IMAGE, lambda model, inputs: results.append((model, model(inputs))))
-    ) as pair:
+    with closing(Pair(first, second, IMAGE, lambda model, inputs: results.append((model, model(inputs))))) as pair:
         names = []
         while pair.advance():
             assert pair.original.call.weight is not pair.pruned.call.weight

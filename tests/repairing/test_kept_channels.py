@@ -26,12 +26,7 @@ def vgg() -> nn.Module:
     layers: list[nn.Module] = []
     width = 3
     for size in (8, 12, 10):
-        layers += [
-            nn.Conv2d(width, size, 3, padding=1, bias=False),
-            nn.BatchNorm2d(size),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
+        layers += [nn.Conv2d(width, size, 3, padding=1, bias=False), nn.BatchNorm2d(size), nn.ReLU(), nn.MaxPool2d(2)]
         width = size
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(10, 9), nn.ReLU(), nn.Linear(9, 4))
 
@@ -148,11 +143,7 @@ def test_what_torch_pruning_removed_is_found(net: Callable[[], nn.Module], ratio
     original = built(net)
     pruned = copy.deepcopy(original)
     pruner = tp.MetaPruner(
-        pruned,
-        IMAGE,
-        tp.importance.MagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=[last_layer(pruned)],
+        pruned, IMAGE, tp.importance.MagnitudeImportance(p=2), pruning_ratio=ratio, ignored_layers=[last_layer(pruned)]
     )
     pruner.step()
     kept = kept_channels(pruned, original, IMAGE, None, None)
@@ -231,9 +222,7 @@ def test_equal_rows_are_told_apart_by_the_rest(stay: list[int], told_by: str) ->
     model = twins()
     if told_by != "both":
         alike = (
-            [model[3].weight.data.transpose(0, 1)]
-            if told_by == "norm"
-            else list(model[1].state_dict().values())[:4]
+            [model[3].weight.data.transpose(0, 1)] if told_by == "norm" else list(model[1].state_dict().values())[:4]
         )
         for values in alike:
             for place in (2, 4):
@@ -317,9 +306,7 @@ def test_another_model_is_refused() -> None:
 def test_a_record_of_another_cut_is_refused() -> None:
     original = built(vgg)
     result = prune(original, IMAGE, "ratio=0.4")
-    with pytest.raises(
-        RepairError, match="removed names outputs of 'nothing' that the original does not have"
-    ):
+    with pytest.raises(RepairError, match="removed names outputs of 'nothing' that the original does not have"):
         kept_channels(result.model, original, IMAGE, None, {"nothing": [0]})
     with pytest.raises(RepairError, match="removed names outputs of '0' that the original does not have"):
         kept_channels(result.model, original, IMAGE, None, {"0": [8]})

@@ -13,11 +13,19 @@ from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.repairing.norm_moments import MomentsSeen, moments_of, update_norms
 from repair_nets import relative_error, settled, small_resnet
 
-REMOVED = {"first.conv1": (0, 5, 9, 14), "second.conv1": (2, 3, 4, 8, 11), "stem": (1,), "first.conv2": (1,), "second.conv2": (1,)}
+REMOVED = {
+    "first.conv1": (0, 5, 9, 14),
+    "second.conv1": (2, 3, 4, 8, 11),
+    "stem": (1,),
+    "first.conv2": (1,),
+    "second.conv2": (1,),
+}
 
 
 def norms(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
 
 
 def in_training_mode(model, noise):
@@ -95,7 +103,9 @@ def test_a_norm_that_is_called_twice_expects_the_average():
     (found,) = moments_of(model, x, None).values()
     normalised = torch.nn.functional.batch_norm(x, None, None, training=True)
     second = model.conv(normalised).detach()
-    torch.testing.assert_close(found.mean, ((x.mean((0, 2, 3)) + second.mean((0, 2, 3))) / 2).double(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        found.mean, ((x.mean((0, 2, 3)) + second.mean((0, 2, 3))) / 2).double(), atol=1e-6, rtol=1e-5
+    )
     variances = [data.var((0, 2, 3), correction=0) for data in (x, second)]
     torch.testing.assert_close(found.variance, (sum(variances) / 2).double(), atol=1e-6, rtol=1e-5)
 
@@ -156,7 +166,9 @@ def test_a_model_that_takes_only_so_many_images_is_given_so_many(method):
     cut = dfpc.prune(model, x, "ratio=0.4").model
     result = dfpc.repair(cut, model, x, method)
     (note,) = (note for note in result.notes if "noise" in note)
-    assert note.startswith("Looked at 6 images of noise only, as the model does not take 256: shape '[-1, 6, 2]' is invalid")
+    assert note.startswith(
+        "Looked at 6 images of noise only, as the model does not take 256: shape '[-1, 6, 2]' is invalid"
+    )
 
 
 class Nested(nn.Module):
@@ -220,7 +232,15 @@ class OwnNorm(nn.Module):
 @pytest.mark.parametrize("method", ["mean", "merge"])
 def test_norms_of_ones_own_are_changed_in_place_too(method):
     torch.manual_seed(0)
-    layers = (nn.Conv2d(3, 12, 3), OwnNorm(12), nn.ReLU(), nn.Conv2d(12, 12, 3), OwnNorm(12), nn.ReLU(), nn.Conv2d(12, 2, 1))
+    layers = (
+        nn.Conv2d(3, 12, 3),
+        OwnNorm(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3),
+        OwnNorm(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 2, 1),
+    )
     model, x = nn.Sequential(*layers).eval(), torch.randn(1, 3, 12, 12)
     data = pink_noise((64, 3, 12, 12), torch.Generator().manual_seed(1))
     for layer in model:  # as after training, or else there is nothing to expect

@@ -23,9 +23,13 @@ def case():
 def states(*models):
     """Everything of some models that a repair must not change."""
     return [
-        ({k: v.clone() for k, v in m.state_dict().items()}, [x.training for x in m.modules()],
-         [p.requires_grad for p in m.parameters()], [id(p) for p in m.parameters()],
-         [len(x._forward_hooks) + len(x._forward_pre_hooks) for x in m.modules()])
+        (
+            {k: v.clone() for k, v in m.state_dict().items()},
+            [x.training for x in m.modules()],
+            [p.requires_grad for p in m.parameters()],
+            [id(p) for p in m.parameters()],
+            [len(x._forward_hooks) + len(x._forward_pre_hooks) for x in m.modules()],
+        )
         for m in models
     ]
 
@@ -83,7 +87,10 @@ def test_one_batch_at_a_time_gives_the_same_weights(case):
     batches = list(images.split(16))
     held, again = (
         dfpc.repair(
-            pruned.model, model, images[:1], dfpc.RepairSettings("calibrate", batches, memory_gib=memory),
+            pruned.model,
+            model,
+            images[:1],
+            dfpc.RepairSettings("calibrate", batches, memory_gib=memory),
             removed=pruned.removed,
         )
         for memory in (4.0, 1e-9)
@@ -136,11 +143,11 @@ def test_a_repair_that_was_stopped_goes_on(case, tmp_path):
 
 def test_a_directory_of_another_repair_is_refused(case, tmp_path):
     model, pruned, images = case
-    one, other = (
-        dfpc.RepairSettings("calibrate", images[:16], seed=seed, checkpoint=tmp_path) for seed in (0, 1)
-    )
+    one, other = (dfpc.RepairSettings("calibrate", images[:16], seed=seed, checkpoint=tmp_path) for seed in (0, 1))
     dfpc.repair(pruned.model, model, images[:1], one, removed=pruned.removed)
-    with pytest.raises(RepairError, match=r"holds the beginnings of another repair .* name another directory, or remove it"):
+    with pytest.raises(
+        RepairError, match=r"holds the beginnings of another repair .* name another directory, or remove it"
+    ):
         dfpc.repair(pruned.model, model, images[:1], other, removed=pruned.removed)
     next(tmp_path.glob("layer-*")).write_bytes(b"nothing")
     with pytest.raises(RepairError, match=r"cannot be read .* remove it, and the layer is solved again"):
@@ -166,7 +173,10 @@ def test_a_damaged_layer_is_noticed(damage, case, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"method": "retrain"}, "method='retrain' is no way to repair; choose one of none, mean, merge, synthetic, calibrate"),
+        (
+            {"method": "retrain"},
+            "method='retrain' is no way to repair; choose one of none, mean, merge, synthetic, calibrate",
+        ),
         ({"method": "calibrate"}, "method='calibrate' needs images"),
         ({"method": "mean", "images": torch.zeros(2, 3, 8, 8)}, "method='mean' uses no images"),
         ({"ridge": -1.0}, "ridge=-1.0 is no ridge"),
@@ -210,7 +220,9 @@ def test_models_without_batch_norm_say_what_can_be_done():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 3)).eval()
     images = torch.randn(16, 3, 8, 8)
     cut = dfpc.prune(model, images[:1], "ratio=0.3")
-    with pytest.raises(RepairError, match=r"no batch norm with stored statistics.*method='calibrate'.*'merge' or 'mean'"):
+    with pytest.raises(
+        RepairError, match=r"no batch norm with stored statistics.*method='calibrate'.*'merge' or 'mean'"
+    ):
         dfpc.repair(cut.model, model, images[:1], "synthetic", removed=cut.removed)
     mended = dfpc.repair(cut.model, model, images[:1], "calibrate", images=images, removed=cut.removed)
     assert relative_error(mended.model, model, images) < relative_error(cut.model, model, images)

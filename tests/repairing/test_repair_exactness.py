@@ -63,9 +63,16 @@ def constant(norm, channels):
 def test_mean_loses_nothing_of_constant_channels():
     images = torch.randn(32, 3, 8, 8, dtype=torch.float64)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU(),
-        nn.Conv2d(8, 10, 3, bias=False), nn.BatchNorm2d(10), nn.ReLU(),
-        nn.Conv2d(10, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.Conv2d(8, 10, 3, bias=False),
+        nn.BatchNorm2d(10),
+        nn.ReLU(),
+        nn.Conv2d(10, 6, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
     ).double()
     settled(model, images)
     gone = {"0": (1, 6), "3": (0, 2, 9)}
@@ -83,7 +90,11 @@ def test_mean_loses_nothing_of_constant_channels():
 def test_calibrate_on_a_linear_network_is_least_squares(bias):
     """The optimum of each layer in turn, computed independently by lstsq on the same samples."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 9, bias=bias), nn.Linear(9, 7, bias=bias), nn.Linear(7, 4, bias=bias)).double().eval()
+    model = (
+        nn.Sequential(nn.Linear(6, 9, bias=bias), nn.Linear(9, 7, bias=bias), nn.Linear(7, 4, bias=bias))
+        .double()
+        .eval()
+    )
     data = torch.randn(80, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 1
     gone = {"0": (2, 5, 8), "1": (0, 3)}
     cut = dfpc.replay(copy.deepcopy(model), data[:1], gone)
@@ -137,7 +148,9 @@ def test_attention_keeps_the_scale_that_a_cut_gave_its_queries():
     """Queries of a narrower head are scaled up; fitting them to the original's would undo it."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2).eval()
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=2
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -241,7 +254,9 @@ def test_merge_trusts_a_regression_as_much_as_rows_that_were_left_out_tell(expla
     assert 0.1 < missed < 0.95
     slopes = (read.mT @ removed / len(x)) / (1 + 0.3 * missed)  # the kept channels are uncorrelated, their level is 1
     before = model[1].weight.detach()
-    torch.testing.assert_close(mended[1].weight.detach(), before[:, :kept] + before[:, kept:] @ slopes.mT, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        mended[1].weight.detach(), before[:, :kept] + before[:, kept:] @ slopes.mT, rtol=1e-4, atol=1e-6
+    )
 
 
 class Overwriting(nn.Module):

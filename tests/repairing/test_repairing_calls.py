@@ -79,9 +79,7 @@ def test_what_is_written_is_what_is_run(layer: nn.Module, shape: tuple[int, ...]
     assert torch.equal(call.matrix, new) and call.weight is layer.weight
     output = call.run()
     positions = torch.tensor([0, call.positions(output) - 1, call.positions(output) // 2])
-    torch.testing.assert_close(
-        product(call, positions, new), call.outputs(output, positions), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(product(call, positions, new), call.outputs(output, positions), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=NAMES)
@@ -185,9 +183,7 @@ def test_arguments_by_keyword_and_position() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2))
     names, x = ModelNames(model), torch.randn(1, 4, 5, 5)
     layer = model[0]
-    places = layer_call(
-        F.conv_transpose2d, (x, layer.weight, layer.bias, (2, 2), (1, 1), (1, 1), 2, (1, 1)), {}, names
-    )
+    places = layer_call(F.conv_transpose2d, (x, layer.weight, layer.bias, (2, 2), (1, 1), (1, 1), 2, (1, 1)), {}, names)
     named = layer_call(
         torch.conv_transpose2d,
         (),
@@ -211,9 +207,7 @@ def test_rows_are_float32_or_wider(dtype: torch.dtype) -> None:
     layer = nn.Conv2d(2, 3, 3).to(dtype)
     (call,) = calls_of(nn.Sequential(layer), torch.randn(1, 2, 5, 5).to(dtype))
     output = call.run()
-    assert (
-        call.rows(torch.tensor([0])).dtype == call.outputs(output, torch.tensor([0])).dtype == torch.float32
-    )
+    assert call.rows(torch.tensor([0])).dtype == call.outputs(output, torch.tensor([0])).dtype == torch.float32
     assert call.matrix.dtype == torch.float64
     call.write(call.matrix)
     assert layer.weight.dtype == dtype

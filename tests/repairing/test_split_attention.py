@@ -25,10 +25,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"add_zero_attn": True, "add_bias_kv": True, "batch_first": True}, {"key_padding_mask": PADDING}),
     ({"add_zero_attn": True}, {"need_weights": False}),
     ({"kdim": 5, "vdim": 7}, {}),
-    (
-        {"kdim": 5, "vdim": 7, "bias": False, "batch_first": True, "add_bias_kv": True},
-        {"need_weights": False},
-    ),
+    ({"kdim": 5, "vdim": 7, "bias": False, "batch_first": True, "add_bias_kv": True}, {"need_weights": False}),
     ({"kdim": 5, "vdim": 7}, {"attn_mask": random(9, 4, 5, 6), "average_attn_weights": False}),
     ({"dropout": 0.3}, {}),
 ]
@@ -78,9 +75,7 @@ def test_self_attention_is_the_same_and_seen_in_order(batch_first: bool) -> None
     model, inputs = cross({"batch_first": batch_first}, {})
     inputs = (inputs[0],) * 3
     seen = []
-    result = stepped(
-        model, inputs, lambda settlement: seen.append((settlement.call.name, settlement.call.rows_of))
-    )
+    result = stepped(model, inputs, lambda settlement: seen.append((settlement.call.name, settlement.call.rows_of)))
     with torch.no_grad():
         assert same(result, model(*inputs))
     parts = [("attention.in_proj_weight", slice(start, start + 8)) for start in (0, 8, 16)]
@@ -120,9 +115,7 @@ def test_the_function_itself(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("options", "called"), CASES[:3] + CASES[8:9], ids=str)
-def test_the_rest_of_the_forward_goes_on_with_new_projections(
-    options: dict[str, Any], called: dict[str, Any]
-) -> None:
+def test_the_rest_of_the_forward_goes_on_with_new_projections(options: dict[str, Any], called: dict[str, Any]) -> None:
     model, inputs = cross(options, called)
     result = stepped(model, inputs, changer())
     with torch.no_grad():

@@ -154,10 +154,7 @@ def test_imposed_statistics_are_the_stored_ones() -> None:
         exact = weight.detach().square() * variance / (variance + module.eps)
         torch.testing.assert_close(made.var(axes, correction=0), exact, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(
-        hooked["norm"][1].var((0, 2, 3), correction=0),
-        model.norm.weight.detach().square(),
-        rtol=1e-3,
-        atol=1e-5,
+        hooked["norm"][1].var((0, 2, 3), correction=0), model.norm.weight.detach().square(), rtol=1e-3, atol=1e-5
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model.training and not model.norm.training
@@ -302,13 +299,7 @@ def test_images_come_in_the_precision_asked_for(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "inputs",
-    [
-        torch.zeros(2, 3),
-        torch.zeros(1, 3, 8, 8, dtype=torch.long),
-        (EXAMPLE,),
-        {"x": EXAMPLE},
-        torch.zeros(3, 8, 8),
-    ],
+    [torch.zeros(2, 3), torch.zeros(1, 3, 8, 8, dtype=torch.long), (EXAMPLE,), {"x": EXAMPLE}, torch.zeros(3, 8, 8)],
     ids=["matrix", "integers", "tuple", "dict", "unbatched"],
 )
 def test_what_is_no_tensor_of_images_is_refused(inputs: Any) -> None:
@@ -318,16 +309,12 @@ def test_what_is_no_tensor_of_images_is_refused(inputs: Any) -> None:
         synthesise(trained(), inputs)
 
 
-@pytest.mark.parametrize(
-    "norm", [nn.Identity(), nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False)]
-)
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False)])
 def test_models_without_stored_statistics_are_refused_and_left_as_they_are(norm: nn.Module) -> None:
     model = trained()
     model.body[1], model.body[4] = norm, nn.Identity()
     before, rng = everything(model), torch.get_rng_state()
-    with pytest.raises(
-        RepairError, match="The model has no batch norm with stored statistics, from which images"
-    ):
+    with pytest.raises(RepairError, match="The model has no batch norm with stored statistics, from which images"):
         synthesise(model, EXAMPLE, count=16)
     assert_unchanged(model, before, rng)
 

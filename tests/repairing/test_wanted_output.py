@@ -29,9 +29,7 @@ def narrowed(model: nn.Module, dims: dict[str, tuple[int, ...]]) -> nn.Module:
         tensor = getattr(module, name)
         for dim in along:
             tensor = tensor.detach().index_select(dim, STAY)
-        setattr(
-            module, name, nn.Parameter(tensor) if isinstance(getattr(module, name), nn.Parameter) else tensor
-        )
+        setattr(module, name, nn.Parameter(tensor) if isinstance(getattr(module, name), nn.Parameter) else tensor)
     return model
 
 
@@ -40,9 +38,7 @@ NORM = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 def image(run: Callable[[Any, Tensor], Tensor]) -> tuple[nn.Module, nn.Module, Tensor]:
     model = randomised(
-        Between(
-            run, stem=nn.Conv2d(3, 6, 3, padding=1), conv=nn.Conv2d(6, 6, 3, padding=1), bn=nn.BatchNorm2d(6)
-        )
+        Between(run, stem=nn.Conv2d(3, 6, 3, padding=1), conv=nn.Conv2d(6, 6, 3, padding=1), bn=nn.BatchNorm2d(6))
     )
     dims = {"stem.weight": (0,), "stem.bias": (0,), "conv.weight": (0, 1), "conv.bias": (0,)}
     return model, narrowed(model, dims | dict.fromkeys(NORM, (0,))), random(1, 2, 3, 4, 5)
@@ -99,13 +95,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "run"), CASES, ids=[f"{kind.__name__}-{run.__name__}" for kind, run in CASES]
-)
+@pytest.mark.parametrize(("kind", "run"), CASES, ids=[f"{kind.__name__}-{run.__name__}" for kind, run in CASES])
 @pytest.mark.parametrize("cut", [True, False])
-def test_the_sum_comes_out_as_in_the_original(
-    kind: Callable[..., Any], run: Callable[..., Any], cut: bool
-) -> None:
+def test_the_sum_comes_out_as_in_the_original(kind: Callable[..., Any], run: Callable[..., Any], cut: bool) -> None:
     original, pruned, inputs = kind(run)
     kept: Tensor | None = KEPT
     if not cut:

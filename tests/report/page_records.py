@@ -16,37 +16,81 @@ def small_record():
         "prune": {
             "target": {"macs": 0.6},
             "reached": {"macs": 0.59812},
-            "before": {"channels": 1008, "macs": 125485706, "parameters": 855770, "score": None, "latency_ms": 6.1,
-                       "latency_iqr_ms": 0.12, "threads": 2},
-            "after": {"channels": 700, "macs": 75054000, "parameters": 512300, "score": None, "latency_ms": 4.31,
-                      "latency_iqr_ms": 0.09, "threads": 2},
+            "before": {
+                "channels": 1008,
+                "macs": 125485706,
+                "parameters": 855770,
+                "score": None,
+                "latency_ms": 6.1,
+                "latency_iqr_ms": 0.12,
+                "threads": 2,
+            },
+            "after": {
+                "channels": 700,
+                "macs": 75054000,
+                "parameters": 512300,
+                "score": None,
+                "latency_ms": 4.31,
+                "latency_iqr_ms": 0.09,
+                "threads": 2,
+            },
             "speedup": 1.42,
             "couplings": [{"name": n, "layers": [n, n + "x"], "before": b, "after": a} for n, b, a in couplings],
             "notes": ["Channels are kept in multiples of 8, as for any target about time."],
             "repair": {
                 "method": "synthetic",
                 "layers": [
-                    {"name": "layer1.0.conv2", "changed": True, "before": 0.31, "after": 0.012, "ridge": 1e-3, "note": ""},
-                    {"name": "layer1.1.conv2", "changed": True, "before": 0.92, "after": 0.08, "ridge": 1e-2, "note": ""},
-                    {"name": "layer2.0.conv2", "changed": True, "before": 0.05, "after": 0.0004, "ridge": 1e-4, "note": ""},
-                    {"name": "fc", "changed": False, "before": None, "after": None, "ridge": None,
-                     "note": "has no place for a constant"},
+                    {
+                        "name": "layer1.0.conv2",
+                        "changed": True,
+                        "before": 0.31,
+                        "after": 0.012,
+                        "ridge": 1e-3,
+                        "note": "",
+                    },
+                    {
+                        "name": "layer1.1.conv2",
+                        "changed": True,
+                        "before": 0.92,
+                        "after": 0.08,
+                        "ridge": 1e-2,
+                        "note": "",
+                    },
+                    {
+                        "name": "layer2.0.conv2",
+                        "changed": True,
+                        "before": 0.05,
+                        "after": 0.0004,
+                        "ridge": 1e-4,
+                        "note": "",
+                    },
+                    {
+                        "name": "fc",
+                        "changed": False,
+                        "before": None,
+                        "after": None,
+                        "ridge": None,
+                        "note": "has no place for a constant",
+                    },
                 ],
                 "output_error": [0.41, 0.023],
                 "notes": ["Images match the statistics of BatchNorm to within 3%."],
             },
         },
-        "layers": [
-            {"path": n, "kind": "Conv2d", "before": [16, b], "after": [12, a]} for n, b, a in couplings
-        ] + [{"path": "fc", "kind": "Linear", "before": [64, 10], "after": [48, 10]}],
+        "layers": [{"path": n, "kind": "Conv2d", "before": [16, b], "after": [12, a]} for n, b, a in couplings]
+        + [{"path": "fc", "kind": "Linear", "before": [64, 10], "after": [48, 10]}],
         "saliency": {
             "importance": "DFPCImportance",
             "couplings": [scored(random.Random(i), n, b, b - a) for i, (n, b, a) in enumerate(couplings)],
         },
         "protected": [
             {"name": "fc", "layers": ["fc"], "width": 10, "reason": "is an output of the model"},
-            {"name": "layer3.0.conv2", "layers": ["layer3.0.conv2", "layer3.1.conv2"], "width": 64,
-             "reason": "was to be ignored"},
+            {
+                "name": "layer3.0.conv2",
+                "layers": ["layer3.0.conv2", "layer3.1.conv2"],
+                "width": 64,
+                "reason": "was to be ignored",
+            },
         ],
         "evaluations": [
             {"stage": "before", "data": "val.zip", "top1": 93.41, "top5": 99.8, "loss": 0.231, "count": 10000},
@@ -64,15 +108,27 @@ def small_record():
         "finetune": {
             "settings": {"epochs": 4, "lr": 0.01, "batch_size": 128, "label_smoothing": 0.0, "mixup": None},
             "history": [
-                {"step": 10 * i, "epoch": i / 30, "loss": 0.3 + math.exp(-i / 25) + 0.05 * math.sin(i), "lr": 0.01 * (1 - i / 120),
-                 "top1": 90.9 + 2.1 * (1 - math.exp(-i / 30)) if i % 30 == 0 else None, "macs": 75054000}
+                {
+                    "step": 10 * i,
+                    "epoch": i / 30,
+                    "loss": 0.3 + math.exp(-i / 25) + 0.05 * math.sin(i),
+                    "lr": 0.01 * (1 - i / 120),
+                    "top1": 90.9 + 2.1 * (1 - math.exp(-i / 30)) if i % 30 == 0 else None,
+                    "macs": 75054000,
+                }
                 for i in range(121)
             ],
             "result": {"top1": 92.96, "epochs": 4, "best_epoch": 3},
         },
         "recipe": "model: cifar/resnet56\nweights: resnet56.safetensors\ntarget: macs=0.6\nrepair:\n  method: synthetic\n"
-                  "finetune:\n  epochs: 4\n  lr: 0.01\n",
-        "versions": {"dfpc_plugin": "0.2.0", "torch": "2.9.0", "timm": "1.0.20", "torchvision": "0.24.0", "python": "3.12.1"},
+        "finetune:\n  epochs: 4\n  lr: 0.01\n",
+        "versions": {
+            "dfpc_plugin": "0.2.0",
+            "torch": "2.9.0",
+            "timm": "1.0.20",
+            "torchvision": "0.24.0",
+            "python": "3.12.1",
+        },
         "machine": {"processor": "AMD EPYC", "device": "cpu", "threads": 2},
     }
 
@@ -98,8 +154,13 @@ def large_record(blocks=(3, 4, 6, 3), widths=(64, 128, 256, 512), copies=4):
     record["saliency"]["couplings"] = saliency
     record["prune"]["repair"]["layers"] = repaired
     record["protected"] += [
-        {"name": f"blocks.{i}.attn.qkv", "layers": [f"blocks.{i}.attn.qkv", f"blocks.{i}.attn.k"], "width": 192,
-         "reason": "feeds a product of matrices that no rule can follow"} for i in range(40)
+        {
+            "name": f"blocks.{i}.attn.qkv",
+            "layers": [f"blocks.{i}.attn.qkv", f"blocks.{i}.attn.k"],
+            "width": 192,
+            "reason": "feeds a product of matrices that no rule can follow",
+        }
+        for i in range(40)
     ]
     record["prune"]["before"] |= {"macs": 4_089_184_256, "parameters": 25_557_032}
     record["prune"]["after"] |= {"macs": 2_453_510_000, "parameters": 15_300_000}

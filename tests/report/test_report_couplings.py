@@ -57,10 +57,7 @@ def vit():
 def of(network, inputs, **changes):
     found = map_couplings(network, inputs)
     values = {"model": "mine", "input_shapes": (tuple(inputs.shape),), "seconds": 1.25}
-    values |= {
-        "coupling_map": found,
-        "sizes": {path: tuple(p.shape) for path, p in network.named_parameters()},
-    }
+    values |= {"coupling_map": found, "sizes": {path: tuple(p.shape) for path, p in network.named_parameters()}}
     macs, parameters = prunable_share(found)
     return ModelCouplings(**values | {"prunable_macs": macs, "prunable_parameters": parameters} | changes)
 

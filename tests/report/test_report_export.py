@@ -35,11 +35,7 @@ def test_json_reads_back_exactly(score):
         assert found["feed_out"] == list(coupling.feed_out)
         assert found["scores"] == score.saliency.scores(coupling).tolist()
         assert found["width"] == len(found["scores"])
-        assert (
-            found["range"]["lowest"]
-            == found["scores"][found["range"]["lowest_channel"]]
-            == min(found["scores"])
-        )
+        assert found["range"]["lowest"] == found["scores"][found["range"]["lowest_channel"]] == min(found["scores"])
 
 
 def test_csv_reads_back_exactly(score):

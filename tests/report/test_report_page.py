@@ -19,7 +19,16 @@ from dfpc_plugin.report import page as page_module
 from dfpc_plugin.report.page import ReportError, render_report, write_report
 
 ALL = [
-    "figures", "accuracy", "tradeoff", "widths", "saliency", "protected", "repair", "finetuning", "notes", "recipe",
+    "figures",
+    "accuracy",
+    "tradeoff",
+    "widths",
+    "saliency",
+    "protected",
+    "repair",
+    "finetuning",
+    "notes",
+    "recipe",
     "provenance",
 ]
 STYLE = Path(page_module.__file__).parent / "templates" / "style.css"
@@ -102,11 +111,23 @@ def test_contrast_in_light_and_in_dark():
 
 def test_large_figures_and_tables_say_what_the_record_says(small):
     for said in (
-        "cifar/resnet56", "Asked for macs=0.6, reached macs=0.598.", "75.1 M", "59.8% of 125 M", "512 k", "1.42\N{MULTIPLICATION SIGN}",
-        "4.31 ms after 6.10 ms", "92.96%", "93.41% before, \N{MINUS SIGN}0.45 points", "125 485 706", "75 054 000",
-        "34 of 80 units (42.5%) went, ranked by DFPCImportance", "Is an output of the model", "val.zip, 10 000 images",
+        "cifar/resnet56",
+        "Asked for macs=0.6, reached macs=0.598.",
+        "75.1 M",
+        "59.8% of 125 M",
+        "512 k",
+        "1.42\N{MULTIPLICATION SIGN}",
+        "4.31 ms after 6.10 ms",
+        "92.96%",
+        "93.41% before, \N{MINUS SIGN}0.45 points",
+        "125 485 706",
+        "75 054 000",
+        "34 of 80 units (42.5%) went, ranked by DFPCImportance",
+        "Is an output of the model",
+        "val.zip, 10 000 images",
         "Repaired by synthetic. The error of what the model returns went from 41.0% to 2.30%.",
-        "Images match the statistics of BatchNorm to within 3%.", "Run on 2026-01-01 12:00 UTC, in 5 min 56 s.",
+        "Images match the statistics of BatchNorm to within 3%.",
+        "Run on 2026-01-01 12:00 UTC, in 5 min 56 s.",
     ):
         assert said in small.text, said
 
@@ -117,8 +138,25 @@ def test_long_lists_are_folded_and_short_ones_are_not(small, large):
     assert len(large.all("tr")) > 380  # every layer has its row all the same
 
 
-@pytest.mark.parametrize("name", ["prune", "layers", "saliency", "protected", "evaluations", "curve", "finetune",
-                                  "recipe", "versions", "machine", "seconds", "created", "model", "asked"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prune",
+        "layers",
+        "saliency",
+        "protected",
+        "evaluations",
+        "curve",
+        "finetune",
+        "recipe",
+        "versions",
+        "machine",
+        "seconds",
+        "created",
+        "model",
+        "asked",
+    ],
+)
 @pytest.mark.parametrize("null", [True, False])
 def test_what_is_absent_is_left_out(name, null):
     record = small_record()
@@ -127,8 +165,13 @@ def test_what_is_absent_is_left_out(name, null):
     else:
         del record[name]
     gone = {
-        "prune": {"figures", "repair", "notes"}, "saliency": {"saliency"}, "protected": {"protected"},
-        "evaluations": {"accuracy"}, "curve": {"tradeoff"}, "finetune": {"finetuning"}, "recipe": {"recipe"},
+        "prune": {"figures", "repair", "notes"},
+        "saliency": {"saliency"},
+        "protected": {"protected"},
+        "evaluations": {"accuracy"},
+        "curve": {"tradeoff"},
+        "finetune": {"finetuning"},
+        "recipe": {"recipe"},
     }.get(name, set())
     assert PageReader(render_report(record)).sections == [section for section in ALL if section not in gone]
 
@@ -186,9 +229,16 @@ def test_same_record_same_page():
         (("layers",), {}, "its 'layers' must be a list, and it is an object."),
         (("layers", 1, "before"), 3, "its 'layers[1].before' must be a list, and it is a number."),
         (("evaluations", 0, "top1"), True, "its 'evaluations[0].top1' must be a number, and it is true or false."),
-        (("saliency", "couplings", 0, "gone"), [99],
-         "its 'saliency.couplings[0].gone[0]' must be the number of one of the coupling's 16 units, and it is a number."),
-        (("machine",), {"what": object()}, "its 'machine.what' must be something that JSON can hold, and it is object."),
+        (
+            ("saliency", "couplings", 0, "gone"),
+            [99],
+            "its 'saliency.couplings[0].gone[0]' must be the number of one of the coupling's 16 units, and it is a number.",
+        ),
+        (
+            ("machine",),
+            {"what": object()},
+            "its 'machine.what' must be something that JSON can hold, and it is object.",
+        ),
         (("format",), 2, "it is of format 2, and this version of dfpc_plugin knows format 1; upgrade dfpc_plugin."),
     ],
 )
@@ -236,8 +286,14 @@ def test_zero_and_equal_figures():
 def test_a_real_run(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(16, 4),
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
     ).eval()
     before = {path: layer for path, layer in model.named_modules() if hasattr(layer, "weight")}
     result = dfpc.prune(model, torch.randn(1, 3, 12, 12), "macs=0.6", repair="mean")
@@ -247,7 +303,12 @@ def test_a_real_run(tmp_path):
         "asked": "macs=0.6",
         "prune": result.to_json(),
         "layers": [
-            {"path": path, "kind": type(layer).__name__, "before": [1, len(layer.weight)], "after": [1, len(after[path].weight)]}
+            {
+                "path": path,
+                "kind": type(layer).__name__,
+                "before": [1, len(layer.weight)],
+                "after": [1, len(after[path].weight)],
+            }
             for path, layer in before.items()
         ],
     }

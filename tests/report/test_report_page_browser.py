@@ -25,9 +25,23 @@ getComputedStyle(document.body).backgroundColor,
 def browse(path, *options):
     """Run the browser on a file; return what it printed, and what it complained of."""
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=2000",
-         "--enable-logging=stderr", "--v=0", f"--user-data-dir={path.parent / 'profile'}", *options, path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=False,
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--virtual-time-budget=2000",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--user-data-dir={path.parent / 'profile'}",
+            *options,
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

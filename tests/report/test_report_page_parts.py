@@ -31,7 +31,9 @@ def test_a_scale_holds_all_values_between_few_ticks(values):
     slack = 1e-6 * (scale.high - scale.low)
     assert scale.low - slack <= min(values) <= max(values) <= scale.high + slack
     assert 2 <= len(scale.ticks) <= 8
-    assert math.isclose(scale.ticks[0], scale.low, abs_tol=1e-9) and math.isclose(scale.ticks[-1], scale.high, abs_tol=1e-9)
+    assert math.isclose(scale.ticks[0], scale.low, abs_tol=1e-9) and math.isclose(
+        scale.ticks[-1], scale.high, abs_tol=1e-9
+    )
     inner = Linear.within(values, 0.05)
     assert all(0 <= inner.at(value) <= 1 for value in values)
     assert all(-1e-6 <= inner.at(tick) <= 1 + 1e-6 for tick in inner.ticks)
@@ -102,12 +104,36 @@ def test_bars_of_saliency_count_units():
 def test_wording():
     thin = "\N{NARROW NO-BREAK SPACE}"
     assert [short(value).replace(thin, " ") for value in (0, 7, 999, 1000, 125_485_706, 999_999)] == [
-        "0", "7", "999", "1.00 k", "125 M", "1.00 M"]
-    assert [short_tick(value).replace(thin, " ") for value in (0, 50_000_000, 2500, 999)] == ["0", "50 M", "2.5 k", "999"]
+        "0",
+        "7",
+        "999",
+        "1.00 k",
+        "125 M",
+        "1.00 M",
+    ]
+    assert [short_tick(value).replace(thin, " ") for value in (0, 50_000_000, 2500, 999)] == [
+        "0",
+        "50 M",
+        "2.5 k",
+        "999",
+    ]
     assert count(1_234_567).replace(thin, " ") == "1 234 567"
     assert [significant(value).replace(thin, " ") for value in (1.416, 0.59812, 12345, 1e-9)] == [
-        "1.42", "0.598", "12 300", "1.00e\N{MINUS SIGN}09"]
-    assert (percent(0.5981), signed(-0.449), signed(1.2), signed(-0.001)) == ("59.8%", "\N{MINUS SIGN}0.45", "+1.20", "0.00")
+        "1.42",
+        "0.598",
+        "12 300",
+        "1.00e\N{MINUS SIGN}09",
+    ]
+    assert (percent(0.5981), signed(-0.449), signed(1.2), signed(-0.001)) == (
+        "59.8%",
+        "\N{MINUS SIGN}0.45",
+        "+1.20",
+        "0.00",
+    )
     assert [seconds(value).replace(thin, " ") for value in (0.04, 59.99, 356, 7300)] == [
-        "0.0 s", "1 min 0 s", "5 min 56 s", "2 h 1 min"]
+        "0.0 s",
+        "1 min 0 s",
+        "5 min 56 s",
+        "2 h 1 min",
+    ]
     assert power_of_ten(-12) == "10⁻¹²"

@@ -11,9 +11,7 @@ from dfpc_plugin.report import draw_saliency, write_plot
 
 def made_up(couplings):
     generator = torch.Generator().manual_seed(0)
-    scores = {
-        f"layer{i}": torch.rand(8, generator=generator, dtype=torch.float64) for i in range(couplings + 2)
-    }
+    scores = {f"layer{i}": torch.rand(8, generator=generator, dtype=torch.float64) for i in range(couplings + 2)}
     scores["layer1"] = torch.zeros(8, dtype=torch.float64)
     scores[f"layer{couplings}"] = torch.ones(3, dtype=torch.float64)
     groups = [LayerCoupling((f"layer{i}",), ("out",)) for i in range(couplings - 1)]
@@ -32,11 +30,7 @@ def test_every_kind_of_coupling_is_drawn_and_named():
     assert axes.get_yscale() == "log"
     assert axes.get_xticklabels()[0].get_text() == "layer0   1"
     assert axes.get_xticklabels()[-1].get_text() == "layer4 +2   5"
-    assert legend_texts(figure) == {
-        "one feed-in layer",
-        "several, of different widths",
-        "and channels at zero",
-    }
+    assert legend_texts(figure) == {"one feed-in layer", "several, of different widths", "and channels at zero"}
 
 
 def test_the_median_is_where_it_belongs():

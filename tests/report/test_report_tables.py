@@ -14,12 +14,7 @@ def console():
 
 
 def of(saliency, **changes):
-    values = {
-        "model": "mine",
-        "pretrained": True,
-        "ranking": "relative",
-        "seconds": 1.25,
-    }
+    values = {"model": "mine", "pretrained": True, "ranking": "relative", "seconds": 1.25}
     return ModelScore(**values | {"input_shapes": ((1, 3, 8, 8),), "saliency": saliency} | changes)
 
 
@@ -41,8 +36,7 @@ def test_says_what_was_scored(saliency, console):
     print_score(of(saliency), console)
     text = printed(console)
     assert (
-        "mine, pretrained weights, input 1x3x8x8: 5 layers, 13 channels, 2 couplings; relative ranking, 1.2 s"
-        in text
+        "mine, pretrained weights, input 1x3x8x8: 5 layers, 13 channels, 2 couplings; relative ranking, 1.2 s" in text
     )
     assert "random weights" not in text
     assert max(map(len, console.file.getvalue().splitlines())) <= 100
@@ -64,14 +58,10 @@ def test_different_widths_get_a_row_each(saliency, console):
 
 
 def test_top_keeps_the_lowest_in_forward_order(console):
-    scores = {
-        name: torch.tensor([value, 9.0]) for name, value in zip("abcd", [4.0, 1.0, 3.0, 2.0], strict=True)
-    }
+    scores = {name: torch.tensor([value, 9.0]) for name, value in zip("abcd", [4.0, 1.0, 3.0, 2.0], strict=True)}
     saliency = Saliency(scores, tuple(LayerCoupling((name,), ("out",)) for name in scores))
     print_score(of(saliency), console, top=2)
-    rows = [
-        line.split()[:2] for line in console.file.getvalue().splitlines() if line.split()[2:4] == ["1", "2"]
-    ]
+    rows = [line.split()[:2] for line in console.file.getvalue().splitlines() if line.split()[2:4] == ["1", "2"]]
     assert rows == [["2", "b"], ["4", "d"]]
     assert "Only the 2 with the lowest scores; 2 more couplings are not shown." in printed(console)
 
@@ -103,9 +93,7 @@ def test_missing_operators_come_with_their_modules(console):
     print_check(checked(missing=(MissingOperator("torch.fft.fft2", modules),)), console)
     first, second = console.file.getvalue().splitlines()
     assert first == "m  1 operator(s) without a rule"
-    assert second == (
-        "  torch.fft.fft2  in the model itself, layer0, layer1, layer2, layer3, layer4 and 3 more"
-    )
+    assert second == ("  torch.fft.fft2  in the model itself, layer0, layer1, layer2, layer3, layer4 and 3 more")
 
 
 def test_other_failures_are_said(console):

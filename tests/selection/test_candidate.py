@@ -47,6 +47,7 @@ def test_what_must_stay_is_not_free(left, keep, free):
 def test_the_least_that_stays_keeps_every_limit(blocks, whole_heads):
     ratios = [Fraction(n, 10) for n in range(11)]
     for units, ratio, least in itertools.product(range(1, 13), ratios, (1, 2, 3, 5, 40)):
+
         def allowed(kept, units=units, ratio=ratio, least=least):
             wide_enough = whole_heads or kept * blocks >= least or kept == units
             return kept >= 1 and wide_enough and Fraction(units - kept, units) <= ratio

@@ -99,9 +99,7 @@ def test_attributes_that_the_forward_reads_follow() -> None:
 
 WIDTHS = {
     "quotient": lambda m, x: x.reshape(2, 5, m.heads, m.inner // m.heads),
-    "product": lambda m, x: (
-        x.reshape(2, 5, m.heads, m.inner // m.heads).reshape(10, m.inner).view(2, 5, m.heads, -1)
-    ),
+    "product": lambda m, x: x.reshape(2, 5, m.heads, m.inner // m.heads).reshape(10, m.inner).view(2, 5, m.heads, -1),
     "half": lambda m, x: x.reshape(2, 5, m.heads, m.inner // 2),
     "sum": lambda m, x: x.reshape(2, 5, m.heads, m.inner // m.heads + 0),
 }
@@ -167,10 +165,7 @@ def test_every_group_may_lose_another_position(transposed: bool) -> None:
 
 def test_both_sides_of_a_grouped_layer_at_once() -> None:
     model = Between(
-        lambda m, x: m.out(m.g(m.a(x))),
-        a=nn.Conv2d(3, 6, 1),
-        g=nn.Conv2d(6, 6, 1, groups=2),
-        out=nn.Conv2d(6, 2, 1),
+        lambda m, x: m.out(m.g(m.a(x))), a=nn.Conv2d(3, 6, 1), g=nn.Conv2d(6, 6, 1, groups=2), out=nn.Conv2d(6, 2, 1)
     )
     couplings = map_couplings(model, IMAGE)
     reads = couplings.couplings[only(couplings, "g.weight", 1)].blocks

@@ -9,18 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cut_nets import (
-    IMAGE,
-    TOKENS,
-    Attention,
-    Residual,
-    assert_same,
-    built,
-    inputs_of,
-    only,
-    snapshot,
-    with_gradients,
-)
+from cut_nets import IMAGE, TOKENS, Attention, Residual, assert_same, built, inputs_of, only, snapshot, with_gradients
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.errors import CutError, DFPCError
 from dfpc_plugin.surgery import cut

@@ -51,7 +51,10 @@ class Adapter(nn.Module):
     def __init__(self, base: nn.Linear, rank: int = 2) -> None:
         super().__init__()
         self.base, self.in_features, self.out_features, self.rank = base, base.in_features, base.out_features, rank
-        self.down, self.up = nn.Linear(base.in_features, rank, bias=False), nn.Linear(rank, base.out_features, bias=False)
+        self.down, self.up = (
+            nn.Linear(base.in_features, rank, bias=False),
+            nn.Linear(rank, base.out_features, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.up(self.down(x))
@@ -74,7 +77,11 @@ def test_branches_are_fused_after_a_cut() -> None:
     pruned = dfpc.prune(model, x, "macs=0.5").model
     for block in (pruned[1], pruned[2], pruned[3]):
         conv = block.wide[0]
-        assert (block.in_channels, block.out_channels, block.groups) == (conv.in_channels, conv.out_channels, conv.groups)
+        assert (block.in_channels, block.out_channels, block.groups) == (
+            conv.in_channels,
+            conv.out_channels,
+            conv.groups,
+        )
         assert block.hidden == block.gate[0].out_channels < 64 or block.gate[0].out_channels in (64, 96)
     assert pruned[1].in_channels != pruned[1].out_channels or pruned[3].in_channels < 16
     before = pruned(x)

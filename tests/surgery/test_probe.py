@@ -127,7 +127,9 @@ def test_couplings_that_break_only_together_lose_the_cheapest():
 
 
 def test_norms_without_parameters_say_their_new_width():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.GroupNorm(2, 8, affine=False), nn.Conv2d(8, 4, 1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.GroupNorm(2, 8, affine=False), nn.Conv2d(8, 4, 1)
+    )
     image = torch.randn(1, 3, 8, 8)
     couplings = map_couplings(model, image)
     (coupling,) = [c for c in couplings.couplings if c.protected is None]

@@ -130,7 +130,9 @@ def test_a_scale_that_no_rows_can_take_is_noted() -> None:
     class Cosine(Attention):
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x)
-            q, k, v = (part(x).view(2, 5, self.heads, self.head_dim).transpose(1, 2) for part in (self.q, self.k, self.v))
+            q, k, v = (
+                part(x).view(2, 5, self.heads, self.head_dim).transpose(1, 2) for part in (self.q, self.k, self.v)
+            )
             logits = self.scale(self.head_dim, F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT)
             return self.head((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
 

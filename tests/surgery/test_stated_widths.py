@@ -57,7 +57,9 @@ def test_what_every_file_of_timm_states_is_as_true_as_before(name: str) -> None:
 def test_by_hand() -> None:
     model = cut_at_random(timm.create_model("test_resnet").eval(), torch.rand(1, 3, 64, 64))
     x = torch.rand(1, 3, 64, 64)
-    assert model.forward_features(x).shape[1] == model.num_features == model.head_hidden_size == model.fc.in_features < 96
+    assert (
+        model.forward_features(x).shape[1] == model.num_features == model.head_hidden_size == model.fc.in_features < 96
+    )
     maps = model.forward_intermediates(x, intermediates_only=True)
     assert [entry["num_chs"] for entry in model.feature_info] == widths_of(maps)
     model.reset_classifier(7, global_pool="catavgmax")
@@ -72,7 +74,10 @@ def test_models_within_models_are_asked_too() -> None:
     channels = widths_of(model.body(IMAGE))
     assert model.body.feature_info.channels() == channels == [layer.in_channels for layer in model.necks]
     assert channels == [34, 135, 68] and before.info == contents and before is not model.body.feature_info
-    assert model.body.feature_info.channels([0, 1]) == [model.body.bn1.num_features, model.body.layer1[0].bn2.num_features]
+    assert model.body.feature_info.channels([0, 1]) == [
+        model.body.bn1.num_features,
+        model.body.layer1[0].bn2.num_features,
+    ]
 
 
 class Head(nn.Module):
@@ -136,7 +141,12 @@ class Alike(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch_embed, self.body, self.neck, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.patch_embed, self.body, self.neck, self.head = (
+            nn.Linear(3, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 2),
+        )
         self.num_features = self.head_hidden_size = self.embed_dim = 8
 
     def get_classifier(self) -> nn.Module:
@@ -163,7 +173,10 @@ class Placed(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.feature_info = [{"num_chs": 6, "module": "body", "hook_type": "forward_pre"}, {"num_chs": 8, "module": "body"}]
+        self.feature_info = [
+            {"num_chs": 6, "module": "body", "hook_type": "forward_pre"},
+            {"num_chs": 8, "module": "body"},
+        ]
         self.positions = nn.Parameter(torch.rand(8))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -180,11 +193,20 @@ def test_positions_are_no_channels_and_what_enters_a_module_is_a_feature_too() -
 
 def states_of(model: Any) -> tuple[Any, ...]:
     info = [entry["num_chs"] for entry in model.feature_info]
-    return model.num_features, model.head_hidden_size, model.embed_dims, info, model.head.in_features, model.head.num_features
+    return (
+        model.num_features,
+        model.head_hidden_size,
+        model.embed_dims,
+        info,
+        model.head.in_features,
+        model.head.num_features,
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "last"), [(Net, 8), (Failing, 8), (Unknown, 8), (WithIntermediates, 6)], ids=lambda value: getattr(value, "__name__", "")
+    ("kind", "last"),
+    [(Net, 8), (Failing, 8), (Unknown, 8), (WithIntermediates, 6)],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_only_what_was_true_is_changed(kind: type[Net], last: int) -> None:
     model = kind()
@@ -226,11 +248,15 @@ def test_lists_that_others_may_share_are_not_written_to() -> None:
 def test_where_nothing_is_cut_nothing_is_replaced() -> None:
     model = Net()
     couplings = map_couplings(model, IMAGE)
-    stem, body = (next(c for c in couplings.couplings if c.name == name and c.protected is None) for name in ("stem", "body"))
+    stem, body = (
+        next(c for c in couplings.couplings if c.name == name and c.protected is None) for name in ("stem", "body")
+    )
     info, numbers = model.feature_info, (model.num_features, model.head.num_features)
     cut(model, couplings, stem.blocks[:, 0])
     assert (model.num_features, model.head.num_features) == numbers
-    assert model.feature_info[1] is info[1] and model.feature_info[2] is info[2] and model.feature_info[0] is not info[0]
+    assert (
+        model.feature_info[1] is info[1] and model.feature_info[2] is info[2] and model.feature_info[0] is not info[0]
+    )
     model.feature_info = info
     cut(model, couplings, body.blocks[:, 0])
     assert model.feature_info is info
@@ -260,7 +286,10 @@ class Branches(nn.Module):
     def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis, self.num_features, self.head_hidden_size, self.embed_dim = axis, 14, 14, [6, 8]
-        self.branches, self.heads = nn.ModuleList([nn.Linear(3, 6), nn.Linear(3, 8)]), nn.ModuleList([nn.Linear(6, 2), nn.Linear(8, 2)])
+        self.branches, self.heads = (
+            nn.ModuleList([nn.Linear(3, 6), nn.Linear(3, 8)]),
+            nn.ModuleList([nn.Linear(6, 2), nn.Linear(8, 2)]),
+        )
 
     def get_classifier(self) -> nn.ModuleList:
         return self.heads
@@ -270,7 +299,9 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.forward_features(x)
-        return torch.stack([head(y.movedim(self.axis, -1)) for head, y in zip(self.heads, features, strict=True)]).sum(0)
+        return torch.stack([head(y.movedim(self.axis, -1)) for head, y in zip(self.heads, features, strict=True)]).sum(
+            0
+        )
 
 
 @pytest.mark.parametrize("axis", [1, -1])
@@ -289,7 +320,9 @@ class Asking(Net):
 
 def test_what_the_forward_asks_for_is_solved_for_as_ever() -> None:
     model = Asking()
-    assert "num_features" not in [entry.name for entry in map_couplings(model, IMAGE).channels.stated if not entry.module]
+    assert "num_features" not in [
+        entry.name for entry in map_couplings(model, IMAGE).channels.stated if not entry.module
+    ]
     cut_at_random(model, IMAGE)
     assert model.num_features == 6 and model(IMAGE).shape == (2, 5)
 
@@ -298,7 +331,10 @@ def test_what_the_forward_asks_for_is_solved_for_as_ever() -> None:
 def test_looking_leaves_no_trace(kind: type[Net]) -> None:
     model = kind().train()
     before, random = snapshot(model), torch.get_rng_state()
-    tables = [(id(module._forward_hooks), len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
+    tables = [
+        (id(module._forward_hooks), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for module in model.modules()
+    ]
     run = traced_channels(model, IMAGE)
     assert torch.equal(random, torch.get_rng_state()) and all(module.training for module in model.modules())
     assert tables == [(id(m._forward_hooks), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]

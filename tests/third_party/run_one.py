@@ -132,9 +132,7 @@ def look_at(name: str) -> Record:
             require_unchanged(before, snapshot(model))
     record["seconds"] = round(time.perf_counter() - begin, 1)
     ok = all(outcome == "ok" for outcome in checks.results.values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
-        1024**2 if sys.platform == "darwin" else 1024
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
     return {
         **record,
         "status": "ok" if ok else "failed",
@@ -202,10 +200,7 @@ def difference(model: Any, result: Any, couplings: list[Any], inputs: Any, case:
         waiting.pop(0)
         if cut.gone:
             zero_cut.zero(zeroed, coupling, torch.tensor(cut.gone))
-    require(
-        not waiting,
-        f"the coupling '{waiting[0].name if waiting else ''}' of the result is not among the model's",
-    )
+    require(not waiting, f"the coupling '{waiting[0].name if waiting else ''}' of the result is not among the model's")
     pruned = copy.deepcopy(result.model)
     if not case.single_precision:
         zeroed, pruned, inputs = zeroed.double(), pruned.double(), in_double_precision(inputs)
@@ -225,9 +220,7 @@ def require_close(found: float, case: table.ThirdPartyModel) -> None:
     Raises:
         CheckError: They do.
     """
-    require(
-        found <= (APPROXIMATE_TOLERANCE if case.approximate else TOLERANCE), f"outputs differ by {found:.3g}"
-    )
+    require(found <= (APPROXIMATE_TOLERANCE if case.approximate else TOLERANCE), f"outputs differ by {found:.3g}")
 
 
 def require_exact_everywhere(dfpc: Any, model: Any, couplings: list[Any], inputs: Any, case: Any) -> None:
@@ -341,16 +334,10 @@ def require_unchanged(before: Any, after: Any, path: str = "") -> None:
     """
     if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
         alike = before.shape == after.shape and before.dtype == after.dtype
-        require(
-            alike and torch.allclose(before, after, rtol=0, atol=0, equal_nan=True),
-            f"{path} has other values",
-        )
+        require(alike and torch.allclose(before, after, rtol=0, atol=0, equal_nan=True), f"{path} has other values")
         return
     if isinstance(before, dict) and isinstance(after, dict):
-        require(
-            before.keys() == after.keys(),
-            f"{path} has other entries: {sorted(before.keys() ^ after.keys())[:3]}",
-        )
+        require(before.keys() == after.keys(), f"{path} has other entries: {sorted(before.keys() ^ after.keys())[:3]}")
         for key in before:
             require_unchanged(before[key], after[key], f"{path}.{key}" if path else str(key))
         return

@@ -39,19 +39,8 @@ def cells(text: str, name: str) -> list[str]:
 
 def test_a_row_has_the_figures_of_its_record(script: ModuleType) -> None:
     text = script.markdown([record("a", note="calls | itself")], "2001-02-03")
-    assert cells(text, "a") == [
-        "`a`",
-        "monai 1.6.1",
-        "7",
-        "97 %",
-        "59 %",
-        "2.4e-07",
-        "yes",
-        r"calls \| itself",
-    ]
-    assert text.startswith(
-        "1 of 1 models of other libraries pass every check. Measured on 2001-02-03.\n\n| Model"
-    )
+    assert cells(text, "a") == ["`a`", "monai 1.6.1", "7", "97 %", "59 %", "2.4e-07", "yes", r"calls \| itself"]
+    assert text.startswith("1 of 1 models of other libraries pass every check. Measured on 2001-02-03.\n\n| Model")
 
 
 def test_a_row_of_a_failure_says_which_check_and_has_dashes(script: ModuleType) -> None:
@@ -76,10 +65,7 @@ def test_the_last_record_of_a_model_counts(script: ModuleType, tmp_path: Path) -
 
 
 def test_known_models_are_not_looked_at_again(
-    script: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(script, "names", lambda: ["a", "b", "c"])

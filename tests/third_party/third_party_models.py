@@ -247,15 +247,7 @@ def vit_pytorch(module: str, kind: str, **options: Any) -> Callable[[], nn.Modul
     return make
 
 
-PLAIN = {
-    "image_size": 64,
-    "patch_size": 16,
-    "dim": 96,
-    "depth": 3,
-    "heads": 4,
-    "mlp_dim": 192,
-    "dim_head": 24,
-}
+PLAIN = {"image_size": 64, "patch_size": 16, "dim": 96, "depth": 3, "heads": 4, "mlp_dim": 192, "dim_head": 24}
 STAGES = {
     f"s{number}_{key}": value
     for number, width in enumerate((32, 64, 96), 1)
@@ -481,9 +473,7 @@ MODELS: dict[str, ThirdPartyModel] = {
         stream="dinov2.layernorm.weight",
     ),
     "hf_bert": _hf(
-        hugging_face(
-            "BertForSequenceClassification", "BertConfig", **TEXT, max_position_embeddings=32, num_labels=4
-        ),
+        hugging_face("BertForSequenceClassification", "BertConfig", **TEXT, max_position_embeddings=32, num_labels=4),
         bert_inputs,
         note="with an `attention_mask`",
         stream="bert.encoder.layer.0.output.LayerNorm.weight",
@@ -505,13 +495,9 @@ MODELS: dict[str, ThirdPartyModel] = {
         note="returns the features of its neck",
     ),
     "rtdetr_l": _ultra(ultralytics_model("rtdetr-l.yaml", "RTDETRDetectionModel"), images(1, 3, 128, 128)),
-    "vit_pytorch_vit": _vit(
-        vit_pytorch("vit", "ViT", **PLAIN), images(1, 3, 64, 64), stream="transformer.norm.weight"
-    ),
+    "vit_pytorch_vit": _vit(vit_pytorch("vit", "ViT", **PLAIN), images(1, 3, 64, 64), stream="transformer.norm.weight"),
     "vit_pytorch_simple_vit": _vit(
-        vit_pytorch("simple_vit", "SimpleViT", **PLAIN),
-        images(1, 3, 64, 64),
-        stream="transformer.norm.weight",
+        vit_pytorch("simple_vit", "SimpleViT", **PLAIN), images(1, 3, 64, 64), stream="transformer.norm.weight"
     ),
     "vit_pytorch_cvt": _vit(
         vit_pytorch("cvt", "CvT", **STAGES), images(1, 3, 64, 64), stream="layers.0.2.layers.0.0.norm.g"
@@ -566,9 +552,7 @@ MODELS: dict[str, ThirdPartyModel] = {
         stream="spatial_transformer.norm.weight",
     ),
     "vit_pytorch_nvit": _vit(
-        vit_pytorch("normalized_vit", "nViT", **PLAIN),
-        images(1, 3, 64, 64),
-        stream="residual_lerp_scales.2.0",
+        vit_pytorch("normalized_vit", "nViT", **PLAIN), images(1, 3, 64, 64), stream="residual_lerp_scales.2.0"
     ),
     "monai_unet": _monai(
         monai(
@@ -583,15 +567,11 @@ MODELS: dict[str, ThirdPartyModel] = {
         images(1, 1, 64, 64),
     ),
     "monai_swin_unetr": _monai(
-        monai(
-            "SwinUNETR", spatial_dims=3, in_channels=1, out_channels=3, feature_size=12, depths=(1, 1, 1, 1)
-        ),
+        monai("SwinUNETR", spatial_dims=3, in_channels=1, out_channels=3, feature_size=12, depths=(1, 1, 1, 1)),
         images(1, 1, 64, 64, 64),
         stream="swinViT.layers1.0.blocks.0.norm1.weight",
     ),
-    "monai_vnet": _monai(
-        monai("VNet", spatial_dims=3, in_channels=1, out_channels=3), images(1, 1, 32, 32, 32)
-    ),
+    "monai_vnet": _monai(monai("VNet", spatial_dims=3, in_channels=1, out_channels=3), images(1, 1, 32, 32, 32)),
     "monai_diffusion_unet": _monai(
         monai(
             "DiffusionModelUNet",

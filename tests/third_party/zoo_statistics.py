@@ -15,9 +15,7 @@ import zero_cut
 __all__ = ["masked_statistics"]
 
 
-def _variance(
-    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, **kwargs: Any
-) -> Tensor:
+def _variance(input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, **kwargs: Any) -> Tensor:
     """Variance over entries of channels that are there: those that are not zero everywhere."""
     correction = kwargs.get("correction", 1 if unbiased else 0)
     axes = list(range(input.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)

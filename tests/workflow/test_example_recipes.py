@@ -12,7 +12,14 @@ RANDOM = ("--model.pretrained", "false")
 
 
 def test_they_are_found():
-    assert {path.stem for path in RECIPES} >= {"quick", "latency", "vit_heads", "finetune", "detection_backbone", "paper_data_free"}
+    assert {path.stem for path in RECIPES} >= {
+        "quick",
+        "latency",
+        "vit_heads",
+        "finetune",
+        "detection_backbone",
+        "paper_data_free",
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -41,9 +41,7 @@ def digits():
 
 def test_a_run_ends_in_an_artifact(recipe, tmp_path):
     before = surroundings(tmp_path)[:4]
-    recipe = dataclasses.replace(
-        recipe, repair=RepairSection("merge"), curve=(0.8,), export=ExportSection(onnx=True)
-    )
+    recipe = dataclasses.replace(recipe, repair=RepairSection("merge"), curve=(0.8,), export=ExportSection(onnx=True))
     outcome = follow_recipe(recipe, tmp_path / "out")
     assert surroundings(tmp_path)[:4] == before
     assert names(tmp_path) == {"out"}
@@ -84,7 +82,10 @@ def test_random_weights_are_those_of_the_seed(tmp_path):
 
 def test_settings_reach_the_pruning(recipe, tmp_path):
     recipe = dataclasses.replace(
-        recipe, target="ratio=0.25", data=DataSection(), prune=PruneSection("magnitude", ignored_layers=("0",), round_to=4)
+        recipe,
+        target="ratio=0.25",
+        data=DataSection(),
+        prune=PruneSection("magnitude", ignored_layers=("0",), round_to=4),
     )
     record = follow_recipe(recipe, tmp_path / "out").record
     widths = {entry["path"]: entry["after"][1] for entry in record["layers"]}
@@ -95,7 +96,9 @@ def test_settings_reach_the_pruning(recipe, tmp_path):
 
 
 def test_tuning_comes_after_the_cut(recipe, tmp_path):
-    outcome = follow_recipe(dataclasses.replace(recipe, finetune=dataclasses.replace(TUNING, distill=0.5)), tmp_path / "out")
+    outcome = follow_recipe(
+        dataclasses.replace(recipe, finetune=dataclasses.replace(TUNING, distill=0.5)), tmp_path / "out"
+    )
     assert [entry["stage"] for entry in outcome.record["evaluations"]] == ["before", "pruned", "fine-tuned"]
     assert outcome.record["finetune"]["history"][-1]["step"] == 24
     pruned, tuned = (entry["top1"] for entry in outcome.record["evaluations"][1:])
@@ -104,7 +107,9 @@ def test_tuning_comes_after_the_cut(recipe, tmp_path):
 
 
 def test_a_schedule_cuts_and_tunes_in_turns(recipe, tmp_path):
-    schedule = ScheduleSettings(0.15, (0.02,), FinetuneSettings(steps=3, batch_size=32), FinetuneSettings(steps=6, batch_size=32))
+    schedule = ScheduleSettings(
+        0.15, (0.02,), FinetuneSettings(steps=3, batch_size=32), FinetuneSettings(steps=6, batch_size=32)
+    )
     outcome = follow_recipe(dataclasses.replace(recipe, schedule=schedule), tmp_path / "out")
     assert [entry["stage"] for entry in outcome.record["evaluations"]] == ["before", "pruned and tuned"]
     assert outcome.record["prune"]["reached"]["macs"] <= 0.6
@@ -119,13 +124,21 @@ def test_an_accuracy_budget_is_kept(recipe, tmp_path):
 
 
 FAILURES = {
-    "missing weights": (lambda r, p: dataclasses.replace(r, model=ModelSection(NET, weights=p / "nope.pth", size=8)), "There is no file"),
-    "weights of another": (
-        lambda r, p: dataclasses.replace(r, model=dataclasses.replace(r.model, options={"width": 4})), "are not of this model: 0.weight has shape (8, 3"
+    "missing weights": (
+        lambda r, p: dataclasses.replace(r, model=ModelSection(NET, weights=p / "nope.pth", size=8)),
+        "There is no file",
     ),
-    "unknown model": (lambda r, p: dataclasses.replace(r, model=ModelSection("test_resne")), "did you mean test_resnet"),
+    "weights of another": (
+        lambda r, p: dataclasses.replace(r, model=dataclasses.replace(r.model, options={"width": 4})),
+        "are not of this model: 0.weight has shape (8, 3",
+    ),
+    "unknown model": (
+        lambda r, p: dataclasses.replace(r, model=ModelSection("test_resne")),
+        "did you mean test_resnet",
+    ),
     "unknown option": (
-        lambda r, p: dataclasses.replace(r, model=ModelSection(NET, {"depth": 3}, size=8)), "cannot be built with depth=3"
+        lambda r, p: dataclasses.replace(r, model=ModelSection(NET, {"depth": 3}, size=8)),
+        "cannot be built with depth=3",
     ),
     "images too large": (
         lambda r, p: dataclasses.replace(r, model=dataclasses.replace(r.model, size=16)),
@@ -136,13 +149,16 @@ FAILURES = {
         "The data set has 10 classes, the model 7 outputs",
     ),
     "no such images": (
-        lambda r, p: dataclasses.replace(r, data=dataclasses.replace(DATA, val=str(p / "nowhere"))), "nowhere'; give a folder"
+        lambda r, p: dataclasses.replace(r, data=dataclasses.replace(DATA, val=str(p / "nowhere"))),
+        "nowhere'; give a folder",
     ),
     "no such training images": (
-        lambda r, p: dataclasses.replace(r, data=dataclasses.replace(DATA, train=str(p / "nowhere"))), "nowhere'; give a folder"
+        lambda r, p: dataclasses.replace(r, data=dataclasses.replace(DATA, train=str(p / "nowhere"))),
+        "nowhere'; give a folder",
     ),
     "means of other channels": (
-        lambda r, p: dataclasses.replace(r, data=dataclasses.replace(DATA, mean=(0.1, 0.2))), "data.mean has 2 values for 3 channels"
+        lambda r, p: dataclasses.replace(r, data=dataclasses.replace(DATA, mean=(0.1, 0.2))),
+        "data.mean has 2 values for 3 channels",
     ),
     "unknown device": (lambda r, p: dataclasses.replace(r, device="gpu"), "device='gpu' is not here"),
     "a device without values": (lambda r, p: dataclasses.replace(r, device="meta"), "device='meta' is not here"),
@@ -151,15 +167,22 @@ FAILURES = {
         "There is no memory for batch_size=1000000000000000 example inputs of size=8",
     ),
     "beyond all numbers": (
-        lambda r, p: dataclasses.replace(r, model=dataclasses.replace(r.model, batch_size=10**30)), "There is no memory for"
+        lambda r, p: dataclasses.replace(r, model=dataclasses.replace(r.model, batch_size=10**30)),
+        "There is no memory for",
     ),
-    "unknown layers": (lambda r, p: dataclasses.replace(r, prune=PruneSection(ignored_layers=("nope",))), "holds 'nope'"),
+    "unknown layers": (
+        lambda r, p: dataclasses.replace(r, prune=PruneSection(ignored_layers=("nope",))),
+        "holds 'nope'",
+    ),
     "too much": (lambda r, p: dataclasses.replace(r, target="macs=0.000001"), "cannot be reached"),
     "unknown optimiser": (
-        lambda r, p: dataclasses.replace(r, finetune=dataclasses.replace(TUNING, optimizer="sgdd")), "timm has no optimizer='sgdd'"
+        lambda r, p: dataclasses.replace(r, finetune=dataclasses.replace(TUNING, optimizer="sgdd")),
+        "timm has no optimizer='sgdd'",
     ),
     "unknown optimiser of a schedule": (
-        lambda r, p: dataclasses.replace(r, schedule=ScheduleSettings(final=dataclasses.replace(TUNING, optimizer="sgdd"))),
+        lambda r, p: dataclasses.replace(
+            r, schedule=ScheduleSettings(final=dataclasses.replace(TUNING, optimizer="sgdd"))
+        ),
         "timm has no optimizer='sgdd'",
     ),
     "too large a step": (
@@ -167,7 +190,8 @@ FAILURES = {
         "The training set has 1257 images, and one step takes 2000",
     ),
     "too many readers": (
-        lambda r, p: dataclasses.replace(r, finetune=dataclasses.replace(TUNING, workers=10**6)), "workers=1000000 is no number"
+        lambda r, p: dataclasses.replace(r, finetune=dataclasses.replace(TUNING, workers=10**6)),
+        "workers=1000000 is no number",
     ),
     "no directory": (None, "there is no directory"),
 }
@@ -198,7 +222,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     torch.save(net.state_dict(), tmp_path / "nan.pth")
     before = surroundings(tmp_path)
     with pytest.raises(DFPCError, match=r"3\.weight|'3'"):
-        follow_recipe(dataclasses.replace(RANDOM, model=ModelSection(NET, weights=tmp_path / "nan.pth", size=8)), tmp_path / "out")
+        follow_recipe(
+            dataclasses.replace(RANDOM, model=ModelSection(NET, weights=tmp_path / "nan.pth", size=8)), tmp_path / "out"
+        )
     assert surroundings(tmp_path) == before
 
 
@@ -306,7 +332,9 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("dfpc_plugin.workflow.outputs.export_onnx", fail)
     with pytest.raises(DFPCError, match="It cannot be exported"):
-        follow_recipe(dataclasses.replace(RANDOM, data=DataSection(), export=ExportSection(onnx=True)), tmp_path / "out")
+        follow_recipe(
+            dataclasses.replace(RANDOM, data=DataSection(), export=ExportSection(onnx=True)), tmp_path / "out"
+        )
     assert names(tmp_path) == set()
 
 

@@ -63,7 +63,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(recipe, tmp_path, cap
         f"directory.\n"
     )
 
-    assert prune(recipe, "--output", output, *steps, "--finetune.checkpoint_every", "7", "--resume") == 0  # changes no result
+    assert (
+        prune(recipe, "--output", output, *steps, "--finetune.checkpoint_every", "7", "--resume") == 0
+    )  # changes no result
     assert not place.exists()
     assert prune(recipe, "--output", tmp_path / "undisturbed", *steps) == 0
     assert same_weights(output, tmp_path / "undisturbed")
@@ -91,7 +93,9 @@ def test_an_interruption_anywhere(recipe, undisturbed, tmp_path, monkeypatch, na
 
     whole = module.follow_recipe
     interruption = Interruption(name, share)
-    monkeypatch.setattr(module, "follow_recipe", lambda *args, **options: whole(*args, **(options | {"progress": interruption})))
+    monkeypatch.setattr(
+        module, "follow_recipe", lambda *args, **options: whole(*args, **(options | {"progress": interruption}))
+    )
     assert prune(recipe, "--output", tmp_path / "out") == 130
     assert interruption.happened
     assert (tmp_path / "out.run").exists() == kept  # what nothing can go on with is thrown away
@@ -181,8 +185,19 @@ def test_two_processes_write_one_artifact(recipe, tmp_path):
     """`accelerate launch --cpu` with two processes through `-m dfpc_plugin`."""
     arguments = command("prune", recipe, "--output", tmp_path / "out", "--json")
     launch = [arguments[0], "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
-    done = subprocess.run([*launch, *arguments[1:]], env=environment(), capture_output=True, text=True, timeout=280, check=False)
+    launch += [
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        "1",
+        "--main_process_port",
+        "0",
+    ]
+    done = subprocess.run(
+        [*launch, *arguments[1:]], env=environment(), capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"format": 1') == 1  # one process prints
     assert {path.name for path in tmp_path.iterdir()} == {"r.yaml", "out"}

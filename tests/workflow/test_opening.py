@@ -23,7 +23,11 @@ RGB = Preprocessing((3, 8, 8), (0.3,), (0.35,))
 @pytest.fixture
 def saved(tmp_path):
     def save(record):
-        return str(save_pruned(colour_net().eval(), tmp_path / "net", model=NET, record=record, example_inputs=torch.ones(1, 3, 8, 8)))
+        return str(
+            save_pruned(
+                colour_net().eval(), tmp_path / "net", model=NET, record=record, example_inputs=torch.ones(1, 3, 8, 8)
+            )
+        )
 
     return save
 
@@ -45,7 +49,9 @@ def test_the_size_is_the_recipes_or_the_records(saved):
 
 @pytest.mark.parametrize("size", ["8", 0, -1, True, [8], 8.0, 12_000])
 def test_a_recorded_size_that_is_none(saved, size):
-    with pytest.raises(RecipeError, match="in its record, which is no number of pixels from 1 to 2048; give the size of its images"):
+    with pytest.raises(
+        RecipeError, match="in its record, which is no number of pixels from 1 to 2048; give the size of its images"
+    ):
         open_model(ModelSection(saved({"model": {"size": size}})), CPU, factory=NET)
 
 
@@ -64,7 +70,9 @@ def test_the_seed_decides_random_weights_and_nothing_else_changes():
 
 def test_means_and_deviations_are_those_given():
     assert prepared(RGB, DataSection()) == RGB
-    assert prepared(RGB, DataSection(mean=(0.1, 0.2, 0.3), std=(0.5,))) == Preprocessing((3, 8, 8), (0.1, 0.2, 0.3), (0.5,))
+    assert prepared(RGB, DataSection(mean=(0.1, 0.2, 0.3), std=(0.5,))) == Preprocessing(
+        (3, 8, 8), (0.1, 0.2, 0.3), (0.5,)
+    )
     with pytest.raises(RecipeError, match=r"data.std has 2 values for 3 channels; give one for each."):
         prepared(RGB, DataSection(std=(0.1, 0.2)))
 

@@ -19,7 +19,10 @@ IMAGES = DataSection(train="digits", val="digits")
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: ModelSection("m", pretrained=True, weights=Path("w")), "pretrained and weights both say where weights come from"),
+        (
+            lambda: ModelSection("m", pretrained=True, weights=Path("w")),
+            "pretrained and weights both say where weights come from",
+        ),
         (lambda: ModelSection("m", size=0), "size must be 1 or more, not 0."),
         (lambda: ModelSection("m", batch_size=-3), "batch_size must be 1 or more, not -3."),
         (lambda: DataSection(limit=0), "limit must be 1 or more, not 0."),
@@ -36,17 +39,32 @@ IMAGES = DataSection(train="digits", val="digits")
         (lambda: RepairSection(seed=-1), "seed=-1 is no seed"),
         (lambda: Recipe(MODEL, seed=2**63), f"seed={2**63} is no seed; give a whole number from 0 to {2**63 - 1}."),
         (lambda: Recipe(MODEL, target="mac=0.5"), "'mac=0.5' names no budget; did you mean macs?"),
-        (lambda: Recipe(MODEL, target="speedup=2, max_drop=1"), "max_drop in the target needs images; say where they are in data.val."),
+        (
+            lambda: Recipe(MODEL, target="speedup=2, max_drop=1"),
+            "max_drop in the target needs images; say where they are in data.val.",
+        ),
         (lambda: Recipe(MODEL, curve=(0.5,)), "a curve needs images; say where they are in data.val."),
-        (lambda: Recipe(MODEL, repair=RepairSection("calibrate")), "repair.method=calibrate needs images; say where they are in data.train."),
-        (lambda: Recipe(MODEL, finetune=FinetuneSettings()), "fine-tuning needs images; say where they are in data.train."),
+        (
+            lambda: Recipe(MODEL, repair=RepairSection("calibrate")),
+            "repair.method=calibrate needs images; say where they are in data.train.",
+        ),
+        (
+            lambda: Recipe(MODEL, finetune=FinetuneSettings()),
+            "fine-tuning needs images; say where they are in data.train.",
+        ),
         (lambda: Recipe(MODEL, data=IMAGES, curve=(0.5, 1.5)), "curve=[0.5, 1.5] are no shares"),
-        (lambda: Recipe(MODEL, "speedup=2", IMAGES, schedule=ScheduleSettings()), "schedule cuts until a counted budget holds"),
+        (
+            lambda: Recipe(MODEL, "speedup=2", IMAGES, schedule=ScheduleSettings()),
+            "schedule cuts until a counted budget holds",
+        ),
         (
             lambda: Recipe(MODEL, data=IMAGES, schedule=ScheduleSettings(), finetune=FinetuneSettings()),
             "schedule has its own final tuning",
         ),
-        (lambda: Recipe(MODEL, data=IMAGES, schedule=ScheduleSettings(), latency=LatencySettings()), "leave out schedule"),
+        (
+            lambda: Recipe(MODEL, data=IMAGES, schedule=ScheduleSettings(), latency=LatencySettings()),
+            "leave out schedule",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(make, text):

@@ -92,8 +92,16 @@ class _Labels:
         above, below, level = y - _GAP, y + _GAP + 9, y + 4
         beside = half + _GAP
         for centre, baseline in (
-            (x, above), (x, below), (x - half, above), (x + half, below), (x + beside, level), (x - beside, level),
-            (x + half, above), (x - half, below), (x - beside, above), (x + beside, below),
+            (x, above),
+            (x, below),
+            (x - half, above),
+            (x + half, below),
+            (x + beside, level),
+            (x - beside, level),
+            (x + half, above),
+            (x - half, below),
+            (x - beside, above),
+            (x + beside, below),
         ):
             box = (centre - half, baseline - 9, centre + half, baseline + 2)
             inside = box[0] >= 2 and box[2] <= _WIDTH - 2 and box[1] >= 2 and box[3] <= _HEIGHT - _BOTTOM
@@ -154,7 +162,12 @@ def chart_of(
     y_ticks = tuple(Tick(up(tick), _written(y_format, tick, y_scale.digits)) for tick in y_scale.ticks)
     places = [(across(point.x), up(point.y)) for point in shown]
     return Chart(
-        title, _described(points, y_label), x_label, y_label, x_ticks, y_ticks,
+        title,
+        _described(points, y_label),
+        x_label,
+        y_label,
+        x_ticks,
+        y_ticks,
         Series("M" + "L".join(f"{x:g} {y:g}" for x, y in places), _marks(shown, places)),
     )
 

@@ -25,8 +25,12 @@ def evaluations_of(record: Field) -> list[Evaluation]:
     """Return them in their order."""
     return [
         Evaluation(
-            entry["stage"].text(), entry["data"].text(), entry["top1"].number(), entry["top5"].number(),
-            entry["loss"].number(), entry["count"].number(),
+            entry["stage"].text(),
+            entry["data"].text(),
+            entry["top1"].number(),
+            entry["top5"].number(),
+            entry["loss"].number(),
+            entry["count"].number(),
         )
         for entry in record["evaluations"].items()
     ]

@@ -19,10 +19,15 @@ def tradeoff(record: Field) -> Mapping[str, Any] | None:
     for entry in entries:
         label, top1 = entry["label"].text(), entry["top1"].number()
         macs, parameters, latency = (entry[key].number() for key in ("macs", "parameters", "latency_ms"))
-        rows.append((
-            label, "" if macs is None else short(macs), "" if parameters is None else short(parameters),
-            "" if latency is None else milliseconds(latency), "" if top1 is None else f"{top1:.2f}%",
-        ))
+        rows.append(
+            (
+                label,
+                "" if macs is None else short(macs),
+                "" if parameters is None else short(parameters),
+                "" if latency is None else milliseconds(latency),
+                "" if top1 is None else f"{top1:.2f}%",
+            )
+        )
         if top1 is not None and macs is not None:
             by_macs.append(Point(macs, top1, label))
         if top1 is not None and latency is not None:
@@ -42,9 +47,7 @@ def tradeoff(record: Field) -> Mapping[str, Any] | None:
     }
 
 
-def _chart(
-    title: str, points: list[Point], cost: str, form: Callable[[float], str] | None = None
-) -> Chart | None:
+def _chart(title: str, points: list[Point], cost: str, form: Callable[[float], str] | None = None) -> Chart | None:
     """From the cheapest model to the dearest."""
     ordered = sorted(points, key=lambda point: point.x)
     return chart_of(title, ordered, x_label=cost, y_label="top-1, %", x_format=form, margin=0.06)
