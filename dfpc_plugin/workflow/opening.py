@@ -154,11 +154,8 @@ def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> E
     """
     try:
         return example_inputs(model, name, batch_size=batch_size, size=size)
-    except (
-        RuntimeError,
-        OverflowError,
-        TypeError,
-    ) as error:  # torch says it in each of these ways, by how large they are
+    except (RuntimeError, OverflowError, TypeError) as error:
+        # torch raises each of these for sizes that are too large
         at = "" if size is None else f" of size={size}"
         raise RecipeError(
             f"There is no memory for batch_size={batch_size} example inputs{at} ({str(error).splitlines()[0]}); give fewer or "
