@@ -184,20 +184,19 @@ class RepairedImportance(tp.importance.Importance):
 
 
 def default_importance(
-    repair: RepairSettings | None, example_inputs: ExampleInputs, *, per_cost: bool = True
+    repair: RepairSettings | None, example_inputs: ExampleInputs
 ) -> DFPCImportance | RepairedImportance:
-    """What channels are ranked by where nothing else is asked for: DFPC, or its form that anticipates the repair that follows.
+    """Return what channels are ranked by where nothing else is asked for: the error at the model's outputs.
+
+    It is the error after the repair that follows, if that repair goes by covariances.
 
     Args:
-        repair: The repair.
+        repair: The repair that follows the cut.
         example_inputs: What to call the model with.
-        per_cost: Whether scores may be divided by what channels cost; a schedule that takes a share of the channels at a time
-            does not.
     """
-    anticipated = _BY_COVARIANCE if per_cost else BY_LEAST_SQUARES
-    if repair is not None and repair.method in anticipated:
-        return RepairedImportance(repair, example_inputs=example_inputs, ranking="output" if per_cost else "expected")
-    return DFPCImportance()
+    if repair is not None and repair.method in _BY_COVARIANCE:
+        return RepairedImportance(repair, example_inputs=example_inputs, ranking="output")
+    return DFPCImportance("output", example_inputs=example_inputs)
 
 
 def repaired_in(importance: Any) -> RepairedImportance | None:

@@ -117,7 +117,8 @@ def test_errors_at_the_outputs_are_divided_by_what_the_target_is_about():
     ours, theirs = RepairedImportance("merge", ranking="output"), dfpc.DFPCImportance()
     assert default_per(ours, Target(macs=0.5)) == default_per(ours, Target(macs=0.5, params=0.5)) == "macs"
     assert default_per(ours, Target(params=0.5)) == "params"
-    assert default_per(dfpc.DFPCImportance("output"), Target(ratio=0.5)) == "macs"
+    assert default_per(ours, Target(ratio=0.5)) == default_per(ours, Target(ratio=0.5, max_drop=1)) == "channel"
+    assert default_per(dfpc.DFPCImportance("output"), Target(speedup=1.5)) == "macs"
     assert default_per(theirs, Target(macs=0.5)) == default_per(RepairedImportance(), Target(macs=0.5)) == "channel"
 
 

@@ -70,7 +70,7 @@ class Cutter:
 
     def _importance(self, cuts: Sequence[Cut]) -> Any:
         """What scores channels, anchored in how it scored them before the first cut."""
-        importance = self.importance or default_importance(self.repair, self.inputs, per_cost=False)
+        importance = self.importance or default_importance(self.repair, self.inputs)
         return Anchored(importance, scores_left(cuts)) if self.anchored and cuts else importance
 
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:

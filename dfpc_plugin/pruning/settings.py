@@ -18,12 +18,17 @@ Per = Literal["channel", "macs", "params", "latency"]
 def default_per(importance: Any, target: Target) -> Per:
     """What a ranking divides saliency by where nothing is asked for.
 
-    Errors at the outputs are divided by the parameters or multiply-accumulates that they save, whichever the target is about;
-    other scores by nothing, as their authors have it.
+    Errors at the outputs are divided by what the first budget of the target counts: MACs, parameters, or channels. Where the
+    target is about time or accuracy, they are divided by MACs. Other scores are divided by nothing, as their authors have it.
     """
     if not getattr(getattr(importance, "importance", importance), "in_output_error", False):
         return "channel"
-    return "params" if target.params is not None and target.macs is None else "macs"
+    counted: tuple[tuple[float | None, Per], ...] = (
+        (target.macs, "macs"),
+        (target.params, "params"),
+        (target.ratio, "channel"),
+    )
+    return next((per for budget, per in counted if budget is not None), "macs")
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class PruneSettings:
 
     Attributes:
         per: What saliency is divided by: `channel` ranks by saliency alone; `macs`, `params` and `latency` by the
-            saliency lost for what is saved. None for `macs` (`params` if the target is about these alone) where saliency is
-            an error at the outputs, as it is by default where a repair follows, and `channel` elsewhere.
+            saliency lost for what is saved. None for what the target counts (MACs, parameters or channels; MACs if it is about
+            time or accuracy) where saliency is an error at the outputs, as it is by default, and `channel` elsewhere.
         rescore: The share of the channels after which saliency is computed anew on what is left, such as the paper's
             0.01; None to compute it once.
         max_ratio: The share of its channels that any coupling may lose.

@@ -11,15 +11,64 @@ from torch import Tensor
 from dfpc_plugin.repairing.moments import LayerMoments
 from dfpc_plugin.repairing.sensitivity import Sensitivity
 
-__all__ = ["Reader", "elimination_costs", "readers_of"]
+__all__ = ["Reader", "StandingInReader", "elimination_costs", "readers_of"]
 
-_ROUNDS = 64
+_ROUNDS = 32
+_WAITING = 32
+"""Matrices are updated once this share of their entries, one in so many, is gone: few large updates cost less than many small."""
 _SPARSE = 8
 """One in so many entries has to be gone before the others are put together."""
 
 
 class Reader:
-    """A layer, or one group of a grouped one, that reads the units of a coupling.
+    """A layer, or one group of a grouped one, that reads the units of a coupling; its inputs do not stand in for each other."""
+
+    def __init__(
+        self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float
+    ) -> None:
+        """Begin with everything there.
+
+        Args:
+            gram: The diagonal of W' W, `(entries,)`, with W the layer's weights, rows weighted by how much errors matter.
+            covariance: Variances, `(entries,)`.
+            entries: Which entries go with each unit, by its number; units that it does not read are left out.
+            ridge: Added to variances where entries stand in for each other.
+            scale: What costs are multiplied by.
+        """
+        self._scale, self._entries = scale, entries
+        pairs = [(unit, entry) for unit, own in entries.items() for entry in own]
+        self._pairs = torch.tensor(pairs, device=gram.device).unbind(1)
+        self._alone = gram * covariance
+
+    def add_costs(self, costs: Tensor) -> None:
+        """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
+        units, entries = self._pairs
+        costs.index_add_(0, units, self._alone[entries].to(costs) * self._scale)
+
+    def add_costs_in_turn(self, units: Sequence[int], costs: Tensor) -> None:
+        """Add, to `(len(units),)`, what each of some units costs after those before it have gone."""
+        pairs = [(turn, entry) for turn, unit in enumerate(units) for entry in self._entries.get(unit, ())]
+        if pairs:
+            turns, entries = torch.tensor(pairs, device=costs.device).unbind(1)
+            costs.index_add_(0, turns, self._costs_in_turn(entries).to(costs) * self._scale)
+
+    def remove(self, units: Sequence[int]) -> None:
+        """Let units go."""
+        own = [entry for unit in units for entry in self._entries.get(unit, ())]
+        if own:
+            self._remove(torch.tensor(own, device=self._alone.device))
+
+    def _costs_in_turn(self, entries: Tensor) -> Tensor:
+        """What each entry costs after those before it have gone."""
+        return self._alone[entries]
+
+    def _remove(self, entries: Tensor) -> None:
+        """Let entries go."""
+        self._alone[entries] = 0
+
+
+class StandingInReader(Reader):
+    """A reader of entries that stand in for each other.
 
     With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what is left by least
     squares, removing the entries b of a unit as well costs
@@ -28,107 +77,118 @@ class Reader:
 
     of its squared output: the part of these entries that all others do not tell. With rows of W weighted by how much errors of
     the layer's outputs matter, it is what removing them costs at the outputs of the model. Removal takes W to W - W_b S and P to
-    P - P_b' S, with S = P_bb^-1 P_b, so that M goes to M - M_b' S - S' M_b + S' M_bb S. (Hassibi and Stork, "Second order
-    derivatives for network pruning: optimal brain surgeon", 1992, with the layer's own squared error for a loss.)
+    P - P_b' S, with S = P_bb^-1 P_b, so that M goes to M - H' S - S' H, with H = M_b - M_bb S / 2. (Hassibi and Stork, "Second
+    order derivatives for network pruning: optimal brain surgeon", 1992, with the layer's own squared error for a loss.)
     """
 
     def __init__(
         self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float
     ) -> None:
-        """Begin with everything there.
+        """Begin with everything there, as `Reader`; `gram` and `covariance` are whole matrices, `(entries, entries)`.
 
-        Args:
-            gram: M, `(entries, entries)`, which is changed; its diagonal where there are variances alone.
-            covariance: `(entries, entries)`, or `(entries,)` variances of a layer in which nothing stands in.
-            entries: Which entries go with each unit, by its number; units that it does not read are left out.
-            ridge: In multiples of the mean variance.
-            scale: What costs are multiplied by.
+        The ridge is in multiples of the mean variance.
         """
-        self._full = covariance.dim() == 2
-        self._scale, self._device = scale, gram.device
-        self._number(entries)
-        if self._full:
-            level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
-            unit = torch.eye(len(covariance), dtype=gram.dtype, device=gram.device)
-            self._gram = gram
-            self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level * unit))
-            self._gone = torch.zeros(len(covariance), dtype=torch.bool, device=gram.device)
-        else:
-            self._alone = gram * covariance
-
-    def _number(self, entries: Mapping[int, Sequence[int]]) -> None:
-        """Lay out which entries go with which units, those of units with equally many together."""
-        self._entries = {unit: list(own) for unit, own in entries.items()}
-        self._blocks: list[tuple[Tensor, Tensor]] = []
-        for size in sorted({len(own) for own in self._entries.values()}):
-            units = [unit for unit, own in self._entries.items() if len(own) == size]
-            numbers = torch.tensor([self._entries[unit] for unit in units], device=self._device)
-            self._blocks.append((torch.tensor(units, device=self._device), numbers))
+        super().__init__(gram.diagonal(), covariance.diagonal(), entries, ridge, scale)
+        level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
+        unit = torch.eye(len(covariance), dtype=gram.dtype, device=gram.device)
+        self._gram = gram
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level * unit))
+        sizes = sorted({len(own) for own in entries.values()})
+        equal = ({unit: own for unit, own in entries.items() if len(own) == size} for size in sizes)
+        self._units = [_Units(own, self._inverse, self._gram) for own in equal]
+        self._places = torch.arange(len(gram), device=gram.device)  # of entries, which change as others are left out
+        self._gone = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
+        self._waiting = (gram.new_zeros(0, len(gram)),) * 3  # P_b, S and H of entries that are gone
 
     def add_costs(self, costs: Tensor) -> None:
         """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
-        for units, entries in self._blocks:
-            if not self._full:
-                own = self._alone[entries].sum(1)
-            elif entries.shape[1] == 1:
-                which = entries[:, 0]
-                own = self._gram.diagonal()[which] / (self._inverse.diagonal() + self._gone)[which]
-            else:
-                inside = entries[:, :, None], entries[:, None]
-                blocks = self._inverse[inside] + torch.diag_embed(self._gone[entries].to(self._inverse))
-                own = torch.linalg.solve(blocks, self._gram[inside]).diagonal(dim1=1, dim2=2).sum(1)
-            costs.index_add_(0, units, own.to(costs) * self._scale)
+        for units in self._units:
+            units.add_costs(costs, self._scale)
 
-    def add_costs_in_turn(self, units: Sequence[int], costs: Tensor) -> None:
-        """Add, to `(len(units),)`, what each of some units costs after those before it have gone.
+    def _costs_in_turn(self, entries: Tensor) -> Tensor:
+        """What each entry costs after those before it have gone.
 
-        With P_bb = L L' for all their entries b in this order, the entries cost the diagonal of L^-1 M_bb L^-T: row i of L^-1 is
-        the part of entry i that those before it do not tell.
+        With P_bb = L L' for entries b in this order, it is the diagonal of L^-1 M_bb L^-T: row i of L^-1 is the part of entry i
+        that those before it do not tell.
         """
-        pairs = [(turn, entry) for turn, unit in enumerate(units) for entry in self._entries.get(unit, ())]
-        if not pairs:
-            return
-        turns, entries = torch.tensor(pairs, device=self._device).unbind(1)
-        if self._full:
-            lower = torch.linalg.cholesky(self._inverse[entries][:, entries])
-            half = torch.linalg.solve_triangular(lower, self._gram[entries][:, entries], upper=False)
-            own = torch.linalg.solve_triangular(lower, half.mT, upper=False).diagonal()
-        else:
-            own = self._alone[entries]
-        costs.index_add_(0, turns, own.to(costs) * self._scale)
+        index = self._places[entries]
+        inverse, gram = self._rows(index, index)
+        lower = torch.linalg.cholesky(inverse)
+        half = torch.linalg.solve_triangular(lower, gram, upper=False)
+        return torch.linalg.solve_triangular(lower, half.mT, upper=False).diagonal()
 
-    def remove(self, units: Sequence[int]) -> None:
-        """Let units go, and the others stand in."""
-        own = [entry for unit in units for entry in self._entries.get(unit, ())]
-        if not own:
-            return
-        index = torch.tensor(own, device=self._device)
-        if not self._full:
-            self._alone[index] = 0
-            return
-        rows, gram = self._inverse[index], self._gram[index]
+    def _rows(self, index: Tensor, columns: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Rows of P and of M, at some of their columns."""
+        inverse, gram = self._inverse[index][:, columns], self._gram[index][:, columns]
+        if len(self._waiting[0]):
+            rows, share, half = (own[:, index].mT for own in self._waiting)
+            _, shares, halves = (own[:, columns] for own in self._waiting)
+            inverse -= rows @ shares
+            gram -= half @ shares + share @ halves
+        return inverse, gram
+
+    def _remove(self, entries: Tensor) -> None:
+        """Let entries go, and the others stand in."""
+        index = self._places[entries]
+        rows, gram = self._rows(index)
         share = torch.linalg.solve(rows[:, index], rows)
-        half = gram - gram[:, index] @ share / 2
-        self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
-        self._inverse.addmm_(rows.mT, share, alpha=-1)
-        for kept in (self._inverse, self._gram):
-            kept[index] = 0
-            kept[:, index] = 0
+        change = rows, share, gram - gram[:, index] @ share / 2
         self._gone[index] = True
+        for units in self._units:
+            units.update(change, self._gone)
+        first, second, third = (torch.cat(pair) for pair in zip(self._waiting, change, strict=True))
+        self._waiting = first, second, third
+        if len(first) * _WAITING >= len(self._gone):
+            self._update()
 
-    def compact(self) -> None:
-        """Leave out what is gone, once that is much: all that is done costs the square of what is there."""
-        if not self._full or int(self._gone.sum()) * _SPARSE < len(self._gone):
-            return
-        left = (~self._gone).nonzero().squeeze(1)
-        self._gram, self._inverse, self._gone = (
-            self._gram[left][:, left],
-            self._inverse[left][:, left],
-            self._gone[left],
-        )
-        numbers = {entry: number for number, entry in enumerate(left.tolist())}
-        own = {unit: [numbers[e] for e in entries if e in numbers] for unit, entries in self._entries.items()}
-        self._number({unit: entries for unit, entries in own.items() if entries})
+    def _update(self) -> None:
+        """Do the updates that wait, and leave out what is gone once that is much."""
+        rows, share, half = self._waiting
+        self._inverse.addmm_(rows.mT, share, alpha=-1)
+        self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
+        if int(self._gone.sum()) * _SPARSE >= len(self._gone):
+            left = (~self._gone).nonzero().squeeze(1)
+            self._inverse, self._gram = (own[left][:, left] for own in (self._inverse, self._gram))
+            places = torch.full_like(self._gone, -1, dtype=torch.long)
+            places[left] = torch.arange(len(left), device=left.device)
+            self._places = torch.where(self._places < 0, -1, places[self._places])
+            for units in self._units:
+                units.renumber(places)
+            self._gone = self._gone[left]
+        self._waiting = (self._gram.new_zeros(0, len(self._gram)),) * 3
+
+
+class _Units:
+    """Units of which a layer reads equally many entries, with P_bb and M_bb of each, `(units, size, size)`."""
+
+    def __init__(self, entries: Mapping[int, Sequence[int]], inverse: Tensor, gram: Tensor) -> None:
+        """Take the blocks of `entries`, by unit, from P and M."""
+        self._units = torch.tensor(list(entries), device=gram.device)
+        self._entries = torch.tensor([list(own) for own in entries.values()], device=gram.device)
+        inside = self._entries[:, :, None], self._entries[:, None]
+        self._inverse, self._gram = inverse[inside], gram[inside]
+
+    def add_costs(self, costs: Tensor, scale: float) -> None:
+        """Add what removing each unit costs."""
+        alone = self._entries.shape[1] == 1
+        own = self._gram / self._inverse if alone else torch.linalg.solve(self._inverse, self._gram)
+        costs.index_add_(0, self._units, own.diagonal(dim1=1, dim2=2).sum(1).to(costs) * scale)
+
+    def update(self, change: Sequence[Tensor], gone: Tensor) -> None:
+        """Change the blocks as P and M change. Units that are gone get blocks that can be solved, which nobody looks at."""
+        rows, share, half = (own[:, self._entries] for own in change)
+        self._inverse -= torch.einsum("rui,ruj->uij", rows, share)
+        crossed = torch.einsum("rui,ruj->uij", half, share)
+        self._gram -= crossed + crossed.mT
+        unit = torch.eye(self._entries.shape[1], dtype=rows.dtype, device=rows.device)
+        self._inverse[gone[self._entries[:, 0]]] = unit
+
+    def renumber(self, places: Tensor) -> None:
+        """Leave out units whose entries are gone, and note the new places of the others."""
+        entries = places[self._entries]
+        there = entries[:, 0] >= 0
+        self._units, self._entries = self._units[there], entries[there]
+        self._inverse, self._gram = self._inverse[there], self._gram[there]
 
 
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
@@ -160,7 +220,6 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
         left[going] = False
         for reader in readers:
             reader.remove(going)
-            reader.compact()
     return result
 
 
@@ -209,7 +268,8 @@ def readers_of(
         own_entries = _by_group(entries, groups, channels)
         for gram, covariance, found in zip(layer_gram, layer_covariance, own_entries, strict=True):
             if found:
-                result.append(Reader(gram, covariance, found, ridge, scale))
+                kind = StandingInReader if covariance.dim() == 2 else Reader
+                result.append(kind(gram, covariance, found, ridge, scale))
     return result
 
 

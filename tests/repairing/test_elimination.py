@@ -7,7 +7,7 @@ import torch
 from call_tools import calls_of, random, randomised
 from torch import Tensor, nn
 
-from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
+from dfpc_plugin.repairing.elimination import Reader, StandingInReader, elimination_costs, readers_of
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
 from dfpc_plugin.repairing.sensitivity import Sensitivity
@@ -66,7 +66,7 @@ def greedy(
 def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float) -> Tensor:
     grams = [m.T @ m if c.dim() == 2 else m.square().sum(0) for m, c, _ in readers]
     own = [
-        Reader(gram.clone(), c, e, ridge, 1 / float((gram * c).sum()))
+        (StandingInReader if c.dim() == 2 else Reader)(gram.clone(), c, e, ridge, 1 / float((gram * c).sum()))
         for gram, (_, c, e) in zip(grams, readers, strict=True)
     ]
     return elimination_costs(units, own, CPU)
