@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -22,6 +24,7 @@ from dfpc_plugin.repairing.report import SHARED, LayerRepair
 from dfpc_plugin.repairing.store import Store
 from dfpc_plugin.repairing.survey import Key, Step, survey
 from dfpc_plugin.repairing.wanted import wanted_output
+from dfpc_plugin.tracing.tree import tensors
 
 __all__ = ["fit_layers"]
 
@@ -31,6 +34,7 @@ _AT_ONCE = 2**22
 _UNSEEN = 4
 """One in so many samples is kept to judge by."""
 _EXACT = 1e-12
+_LEAST_MEMORY = 4 * 2**30
 _ALIVE = 4
 """How many times the largest layer's inputs and outputs two forwards hold, about, when they wait."""
 
@@ -45,7 +49,7 @@ def fit_layers(
     ridge: float,
     rows: int,
     seed: int,
-    memory_gib: float,
+    memory_gib: float | None,
     store: Store,
     progress: Callable[[float], None],
 ) -> list[LayerRepair]:
@@ -60,8 +64,8 @@ def fit_layers(
         ridge: See `Equations.solve`.
         rows: How many rows of a layer's inputs to sample, at most, from all batches together.
         seed: Chooses them.
-        memory_gib: If the forwards of all batches fit in that, they are kept under way; otherwise they are started again for
-            every layer, which needs the memory of one batch and takes half as many forwards as there are layers.
+        memory_gib: Forwards of as many batches as fit in that are kept under way. Those of the others are started again for
+            every layer, which takes half as many forwards as there are layers. None for half of the free memory.
         store: Where solved layers are kept, and taken from if they are there.
         progress: Told the share of the layers that is done.
 
@@ -72,8 +76,9 @@ def fit_layers(
         RepairError: The two models do not run the same layers.
     """
     steps = survey(original, batches.one, forward_fn)
-    hold = _ALIVE * max(step.largest for step in steps) * sum(batches.counts) <= memory_gib * 2**30
-    walk = _Walk(original, model, batches.parts, forward_fn, hold)
+    limit = _half_of_free(tensors(batches.parts[0])[0].device) if memory_gib is None else memory_gib * 2**30
+    taken = itertools.accumulate(_ALIVE * max(step.largest for step in steps) * count for count in batches.counts)
+    walk = _Walk(original, model, batches.parts, forward_fn, hold=sum(size <= limit for size in taken))
     begun: dict[Key, _Layer] = {}
     found = []
     with contextlib.closing(walk):
@@ -169,21 +174,19 @@ class _Walk:
         pruned: nn.Module,
         batches: Sequence[ExampleInputs],
         forward_fn: ForwardFunction | None,
-        hold: bool,
+        *,
+        hold: int,
     ) -> None:
-        """Start no forward yet."""
+        """Start no forward yet; those of the first `hold` batches will be kept under way."""
         self._new = lambda batch: Pair(original, pruned, batch, forward_fn)
-        self._batches = batches
-        self._held = [self._new(batch) for batch in batches] if hold else None
+        self._held, self._others = [self._new(batch) for batch in batches[:hold]], batches[hold:]
 
     def at(self, step: int) -> Iterator[Pair]:
         """Yield a pair of forwards per batch that have come to layer number `step`, each to be used before the next."""
-        if self._held is not None:
-            for pair in self._held:
-                pair.advance()
-                yield pair
-            return
-        for batch in self._batches:
+        for pair in self._held:
+            pair.advance()
+            yield pair
+        for batch in self._others:
             pair = self._new(batch)
             with undone(pair.close):
                 for _ in range(step + 1):
@@ -192,14 +195,25 @@ class _Walk:
 
     def refresh(self) -> None:
         """Let forwards that are under way go on with the new weights of the layer that they have come to."""
-        for pair in self._held or ():
+        for pair in self._held:
             pair.pruned.refresh()
 
     def close(self) -> None:
         """End all forwards."""
         with interrupts_held():
-            for pair in self._held or ():
+            for pair in self._held:
                 pair.close()
+
+
+def _half_of_free(device: torch.device) -> float:
+    """Half of the free memory of a device, in bytes, and 4 GiB at least."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:  # not every system tells
+        free = 0
+    return max(free / 2, _LEAST_MEMORY)
 
 
 def _some(available: int, count: int, generator: torch.Generator) -> Tensor:

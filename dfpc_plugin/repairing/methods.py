@@ -188,7 +188,7 @@ def _store(job: RepairJob, batches: Batches) -> Store:
     own = job.settings
     if own.checkpoint is None:
         return Store(None, "")
-    said = {name: getattr(own, name) for name in ("method", "used_ridge", "rows", "memory_gib", "seed")}
+    said = {name: getattr(own, name) for name in ("method", "used_ridge", "rows", "seed")}
     kept = job.kept.removed.nonzero().flatten().tolist()
     mark = fingerprint([job.model, job.original], {**said, "removed": kept}, batches.parts)
     return Store(Path(own.checkpoint), mark)

@@ -40,8 +40,8 @@ class RepairSettings:
             default 0.03 for `synthetic` and 0.01 for `calibrate`. A layer that would come out worse gets more.
         rows: How many rows of a layer's inputs to sample, at most.
         batchnorm: Try re-estimating the statistics of batch norms afterwards, and keep what makes the output better.
-        memory_gib: What forwards that are under way may take. Where all images together would take more, they are run one
-            batch after the other and once more for every layer, which is slower.
+        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
+            that do not fit are run again for every layer, which is slow.
         seed: Of noise and samples.
         checkpoint: A directory in which to keep what is done, so that a repair that was stopped goes on there.
     """
@@ -53,7 +53,7 @@ class RepairSettings:
     ridge: float | None = None
     rows: int = 16384
     batchnorm: bool = True
-    memory_gib: float = 4.0
+    memory_gib: float | None = None
     seed: int = 0
     checkpoint: Path | str | None = None
 
@@ -78,7 +78,7 @@ class RepairSettings:
                 raise RepairError(f"{name}={value} is too few; give {least} or more.")
         if self.ridge is not None and not (0 <= self.ridge < math.inf):
             raise RepairError(f"ridge={self.ridge} is no ridge; give a number from 0 up, such as 0.01.")
-        if not self.memory_gib > 0:
+        if self.memory_gib is not None and not self.memory_gib > 0:
             raise RepairError(f"memory_gib={self.memory_gib} leaves no memory; give a number above 0.")
 
     @classmethod

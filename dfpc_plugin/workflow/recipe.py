@@ -173,7 +173,7 @@ class RepairSection:
         steps: For synthetic: how often images are changed, at most.
         ridge: How strongly weights are held to what they were.
         batchnorm: Try re-estimating batch norms, and keep it where the output comes closer.
-        memory_gib: What forwards that are under way may take.
+        memory_gib: Memory limit for stored activations (GiB); half of the free memory if not given.
         seed: Of noise and samples.
     """
 
@@ -182,7 +182,7 @@ class RepairSection:
     steps: int = 40
     ridge: float | None = None
     batchnorm: bool = True
-    memory_gib: float = 4.0
+    memory_gib: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -60,7 +60,8 @@ def test_couplings_and_scores_come_from_one_run(traced: list[dict], ranking: str
 def test_the_default_scores_in_the_same_run(traced: list[dict], repair: str | None) -> None:
     dfpc.prune(Counted(), IMAGE, "macs=0.5", repair=repair)
     flows = [run["flow"] for run in traced]
-    wanted = {None: ["variances"], "mean": ["variances", "variances"], "merge": ["variances to outputs"]}
+    output = "variances to outputs"
+    wanted = {None: [output], "mean": [output, "variances"], "merge": [output]}
     assert flows == wanted[repair]
 
 

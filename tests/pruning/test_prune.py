@@ -42,7 +42,7 @@ def test_budgets_are_reached_and_hardly_exceeded(name, target):
     assert budget(target, "ratio") is None or lost >= budget(target, "ratio") - 1e-9
     surplus = [budget(target, kind) - share for kind, share in left.items() if budget(target, kind) is not None]
     surplus += [] if budget(target, "ratio") is None else [lost - budget(target, "ratio")]
-    assert min(surplus) <= (0.02 if name == "test_efficientnet" else 0.01), "a channel of a narrow stream is 1.5 %"
+    assert min(surplus) <= (0.03 if name == "test_efficientnet" else 0.01), "a channel of a narrow stream is 3 %"
     assert torch.isfinite(result.model(inputs)).all()
 
 
