@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
-from dfpc_plugin.tracing.calls import Call, on_shapes, once
+from dfpc_plugin.tracing.calls import Call, on_shapes
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, blank, shape_of
 from dfpc_plugin.tracing.tree import map_tensors
 
@@ -47,13 +47,9 @@ class ChannelCall(Demands):
         """Make a result; `slots` are expanded to `shape`. `part` is its position in a sequence of results."""
         call = self.call
         shape = torch.Size([int(size) for size in shape])
-        value = call.value
-        if value is not None and part is not None:
-            whole = value
-            value = once(lambda: whole()[part])
         kept = tuple([slot.expand(shape) for slot in slots if slot is not None])
         dtype = dtype or call.dtype_of(part or 0)
-        made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), value=value, slots=kept)
+        made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), slots=kept)
         if not call.data:
             made.wild = not kept and all(operand.wild for operand in call.operands)
             made.origins = tuple(

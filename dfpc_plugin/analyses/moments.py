@@ -91,6 +91,8 @@ def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
     if len(call.data) != 1:
         return variance, None
     (data,) = call.data
+    if variance.dim() < data.dim():  # such as the largest of all entries
+        return variance, None
     constants = _small_constants(call, data)
     if constants is None:  # the rule's slope, squared
         return variance * ratio(variance.detach(), data.bound.detach()), None

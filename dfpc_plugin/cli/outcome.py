@@ -18,6 +18,8 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
     """Print accuracy by stage and how exports compare, and where everything is."""
     if record["evaluations"]:
         console.print(_accuracy(record["evaluations"]))
+    else:
+        console.print(Text("Accuracy was not measured: --data.val says where labelled images are."), soft_wrap=True)
     for export in record["exports"]:
         difference, same = export["max_difference"], export["same_predictions"]
         agreement = "" if same is None else f", the same prediction for {same:.0%} of the samples"

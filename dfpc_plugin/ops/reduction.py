@@ -171,9 +171,7 @@ def _extreme_channels(call: ChannelCall, input: Any, dim: Any = None, keepdim: b
 
 @operator(
     *forms("max", "min"), convention=BOUND, channels=_extreme_channels, means=Means.POINTWISE, couples=True, additive=True,
-    dtypes=(None, torch.long), kind="reduces", compute=lambda input, other=None, *args, **kwargs: (
-        torch.maximum(input, other) if isinstance(other, Tensor) else torch.full_like(input, torch.nan)
-    ),
+    dtypes=(None, torch.long), kind="reduces",
 )  # fmt: skip
 def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *, dim: Any = None) -> Any:
     """As `amax` along one axis; x + y for two tensors, as `maximum`."""

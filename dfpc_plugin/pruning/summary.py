@@ -21,7 +21,11 @@ from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Candidate, Order, Target
 
-__all__ = ["summarise"]
+__all__ = ["NOT_REPAIRED", "summarise"]
+
+NOT_REPAIRED = (
+    'The pruned model was not repaired, which costs accuracy. The repair "merge" takes seconds and needs no data.'
+)
 
 
 def summarise(
@@ -71,6 +75,7 @@ def summarise(
     )
     reached = _reached(target, *figures)
     notes = _notes(subject, order, measured, rounded_by_default)
+    notes += () if mender.result else (NOT_REPAIRED,)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
         _protected(subject, order),

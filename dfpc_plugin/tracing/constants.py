@@ -123,12 +123,13 @@ def evaluated(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[s
 
 
 def keep_values(value: Callable[[], Any], result: Any) -> None:
-    """Let results of integers that the user gave be asked for."""
+    """Let the values of a result that are known be asked for."""
     if isinstance(result, Proxy):
         result.value = value
         return
     for number, proxy in enumerate(tensors(result)):
-        proxy.value = functools.partial(_part, value, number)  # type: ignore[attr-defined]
+        if isinstance(proxy, Proxy):
+            proxy.value = functools.partial(_part, value, number)
 
 
 def origins_of(operands: Sequence[Proxy]) -> tuple[Tensor, ...]:

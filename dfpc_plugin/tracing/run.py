@@ -216,6 +216,8 @@ class Run:
                 result = self._own(result, call)
             else:
                 result = map_tensors(lambda tensor: self._own(tensor, call), result)
+            if call.value is not None:  # of the result alone: what a rule makes on the way has other values
+                keep_values(call.value, result)
         if call.data and self.bounds is not None and not self._muted:
             result = self._with_bounds(call, result, self.bounds.apply(call))
         elif result is None:

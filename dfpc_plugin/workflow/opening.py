@@ -44,6 +44,7 @@ class Opened:
         inputs: Example inputs.
         preprocessing: How images become its inputs.
         record: What the artifact says of how it came about; empty for a model by name.
+        trained: Its weights are not those that it was built with by name, which are random.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Opened:
     inputs: ExampleInputs
     preprocessing: Preprocessing
     record: Mapping[str, Any]
+    trained: bool
 
 
 def is_artifact(name: str) -> bool:
@@ -127,7 +129,8 @@ def _opened(
         preprocessing = preprocessing_of(model, spec.name, size)
     else:
         preprocessing = _read_preprocessing(known, section)
-    return Opened(model, spec, inputs, preprocessing, record)
+    trained = is_artifact(section.name) or section.pretrained or section.weights is not None or spec.own_code
+    return Opened(model, spec, inputs, preprocessing, record, trained)
 
 
 def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:

@@ -164,11 +164,11 @@ class PruneSection:
 
 @dataclass(frozen=True)
 class RepairSection:
-    """How to mend what is left.
+    """How to repair the pruned model.
 
     Attributes:
-        method: none; mean and merge: seconds, no data; synthetic: minutes, no data; calibrate: on unlabelled images of
-            `data.train`.
+        method: auto (merge, or none where weights are random), none; mean and merge: seconds, no data; synthetic: minutes, no
+            data; calibrate: on unlabelled images of `data.train`.
         count: How many images to use, or to make.
         steps: For synthetic: how often images are changed, at most.
         ridge: How strongly weights are held to what they were.
@@ -177,7 +177,7 @@ class RepairSection:
         seed: Of noise and samples.
     """
 
-    method: Method = "none"
+    method: Literal["auto", Method] = "auto"
     count: int | None = None
     steps: int = 40
     ridge: float | None = None
@@ -194,7 +194,7 @@ class RepairSection:
         """
         _require_seed(self.seed)
         # Images come later, so that what the others have in common with calibrate is checked in its place.
-        method: Method = "synthetic" if self.method == "calibrate" else self.method
+        method = "synthetic" if self.method in ("calibrate", AUTO) else self.method
         RepairSettings(**dataclasses.asdict(self) | {"method": method})
 
 

@@ -22,7 +22,7 @@ from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import ExportSection, Recipe, recipe_text
-from dfpc_plugin.workflow.stages import Validation, add_curve, cut, cut_and_tune, repair_settings, tune
+from dfpc_plugin.workflow.stages import Validation, add_curve, cut_and_repair, cut_and_tune, repair_settings, tune
 
 __all__ = ["Outcome", "follow_recipe"]
 
@@ -134,7 +134,8 @@ class _Run:
         checkpoint = self.place.repair if recipe.takes_long and recipe.schedule is None else None
         repair = repair_settings(section, recipe.data, self.opened, checkpoint)
         if recipe.schedule is None:
-            result = cut(recipe, self.opened, repair, self._validation, self.tell)
+            result = cut_and_repair(recipe, self.opened, repair, self._validation, self.tell)
+            repair = None if result.repair is None else repair
             model, stage = result.model, "pruned" if repair is None else "repaired"
         else:
             tuned = cut_and_tune(

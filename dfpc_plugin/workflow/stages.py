@@ -10,6 +10,7 @@ from torch import nn
 
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import ImageDataset
+from dfpc_plugin.errors import RepairError
 from dfpc_plugin.evaluation import Evaluation, evaluate_model
 from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, finetune, prune_and_tune
 from dfpc_plugin.progress import Progress
@@ -20,7 +21,7 @@ from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train
 from dfpc_plugin.workflow.recipe import AUTO, DataSection, PruneSection, Recipe, RepairSection
 
-__all__ = ["Validation", "add_curve", "cut", "cut_and_tune", "repair_settings", "tune"]
+__all__ = ["Validation", "add_curve", "cut", "cut_and_repair", "cut_and_tune", "repair_settings", "tune"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,11 @@ class Validation:
 def repair_settings(
     section: RepairSection, data: DataSection, opened: Opened, checkpoint: Path | None
 ) -> RepairSettings | None:
-    """What a section asks for, with the images that it takes; None if there is nothing to repair by."""
-    if section.method == "none":
+    """What a section asks for, with the images that it takes; None for no repair."""
+    method = ("merge" if opened.trained else "none") if section.method == AUTO else section.method
+    if method == "none":
         return None
-    values = dataclasses.asdict(section)
+    values = dataclasses.asdict(section) | {"method": method}
     images = None
     if section.method == "calibrate":
         images = images_to_calibrate(data, opened.preprocessing, section.count, section.seed)
@@ -83,6 +85,24 @@ def cut(
         progress=progress,
         **_pruning(recipe.prune),
     )
+
+
+def cut_and_repair(
+    recipe: Recipe, opened: Opened, repair: RepairSettings | None, validation: Validation | None, progress: Progress
+) -> PruneResult:
+    """Prune and repair a model. A repair that nobody has asked for may be impossible; then the result has a note.
+
+    Raises:
+        RepairError: The repair that the recipe asks for is impossible.
+    """
+    try:
+        return cut(recipe, opened, repair, validation, progress)
+    except RepairError as error:
+        if recipe.repair.method != AUTO:
+            raise
+        result = cut(recipe, opened, None, validation, progress)
+        note = f"The repair merge, which is the default, cannot repair this model: {error}"
+        return dataclasses.replace(result, notes=(*result.notes, note))
 
 
 def cut_and_tune(

@@ -25,8 +25,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def saved(weights, tmp_path_factory):
-    """That network, pruned by `dfpc prune`."""
+    """That network, pruned by `dfpc prune` and not repaired."""
     place = tmp_path_factory.mktemp("saved")
     recipe = write_recipe(place / "recipe.yaml", DIGITS, model__weights=str(weights))
-    assert main(["prune", str(recipe), "--output", str(place / "net"), "--quiet"]) == 0
+    bare = ["--repair.method", "none", "--quiet"]
+    assert main(["prune", str(recipe), "--output", str(place / "net"), *bare]) == 0
     return place / "net"

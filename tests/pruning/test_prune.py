@@ -13,6 +13,7 @@ from torch import nn
 from budget_nets import SMALL, TIMM, counted, make
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.pruning import PruneResult, prune
+from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.selection import Target, TargetError
 
 BUDGETS = ("macs=0.5", "params=0.5", "ratio=0.3", "macs=0.7, params=0.8, ratio=0.1")
@@ -180,7 +181,8 @@ def test_the_result_says_what_was_done():
     assert torch.equal(model.stem.bias[kept], result.model.stem.bias)
     assert list(result.seconds) == ["couplings", "saliency", "selection", "cut", "counting"]
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    assert result.notes == ("Couplings that must stay: 1, with 5 channels; find_couplings tells why.",)
+    stay = "Couplings that must stay: 1, with 5 channels; find_couplings tells why."
+    assert result.notes == (stay, NOT_REPAIRED)
 
 
 def test_the_result_is_a_table_and_plain_data():

@@ -12,10 +12,12 @@ import yaml
 
 from dfpc_plugin.artifact import load_pruned, read_manifest
 from dfpc_plugin.data import AugmentSettings, evaluation_transform, open_images
-from dfpc_plugin.errors import DFPCError, MissingDependencyError
+from dfpc_plugin.errors import DFPCError, MissingDependencyError, RepairError
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.models import Preprocessing, load_weights
+from dfpc_plugin.pruning.summary import NOT_REPAIRED
+from dfpc_plugin.repairing.methods import METHODS
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.recipe import DataSection, ExportSection, ModelSection, PruneSection, RepairSection
 from workflow_nets import colour_net
@@ -80,6 +82,29 @@ def test_random_weights_are_those_of_the_seed(tmp_path):
     assert not same_weights(tmp_path / "one", tmp_path / "other")
 
 
+def test_trained_weights_are_repaired_by_default_and_random_ones_are_not(recipe, tmp_path):
+    trained = follow_recipe(recipe, tmp_path / "trained").record
+    asked = follow_recipe(dataclasses.replace(recipe, repair=RepairSection("merge")), tmp_path / "asked").record
+    assert trained["prune"]["repair"]["method"] == "merge" and same_weights(tmp_path / "trained", tmp_path / "asked")
+    assert trained["evaluations"] == asked["evaluations"] and NOT_REPAIRED not in trained["prune"]["notes"]
+    own_code = dataclasses.replace(RANDOM, data=DataSection())
+    assert follow_recipe(own_code, tmp_path / "own").record["prune"]["repair"] is not None
+    random = follow_recipe(Recipe(ModelSection("cifar/resnet20")), tmp_path / "random").record
+    assert random["prune"]["repair"] is None and NOT_REPAIRED in random["prune"]["notes"]
+
+
+def test_a_default_repair_that_is_impossible_is_left_out_with_a_note(recipe, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RepairError("it has no weights.")
+
+    monkeypatch.setitem(METHODS, "merge", refuse)
+    record = follow_recipe(recipe, tmp_path / "out").record
+    assert record["prune"]["notes"][-1].endswith("is the default, cannot repair this model: it has no weights.")
+    assert [entry["stage"] for entry in record["evaluations"]] == ["before", "pruned"]
+    with pytest.raises(RepairError, match="it has no weights"):
+        follow_recipe(dataclasses.replace(recipe, repair=RepairSection("merge")), tmp_path / "asked")
+
+
 def test_settings_reach_the_pruning(recipe, tmp_path):
     recipe = dataclasses.replace(
         recipe,
@@ -99,7 +124,7 @@ def test_tuning_comes_after_the_cut(recipe, tmp_path):
     outcome = follow_recipe(
         dataclasses.replace(recipe, finetune=dataclasses.replace(TUNING, distill=0.5)), tmp_path / "out"
     )
-    assert [entry["stage"] for entry in outcome.record["evaluations"]] == ["before", "pruned", "fine-tuned"]
+    assert [entry["stage"] for entry in outcome.record["evaluations"]] == ["before", "repaired", "fine-tuned"]
     assert outcome.record["finetune"]["history"][-1]["step"] == 24
     pruned, tuned = (entry["top1"] for entry in outcome.record["evaluations"][1:])
     assert tuned > pruned
