@@ -59,8 +59,9 @@ def test_a_repair_method_is_known_to_python_recipes_and_help(method):
 
 
 def test_auto_is_the_default():
-    results = [dfpc.prune(convolutions(), IMAGE, "ratio=0.5", importance=given) for given in ("auto", None)]
-    assert results[0].removed == results[1].removed
+    model = convolutions()
+    auto, unsaid = (dfpc.prune(model, IMAGE, "ratio=0.5", importance=given) for given in ("auto", None))
+    assert auto.removed == unsaid.removed
 
 
 def test_names_are_registered_once():

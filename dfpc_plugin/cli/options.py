@@ -38,8 +38,8 @@ def descriptions(config: type) -> dict[str, str]:
         parameters = docstring_parser.parse(base.__doc__ or "").params if dataclasses.is_dataclass(base) else []
         found |= {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parameters}
     for field in dataclasses.fields(config):
-        choices = field.metadata.get("choices", {}).values()
-        found[field.name] += "".join(f" {entry.name}: {entry.summary}." for entry in choices)
+        choices = field.metadata.get("choices", {}).items()
+        found[field.name] += "".join(f" {name}: {entry.summary}." for name, entry in choices)
     return found
 
 

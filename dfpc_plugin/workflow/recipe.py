@@ -17,7 +17,7 @@ from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.pruning import Per, PruneSettings
 from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
-from dfpc_plugin.selection import Target
+from dfpc_plugin.selection import BUDGETS, Target
 
 __all__ = [
     "DataSection",
@@ -231,7 +231,7 @@ class Recipe:
     """
 
     model: ModelSection
-    target: str = "macs=0.5"
+    target: str = field(default="macs=0.5", metadata={"choices": BUDGETS})
     data: DataSection = field(default_factory=DataSection)
     prune: PruneSection = field(default_factory=PruneSection)
     repair: RepairSection = field(default_factory=RepairSection)
