@@ -8,7 +8,7 @@ import torch
 
 import dfpc_plugin as dfpc
 from budget_nets import IMAGE, convolutions
-from dfpc_plugin.cli.options import descriptions
+from dfpc_plugin.cli import main
 from dfpc_plugin.criteria import CRITERIA, Criterion
 from dfpc_plugin.errors import PrunerSettingError, RegistryError
 from dfpc_plugin.registry import Registry
@@ -41,21 +41,27 @@ def method():
     del METHODS._entries["halve"]
 
 
-def test_a_criterion_is_known_to_python_recipes_and_help(criterion):
+def help_of(command, capsys):
+    """A command's help, without the breaks of its lines."""
+    assert main([command, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_criterion_is_known_to_python_recipes_and_help(criterion, capsys):
     by_name = dfpc.prune(convolutions(), IMAGE, "ratio=0.5", importance="first")
     assert by_name.removed == dfpc.prune(convolutions(), IMAGE, "ratio=0.5", importance=first_channels).removed
     assert PruneSection("first").importance == "first"
-    assert "first: the number of a channel." in descriptions(PruneSection)["importance"]
+    assert "first: the number of a channel." in help_of("prune", capsys)
 
 
-def test_a_repair_method_is_known_to_python_recipes_and_help(method):
+def test_a_repair_method_is_known_to_python_recipes_and_help(method, capsys):
     model = convolutions()
     bare, repaired = (dfpc.prune(model, IMAGE, "ratio=0.5", repair=how) for how in (None, "halve"))
     assert method == ["halve"] and repaired.repair.method == "halve"
     pairs = zip(bare.model.parameters(), repaired.model.parameters(), strict=True)
     assert sum(not torch.equal(one, other) for one, other in pairs) == 1
     assert RepairSection("halve").how.summary == "halves the last bias"
-    assert "halve: halves the last bias." in descriptions(RepairSection)["method"]
+    assert "halve: halves the last bias." in help_of("repair", capsys)
 
 
 def test_auto_is_the_default():
