@@ -1,4 +1,4 @@
-"""The importance criteria that go by a name, DFPC's and Torch-Pruning's."""
+"""The importance criteria that go by a name: `CRITERIA`, the one place where they are registered."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from dataclasses import dataclass
 import torch
 import torch_pruning as tp
 
+from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
+from dfpc_plugin.registry import Registry
 
-__all__ = ["CRITERIA", "Criterion", "Importance"]
+__all__ = ["AUTO", "CRITERIA", "Criterion", "Importance", "importance_of"]
+
+AUTO = "auto"
+"""The name that stands for the criterion that goes with the repair."""
 
 Importance = Callable[[tp.dependency.Group], torch.Tensor | None]
 """What Torch-Pruning asks for: from a group of coupled channels to one score per channel."""
@@ -22,30 +27,56 @@ class Criterion:
     """A way to tell which channels matter.
 
     Attributes:
-        name: How the configuration calls it.
-        label: How tables and plots call it.
+        name: In recipes, on the command line, and for `prune(importance=...)`.
+        label: In tables, plots and reports.
         build: Makes a fresh importance for Torch-Pruning.
+        summary: What it scores by, in one line, for help texts and the documentation.
         random: Whether it draws random numbers, so that one cut says little.
     """
 
     name: str
     label: str
     build: Callable[[], Importance]
+    summary: str
     random: bool = False
 
 
-_ALL = (
-    Criterion("dfpc", "DFPC", DFPCImportance),
-    Criterion("dfpc-output", "DFPC, output", functools.partial(DFPCImportance, "output")),
-    Criterion("dfpc-relative", "DFPC, relative", functools.partial(DFPCImportance, "relative")),
-    Criterion("dfpc-mean", "DFPC, coupling-mean", functools.partial(DFPCImportance, "coupling-mean")),
-    Criterion("dfpc-published", "DFPC, published", functools.partial(DFPCImportance, "published")),
-    Criterion("magnitude", "Magnitude (TP)", tp.importance.GroupMagnitudeImportance),
-    Criterion("l1", "L1 (TP)", functools.partial(tp.importance.GroupMagnitudeImportance, p=1)),
-    Criterion("fpgm", "FPGM (TP)", tp.importance.FPGMImportance),
-    Criterion("lamp", "LAMP (TP)", tp.importance.LAMPImportance),
-    Criterion("bnscale", "BN scale (TP)", tp.importance.BNScaleImportance),
-    Criterion("random", "Random (TP)", tp.importance.RandomImportance, random=True),
-)
-CRITERIA: dict[str, Criterion] = {criterion.name: criterion for criterion in _ALL}
-"""Every criterion by name; those marked TP come with Torch-Pruning."""
+CRITERIA = Registry(
+    "importance",
+    Criterion("dfpc", "DFPC", DFPCImportance, "share of the expected squared output of the layers that read a channel"),
+    Criterion(
+        "dfpc-output", "DFPC, output", functools.partial(DFPCImportance, "output"), "share of the variance of the model's outputs",
+    ),
+    Criterion(
+        "dfpc-relative", "DFPC, relative", functools.partial(DFPCImportance, "relative"), "the paper's bounds, as shares of every reading layer's total",
+    ),
+    Criterion(
+        "dfpc-mean", "DFPC, coupling-mean", functools.partial(DFPCImportance, "coupling-mean"), "the paper's bounds over their mean in the coupling",
+    ),
+    Criterion("dfpc-published", "DFPC, published", functools.partial(DFPCImportance, "published"), "the paper's bounds"),
+    Criterion(
+        "magnitude", "Magnitude (TP)", tp.importance.GroupMagnitudeImportance, "L2 norm of the weights of the coupling",
+    ),
+    Criterion(
+        "l1", "L1 (TP)", functools.partial(tp.importance.GroupMagnitudeImportance, p=1), "L1 norm of the weights of the coupling",
+    ),
+    Criterion("fpgm", "FPGM (TP)", tp.importance.FPGMImportance, "distance of a filter from the others of its layer"),
+    Criterion("lamp", "LAMP (TP)", tp.importance.LAMPImportance, "squared weights over those that are at least as large"),
+    Criterion("bnscale", "BN scale (TP)", tp.importance.BNScaleImportance, "scale of the batch norm behind a channel"),
+    Criterion("random", "Random (TP)", tp.importance.RandomImportance, "random numbers", random=True),
+)  # fmt: skip
+"""Every criterion by name; those marked TP come with Torch-Pruning. `CRITERIA.register(Criterion(...))` adds one."""
+
+
+def importance_of(given: Importance | str | None) -> Importance | None:
+    """Return an importance as it is, or build the criterion of a name; None for `auto` and for None.
+
+    Args:
+        given: What a user passed as `importance`.
+
+    Raises:
+        PrunerSettingError: There is no criterion of that name.
+    """
+    if not isinstance(given, str):
+        return given
+    return None if given == AUTO else CRITERIA.find(given, PrunerSettingError, AUTO).build()

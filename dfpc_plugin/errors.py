@@ -20,6 +20,7 @@ __all__ = [
     "NonFiniteWeightError",
     "NothingToPruneError",
     "PrunerSettingError",
+    "RegistryError",
     "RepairError",
     "RuleError",
     "UnknownModelError",
@@ -191,6 +192,10 @@ class NothingToPruneError(DFPCError):
 
 class PrunerSettingError(DFPCError, ValueError):
     """A pruner was given a setting that it cannot follow."""
+
+
+class RegistryError(DFPCError, ValueError):
+    """Something cannot be registered by its name, or a package that registers cannot be imported."""
 
 
 class RepairError(DFPCError):

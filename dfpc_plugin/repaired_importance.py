@@ -21,8 +21,9 @@ from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
 from dfpc_plugin.repairing.noise import POSITIONS, on_noise
+from dfpc_plugin.repairing.registry import METHODS
 from dfpc_plugin.repairing.sensitivity import Sensitivity, sensitivities
-from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES, Images, Method, RepairSettings
+from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
 from dfpc_plugin.repairing.statistics import ImposedStatistics
 from dfpc_plugin.saliency import followed
 from dfpc_plugin.trace import Flow
@@ -31,7 +32,6 @@ from dfpc_plugin.traced_call import TracedCall
 __all__ = ["RepairedImportance", "default_importance", "repaired_in"]
 
 _SENSITIVITIES = "sensitivities"
-_BY_COVARIANCE = ("merge", *BY_LEAST_SQUARES)
 _RIDGE, _RIDGE_OF_IMAGES = 0.3, 0.01
 """What is added to covariances, in multiples of the mean variance, so that less of what looks alike is believed.
 
@@ -87,15 +87,15 @@ class RepairedImportance(tp.importance.Importance):
             RepairError: Settings that cannot be followed, or of another method.
         """
         self.settings = RepairSettings.of(how, images)
-        if self.settings.method not in _BY_COVARIANCE:
+        if not self.settings.how.anticipated:
             raise RepairError(
-                f"method={self.settings.method!r} looks at no covariances; choose 'merge', 'synthetic' or 'calibrate'."
+                f"method={self.settings.method!r} looks at no covariances; choose one of {', '.join(_anticipated())}."
             )
         if ranking not in get_args(AnticipatedRanking):
             raise DFPCError(f"ranking must be one of {', '.join(get_args(AnticipatedRanking))}, not {ranking!r}.")
         self.ranking, self.example_inputs = ranking, example_inputs
         self._unread = DFPCImportance(ranking, example_inputs=example_inputs)
-        self.calibration = Calibration(self.settings) if self.settings.method in BY_LEAST_SQUARES else None
+        self.calibration = Calibration(self.settings) if self.settings.how.by_images else None
         by_shares_on_images = ranking == "expected" and self.calibration is not None
         self._ridge = _RIDGE_OF_IMAGES if by_shares_on_images else _RIDGE
 
@@ -194,7 +194,7 @@ def default_importance(
         repair: The repair that follows the cut.
         example_inputs: What to call the model with.
     """
-    if repair is not None and repair.method in _BY_COVARIANCE:
+    if repair is not None and repair.how.anticipated:
         return RepairedImportance(repair, example_inputs=example_inputs, ranking="output")
     return DFPCImportance("output", example_inputs=example_inputs)
 
@@ -203,6 +203,11 @@ def repaired_in(importance: Any) -> RepairedImportance | None:
     """Return the importance that looks at images, if `importance` is one or has one as its own `importance`."""
     inner = getattr(importance, "importance", importance)
     return inner if isinstance(inner, RepairedImportance) else None
+
+
+def _anticipated() -> list[str]:
+    """Names of the methods that the ranking can anticipate."""
+    return [name for name, method in METHODS.items() if method.anticipated]
 
 
 def _is_read(item: Any, group: Any) -> bool:

@@ -22,9 +22,9 @@ from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
 from dfpc_plugin.tracing.constants import Constants
 from dfpc_plugin.tracing.proxy import Proxy
-from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
+from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
 from dfpc_plugin.wrappers import plain_model
 
@@ -41,7 +41,7 @@ class Trace:
         bounds: Who reads and who writes couplings, and how much; None if nothing flowed.
     """
 
-    run: Run
+    run: TracedRun
     channels: ChannelTrace | None
     bounds: Bounds | None
 
@@ -102,7 +102,7 @@ def _traced(
     flow: Flow | None,
 ) -> Trace:
     """Run the forward and return what the run has shown, complete or not."""
-    run = Run(model)
+    run = TracedRun(model)
     followed, bounds = ChannelTrace(run) if channels else None, None
     if flow is not None:
         run.dtype = bound_dtype(model)
@@ -129,7 +129,7 @@ def _traced(
 
 
 @contextlib.contextmanager
-def _watching(run: Run, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
+def _watching(run: TracedRun, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
     """Watch what a forward does beside calling operators: plain numbers it makes from widths, widths that modules state."""
     if followed is None or statements is None:
         yield

@@ -3,7 +3,8 @@
 Torch-Pruning gives an importance the group to score, and through it the graph and the model, but not the example inputs
 that the user gave to the pruner. Asking for them twice would be a nuisance and a source of mismatches, so building a
 graph notes them down, as shapes: `DependencyGraph.build_dependency` is wrapped once, when this module is imported, and
-does what it did before.
+does what it did before. It is the only change to Torch-Pruning, and there is no way around it: the graph keeps neither the inputs nor
+their shapes, the pruner does not pass itself to its importance, and the importance is not called before the graph is there.
 """
 
 from __future__ import annotations

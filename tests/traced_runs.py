@@ -4,13 +4,13 @@ from torch import nn
 
 from dfpc_plugin.analyses.bounds import Bounds, bound_dtype
 from dfpc_plugin.trace import trace_model
-from dfpc_plugin.tracing.run import Run
+from dfpc_plugin.tracing.traced_run import TracedRun
 
 
 def bound_run(model=None, *, expected=False):
     """A run that carries bounds, or variances."""
     model = nn.Linear(1, 1) if model is None else model
-    run = Run(model)
+    run = TracedRun(model)
     run.dtype = bound_dtype(model)
     run.bounds = Bounds(run, "variances" if expected else "bounds")
     return run

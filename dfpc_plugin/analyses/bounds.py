@@ -26,7 +26,7 @@ from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, is_data
-from dfpc_plugin.tracing.run import Found, Run
+from dfpc_plugin.tracing.traced_run import Found, TracedRun
 from dfpc_plugin.tracing.tree import map_tensors
 
 __all__ = ["Bounds", "Flow", "bound_dtype"]
@@ -54,7 +54,7 @@ class Bounds:
         computed: The layer that uses a weight computed from a parameter, by the parameter's path.
     """
 
-    def __init__(self, run: Run, flow: Flow = "bounds") -> None:
+    def __init__(self, run: TracedRun, flow: Flow = "bounds") -> None:
         """Follow what flows in `run`."""
         self.flow = flow
         self.expected, self.to_outputs = flow != "bounds", flow == "variances to outputs"

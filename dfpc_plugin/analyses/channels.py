@@ -19,8 +19,8 @@ from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
-from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.sizes import Casts
+from dfpc_plugin.tracing.traced_run import TracedRun
 
 __all__ = ["ChannelTrace"]
 
@@ -41,7 +41,7 @@ class ChannelTrace:
         stated: Widths that the model states about itself, as far as they are true.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TracedRun) -> None:
         """Follow channels in `run`."""
         self.table = LabelTable()
         self.names = run.names

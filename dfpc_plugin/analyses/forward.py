@@ -14,13 +14,13 @@ from dfpc_plugin.hooks import hook_that_raised
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.preserve import watched
 from dfpc_plugin.tracing.proxy import Proxy
-from dfpc_plugin.tracing.run import Run
+from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = ["follow"]
 
 
-def follow(run: Run, model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> Any:
+def follow(run: TracedRun, model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> Any:
     """Call `forward_fn`, or what is registered for the model's family, or the model itself, on proxies.
 
     Returns:

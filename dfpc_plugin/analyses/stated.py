@@ -22,8 +22,8 @@ from dfpc_plugin.analyses.statements import INFO, Place, Statement, statements_o
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.proxy import Proxy
-from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
+from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
 
 __all__ = ["Stated", "Statements"]
@@ -78,7 +78,7 @@ class Statements:
             yield
         self._compare(seen)
 
-    def look_aside(self, run: Run, model: nn.Module, example_inputs: ExampleInputs) -> None:
+    def look_aside(self, run: TracedRun, model: nn.Module, example_inputs: ExampleInputs) -> None:
         """Ask `forward_intermediates` for features that no module of the name in `feature_info` has returned."""
         place = Place("", "intermediates")
         entries = [statement for statement in self._open if (statement.module, statement.name) == ("", INFO)]

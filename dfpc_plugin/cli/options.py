@@ -32,11 +32,14 @@ def option_names(config: type) -> Iterator[str]:
 
 
 def descriptions(config: type) -> dict[str, str]:
-    """What docstrings say of the fields of a dataclass, those of its base classes included."""
+    """What docstrings say of the fields of a dataclass, those of its base classes included, and the names that they take."""
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
         parameters = docstring_parser.parse(base.__doc__ or "").params if dataclasses.is_dataclass(base) else []
         found |= {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parameters}
+    for field in dataclasses.fields(config):
+        choices = field.metadata.get("choices", {}).items()
+        found[field.name] += "".join(f" {name}: {entry.summary}." for name, entry in choices)
     return found
 
 

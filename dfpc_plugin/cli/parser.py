@@ -167,8 +167,10 @@ def _add_field(parser: jsonargparse.ArgumentParser, field: dataclasses.Field, ki
     required = default is dataclasses.MISSING
     if not required:
         options["default"] = default
-    if section_type(kind) is not None:
+    section = section_type(kind)
+    if section is not None:
         parser.add_argument(f"--{field.name}", type=kind, **options)
+        _describe_choices(parser, section, field.name)
         return
     if kind is bool:
         options["action"] = jsonargparse.ActionYesNo(no_prefix="no_")
@@ -182,6 +184,18 @@ def _add_field(parser: jsonargparse.ArgumentParser, field: dataclasses.Field, ki
     if kind is not bool and base is not None:
         options["metavar"] = field.metadata.get("metavar", "MODEL" if required else _METAVARS[base])
     parser.add_argument(field.name if required else f"--{field.name}", **options)
+
+
+def _describe_choices(parser: jsonargparse.ArgumentParser, section: type, prefix: str) -> None:
+    """Describe the options of a section that take registered names: jsonargparse knows what the docstring says alone."""
+    meanings = descriptions(section)
+    named = {
+        f"{prefix}.{entry.name}": meanings[entry.name]
+        for entry in dataclasses.fields(section)
+        if "choices" in entry.metadata
+    }
+    for action in parser._actions:
+        action.help = named.get(action.dest, action.help)
 
 
 def _with_underscores(argv: Sequence[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.criteria import CRITERIA
@@ -34,7 +34,7 @@ class DemoConfig:
 
     output: Path = Path("dfpc-demo")
     budgets: tuple[float, ...] = (0.9, 0.8, 0.65)
-    criteria: tuple[str, ...] = ("dfpc", "magnitude", "random")
+    criteria: tuple[str, ...] = field(default=("dfpc", "magnitude", "random"), metadata={"choices": CRITERIA})
     global_ranking: bool = True
     random_seeds: int = 3
     seed: int = 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.pruning import Figures
-from dfpc_plugin.selection import Target
+from dfpc_plugin.selection import Counted, Target
 
 __all__ = ["Goal"]
 
@@ -45,38 +44,22 @@ class Goal:
 
     def left(self, now: Figures) -> Target | None:
         """The same target as shares of the model as it is now; None if it holds."""
-        wanted = {name: value for name, value in self._budgets().items() if self._cost(now, name) > value * _ROUNDING}
-        if not wanted:
-            return None
-        shares: dict[str, Any] = {name: value / self._cost(now, name) for name, value in wanted.items()}
-        if "ratio" in shares:
-            shares["ratio"] = 1 - shares["ratio"]
-        return Target(**shares)
+        wanted = {
+            name: budget.kept(budget.limit(value, self.full) / budget.count(now))
+            for name, budget, value in self.target.given(Counted)
+            if budget.count(now) > budget.limit(value, self.full) * _ROUNDING
+        }
+        return Target(**wanted) if wanted else None
 
     def reached(self, now: Figures) -> dict[str, float]:
         """Return the budgets of the target as they are now."""
-        shares = {name: self._cost(now, name) / self._cost(self.full, name) for name in self._budgets()}
-        return shares | ({"ratio": 1 - shares["ratio"]} if "ratio" in shares else {})
+        return {name: budget.reached(self.full, now) for name, budget, _ in self.target.given(Counted)}
 
     def way(self, now: Figures) -> float:
         """How much of the way is done, 0 to 1, by the budget that is furthest behind."""
-        return min(
-            1.0 if self._cost(now, name) <= value * _ROUNDING
-            else (self._cost(self.full, name) - self._cost(now, name)) / (self._cost(self.full, name) - value)
-            for name, value in self._budgets().items()
-        )  # fmt: skip
+        return min(self._done(budget, value, now) for _, budget, value in self.target.given(Counted))
 
-    def _budgets(self) -> dict[str, float]:
-        """What may be left at most, in counts."""
-        found: dict[str, float] = {}
-        if self.target.ratio is not None:
-            found["ratio"] = (1 - self.target.ratio) * self.full.channels
-        if self.target.macs is not None:
-            found["macs"] = self.target.macs * self.full.macs
-        if self.target.params is not None:
-            found["params"] = self.target.params * self.full.parameters
-        return found
-
-    @staticmethod
-    def _cost(figures: Figures, name: str) -> int:
-        return {"ratio": figures.channels, "macs": figures.macs, "params": figures.parameters}[name]
+    def _done(self, budget: Counted, value: float, now: Figures) -> float:
+        """How much of the way to one budget is done."""
+        full, limit, count = budget.count(self.full), budget.limit(value, self.full), budget.count(now)
+        return 1.0 if count <= limit * _ROUNDING else (full - count) / (full - limit)

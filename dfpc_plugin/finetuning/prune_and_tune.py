@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dfpc_plugin.criteria import importance_of
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.course import train_course
@@ -78,7 +79,7 @@ def prune_and_tune(
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
     mending = None if repair is None else RepairSettings.of(repair, images)
     cutter = Cutter(
-        example_inputs, pruning or PruneSettings(), importance, mending, forward_fn, settings.anchored
+        example_inputs, pruning or PruneSettings(), importance_of(importance), mending, forward_fn, settings.anchored
     )  # fmt: skip
     # In one go and without repair: an impossible target is better found now than after days.
     full = Cut.of(dataclasses.replace(cutter, repair=None).prune(model, wanted)).before

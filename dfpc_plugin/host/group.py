@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -15,9 +15,6 @@ from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host.layout import Place
 from dfpc_plugin.host.units import UnitFunction, positions, units_left
-
-if TYPE_CHECKING:
-    from dfpc_plugin.host.graph import DataFlowGraph
 
 __all__ = ["DataFlowDependency", "DataFlowGroup"]
 
@@ -52,9 +49,9 @@ class DataFlowGroup(tp.Group):
     """
 
     def __init__(
-        self, graph: DataFlowGraph, couplings: Sequence[DataFlowCoupling], units: Sequence[Tensor], root: Place
+        self, graph: tp.DependencyGraph, couplings: Sequence[DataFlowCoupling], units: Sequence[Tensor], root: Place
     ) -> None:
-        """Collect what goes with `units`; `root` is the layer to name first."""
+        """Collect what goes with `units` of a `DataFlowGraph`; `root` is the layer to name first."""
         super().__init__()
         self._DG = graph
         self.couplings = tuple(couplings)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning import ops
 from torch_pruning.dependency import Node
@@ -12,9 +13,6 @@ from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host.layout import Place, Side, handler_for, request_layout_of, side_of
-
-if TYPE_CHECKING:
-    from dfpc_plugin.host.graph import DataFlowGraph
 
 __all__ = ["Places"]
 
@@ -27,8 +25,8 @@ class Places:
         by_axis: The place of every labelled dimension, by its id; those that importances cannot index have none.
     """
 
-    def __init__(self, graph: DataFlowGraph) -> None:
-        """Make nodes and places for everything in `graph.coupling_map`."""
+    def __init__(self, graph: tp.DependencyGraph) -> None:
+        """Make nodes and places for everything in the `coupling_map` of a `DataFlowGraph`."""
         self._graph = graph
         self._modules = dict(graph.model.named_modules(remove_duplicate=False))
         self.nodes: dict[Any, Node] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from torch_pruning.pruner.algorithms import base_pruner
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
+from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.host.base_init import init_with_graph
 from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, countable
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
@@ -30,15 +30,6 @@ from dfpc_plugin.wrappers import plain_model
 __all__ = ["DFPCPruner"]
 
 Importance = Callable[[Any], Tensor | None]
-
-
-def _with_graph(function: Callable[..., None], graph: Callable[[], DataFlowGraph]) -> Callable[..., None]:
-    """The same function, where the name by which Torch-Pruning builds its graph means `graph`."""
-    here = types.SimpleNamespace(DependencyGraph=graph)
-    names = {**function.__globals__, "dependency": here, "DependencyGraph": graph}
-    result = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
-    result.__kwdefaults__ = function.__kwdefaults__
-    return result
 
 
 class DFPCPruner(tp.pruner.BasePruner):
@@ -121,9 +112,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         check_ratio("head_pruning_ratio", head_pruning_ratio)
         check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
         graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads, probe=False)
-        _with_graph(base_pruner.BasePruner.__init__, graph)(self, **arguments)
-        if not isinstance(self.DG, DataFlowGraph):
-            raise DFPCError("This version of Torch-Pruning builds its graph in another way; install torch-pruning 1.6.")
+        init_with_graph(self, graph, **arguments)
         self._costs = CostModel(self.DG.coupling_map.channels)
         if next(self._groups_to_rank(), None) is None:
             raise NothingToPruneError(_why_nothing(self.DG))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dfpc_plugin.latency import Latency, LatencyModel, LatencySettings
 from dfpc_plugin.pruning.subject import Subject
-from dfpc_plugin.selection import Order, Target, TargetError, shortest
+from dfpc_plugin.selection import Order, Target, TargetError, Timed, shortest
 
 __all__ = ["Measured", "length_for_latency", "length_for_score"]
 
@@ -154,16 +154,12 @@ def _measured(subject: Subject, order: Order, length: int, settings: LatencySett
 
 def _seconds_wanted(target: Target, now: float) -> float:
     """The strictest of what is asked for."""
-    wanted = [now / target.speedup] if target.speedup is not None else []
-    return min([*wanted, 1e-3 * target.latency_ms] if target.latency_ms is not None else wanted)
+    return min(budget.seconds(value, now) for _, budget, value in target.given(Timed))
 
 
 def _surplus(target: Target, found: Measured) -> float:
     """How many times faster than asked for a cut is."""
-    ratios = [found.speedup / target.speedup] if target.speedup is not None else []
-    if target.latency_ms is not None:
-        ratios.append(1e-3 * target.latency_ms / found.after.median)
-    return min(ratios)
+    return min(budget.surplus(value, found.speedup, found.after.median) for _, budget, value in target.given(Timed))
 
 
 def length_for_score(score_of: Callable[[int], float], base: float, max_drop: float, most: int) -> tuple[int, float]:

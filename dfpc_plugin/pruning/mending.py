@@ -19,7 +19,6 @@ from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.repair import repair_job
-from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES
 
 __all__ = ["Mender"]
 
@@ -47,7 +46,7 @@ class Mender:
         if self._settings is not None:
             self._couplings = kept_state(graph.coupling_map)
             self._original = copy_of(graph.model).eval()
-            if self._settings.method in BY_LEAST_SQUARES:
+            if self._settings.how.by_images:
                 self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint)
 
     def share_images(self, importance: Importance, *, by_default: bool) -> None:

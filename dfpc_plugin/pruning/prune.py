@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
+from dfpc_plugin.criteria import importance_of
 from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -45,7 +46,7 @@ def prune(
     example_inputs: ExampleInputs,
     target: str | Target,
     *,
-    importance: Importance | None = None,
+    importance: Importance | str | None = None,
     evaluate: Evaluate | None = None,
     per: Per | None = None,
     rescore: float | None = None,
@@ -70,7 +71,7 @@ def prune(
         model: Any model that `find_couplings` can follow. It is left as it is, unless `inplace`.
         example_inputs: What it is called with; costs and latency are those of these inputs.
         target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
-        importance: Scores groups; any of Torch-Pruning's importances. By default
+        importance: Scores groups; any of Torch-Pruning's importances, or the name of one in `dfpc_plugin.criteria.CRITERIA`. By default
             `DFPCImportance()`, or `RepairedImportance(ranking="output")` where `merge`, `synthetic` or `calibrate` follows.
         evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
         per: What saliency is divided by before it is ranked: see `PruneSettings`.
@@ -102,7 +103,7 @@ def prune(
         RepairError: The model cannot be repaired so.
         DFPCError: As `find_couplings` raises.
     """
-    wanted = Target.parse(target)
+    wanted, importance = Target.parse(target), importance_of(importance)
     _require_usable(model, importance)
     model = plain_model(model, inplace=inplace)
     with exclusive(model):

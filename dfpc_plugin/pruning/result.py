@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from dfpc_plugin.latency import Latency
-from dfpc_plugin.pruning.table import result_table
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
 
 __all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
+
+_SHOWN = 12
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class PruneResult:
 
     def __str__(self) -> str:
         """The table of what was asked for, reached, and lost."""
-        return result_table(self)
+        return _table(self)
 
 
 def _listed(content: dict[str, Any]) -> dict[str, Any]:
@@ -153,3 +159,59 @@ def _figures(figures: Figures) -> dict[str, Any]:
         content["latency_iqr_ms"] = 1e3 * figures.latency.iqr
         content["threads"] = figures.latency.threads
     return content
+
+
+def _table(result: PruneResult) -> str:
+    """The figures before and after, what couplings have lost, and where the time went, as text."""
+    text = io.StringIO()
+    console = Console(file=text, width=_WIDTH)
+    console.print(_cost_table(result))
+    console.print(_coupling_table(result))
+    seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
+    console.print(Text(f"Took {sum(result.seconds.values()):.1f} s: {seconds}."))
+    if result.repair is not None:
+        console.print(Text(result.repair.summary))
+    for note in result.notes:
+        console.print(Text(note))
+    return text.getvalue().rstrip()
+
+
+def _cost_table(result: PruneResult) -> Table:
+    """Before and after."""
+    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
+    table = Table(title=f"Asked for {result.target}; reached {reached}", title_justify="left")
+    table.add_column("")
+    for column in ("before", "after", "left"):
+        table.add_column(column, justify="right")
+    rows: list[tuple[str, Callable[[Figures], float | None], str]] = [
+        ("channels", lambda figures: figures.channels, "{:,.0f}"),
+        ("MACs", lambda figures: figures.macs, "{:,.0f}"),
+        ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
+        ("milliseconds", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+        ("  spread", lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
+        ("score", lambda figures: figures.score, "{:.4g}"),
+    ]
+    for name, read, form in rows:
+        before, after = read(result.before), read(result.after)
+        if before is not None and after is not None:
+            left = f"{after / before:.1%}" if before and name != "  spread" else ""
+            table.add_row(name, form.format(before), form.format(after), left)
+    if result.speedup is not None:
+        table.add_row("speed-up", "", f"{result.speedup:.2f}x", "")
+    return table
+
+
+def _coupling_table(result: PruneResult) -> Table:
+    """The couplings that have lost the largest shares."""
+    cut = [coupling for coupling in result.couplings if coupling.after < coupling.before]
+    cut.sort(key=lambda coupling: coupling.after / coupling.before)
+    table = Table(title=f"{len(cut)} of {len(result.couplings)} couplings lost units", title_justify="left")
+    table.add_column("coupling", overflow="fold")
+    for column in ("layers", "before", "after", "left"):
+        table.add_column(column, justify="right")
+    for coupling in cut[:_SHOWN]:
+        left = f"{coupling.after / coupling.before:.0%}"
+        table.add_row(coupling.name, str(len(coupling.layers)), str(coupling.before), str(coupling.after), left)
+    if len(cut) > _SHOWN:
+        table.add_row(f"and {len(cut) - _SHOWN} more", "", "", "", "")
+    return table

@@ -19,7 +19,7 @@ from dfpc_plugin.pruning.rank import UNSCORED, left_out
 from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
-from dfpc_plugin.selection import Candidate, Order, Target
+from dfpc_plugin.selection import Budget, Candidate, Order, Target
 
 __all__ = ["NOT_REPAIRED", "summarise"]
 
@@ -109,17 +109,8 @@ def _counted(subject: Subject) -> Cost:
 
 def _reached(target: Target, before: Figures, after: Figures) -> Mapping[str, float]:
     """Each budget of the target, as it came out."""
-    found: dict[str, float | None] = {
-        "ratio": 1 - after.channels / before.channels,
-        "macs": after.macs / before.macs,
-        "params": after.parameters / before.parameters,
-    }
-    if before.latency is not None and after.latency is not None:
-        found["speedup"] = after.latency.speedup_over(before.latency)
-        found["latency_ms"] = 1e3 * after.latency.median
-    if before.score is not None and after.score is not None:
-        found["max_drop"] = before.score - after.score
-    return {name: value for name, value in found.items() if value is not None and getattr(target, name) is not None}
+    found = {name: budget.reached(before, after) for name, budget, _ in target.given(Budget)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _names(names: Sequence[str], shown: int = 4) -> str:

@@ -35,7 +35,7 @@ class Calibration:
         """Make and take nothing yet.
 
         Args:
-            settings: Of method `synthetic` or `calibrate`.
+            settings: Of a method that looks at images.
             forward_fn: How models are called, if not plainly.
             directory: Where images that were made are kept, and taken from if they are there.
         """
@@ -53,7 +53,7 @@ class Calibration:
             RepairError: No images can be made from the model, or those given cannot be used.
         """
         if self._batches is None:
-            if self.settings.method == "calibrate":
+            if self.settings.how.images == "given":
                 own = self.settings
                 self._batches = collected(own.images, own.count or DEFAULT_COUNT, model, own.seed, example_inputs)
             else:

@@ -21,6 +21,7 @@ from dfpc_plugin.repairing.mean import fold_means
 from dfpc_plugin.repairing.merge import merge_channels
 from dfpc_plugin.repairing.noise import POSITIONS, on_noise
 from dfpc_plugin.repairing.norm_moments import Norms, moments_of, update_norms
+from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.store import Store, fingerprint
 
@@ -201,11 +202,18 @@ def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _
     return found
 
 
-METHODS: dict[str, Callable[[RepairJob], list[LayerRepair]]] = {
-    "none": _none,
-    "mean": _mean,
-    "merge": _merge,
-    "synthetic": _least_squares,
-    "calibrate": _least_squares,
-}
-"""What each method does to a job's model, and says of its layers."""
+for _method in (
+    RepairMethod("none", _none, "leaves the model as it was cut"),
+    RepairMethod("mean", _mean, "biases take over the average of removed channels, and batch norms are updated: seconds, no data"),
+    RepairMethod(
+        "merge", _merge, "remaining channels take over removed ones, by regression on noise: seconds, no data", anticipated=True
+    ),
+    RepairMethod(
+        "synthetic", _least_squares, "least squares of every layer on images made from the model: minutes, no data",
+        images="made", ridge=0.03, anticipated=True,
+    ),
+    RepairMethod(
+        "calibrate", _least_squares, "the same on unlabelled images", images="given", ridge=0.01, anticipated=True,
+    ),
+):  # fmt: skip
+    METHODS.register(_method)

@@ -19,7 +19,6 @@ from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.best import copy_state
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import kept_channels
-from dfpc_plugin.repairing.methods import METHODS
 from dfpc_plugin.repairing.report import RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
 from dfpc_plugin.wrappers import plain_model
@@ -91,7 +90,7 @@ def repair_job(job: RepairJob) -> RepairResult:
         mended.eval()
         own = dataclasses.replace(job, model=mended)
         with evaluating(job.original):
-            layers = METHODS[job.settings.method](own)
+            layers = job.settings.how.repair(own)
         for module, mode in zip(mended.modules(), modes, strict=True):
             module.training = mode
     after = job.phases.seconds.items()

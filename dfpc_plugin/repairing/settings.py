@@ -6,22 +6,18 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 
-__all__ = ["BY_LEAST_SQUARES", "Images", "Method", "RepairSettings"]
+__all__ = ["Images", "Method", "RepairSettings"]
 
-Method = Literal["none", "mean", "merge", "synthetic", "calibrate"]
-"""The rungs of the ladder, from nothing to a handful of images."""
-
-BY_LEAST_SQUARES = ("synthetic", "calibrate")
-"""Those that look at images, made or given."""
+Method = str
+"""The name of a method in `METHODS`: one of the ladder from nothing to a handful of images, or one of your own."""
 
 Images = Any
 """A tensor of inputs, a dict of them, or anything to iterate over that gives such batches, labels beside them or not."""
-
-_RIDGES = {"synthetic": 0.03, "calibrate": 0.01}
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,8 @@ class RepairSettings:
     Attributes:
         method: `none`; `mean`: biases take over the average of removed channels; `merge`: kept channels take over removed
             ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every layer on
-            images made from the model; `calibrate`: the same on images of your own, which need no labels.
+            images made from the model; `calibrate`: the same on images of your own, which need no labels; or one that was
+            registered with `METHODS`.
         images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
             Dataset.
         count: How many images to use, or to make; by default at most 256 of those given, and 32 to 256 made, by their size.
@@ -63,13 +60,9 @@ class RepairSettings:
         Raises:
             RepairError: Says which.
         """
-        if self.method not in get_args(Method):
+        if (self.images is None) == (METHODS.find(self.method, RepairError).images == "given"):
             raise RepairError(
-                f"method={self.method!r} is no way to repair; choose one of {', '.join(get_args(Method))}."
-            )
-        if (self.images is None) == (self.method == "calibrate"):
-            raise RepairError(
-                "method='calibrate' needs images: pass some unlabelled ones as images."
+                f"method={self.method!r} needs images: pass some unlabelled ones as images."
                 if self.images is None
                 else f"method={self.method!r} uses no images; repair with method='calibrate', or leave them out."
             )
@@ -95,4 +88,9 @@ class RepairSettings:
     @property
     def used_ridge(self) -> float:
         """The ridge, or what it is by default."""
-        return _RIDGES.get(self.method, 0.0) if self.ridge is None else self.ridge
+        return self.how.ridge if self.ridge is None else self.ridge
+
+    @property
+    def how(self) -> RepairMethod:
+        """The method itself."""
+        return METHODS[self.method]

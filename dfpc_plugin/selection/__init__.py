@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dfpc_plugin.selection.budget import keeps_budgets, length_for_budgets
+from dfpc_plugin.selection.budgets import Budget, Counted, Timed
 from dfpc_plugin.selection.candidate import Candidate, keep_at_least
 from dfpc_plugin.selection.order import Order, by_saliency, by_saliency_per_cost
 from dfpc_plugin.selection.rounding import rounded
 from dfpc_plugin.selection.search import shortest
-from dfpc_plugin.selection.target import Target, TargetError
+from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
 
 __all__ = [
+    "BUDGETS",
+    "Budget",
     "Candidate",
+    "Counted",
     "Order",
     "Target",
     "TargetError",
+    "Timed",
     "by_saliency",
     "by_saliency_per_cost",
     "keep_at_least",

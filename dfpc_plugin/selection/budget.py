@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dfpc_plugin.cost import CostModel
+from dfpc_plugin.cost import Cost, CostModel
+from dfpc_plugin.selection.budgets import Counted, Counts, Removed
 from dfpc_plugin.selection.order import Order
 from dfpc_plugin.selection.search import shortest
-from dfpc_plugin.selection.target import Target, TargetError
+from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
 
 __all__ = ["keeps_budgets", "length_for_budgets"]
 
 
 def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: float) -> bool:
-    """Tell whether budgets of channels, multiply-accumulates and parameters hold.
+    """Tell whether budgets that are counted hold.
 
     Args:
         target: The budgets; others are not looked at.
@@ -21,12 +22,13 @@ def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: floa
         removed: Channels that are gone, `(channels,)` of bool.
         ratio: The share of the units that they are.
     """
-    cost, full = costs.cost(removed), costs.full
-    return (
-        (target.macs is None or cost.macs <= target.macs * full.macs)
-        and (target.params is None or cost.parameters <= target.params * full.parameters)
-        and (target.ratio is None or ratio >= target.ratio - 1e-9)
-    )
+    now, full = _counts(costs.cost(removed), ratio), _counts(costs.full, 0.0)
+    return all(budget.holds(value, now, full) for _, budget, value in target.given(Counted))
+
+
+def _counts(cost: Cost, ratio: float) -> Counts:
+    """What a model costs that has lost a share of its units."""
+    return Counts(1 - ratio, cost.macs, cost.parameters)
 
 
 def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: Target, gone: int = 0) -> int:
@@ -48,11 +50,19 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
 
     length = shortest(lambda k: keeps_budgets(target, costs, order.removed(k, removed), ratio(k)), len(order))
     if length is None:
-        least = costs.cost(order.removed(len(order), removed))
+        least, full = (
+            _counts(costs.cost(order.removed(len(order), removed)), ratio(len(order))),
+            _counts(costs.full, 0.0),
+        )
+        left: list[str] = []
+        gone_too: list[str] = []
+        for budget in BUDGETS.values():
+            if isinstance(budget, Counted):
+                said = gone_too if isinstance(budget, Removed) else left
+                said.append(f"{budget.reached(full, least):.1%} of the {budget.unit}")
         raise TargetError(
             f"The target {target} cannot be reached: after removing everything that can be removed, "
-            f"{least.macs / costs.full.macs:.1%} of the MACs and {least.parameters / costs.full.parameters:.1%} of the parameters are left, and "
-            f"{ratio(len(order)):.1%} of the channels are gone. Ask for less, or let more go with max_ratio, "
+            f"{' and '.join(left)} are left, and {' and '.join(gone_too)} are gone. Ask for less, or let more go with max_ratio, "
             f"min_channels and ignored_layers. The model is as it was."
         )
     return length

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.selection.budgets import Budget, Counted, Removed, Scored, Timed
 
-__all__ = ["Target", "TargetError"]
+__all__ = ["BUDGETS", "Target", "TargetError"]
+
+B = TypeVar("B", bound=Budget)
 
 
 class TargetError(DFPCError, ValueError):
     """A target that makes no sense, or that a model cannot be pruned to."""
+
+
+def _budget(budget: Budget) -> Any:
+    """Declare a field of `Target`, which is all that a new budget takes."""
+    return field(default=None, metadata={"budget": budget})
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,43 @@ class Target:
             budgets, these are reached and this must hold as well.
     """
 
-    ratio: float | None = None
-    macs: float | None = None
-    params: float | None = None
-    speedup: float | None = None
-    latency_ms: float | None = None
-    max_drop: float | None = None
+    ratio: float | None = _budget(
+        Removed(
+            "share of the channels to remove, between 0 and 1", 0.3, 0, 1, lambda counts: counts.channels, "channels"
+        )
+    )
+    macs: float | None = _budget(
+        Counted(
+            "share of the multiply-accumulates to keep, between 0 and 1", 0.5, 0, 1, lambda counts: counts.macs, "MACs"
+        )
+    )
+    params: float | None = _budget(
+        Counted(
+            "share of the parameters to keep, between 0 and 1",
+            0.5,
+            0,
+            1,
+            lambda counts: counts.parameters,
+            "parameters",
+        )
+    )
+    speedup: float | None = _budget(
+        Timed(
+            "speed-up, above 1", 1.5, 1, math.inf,
+            seconds=lambda value, now: now / value,
+            surplus=lambda value, speedup, seconds: speedup / value,
+            measure=lambda speedup, seconds: speedup,
+        )
+    )  # fmt: skip
+    latency_ms: float | None = _budget(
+        Timed(
+            "number of milliseconds, above 0", 4.2, 0, math.inf,
+            seconds=lambda value, now: 1e-3 * value,
+            surplus=lambda value, speedup, seconds: 1e-3 * value / seconds,
+            measure=lambda speedup, seconds: 1e3 * seconds,
+        )
+    )  # fmt: skip
+    max_drop: float | None = _budget(Scored("loss to allow, 0 or more", 2, 0, math.inf))
 
     def __post_init__(self) -> None:
         """Raise on values that cannot be meant.
@@ -43,16 +84,14 @@ class Target:
         Raises:
             TargetError: Says which.
         """
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = list(self.given(Budget))
         if not given:
-            raise TargetError(f"A target needs at least one of {_names()}; for example macs=0.5.")
-        for name, value in given.items():
+            raise TargetError(f"A target needs at least one of {', '.join(BUDGETS)}; for example macs=0.5.")
+        for name, budget, value in given:
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                raise TargetError(f"{name}={value!r} is no number; for example {_EXAMPLES[name]}.")
-            low, high, meaning = _RANGES[name]
-            if not low < value < high and not (name == "max_drop" and value == 0):
-                raise TargetError(f"{name}={value:g} is no {meaning}; for example {_EXAMPLES[name]}.")
+                raise TargetError(f"{name}={value!r} is no number; for example {_example(name)}.")
+            if not budget.allows(value):
+                raise TargetError(f"{name}={value:g} is no {budget.summary}; for example {_example(name)}.")
 
     @classmethod
     def parse(cls, text: str | Target) -> Target:
@@ -69,62 +108,53 @@ class Target:
         values: dict[str, float] = {}
         for part in str(text).split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
-            if name not in _RANGES:
-                near = difflib.get_close_matches(name, _RANGES, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {_names()}."
+            if name not in BUDGETS:
+                near = difflib.get_close_matches(name, BUDGETS, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(BUDGETS)}."
                 raise TargetError(f"'{part.strip()}' names no budget; {hint}")
             if name in values:
                 raise TargetError(f"The target '{text}' names {name} twice; give it once.")
             try:
                 values[name] = float(value)
             except ValueError:
-                raise TargetError(f"'{part.strip()}' gives no number; for example {_EXAMPLES[name]}.") from None
+                raise TargetError(f"'{part.strip()}' gives no number; for example {_example(name)}.") from None
         return cls(**values)
+
+    def given(self, kind: type[B]) -> Iterator[tuple[str, B, float]]:
+        """Yield the name, the budget and the number of all that is asked for and of a kind."""
+        for name, budget in BUDGETS.items():
+            value = getattr(self, name)
+            if value is not None and isinstance(budget, kind):
+                yield name, budget, value
 
     def part(self, share: float) -> Target:
         """The target of a part of the way: of two steps, the first is to leave 0.75 where 0.5 is to be left in the end."""
-        ratio = None if self.ratio is None else self.ratio * share
-        macs, params = (None if value is None else 1 - (1 - value) * share for value in (self.macs, self.params))
-        return replace(self, ratio=ratio, macs=macs, params=params)
+        return replace(self, **{name: budget.part(value, share) for name, budget, value in self.given(Budget)})
 
     @property
     def measured(self) -> bool:
         """Whether it is about time."""
-        return self.speedup is not None or self.latency_ms is not None
+        return any(True for _ in self.given(Timed))
 
     @property
     def counted(self) -> bool:
         """Whether it is about channels, multiply-accumulates or parameters."""
-        return any(value is not None for value in (self.ratio, self.macs, self.params))
+        return any(True for _ in self.given(Counted))
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return ", ".join(f"{name}={_spelled(value)}" for name, value in given if value is not None)
+        return ", ".join(f"{name}={_spelled(value)}" for name, _, value in self.given(Budget))
 
 
-_RANGES = {
-    "ratio": (0.0, 1.0, "share of the channels to remove, between 0 and 1"),
-    "macs": (0.0, 1.0, "share of the multiply-accumulates to keep, between 0 and 1"),
-    "params": (0.0, 1.0, "share of the parameters to keep, between 0 and 1"),
-    "speedup": (1.0, math.inf, "speed-up, above 1"),
-    "latency_ms": (0.0, math.inf, "number of milliseconds, above 0"),
-    "max_drop": (0.0, math.inf, "loss to allow, 0 or more"),
-}
-_EXAMPLES = {
-    "ratio": "ratio=0.3",
-    "macs": "macs=0.5",
-    "params": "params=0.5",
-    "speedup": "speedup=1.5",
-    "latency_ms": "latency_ms=4.2",
-    "max_drop": "max_drop=2",
-}
+BUDGETS: Mapping[str, Budget] = {entry.name: entry.metadata["budget"] for entry in fields(Target)}
+"""Every budget by name: a field of `Target` is all that is declared of one."""
+
+
+def _example(name: str) -> str:
+    """A budget with its number, as a user writes it."""
+    return f"{name}={BUDGETS[name].example:g}"
 
 
 def _spelled(value: float) -> str:
     """A number in as few digits as tell it from every other."""
     return str(int(value)) if value == int(value) else repr(float(value))
-
-
-def _names() -> str:
-    return ", ".join(_RANGES)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dfpc_plugin.containers import NO_TENSORS
 from dfpc_plugin.tracing.proxy import Proxy
-from dfpc_plugin.tracing.run import Run
 from dfpc_plugin.tracing.sizes import Attribute, TracedInt
+from dfpc_plugin.tracing.traced_run import TracedRun
 
 __all__ = ["Labeller", "traced_state"]
 
@@ -29,7 +29,7 @@ _COMPUTED_FROM = ("_orig", "_v", "_g")
 
 
 @contextlib.contextmanager
-def traced_state(run: Run, label: Labeller | None) -> Iterator[None]:
+def traced_state(run: TracedRun, label: Labeller | None) -> Iterator[None]:
     """Replace the model's parameters and floating-point buffers, and with `label` also integers; all is put back at exit.
 
     With `label`, constants that a module keeps in plain attributes are labelled too, so that they can lose channels.
@@ -64,7 +64,7 @@ def traced_state(run: Run, label: Labeller | None) -> Iterator[None]:
         run.state.clear()  # proxies know their run
 
 
-def _proxy(run: Run, tensor: Tensor, path: str, module: Any, label: Labeller | None) -> Proxy:
+def _proxy(run: TracedRun, tensor: Tensor, path: str, module: Any, label: Labeller | None) -> Proxy:
     """The proxy of a tensor; one with two names has one proxy."""
     proxy = run.state.get(id(tensor))
     if proxy is None:

@@ -15,7 +15,7 @@ from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import Point, RunRecord
-from dfpc_plugin.repairing import RepairResult, repair
+from dfpc_plugin.repairing import METHODS, RepairResult, repair
 from dfpc_plugin.workflow.checks import require_trainable
 from dfpc_plugin.workflow.opening import Opened, images_to_validate, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
@@ -78,7 +78,9 @@ def repair_opened(
     require_place(output, overwrite=overwrite)
     settings = repair_settings(section, data, opened, None)
     if settings is None:
-        raise RecipeError("method=none repairs nothing; choose mean, merge, synthetic or calibrate.")
+        raise RecipeError(
+            f"method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."
+        )
     record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
     pruning = record.prune or {}
     _note(record, validation, "before repair", opened.model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import Any, Literal
 
 import yaml
 
-from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.data import AugmentSettings
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import DFPCError, RepairError
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.pruning import Per, PruneSettings
-from dfpc_plugin.repairing import Method, RepairSettings
-from dfpc_plugin.repairing.settings import BY_LEAST_SQUARES
-from dfpc_plugin.selection import Target
+from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
+from dfpc_plugin.selection import BUDGETS, Target
 
 __all__ = [
     "DataSection",
@@ -33,7 +31,6 @@ __all__ = [
     "yaml_text",
 ]
 
-AUTO = "auto"
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -122,8 +119,7 @@ class PruneSection:
     """Which channels go.
 
     Attributes:
-        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), dfpc, dfpc-output,
-            dfpc-relative, dfpc-mean, dfpc-published, magnitude, fpgm, lamp, bnscale or random.
+        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), or by name.
         per: What saliency is divided by before it is ranked: channel (nothing), or what removing the channel saves (macs,
             params, latency). By default macs or params, as the target says, for errors at the outputs, and channel for other
             scores.
@@ -136,7 +132,7 @@ class PruneSection:
         whole_heads: Attention loses whole heads rather than dimensions of all of them.
     """
 
-    importance: str = AUTO
+    importance: str = field(default=AUTO, metadata={"choices": CRITERIA})
     per: Per | None = None
     rescore: float | None = None
     max_ratio: float = 0.9
@@ -155,11 +151,8 @@ class PruneSection:
         """
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         PruneSettings(self.per, self.rescore, self.max_ratio, self.min_channels, self.round_to)
-        if self.importance != AUTO and self.importance not in CRITERIA:
-            names = (AUTO, *CRITERIA)
-            near = difflib.get_close_matches(self.importance, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else "choose one of them."
-            raise RecipeError(f"importance='{self.importance}' is none of {', '.join(names)}; {hint}")
+        if self.importance != AUTO:
+            CRITERIA.find(self.importance, RecipeError, AUTO)
 
 
 @dataclass(frozen=True)
@@ -167,8 +160,7 @@ class RepairSection:
     """How to repair the pruned model.
 
     Attributes:
-        method: auto (merge, or none where weights are random), none; mean and merge: seconds, no data; synthetic: minutes, no
-            data; calibrate: on unlabelled images of `data.train`.
+        method: What is done; images are those of `data.train`. auto is merge, or none where weights are random.
         count: How many images to use, or to make.
         steps: For synthetic: how often images are changed, at most.
         ridge: How strongly weights are held to what they were.
@@ -177,7 +169,7 @@ class RepairSection:
         seed: Of noise and samples.
     """
 
-    method: Literal["auto", Method] = "auto"
+    method: Method = field(default=AUTO, metadata={"choices": METHODS})
     count: int | None = None
     steps: int = 40
     ridge: float | None = None
@@ -193,9 +185,17 @@ class RepairSection:
             RepairError: Settings that cannot be followed.
         """
         _require_seed(self.seed)
-        # Images come later, so that what the others have in common with calibrate is checked in its place.
-        method = "synthetic" if self.method in ("calibrate", AUTO) else self.method
-        RepairSettings(**dataclasses.asdict(self) | {"method": method})
+        takes_images = self.how.images == "given"  # which come later
+        RepairSettings(**dataclasses.asdict(self) | {"method": self.how.name}, images=() if takes_images else None)
+
+    @property
+    def how(self) -> RepairMethod:
+        """The method itself; that of auto is merge.
+
+        Raises:
+            RepairError: There is none of this name.
+        """
+        return METHODS.find("merge" if self.method == AUTO else self.method, RepairError, AUTO)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Recipe:
     """
 
     model: ModelSection
-    target: str = "macs=0.5"
+    target: str = field(default="macs=0.5", metadata={"choices": BUDGETS})
     data: DataSection = field(default_factory=DataSection)
     prune: PruneSection = field(default_factory=PruneSection)
     repair: RepairSection = field(default_factory=RepairSection)
@@ -255,7 +255,7 @@ class Recipe:
         needs = {
             "max_drop in the target": (target.max_drop is not None, "val"),
             "a curve": (bool(self.curve), "val"),
-            "repair.method=calibrate": (self.repair.method == "calibrate", "train"),
+            f"repair.method={self.repair.method}": (self.repair.how.images == "given", "train"),
             "fine-tuning": (self.finetune is not None or self.schedule is not None, "train"),
         }
         for what, (needed, part) in needs.items():
@@ -290,7 +290,7 @@ class Recipe:
     @property
     def takes_long(self) -> bool:
         """Whether an interruption would be a pity."""
-        return self.tunes or self.repair.method in BY_LEAST_SQUARES
+        return self.tunes or self.repair.how.by_images
 
 
 def recipe_text(recipe: Recipe) -> str:

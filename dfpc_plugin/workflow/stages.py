@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.criteria import AUTO, importance_of
 from dfpc_plugin.data import ImageDataset
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.evaluation import Evaluation, evaluate_model
@@ -19,7 +19,7 @@ from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train
-from dfpc_plugin.workflow.recipe import AUTO, DataSection, PruneSection, Recipe, RepairSection
+from dfpc_plugin.workflow.recipe import DataSection, PruneSection, Recipe, RepairSection
 
 __all__ = ["Validation", "add_curve", "cut", "cut_and_repair", "cut_and_tune", "repair_settings", "tune"]
 
@@ -58,7 +58,7 @@ def repair_settings(
         return None
     values = dataclasses.asdict(section) | {"method": method}
     images = None
-    if section.method == "calibrate":
+    if section.how.images == "given":
         images = images_to_calibrate(data, opened.preprocessing, section.count, section.seed)
     return RepairSettings(**values, images=images, checkpoint=checkpoint)
 
@@ -78,7 +78,7 @@ def cut(
         opened.model,
         opened.inputs,
         asked,
-        importance=_importance(recipe.prune),
+        importance=importance_of(recipe.prune.importance),
         evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
         repair=repair,
         latency=recipe.latency if target is None else None,
@@ -124,7 +124,7 @@ def cut_and_tune(
         None if validation is None else validation.images,
         settings=recipe.schedule,
         pruning=PruneSettings(**_pruning(recipe.prune)),
-        importance=_importance(recipe.prune),
+        importance=importance_of(recipe.prune.importance),
         repair=repair,
         checkpoint=checkpoint,
         resume=resume,
@@ -171,11 +171,6 @@ def add_curve(
         result = cut(recipe, opened, settings, None, progress, f"macs={share}")
         found = validation.evaluate(result.model)
         record.add_point(Point(f"macs={share:g}", result.after.macs, result.after.parameters, found.top1))
-
-
-def _importance(section: PruneSection) -> Any:
-    """The criterion; None for the one that goes with the repair."""
-    return None if section.importance == AUTO else CRITERIA[section.importance].build()
 
 
 def _pruning(section: PruneSection) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from dfpc_plugin.demo import DemoConfig, DemoResult, run_demo
-from dfpc_plugin.demo import run as run_module
+from dfpc_plugin.demo import demo_run as run_module
 from dfpc_plugin.demo.measure import accuracy, count_macs
 from dfpc_plugin.demo.network import channel_widths, example_input, load_network
 from dfpc_plugin.demo.plot import draw

@@ -179,7 +179,7 @@ def test_a_damaged_layer_is_noticed(damage, case, tmp_path):
     [
         (
             {"method": "retrain"},
-            "method='retrain' is no way to repair; choose one of none, mean, merge, synthetic, calibrate",
+            "method='retrain' is none of none, mean, merge, synthetic, calibrate; choose one of them",
         ),
         ({"method": "calibrate"}, "method='calibrate' needs images"),
         ({"method": "mean", "images": torch.zeros(2, 3, 8, 8)}, "method='mean' uses no images"),

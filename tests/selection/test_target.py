@@ -1,13 +1,17 @@
 """What a user may write as a target, and what they are told when it makes no sense."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dfpc_plugin.cli.options import descriptions
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.selection import BUDGETS as BUDGETS_BY_NAME
 from dfpc_plugin.selection import Target, TargetError
+from dfpc_plugin.workflow import Recipe
 
 SHARES = st.sampled_from([0.001, 0.1, 0.25, 1 / 3, 0.5, 0.999])
 ABOVE_ONE = st.sampled_from([1.01, 1.5, 4, 123.25])
@@ -92,3 +96,18 @@ def test_what_cannot_be_meant_is_refused(values, message):
 
 def test_its_errors_are_those_of_the_package_and_of_values():
     assert issubclass(TargetError, DFPCError) and issubclass(TargetError, ValueError)
+
+
+def test_every_budget_is_on_the_page_and_in_the_help():
+    page = (Path(__file__).parents[2] / "docs" / "budgets.md").read_text(encoding="utf-8")
+    said = descriptions(Recipe)["target"]
+    for name, budget in BUDGETS_BY_NAME.items():
+        assert f"| `{name}={budget.example:g}` |" in page
+        assert f"{name}: {budget.summary}." in said
+
+
+@pytest.mark.parametrize(("name", "value", "share", "part"), [
+    ("ratio", 0.3, 0.5, 0.15), ("macs", 0.5, 0.5, 0.75), ("params", 0.2, 0.25, 0.8), ("speedup", 2, 0.5, 2),
+])  # fmt: skip
+def test_a_part_of_the_way(name, value, share, part):
+    assert getattr(Target(**{name: value}).part(share), name) == pytest.approx(part)

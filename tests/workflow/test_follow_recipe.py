@@ -17,7 +17,7 @@ from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.models import Preprocessing, load_weights
 from dfpc_plugin.pruning.summary import NOT_REPAIRED
-from dfpc_plugin.repairing.methods import METHODS
+from dfpc_plugin.repairing.registry import METHODS
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.recipe import DataSection, ExportSection, ModelSection, PruneSection, RepairSection
 from workflow_nets import colour_net
@@ -97,7 +97,7 @@ def test_a_default_repair_that_is_impossible_is_left_out_with_a_note(recipe, tmp
     def refuse(*args, **kwargs):
         raise RepairError("it has no weights.")
 
-    monkeypatch.setitem(METHODS, "merge", refuse)
+    monkeypatch.setitem(METHODS._entries, "merge", dataclasses.replace(METHODS["merge"], repair=refuse))
     record = follow_recipe(recipe, tmp_path / "out").record
     assert record["prune"]["notes"][-1].endswith("is the default, cannot repair this model: it has no weights.")
     assert [entry["stage"] for entry in record["evaluations"]] == ["before", "pruned"]

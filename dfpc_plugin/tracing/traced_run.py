@@ -22,7 +22,7 @@ from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.tracing.written import WrittenTensors
 
-__all__ = ["Found", "Run"]
+__all__ = ["Found", "TracedRun"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class BoundAnalysis(Protocol):
         """Return the bounds of the result."""
 
 
-class Run:
+class TracedRun:
     """One pass over a model.
 
     Attributes:

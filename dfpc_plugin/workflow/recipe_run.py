@@ -68,7 +68,7 @@ def follow_recipe(
         DFPCError: As every stage raises; nothing is written then but what is kept to resume.
     """
     start = time.perf_counter()
-    run = _Run(recipe, Path(output), resume, progress or (lambda name, share: None), overwrite)
+    run = _RecipeRun(recipe, Path(output), resume, progress or (lambda name, share: None), overwrite)
     with run.place.begun() if recipe.takes_long else nullcontext():
         model, pruning = run.pruned()
         if recipe.finetune is not None:
@@ -82,7 +82,7 @@ def follow_recipe(
     return Outcome(run.output, model, content, pruning)
 
 
-class _Run:
+class _RecipeRun:
     """One recipe on its way.
 
     Attributes:
