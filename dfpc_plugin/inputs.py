@@ -10,7 +10,7 @@ import torch
 from dfpc_plugin.errors import ExampleInputsError
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["ExampleInputs", "as_call", "fresh", "is_written_to"]
+__all__ = ["ExampleInputs", "as_call", "fresh", "is_written_to", "shapes_of"]
 
 ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 """A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`."""
@@ -32,6 +32,11 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, A
         f"example_inputs must be a tensor, a tuple or list of arguments, or a dict of keyword arguments, "
         f"not {type(example_inputs).__name__}; for an image model: torch.randn(1, 3, 224, 224)."
     )
+
+
+def shapes_of(example_inputs: ExampleInputs) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of the tensors, in order."""
+    return tuple(tuple(tensor.shape) for tensor in tensors(example_inputs))
 
 
 def fresh(inputs: Any) -> Any:

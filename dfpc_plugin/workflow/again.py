@@ -27,7 +27,7 @@ from dfpc_plugin.workflow.stages import Validation, repair_settings, tune
 __all__ = ["finetune_opened", "repair_opened", "unpruned"]
 
 
-def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Module:
+def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
     """Build the model that a saved one was pruned from, with its weights.
 
     Raises:
@@ -42,7 +42,7 @@ def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Mo
     with generators_kept():
         model = build_model(opened.spec, pretrained=pretrained)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, ignore_surplus=ignore_surplus)
     device = next((parameter.device for parameter in opened.model.parameters()), None)
     return model.to(device).eval()
 
