@@ -13,6 +13,7 @@ from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError
 from dfpc_plugin.models.construct import construct
 from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
 from dfpc_plugin.models.weights import Match, MismatchError, load_weights, match_weights
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["FittedModel", "build_fitted"]
 
@@ -23,7 +24,7 @@ _SYNONYMS = {"num_classes": ("classes", "n_classes"), "in_chans": ("in_channels"
 
 
 @dataclass(frozen=True)
-class FittedModel:
+class FittedModel(HoldsModel):
     """A model with the weights of a checkpoint.
 
     Attributes:

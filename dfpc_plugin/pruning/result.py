@@ -12,6 +12,7 @@ from dfpc_plugin.latency import Latency
 from dfpc_plugin.pruning.table import result_table
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
 
@@ -75,7 +76,7 @@ class ProtectedCoupling:
 
 
 @dataclass(frozen=True)
-class PruneResult:
+class PruneResult(HoldsModel):
     """A pruned model, and how it came about. `print` it for a table.
 
     Attributes:

@@ -122,7 +122,7 @@ def finetune_opened(
     if data.train is None:
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
     place = WorkPlace(output, _identity(opened, settings, data), resume=resume)
-    record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
+    record, validation = _record_of(opened, data), _validation_of(opened, data, progress, trained_later=True)
     require_trainable(opened, data, [settings])
     with place.begun():
         _note(record, validation, "before fine-tuning", opened.model)
@@ -159,9 +159,11 @@ def _record_of(opened: Opened, data: DataSection) -> RunRecord:
     return record
 
 
-def _validation_of(opened: Opened, data: DataSection, progress: Progress) -> Validation | None:
+def _validation_of(
+    opened: Opened, data: DataSection, progress: Progress, *, trained_later: bool = False
+) -> Validation | None:
     images = images_to_validate(data, opened.preprocessing)
-    return None if images is None else Validation(images, data, progress)
+    return None if images is None else Validation(images, data, progress, trained_later)
 
 
 def _note(record: RunRecord, validation: Validation | None, stage: str, model: nn.Module) -> None:

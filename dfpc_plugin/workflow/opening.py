@@ -30,6 +30,7 @@ from dfpc_plugin.models import (
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = [
     "Opened",
@@ -47,7 +48,7 @@ _LARGEST_RECORDED = 2048  # pixels that a file decides on: memory grows with the
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(HoldsModel):
     """A model with what is known of it.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.criteria import CRITERIA, no_criterion
 from dfpc_plugin.data import AugmentSettings
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
@@ -159,10 +158,7 @@ class PruneSection:
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         PruneSettings(self.per, self.rescore, self.max_ratio, self.min_channels, self.round_to)
         if self.importance != AUTO and self.importance not in CRITERIA:
-            names = (AUTO, *CRITERIA)
-            near = difflib.get_close_matches(self.importance, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else "choose one of them."
-            raise RecipeError(f"importance='{self.importance}' is none of {', '.join(names)}; {hint}")
+            raise RecipeError(no_criterion(self.importance, (AUTO, *CRITERIA)))
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,13 @@ from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import ExportSection, Recipe, recipe_text
 from dfpc_plugin.workflow.stages import Validation, add_curve, cut, cut_and_tune, repair_settings, tune
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["Outcome", "follow_recipe"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(HoldsModel):
     """What came of a run.
 
     Attributes:
@@ -114,7 +115,7 @@ class _Run:
         self.place = WorkPlace(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
         images = images_to_validate(recipe.data, self.opened.preprocessing)
-        self._validation = None if images is None else Validation(images, recipe.data, tell)
+        self._validation = None if images is None else Validation(images, recipe.data, tell, recipe.tunes)
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import ImageDataset
-from dfpc_plugin.evaluation import Evaluation, evaluate_model
+from dfpc_plugin.evaluation import Evaluation, evaluate_model, tally
 from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, finetune, prune_and_tune
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune
@@ -18,7 +18,7 @@ from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train
-from dfpc_plugin.workflow.recipe import AUTO, DataSection, PruneSection, Recipe, RepairSection
+from dfpc_plugin.workflow.recipe import DataSection, PruneSection, Recipe, RepairSection
 
 __all__ = ["Validation", "add_curve", "cut", "cut_and_tune", "repair_settings", "tune"]
 
@@ -31,14 +31,24 @@ class Validation:
         images: What they are.
         data: Where they come from, and how they are read.
         progress: Told how far it is.
+        trained_later: The model is fine-tuned on these classes, and need not know them yet.
     """
 
     images: ImageDataset
     data: DataSection
     progress: Progress
+    trained_later: bool = False
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Evaluate a model."""
+        """Evaluate a model.
+
+        Raises:
+            DataError: As `evaluate_model` raises.
+        """
+        if self.trained_later:
+            start = time.perf_counter()
+            sums = tally(model, self.images, self.data.batch_size, self.data.workers, self.progress)
+            return Evaluation.of(sums, time.perf_counter() - start)
         return evaluate_model(model, self.images, self.data.batch_size, self.data.workers, self.progress)
 
     def note(self, record: RunRecord, stage: str, model: nn.Module) -> Evaluation:
@@ -76,7 +86,7 @@ def cut(
         opened.model,
         opened.inputs,
         asked,
-        importance=_importance(recipe.prune),
+        importance=recipe.prune.importance,
         evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
         repair=repair,
         latency=recipe.latency if target is None else None,
@@ -104,7 +114,7 @@ def cut_and_tune(
         None if validation is None else validation.images,
         settings=recipe.schedule,
         pruning=PruneSettings(**_pruning(recipe.prune)),
-        importance=_importance(recipe.prune),
+        importance=recipe.prune.importance,
         repair=repair,
         checkpoint=checkpoint,
         resume=resume,
@@ -151,11 +161,6 @@ def add_curve(
         result = cut(recipe, opened, settings, None, progress, f"macs={share}")
         found = validation.evaluate(result.model)
         record.add_point(Point(f"macs={share:g}", result.after.macs, result.after.parameters, found.top1))
-
-
-def _importance(section: PruneSection) -> Any:
-    """The criterion; None for the one that goes with the repair."""
-    return None if section.importance == AUTO else CRITERIA[section.importance].build()
 
 
 def _pruning(section: PruneSection) -> dict[str, Any]:
