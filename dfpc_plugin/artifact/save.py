@@ -68,6 +68,7 @@ def save_pruned(
         UnsavableModelError: The model is not made as `model` says, or holds something that is no plain data; says where.
         ArtifactError: It cannot be written there.
         Exception: Whatever `finish` raises; what was there is as it was then.
+        ModelFormError: Something else than a model was given.
         DFPCError: As `build_model` raises, for the model's name.
     """
     target = require_place(directory, overwrite=overwrite)
