@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch_pruning as tp
@@ -13,7 +14,7 @@ from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.registry import Registry
 
-__all__ = ["AUTO", "CRITERIA", "Criterion", "Importance", "importance_of"]
+__all__ = ["AUTO", "CRITERIA", "Criterion", "Importance", "as_importance"]
 
 AUTO = "auto"
 """The name that stands for the criterion that goes with the repair."""
@@ -68,15 +69,25 @@ CRITERIA = Registry(
 """Every criterion by name; those marked TP come with Torch-Pruning. `CRITERIA.register(Criterion(...))` adds one."""
 
 
-def importance_of(given: Importance | str | None) -> Importance | None:
-    """Return an importance as it is, or build the criterion of a name; None for `auto` and for None.
+def as_importance(value: Any) -> Importance | None:
+    """Return the importance that a user means: an object that scores groups, its class, or the name of one.
 
     Args:
-        given: What a user passed as `importance`.
+        value: What the user gave; None, or "auto", for the default.
 
     Raises:
-        PrunerSettingError: There is no criterion of that name.
+        PrunerSettingError: It is none; the message says what to give.
     """
-    if not isinstance(given, str):
-        return given
-    return None if given == AUTO else CRITERIA.find(given, PrunerSettingError, AUTO).build()
+    if value is None or value == AUTO:
+        return None
+    if isinstance(value, str):
+        return CRITERIA.find(value, PrunerSettingError, AUTO).build()
+    if isinstance(value, type) and issubclass(value, tp.importance.Importance):
+        return value()
+    if not callable(value) or isinstance(value, type):
+        kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise PrunerSettingError(
+            f"importance is {kind}; give an object that scores groups, such as DFPCImportance(), or one of the names "
+            f"{', '.join(CRITERIA)}."
+        )
+    return value

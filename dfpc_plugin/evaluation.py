@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
+from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["Evaluation", "check_classes", "evaluate_model", "probe", "tally"]
 
@@ -53,8 +54,8 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: nn.Module,
-    dataset: Dataset[tuple[Tensor, int]],
+    model: nn.Module | HoldsModel,
+    dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
     batch_size: int = 256,
     workers: int = 0,
     progress: Progress | bool | None = None,
@@ -62,24 +63,29 @@ def evaluate_model(
     """Evaluate a classifier, where it is, and leave it as it was.
 
     Args:
-        model: From images `(N, C, H, W)` to outputs `(N, classes)`.
-        dataset: A map-style data set of pairs (image, label), such as `open_images` returns.
+        model: From images `(N, C, H, W)` to outputs `(N, classes)`, or a result that stands for its model.
+        dataset: A map-style data set of pairs (image, label), such as `open_images` returns; or a DataLoader, which has its own
+            batch size and workers.
         batch_size: Images at a time.
         workers: Processes that read images.
         progress: True for a bar in the terminal, or what to call.
 
     Raises:
-        DataError: There are no images, labels go beyond the model's outputs, or the model cannot take the images.
+        DataError: There are no images, labels go beyond the model's outputs, the model has more classes than the data set and
+            recognises nothing, or it cannot take the images.
+        ModelFormError: Something else than a model was given.
     """
-    start = time.perf_counter()
+    start, model = time.perf_counter(), as_model(model)
     with shown(progress) as tell:
         sums = tally(model, dataset, batch_size, workers, tell)
-    return Evaluation.of(sums, time.perf_counter() - start)
+    found = Evaluation.of(sums, time.perf_counter() - start)
+    _require_same_classes(model, dataset, found)
+    return found
 
 
 def tally(
     model: nn.Module,
-    dataset: Dataset[tuple[Tensor, int]],
+    dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
     batch_size: int,
     workers: int = 0,
     progress: Progress | None = None,
@@ -92,16 +98,12 @@ def tally(
     Raises:
         DataError: As `evaluate_model` says.
     """
+    loader = dataset if isinstance(dataset, DataLoader) else _loader(dataset, batch_size, workers)
+    dataset = loader.dataset
     count = len(dataset)  # type: ignore[arg-type]
-    if count == 0:
-        raise DataError("The data set holds no images to evaluate on.")
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size} is no number of images; give 1 or more.")
-    workers = min(checked_workers(workers), -(-count // batch_size))  # no more than there are batches
     device = _device_of(model)
     sums = torch.zeros(4, dtype=torch.float64)
     with evaluating(model, hooks=False), torch.no_grad():
-        loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
         for images, labels in loader:
             with watched() if sums[0] == 0 else contextlib.nullcontext():  # what it writes to, it writes to always
                 outputs = _outputs(model, images.to(device))
@@ -110,6 +112,43 @@ def tally(
             if progress is not None:
                 progress("evaluating", sums[0].item() / count)
     return sums
+
+
+def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int) -> DataLoader[Any]:
+    """Read a data set in batches.
+
+    Raises:
+        DataError: It is empty or no map-style data set, or the settings make no sense.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise DataError(
+            f"The images are a {type(dataset).__name__}; give a map-style data set, such as open_images returns, or a DataLoader."
+        )
+    if len(dataset) == 0:
+        raise DataError("The data set holds no images to evaluate on.")
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size} is no number of images; give 1 or more.")
+    workers = min(checked_workers(workers), -(-len(dataset) // batch_size))  # no more than there are batches
+    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
+
+
+def _require_same_classes(model: nn.Module, dataset: Any, found: Evaluation) -> None:
+    """Raise where a model of more classes than the data set does no better than chance: its classes are others.
+
+    Raises:
+        DataError: Says how many there are of both.
+    """
+    dataset = dataset.dataset if isinstance(dataset, DataLoader) else dataset
+    classes = len(getattr(dataset, "classes", ()))
+    if not classes or found.top1 > 100 / classes:
+        return
+    outputs = probe(model, dataset)
+    if outputs > classes:
+        raise DataError(
+            f"The data set has {classes} classes, the model {outputs} outputs, and {found.top1:.1f} % of the labels are "
+            f"recognised: the model's classes are others, or numbered otherwise. Build the model with num_classes={classes} and "
+            f"give it weights of these classes, or take the data it was trained for."
+        )
 
 
 def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:

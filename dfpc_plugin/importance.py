@@ -11,14 +11,24 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
-from dfpc_plugin.errors import DFPCError, ExampleInputsError
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, PrunerSettingError
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc, flow_of, require_finite, saliency_of
 from dfpc_plugin.state import ModelState
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall, traced_call
 
-__all__ = ["DFPCImportance", "ImportanceRanking", "call_of", "flowed", "keep", "name_of", "remembered", "unchanged"]
+__all__ = [
+    "DFPCImportance",
+    "ImportanceRanking",
+    "call_of",
+    "flowed",
+    "keep",
+    "name_of",
+    "remembered",
+    "require_brackets",
+    "unchanged",
+]
 
 ImportanceRanking = Literal["output", "expected", "relative", "coupling-mean", "published"]
 """How channels of different couplings are compared; see `DFPCImportance`."""
@@ -101,6 +111,16 @@ def call_of(graph: tp.DependencyGraph, example_inputs: ExampleInputs | None) -> 
     return noted
 
 
+def require_brackets(name: str, first: Any) -> None:
+    """Raise if an importance was made by a pruner that has called its class with a group.
+
+    Raises:
+        PrunerSettingError: Says what to write.
+    """
+    if hasattr(first, "_DG"):
+        raise PrunerSettingError(f"importance={name} is a class; write importance={name}(), with brackets.")
+
+
 class DFPCImportance(tp.importance.Importance):
     """Score a group's channels by BGSC, without data.
 
@@ -123,20 +143,29 @@ class DFPCImportance(tp.importance.Importance):
       positions or large weights have large scores, so others are emptied first.
     """
 
-    def __init__(self, ranking: ImportanceRanking = "expected", example_inputs: ExampleInputs | None = None) -> None:
+    def __init__(
+        self, ranking: ImportanceRanking = "expected", example_inputs: ExampleInputs | None = None, **options: Any
+    ) -> None:
         """Choose a ranking.
 
         Args:
             ranking: `output`, `expected`, `relative`, `coupling-mean` or `published`.
             example_inputs: What to call the model with; by default what the pruner was given.
+            options: Options of Torch-Pruning's importances, such as `p`; there are none here, and the error says so.
 
         Raises:
-            DFPCError: An unknown ranking.
+            DFPCError: An unknown ranking, or an option.
         """
+        if options:
+            raise PrunerSettingError(
+                f"DFPCImportance has no option {', '.join(options)}: nothing is left to choose but ranking and example_inputs. "
+                f"Leave it out, or take torch_pruning.importance.GroupMagnitudeImportance."
+            )
+        require_brackets(type(self).__name__, ranking)
         if ranking not in get_args(ImportanceRanking):
             raise DFPCError(f"ranking must be one of {', '.join(get_args(ImportanceRanking))}, not {ranking!r}.")
         self.ranking = ranking
-        self.example_inputs = example_inputs
+        self.example_inputs = None if example_inputs is None else as_inputs(example_inputs)
 
     def __call__(self, group: Any) -> Tensor | None:
         """Return one score per root index of `group`, float64 on the root's device, or None.

@@ -1,16 +1,25 @@
-"""Example inputs: how a model is called, written once."""
+"""Example inputs: how a model is called, written once, and what is said where they do not fit it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
-from dfpc_plugin.errors import ExampleInputsError
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, RuleError
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["ExampleInputs", "as_call", "fresh", "is_written_to"]
+__all__ = ["ExampleInputs", "as_call", "as_inputs", "fresh", "inputs_explained", "is_written_to", "shapes_of"]
+
+_COLOURS = (1, 3, 4)
+_MOST_CHANNELS = 16
+"""An image has so many; a layer that reads more is not the first to run, though it may be the first that was made."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 """A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`."""
@@ -32,6 +41,100 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, A
         f"example_inputs must be a tensor, a tuple or list of arguments, or a dict of keyword arguments, "
         f"not {type(example_inputs).__name__}; for an image model: torch.randn(1, 3, 224, 224)."
     )
+
+
+def as_inputs(example_inputs: Any) -> ExampleInputs:
+    """Return what a model is called with: arrays of NumPy become tensors, their floats of torch's default type.
+
+    Raises:
+        ExampleInputsError: It is nothing to call a model with; the message says what to give.
+    """
+    if isinstance(example_inputs, DataLoader):
+        raise ExampleInputsError("example_inputs is a DataLoader; give the images of one batch: next(iter(loader))[0].")
+    if isinstance(example_inputs, tuple | list) and example_inputs and all(type(n) is int for n in example_inputs):
+        sizes = ", ".join(map(str, example_inputs))
+        raise ExampleInputsError(f"example_inputs is a shape; give a tensor of it: torch.randn({sizes}).")
+    if isinstance(example_inputs, np.ndarray):
+        return _as_tensor(example_inputs)
+    if isinstance(example_inputs, Mapping):
+        if not any(isinstance(value, np.ndarray) for value in example_inputs.values()):
+            return example_inputs
+        return {key: _as_tensor(value) for key, value in example_inputs.items()}
+    if isinstance(example_inputs, tuple | list) and any(isinstance(value, np.ndarray) for value in example_inputs):
+        return tuple(_as_tensor(value) for value in example_inputs)
+    as_call(example_inputs)
+    return example_inputs
+
+
+def _as_tensor(value: Any) -> Any:
+    """An array as a tensor; all else as it is.
+
+    Raises:
+        ExampleInputsError: It is one picture with its channels last, which no model takes.
+    """
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.ndim == 3 and value.shape[-1] in _COLOURS and value.shape[0] not in _COLOURS:
+        raise ExampleInputsError(
+            f"example_inputs is a picture of shape {value.shape}, channels last; give a batch with channels first: "
+            f"torch.from_numpy(image).permute(2, 0, 1)[None].float()."
+        )
+    tensor = torch.from_numpy(np.ascontiguousarray(value).copy())
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+@contextlib.contextmanager
+def inputs_explained(model: nn.Module, example_inputs: ExampleInputs) -> Iterator[None]:
+    """Where a call of `model` fails on inputs that do not fit it, say what does not and what to give.
+
+    Raises:
+        ExampleInputsError: In place of what the call raised, if the reason is plain to see.
+    """
+    try:
+        yield
+    except Exception as error:  # a forward is anybody's code
+        if isinstance(error, DFPCError) and not isinstance(error, RuleError):
+            raise
+        fault = _fault(model, *as_call(example_inputs))
+        if fault is None:
+            raise
+        cause = error.__cause__ if isinstance(error, RuleError) and error.__cause__ is not None else error
+        first = next(iter(str(cause).splitlines()), "").rstrip(".")
+        raise ExampleInputsError(f"example_inputs {fault} ({type(cause).__name__}: {first}).") from error
+
+
+def _fault(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """What is wrong with inputs that a model has refused, and what to give; None if it is not plain to see."""
+    if kwargs or not args or not isinstance(args[0], torch.Tensor):
+        return None
+    x, shape = args[0], tuple(args[0].shape)
+    if len(args) == 2:
+        labels = args[1]
+        both = isinstance(labels, torch.Tensor) and labels.dim() == 1 and len(labels) == len(x)
+        return "holds images and labels; give the images alone" if both and not labels.is_floating_point() else None
+    first = next(((path, m) for path, m in model.named_modules() if isinstance(m, _CONVOLUTIONS)), None)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if first is None or len(args) > 1:
+        return None
+    path, layer = first
+    channels, axes = layer.in_channels, layer.weight.dim()
+    takes = f"'{path}', the model's first convolution, takes {channels}"
+    if x.dim() == axes - 1:
+        return f"has the shape {shape}, without an axis for the batch; give x[None]"
+    if x.dim() == axes + 1 and x.shape[0] == 1:
+        return f"has the shape {shape}, with an axis too many; give x[0]"
+    if x.dim() == axes and channels <= _MOST_CHANNELS and x.shape[1] != channels:
+        if x.shape[-1] == channels:
+            return f"has the shape {shape}, channels last; give x.movedim(-1, 1)"
+        return f"has {x.shape[1]} channels, and {takes}; give as many, or build the model for {x.shape[1]}"
+    if weight is not None and x.dtype != weight.dtype:
+        return f"is of {x.dtype}, and the model's weights of {weight.dtype}; give x.to({weight.dtype})"
+    return None
+
+
+def shapes_of(example_inputs: ExampleInputs) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of the tensors, in order."""
+    return tuple(tuple(tensor.shape) for tensor in tensors(example_inputs))
 
 
 def fresh(inputs: Any) -> Any:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.computed_weights import layer_of_original
 from dfpc_plugin.errors import DFPCError, RepairError
-from dfpc_plugin.importance import DFPCImportance, call_of, flowed, keep, name_of, remembered
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.importance import DFPCImportance, call_of, flowed, keep, name_of, remembered, require_brackets
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.calibration import Calibration
 from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
@@ -86,6 +86,7 @@ class RepairedImportance(tp.importance.Importance):
             DFPCError: An unknown ranking.
             RepairError: Settings that cannot be followed, or of another method.
         """
+        require_brackets(type(self).__name__, how)
         self.settings = RepairSettings.of(how, images)
         if not self.settings.how.anticipated:
             raise RepairError(
@@ -93,7 +94,8 @@ class RepairedImportance(tp.importance.Importance):
             )
         if ranking not in get_args(AnticipatedRanking):
             raise DFPCError(f"ranking must be one of {', '.join(get_args(AnticipatedRanking))}, not {ranking!r}.")
-        self.ranking, self.example_inputs = ranking, example_inputs
+        self.ranking = ranking
+        self.example_inputs = None if example_inputs is None else as_inputs(example_inputs)
         self._unread = DFPCImportance(ranking, example_inputs=example_inputs)
         self.calibration = Calibration(self.settings) if self.settings.how.by_images else None
         by_shares_on_images = ranking == "expected" and self.calibration is not None

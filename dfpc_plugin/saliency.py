@@ -29,7 +29,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 __all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "followed", "require_finite", "saliency_of"]
 
@@ -102,7 +102,7 @@ class Saliency(Mapping[str, Tensor]):
 
 
 def bgsc(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     *,
     ranking: Ranking = "published",
@@ -142,7 +142,9 @@ def bgsc(
     return saliency_of(followed(model, example_inputs, forward_fn, flow_of(ranking)), ranking)
 
 
-def followed(model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow) -> Bounds:
+def followed(
+    model: nn.Module | HoldsModel, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow
+) -> Bounds:
     """Let something flow through a model whose weights are finite.
 
     Raises:

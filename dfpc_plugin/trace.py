@@ -17,7 +17,7 @@ from dfpc_plugin.analyses.stated import Statements
 from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
 from dfpc_plugin.tracing.constants import Constants
@@ -26,7 +26,7 @@ from dfpc_plugin.tracing.script import scripted_functions_redirected
 from dfpc_plugin.tracing.state import traced_state
 from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 __all__ = ["Flow", "ForwardFunction", "Trace", "missing_operators", "trace_model"]
 
@@ -76,7 +76,7 @@ def trace_model(
 
 
 def missing_operators(
-    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
+    model: nn.Module | HoldsModel, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
 ) -> tuple[MissingOperator, ...]:
     """Return the operators of `model` that have no rule; works on the meta device, without weights.
 
@@ -102,6 +102,7 @@ def _traced(
     flow: Flow | None,
 ) -> Trace:
     """Run the forward and return what the run has shown, complete or not."""
+    example_inputs = as_inputs(example_inputs)
     run = TracedRun(model)
     followed, bounds = ChannelTrace(run) if channels else None, None
     if flow is not None:
@@ -112,7 +113,8 @@ def _traced(
         statements = Statements(followed) if followed is not None else None
         label = None if followed is None else followed.label
         with traced_state(run, label), caches_passed_by(run.names.modules.values()), Constants(run, run.written):
-            with _watching(run, followed, statements):
+            explained = contextlib.nullcontext() if forward_fn else inputs_explained(model, example_inputs)
+            with explained, _watching(run, followed, statements):
                 outputs = follow(run, model, example_inputs, forward_fn)
             returned = [run.known(tensor) for tensor in returned_tensors(outputs)]
             if bounds is not None and bounds.to_outputs:

@@ -1,9 +1,11 @@
-"""Models as users hold them: compiled, wrapped for several processes, in TorchScript, exported, or not initialised."""
+"""Models as users hold them: in results, compiled, wrapped for several processes, in TorchScript, exported, not initialised."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +14,72 @@ from torch.nn.parameter import is_lazy
 
 from dfpc_plugin.errors import ModelFormError
 
-__all__ = ["plain_model"]
+__all__ = ["HoldsModel", "as_model", "plain_model"]
 
 _PLAIN = (nn.Parameter, torch.Tensor, type(None))
 """Types of tensors with a shape, which most are."""
+
+
+class HoldsModel:
+    """A result that stands for its model wherever a model is taken.
+
+    Attributes:
+        model: The model.
+    """
+
+    model: nn.Module
+
+
+def as_model(value: Any, name: str = "model") -> nn.Module:
+    """Return the model that a user means: a module, or that of a result such as `prune` returns.
+
+    Args:
+        value: What the user gave.
+        name: The argument it was given for.
+
+    Raises:
+        ModelFormError: It is no model; the message says how to get one.
+    """
+    if isinstance(value, HoldsModel):
+        value = value.model
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, torch.export.ExportedProgram):
+        raise ModelFormError(
+            f"{name} is an ExportedProgram, which has no layers; give the module from before torch.export."
+        )
+    described = next((say(value) for kinds, say in _NO_MODELS if isinstance(value, kinds)), None)
+    kind = "None" if value is None else f"a {type(value).__name__}"
+    described = described or f"{kind}; give a torch.nn.Module, such as build_model('resnet50') returns"
+    raise ModelFormError(f"{name} is {described}.")
+
+
+def _text(value: str | Path) -> str:
+    """Of a name or a path in place of a model."""
+    if Path(value).is_dir():
+        return f"the path '{value}'; load the model first: load_pruned('{value}')"
+    if Path(value).is_file():
+        return f"the path '{value}'; build the model first: build_model(NAME, weights='{value}')"
+    return (
+        f"the text '{value}'; build the model first: build_model('{value}', pretrained=True), or without pretrained for random "
+        f"weights"
+    )
+
+
+def _mapping(value: Mapping[Any, Any]) -> str | None:
+    """Of a state dict in place of a model; None for other mappings."""
+    if any(isinstance(entry, torch.Tensor) for entry in value.values()):
+        return "a state_dict, which is weights without a model; build the model, and call its load_state_dict"
+    return None
+
+
+_NO_MODELS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str | None]], ...] = (
+    ((str, Path), _text),
+    (Mapping, _mapping),
+    (type, lambda value: f"the class {value.__name__}; call it, and give the model that it makes"),
+    (types.FunctionType, lambda value: f"the function {value.__name__}; call it, and give the model that it returns"),
+)
+"""What is easily given instead of a model, and what to say of it."""
 
 
 def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) -> nn.Module:
@@ -32,13 +96,7 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
     Raises:
         ModelFormError: It cannot be used in this form; the message says what to give.
     """
-    if isinstance(model, torch.export.ExportedProgram):
-        raise ModelFormError(
-            "model is an ExportedProgram, which has no layers; give the module from before torch.export."
-        )
-    if not isinstance(model, nn.Module):
-        raise ModelFormError(f"model is a {type(model).__name__}; give a torch.nn.Module.")
-    model = _inside(model, inplace)
+    model = _inside(as_model(model), inplace)
     if not scripted and isinstance(model, torch.jit.ScriptModule):
         raise ModelFormError(
             "model is in TorchScript, whose layers cannot be cut; give the module from before torch.jit.script or "

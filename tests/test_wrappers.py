@@ -90,7 +90,7 @@ FORMS = {
     "exported_module": (lambda: torch.export.export(net(), (X,)).module(), "before torch.export"),
     "lazy": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3)), "lazy layer '1' .* call the model once"),
     "lazy_norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d()), "lazy layer '1'"),
-    "weights": (lambda: net().state_dict(), "OrderedDict; give"),
+    "weights": (lambda: net().state_dict(), " is a state_dict, which is weights without a model; build the model"),
 }
 
 

@@ -24,19 +24,20 @@ from dfpc_plugin.artifact.records import Structure
 from dfpc_plugin.artifact.strict_json import parse
 from dfpc_plugin.artifact.structure import structure_of, tensors_of
 from dfpc_plugin.artifact.weights_file import described, packed
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.hub_config import write_hub_config
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
+from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["save_pruned"]
 
 
 def save_pruned(
-    pruned: nn.Module | PruneResult,
+    pruned: nn.Module | HoldsModel,
     directory: str | Path,
     *,
     model: ModelSpec | str | None = None,
@@ -50,7 +51,7 @@ def save_pruned(
     What was written is loaded and compared, bit by bit, before it gets its name; if anything fails, nothing is left of it.
 
     Args:
-        pruned: The model, or what `prune` returned; it stays as it is.
+        pruned: The model, or what `prune`, `repair` or `finetune` returned; it stays as it is.
         directory: What to make; its parent has to exist.
         model: How the unpruned model is built: its name, or name and options. Models of timm know that themselves.
         example_inputs: What the model is called with, of which shapes and dtypes are noted; by default what its library
@@ -67,12 +68,11 @@ def save_pruned(
         UnsavableModelError: The model is not made as `model` says, or holds something that is no plain data; says where.
         ArtifactError: It cannot be written there.
         Exception: Whatever `finish` raises; what was there is as it was then.
+        ModelFormError: Something else than a model was given.
         DFPCError: As `build_model` raises, for the model's name.
     """
     target = require_place(directory, overwrite=overwrite)
-    network = pruned.model if isinstance(pruned, PruneResult) else pruned
-    if not isinstance(network, nn.Module):
-        raise UnsavableModelError(f"A model or the result of prune is saved, not a {type(network).__name__}.")
+    network = as_model(pruned, "pruned")
     with exclusive(network):
         spec = _spec_of(network, model)
     written = _json_of(pruned.to_json() if record is None and isinstance(pruned, PruneResult) else record)
@@ -123,7 +123,9 @@ def _inputs_of(network: nn.Module, spec: ModelSpec, example_inputs: ExampleInput
     """What the model is called with; unknown for models of the user's own."""
     if example_inputs is None and spec.own_code:
         return None
-    return Inputs.of(usual_inputs(network, spec.name, device="meta") if example_inputs is None else example_inputs)
+    return Inputs.of(
+        usual_inputs(network, spec.name, device="meta") if example_inputs is None else as_inputs(example_inputs)
+    )
 
 
 def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from rich.text import Text
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import print_json
+from dfpc_plugin.cli.output import print_json, print_notes
+from dfpc_plugin.cli.subject import section_of
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
@@ -32,7 +34,12 @@ class BenchConfig:
     """Options of `dfpc bench`.
 
     Attributes:
-        models: Directories of saved models, timm models, torchvision/NAME, cifar/NAME; speed-ups are over the first.
+        models: Directories of saved models, timm models, torchvision/NAME, cifar/NAME, checkpoints that name their
+            architecture; speed-ups are over the first.
+        pretrained: Load the weights that timm or torchvision hold for models by name.
+        weights: Load weights of models by name from this checkpoint.
+        options: Keyword arguments of the builder of models by name, as --options.num_classes 10.
+        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
         size: Height and width of images in pixels, instead of what the models were made for.
         batch_size: Images of one forward.
         threads: CPU threads; by default as many as PyTorch uses.
@@ -47,6 +54,10 @@ class BenchConfig:
     """
 
     models: tuple[str, ...] = field(metadata={"metavar": "MODEL"})
+    pretrained: bool = False
+    weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    options: dict[str, Any] = field(default_factory=dict, metadata={"metavar": "JSON"})
+    ignore_surplus: bool = False
     size: int | None = None
     batch_size: int = 1
     threads: int | None = None
@@ -59,6 +70,11 @@ class BenchConfig:
     json: bool = False
     quiet: bool = False
 
+    def section(self, name: str) -> ModelSection:
+        """How to open one of the models."""
+        own = {key: getattr(self, key) for key in ("options", "pretrained", "weights", "ignore_surplus")}
+        return section_of(name, own, size=self.size, batch_size=self.batch_size)
+
     @property
     def settings(self) -> LatencySettings:
         """How to measure."""
@@ -70,11 +86,11 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
     device = device_of(config.device)
     with bars(consoles.err, config.quiet or config.json) as tell:
         opened = {
-            name: open_model(
-                ModelSection(name, size=config.size, batch_size=config.batch_size), device, factory=config.factory
-            )
+            name: open_model(config.section(name), device, factory=config.factory)
             for name in dict.fromkeys(config.models)
         }
+        if not config.quiet:
+            print_notes((note for each in opened.values() for note in each.notes), consoles.err)
         models = {name: each.model for name, each in opened.items()}
         inputs = _common_inputs(opened)
         found = config.settings.measure(models, inputs, lambda share: tell("measuring", share))

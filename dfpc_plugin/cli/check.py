@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
+from torch import nn
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.models import match_models
+from dfpc_plugin.cli.subject import section_of
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.models import ModelSpec, build_model, example_inputs, match_models
 from dfpc_plugin.report.check import ModelCheck, check_model
 from dfpc_plugin.report.tables import print_check
+from dfpc_plugin.workflow.opening import device_of, is_artifact, is_checkpoint, open_model
 
 __all__ = ["CheckConfig", "run"]
 
@@ -22,12 +29,36 @@ class CheckConfig:
     """Options of `dfpc check`.
 
     Attributes:
-        models: timm models, torchvision/NAME, or shell-style patterns in quotes, such as 'resnet*' or 'torchvision/*'.
+        models: timm models, torchvision/NAME, shell-style patterns in quotes, such as 'resnet*' or 'torchvision/*', directories
+            of saved models, or checkpoints that name their architecture.
+        weights: Take class count and input channels from this checkpoint, and its weights.
+        options: Keyword arguments of the builder of models by name, as --options.num_classes 10.
+        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
+        size: Height and width of images in pixels, instead of what the model was made for.
+        factory: Builds the unpruned models of saved ones of your own, as package.module:function; its code is run.
         json: Print the results as JSON instead.
     """
 
     models: tuple[str, ...] = field(metadata={"metavar": "MODEL"})
+    weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    options: dict[str, Any] = field(default_factory=dict, metadata={"metavar": "JSON"})
+    ignore_surplus: bool = False
+    size: int | None = None
+    factory: str | None = None
     json: bool = False
+
+    def build(self, name: str) -> tuple[nn.Module, ExampleInputs]:
+        """Build one of the models with its example inputs: without values, unless they come from a file.
+
+        Raises:
+            DFPCError: As `open_model` and `build_model` raise.
+        """
+        if is_artifact(name) or is_checkpoint(name) or self.weights is not None:
+            own = {key: getattr(self, key) for key in ("options", "weights", "ignore_surplus")}
+            found = open_model(section_of(name, own, size=self.size), device_of("cpu"), factory=self.factory)
+            return found.model, found.inputs
+        model = build_model(ModelSpec(name, self.options), meta=True)
+        return model, example_inputs(model, name, size=self.size)
 
 
 def run(config: CheckConfig, consoles: Consoles) -> int:
@@ -37,7 +68,7 @@ def run(config: CheckConfig, consoles: Consoles) -> int:
     """
     names = list(dict.fromkeys(name for pattern in config.models for name in match_models(pattern)))
     checks = []
-    for check in _checked(names, consoles, quiet=config.json):
+    for check in _checked(names, config, consoles):
         checks.append(check)
         if not config.json:
             print_check(check, consoles.out)
@@ -50,15 +81,15 @@ def run(config: CheckConfig, consoles: Consoles) -> int:
     return 1 if failed else 0
 
 
-def _checked(names: list[str], consoles: Consoles, quiet: bool) -> Iterator[ModelCheck]:
+def _checked(names: list[str], config: CheckConfig, consoles: Consoles) -> Iterator[ModelCheck]:
     """Check one after the other, under a progress bar if there are several."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # On the console that the results go to, so that the bar stays below them.
-    console = consoles.err if quiet else consoles.out
+    console = consoles.err if config.json else consoles.out
     hidden = len(names) < 2 or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=len(names))
         for name in names:
             progress.update(task, description=name)
-            yield check_model(name)
+            yield check_model(name, functools.partial(config.build, name))
             progress.advance(task)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
+from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.report.coupling_export import couplings_to_csv, couplings_to_json
 from dfpc_plugin.report.coupling_tables import print_coupling, print_couplings
@@ -19,12 +20,10 @@ class CouplingsConfigError(DFPCError, ValueError):
 
 
 @dataclass(frozen=True)
-class CouplingsConfig:
+class CouplingsConfig(SubjectOptions):
     """Options of `dfpc couplings`.
 
     Attributes:
-        model: A timm model, such as resnet50 or vit_base_patch16_224, or torchvision/NAME.
-        size: Height and width of the input in pixels, instead of what the model was made for.
         show: Show the coupling of this name, or that a layer of this name writes, with all that goes with it.
         all: List also what no layer writes, such as the input's channels, and protected couplings one by one.
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing
@@ -33,8 +32,6 @@ class CouplingsConfig:
         quiet: Print no table.
     """
 
-    model: str
-    size: int | None = None
     show: str | None = None
     all: bool = False
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
@@ -59,7 +56,8 @@ def run(config: CouplingsConfig, consoles: Consoles) -> int:
     """Show which channels of a model can only be removed together, and which must stay and why."""
     require_targets(config.json, config.csv)
     with consoles.err.status(f"Following the channels of {config.model}"):
-        found = couple_model(config.model, size=config.size)
+        opened = config.opened(None if config.quiet else consoles.err)
+        found = couple_model(config.model, opened.model, opened.inputs)
         shown = [] if config.show is None else found.named(config.show)
         written = [] if config.json is None else send(config.json, couplings_to_json(found))
         written += [] if config.csv is None else send(config.csv, couplings_to_csv(found))

@@ -76,7 +76,7 @@ def run(config: EvaluateConfig, consoles: Consoles) -> int:
     """Measure the accuracy of a saved model, or of one by name, on labelled images."""
     data = config.section
     with bars(consoles.err, config.quiet or config.json) as tell:
-        opened = config.opened()
+        opened = config.opened(None if config.quiet else consoles.err)
         images = images_to_validate(data, opened.preprocessing)
         assert images is not None
         found = evaluate_model(opened.model, images, data.batch_size, data.workers, tell)

@@ -8,12 +8,14 @@ import re
 from collections.abc import Sequence
 
 from dfpc_plugin.cli.options import nearest
+from dfpc_plugin.cli.spellings import guessed
 
 __all__ = ["explain"]
 
 # What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
 _LONGEST = 20_000  # a value is repeated in what is said about it
 _UNKNOWN = re.compile(r"unrecognized arguments: (--\S+)|invalid choice: '([^']*)'|not accept option '([^']*)'")
+_VALUE = re.compile(r" +([^-\s]\S{0,100})")
 _BARE = re.compile(r"unrecognized arguments: (?!-)(.*)")
 _NESTED = re.compile(r'Parser key "([^"]*)":.*?Option \'([^\']*)\' is not accepted', re.DOTALL)
 _BULLETS = re.compile(r"^\s*- (.+?)(?=\n\s*- |\n\s*Given value|\Z)", re.DOTALL | re.MULTILINE)
@@ -79,7 +81,11 @@ def _hint(message: str, chosen: str, commands: Sequence[str], options: Sequence[
     elif found is not None:
         typed = found[found.lastindex or 0]
         dashes = "--" if typed.startswith("--") else ""
-        typed = typed.lstrip("-").partition("=")[0]
+        typed, _, value = typed.lstrip("-").partition("=")
+        rest = _VALUE.match(message, found.end())
+        option = guessed(typed, value or (rest[1] if rest else ""), options) if dashes else None
+        if option is not None:
+            return f"; did you mean {option}?"
     else:
         return ""
     near = nearest(typed, list(options if chosen else commands))

@@ -64,7 +64,7 @@ def run(config: ExportConfig, consoles: Consoles) -> int:
             require_writable(path)
     found: list[dict[str, Any]] = []
     with bars(consoles.err, config.quiet or config.json) as tell:
-        opened = config.opened(batch_size=config.batch_size)
+        opened = config.opened(None if config.quiet else consoles.err, batch_size=config.batch_size)
         if config.onnx is not None:
             tell("exporting to ONNX", 0.0)
             written = export_onnx(

@@ -49,10 +49,12 @@ def run(config: FinetuneConfig, consoles: Consoles) -> int:
     """Fine-tune a saved model, or one by name, on labelled images, and save it; `accelerate launch` does it on many devices."""
     with bars(consoles.err, config.quiet or not is_main_process()) as tell:
         saved = is_artifact(config.model)
-        opened = config.opened(saved=saved)
+        opened = config.opened(None if config.quiet else consoles.err, saved=saved)
         teacher = None
         if saved and config.finetune.distill > 0:
-            teacher = unpruned(opened, weights=config.weights, pretrained=config.pretrained)
+            teacher = unpruned(
+                opened, weights=config.weights, pretrained=config.pretrained, ignore_surplus=config.ignore_surplus
+            )
         record = finetune_opened(
             opened, config.finetune, config.data, config.output, teacher=teacher, overwrite=config.overwrite,
             resume=config.resume, progress=tell,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from dfpc_plugin.files import finite, require_writable, write_text
 
-__all__ = ["STDOUT", "print_json", "require_targets", "send"]
+__all__ = ["STDOUT", "print_json", "print_notes", "require_targets", "send"]
 
 STDOUT = "-"
 
@@ -35,6 +37,12 @@ def send(target: str, content: str) -> list[str]:
         return []
     write_text(Path(target), content)
     return [target]
+
+
+def print_notes(notes: Iterable[str], console: Console) -> None:
+    """Print what a user should know and did not ask for, one line for each."""
+    for note in notes:
+        console.print(Text(note), soft_wrap=True)
 
 
 def print_json(content: Any, console: Console, indent: int | None = None) -> None:

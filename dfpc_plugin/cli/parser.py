@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dfpc_plugin.cli.config_file import check_config_file
 from dfpc_plugin.cli.explain import explain
 from dfpc_plugin.cli.formatter import PlainHelpFormatter
 from dfpc_plugin.cli.options import descriptions, option_names, section_type
+from dfpc_plugin.cli.spellings import respelt, with_underscores
 from dfpc_plugin.errors import DFPCError
 
 __all__ = ["Command", "CommandLineError", "parse"]
@@ -62,9 +63,11 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, An
     if not argv:
         parser.print_help(sys.stderr)
         raise SystemExit(2)
-    arguments = list(_with_underscores(argv))
+    arguments = list(with_underscores(argv))
     chosen = next((argument for argument in arguments if argument in commands), "")
     if chosen:
+        place = arguments.index(chosen) + 1
+        arguments = [*arguments[:place], *respelt(arguments[place:], commands[chosen].config)]
         arguments = _with_main_option(arguments, chosen, commands[chosen])
         _check_files(arguments, commands[chosen])
     try:
@@ -196,10 +199,3 @@ def _describe_choices(parser: jsonargparse.ArgumentParser, section: type, prefix
     }
     for action in parser._actions:
         action.help = named.get(action.dest, action.help)
-
-
-def _with_underscores(argv: Sequence[str]) -> Iterator[str]:
-    """Spell options as the keys of a configuration file are: --batch-size becomes --batch_size."""
-    for argument in argv:
-        name, equals, value = argument.partition("=")
-        yield name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument

@@ -9,7 +9,7 @@ from pathlib import Path
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
-from dfpc_plugin.cli.output import print_json
+from dfpc_plugin.cli.output import print_json, print_notes
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.processes import is_main_process
 
@@ -48,6 +48,8 @@ def run(config: PruneConfig, consoles: Consoles) -> int:
         )
     if not is_main_process():
         return 0
+    if not config.quiet:
+        print_notes(outcome.notes, consoles.err)
     if config.json:
         print_json(outcome.record, consoles.out)
     elif not config.quiet:

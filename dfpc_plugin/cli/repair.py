@@ -55,8 +55,10 @@ def run(config: RepairConfig, consoles: Consoles) -> int:
             raise RepairConfigError(
                 f"'{config.model}' is no directory of a saved model; dfpc prune repairs on the way."
             )
-        opened = config.opened(saved=True)
-        original = unpruned(opened, weights=config.weights, pretrained=config.pretrained)
+        opened = config.opened(None, saved=True)
+        original = unpruned(
+            opened, weights=config.weights, pretrained=config.pretrained, ignore_surplus=config.ignore_surplus
+        )
         result, record = repair_opened(
             opened, original, config.repair, config.data, config.output, overwrite=config.overwrite, progress=tell
         )

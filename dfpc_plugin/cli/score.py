@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
+from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.report.export import to_csv, to_json
 from dfpc_plugin.report.plots import require_plottable, write_plot
@@ -22,16 +23,11 @@ class ScoreConfigError(DFPCError, ValueError):
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(SubjectOptions):
     """Options of `dfpc score`.
 
     Attributes:
-        model: A timm model, such as resnet50 or vit_base_patch16_224.augreg_in21k, torchvision/NAME, cifar/NAME, or
-            package.module:function of your own.
-        pretrained: Load trained weights; without, scores are those of random weights.
-        weights: Load weights from this file: safetensors, or a checkpoint of mere tensors.
         ranking: As published; relative: shares of every reading layer's total; expected: shares of its expected square.
-        size: Height and width of the input in pixels, instead of what the model was made for.
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
         csv: Write one row per layer and channel as CSV to this file, or to the standard output (-).
         plot: Draw the saliency of every coupling into this file (.png, .svg or .pdf).
@@ -39,11 +35,7 @@ class ScoreConfig:
         quiet: Print no table.
     """
 
-    model: str
-    pretrained: bool = False
-    weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
     ranking: Ranking = "published"
-    size: int | None = None
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
@@ -77,9 +69,8 @@ def run(config: ScoreConfig, consoles: Consoles) -> int:
     if config.plot is not None:
         require_plottable(config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
-        score = score_model(
-            config.model, pretrained=config.pretrained, weights=config.weights, ranking=config.ranking, size=config.size
-        )
+        opened = config.opened(None if config.quiet else consoles.err)
+        score = score_model(config.model, opened.model, opened.inputs, ranking=config.ranking, trained=config.trained)
         written = _write(config, score)
     if not config.quiet and not config.stdout_taken:
         print_score(score, consoles.out, config.top)

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfpc_plugin.workflow.opening import Opened, device_of, open_model
+from rich.console import Console
+
+from dfpc_plugin.cli.output import print_notes
+from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
 from dfpc_plugin.workflow.recipe import ModelSection
 
-__all__ = ["SubjectOptions"]
+__all__ = ["SubjectOptions", "section_of"]
+
+
+def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection:
+    """How to open one of several models.
+
+    Args:
+        name: The model.
+        own: Options and weights of models by name; a saved model has its own, and a checkpoint has its weights.
+        common: What holds for all of them.
+    """
+    if is_artifact(name):
+        return ModelSection(name, **common)
+    kept = {key: value for key, value in own.items() if not (is_checkpoint(name) and key in ("weights", "pretrained"))}
+    return ModelSection(name, **kept, **common)
 
 
 @dataclass(frozen=True)
@@ -17,10 +35,13 @@ class SubjectOptions:
     """A saved model, or one by name.
 
     Attributes:
-        model: The directory of a saved model, a timm model, torchvision/NAME, cifar/NAME, or package.module:function.
+        model: The directory of a saved model, a timm model, torchvision/NAME, cifar/NAME, package.module:function, or a
+            checkpoint that names its architecture.
         pretrained: Load the weights that timm or torchvision hold for it; a saved model has its own.
-        weights: Load weights from this file: safetensors, or a checkpoint of mere tensors.
-        options: Keyword arguments of the model's builder, such as '{"num_classes": 10}'.
+        weights: Load weights from this checkpoint: safetensors, or what torch.save has written.
+        options: Keyword arguments of the model's builder, as --options.num_classes 10; by default those of the checkpoint,
+            where it tells.
+        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
         size: Height and width of images in pixels, instead of what the model was made for.
         factory: Builds the unpruned model of a saved one of your own, as package.module:function; its code is run.
         device: Where to work: cpu, cuda, or auto for a GPU if there is one.
@@ -30,18 +51,32 @@ class SubjectOptions:
     pretrained: bool = False
     weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
     options: dict[str, Any] = field(default_factory=dict, metadata={"metavar": "JSON"})
+    ignore_surplus: bool = False
     size: int | None = None
     factory: str | None = None
     device: str = "auto"
 
-    def opened(self, *, batch_size: int = 1, saved: bool = False) -> Opened:
-        """Open the model; where it is a saved one, `saved`, the weights named beside it are not its own.
+    @property
+    def trained(self) -> bool:
+        """Whether the model's weights are other than random."""
+        return self.pretrained or self.weights is not None or is_artifact(self.model) or is_checkpoint(self.model)
+
+    def opened(self, console: Console | None, *, batch_size: int = 1, saved: bool = False) -> Opened:
+        """Open the model, and print what was inferred of it.
+
+        Args:
+            console: Where to print; None for nowhere.
+            batch_size: Images of the example inputs.
+            saved: The weights that are named beside a saved model are those of the unpruned one.
 
         Raises:
             DFPCError: As `open_model` raises.
         """
-        own: dict[str, Any] = (
-            {} if saved else {"options": self.options, "pretrained": self.pretrained, "weights": self.weights}
-        )
+        own: dict[str, Any] = {}
+        if not saved:
+            own = {name: getattr(self, name) for name in ("options", "pretrained", "weights", "ignore_surplus")}
         section = ModelSection(self.model, **own, size=self.size, batch_size=batch_size)
-        return open_model(section, device_of(self.device), factory=self.factory)
+        found = open_model(section, device_of(self.device), factory=self.factory)
+        if console is not None:
+            print_notes(found.notes, console)
+        return found

@@ -24,7 +24,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 __all__ = ["CouplingMap", "find_couplings", "map_couplings"]
 
@@ -59,7 +59,7 @@ class CouplingMap:
 
 
 def find_couplings(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     forward_fn: ForwardFunction | None = None,
     *,
@@ -86,7 +86,7 @@ def find_couplings(
 
 
 def map_couplings(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     forward_fn: ForwardFunction | None = None,
     *,

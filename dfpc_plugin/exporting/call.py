@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import ExampleInputsError
-from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
+from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.tracing.tree import map_tensors, tensors
+from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]
 
@@ -47,7 +48,7 @@ class FlatCall(nn.Module):
             ExampleInputsError: It returns no tensor.
         """
         args, kwargs = as_call(fresh(inputs))
-        with torch.no_grad():
+        with inputs_explained(self.model, inputs), torch.no_grad():
             returned = self.model(*args, **kwargs)
         found = [tensor.detach() for tensor in tensors(returned)]
         if not found:
@@ -80,9 +81,10 @@ def _numbered(name: str, count: int) -> Iterator[str]:
     return (name if count == 1 else f"{name}_{index}" for index in range(count))
 
 
-def on_cpu(model: nn.Module, example_inputs: ExampleInputs) -> tuple[nn.Module, ExampleInputs]:
+def on_cpu(model: nn.Module | HoldsModel, example_inputs: ExampleInputs) -> tuple[nn.Module, ExampleInputs]:
     """Return copies on the CPU, the model's in evaluation mode: an exporter may do to them what it likes."""
-    inputs = map_tensors(lambda tensor: tensor.detach().cpu().clone(), example_inputs)
+    model = as_model(model)
+    inputs = map_tensors(lambda tensor: tensor.detach().cpu().clone(), as_inputs(example_inputs))
     with exclusive(model):
         return copy.deepcopy(model).cpu().eval(), inputs
 

@@ -22,6 +22,7 @@ from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.require import require
 from dfpc_plugin.tracing.tree import tensors
+from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["OnnxExport", "export_onnx"]
 
@@ -78,7 +79,7 @@ class OnnxExport:
 
 
 def export_onnx(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     path: str | Path,
     *,
@@ -95,7 +96,7 @@ def export_onnx(
     left behind, and a file that was there stays.
 
     Args:
-        model: Any model, pruned or not.
+        model: Any model, pruned or not, or what `prune` returned.
         example_inputs: What it is called with. Their tensors become the file's inputs; everything else is
             fixed in it.
         path: The file to write.
@@ -124,6 +125,7 @@ def export_onnx(
     require_writable(path)
     chosen = _exporters(exporter)
     _require_packages(chosen, run=check or bool(latency))
+    model = as_model(model)
     _require_small(model)
     with torch.inference_mode(False), generators_kept():
         copied, inputs = on_cpu(model, example_inputs)

@@ -21,6 +21,7 @@ from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.tracing.tree import tensors
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["ProgramExport", "export_program"]
 
@@ -51,7 +52,7 @@ class ProgramExport:
 
 
 def export_program(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     path: str | Path,
     *,
@@ -65,7 +66,7 @@ def export_program(
     left behind, and a file that was there stays.
 
     Args:
-        model: Any model, pruned or not.
+        model: Any model, pruned or not, or what `prune` returned.
         example_inputs: What it is called with, and what the program will be called with: the same nest of
             arguments.
         path: The file to write; PyTorch wants it to end in .pt2.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.inputs import as_call, fresh
+from dfpc_plugin.inputs import as_call, fresh, inputs_explained
 from dfpc_plugin.preserve import watched
 
 __all__ = ["ForwardFunction", "counting_note", "data_flow_forward", "register_forward", "register_note", "run_forward"]
@@ -78,7 +79,8 @@ def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | Non
         forward_fn: Called as `forward_fn(model, inputs)` if given.
     """
     forward, inputs = forward_fn or data_flow_forward(model), fresh(inputs)
-    with running_eagerly(), watched():
+    explained = contextlib.nullcontext() if forward else inputs_explained(model, inputs)
+    with explained, running_eagerly(), watched():
         if forward is not None:
             return forward(model, inputs)
         args, kwargs = as_call(inputs)

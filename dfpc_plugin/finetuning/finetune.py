@@ -13,17 +13,18 @@ from dfpc_plugin.finetuning.result import FinetuneResult
 from dfpc_plugin.finetuning.settings import FinetuneSettings
 from dfpc_plugin.finetuning.setup import finished, run_for
 from dfpc_plugin.progress import Progress
+from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["finetune"]
 
 
 def finetune(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     train: Dataset[tuple[Tensor, int]],
     val: Dataset[tuple[Tensor, int]] | None = None,
     *,
     settings: FinetuneSettings | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | HoldsModel | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: Progress | bool | None = None,
@@ -33,7 +34,7 @@ def finetune(
     The same call runs on a CPU, on a GPU, and in every process that `accelerate launch` starts.
 
     Args:
-        model: The model. It is left as it is; a copy is trained.
+        model: The model, or what `prune` or `repair` returned. It is left as it is; a copy is trained.
         train: A map-style data set of pairs (image, label), such as `open_images` returns, with a transform for training.
         val: The same for evaluation, with a transform for that.
         settings: How; see `FinetuneSettings`.
@@ -49,7 +50,8 @@ def finetune(
         DataError: The images are not for this model.
         MissingDependencyError: accelerate is not installed.
     """
-    settings = settings or FinetuneSettings()
+    settings, model = settings or FinetuneSettings(), as_model(model)
+    teacher = None if teacher is None else as_model(teacher, "teacher")
     if teacher is None and settings.distill > 0:
         raise FinetuneError(f"distill={settings.distill} needs a teacher; pass teacher=, such as the unpruned model.")
     if teacher is not None and settings.distill == 0:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dfpc_plugin.criteria import importance_of
+from dfpc_plugin.criteria import as_importance
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.course import train_course
@@ -20,18 +20,18 @@ from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.finetuning.schedule import ScheduleSettings
 from dfpc_plugin.finetuning.schedule_result import ScheduleResult, iterations_of
 from dfpc_plugin.finetuning.setup import finished, run_for
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import Figures, PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 __all__ = ["prune_and_tune"]
 
 
 def prune_and_tune(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     target: str | Target,
     train: Dataset[tuple[Tensor, int]],
@@ -73,13 +73,13 @@ def prune_and_tune(
         DataError: The images are not for this model.
         DFPCError: As `prune` raises.
     """
-    model = plain_model(model)
+    model, example_inputs = plain_model(model), as_inputs(example_inputs)
     settings, wanted = settings or ScheduleSettings(), Goal.parse(target)
     if repair is None and images is not None:
         raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
     mending = None if repair is None else RepairSettings.of(repair, images)
     cutter = Cutter(
-        example_inputs, pruning or PruneSettings(), importance_of(importance), mending, forward_fn, settings.anchored
+        example_inputs, pruning or PruneSettings(), as_importance(importance), mending, forward_fn, settings.anchored
     )  # fmt: skip
     # In one go and without repair: an impossible target is better found now than after days.
     full = Cut.of(dataclasses.replace(cutter, repair=None).prune(model, wanted)).before

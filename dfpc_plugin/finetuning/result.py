@@ -9,6 +9,7 @@ from torch import nn
 
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["FinetuneResult", "outcome_json"]
 
@@ -19,7 +20,7 @@ def outcome_json(steps: int, evaluation: Evaluation | None, seconds: float) -> d
 
 
 @dataclass(frozen=True)
-class FinetuneResult:
+class FinetuneResult(HoldsModel):
     """A fine-tuned model, and how it came about.
 
     Attributes:

@@ -13,6 +13,7 @@ from dfpc_plugin.finetuning.cuts import Cut
 from dfpc_plugin.finetuning.result import outcome_json
 from dfpc_plugin.finetuning.schedule import ScheduleSettings
 from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["Iteration", "ScheduleResult", "iterations_of"]
 
@@ -37,7 +38,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class ScheduleResult:
+class ScheduleResult(HoldsModel):
     """A pruned and tuned model, and how it came about. `print` it for a table.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dfpc_plugin.evaluation import probe
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
@@ -60,6 +60,11 @@ def run_for(
     """
     if resume and checkpoint is None:
         raise FinetuneError("resume=True needs to know where the run was saved; pass checkpoint=DIRECTORY.")
+    for name, images in (("train", train), ("val", val)):
+        if isinstance(images, DataLoader):
+            raise FinetuneError(
+                f"{name} is a DataLoader; give its data set, {name}.dataset: settings say how it is read."
+            )
     if not hasattr(train, "__len__"):
         raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

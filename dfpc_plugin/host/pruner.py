@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import Tensor, nn
+from torch import nn
 from torch_pruning import ops
 from torch_pruning.pruner.algorithms import base_pruner
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.criteria import Importance, as_importance
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.base_init import init_with_graph
@@ -22,14 +23,12 @@ from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, cou
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
-from dfpc_plugin.importance import unchanged
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.importance import DFPCImportance, unchanged
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 __all__ = ["DFPCPruner"]
-
-Importance = Callable[[Any], Tensor | None]
 
 
 class DFPCPruner(tp.pruner.BasePruner):
@@ -53,9 +52,9 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | HoldsModel,
         example_inputs: ExampleInputs,
-        importance: Importance,
+        importance: Importance | type | str,
         global_pruning: bool = False,
         pruning_ratio: float = 0.5,
         pruning_ratio_dict: Mapping[Any, float] | None = None,
@@ -94,7 +93,8 @@ class DFPCPruner(tp.pruner.BasePruner):
             TargetError: A target that makes no sense.
             DFPCError: As `find_couplings` raises.
         """
-        model = plain_model(model, inplace=True)
+        model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
+        importance = as_importance(importance) or DFPCImportance()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
         self._target = None if target is None else countable(Target.parse(target))
         if target is not None and (pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads):

@@ -8,14 +8,15 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.inputs import ExampleInputs, as_call, fresh, is_written_to
+from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained, is_written_to
 from dfpc_plugin.preserve import evaluating, exclusive, watched
+from dfpc_plugin.wrappers import HoldsModel, as_model
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -84,8 +85,18 @@ class Latency:
         return tuple(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))
 
 
+@overload
 def measure_latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, nn.Module | HoldsModel], inputs: ExampleInputs, **settings: Any
+) -> dict[str, Latency]: ...
+
+
+@overload
+def measure_latency(models: nn.Module | HoldsModel, inputs: ExampleInputs, **settings: Any) -> Latency: ...
+
+
+def measure_latency(  # type: ignore[misc]  # the settings of the forms above are named here, once
+    models: Mapping[str, nn.Module | HoldsModel] | nn.Module | HoldsModel,
     inputs: ExampleInputs,
     *,
     threads: int = 1,
@@ -94,7 +105,7 @@ def measure_latency(
     forwards: int | None = None,
     compiled: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> dict[str, Latency]:
+) -> dict[str, Latency] | Latency:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
 
     The models take turns in short blocks, in an order that reverses every round, so a machine that slows down or is
@@ -102,7 +113,7 @@ def measure_latency(
     is read when all work is done. Models, flags, generators and PyTorch's number of threads are as before afterwards.
 
     Args:
-        models: What to time, by name.
+        models: What to time, by name; or one model, or result that stands for its model.
         inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
         threads: CPU threads for PyTorch.
         min_run_time: Seconds to spend on each model, at least.
@@ -111,34 +122,68 @@ def measure_latency(
         compiled: Time what `torch.compile` makes of the models; compiling is not timed.
         progress: Called after every round with the share of the work that is done, 0 to 1.
 
+    Returns:
+        The latency of each model by name; for a single model, its latency.
+
     Raises:
+        ModelFormError: Something else than a model was given.
+        ExampleInputsError: A model does not take the inputs.
         LatencyError: No models, no threads, no time or no forwards.
     """
+    _require_measurable(threads, min_run_time, warmup, forwards)
+    named, inputs = _named(models), as_inputs(inputs)
+    timer = timer_class()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusive(*named.values()))
+        for model in named.values():
+            stack.enter_context(evaluating(model))
+        if compiled:  # nothing is compiled where writes are watched
+            for model in named.values():
+                with inputs_explained(model, inputs), torch.no_grad(), watched():
+                    _Forward(model, inputs)()
+        runs = {name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in named.items()}
+        timers = {name: timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
+        stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
+        with contextlib.nullcontext() if compiled else watched():
+            single = {name: _warmed_up(timers[name], warmup, model, inputs) for name, model in named.items()}
+        for run in runs.values():
+            run.reuse_inputs()
+        found = _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+    return found if isinstance(models, Mapping) else found[""]
+
+
+def _named(models: Any) -> dict[str, nn.Module]:
+    """Models by name; a single one has the name ''.
+
+    Raises:
+        ModelFormError: Something else than a model was given.
+        LatencyError: There are none.
+    """
+    if not isinstance(models, Mapping) or any(isinstance(value, Tensor) for value in models.values()):
+        return {"": as_model(models)}
     if not models:
         raise LatencyError("measure_latency needs at least one model.")
+    return {name: as_model(model, f"models['{name}']") for name, model in models.items()}
+
+
+def _require_measurable(threads: int, min_run_time: float, warmup: int, forwards: int | None) -> None:
+    """Raise on settings that cannot be followed.
+
+    Raises:
+        LatencyError: Says which.
+    """
     if not 1 <= threads <= _MOST_THREADS:
         raise LatencyError(f"threads must be 1 to {_MOST_THREADS}, not {threads}.")
     if not (0 < min_run_time < math.inf):
         raise LatencyError(f"min_run_time must be a positive number of seconds, not {min_run_time}.")
     if warmup < 1 or (forwards is not None and forwards < FEWEST_ROUNDS):
         raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
-    timer = timer_class()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(*models.values()))
-        for model in models.values():
-            stack.enter_context(evaluating(model))
-        if compiled:  # nothing is compiled where writes are watched
-            for model in models.values():
-                with torch.no_grad(), watched():
-                    _Forward(model, inputs)()
-        runs = {name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in models.items()}
-        timers = {name: timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-        stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
-        with contextlib.nullcontext() if compiled else watched():
-            single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
-        for run in runs.values():
-            run.reuse_inputs()
-        return _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+
+
+def _warmed_up(timer: Timer, warmup: int, model: nn.Module, inputs: ExampleInputs) -> float:
+    """Mean seconds of the first forwards."""
+    with inputs_explained(model, inputs):
+        return timer.timeit(warmup).mean
 
 
 class _Forward:

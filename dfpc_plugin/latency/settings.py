@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.latency.measure import Latency, LatencyError, measure_latency
 from dfpc_plugin.tracing.tree import map_tensors
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["LatencySettings"]
 
@@ -44,7 +45,7 @@ class LatencySettings:
 
     def measure(
         self,
-        models: Mapping[str, nn.Module],
+        models: Mapping[str, nn.Module | HoldsModel],
         example_inputs: ExampleInputs,
         progress: Callable[[float], None] | None = None,
     ) -> dict[str, Latency]:
@@ -70,7 +71,7 @@ class LatencySettings:
         Raises:
             LatencyError: There is no batch to make larger.
         """
-        count = self.batch_size
+        example_inputs, count = as_inputs(example_inputs), self.batch_size
         if count is None:
             return example_inputs
         if count < 1:

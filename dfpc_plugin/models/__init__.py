@@ -7,24 +7,31 @@ and `package.module:factory` is a function of the user's own.
 
 from __future__ import annotations
 
-from dfpc_plugin.models.build import WeightsError, build_model, create_model
+from dfpc_plugin.models.build import build_model, create_model
 from dfpc_plugin.models.catalogue import match_models
+from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
+from dfpc_plugin.models.fitting import FittedModel, build_fitted
 from dfpc_plugin.models.inputs import example_inputs, preprocessing_of
 from dfpc_plugin.models.library import Preprocessing
 from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
 from dfpc_plugin.models.timm_library import spec_of
-from dfpc_plugin.models.weights import load_weights
+from dfpc_plugin.models.weights import MismatchError, load_weights
 
 __all__ = [
+    "Checkpoint",
+    "FittedModel",
+    "MismatchError",
     "ModelOptionError",
     "ModelSpec",
     "Preprocessing",
     "WeightsError",
+    "build_fitted",
     "build_model",
     "create_model",
     "example_inputs",
     "load_weights",
     "match_models",
     "preprocessing_of",
+    "read_checkpoint",
     "spec_of",
 ]

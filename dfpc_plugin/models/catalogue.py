@@ -12,10 +12,11 @@ from dfpc_plugin.models.own_code import OwnCode, is_own_code
 from dfpc_plugin.models.timm_library import HUB, TimmLibrary
 from dfpc_plugin.models.torchvision_library import TorchvisionLibrary
 
-__all__ = ["library_of", "match_models", "require_known"]
+__all__ = ["is_listed", "library_of", "match_models", "require_known"]
 
 _TIMM, _OWN = TimmLibrary(), OwnCode()
 _PREFIXED: tuple[Library, ...] = (TorchvisionLibrary(), CifarLibrary())
+_FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar")
 _LIBRARIES: tuple[Library, ...] = (_TIMM, *_PREFIXED)
 
 
@@ -26,6 +27,11 @@ def library_of(name: str) -> Library:
     return next((library for library in _PREFIXED if name.startswith(library.prefix)), _TIMM)
 
 
+def is_listed(name: str) -> bool:
+    """Whether a name is one of a library's own models: none of a hub's, and no function of the user's."""
+    return not is_own_code(name) and not name.startswith(HUB) and library_of(name).find_fault(name) is None
+
+
 def require_known(name: str) -> None:
     """Raise if nothing is called `name`, with what the user may have meant.
 
@@ -34,12 +40,15 @@ def require_known(name: str) -> None:
     """
     fault = library_of(name).find_fault(name)
     if fault is not None:
-        nowhere = (
-            ", and there is no such directory"
-            if "/" in name and library_of(name) is _TIMM and not name.startswith(HUB)
-            else ""
-        )
-        raise UnknownModelError(fault or f"No model is called '{name}'{nowhere}{_suggestion(name)}")
+        raise UnknownModelError(fault or f"No model is called '{name}'{_nowhere(name)}{_suggestion(name)}")
+
+
+def _nowhere(name: str) -> str:
+    """What else is not there, where a name looks like a path."""
+    if name.endswith(_FILES):
+        return ", and there is no such file"
+    path = "/" in name and library_of(name) is _TIMM and not name.startswith(HUB)
+    return ", and there is no such directory" if path else ""
 
 
 def match_models(pattern: str) -> list[str]:

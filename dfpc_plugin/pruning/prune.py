@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
-from dfpc_plugin.criteria import importance_of
+from dfpc_plugin.criteria import as_importance
 from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.host.ignored import listed
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import LatencyModel, LatencySettings
 from dfpc_plugin.preserve import exclusive
@@ -36,17 +37,17 @@ from dfpc_plugin.repairing.best import copy_state
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
 from dfpc_plugin.surgery import cut
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 __all__ = ["prune"]
 
 
 def prune(
-    model: nn.Module,
+    model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     target: str | Target,
     *,
-    importance: Importance | str | None = None,
+    importance: Importance | type | str | None = None,
     evaluate: Evaluate | None = None,
     per: Per | None = None,
     rescore: float | None = None,
@@ -68,10 +69,11 @@ def prune(
     No data is needed, unless the target is about accuracy. Costs are counted exactly, latency is measured.
 
     Args:
-        model: Any model that `find_couplings` can follow. It is left as it is, unless `inplace`.
+        model: Any model that `find_couplings` can follow, or what an earlier call returned. It is left as it is, unless
+            `inplace`.
         example_inputs: What it is called with; costs and latency are those of these inputs.
         target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
-        importance: Scores groups; any of Torch-Pruning's importances, or the name of one in `dfpc_plugin.criteria.CRITERIA`. By default
+        importance: Scores groups; any of Torch-Pruning's importances, or the name of one, such as "magnitude". By default
             `DFPCImportance()`, or `RepairedImportance(ranking="output")` where `merge`, `synthetic` or `calibrate` follows.
         evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
         per: What saliency is divided by before it is ranked: see `PruneSettings`.
@@ -103,9 +105,9 @@ def prune(
         RepairError: The model cannot be repaired so.
         DFPCError: As `find_couplings` raises.
     """
-    wanted, importance = Target.parse(target), importance_of(importance)
-    _require_usable(model, importance)
-    model = plain_model(model, inplace=inplace)
+    wanted = Target.parse(target)
+    model, example_inputs = plain_model(model, inplace=inplace), as_inputs(example_inputs)
+    importance = as_importance(importance)
     with exclusive(model):
         ignored = _by_name(model, ignored_layers)
     mending = None if repair is None else RepairSettings.of(repair, images)
@@ -126,7 +128,8 @@ def prune(
         whole_heads,
     )
     latency = _protocol(latency, wanted, settings, forward_fn)
-    with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
+    explained = nullcontext() if forward_fn else inputs_explained(model, example_inputs)
+    with explained, torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
@@ -150,22 +153,6 @@ def _carried_out(result: PruneResult, model: nn.Module, uncut: CouplingMap, chan
             copy_state(result.model, model)
             repair = dataclasses.replace(repair, model=model)
     return dataclasses.replace(result, model=model, repair=repair)
-
-
-def _require_usable(model: Any, importance: Any) -> None:
-    """Raise on what is easily given instead of a model or an importance.
-
-    Raises:
-        PrunerSettingError: Says what to give.
-    """
-    if not isinstance(model, nn.Module):
-        meant = "its .model" if isinstance(model, PruneResult) else "a module, such as build_model('resnet50') returns"
-        raise PrunerSettingError(f"model is a {type(model).__name__}; give {meant}.")
-    if importance is not None and not callable(importance):
-        raise PrunerSettingError(
-            f"importance is a {type(importance).__name__}; give an object that scores groups, such as DFPCImportance() or "
-            f"torch_pruning.importance.GroupMagnitudeImportance()."
-        )
 
 
 def _protocol(

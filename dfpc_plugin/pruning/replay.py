@@ -12,6 +12,7 @@ from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import exclusive
+from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.wrappers import plain_model
 
@@ -21,7 +22,7 @@ __all__ = ["replay"]
 def replay(
     model: nn.Module,
     example_inputs: ExampleInputs,
-    removed: Mapping[str, Sequence[int]],
+    removed: Mapping[str, Sequence[int]] | PruneResult,
     forward_fn: ForwardFunction | None = None,
 ) -> nn.Module:
     """Remove from `model`, in place, what `PruneResult.removed` lists: the record of pruning another copy of it.
@@ -29,7 +30,7 @@ def replay(
     Args:
         model: A model as the other was before it was pruned; weights may differ.
         example_inputs: As for `prune`.
-        removed: Indices of outputs by layer. Further outputs of a weight that is used in both directions have the
+        removed: Indices of outputs by layer, or the result itself. Further outputs of a weight that is used in both directions have the
             dimension behind the layer's path, as in "encoder (dim 1)".
         forward_fn: As for `prune`.
 
@@ -40,7 +41,7 @@ def replay(
         CutError: The model has no such layers or outputs, or the indices are not all of what must go together; the
             model is as it was.
     """
-    model = plain_model(model, inplace=True)
+    model, removed = plain_model(model, inplace=True), removed.removed if isinstance(removed, PruneResult) else removed
     with exclusive(model):
         return _replayed(model, example_inputs, removed, forward_fn)
 

@@ -15,6 +15,7 @@ from torch import nn
 from dfpc_plugin.latency import Latency
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
 
@@ -81,7 +82,7 @@ class ProtectedCoupling:
 
 
 @dataclass(frozen=True)
-class PruneResult:
+class PruneResult(HoldsModel):
     """A pruned model, and how it came about. `print` it for a table.
 
     Attributes:

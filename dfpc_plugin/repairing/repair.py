@@ -12,7 +12,7 @@ from torch import nn
 
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.preserve import evaluating, exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
@@ -21,14 +21,14 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.report import RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
-from dfpc_plugin.wrappers import plain_model
+from dfpc_plugin.wrappers import HoldsModel, as_model, plain_model
 
 __all__ = ["repair", "repair_job"]
 
 
 def repair(
-    model: nn.Module,
-    original: nn.Module,
+    model: nn.Module | HoldsModel,
+    original: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
     how: Method | RepairSettings = "synthetic",
     *,
@@ -44,13 +44,14 @@ def repair(
     package's do; repair before you fine-tune.
 
     Args:
-        model: The pruned model. It is left as it is, unless `inplace`.
+        model: The pruned model, or what `prune` returned. It is left as it is, unless `inplace`.
         original: The model that it was pruned from, with its weights. It is left as it is.
         example_inputs: What both are called with.
         how: A method, from no data at all to a handful of images: `none`, `mean`, `merge`, `synthetic`, `calibrate`. Or
             `RepairSettings` for the details.
         images: For `calibrate`: unlabelled inputs, as a tensor or in batches.
-        removed: Which outputs went, as in `PruneResult.removed`; by default found by comparing weights.
+        removed: Which outputs went, as in `PruneResult.removed`; by default what `prune` returned says, or else found by
+            comparing weights.
         forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
         inplace: Change `model` itself. If anything fails, it is as it was.
         progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
@@ -63,8 +64,11 @@ def repair(
         DFPCError: As `find_couplings` raises.
     """
     settings = RepairSettings.of(how, images)
-    model, original = plain_model(model, inplace=inplace), plain_model(original)
-    with shown(progress) as tell:
+    removed = getattr(model, "removed", None) if removed is None and isinstance(model, HoldsModel) else removed
+    model, original = plain_model(model, inplace=inplace), plain_model(as_model(original, "original"))
+    example_inputs = as_inputs(example_inputs)
+    explained = contextlib.nullcontext() if forward_fn else inputs_explained(model, example_inputs)
+    with explained, shown(progress) as tell:
         phases = Phases(tell)
         with phases("channels"), exclusive(model, original):
             kept = kept_channels(model, original, example_inputs, forward_fn, removed)

@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from dfpc_plugin.wrappers import HoldsModel
+
 __all__ = ["NO_PLACE", "SHARED", "LayerRepair", "RepairResult"]
 
 NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
@@ -43,7 +45,7 @@ class LayerRepair:
 
 
 @dataclass(frozen=True)
-class RepairResult:
+class RepairResult(HoldsModel):
     """A repaired model, and how it came about. `print` it for a table.
 
     Attributes:

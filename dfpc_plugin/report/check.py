@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import nn
+
 from dfpc_plugin.coupling import couplings_of
 from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import create_model, example_inputs
 from dfpc_plugin.trace import trace_model
 
 __all__ = ["ModelCheck", "check_model"]
+
+
+Build = Callable[[], tuple[nn.Module, ExampleInputs]]
+"""Returns a model with its example inputs."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +55,22 @@ class ModelCheck:
         return content
 
 
-def check_model(name: str) -> ModelCheck:
-    """Run the model's forward on the meta device, where it has shapes and no values.
+def check_model(name: str, build: Build | None = None) -> ModelCheck:
+    """Run a model's forward on tensors without values.
 
     Whatever goes wrong with the model is part of the answer and is not raised: the next one may be fine.
+
+    Args:
+        name: The model's name.
+        build: Returns the model with its example inputs; by default it is built on the meta device, where it has shapes and no
+            values.
     """
     layers, couplings, error_text = 0, 0, ""
     missing: tuple[MissingOperator, ...] = ()
     start = time.perf_counter()
     try:
-        model = create_model(name, meta=True)
-        bounds = trace_model(model, example_inputs(model, name), flow="bounds").bounds
+        model, inputs = (build or functools.partial(_on_meta, name))()
+        bounds = trace_model(model, inputs, flow="bounds").bounds
         assert bounds is not None
         found = couplings_of(bounds)
         layers, couplings = sum(len(coupling.feed_in) for coupling in found), len(found)
@@ -67,3 +81,8 @@ def check_model(name: str) -> ModelCheck:
     except Exception as error:
         error_text = f"{type(error).__name__}: {error}"
     return ModelCheck(name, layers, couplings, missing, error_text, time.perf_counter() - start)
+
+
+def _on_meta(name: str) -> tuple[nn.Module, ExampleInputs]:
+    model = create_model(name, meta=True)
+    return model, example_inputs(model, name)

@@ -1,8 +1,9 @@
-"""Find the couplings of a model by its name."""
+"""Find the couplings of a model."""
 
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from torch import nn
 
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling, map_couplings, prunable_share
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.report.timed import run_timed
+from dfpc_plugin.inputs import ExampleInputs, shapes_of
 
 __all__ = ["ModelCouplings", "UnknownCouplingError", "couple_model"]
 
@@ -78,21 +79,21 @@ class ModelCouplings:
         return found
 
 
-def couple_model(name: str, *, size: int | None = None) -> ModelCouplings:
-    """Build a model and find its couplings, which do not depend on the values of its weights.
+def couple_model(name: str, model: nn.Module, inputs: ExampleInputs) -> ModelCouplings:
+    """Find the couplings of a model, which do not depend on the values of its weights, and time it.
 
     Args:
-        name: A timm name, or `torchvision/NAME`.
-        size: Height and width of the input in pixels, instead of the model's own.
+        name: What to call the model.
+        model: The model.
+        inputs: What it is called with.
 
     Raises:
-        UnknownModelError: No model has that name.
-        UnsupportedOperatorError: Operators without a rule.
-        ExampleInputsError: The model refuses images of that `size`.
+        DFPCError: As `find_couplings` raises.
     """
-    run = run_timed(name, map_couplings, size=size)
-    sizes, shares = _sizes(run.model), prunable_share(run.result)
-    return ModelCouplings(name, run.input_shapes, sizes, run.result, *shares, run.seconds)
+    start = time.perf_counter()
+    found = map_couplings(model, inputs)
+    seconds = time.perf_counter() - start
+    return ModelCouplings(name, shapes_of(inputs), _sizes(model), found, *prunable_share(found), seconds)
 
 
 def _sizes(model: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,11 +1,13 @@
-"""Score a model by its name."""
+"""Score a model."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from dfpc_plugin.report.timed import run_timed
+from torch import nn
+
+from dfpc_plugin.inputs import ExampleInputs, shapes_of
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 
 __all__ = ["ModelScore", "score_model"]
@@ -38,33 +40,20 @@ class ModelScore:
 
 
 def score_model(
-    name: str,
-    *,
-    pretrained: bool = False,
-    weights: Path | None = None,
-    ranking: Ranking = "published",
-    size: int | None = None,
+    name: str, model: nn.Module, inputs: ExampleInputs, *, ranking: Ranking = "published", trained: bool = False
 ) -> ModelScore:
-    """Build a model and score it.
+    """Score a model, and time it.
 
     Args:
-        name: A name as `build_model` takes it.
-        pretrained: Load trained weights; otherwise scores are those of random ones.
-        weights: Load weights from this file.
-        ranking: `published`, `relative` or `expected`, as for `bgsc`.
-        size: Height and width of the input in pixels, instead of the model's own.
+        name: What to call the model.
+        model: The model.
+        inputs: What it is called with.
+        ranking: `published`, `relative`, `expected` or `output`, as for `bgsc`.
+        trained: Whether its weights are other than random.
 
     Raises:
-        UnknownModelError: No model has that name.
-        WeightsError: The weights cannot be had.
-        UnsupportedOperatorError: Operators without a rule.
-        ExampleInputsError: The model refuses images of that `size`.
+        DFPCError: As `bgsc` raises.
     """
-    run = run_timed(
-        name,
-        lambda model, inputs: bgsc(model, inputs, ranking=ranking),
-        pretrained=pretrained,
-        weights=weights,
-        size=size,
-    )
-    return ModelScore(name, pretrained or weights is not None, ranking, run.input_shapes, run.result, run.seconds)
+    start = time.perf_counter()
+    saliency = bgsc(model, inputs, ranking=ranking)
+    return ModelScore(name, trained, ranking, shapes_of(inputs), saliency, time.perf_counter() - start)

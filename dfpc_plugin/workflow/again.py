@@ -27,7 +27,7 @@ from dfpc_plugin.workflow.stages import Validation, repair_settings, tune
 __all__ = ["finetune_opened", "repair_opened", "unpruned"]
 
 
-def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Module:
+def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
     """Build the model that a saved one was pruned from, with its weights.
 
     Raises:
@@ -42,7 +42,7 @@ def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool) -> nn.Mo
     with generators_kept():
         model = build_model(opened.spec, pretrained=pretrained)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, ignore_surplus=ignore_surplus)
     device = next((parameter.device for parameter in opened.model.parameters()), None)
     return model.to(device).eval()
 
@@ -124,7 +124,7 @@ def finetune_opened(
     if data.train is None:
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
     place = WorkPlace(output, _identity(opened, settings, data), resume=resume)
-    record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
+    record, validation = _record_of(opened, data), _validation_of(opened, data, progress, trained_later=True)
     require_trainable(opened, data, [settings])
     with place.begun():
         _note(record, validation, "before fine-tuning", opened.model)
@@ -161,9 +161,11 @@ def _record_of(opened: Opened, data: DataSection) -> RunRecord:
     return record
 
 
-def _validation_of(opened: Opened, data: DataSection, progress: Progress) -> Validation | None:
+def _validation_of(
+    opened: Opened, data: DataSection, progress: Progress, *, trained_later: bool = False
+) -> Validation | None:
     images = images_to_validate(data, opened.preprocessing)
-    return None if images is None else Validation(images, data, progress)
+    return None if images is None else Validation(images, data, progress, trained_later)
 
 
 def _note(record: RunRecord, validation: Validation | None, stage: str, model: nn.Module) -> None:

@@ -13,12 +13,24 @@ from torch import Tensor, nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest
 from dfpc_plugin.data import ImageDataset, calibration_images, evaluation_transform, open_images, training_transform
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
-from dfpc_plugin.models import ModelSpec, Preprocessing, build_model, example_inputs, load_weights, preprocessing_of
+from dfpc_plugin.models import (
+    MismatchError,
+    ModelSpec,
+    Preprocessing,
+    WeightsError,
+    build_fitted,
+    build_model,
+    example_inputs,
+    preprocessing_of,
+    read_checkpoint,
+)
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = [
     "Opened",
@@ -27,6 +39,7 @@ __all__ = [
     "images_to_train",
     "images_to_validate",
     "is_artifact",
+    "is_checkpoint",
     "open_model",
 ]
 
@@ -35,7 +48,7 @@ _LARGEST_RECORDED = 2048  # pixels that a file decides on: memory grows with the
 
 
 @dataclass(frozen=True)
-class Opened:
+class Opened(HoldsModel):
     """A model with what is known of it.
 
     Attributes:
@@ -44,7 +57,8 @@ class Opened:
         inputs: Example inputs.
         preprocessing: How images become its inputs.
         record: What the artifact says of how it came about; empty for a model by name.
-        trained: Its weights are not those that it was built with by name, which are random.
+        notes: What was inferred from a checkpoint, in sentences.
+        trained: Its weights are not the random ones that a model by name begins with.
     """
 
     model: nn.Module
@@ -52,12 +66,18 @@ class Opened:
     inputs: ExampleInputs
     preprocessing: Preprocessing
     record: Mapping[str, Any]
-    trained: bool
+    notes: tuple[str, ...] = ()
+    trained: bool = True
 
 
 def is_artifact(name: str) -> bool:
     """Whether a model's name is that of a directory, and so of a saved model."""
     return Path(name).is_dir()
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name is that of a file, and so of a checkpoint."""
+    return Path(name).is_file()
 
 
 def device_of(name: str) -> torch.device:
@@ -79,7 +99,7 @@ def device_of(name: str) -> torch.device:
 
 
 def open_model(section: ModelSection, device: torch.device, seed: int = 0, factory: str | None = None) -> Opened:
-    """Build a model, or load an artifact.
+    """Build a model, with the weights of a checkpoint if there is one, or load an artifact.
 
     Args:
         section: Which.
@@ -89,21 +109,56 @@ def open_model(section: ModelSection, device: torch.device, seed: int = 0, facto
 
     Raises:
         RecipeError: Options that an artifact does not take.
-        DFPCError: As `build_model`, `load_weights` and `load_pruned` raise.
+        DFPCError: As `build_model`, `build_fitted` and `load_pruned` raise.
     """
     if is_artifact(section.name):
         return _open_artifact(section, device, factory)
-    spec = ModelSpec(section.name, section.options)
     with generators_kept():
         torch.manual_seed(seed)
+        if section.weights is not None or is_checkpoint(section.name):
+            return _open_checkpoint(section, device)
+        spec = ModelSpec(section.name, section.options)
         model = build_model(spec, pretrained=section.pretrained)
-    if section.weights is not None:
-        load_weights(model, section.weights)
-    return _opened(model, spec, section, device, {})
+    opened = _opened(model, spec, section, device, {})
+    return dataclasses.replace(opened, trained=section.pretrained or spec.own_code)
+
+
+def _open_checkpoint(section: ModelSection, device: torch.device) -> Opened:
+    """Build the model of a checkpoint, which is its weights or has its name, too."""
+    named = is_checkpoint(section.name)
+    if named and (section.pretrained or section.weights is not None):
+        raise RecipeError(f"'{section.name}' is a checkpoint, which has its weights; give none beside it.")
+    checkpoint = read_checkpoint(section.name if section.weights is None else section.weights)
+    if named and not checkpoint.architectures:
+        raise RecipeError(
+            f"The checkpoint '{section.name}' does not name its architecture; give that as the model, such as resnet50 or "
+            f"torchvision/resnet50, and --model.weights {section.name}."
+        )
+    name = None if named else section.name
+    try:
+        found = build_fitted(name, section.options, checkpoint, ignore_surplus=section.ignore_surplus)
+    except MismatchError as error:
+        raise _by_options(error) from error
+    return _opened(found.model, found.spec, section, device, {}, found.notes)
+
+
+def _by_options(error: MismatchError) -> DFPCError:
+    """The same error, with the options of the command line that help."""
+    if error.options:
+        values = " ".join(f"--model.options.{name} {value}" for name, value in error.options.items())
+        return WeightsError(
+            f"The checkpoint '{error.path}' does not match the model: {error.match.problem}. Give {values}."
+        )
+    if error.match.complete:
+        return WeightsError(
+            f"The checkpoint '{error.path}' does not match the model: {error.match.problem}. Add --model.ignore_surplus to leave "
+            f"out what the model does not have."
+        )
+    return error
 
 
 def _open_artifact(section: ModelSection, device: torch.device, factory: str | None) -> Opened:
-    if section.pretrained or section.weights is not None or section.options:
+    if section.pretrained or section.weights is not None or section.options or section.ignore_surplus:
         raise RecipeError(f"'{section.name}' is a saved model, which has its weights and options; give none beside it.")
     manifest = read_manifest(section.name)
     spec = manifest.spec
@@ -118,7 +173,12 @@ def _open_artifact(section: ModelSection, device: torch.device, factory: str | N
 
 
 def _opened(
-    model: nn.Module, spec: ModelSpec, section: ModelSection, device: torch.device, record: Mapping[str, Any]
+    model: nn.Module,
+    spec: ModelSpec,
+    section: ModelSection,
+    device: torch.device,
+    record: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
 ) -> Opened:
     model = model.to(device).eval()
     size = section.size if section.size is not None else _recorded_size(record, section.name)
@@ -129,8 +189,7 @@ def _opened(
         preprocessing = preprocessing_of(model, spec.name, size)
     else:
         preprocessing = _read_preprocessing(known, section)
-    trained = is_artifact(section.name) or section.pretrained or section.weights is not None or spec.own_code
-    return Opened(model, spec, inputs, preprocessing, record, trained)
+    return Opened(model, spec, inputs, preprocessing, record, notes)
 
 
 def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:

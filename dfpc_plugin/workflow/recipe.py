@@ -43,10 +43,12 @@ class ModelSection:
     """Which model.
 
     Attributes:
-        name: A timm model, torchvision/NAME, cifar/NAME, or package.module:function of your own.
-        options: Keyword arguments of its builder, such as num_classes.
+        name: A timm model, torchvision/NAME, cifar/NAME, package.module:function of your own, the directory of a saved model,
+            or a checkpoint that names its architecture.
+        options: Keyword arguments of its builder, such as num_classes; by default those of the checkpoint, where it tells.
         pretrained: Load the weights that timm or torchvision hold for it.
-        weights: Load weights from this file: safetensors, or a checkpoint of mere tensors.
+        weights: Load weights from this checkpoint: safetensors, or what torch.save has written.
+        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
         size: Height and width of images in pixels, instead of what the model was made for.
         batch_size: Images of the example inputs, whose costs are counted and measured.
     """
@@ -55,6 +57,7 @@ class ModelSection:
     options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     weights: Path | None = None
+    ignore_surplus: bool = False
     size: int | None = None
     batch_size: int = 1
 

@@ -17,18 +17,27 @@ from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.record import Point, RunRecord, layer_widths
 from dfpc_plugin.workflow.checks import require_packages, require_trainable
-from dfpc_plugin.workflow.opening import Opened, device_of, images_to_train, images_to_validate, open_model, prepared
+from dfpc_plugin.workflow.opening import (
+    Opened,
+    device_of,
+    images_to_train,
+    images_to_validate,
+    is_checkpoint,
+    open_model,
+    prepared,
+)
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import ExportSection, Recipe, recipe_text
 from dfpc_plugin.workflow.stages import Validation, add_curve, cut_and_repair, cut_and_tune, repair_settings, tune
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["Outcome", "follow_recipe"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(HoldsModel):
     """What came of a run.
 
     Attributes:
@@ -36,12 +45,14 @@ class Outcome:
         model: The smaller model.
         record: What was asked for, done and found, as JSON.
         pruning: What pruning did, for its table; None where that was done before the run was interrupted.
+        notes: What was inferred from the checkpoint, in sentences.
     """
 
     directory: Path
     model: nn.Module
     record: dict[str, Any]
     pruning: PruneResult | None
+    notes: tuple[str, ...] = ()
 
 
 def follow_recipe(
@@ -76,10 +87,10 @@ def follow_recipe(
         run.record.layers = layer_widths(run.opened.model, model)
         run.record.seconds["in all"] = time.perf_counter() - start
         if not is_main_process():
-            return Outcome(run.output, model, run.record.to_json(), pruning)
+            return Outcome(run.output, model, run.record.to_json(), pruning, run.opened.notes)
         content = write_outputs(run.output, model, run.opened, run.record, recipe.export, run.tell, overwrite=overwrite)
     run.place.remove()
-    return Outcome(run.output, model, content, pruning)
+    return Outcome(run.output, model, content, pruning, run.opened.notes)
 
 
 class _RecipeRun:
@@ -104,7 +115,7 @@ class _RecipeRun:
         self.place = WorkPlace(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
         images = images_to_validate(recipe.data, self.opened.preprocessing)
-        self._validation = None if images is None else Validation(images, recipe.data, tell)
+        self._validation = None if images is None else Validation(images, recipe.data, tell, recipe.tunes)
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:
@@ -143,7 +154,9 @@ class _RecipeRun:
             )
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
             self.record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
-        self.record.add_pruning(result, recipe.prune.importance)
+        self.record.add_pruning(
+            dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)), recipe.prune.importance
+        )
         if self._validation is not None:
             self._validation.note(self.record, stage, model)
             self._add_ends(result)
@@ -187,8 +200,9 @@ class _RecipeRun:
 def _begun(recipe: Recipe, opened: Opened, text: str) -> RunRecord:
     """The record of a run before anything is done."""
     section = recipe.model
+    weights = Path(section.name) if is_checkpoint(section.name) else section.weights
     model = opened.spec.to_json() | {
-        "weights": None if section.weights is None else section.weights.name,
+        "weights": None if weights is None else weights.name,
         "pretrained": section.pretrained,
         "size": section.size,
     }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.criteria import AUTO, importance_of
+from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.data import ImageDataset
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.evaluation import Evaluation, evaluate_model
+from dfpc_plugin.evaluation import Evaluation, evaluate_model, tally
 from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, finetune, prune_and_tune
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune
@@ -32,14 +33,24 @@ class Validation:
         images: What they are.
         data: Where they come from, and how they are read.
         progress: Told how far it is.
+        trained_later: The model is fine-tuned on these classes, and need not know them yet.
     """
 
     images: ImageDataset
     data: DataSection
     progress: Progress
+    trained_later: bool = False
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Evaluate a model."""
+        """Evaluate a model.
+
+        Raises:
+            DataError: As `evaluate_model` raises.
+        """
+        if self.trained_later:
+            start = time.perf_counter()
+            sums = tally(model, self.images, self.data.batch_size, self.data.workers, self.progress)
+            return Evaluation.of(sums, time.perf_counter() - start)
         return evaluate_model(model, self.images, self.data.batch_size, self.data.workers, self.progress)
 
     def note(self, record: RunRecord, stage: str, model: nn.Module) -> Evaluation:
@@ -78,7 +89,7 @@ def cut(
         opened.model,
         opened.inputs,
         asked,
-        importance=importance_of(recipe.prune.importance),
+        importance=recipe.prune.importance,
         evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
         repair=repair,
         latency=recipe.latency if target is None else None,
@@ -124,7 +135,7 @@ def cut_and_tune(
         None if validation is None else validation.images,
         settings=recipe.schedule,
         pruning=PruneSettings(**_pruning(recipe.prune)),
-        importance=importance_of(recipe.prune.importance),
+        importance=recipe.prune.importance,
         repair=repair,
         checkpoint=checkpoint,
         resume=resume,

@@ -168,7 +168,8 @@ def test_a_record_is_json(record, model, tmp_path):
     assert "The record cannot be written as JSON" in message_of(
         lambda: save_pruned(model, tmp_path / "a", record=record)
     )
-    assert "A model or the result of prune is saved, not a dict" in message_of(lambda: save_pruned({}, tmp_path / "a"))
+    said = message_of(lambda: save_pruned({}, tmp_path / "a"), dfpc.errors.ModelFormError)
+    assert said.startswith("pruned is a dict; give a torch.nn.Module")
     assert names(tmp_path) == []
 
 

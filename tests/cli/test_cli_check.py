@@ -31,7 +31,7 @@ def test_one_failure_does_not_stop_the_others(dfpc):
 
 def test_missing_operators_fail_the_check(dfpc, monkeypatch):
     result = ModelCheck("m", 0, 0, (MissingOperator("torch.fft.fft2", ("stem",)),), "", 0.1)
-    monkeypatch.setattr(check, "check_model", lambda name: result)
+    monkeypatch.setattr(check, "check_model", lambda name, build: result)
     code, out, _ = dfpc("check", "m")
     assert code == 1
     assert out.splitlines() == ["m  1 operator(s) without a rule", "  torch.fft.fft2  in stem"]

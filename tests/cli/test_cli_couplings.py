@@ -125,7 +125,7 @@ def test_size(dfpc):
 def test_a_size_that_the_model_refuses_is_said(dfpc):
     code, out, err = dfpc("couplings", "test_vit", "--size", "100")
     assert (code, out) == (1, "")
-    assert "'test_vit' does not take images of 100 pixels" in err
+    assert "'test_vit' cannot be called with inputs of 1x3x100x100" in err
 
 
 def test_detectors_come_with_their_heads(dfpc):

@@ -112,9 +112,12 @@ def faulty(tmp_path, source):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("surplus.pth", "not of this model: the model has no extra."),
+        (
+            "surplus.pth",
+            "does not match the model: the model has no extra. Pass ignore_surplus=True to leave them out.",
+        ),
         ("missing.pth", "it lacks 3.weight, 3.bias."),
-        ("shape.pth", "3.weight has shape (5, 4) where the model's has (2, 4)."),
+        ("shape.pth", "3.weight has shape (5, 4), the model's (2, 4)."),
         ("list.pth", "holds no weights by name"),
         ("cut.safetensors", "is no whole file of safetensors"),
         ("noise.pth", "cannot be read as mere weights"),
@@ -146,7 +149,7 @@ def test_tensors_of_another_kind_change_nothing(kind, source, target, tmp_path):
     state = source.state_dict()
     torch.save({**state, "3.weight": ODD[kind](state["3.weight"])}, tmp_path / "w.pth")
     before = copy.deepcopy(target)
-    with pytest.raises(WeightsError, match=r"not of this model: 3\.weight is .* where the model's is float32\."):
+    with pytest.raises(WeightsError, match=r"does not match the model: 3\.weight is .*, the model's float32\."):
         load_weights(target, tmp_path / "w.pth")
     assert states_equal(before, target)
 

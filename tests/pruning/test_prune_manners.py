@@ -54,29 +54,6 @@ def test_a_pruner_whose_importance_scores_nothing_says_so() -> None:
         pruner.step()
 
 
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        (
-            lambda model, x: prune(prune(model, x, "ratio=0.2"), x, "ratio=0.2"),
-            "model is a PruneResult; give its .model.",
-        ),
-        (
-            lambda model, x: prune("resnet50", x, "ratio=0.2"),
-            r"model is a str; give a module, such as build_model\('resnet50'\)",
-        ),
-        (
-            lambda model, x: prune(model, x, "ratio=0.2", importance="l1"),
-            "importance is a str; give an object that scores groups",
-        ),
-    ],
-)
-def test_slips_are_answered_in_words(given, text):
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 3)).eval()
-    with pytest.raises(PrunerSettingError, match=text):
-        given(model, torch.randn(1, 3, 8, 8))
-
-
 class Unscored(torch.nn.Sequential):
     """A branch that never runs, and one that an importance may have no score for."""
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from dfpc_plugin.couplings import map_couplings, prunable_share
-from dfpc_plugin.models import create_model
+from dfpc_plugin.models import create_model, example_inputs
 from dfpc_plugin.report import (
     ModelCouplings,
     UnknownCouplingError,
@@ -49,9 +49,14 @@ def console():
     return Console(file=io.StringIO(), width=100, highlight=False)
 
 
+def coupled(name, size=None):
+    model = create_model(name)
+    return couple_model(name, model, example_inputs(model, name, size=size))
+
+
 @pytest.fixture(scope="module")
 def vit():
-    return couple_model("test_vit")
+    return coupled("test_vit")
 
 
 def of(network, inputs, **changes):
@@ -150,7 +155,7 @@ def test_a_shared_parameter_is_counted_once():
 
 
 def test_detectors_are_looked_at_with_their_heads():
-    found = couple_model("torchvision/ssdlite320_mobilenet_v3_large", size=64)
+    found = coupled("torchvision/ssdlite320_mobilenet_v3_large", size=64)
     assert any(layer.startswith("head.") for coupling in found.prunable for layer in coupling.feed_out)
     assert found.prunable_parameters > 0.9
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dfpc_plugin import LayerCoupling, Saliency, bgsc
-from dfpc_plugin.errors import ExampleInputsError
 from dfpc_plugin.models import create_model
 from dfpc_plugin.report import ModelScore, score_model, to_csv, to_json
 
@@ -14,7 +13,8 @@ from dfpc_plugin.report import ModelScore, score_model, to_csv, to_json
 @pytest.fixture(scope="module")
 def score():
     torch.manual_seed(0)
-    return score_model("test_resnet")
+    model = create_model("test_resnet")
+    return score_model("test_resnet", model, torch.ones(1, 3, 160, 160))
 
 
 def test_scores_are_those_of_bgsc(score):
@@ -58,8 +58,3 @@ def test_json_has_no_sum_over_different_widths_and_no_infinity():
     (coupling,) = content["couplings"]
     assert (coupling["width"], coupling["scores"]) == (None, None)
     assert coupling["range"] == {"lowest": 1.0, "median": 3.0, "highest": None}
-
-
-def test_a_size_that_the_model_refuses_is_said():
-    with pytest.raises(ExampleInputsError, match="'test_vit' does not take images of 100 pixels"):
-        score_model("test_vit", size=100)

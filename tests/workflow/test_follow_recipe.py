@@ -155,7 +155,7 @@ FAILURES = {
     ),
     "weights of another": (
         lambda r, p: dataclasses.replace(r, model=dataclasses.replace(r.model, options={"width": 4})),
-        "are not of this model: 0.weight has shape (8, 3",
+        "does not match the model: 0.weight has shape (8, 3",
     ),
     "unknown model": (
         lambda r, p: dataclasses.replace(r, model=ModelSection("test_resne")),

@@ -1,0 +1,205 @@
+"""Checkpoint files: the tensors in them, and what they say of the model. Nothing in a file is run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.models.catalogue import is_listed
+
+__all__ = ["Checkpoint", "WeightsError", "read_checkpoint"]
+
+_AVERAGES = ("state_dict_ema", "model_ema")
+_KEYS = (*_AVERAGES, "state_dict", "model", "net", "model_state_dict")
+"""Where trainers put the weights among other things; averages over the training are preferred, as timm does."""
+_ARGUMENTS = ("args", "hyper_parameters", "config")
+"""Where trainers put their options: timm and torchvision, Lightning, others."""
+_ARCHITECTURES = ("arch", "model", "model_name", "architecture", "backbone")
+_NUMBERS = ("num_classes", "in_chans", "img_size")
+_COMPILED = "_orig_mod."
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.WindowsPath,
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+_HARMLESS += [type(np.dtype(kind)) for kind in (np.float32, np.int64, np.bool_)]
+_HARMLESS += [np.float64(0).__reduce__()[0]]
+"""What trainers save beside weights and torch does not know: options, paths, and NumPy's numbers. All are plain values."""
+
+
+class WeightsError(DFPCError):
+    """The weights of a model cannot be had."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        path: The file.
+        tensors: The weights by their names in the file, without what `torch.compile` puts into names.
+        averaged: Whether these are averages over the training, which the file has beside the last weights.
+        architectures: Names of models that the file may mean, the most likely first; all are in a library's list.
+        options: Arguments of the model's builder that the file states.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    averaged: bool = False
+    architectures: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a file of safetensors, or one that `torch.load` reads as mere weights.
+
+    Raises:
+        WeightsError: The file cannot be read, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no file '{path}' with weights; check the path.")
+    content = _content(path)
+    place, key = _weights_in(content, path)
+    tensors = {str(name).replace(_COMPILED, ""): t for name, t in dict(place).items() if isinstance(t, Tensor)}
+    if not tensors:
+        raise WeightsError(f"'{path}' holds no weights by name; save the model's state_dict.")
+    stated = _stated(content)
+    return Checkpoint(path, tensors, key in _AVERAGES, tuple(_architectures(content, stated)), _options(stated))
+
+
+def _content(path: Path) -> Any:
+    """What is in a file.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
+    _require_uncompressed(path)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return {**(file.metadata() or {}), **{name: file.get_tensor(name) for name in file.keys()}}
+        with _harmless_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise WeightsError(f"'{path}' is no whole file of safetensors ({error}); fetch it again.") from error
+    except Exception as error:  # torch and zip files report damage in many ways
+        raise WeightsError(
+            f"'{path}' cannot be read as mere weights ({type(error).__name__}: {_first_line(error)}); if it holds Python objects, "
+            f"load it where you trust it, and save its state_dict with safetensors."
+        ) from error
+
+
+@contextlib.contextmanager
+def _harmless_allowed() -> Iterator[None]:
+    """Let `torch.load` make what is harmless, meanwhile."""
+    if hasattr(torch.serialization, "safe_globals"):
+        with torch.serialization.safe_globals(_HARMLESS):
+            yield
+        return
+    before = torch.serialization.get_safe_globals()  # torch 2.4
+    torch.serialization.add_safe_globals(_HARMLESS)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _require_uncompressed(path: Path) -> None:
+    """Raise if a file takes far more memory than disk; torch itself writes archives without compression."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = next((entry for entry in archive.infolist() if entry.file_size > entry.compress_size), None)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # of another kind, or damaged, as its reader will say
+    if packed is not None:
+        raise WeightsError(
+            f"'{path}' holds '{packed.filename[:100]}' compressed, which torch.save does not do; load it where you trust it, and "
+            f"save its state_dict with safetensors."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def _weights_in(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None]:
+    """The mapping that holds the weights, and the key that it is under: a well-known one, or else the only one with tensors.
+
+    Raises:
+        WeightsError: Several may be meant.
+    """
+    visited: list[Any] = []  # a checkpoint may contain itself
+    last = None
+    while isinstance(content, Mapping) and not any(content is outer for outer in visited):
+        visited.append(content)
+        inner = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+        key = next((key for key in _KEYS if key in inner), None)
+        if key is None and not _holds_tensors(content):
+            found = [key for key, value in inner.items() if _holds_tensors(value)]
+            if len(found) > 1:
+                names = ", ".join(f"'{key}'" for key in found)
+                raise WeightsError(
+                    f"'{path}' holds weights under {names}; save the ones you want in a file of their own."
+                )
+            key = found[0] if found else None
+        if key is None:
+            break
+        content, last = inner[key], str(key)
+    return (content if isinstance(content, Mapping) else {}), last
+
+
+def _holds_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in content.values())
+
+
+def _stated(content: Any) -> dict[str, Any]:
+    """The options of the training that made a file, by name."""
+    found: dict[str, Any] = {}
+    for key in _ARGUMENTS if isinstance(content, Mapping) else ():
+        value = content.get(key)
+        value = vars(value) if isinstance(value, argparse.Namespace) else value
+        found |= {str(name): entry for name, entry in value.items()} if isinstance(value, Mapping) else {}
+    return found
+
+
+def _architectures(content: Any, stated: Mapping[str, Any]) -> Iterator[str]:
+    """Names of models that a file may mean, the likeliest first. A plain name is timm's or torchvision's.
+
+    timm writes `arch` and `args`. torchvision's references write `args` and `model`, PyTorch's ImageNet example `arch` alone.
+    """
+    outer = content if isinstance(content, Mapping) else {}
+    timms = "arch" not in outer or bool(stated)
+    timms = timms and not (isinstance(outer.get("model"), Mapping) and "args" in outer)
+    seen = set()
+    for place in (outer, stated):
+        for name in (place[key] for key in _ARCHITECTURES if isinstance(place.get(key), str)):
+            prefixed = f"torchvision/{name}"
+            for full in (name, prefixed) if timms else (prefixed, name):
+                if full not in seen and is_listed(full):
+                    seen.add(full)
+                    yield full
+
+
+def _options(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the model's builder among the options of a training, by the names that timm has for them."""
+    found = {name: stated[name] for name in _NUMBERS if type(stated.get(name)) is int}
+    if isinstance(stated.get("gp"), str):
+        found["global_pool"] = stated["gp"]
+    more = stated.get("model_kwargs")
+    return found | ({str(name): value for name, value in more.items()} if isinstance(more, Mapping) else {})
