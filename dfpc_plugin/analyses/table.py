@@ -15,7 +15,7 @@ from torch import Tensor
 from dfpc_plugin.tracing.axes import squeezed
 from dfpc_plugin.tracing.sizes import Expression
 
-__all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work"]
+__all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work", "fixed_by"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,20 @@ class Work:
     factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
 
 
+def fixed_by(where: str) -> str:
+    """Return why channels stay that an operator combines with a tensor of fixed size.
+
+    Args:
+        where: The operator, and the module that calls it: "torch.conv2d in 'conv_stem'".
+    """
+    name = where.partition(" ")[0].rpartition(".")[2]
+    if name == "linear" or name.startswith("conv"):
+        return f"is fixed by the input of {where}"
+    if name in ("add", "add_", "__add__", "__radd__", "__iadd__"):
+        return f"is added to a tensor of fixed size by {where}"
+    return f"is combined with a tensor of fixed size in {where}"
+
+
 class LabelTable:
     """Labels and demands, as they are collected in one pass.
 
@@ -164,7 +178,7 @@ class LabelTable:
         if not int(torch.minimum(first, second).min()):
             for one, other in ((first, second), (second, first)):
                 if not other.all():
-                    self.freeze(one[other == 0], f"is combined with a tensor of fixed size in {where}")
+                    self.freeze(one[other == 0], fixed_by(where))
         self._pairs.append((first, second))
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:

@@ -191,14 +191,14 @@ def _with_rows(run: ChannelTrace) -> Tensor:
 
 def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
     """Why channels cannot go, by channel."""
-    reasons: dict[int, str] = {0: "is no channel"}
+    reasons: dict[int, str] = {0: "is not a channel"}
     for labels, reason in run.table.frozen:
         for channel in torch.unique(numbers[labels]).tolist():
             reasons.setdefault(channel, reason)
     for rows in run.table.rows:
         channels, inside = numbers[rows.row], numbers[rows.labels]
         for channel in torch.unique(channels[(channels[:, None] != inside).any(1)]).tolist():
-            reasons.setdefault(channel, "has one entry per head or group, and these stay")
+            reasons.setdefault(channel, "has one value per attention head or group")
     return reasons
 
 

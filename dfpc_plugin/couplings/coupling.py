@@ -100,8 +100,8 @@ class DataFlowCoupling:
         blocks = f" in {len(self.blocks)} blocks" if len(self.blocks) > 1 else ""
         lines = [
             f"{self.name}: {self.width} channels{blocks}, {self.macs:.1%} of the MACs",
-            f"  written by {_listed(self.feed_in)}",
-            f"  read by {_listed(self.feed_out)}",
+            f"  produced by {_listed(self.feed_in)}",
+            f"  consumed by {_listed(self.feed_out)}",
         ]
         lines += [f"  kept equal: {note}" for note in self.balance[:3]]
         if self.protected:

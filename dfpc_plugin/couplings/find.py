@@ -157,7 +157,7 @@ def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> l
         others = structure.one_of_each()
         if _problem(result, others, sizes) is None:
             left = own[~torch.isin(own, others)]
-            rest = [_Portion(left[None], (), "is in excess of what parts of unequal size can lose alike")]
+            rest = [_Portion(left[None], (), "is left over where parts of unequal size must lose equally many channels")]
             return [_Portion(others, structure.balance, None), *(rest if len(left) else [])]
     return [_Portion(blocks, structure.balance, problem)]
 

@@ -86,7 +86,7 @@ def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapp
         needed = count(size, removed) if needed is None else needed
         asked = _asked(size, channels, removed, values)
         if asked != needed:
-            raise Violation(f"{size.where} asks for {asked} where {needed} would be left")
+            raise Violation(f"{size.where} needs size {asked}, but {needed} would remain")
     return {attribute: value for attribute, value in values.items() if value != attribute.value}
 
 

@@ -248,7 +248,7 @@ class DataFlowGraph(tp.DependencyGraph):
         channels = alive[idxs]
         numbers = list(dict.fromkeys(self._coupling_of[channels].tolist()))
         for number in numbers:
-            reason = "is no channel" if number < 0 else self.couplings[number].protected
+            reason = "is not a channel" if number < 0 else self.couplings[number].protected
             if reason is not None:
                 raise GroupError(f"Channels of {where} must stay: {reason}. Leave that layer's {side}puts alone.")
         couplings = [self.couplings[number] for number in numbers]

@@ -84,8 +84,8 @@ def candidates_of(
                     found.append(Candidate.ranked(coupling, units, saliency, keep))
     if not any(candidate.free for candidate in found):
         raise NothingToPruneError(
-            "No coupling of this model may lose a channel: all are protected, ignored, without scores, or as narrow as "
-            "min_channels and max_ratio let them be; print find_couplings(model, example_inputs) for the reasons."
+            "No coupling of this model can be pruned: all are protected, ignored, without scores, or as narrow as "
+            "min_channels and max_ratio allow. Print find_couplings(model, example_inputs) for the reasons."
         )
     return found
 
@@ -108,7 +108,7 @@ def left_out(
     for coupling in graph.couplings:
         if coupling.protected is None and id(coupling) not in ranked:
             if id(coupling) in known and id(coupling) not in allowed:
-                reason = "is held by one of ignored_layers"
+                reason = "is in ignored_layers"
             elif not settings.coupled and len(coupling.feed_in) > 1:
                 reason = "is produced by several layers, which coupled=False leaves alone"
             else:

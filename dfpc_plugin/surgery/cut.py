@@ -65,7 +65,7 @@ def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
         raise CutError(f"Channels are numbered from 1 to {len(known.removed) - 1}; {channels.max()} is none of them.")
     for channel in channels.tolist():
         if channel in known.reasons:
-            raise CutError(f"Channel {channel} cannot be cut: it {known.reasons[channel]}.")
+            raise CutError(f"Channel {channel} cannot be pruned: it {known.reasons[channel]}.")
     if known.removed[channels].any():
         raise CutError("Some of these channels have been cut before; cut channels that are left.")
     gone = known.removed.clone()

@@ -180,7 +180,7 @@ def test_the_result_says_what_was_done():
     assert torch.equal(model.stem.bias[kept], result.model.stem.bias)
     assert list(result.seconds) == ["couplings", "saliency", "selection", "cut", "counting"]
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    assert result.notes == ("Couplings that must stay: 1, with 5 channels; find_couplings tells why.",)
+    assert result.notes == ("Protected couplings: 1, with 5 channels; find_couplings shows the reasons.",)
 
 
 def test_the_result_is_a_table_and_plain_data():
@@ -197,9 +197,9 @@ def test_the_result_is_a_table_and_plain_data():
     }  # fmt: skip
     text = str(result)
     for shown in ("ratio=0.3", f"{result.before.macs:,}", f"{result.after.parameters:,}", "score", "blocks.1.conv1",
-                  "of 3 couplings lost units", "Took ", "Couplings that must stay: 1"):  # fmt: skip
+                  "of 3 couplings pruned", "Took ", "Protected couplings: 1"):  # fmt: skip
         assert shown in text
-    assert "milliseconds" not in text and "speed-up" not in text
+    assert "latency (ms)" not in text and "speed-up" not in text
 
 
 def test_progress_is_told_of_every_phase_to_its_end():
@@ -258,7 +258,7 @@ def test_a_target_that_makes_no_sense_is_refused_first():
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.ReLU())])
 def test_a_model_without_anything_to_prune_says_so(model):
-    with pytest.raises(NothingToPruneError, match="No coupling of this model may lose a channel: all are protected"):
+    with pytest.raises(NothingToPruneError, match="No coupling of this model can be pruned: all are protected"):
         prune(model, torch.rand(1, 4), "macs=0.5")
     assert issubclass(NothingToPruneError, DFPCError)
 
