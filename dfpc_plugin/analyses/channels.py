@@ -86,7 +86,9 @@ class ChannelTrace:
             return channel_call.opaque(f"passes through {channel_call.where}, which could not be followed ({error})")
         except Exception as error:
             if isinstance(error, TypeError) and not _takes(rule, call):
-                return channel_call.opaque(f"passes through {channel_call.where}, which could not be followed ({error})")
+                return channel_call.opaque(
+                    f"passes through {channel_call.where}, which could not be followed ({error})"
+                )
             problem = f"{type(error).__name__}: {error}".rstrip(".")
             raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
 

@@ -46,7 +46,7 @@ class Sized:
         labels: Squeezed: varies along every axis of size above one.
         axis: The axis that has the size.
         expression: How the forward computes the size; None where torch infers it, and rows only have to be equal.
-        flexible: The axis along which entries can go; the others index rows, which go as a whole or keep equally many.
+        flexible: The axis along which entries can be pruned; the others index rows, which go as a whole or keep equally many.
         where: Module and operator, for messages.
     """
 
@@ -78,7 +78,7 @@ class Scaling:
 
     Attributes:
         labels: What made the entries: rows of weights, of norms and of biases. Of a product, those of either factor; none if
-            no rows can make up for the number.
+            no rows can compensate for the number.
         expression: How the number is computed.
         power: 1 where the entries are multiplied by it, -1 where they are divided.
         where: Module and operator.
@@ -98,8 +98,8 @@ class Work:
         reads: Labels it sums over.
         writes: Labels of its outputs.
         carried: All labels of its operands.
-        macs: Its multiply-accumulates.
-        factors: The labels that its multiply-accumulates are proportional to, each with the names of all of its axes: as
+        macs: Its MACs.
+        factors: The labels that its MACs are proportional to, each with the names of all of its axes: as
             many for every combination of positions along the axes on which some labels vary.
     """
 

@@ -67,7 +67,7 @@ class Layer:
 
     Attributes:
         channels: Everything it reads, writes or carries along.
-        macs: Its multiply-accumulates before any cut.
+        macs: Its MACs before any cut.
         work: What the pass has noted, in terms of labels.
     """
 
@@ -110,7 +110,7 @@ class Channels:
         stated: Widths that the model states about itself and does not ask for.
         values: What cuts have changed attributes of modules to.
         asked: Attributes, `(module, name)`, that sizes and factors of the forward are computed from.
-        unscaled: Numbers that depend on widths and multiply what no rows can make up for, by operator.
+        unscaled: Numbers that depend on widths and multiply what no rows can compensate for, by operator.
     """
 
     axes: list[Axis]

@@ -48,7 +48,7 @@ class DataFlowCoupling:
             of every block.
         balance: Why there are blocks: what must keep equally many of each.
         protected: Why it must not be pruned; None if it can be.
-        macs: Multiply-accumulates of the layers that read or write it, as a share of the model's.
+        macs: MACs of the layers that read or write it, as a share of the model's.
         axes: Labelled dimensions of parameters and buffers that hold its channels.
         whole_heads: Its units are whole attention heads.
     """
@@ -63,7 +63,7 @@ class DataFlowCoupling:
 
     @property
     def channels(self) -> int:
-        """How many units can go, one by one."""
+        """How many units can be pruned, one by one."""
         return self.blocks.size(1)
 
     @property

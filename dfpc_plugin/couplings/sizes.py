@@ -25,7 +25,7 @@ class Unequal(Exception):
 
 
 def count(size: Size, removed: Tensor) -> int:
-    """How many entries a demand finds when `removed` channels are gone.
+    """How many entries a demand finds when `removed` channels are removed.
 
     Raises:
         Unequal: Rows have different numbers.
@@ -114,7 +114,7 @@ def _try_attributes(
 
 
 def changed_factors(channels: Channels) -> list[str]:
-    """Operators that multiply by a number which cuts have changed, and which no rows of weights can make up for."""
+    """Operators that multiply by a number which cuts have changed, and which no rows of weights can compensate for."""
     before, changed = torch.zeros_like(channels.removed), []
     for where, expressions in channels.unscaled.items():
         for expression in expressions:

@@ -145,7 +145,7 @@ def order_of(
     costs: CostModel,
     latency: LatencyModel | None,
 ) -> Order:
-    """Rank units as the settings say, where some channels, `(channels,)` of bool, are gone already."""
+    """Rank units as the settings say, where some channels, `(channels,)` of bool, are removed already."""
     prices = {
         "macs": lambda gone, channels: float(costs.saving(gone, channels).macs),
         "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
@@ -166,14 +166,14 @@ def rescored_order(
     progress: Callable[[float], None],
     mend: Callable[[nn.Module, Tensor], None],
 ) -> Order:
-    """Cut a copy of the model step by step, scoring what is left after every step, and return the order of it all.
+    """Cut a copy of the model step by step, scoring what remains after every step, and return the order of it all.
 
     Args:
         subject: The model, which is not changed.
         importance: Scores groups.
-        rank: Orders candidates where some channels, `(channels,)` of bool, are gone.
+        rank: Orders candidates where some channels, `(channels,)` of bool, are removed.
         enough: Tells of such channels, and the share of the units they are, whether no budget asks for more.
-        progress: Called with the share of the units that have gone.
+        progress: Called with the share of the units that have been removed.
         mend: Repairs a model without some channels, `(channels,)` of bool, before it is scored anew.
     """
     settings = subject.settings
@@ -208,7 +208,7 @@ def rescored_order(
 
 
 def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
-    """What has gone from a copy so far, in the subject's own terms."""
+    """What has been removed from a copy so far, in the subject's own terms."""
     couplings = {int(coupling.blocks[0, 0]): coupling for coupling in subject.graph.couplings}
     candidates = [
         _in_order(couplings[int(candidate.coupling.blocks[0, 0])], candidate, own)

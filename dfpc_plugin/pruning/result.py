@@ -22,7 +22,7 @@ class Figures:
 
     Attributes:
         channels: Units of the couplings that were ranked.
-        macs: Multiply-accumulates of one forward of the example inputs, in layers and products of matrices.
+        macs: MACs of one forward of the example inputs, in layers and products of matrices.
         parameters: Entries of its parameters.
         latency: Measured time of one forward; None where no one asked for it.
         score: What the user's `evaluate` returned; None where there is none.

@@ -1,4 +1,4 @@
-"""What it costs to remove channels one after the other, when those that are left stand in for each that goes."""
+"""What it costs to remove channels one after the other, when those that are left replace each that goes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Reader", "elimination_costs", "readers_of"]
 
 _ROUNDS = 64
 _SPARSE = 8
-"""One in so many entries has to be gone before the others are put together."""
+"""One in so many entries has to be removed before the others are put together."""
 
 
 class Reader:
     """A layer, or one group of a grouped one, that reads the units of a coupling.
 
-    With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what is left by least
+    With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what remains by least
     squares, removing the entries b of a unit as well costs
 
         tr(W_b P_bb^-1 W_b')  =  tr(P_bb^-1 M_bb),  M = W' W
@@ -80,7 +80,7 @@ class Reader:
             costs.index_add_(0, units, own.to(costs) * self._scale)
 
     def add_costs_in_turn(self, units: Sequence[int], costs: Tensor) -> None:
-        """Add, to `(len(units),)`, what each of some units costs after those before it have gone.
+        """Add, to `(len(units),)`, what each of some units costs after those before it have been removed.
 
         With P_bb = L L' for all their entries b in this order, the entries cost the diagonal of L^-1 M_bb L^-T: row i of L^-1 is
         the part of entry i that those before it do not tell.
@@ -117,7 +117,7 @@ class Reader:
         self._gone[index] = True
 
     def compact(self) -> None:
-        """Leave out what is gone, once that is much: all that is done costs the square of what is there."""
+        """Leave out what is removed, once that is much: all that is done costs the square of what is there."""
         if not self._full or int(self._gone.sum()) * _SPARSE < len(self._gone):
             return
         left = (~self._gone).nonzero().squeeze(1)
@@ -134,9 +134,9 @@ class Reader:
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
     """Remove units one after the other, the cheapest first, and return what each has cost, `(units,)` float64.
 
-    A unit always costs more than one that has gone before it, so that the order of the costs is that of removal. Where there
+    A unit always costs more than one that has been removed before it, so that the order of the costs is that of removal. Where there
     are many units, some go at a time: of the cheapest, those that still cost no more than the rest after the ones before them
-    have gone.
+    have been removed.
     """
     result = torch.zeros(units, dtype=torch.float64, device=device)
     left = torch.ones(units, dtype=torch.bool, device=device)
@@ -165,7 +165,7 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
 
 
 def _costs_in_turn(units: Sequence[int], readers: Sequence[Reader], device: torch.device) -> Tensor:
-    """What each of some units costs after those before it have gone, `(len(units),)`."""
+    """What each of some units costs after those before it have been removed, `(len(units),)`."""
     costs = torch.zeros(len(units), dtype=torch.float64, device=device)
     for reader in readers:
         reader.add_costs_in_turn(units, costs)
@@ -180,8 +180,8 @@ def readers_of(
 ) -> list[Reader]:
     """One reader per matrix, and group of it, of a layer, from the input channels that go with each unit.
 
-    Costs are shares of the outputs' variance: all of a layer's entries cost the layer's share, as far as they do not stand in
-    for each other. Of a layer whose inputs do not vary nothing is known, and there is no reader.
+    Costs are shares of the outputs' variance: all of a layer's entries cost the layer's share, as far as they cannot replace
+    each other. A layer whose inputs do not vary has no reader.
 
     Args:
         moments: The layer's.

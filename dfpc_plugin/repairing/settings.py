@@ -13,7 +13,7 @@ from dfpc_plugin.errors import RepairError
 __all__ = ["BY_LEAST_SQUARES", "Images", "Method", "RepairSettings"]
 
 Method = Literal["none", "mean", "merge", "synthetic", "calibrate"]
-"""The rungs of the ladder, from nothing to a handful of images."""
+"""Methods of repair, from none to least squares on your images."""
 
 BY_LEAST_SQUARES = ("synthetic", "calibrate")
 """Those that look at images, made or given."""
@@ -29,21 +29,22 @@ class RepairSettings:
     """How to repair.
 
     Attributes:
-        method: `none`; `mean`: biases take over the average of removed channels; `merge`: kept channels take over removed
-            ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every layer on
-            images made from the model; `calibrate`: the same on images of your own, which need no labels.
+        method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels replace
+            the removed ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every
+            layer on images generated from the model; `calibrate`: the same on your images, which need no labels.
         images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
             Dataset.
-        count: How many images to use, or to make; by default at most 256 of those given, and 32 to 256 made, by their size.
-        steps: For `synthetic`: how often images are changed, at most.
-        ridge: How strongly weights are held to what they were, in multiples of the mean square of a layer's inputs; by
-            default 0.03 for `synthetic` and 0.01 for `calibrate`. A layer that would come out worse gets more.
-        rows: How many rows of a layer's inputs to sample, at most.
-        batchnorm: Try re-estimating the statistics of batch norms afterwards, and keep what makes the output better.
-        memory_gib: What forwards that are under way may take. Where all images together would take more, they are run one
-            batch after the other and once more for every layer, which is slower.
-        seed: Of noise and samples.
-        checkpoint: A directory in which to keep what is done, so that a repair that was stopped goes on there.
+        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated ones,
+            depending on their size.
+        steps: For `synthetic`: largest number of optimisation steps of the images.
+        ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
+            default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
+        rows: Largest number of rows of a layer's inputs to sample.
+        batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
+        memory_gib: Memory limit for stored activations (GiB). If all images together exceed it, they are run batch by batch,
+            and again for every layer, which is slower.
+        seed: Random seed of noise and samples.
+        checkpoint: A directory for the progress, from which an interrupted repair resumes.
     """
 
     method: Method = "synthetic"
@@ -64,9 +65,7 @@ class RepairSettings:
             RepairError: Says which.
         """
         if self.method not in get_args(Method):
-            raise RepairError(
-                f"method={self.method!r} is no way to repair; choose one of {', '.join(get_args(Method))}."
-            )
+            raise RepairError(f"method={self.method!r} is unknown; choose one of {', '.join(get_args(Method))}.")
         if (self.images is None) == (self.method == "calibrate"):
             raise RepairError(
                 "method='calibrate' needs images: pass some unlabelled ones as images."

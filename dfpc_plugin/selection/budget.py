@@ -13,12 +13,12 @@ __all__ = ["keeps_budgets", "length_for_budgets"]
 
 
 def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: float) -> bool:
-    """Tell whether budgets of channels, multiply-accumulates and parameters hold.
+    """Tell whether budgets of channels, MACs and parameters hold.
 
     Args:
         target: The budgets; others are not looked at.
         costs: What channels cost.
-        removed: Channels that are gone, `(channels,)` of bool.
+        removed: Channels that are removed, `(channels,)` of bool.
         ratio: The share of the units that they are.
     """
     cost, full = costs.cost(removed), costs.full
@@ -35,7 +35,7 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
     Args:
         order: What goes first.
         costs: What channels cost.
-        removed: Channels that are gone already, `(channels,)` of bool.
+        removed: Channels that are removed already, `(channels,)` of bool.
         target: The budgets.
         gone: How many units that is.
 
@@ -52,7 +52,7 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
         raise TargetError(
             f"The target {target} cannot be reached: after removing everything that can be removed, "
             f"{least.macs / costs.full.macs:.1%} of the MACs and {least.parameters / costs.full.parameters:.1%} of the parameters are left, and "
-            f"{ratio(len(order)):.1%} of the channels are gone. Ask for less, or let more go with max_ratio, "
+            f"{ratio(len(order)):.1%} of the channels are removed. Ask for less, or allow more with max_ratio, "
             f"min_channels and ignored_layers. The model is as it was."
         )
     return length

@@ -22,7 +22,7 @@ class Target:
     Attributes:
         ratio: Share of the channels to remove: 0.3 removes 30 % of those of all couplings that can be pruned, what limits
             keep included.
-        macs: Share of the multiply-accumulates to keep: 0.5 halves them.
+        macs: Share of the MACs to keep: 0.5 halves them.
         params: Share of the parameters to keep.
         speedup: How many times faster than before, measured: 1.5.
         latency_ms: Milliseconds of one forward of the example inputs, measured.
@@ -71,8 +71,8 @@ class Target:
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in _RANGES:
                 near = difflib.get_close_matches(name, _RANGES, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {_names()}."
-                raise TargetError(f"'{part.strip()}' names no budget; {hint}")
+                hint = f"did you mean {near[0]}?" if near else f"write for example macs=0.5; there are {_names()}."
+                raise TargetError(f"Unknown target '{part.strip()}'; {hint}")
             if name in values:
                 raise TargetError(f"The target '{text}' names {name} twice; give it once.")
             try:
@@ -94,7 +94,7 @@ class Target:
 
     @property
     def counted(self) -> bool:
-        """Whether it is about channels, multiply-accumulates or parameters."""
+        """Whether it is about channels, MACs or parameters."""
         return any(value is not None for value in (self.ratio, self.macs, self.params))
 
     def __str__(self) -> str:
@@ -105,10 +105,10 @@ class Target:
 
 _RANGES = {
     "ratio": (0.0, 1.0, "share of the channels to remove, between 0 and 1"),
-    "macs": (0.0, 1.0, "share of the multiply-accumulates to keep, between 0 and 1"),
+    "macs": (0.0, 1.0, "share of the MACs to keep, between 0 and 1"),
     "params": (0.0, 1.0, "share of the parameters to keep, between 0 and 1"),
     "speedup": (1.0, math.inf, "speed-up, above 1"),
-    "latency_ms": (0.0, math.inf, "number of milliseconds, above 0"),
+    "latency_ms": (0.0, math.inf, "latency in ms, above 0"),
     "max_drop": (0.0, math.inf, "loss to allow, 0 or more"),
 }
 _EXAMPLES = {

@@ -59,7 +59,7 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
 
 
 def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
-    """Raise if some channels must stay or are gone already."""
+    """Raise if some channels must stay or are removed already."""
     known = couplings.channels
     if len(channels) and not 0 <= int(channels.min()) <= int(channels.max()) < len(known.removed):
         raise CutError(f"Channels are numbered from 1 to {len(known.removed) - 1}; {channels.max()} is none of them.")

@@ -153,7 +153,7 @@ def test_a_target_out_of_reach_says_how_far_one_gets():
     assert str(caught.value) == (
         f"The target macs=0.1 cannot be reached: after removing everything that can be removed, {left:.1%} of the MACs and "
         f"{least.after.parameters / least.before.parameters:.1%} of the parameters are left, and 50.0% of the channels are "
-        f"gone. Ask for less, or let more go with max_ratio, min_channels and ignored_layers. The model is as it was."
+        f"removed. Ask for less, or allow more with max_ratio, min_channels and ignored_layers. The model is as it was."
     )
 
 
@@ -238,7 +238,7 @@ def test_nothing_is_kept_of_a_model_that_was_pruned():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"per": "flops"}, r"^per='flops' is none of channel, macs, params, latency; choose one of them\.$"),
+    ({"per": "flops"}, r"^per='flops' is unknown; choose one of channel, macs, params, latency\.$"),
     ({"rescore": 0}, r"^rescore=0 is no share of the channels; give 0\.01, say, or None\.$"),
     ({"rescore": 1.5}, r"^rescore=1\.5 is no share of the channels"),
     ({"max_ratio": 1.1}, r"^max_ratio=1\.1 is no share of the channels; give 0 to 1\.$"),

@@ -173,10 +173,7 @@ def test_a_damaged_layer_is_noticed(damage, case, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (
-            {"method": "retrain"},
-            "method='retrain' is no way to repair; choose one of none, mean, merge, synthetic, calibrate",
-        ),
+        ({"method": "retrain"}, "method='retrain' is unknown; choose one of none, mean, merge, synthetic, calibrate"),
         ({"method": "calibrate"}, "method='calibrate' needs images"),
         ({"method": "mean", "images": torch.zeros(2, 3, 8, 8)}, "method='mean' uses no images"),
         ({"ridge": -1.0}, "ridge=-1.0 is no ridge"),
