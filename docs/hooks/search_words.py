@@ -1,6 +1,6 @@
 """Other words for what a page is about, in the search index: American spellings and common synonyms.
 
-The words stand in a hidden paragraph below the title. The search indexes it; nobody reads it.
+The words stand in a hidden paragraph at the end of the page's opening. The search indexes it; nobody reads it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SYNONYMS = {
 def on_page_content(html: str, page: Any, **kwargs: Any) -> str:
     """Add the words; called by MkDocs for every page once it is HTML."""
     words = other_words(re.sub(r"<[^>]*>", " ", html), tutorial=page.file.src_uri.startswith("tutorials/"))
-    title, found, rest = html.partition("</h1>")
-    if not words or not found:
+    if not words:
         return html
-    return f'{title}{found}\n<p hidden class="search-words">Also known as: {", ".join(words)}</p>{rest}'
+    opening, heading, rest = html.partition("<h2")  # behind what the page opens with, which results show first
+    return f'{opening}<p hidden class="search-words">Also known as: {", ".join(words)}</p>\n{heading}{rest}'
 
 
 def other_words(text: str, *, tutorial: bool = False) -> list[str]:
