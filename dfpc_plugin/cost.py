@@ -1,6 +1,6 @@
-"""What channels cost: multiply-accumulates and parameters, exactly, for any set of channels that is gone.
+"""What channels cost: MACs and parameters, exactly, for any set of channels that is removed.
 
-A layer's multiply-accumulates, like a parameter's entries, are as many as there are combinations of what is left along
+A layer's MACs, like a parameter's entries, are as many as there are combinations of what remains along
 its axes: outputs times inputs of a linear layer, the sum of such products over the groups of a convolution, channels and
 heads of attention's products. All of this is known from one pass, so that no model need be built to know its cost.
 """
@@ -29,7 +29,7 @@ class Cost:
     """What a model costs, for the example inputs.
 
     Attributes:
-        macs: Multiply-accumulates of one forward, in layers and products of matrices.
+        macs: MACs of one forward, in layers and products of matrices.
         parameters: Entries of its parameters.
     """
 
@@ -47,7 +47,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Term:
-    """Something that costs `each` for every combination of what is left along its axes.
+    """Something that costs `each` for every combination of what remains along its axes.
 
     Attributes:
         parts: Factors that share axes, together; what shares none multiplies.
@@ -58,7 +58,7 @@ class _Term:
     each: Cost
 
     def cost(self, alive: Tensor) -> Cost:
-        """Count what is left; `alive` holds one for every channel that is, and else zero."""
+        """Count what remains; `alive` holds one for every channel that is, and else zero."""
         count = 1
         for factors in self.parts:
             count *= _combinations(factors, alive)
@@ -97,12 +97,12 @@ class CostModel:
         return found
 
     def cost(self, removed: Tensor) -> Cost:
-        """What is left to pay once `removed` channels, `(channels,)` of bool, are gone."""
+        """What remains to pay once `removed` channels, `(channels,)` of bool, are removed."""
         alive = (~removed).double()
         return sum((term.cost(alive) for term in self._terms), Cost(0, 0))
 
     def saving(self, removed: Tensor, channels: Tensor) -> Cost:
-        """What it saves to remove `channels` (their numbers) too, where `removed` ones are gone already."""
+        """What it saves to remove `channels` (their numbers) too, where `removed` ones are removed already."""
         touched = [self._terms[number] for number in self._touched(channels)]
         alive = (~removed).double()
         before = sum((term.cost(alive) for term in touched), Cost(0, 0))
@@ -121,7 +121,7 @@ class CostModel:
 
 
 def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
-    """Multiply-accumulates of every call, per combination of channels."""
+    """MACs of every call, per combination of channels."""
     for layer in channels.layers:
         factors = tuple(_factor(channels.numbers, labels, names) for labels, names in layer.work.factors)
         sizes = {name: n for which, names in factors for name, n in zip(names, which.shape, strict=True)}

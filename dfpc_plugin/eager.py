@@ -53,7 +53,7 @@ _exchange = Exchange(_install)
 
 
 class _CheckpointFunction:
-    """Stands in for the autograd function of reentrant checkpoints."""
+    """Replaces the autograd function of reentrant checkpoints."""
 
     @staticmethod
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
@@ -64,12 +64,12 @@ class _CheckpointFunction:
 
 
 def _checkpoint_hook(frame: Any) -> Any:
-    """Stand in for what drops the saved tensors of other checkpoints: keep them, so that nothing runs twice."""
+    """Replace what drops the saved tensors of other checkpoints: keep them, so that nothing runs twice."""
     return contextlib.nullcontext() if _exchange.here else _original_hook(frame)
 
 
 def _enter_inference_mode(self: Any) -> None:
-    """Stand in for `torch.inference_mode.__enter__`; whatever it enters, its `__exit__` leaves."""
+    """Replace `torch.inference_mode.__enter__`; whatever it enters, its `__exit__` leaves."""
     if _exchange.here and self.mode:
         self._inference_mode_context = torch.no_grad()
         self._inference_mode_context.__enter__()

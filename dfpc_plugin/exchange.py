@@ -27,7 +27,7 @@ class _ThreadState(threading.local):
 class Exchange:
     """Blocks in which functions are exchanged, from when the first thread enters one until the last leaves one.
 
-    What stands in for a function asks `here`, and does as the original does where that is false.
+    What replaces a function asks `here`, and does as the original does where that is false.
     """
 
     def __init__(self, install: Callable[..., None]) -> None:

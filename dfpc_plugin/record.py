@@ -38,7 +38,7 @@ class Point:
 
     Attributes:
         label: What the model is.
-        macs: Multiply-accumulates.
+        macs: MACs.
         parameters: Entries of its parameters.
         top1: Accuracy in per cent; None if it was not measured.
         latency_ms: Milliseconds of one forward; None if they were not measured.

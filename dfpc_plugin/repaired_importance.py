@@ -1,4 +1,4 @@
-"""An importance that anticipates repair: what a channel costs after its neighbours stand in for it."""
+"""An importance that anticipates repair: what a channel costs after its neighbours replace it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ AnticipatedRanking = Literal["output", "expected"]
 
 
 class RepairedImportance(tp.importance.Importance):
-    """Score a group's channels by what they cost once the channels that stay stand in for them, as `repair` lets them.
+    """Score a group's channels by what they cost once the channels that stay replace them, as `repair` lets them.
 
     For every layer that reads a coupling, the covariance of its inputs tells how much of a channel the others do not tell;
     that part, through the layer's weights, is what cannot be repaired. Channels go one after the other, the cheapest first,

@@ -1,4 +1,4 @@
-"""Prune a timm model to half of its multiply-accumulates, without data, and see which layers have paid for it.
+"""Prune a timm model to half of its MACs, without data, and see which layers have paid for it.
 
 python examples/prune_to_a_budget.py --model resnet18 --target "macs=0.5, params=0.6"
 """

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.inference_mode():
         shape = tuple(model(example_inputs).shape)
     print(f"{options.model}: output {shape}")
-    print(f"  multiply-accumulates {macs / 1e6:9.1f} M -> {macs_left / 1e6:9.1f} M ({macs_left / macs:.0%})")
+    print(f"  MACs                 {macs / 1e6:9.1f} M -> {macs_left / 1e6:9.1f} M ({macs_left / macs:.0%})")
     print(f"  parameters           {parameters / 1e6:9.2f} M -> {parameters_left / 1e6:9.2f} M", end=" ")
     print(f"({parameters_left / parameters:.0%})")
 

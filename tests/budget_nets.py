@@ -22,7 +22,7 @@ PHOTO = torch.rand(1, 3, 32, 32)
 
 
 def counted(model: nn.Module, inputs: Any) -> Cost:
-    """Multiply-accumulates by the operators that really run, and the entries of all parameters."""
+    """MACs by the operators that really run, and the entries of all parameters."""
     args, kwargs = as_call(inputs)
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # fused attention is one operator, uncounted

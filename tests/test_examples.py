@@ -5,14 +5,17 @@ import json
 import re
 import runpy
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.files import write_tensors
-from dfpc_plugin.models import build_model
+from dfpc_plugin.models import ModelSpec, build_model
 from image_files import write_zip
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +79,7 @@ def test_every_example_is_tested_here():
 def test_prune_with_torch_pruning(run):
     text = run("prune_with_torch_pruning", "--size", "64")
     assert "output (1, 1000)" in text
-    (left,) = re.findall(r"multiply-accumulates.*\((\d+)%\)", text)
+    (left,) = re.findall(r"MACs.*\((\d+)%\)", text)
     assert 40 < int(left) < 90
 
 
@@ -183,7 +186,7 @@ def test_measured_figures_are_those_of_the_tables():
     columns = {"bare": 2, "synthetic": 5}
     checked = 0
     for table in tables:
-        (speedup,) = re.findall(r"% before, ([\d.]+)x fewer", table.splitlines()[0]) or [None]
+        (speedup,) = re.findall(r"% before, MACs reduced ([\d.]+)x", table.splitlines()[0]) or [None]
         rows = {
             cells[1].strip(): cells
             for cells in (line.split("|") for line in table.splitlines() if line.startswith("| "))
@@ -246,3 +249,24 @@ def test_the_papers_protocol_end_to_end(paper, tmp_path, capsys):
         paper.main(tmp_path / "out", **arguments, seed=1)
     with pytest.raises(SystemExit, match="one of the two"):
         paper.main(tmp_path / "other", **(arguments | {"train": True}))
+
+
+def test_images_and_weights_for_the_benchmarks_are_prepared(tmp_path, monkeypatch):
+    """Photographs become squares under their own folders, and a checkpoint of a trainer the weights of a network."""
+    monkeypatch.syspath_prepend(ROOT / "examples" / "benchmarks")
+    prepare = importlib.import_module("prepare_data")
+    for name, size in {"n01/b.png": (300, 280), "n01/a.jpg": (260, 400), "n02/c.JPEG": (500, 256)}.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, "teal").save(tmp_path / "photos" / name)
+    prepare.photographs(tmp_path / "photos", tmp_path / "sample.zip", per_class=1)
+    with zipfile.ZipFile(tmp_path / "sample.zip") as archive:
+        assert archive.namelist() == ["n01/a.jpg", "n02/c.jpg"]
+        assert Image.open(archive.open("n02/c.jpg")).size == (256, 256)
+
+    model = build_model(ModelSpec("cifar/resnet20"))
+    wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}}
+    torch.save(wrapped, tmp_path / "resnet20.th")
+    prepare.main(tmp_path, checkpoints={"resnet20": tmp_path / "resnet20.th"})
+    found = load_file(tmp_path / "resnet20_cifar10_jpeg.safetensors")
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())

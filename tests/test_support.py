@@ -45,7 +45,7 @@ def cells(text, name):
 def test_the_page_counts_what_prunes_and_names_versions(load):
     ours = [record("a"), record("b", status="timeout"), record("c")]
     text = page(load, *ours, record("b", "torch_pruning"), record("z", "torch_pruning"))
-    assert "**2 of 3 models prune; with plain Torch-Pruning, 1 of 1.**" in text
+    assert "**2 of 3 models can be pruned; with plain Torch-Pruning, 1 of 1.**" in text
     assert "Measured with torch 2.4.0, timm 1.0.9:" in text
     assert "`z`" not in text, "not measured with this package"
 
@@ -56,7 +56,7 @@ def test_the_page_names_a_date_only_if_it_is_given(load):
 
 def test_a_row_has_shares_and_what_plain_torch_pruning_does(load):
     text = page(load, record("a"), record("a", "torch_pruning", params_after=610))
-    assert cells(text, "a") == ["`a`", "7", "97 %", "50 %", "52 %", "", "prunes, 61 % left"]
+    assert cells(text, "a") == ["`a`", "yes", "7", "97 %", "50 %", "52 %", "", "prunes, 61 % remaining"]
 
 
 def test_a_row_of_a_failure_has_dashes_for_what_is_not_known(load):
@@ -64,7 +64,7 @@ def test_a_row_of_a_failure_has_dashes_for_what_is_not_known(load):
     fails = record("a", status="trace_failed", **unknown)
     theirs = record("b", "torch_pruning", status="forward_failed", **unknown)
     text = page(load, fails, record("b"), theirs)
-    assert cells(text, "a")[1:] == ["-", "-", "-", "fails to find channels", "", "not measured"]
+    assert cells(text, "a")[1:] == ["no", "-", "-", "-", "fails to find channels", "", "not measured"]
     assert cells(text, "b")[-1] == "breaks the model"
 
 
@@ -72,9 +72,39 @@ def test_reasons_are_distinct_counted_short_and_do_not_end_the_cell(load):
     reasons = ["writes the output", "is read | <twice> in 'a.b'", "is read | <twice> in 'c'", "much too long " * 20]
     protected = [{"name": "x", "reason": reason, "channels": 3} for reason in reasons]
     text = page(load, record("a", protected=protected))
-    cell = cells(text, "a")[5]
+    cell = cells(text, "a")[6]
     assert cell.startswith(r"is read \| &lt;twice&gt; (2); writes the output (1); much too long ")
     assert cell.endswith("… (1)") and len(cell) < 150
+
+
+@pytest.mark.parametrize(
+    ("facts", "answer"),
+    [
+        ({}, "yes"),
+        ({"prunable_macs": 0.94}, "partly"),
+        ({"status": "too_little"}, "partly"),
+        ({"status": "forward_failed", "prunable_macs": None}, "no"),
+    ],
+)
+def test_a_row_says_whether_the_model_prunes(load, facts, answer):
+    assert cells(page(load, record("a", **facts)), "a")[1] == answer
+
+
+def test_reasons_are_in_plain_words_without_those_that_every_model_has(load):
+    reasons = [
+        "is the model's output",
+        "is fixed by the input of torch.conv2d in 'stem'",
+        "is combined with a tensor of fixed size in torch.conv2d in 'stem'",
+        "is added to a tensor of fixed size by torch.Tensor.add",
+        "is read by fixed indices in torch.Tensor.__getitem__ in 'a'",
+        "is picked from by positions in torch.Tensor.__getitem__ in 'b'",
+        "is new in torch.Tensor.__getitem__",
+    ]
+    protected = [{"name": "x", "reason": reason, "channels": 3} for reason in reasons]
+    cell = cells(page(load, record("a", protected=protected)), "a")[6]
+    assert cell == (
+        "read by a fixed index (2); added to positions or a constant (1); is new in torch.Tensor.&#95;&#95;getitem&#95;&#95; (1)"
+    )
 
 
 def test_each_library_has_a_table_in_which_every_row_has_all_columns(load):

@@ -178,7 +178,7 @@ class Bounds:
 
     def output_shares(self) -> list[Tensor | None]:
         """Shares of the outputs' variance per variance of every entry of the writers' leaves, summed over outputs."""
-        if self._shares is None:  # the graph is gone afterwards
+        if self._shares is None:  # the graph is removed afterwards
             with torch.inference_mode(False), torch.enable_grad():
                 totals = [output.sum() for output in self.outputs if output.requires_grad]
             self._shares = self._gradients(totals, [torch.where(total > 0, 1 / total.detach(), 0) for total in totals])

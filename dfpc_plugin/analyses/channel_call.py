@@ -121,7 +121,7 @@ class ChannelCall(Demands):
     ) -> Proxy:
         """Make the sum of products over the axes that `output` lacks; axes are named by `operands`.
 
-        With `work`, its multiply-accumulates are noted; a product with a weight is a layer.
+        With `work`, its MACs are noted; a product with a weight is a layer.
         """
         axes = list(dict.fromkeys([*output, *(letter for _, letters in operands for letter in letters)]))
         if work:

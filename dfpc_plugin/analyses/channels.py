@@ -77,16 +77,18 @@ class ChannelTrace:
             if operand.viewed is not changed or (operand is changed and call.operator.kind != "writes"):
                 channel_call.read(operand.viewed)
         if rule is None:
-            return channel_call.opaque(f"enters {channel_call.where}, which has no rule for channels")
+            return channel_call.opaque(f"passes through {channel_call.where}, which has no rule for channels")
         try:
             return rule(channel_call, *call.args, **call.kwargs)
         except DFPCError:
             raise
         except Unfollowed as error:
-            return channel_call.opaque(f"enters {channel_call.where}, which could not be followed ({error})")
+            return channel_call.opaque(f"passes through {channel_call.where}, which could not be followed ({error})")
         except Exception as error:
             if isinstance(error, TypeError) and not _takes(rule, call):
-                return channel_call.opaque(f"enters {channel_call.where}, which could not be followed ({error})")
+                return channel_call.opaque(
+                    f"passes through {channel_call.where}, which could not be followed ({error})"
+                )
             problem = f"{type(error).__name__}: {error}".rstrip(".")
             raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
 
@@ -95,7 +97,7 @@ class ChannelTrace:
         where = Demands(self, func, weights=True).where
         for operand in operands:
             for slot in operand.slots:
-                self.table.freeze(slot, f"enters {where}, which has no rule for channels")
+                self.table.freeze(slot, f"passes through {where}, which has no rule for channels")
 
     def original_of(self, parameter: Tensor) -> Proxy | None:
         """What stands for a parameter."""

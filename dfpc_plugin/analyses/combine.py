@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dfpc_plugin.analyses.table import LabelTable, Rows, Sized
+from dfpc_plugin.analyses.table import LabelTable, Rows, Sized, fixed_by
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.sizes import expression_of
 
@@ -63,7 +63,7 @@ def _meets_nothing(table: LabelTable, slot: Tensor, operands: Sequence[Operand],
             continue
         fixed = inner in operand.extents and not operand.wild
         if fixed and not any(inner in varying(own) for own in operand.slots):
-            table.freeze(slot, f"is combined with a tensor of fixed size in {where}")
+            table.freeze(slot, fixed_by(where))
             return True
     return False
 
@@ -82,8 +82,8 @@ def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, whe
         elif larger is slot or axes < others:
             _relate_rows(table, smaller, larger, where)
         elif inner_axis(slot) in others or inner_axis(other) in axes:
-            table.freeze(slot, f"is combined with channels along another axis in {where}")
-            table.freeze(other, f"is combined with channels along another axis in {where}")
+            table.freeze(slot, f"is combined with another axis's channels in {where}")
+            table.freeze(other, f"is combined with another axis's channels in {where}")
         else:
             _relate_each_other(table, slot, other, sorted(axes & others), where)
             continue

@@ -161,7 +161,7 @@ class Demands:
             self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
-        """Note the multiply-accumulates of a sum of products, and which channels of weights it reads and writes.
+        """Note the MACs of a sum of products, and which channels of weights it reads and writes.
 
         A product of weights alone, from which a layer's weight is computed, reads and writes nothing.
         """

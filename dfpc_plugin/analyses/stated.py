@@ -3,7 +3,7 @@
 Models of timm, and those that follow their manners, say how wide their features are in `num_features`,
 `head_hidden_size`, `embed_dim` and `feature_info`; `reset_classifier` and feature extractors believe them. A pass sees
 the tensors that these are about: where one is as wide as stated, the statement is noted together with that axis, whose
-entries can be counted again when channels are gone. What no tensor bears out is not noted.
+entries can be counted again when channels are removed. What no tensor bears out is not noted.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 from dfpc_plugin.tracing.axes import squeezed
 from dfpc_plugin.tracing.sizes import Expression
 
-__all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work"]
+__all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work", "fixed_by"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Sized:
         labels: Squeezed: varies along every axis of size above one.
         axis: The axis that has the size.
         expression: How the forward computes the size; None where torch infers it, and rows only have to be equal.
-        flexible: The axis along which entries can go; the others index rows, which go as a whole or keep equally many.
+        flexible: The axis along which entries can be pruned; the others index rows, which go as a whole or keep equally many.
         where: Module and operator, for messages.
     """
 
@@ -78,7 +78,7 @@ class Scaling:
 
     Attributes:
         labels: What made the entries: rows of weights, of norms and of biases. Of a product, those of either factor; none if
-            no rows can make up for the number.
+            no rows can compensate for the number.
         expression: How the number is computed.
         power: 1 where the entries are multiplied by it, -1 where they are divided.
         where: Module and operator.
@@ -98,8 +98,8 @@ class Work:
         reads: Labels it sums over.
         writes: Labels of its outputs.
         carried: All labels of its operands.
-        macs: Its multiply-accumulates.
-        factors: The labels that its multiply-accumulates are proportional to, each with the names of all of its axes: as
+        macs: Its MACs.
+        factors: The labels that its MACs are proportional to, each with the names of all of its axes: as
             many for every combination of positions along the axes on which some labels vary.
     """
 
@@ -108,6 +108,20 @@ class Work:
     carried: Tensor
     macs: int
     factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
+
+
+def fixed_by(where: str) -> str:
+    """Return why channels stay that an operator combines with a tensor of fixed size.
+
+    Args:
+        where: The operator, and the module that calls it: "torch.conv2d in 'conv_stem'".
+    """
+    name = where.partition(" ")[0].rpartition(".")[2]
+    if name == "linear" or name.startswith("conv"):
+        return f"is fixed by the input of {where}"
+    if name in ("add", "add_", "__add__", "__radd__", "__iadd__"):
+        return f"is added to a tensor of fixed size by {where}"
+    return f"is combined with a tensor of fixed size in {where}"
 
 
 class LabelTable:
@@ -164,7 +178,7 @@ class LabelTable:
         if not int(torch.minimum(first, second).min()):
             for one, other in ((first, second), (second, first)):
                 if not other.all():
-                    self.freeze(one[other == 0], f"is combined with a tensor of fixed size in {where}")
+                    self.freeze(one[other == 0], fixed_by(where))
         self._pairs.append((first, second))
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:

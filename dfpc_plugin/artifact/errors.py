@@ -1,4 +1,4 @@
-"""What can go wrong with an artifact."""
+"""What can be wrong with an artifact."""
 
 from __future__ import annotations
 

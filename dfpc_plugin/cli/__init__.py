@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process if not given.
     """
     consoles = Consoles()
-    with contextlib.suppress(FileNotFoundError):  # the directory may be gone
+    with contextlib.suppress(FileNotFoundError):  # the directory may be removed
         if str(Path.cwd()) not in sys.path:
             sys.path.append(
                 str(Path.cwd())

@@ -30,7 +30,7 @@ _EVERY = 15.0
 def bars(console: Console, quiet: bool = False) -> Iterator[Tell]:
     """Yield what to call with what is being done and the share of it that is done.
 
-    In a terminal, bars that go away at the end; elsewhere a line for what takes longer than two seconds, then every quarter
+    In a terminal, bars that disappear at the end; elsewhere a line for what takes longer than two seconds, then every quarter
     of a minute.
     """
     if quiet:

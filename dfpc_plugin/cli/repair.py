@@ -32,7 +32,7 @@ class RepairConfig(SubjectOptions):
         model: The directory of a saved model that was pruned and not fine-tuned.
         pretrained: The unpruned model has the weights that timm or torchvision hold for it.
         weights: The file with the weights of the unpruned model.
-        repair: How to mend what is left.
+        repair: How to repair the pruned model.
         data: Images to calibrate with, and to measure accuracy on, if there are any.
         output: The directory to make.
         overwrite: Replace an artifact that is there.
@@ -49,7 +49,7 @@ class RepairConfig(SubjectOptions):
 
 
 def run(config: RepairConfig, consoles: Consoles) -> int:
-    """Mend a saved model that was pruned, with the help of the unpruned one, and save it anew."""
+    """Repair a saved pruned model with the weights of the unpruned one, and save the result."""
     with bars(consoles.err, config.quiet) as tell:
         if not is_artifact(config.model):
             raise RepairConfigError(

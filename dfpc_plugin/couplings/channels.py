@@ -67,7 +67,7 @@ class Layer:
 
     Attributes:
         channels: Everything it reads, writes or carries along.
-        macs: Its multiply-accumulates before any cut.
+        macs: Its MACs before any cut.
         work: What the pass has noted, in terms of labels.
     """
 
@@ -110,7 +110,7 @@ class Channels:
         stated: Widths that the model states about itself and does not ask for.
         values: What cuts have changed attributes of modules to.
         asked: Attributes, `(module, name)`, that sizes and factors of the forward are computed from.
-        unscaled: Numbers that depend on widths and multiply what no rows can make up for, by operator.
+        unscaled: Numbers that depend on widths and multiply what no rows can compensate for, by operator.
     """
 
     axes: list[Axis]
@@ -191,14 +191,14 @@ def _with_rows(run: ChannelTrace) -> Tensor:
 
 def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
     """Why channels cannot go, by channel."""
-    reasons: dict[int, str] = {0: "is no channel"}
+    reasons: dict[int, str] = {0: "is not a channel"}
     for labels, reason in run.table.frozen:
         for channel in torch.unique(numbers[labels]).tolist():
             reasons.setdefault(channel, reason)
     for rows in run.table.rows:
         channels, inside = numbers[rows.row], numbers[rows.labels]
         for channel in torch.unique(channels[(channels[:, None] != inside).any(1)]).tolist():
-            reasons.setdefault(channel, "has one entry per head or group, and these stay")
+            reasons.setdefault(channel, "has one value per attention head or group")
     return reasons
 
 

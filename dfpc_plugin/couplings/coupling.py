@@ -48,7 +48,7 @@ class DataFlowCoupling:
             of every block.
         balance: Why there are blocks: what must keep equally many of each.
         protected: Why it must not be pruned; None if it can be.
-        macs: Multiply-accumulates of the layers that read or write it, as a share of the model's.
+        macs: MACs of the layers that read or write it, as a share of the model's.
         axes: Labelled dimensions of parameters and buffers that hold its channels.
         whole_heads: Its units are whole attention heads.
     """
@@ -63,7 +63,7 @@ class DataFlowCoupling:
 
     @property
     def channels(self) -> int:
-        """How many units can go, one by one."""
+        """How many units can be pruned, one by one."""
         return self.blocks.size(1)
 
     @property
@@ -100,8 +100,8 @@ class DataFlowCoupling:
         blocks = f" in {len(self.blocks)} blocks" if len(self.blocks) > 1 else ""
         lines = [
             f"{self.name}: {self.width} channels{blocks}, {self.macs:.1%} of the MACs",
-            f"  written by {_listed(self.feed_in)}",
-            f"  read by {_listed(self.feed_out)}",
+            f"  produced by {_listed(self.feed_in)}",
+            f"  consumed by {_listed(self.feed_out)}",
         ]
         lines += [f"  kept equal: {note}" for note in self.balance[:3]]
         if self.protected:

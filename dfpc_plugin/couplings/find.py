@@ -157,7 +157,9 @@ def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> l
         others = structure.one_of_each()
         if _problem(result, others, sizes) is None:
             left = own[~torch.isin(own, others)]
-            rest = [_Portion(left[None], (), "is in excess of what parts of unequal size can lose alike")]
+            rest = [
+                _Portion(left[None], (), "is left over where parts of unequal size must lose equally many channels")
+            ]
             return [_Portion(others, structure.balance, None), *(rest if len(left) else [])]
     return [_Portion(blocks, structure.balance, problem)]
 
@@ -218,7 +220,7 @@ def _axes_by_portion(channels: Channels, of: Tensor) -> Mapping[int, list[Axis]]
 
 
 def _macs_by_portion(channels: Channels, of: Tensor) -> Mapping[int, int]:
-    """Multiply-accumulates of the layers that read or write channels of each coupling."""
+    """MACs of the layers that read or write channels of each coupling."""
     macs: dict[int, int] = defaultdict(int)
     for coupling, position in _pairs([layer.channels for layer in channels.layers], of):
         macs[coupling] += channels.layers[position].macs

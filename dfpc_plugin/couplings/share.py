@@ -15,7 +15,7 @@ __all__ = ["prunable_share"]
 
 
 def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
-    """Return the shares of the uncut model's multiply-accumulates and parameters in couplings that can be pruned.
+    """Return the shares of the uncut model's MACs and parameters in couplings that can be pruned.
 
     Both lie between 0 and 1. A layer counts as a whole if some of its channels lie in a coupling that is not
     protected; of a parameter only the entries count that go with some unit, each of them once.

@@ -25,7 +25,7 @@ class Unequal(Exception):
 
 
 def count(size: Size, removed: Tensor) -> int:
-    """How many entries a demand finds when `removed` channels are gone.
+    """How many entries a demand finds when `removed` channels are removed.
 
     Raises:
         Unequal: Rows have different numbers.
@@ -86,7 +86,7 @@ def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapp
         needed = count(size, removed) if needed is None else needed
         asked = _asked(size, channels, removed, values)
         if asked != needed:
-            raise Violation(f"{size.where} asks for {asked} where {needed} would be left")
+            raise Violation(f"{size.where} needs size {asked}, but {needed} would remain")
     return {attribute: value for attribute, value in values.items() if value != attribute.value}
 
 
@@ -114,7 +114,7 @@ def _try_attributes(
 
 
 def changed_factors(channels: Channels) -> list[str]:
-    """Operators that multiply by a number which cuts have changed, and which no rows of weights can make up for."""
+    """Operators that multiply by a number which cuts have changed, and which no rows of weights can compensate for."""
     before, changed = torch.zeros_like(channels.removed), []
     for where, expressions in channels.unscaled.items():
         for expression in expressions:

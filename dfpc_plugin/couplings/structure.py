@@ -1,4 +1,4 @@
-"""Which channels form a coupling, and in what portions they can go.
+"""Which channels form a coupling, and in what portions they can be pruned.
 
 Channels that lie in the same dimensions of the same parameters form a *bundle*. Bundles are tied where the forward asks for
 sizes that depend on both: rows of one reshape, a width computed from another, an attribute that several reshapes use. A
@@ -58,7 +58,7 @@ class Bundles:
     """Channels by where they lie, with union-find over the bundles."""
 
     def __init__(self, channels: Channels) -> None:
-        """Group channels that lie in the same dimensions, equally often, and are equally free to go."""
+        """Group channels that lie in the same dimensions, equally often, and are equally free to be pruned."""
         count = len(channels.removed)
         generator = torch.Generator("cpu").manual_seed(0)
         marks = torch.randint(2**62, (len(channels.axes) + 1,), generator=generator, device="cpu")

@@ -21,7 +21,7 @@ class DemoConfig:
 
     Attributes:
         output: Directory for the plot, the results and the pruned networks; made if it is missing.
-        budgets: Shares of the unpruned network's multiply-accumulates (MACs) to keep, each between 0 and 1.
+        budgets: Shares of the unpruned network's MACs to keep, each between 0 and 1.
         criteria: Names of the importance criteria to compare.
         global_ranking: Whether each criterion also decides how much every layer loses (Torch-Pruning's
             `global_pruning`); if not, all layers lose the same share and the criteria only choose the channels.

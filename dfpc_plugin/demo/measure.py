@@ -1,4 +1,4 @@
-"""What is measured of a network: accuracy, multiply-accumulates, parameters."""
+"""What is measured of a network: accuracy, MACs, parameters."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 def count_macs(model: nn.Module, example_input: torch.Tensor) -> int:
-    """Count the multiply-accumulates of one forward, in convolutions and matrix products, with PyTorch's counter."""
+    """Count the MACs of one forward, in convolutions and matrix products, with PyTorch's counter."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(example_input)
-    return counter.get_total_flops() // 2  # the counter takes a multiply-accumulate for two operations
+    return counter.get_total_flops() // 2  # the counter takes a MAC for two operations
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -43,7 +43,7 @@ def write_plot(result: DemoResult, directory: Path) -> dict[str, Path]:
 
 
 def draw(result: DemoResult) -> Any:
-    """Return a matplotlib figure: one panel for the bare cut, one for re-estimated batch norm statistics."""
+    """Return a matplotlib figure: one panel without repair, one for re-estimated batch norm statistics."""
     # Figure without pyplot: no window, no global state, whatever backend the user has set.
     figure = require("matplotlib.figure", "matplotlib", "demo").Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)

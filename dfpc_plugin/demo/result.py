@@ -18,7 +18,7 @@ class Figures:
 
     Attributes:
         channels: Output channels, summed over the convolutions.
-        macs: Multiply-accumulates for one image.
+        macs: MACs for one image.
         parameters: Number of parameters.
         accuracy: Share of the test images classified right, with nothing done after the cut.
         accuracy_repaired: The same after `dfpc_plugin.repair` by "merge", which takes no data; for the unpruned network, its

@@ -31,7 +31,7 @@ class Cut:
     Attributes:
         ratio: The `pruning_ratio` Torch-Pruning was given.
         model: The pruned network.
-        macs: Its multiply-accumulates for the example input.
+        macs: Its MACs for the example input.
     """
 
     ratio: float

@@ -25,7 +25,7 @@ def print_table(result: DemoResult, console: Console) -> None:
 
 
 def _left_out(result: DemoResult, console: Console) -> tuple[str, ...]:
-    """Return the fewest columns without which the table fits, or all that can go."""
+    """Return the fewest columns without which the table fits, or all that can be pruned."""
     unlimited = console.options.update(max_width=10_000)
     choices = [_FIRST_TO_GO[:count] for count in range(len(_FIRST_TO_GO) + 1)]
     fitting = (

@@ -15,7 +15,7 @@ class Anchored:
     """Scores channels anew, and scales every coupling's scores to the mean that the channels which are left had at first.
 
     Criteria compare couplings by what their channels are worth on average, of those that are there. Once the least of them
-    are gone, the rest divide the same among fewer, and each looks as if it were worth less than before: a coupling that has
+    are removed, the rest divide the same among fewer, and each looks as if it were worth less than before: a coupling that has
     lost some would lose more and more, up to its last ones. So the weights of couplings against each other stay those of the
     unpruned model, and what is new is the order within each.
     """

@@ -33,9 +33,9 @@ class Cutter:
 
     Attributes:
         inputs: What the model is called with.
-        pruning: What may go, and in which order.
+        pruning: What may be pruned, and in which order.
         importance: What scores channels; None for DFPC's `expected` ranking, which spreads a share of the channels over layers.
-        repair: How to mend what is left after every cut; None for not at all.
+        repair: How to repair the pruned model after every cut; None for not at all.
         forward_fn: Called instead of the model, if given.
         anchored: Couplings keep the weight that they had against each other before the first cut.
     """
@@ -79,7 +79,7 @@ class Cutter:
         The main process cuts; the others do the same to their own copies and take its weights.
 
         Raises:
-            TargetError: No more can go.
+            TargetError: No more can be pruned.
         """
         run.model = run.model.to(run.home)
         found: dict[str, nn.Module] = {}

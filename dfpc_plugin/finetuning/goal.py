@@ -1,4 +1,4 @@
-"""How far a schedule has to go yet."""
+"""How far a schedule still has to prune."""
 
 from __future__ import annotations
 

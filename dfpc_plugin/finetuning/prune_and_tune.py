@@ -57,9 +57,9 @@ def prune_and_tune(
         val: The same for evaluation, with a transform for that.
         settings: How much every cut takes, and how to tune; see `ScheduleSettings`. Where they distil, the model as it is
             given is the teacher.
-        pruning: What may go, and in which order; `max_ratio` is about all cuts together.
+        pruning: What may be pruned, and in which order; `max_ratio` is about all cuts together.
         importance: As for `prune`.
-        repair: How to mend what is left after every cut, as for `prune`; None to leave that to tuning.
+        repair: How to repair the pruned model after every cut, as for `prune`; None to leave that to tuning.
         images: For `repair="calibrate"`.
         forward_fn: As for `prune`.
         checkpoint: A directory to save the run to, as for `finetune`.

@@ -22,20 +22,20 @@ def _final() -> FinetuneSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Cut a little, tune a little, and so on until the target holds; then tune for long.
+    """Iterative pruning: prune a little, fine-tune, and repeat until the target is met; then fine-tune for longer.
 
     The defaults are the paper's, but for `anchored`.
 
     Attributes:
-        share: The share of the channels that are left which every cut removes.
-        step_sizes: After every cut, tune with each of these in turn, each for as long as `tuning` says; none to cut without
-            tuning. The optimiser goes on from one to the next: what it remembers of channels that go, such as their momentum,
-            goes with them. (Optimisers whose memory is not of the shape of the weights start anew after a cut.)
-        tuning: How to tune between cuts; its `lr` is replaced by each step size.
-        final: How to tune at the end, with an optimiser that starts anew; None for not at all.
-        anchored: Couplings keep the weight that they had against each other before the first cut, and later cuts rank anew only
-            within them; False to compare couplings anew as well, as the paper does, which takes more and more of those that
-            have lost some.
+        share: Fraction of the remaining channels to remove in every iteration.
+        step_sizes: Learning rates: after pruning, fine-tune with each of them, each for as long as `tuning` says; empty to
+            prune without fine-tuning. The optimiser continues; its state of removed channels is removed. (An optimiser whose
+            state does not have the shape of the weights starts anew in every iteration.)
+        tuning: How to fine-tune in every iteration; its `lr` is replaced by each learning rate.
+        final: How to fine-tune at the end, with a new optimiser; None to skip it.
+        anchored: Couplings keep the relative weights that they had before the first iteration; later iterations rerank
+            only within them. False to compare couplings again in every iteration, as the paper does; then couplings that
+            were pruned before are pruned more and more.
     """
 
     share: float = 0.01

@@ -24,7 +24,7 @@ class Iteration:
 
     Attributes:
         channels: Units that are left.
-        macs: Multiply-accumulates that are left.
+        macs: MACs that are left.
         parameters: Parameters that are left.
         loss: In the last steps of its tuning; None where there was none.
         top1: After its tuning; None where it was not evaluated.
@@ -46,7 +46,7 @@ class ScheduleResult(HoldsModel):
         pruning: All cuts as if they had been one: what was asked for, reached and removed, in the numbers of the given model.
         settings: How it was cut and tuned.
         iterations: The cuts one by one.
-        history: Rows as of `FinetuneResult`, with the number of cuts, multiply-accumulates and parameters.
+        history: Rows as of `FinetuneResult`, with the number of cuts, MACs and parameters.
         steps: Steps of optimisers in all.
         evaluation: Of the model as it is; None without validation data.
         seconds: How long it took, without interruptions.

@@ -19,26 +19,25 @@ class FinetuneSettings:
     """How long, how fast, and on what objective.
 
     Attributes:
-        epochs: Times that every training image is seen; a part of an epoch is allowed.
-        steps: Steps of the optimiser; given, they count and epochs do not.
-        batch_size: Images of one step, in every process. What is left of an epoch when they no longer fill a batch is
-            left out of it.
+        epochs: Number of epochs; may be a fraction.
+        steps: Number of steps of the optimiser; replaces `epochs` if given.
+        batch_size: Images per step and process. The last, incomplete batch of an epoch is dropped.
         optimizer: One of timm's optimisers by its name: "sgd" (with Nesterov's momentum), "momentum", "adamw", "lamb"...
-        lr: Largest step size.
-        momentum: Of optimisers that have one.
-        weight_decay: On weights of layers; biases and norms have none, as is timm's way.
-        schedule: Step size over time: "cosine" falls to zero, "step" is a tenth from half of the steps on and a hundredth
-            from three quarters on, "constant" stays.
-        warmup_steps: Steps in which the step size rises linearly from zero.
-        label_smoothing: Share of the label that is spread over all classes.
+        lr: Largest learning rate.
+        momentum: Momentum, for optimisers that have one.
+        weight_decay: Weight decay of layers; biases and norms have none, as in timm.
+        schedule: Learning rate over time: "cosine" falls to zero, "step" is a tenth from half of the steps on and a hundredth
+            from three quarters on, "constant" does not change.
+        warmup_steps: Number of steps in which the learning rate rises linearly from zero.
+        label_smoothing: Fraction of the label that is spread over all classes.
         mixup: Parameter of timm's mixup of pairs of images; 0 for none.
         cutmix: The same for cutmix.
-        distill: Weight of the teacher in the objective, 0 to 1; labels have the rest.
-        temperature: What outputs are divided by before the student's are compared with the teacher's.
-        mixed_precision: "bf16" or "fp16" for activations, on devices that have them.
-        gradient_clip: Largest norm of the gradient; None for any.
-        seed: Decides the order of images, their augmentation, and everything else that is random.
-        workers: Processes that read images.
+        distill: Weight of the teacher in the loss, 0 to 1; labels have the rest.
+        temperature: Temperature of distillation: outputs of student and teacher are divided by it.
+        mixed_precision: "bf16" or "fp16" for activations, on devices that support them.
+        gradient_clip: Largest norm of the gradient; None for no limit.
+        seed: Random seed of the order of images, their augmentation, and everything else.
+        workers: Number of processes that read images.
         log_every: Steps from one row of the history to the next.
         evaluate_every: Steps from one evaluation to the next; None for each epoch. The last step is always followed by one.
         checkpoint_every: Steps from one checkpoint to the next; None for each epoch. The last step is always followed by one.

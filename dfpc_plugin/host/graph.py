@@ -64,7 +64,7 @@ class DataFlowGraph(tp.DependencyGraph):
 
     @property
     def prunable_macs(self) -> float:
-        """Share of the uncut model's multiply-accumulates in layers of couplings that can be pruned, 0 to 1."""
+        """Share of the uncut model's MACs in layers of couplings that can be pruned, 0 to 1."""
         return self._share[0]
 
     @property
@@ -94,8 +94,8 @@ class DataFlowGraph(tp.DependencyGraph):
             output_transform: Not needed: every output counts.
             unwrapped_parameters: Dimensions are found by data flow; given ones are kept for who asks.
             customized_pruners: Registered, so that groups name them; cutting is done by this package.
-            ignored_layers: Modules of which no channel is to go.
-            ignored_params: Parameters of which no channel is to go.
+            ignored_layers: Modules of which no channel is to be pruned.
+            ignored_params: Parameters of which no channel is to be pruned.
             verbose: As in Torch-Pruning; nothing is printed.
 
         Raises:
@@ -248,7 +248,7 @@ class DataFlowGraph(tp.DependencyGraph):
         channels = alive[idxs]
         numbers = list(dict.fromkeys(self._coupling_of[channels].tolist()))
         for number in numbers:
-            reason = "is no channel" if number < 0 else self.couplings[number].protected
+            reason = "is not a channel" if number < 0 else self.couplings[number].protected
             if reason is not None:
                 raise GroupError(f"Channels of {where} must stay: {reason}. Leave that layer's {side}puts alone.")
         couplings = [self.couplings[number] for number in numbers]
@@ -264,7 +264,7 @@ class DataFlowGraph(tp.DependencyGraph):
         return all(len(own) < len(self.units_left(coupling)) for coupling, own in pairs)
 
     def protection_of(self, coupling: DataFlowCoupling) -> str | None:
-        """Why a coupling must stay, as is known by now; None if it may go."""
+        """Why a coupling must stay, as is known by now; None if it may be pruned."""
         return self.couplings[int(self._coupling_of[coupling.blocks[0, 0]])].protected
 
     def prune_together(self, groups: Sequence[DataFlowGroup], record_history: bool = True) -> None:

@@ -61,7 +61,7 @@ class DataFlowGroup(tp.Group):
 
     @property
     def channels(self) -> Tensor:
-        """Numbers of the channels that go, in all couplings."""
+        """Numbers of the channels that are removed, in all couplings."""
         return torch.cat([c.blocks[:, own].reshape(-1) for c, own in zip(self.couplings, self.units, strict=True)])
 
     def prune(self, idxs: Iterable[int] | None = None, record_history: bool = True) -> None:

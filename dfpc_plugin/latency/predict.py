@@ -1,6 +1,6 @@
 """What latency a cut will have, before it is made: layers measured at a few widths, and interpolated between them.
 
-Latency does not fall in proportion to multiply-accumulates: narrow layers use a machine worse, widths that fill no whole
+Latency does not fall in proportion to MACs: narrow layers use a machine worse, widths that fill no whole
 vector cost as much as the next that do, or more, and what moves data (norms, activations, additions) costs too. So every
 kind of layer that the model calls is timed by itself, on inputs as it gets them, at a grid of widths; the rest of the
 model's time is taken to shrink with the activations. This is good enough to choose by; what comes out is measured again.
@@ -133,11 +133,11 @@ class LatencyModel:
         self._rest = max(0.0, self.full - self.seconds(torch.zeros_like(channels.removed)))
 
     def seconds(self, removed: Tensor) -> float:
-        """Predict one forward once `removed` channels, `(channels,)` of bool, are gone."""
+        """Predict one forward once `removed` channels, `(channels,)` of bool, are removed."""
         return self._of(self._layers, (~removed).double())
 
     def saving(self, removed: Tensor, channels: Tensor) -> float:
-        """Predict what removing `channels` (their numbers) saves where `removed` ones are gone already."""
+        """Predict what removing `channels` (their numbers) saves where `removed` ones are removed already."""
         numbers = {number for channel in channels.tolist() for number in self._holders.get(channel, ())}
         touched = [self._layers[number] for number in sorted(numbers)]
         alive = (~removed).double()

@@ -68,9 +68,9 @@ def _note_position(call: ChannelCall, slot: Tensor, axis: int, part: Any) -> Non
     elif isinstance(part, int):
         call.bounded(slot, axis, part)
         if axis == inner_axis(slot):
-            call.freeze(slot.narrow(axis, int(part) % length, 1), f"is picked by its position in {call.where}")
+            call.freeze(slot.narrow(axis, int(part) % length, 1), f"is read by a fixed index in {call.where}")
     elif slot.numel():
-        call.freeze(slot, f"is picked from by positions in {call.where}")
+        call.freeze(slot, f"is read by fixed indices in {call.where}")
 
 
 def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None:
@@ -79,7 +79,7 @@ def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None
     if whole == slot.size(axis):
         call.table.unite_along(slot.unflatten(axis, (-1, step)), [axis + 1], call.where)
     else:
-        call.freeze(slot, f"is sliced in steps by {call.where}")
+        call.freeze(slot, f"is sliced with a step by {call.where}")
 
 
 def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
@@ -184,7 +184,7 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
     slots = getattr(input, "slots", ())
     for slot in slots:
         if dim is None or dim in varying(slot):
-            call.freeze(slot, f"is picked from by positions in {call.where}")
+            call.freeze(slot, f"is read by fixed indices in {call.where}")
     if not is_known((args, kwargs)):
         shape = call.on_meta((input, *args), kwargs).shape
         spread = [

@@ -158,7 +158,7 @@ def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, 
     slots = []
     for slot in getattr(weight, "slots", ()):
         if slot.stride(0):
-            call.freeze(slot, f"is looked up in {call.where}")
+            call.freeze(slot, f"is a row of the table in {call.where}")
         else:
             slots.append(slot[0])
     for slot in getattr(input, "slots", ()):

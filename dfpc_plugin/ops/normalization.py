@@ -276,7 +276,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, o
 def _neighbours(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Mixes neighbouring channels: after a cut others would be neighbours, so they stay."""
     for slot in input.slots:
-        call.freeze(slot, f"mixes neighbours in {call.where}")
+        call.freeze(slot, f"is normalised with neighbouring channels in {call.where}")
     return call.same(input)
 
 

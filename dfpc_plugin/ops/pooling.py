@@ -112,7 +112,7 @@ def _grid_channels(call: ChannelCall, input: Any, grid: Any, *args: Any, **kwarg
     """Samples positions of every channel."""
     own, moved = shape_of(input), shape_of(grid)
     for slot in getattr(grid, "slots", ()):
-        call.freeze(slot, f"are positions in {call.where}")
+        call.freeze(slot, f"gives positions to {call.where}")
     return call.resized(input, [own[0], own[1], *moved[1:-1]])
 
 

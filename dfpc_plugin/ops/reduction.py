@@ -220,7 +220,7 @@ def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool =
     if call.name in ("argmax", "argmin"):
         for slot in input.slots:
             if dim is None or int(dim) % input.dim() in varying(slot):
-                call.freeze(slot, f"is counted by position in {call.where}")
+                call.freeze(slot, f"is numbered by its position in {call.where}")
     result = _reduced(call, input, dim, keepdim)
     return call.make(shape_of(result))
 
@@ -258,7 +258,7 @@ def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) 
     left = []
     for slot in input.slots:
         if dim in varying(slot):
-            call.freeze(slot, f"is put in order by {call.where}")
+            call.freeze(slot, f"is sorted by {call.where}")
         else:
             first = slot.narrow(dim, 0, 1)
             left.append(first if shapes[0].dim() == input.dim() else first.squeeze(dim))
@@ -291,7 +291,7 @@ def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     dim = _order_axis(call, args, kwargs, input.dim(), 0)
     for slot in input.slots:
         if dim in varying(slot):
-            call.freeze(slot, f"is put in order by {call.where}")
+            call.freeze(slot, f"is sorted by {call.where}")
     return call.make(shape_of(input))
 
 

@@ -54,7 +54,7 @@ def _reshaped(call: ChannelCall, input: Proxy, sizes: list[int]) -> Proxy:
 def _align_rows(call: ChannelCall, input: Proxy, sizes: list[int]) -> None:
     """Unite rows whose entries a reshape pairs up by position, as a channel shuffle does, or lays among positions.
 
-    After a cut the n-th entry that is left of one row meets the n-th of another, so the same ones must go.
+    After a cut the n-th entry that is left of one row meets the n-th of another, so the same ones must be pruned.
     """
     own = shape_of(input)
     slots = [slot for slot in getattr(input, "slots", ()) if len(varying(slot)) > 1]
@@ -145,7 +145,7 @@ def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any
 
 
 def _chunk_channels(call: ChannelCall, input: Proxy, chunks: int, dim: int = 0) -> Any:
-    """Parts of one size, but for what is left for the last."""
+    """Parts of one size, but for what remains for the last."""
     return _chunked(call, input, chunks, dim % input.dim(), torch.chunk)
 
 
@@ -173,7 +173,7 @@ def _chunked(call: ChannelCall, input: Proxy, chunks: int, dim: int, cut: Any) -
 
 
 def _note_chunks(call: ChannelCall, slot: Tensor, dim: int, chunks: int, sizes: list[int]) -> None:
-    """All parts are of one size, but for what is left for the last."""
+    """All parts are of one size, but for what remains for the last."""
     if len(set(sizes)) == 1:
         _note_rows(call, slot, dim, len(sizes), None)
         return

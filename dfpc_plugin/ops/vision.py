@@ -21,7 +21,7 @@ def _are_positions(call: ChannelCall, *given: Any) -> None:
     """Channels of offsets, masks and boxes stay: each means another place of the image."""
     for tensor in given:
         for slot in tensor.slots if isinstance(tensor, Proxy) else ():
-            call.freeze(slot, f"says in {call.where} where to look")
+            call.freeze(slot, f"gives positions to {call.where}")
 
 
 def _deformed_channels(

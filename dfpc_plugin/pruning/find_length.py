@@ -72,7 +72,7 @@ def length_for_latency(
         length = _first_within(predict, bracket.predicted_for(_seconds_wanted(target, bracket.full)), low, high)
         if (
             length in tried or number >= _TRIES
-        ):  # where predictions lead nowhere, as on a busy machine, halve what is left
+        ):  # where predictions lead nowhere, as on a busy machine, halve what remains
             length = (low + high) // 2
         found = _measured(subject, order, length, settings if length not in tried else longer)
         if _surplus(target, found) >= 1 and (_surplus(target, found) <= 1 + _TOLERANCE or length == low):
@@ -135,7 +135,7 @@ def _best(target: Target, tried: Collection[Measured]) -> Measured:
     raise TargetError(
         f"The target {target} cannot be reached: the fastest cut found is {best.speedup:.2f}x, "
         f"{1e3 * best.after.median:.3g} ms (the middle half of its rounds spreads by {best.after.noise:.0%}). Ask for "
-        f"less, or let more go with max_ratio and ignored_layers. The model is as it was."
+        f"less, or allow more with max_ratio and ignored_layers. The model is as it was."
     )
 
 

@@ -66,13 +66,13 @@ class Mender:
                 self._calibration = ranking.calibration
 
     def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:
-        """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are gone."""
+        """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are removed."""
         if self._settings is None:
             return model
         return self._repaired(model, removed, dataclasses.replace(self._settings, checkpoint=None)).model
 
     def mend(self, model: nn.Module, removed: Tensor, *, final: bool = False) -> None:
-        """Repair `model` itself, from which `removed` channels are gone, starting from the weights of the unpruned model.
+        """Repair `model` itself, from which `removed` channels are removed, starting from the weights of the unpruned model.
 
         Only the `final` repair is kept in the user's directory, and is the one that the user is told of.
         """

@@ -64,45 +64,46 @@ def prune(
     inplace: bool = False,
     progress: Progress | bool | None = None,
 ) -> PruneResult:
-    """Prune `model` to a target: channels go in the order of their saliency until every budget holds.
+    """Prune `model` to a target: remove channels in the order of their saliency until the target is met.
 
-    No data is needed, unless the target is about accuracy. Costs are counted exactly, latency is measured.
+    Only a target in accuracy needs data. MACs and parameters are counted exactly, latency is measured.
 
     Args:
-        model: Any model that `find_couplings` can follow, or what an earlier call returned. It is left as it is, unless
-            `inplace`.
-        example_inputs: What it is called with; costs and latency are those of these inputs.
-        target: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
-        importance: Scores groups; any of Torch-Pruning's importances, or the name of one, such as "magnitude". By default
-            `DFPCImportance()`, or `RepairedImportance(ranking="output")` where `merge`, `synthetic` or `calibrate` follows.
-        evaluate: Scores a model in evaluation mode, more is better; needed for `max_drop`.
-        per: What saliency is divided by before it is ranked: see `PruneSettings`.
-        rescore: The share of the channels after which saliency is computed anew, on the model as it is repaired by then;
+        model: Any model whose operators are known, or the result of an earlier call. It is not changed, unless `inplace`.
+        example_inputs: Example inputs of the model; MACs and latency are counted and measured for these.
+        target: The target, such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
+        importance: Scores groups; any of Torch-Pruning's importances, or the name of a criterion, such as "magnitude". By
+            default `DFPCImportance("output")`, or `RepairedImportance(ranking="output")` if `merge`, `synthetic` or
+            `calibrate` follows.
+        evaluate: Returns the score of a model in evaluation mode, higher is better; needed for `max_drop`.
+        per: Divide saliency by this saving before ranking; see `PruneSettings`.
+        rescore: Recompute saliency after every such fraction of the channels is removed, on the repaired model;
             None to compute it once.
-        max_ratio: The share of its channels that any coupling may lose.
-        min_channels: What every layer keeps at least.
-        round_to: What the number of channels that are kept is a multiple of, where any go. By default 8 where the target
-            is about time (say 1 to have any number), else any number.
-        ignored_layers: Layers whose outputs stay, one or several: modules, parameters, types of modules, names, or
-            shell-style patterns.
-        coupled: Whether couplings that several layers write, such as residual streams, lose channels too.
-        whole_heads: Attention loses whole heads rather than dimensions of all of them.
-        repair: How to mend what is left, as for the function `repair`: "mean", "merge", "synthetic" or "calibrate". Accuracy is
-            that of the repaired model, also for `max_drop`.
+        max_ratio: Largest fraction of its channels that a coupling loses.
+        min_channels: Smallest number of channels that a layer keeps.
+        round_to: Round the remaining channels of pruned couplings to a multiple of this number. By default 8 for targets
+            in latency (1 switches this off), else no rounding.
+        ignored_layers: Layers whose outputs are not pruned, one or several: modules, parameters, types of modules, names,
+            or shell-style patterns.
+        coupled: Whether to prune couplings that several layers produce, such as residual streams.
+        whole_heads: Remove whole attention heads instead of some dimensions of all heads.
+        repair: How to repair the pruned model, as for the function `repair`: "mean", "merge", "synthetic" or "calibrate".
+            Accuracy is that of the repaired model, also for `max_drop`.
         images: For "calibrate": unlabelled inputs.
-        latency: How to measure latency; given, it is measured even where the target does not ask for it.
+        latency: How to measure latency. If given, latency is measured for every target.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
-        inplace: Prune `model` itself. If anything fails, it is as it was.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        inplace: Prune `model` itself. If anything fails, it is not changed.
+        progress: True for progress bars in the terminal, or a function that is called with the phase and the fraction of
+            it that is done.
 
     Returns:
-        The pruned model with what was asked for, reached and removed.
+        The pruned model with the target, the result and the removed channels.
 
     Raises:
-        TargetError: The target makes no sense, or cannot be reached; the message says how far one gets.
-        PrunerSettingError: A setting that cannot be followed.
-        NothingToPruneError: No coupling may lose a channel.
-        RepairError: The model cannot be repaired so.
+        TargetError: The target is malformed or cannot be reached; the message says how far `prune` can get.
+        PrunerSettingError: A setting is invalid.
+        NothingToPruneError: No coupling can be pruned.
+        RepairError: The model cannot be repaired with this method.
         DFPCError: As `find_couplings` raises.
     """
     wanted = Target.parse(target)

@@ -84,8 +84,8 @@ def candidates_of(
                     found.append(Candidate.ranked(coupling, units, saliency, keep))
     if not any(candidate.free for candidate in found):
         raise NothingToPruneError(
-            "No coupling of this model may lose a channel: all are protected, ignored, without scores, or as narrow as "
-            "min_channels and max_ratio let them be; print find_couplings(model, example_inputs) for the reasons."
+            "No coupling of this model can be pruned: all are protected, ignored, without scores, or as narrow as "
+            "min_channels and max_ratio allow. Print find_couplings(model, example_inputs) for the reasons."
         )
     return found
 
@@ -108,7 +108,7 @@ def left_out(
     for coupling in graph.couplings:
         if coupling.protected is None and id(coupling) not in ranked:
             if id(coupling) in known and id(coupling) not in allowed:
-                reason = "is held by one of ignored_layers"
+                reason = "is in ignored_layers"
             elif not settings.coupled and len(coupling.feed_in) > 1:
                 reason = "is produced by several layers, which coupled=False leaves alone"
             else:
@@ -145,7 +145,7 @@ def order_of(
     costs: CostModel,
     latency: LatencyModel | None,
 ) -> Order:
-    """Rank units as the settings say, where some channels, `(channels,)` of bool, are gone already."""
+    """Rank units as the settings say, where some channels, `(channels,)` of bool, are removed already."""
     prices = {
         "macs": lambda gone, channels: float(costs.saving(gone, channels).macs),
         "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
@@ -166,14 +166,14 @@ def rescored_order(
     progress: Callable[[float], None],
     mend: Callable[[nn.Module, Tensor], None],
 ) -> Order:
-    """Cut a copy of the model step by step, scoring what is left after every step, and return the order of it all.
+    """Cut a copy of the model step by step, scoring what remains after every step, and return the order of it all.
 
     Args:
         subject: The model, which is not changed.
         importance: Scores groups.
-        rank: Orders candidates where some channels, `(channels,)` of bool, are gone.
+        rank: Orders candidates where some channels, `(channels,)` of bool, are removed.
         enough: Tells of such channels, and the share of the units they are, whether no budget asks for more.
-        progress: Called with the share of the units that have gone.
+        progress: Called with the share of the units that have been removed.
         mend: Repairs a model without some channels, `(channels,)` of bool, before it is scored anew.
     """
     settings = subject.settings
@@ -208,7 +208,7 @@ def rescored_order(
 
 
 def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
-    """What has gone from a copy so far, in the subject's own terms."""
+    """What has been removed from a copy so far, in the subject's own terms."""
     couplings = {int(coupling.blocks[0, 0]): coupling for coupling in subject.graph.couplings}
     candidates = [
         _in_order(couplings[int(candidate.coupling.blocks[0, 0])], candidate, own)

@@ -38,7 +38,7 @@ def replay(
         `model`, or the module inside if it was compiled.
 
     Raises:
-        CutError: The model has no such layers or outputs, or the indices are not all of what must go together; the
+        CutError: The model has no such layers or outputs, or the indices are not all of what must be pruned together; the
             model is as it was.
     """
     model, removed = plain_model(model, inplace=True), removed.removed if isinstance(removed, PruneResult) else removed
@@ -78,7 +78,7 @@ def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -
     """Numbers of the channels that a record names.
 
     Raises:
-        CutError: It names what is not there, or not all of what must go together.
+        CutError: It names what is not there, or not all of what must be pruned together.
     """
     try:
         gone = channels_of_record(couplings, removed)

@@ -29,7 +29,7 @@ class Figures:
 
     Attributes:
         channels: Units of the couplings that were ranked.
-        macs: Multiply-accumulates of one forward of the example inputs, in layers and products of matrices.
+        macs: MACs of one forward of the example inputs, in layers and products of matrices.
         parameters: Entries of its parameters.
         latency: Measured time of one forward; None where no one asked for it.
         score: What the user's `evaluate` returned; None where there is none.
@@ -182,20 +182,20 @@ def _cost_table(result: PruneResult) -> Table:
     reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
     table = Table(title=f"Asked for {result.target}; reached {reached}", title_justify="left")
     table.add_column("")
-    for column in ("before", "after", "left"):
+    for column in ("before", "after", "remaining"):
         table.add_column(column, justify="right")
     rows: list[tuple[str, Callable[[Figures], float | None], str]] = [
         ("channels", lambda figures: figures.channels, "{:,.0f}"),
         ("MACs", lambda figures: figures.macs, "{:,.0f}"),
         ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
-        ("milliseconds", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
-        ("  spread", lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
+        ("latency (ms)", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+        ("  IQR (ms)", lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
         ("score", lambda figures: figures.score, "{:.4g}"),
     ]
     for name, read, form in rows:
         before, after = read(result.before), read(result.after)
         if before is not None and after is not None:
-            left = f"{after / before:.1%}" if before and name != "  spread" else ""
+            left = f"{after / before:.1%}" if before and name != "  IQR (ms)" else ""
             table.add_row(name, form.format(before), form.format(after), left)
     if result.speedup is not None:
         table.add_row("speed-up", "", f"{result.speedup:.2f}x", "")
@@ -206,9 +206,9 @@ def _coupling_table(result: PruneResult) -> Table:
     """The couplings that have lost the largest shares."""
     cut = [coupling for coupling in result.couplings if coupling.after < coupling.before]
     cut.sort(key=lambda coupling: coupling.after / coupling.before)
-    table = Table(title=f"{len(cut)} of {len(result.couplings)} couplings lost units", title_justify="left")
+    table = Table(title=f"{len(cut)} of {len(result.couplings)} couplings pruned", title_justify="left")
     table.add_column("coupling", overflow="fold")
-    for column in ("layers", "before", "after", "left"):
+    for column in ("layers", "before", "after", "remaining"):
         table.add_column(column, justify="right")
     for coupling in cut[:_SHOWN]:
         left = f"{coupling.after / coupling.before:.0%}"

@@ -33,21 +33,21 @@ def default_per(importance: Any, target: Target) -> Per:
 
 @dataclass(frozen=True)
 class PruneSettings:
-    """What may go, and in which order.
+    """What may be pruned, and in which order.
 
     Attributes:
-        per: What saliency is divided by: `channel` ranks by saliency alone; `macs`, `params` and `latency` by the
-            saliency lost for what is saved. None for what the target counts (MACs, parameters or channels; MACs if it is about
-            time or accuracy) where saliency is an error at the outputs, as it is by default, and `channel` elsewhere.
-        rescore: The share of the channels after which saliency is computed anew on what is left, such as the paper's
-            0.01; None to compute it once.
-        max_ratio: The share of its channels that any coupling may lose.
-        min_channels: What every layer keeps at least.
-        round_to: What the number of units that a coupling keeps is a multiple of, where it is cut at all; None for no
-            such wish.
-        ignored_layers: Layers whose outputs stay: modules, parameters, types of modules, names, or shell-style patterns.
-        coupled: Whether couplings that several layers write, such as residual streams, lose channels too.
-        whole_heads: Attention loses whole heads rather than dimensions of all of them.
+        per: Divide saliency by the saving before ranking: `channel` (no division), `macs`, `params` or `latency`. If
+            saliency is an error at the outputs, as it is by default, None means the unit of the target's first counted
+            budget, or `macs` if there is none. For other criteria, None means `channel`.
+        rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01; None to
+            compute it once.
+        max_ratio: Largest fraction of its channels that a coupling loses.
+        min_channels: Smallest number of channels that a layer keeps.
+        round_to: Round the remaining channels of pruned couplings to a multiple of this number; None for no rounding.
+        ignored_layers: Layers whose outputs are not pruned: modules, parameters, types of modules, names, or shell-style
+            patterns.
+        coupled: Whether to prune couplings that several layers produce, such as residual streams.
+        whole_heads: Remove whole attention heads instead of some dimensions of all heads.
     """
 
     per: Per | None = None
@@ -66,7 +66,7 @@ class PruneSettings:
             PrunerSettingError: Says which.
         """
         if self.per is not None and self.per not in get_args(Per):
-            raise PrunerSettingError(f"per={self.per!r} is none of {', '.join(get_args(Per))}; choose one of them.")
+            raise PrunerSettingError(f"per={self.per!r} is unknown; choose one of {', '.join(get_args(Per))}.")
         if self.rescore is not None and not 0 < self.rescore <= 1:
             raise PrunerSettingError(f"rescore={self.rescore} is no share of the channels; give 0.01, say, or None.")
         if not 0 <= self.max_ratio <= 1:

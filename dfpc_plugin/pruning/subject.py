@@ -25,7 +25,7 @@ class Subject:
         graph: The graph of the model.
         inputs: What the model is called with.
         forward_fn: How, if not plainly.
-        settings: What may go.
+        settings: What may be pruned.
         costs: What channels cost.
     """
 
@@ -36,7 +36,7 @@ class Subject:
     costs: CostModel
 
     def removed_with(self, channels: Tensor) -> Tensor:
-        """Which channels are gone when some (their numbers) go too, `(channels,)` of bool."""
+        """Which channels are removed when some (their numbers) are removed too, `(channels,)` of bool."""
         removed = self.channels.removed.clone()
         removed[channels] = True
         return removed

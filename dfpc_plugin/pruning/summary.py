@@ -125,19 +125,19 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
     changed = changed_factors(subject.channels)
     if changed:
         notes.append(
-            f"The forward multiplies by numbers that depend on widths, which weights could not compensate: in {_names(changed)}. "
-            f"The pruned model's outputs change by more than the removed channels; keep those numbers fixed in the forward."
+            f"The forward multiplies by numbers that depend on layer widths, in {_names(changed)}. No weights can "
+            f"compensate for that, so pruning changes the outputs more than it should. Keep those numbers fixed."
         )
     if rounded_by_default:
         notes.append(
-            "Couplings keep multiples of 8 units, as the target is about time; round_to=1 lets them keep any number."
+            "Widths are rounded to multiples of 8, because the target is a latency; round_to=1 switches this off."
         )
     protected = [
         coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in
     ]
     if protected:
         width = sum(coupling.width for coupling in protected)
-        notes.append(f"Couplings that must stay: {len(protected)}, with {width} channels; find_couplings tells why.")
+        notes.append(f"Protected couplings: {len(protected)}, with {width} channels; find_couplings shows the reasons.")
     omitted = left_out(subject.graph, order.candidates, subject.settings)
     unscored = [coupling.name for coupling, reason in omitted if reason is UNSCORED]
     if unscored:
@@ -152,7 +152,7 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
         notes.append(assumed)
     if measured is not None and max(measured.before.noise, measured.after.noise) > 0.1:
         notes.append(
-            f"The machine was busy: the middle half of the rounds spreads by {measured.before.noise:.0%} before and "
-            f"{measured.after.noise:.0%} after."
+            f"The machine was busy: the interquartile range of the latency is {measured.before.noise:.0%} of the median "
+            f"before pruning and {measured.after.noise:.0%} after."
         )
     return tuple(notes)

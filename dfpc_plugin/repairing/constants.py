@@ -22,7 +22,7 @@ def shift_outputs(settlement: Settlement, shift: Tensor) -> None:
 
 
 def kept_shift(shift: Tensor, outputs: Tensor | None, factors: Tensor | None) -> Tensor:
-    """What is left of a constant found for the unpruned layer, `(groups, outputs)`, scaled as its rows are: `(outputs,)`."""
+    """What remains of a constant found for the unpruned layer, `(groups, outputs)`, scaled as its rows are: `(outputs,)`."""
     flat = shift.flatten()
     if outputs is not None:
         flat = flat[outputs.to(flat.device)]

@@ -1,4 +1,4 @@
-"""What it costs to remove channels one after the other, when those that are left stand in for each that goes."""
+"""What it costs to remove channels one after the other, when those that are left replace each that goes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROUNDS = 32
 _WAITING = 32
 """Matrices are updated once this share of their entries, one in so many, is gone: few large updates cost less than many small."""
 _SPARSE = 8
-"""One in so many entries has to be gone before the others are put together."""
+"""One in so many entries has to be removed before the others are put together."""
 
 
 class Reader:
@@ -70,7 +70,7 @@ class Reader:
 class StandingInReader(Reader):
     """A reader of entries that stand in for each other.
 
-    With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what is left by least
+    With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what remains by least
     squares, removing the entries b of a unit as well costs
 
         tr(W_b P_bb^-1 W_b')  =  tr(P_bb^-1 M_bb),  M = W' W
@@ -194,9 +194,9 @@ class _Units:
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
     """Remove units one after the other, the cheapest first, and return what each has cost, `(units,)` float64.
 
-    A unit always costs more than one that has gone before it, so that the order of the costs is that of removal. Where there
+    A unit always costs more than one that has been removed before it, so that the order of the costs is that of removal. Where there
     are many units, some go at a time: of the cheapest, those that still cost no more than the rest after the ones before them
-    have gone.
+    have been removed.
     """
     result = torch.zeros(units, dtype=torch.float64, device=device)
     left = torch.ones(units, dtype=torch.bool, device=device)
@@ -224,7 +224,7 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
 
 
 def _costs_in_turn(units: Sequence[int], readers: Sequence[Reader], device: torch.device) -> Tensor:
-    """What each of some units costs after those before it have gone, `(len(units),)`."""
+    """What each of some units costs after those before it have been removed, `(len(units),)`."""
     costs = torch.zeros(len(units), dtype=torch.float64, device=device)
     for reader in readers:
         reader.add_costs_in_turn(units, costs)
@@ -239,8 +239,8 @@ def readers_of(
 ) -> list[Reader]:
     """One reader per matrix, and group of it, of a layer, from the input channels that go with each unit.
 
-    Costs are shares of the outputs' variance: all of a layer's entries cost the layer's share, as far as they do not stand in
-    for each other. Of a layer whose inputs do not vary nothing is known, and there is no reader.
+    Costs are shares of the outputs' variance: all of a layer's entries cost the layer's share, as far as they cannot replace
+    each other. A layer whose inputs do not vary has no reader.
 
     Args:
         moments: The layer's.

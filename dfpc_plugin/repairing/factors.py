@@ -14,7 +14,7 @@ _ALIKE = 1 - 1e-6
 
 
 def kept_matrix(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | None:
-    """What is left of the original's weight: `(groups, outputs, entries)` as in the pruned model; None if groups went."""
+    """What remains of the original's weight: `(groups, outputs, entries)` as in the pruned model; None if groups went."""
     matrix: Tensor | None = original.matrix
     outputs, inputs = kept.outputs(original), kept.inputs(original)
     if original.groups != pruned.groups:
@@ -29,7 +29,7 @@ def kept_matrix(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | 
 def row_factors(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | None:
     """By what a cut has multiplied the rows of a weight, `(groups, outputs)`; None where it has not, or that is not known.
 
-    Attention is scaled by its width, so a cut that makes heads narrower makes good for that in the rows of queries. What the
+    Attention is scaled by its width, so a cut that makes heads narrower compensates for that in the rows of queries. What the
     layer is to return is scaled by as much.
     """
     before, after = kept_matrix(original, pruned, kept), pruned.matrix

@@ -165,7 +165,7 @@ class Follower(TorchFunctionMode):
         return result
 
     def _settle_sum(self, summands: tuple, waiting: list[Settlement]) -> None:
-        """Settle one summand that waits after the others, so that it makes good what they lack."""
+        """Fit one pending summand last, so that it compensates for their error."""
         own = [s for s in waiting if sum(any(t is x for t in (s.output, *s.values)) for x in summands) == 1]
         last = next((s for s in own if any(s.value is summand for summand in summands)), None)
         self.settle([settlement for settlement in waiting if settlement is not last])

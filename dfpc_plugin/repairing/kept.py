@@ -19,10 +19,10 @@ __all__ = ["Kept", "kept_channels"]
 
 
 class Kept:
-    """What is left of a model's channels.
+    """What remains of a model's channels.
 
     Attributes:
-        removed: Which channels are gone, `(channels,)` of bool.
+        removed: Which channels are removed, `(channels,)` of bool.
     """
 
     def __init__(self, couplings: CouplingMap, removed: Tensor) -> None:

@@ -224,6 +224,6 @@ def _some(available: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _is_close(output: Tensor, wanted: Tensor) -> bool:
-    """Whether a layer has nothing to mend."""
+    """Whether a layer has nothing to repair."""
     error = (output - wanted).float().square().sum()
     return bool(error <= _EXACT * wanted.float().square().sum())

@@ -18,7 +18,7 @@ _ALIKE = 1 - 1e-5
 
 
 def match_channels(channels: Channels, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-    """Return which channels are gone, `(channels,)` of bool.
+    """Return which channels are removed, `(channels,)` of bool.
 
     Dimensions of the same length have lost nothing. Of the others, slices are compared where all that was cut in the
     tensor's other dimensions is known by then, so channels are found in the order in which data flows. Dimensions that hold
@@ -52,7 +52,7 @@ class _Search:
     """Channels that are known by now to have stayed or gone.
 
     Attributes:
-        gone: Which are gone, `(channels,)`.
+        gone: Which are removed, `(channels,)`.
         pending: Dimensions whose channels are not known, those with the same channels together.
     """
 

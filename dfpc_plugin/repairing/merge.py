@@ -1,4 +1,4 @@
-"""Repair by merging: channels that stay stand in for those that went, by how they go together.
+"""Repair by merging: channels that stay replace those that went, by how they go together.
 
 What a layer reads of a removed channel is replaced by its regression on the channels that stay, `x_r ~ a x_k + c`, position
 by position, which folds into the layer's own weights: `W_k + W_r a`, and a constant. How channels go together is a matter of
@@ -115,7 +115,7 @@ def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
 
 
 class _StandIns:
-    """By group of a layer's inputs, the weights with which kept channels stand in for removed ones.
+    """By group of a layer's inputs, the weights with which kept channels replace removed ones.
 
     Attributes:
         mean: Of every channel, `(channels,)`; zero where the layer can take up no constant.

@@ -41,13 +41,13 @@ def _none(job: RepairJob) -> list[LayerRepair]:
 
 
 def _mean(job: RepairJob) -> list[LayerRepair]:
-    """Constants, and norms that expect what is left."""
+    """Constants, and norms that expect what remains."""
     with job.phases("means"):
         return _unless_worse(job, _folded)
 
 
 def _merge(job: RepairJob) -> list[LayerRepair]:
-    """Stand-ins, from noise, and norms that expect what is left."""
+    """Stand-ins, from noise, and norms that expect what remains."""
     with job.phases("merging"):
         return _unless_worse(job, _merged)
 
@@ -74,7 +74,7 @@ def _as_it_is(job: RepairJob, noise: ExampleInputs | None) -> Best:
 
 
 def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
-    """Constants in place of what is gone."""
+    """Constants in place of what is removed."""
     layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
     if noise is not None:
         with ChannelNorms(job.original, job.kept) as norms:
@@ -85,7 +85,7 @@ def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
 
 
 def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
-    """Channels that stand in for others as they do on noise."""
+    """Channels that replace others as they do on noise."""
     layers, before = _with_stand_ins(job, noise)
     _expect_what_is_left(job, noise, before, 0.0)
     return layers
@@ -146,7 +146,7 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
 
 
 def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
-    """Let channels stand in for others where the model takes noise, and leave it as it is where not."""
+    """Let channels replace others where the model takes noise, and leave it as it is where not."""
     cut = copy.deepcopy(job.model)
     try:
         _on_noise(job, functools.partial(_offer_stand_ins, job, best))

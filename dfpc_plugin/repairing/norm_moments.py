@@ -1,6 +1,6 @@
 """What batch norms of a pruned model have to expect, from noise that runs through it and through the unpruned one.
 
-Where channels are gone, what is left varies less, and in deep networks less and less from layer to layer, as what adds up in
+Where channels are removed, what remains varies less, and in deep networks less and less from layer to layer, as what adds up in
 a residual stream no longer goes together. No layer by itself tells that. So the same noise runs through both models, while
 every batch norm is made to find the statistics that it has stored (`ImposedStatistics`), and what reached it is compared: with
 the noise's mean m and variance v in the unpruned model and m', v' in the pruned one, a norm that has stored M and V has to

@@ -1,4 +1,4 @@
-"""`repair`: a pruned model and the one it was pruned from in, the pruned one with mended weights out."""
+"""`repair`: a pruned model and the one it was pruned from in, the pruned one with repaired weights out."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 __all__ = ["Images", "Method", "RepairSettings"]
 
 Method = str
-"""The name of a method in `METHODS`: one of the ladder from nothing to a handful of images, or one of your own."""
+"""The name of a repair method in `METHODS`."""
 
 Images = Any
 """A tensor of inputs, a dict of them, or anything to iterate over that gives such batches, labels beside them or not."""
@@ -25,22 +25,23 @@ class RepairSettings:
     """How to repair.
 
     Attributes:
-        method: `none`; `mean`: biases take over the average of removed channels; `merge`: kept channels take over removed
-            ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every layer on
-            images made from the model; `calibrate`: the same on images of your own, which need no labels; or one that was
+        method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels replace
+            the removed ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every
+            layer on images generated from the model; `calibrate`: the same on your images, which need no labels; or a method
             registered with `METHODS`.
         images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
             Dataset.
-        count: How many images to use, or to make; by default at most 256 of those given, and 32 to 256 made, by their size.
-        steps: For `synthetic`: how often images are changed, at most.
-        ridge: How strongly weights are held to what they were, in multiples of the mean square of a layer's inputs; by
-            default 0.03 for `synthetic` and 0.01 for `calibrate`. A layer that would come out worse gets more.
-        rows: How many rows of a layer's inputs to sample, at most.
-        batchnorm: Try re-estimating the statistics of batch norms afterwards, and keep what makes the output better.
+        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated ones,
+            depending on their size.
+        steps: For `synthetic`: largest number of optimisation steps of the images.
+        ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
+            default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
+        rows: Largest number of rows of a layer's inputs to sample.
+        batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
         memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
             that do not fit are run again for every layer, which is slow.
-        seed: Of noise and samples.
-        checkpoint: A directory in which to keep what is done, so that a repair that was stopped goes on there.
+        seed: Random seed of noise and samples.
+        checkpoint: A directory for the progress, from which an interrupted repair resumes.
     """
 
     method: Method = "synthetic"

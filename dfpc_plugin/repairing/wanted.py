@@ -47,7 +47,7 @@ def wanted_output(
 
 
 def _narrowed(tensor: Tensor, like: Tensor, kept: Tensor | None) -> Tensor | None:
-    """Leave out what is gone along the axis where the two differ; None if there is no such axis."""
+    """Leave out what is removed along the axis where the two differ; None if there is no such axis."""
     if tensor.shape == like.shape:
         return tensor
     if kept is None or tensor.dim() != like.dim():

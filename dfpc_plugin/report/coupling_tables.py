@@ -117,8 +117,8 @@ def _alike(couplings: Iterable[DataFlowCoupling]) -> Iterator[list[DataFlowCoupl
 def _positions_line(positions: Sequence[DataFlowCoupling]) -> str:
     entries = sum(coupling.width for coupling in positions)
     return (
-        f"{len(positions)} more must stay, with {entries} entries that no layer writes: channels of the "
-        f"input, positions, constants; --all lists {'it' if len(positions) == 1 else 'them'}"
+        f"{len(positions)} more protected, with {entries} entries that no layer produces (input channels, "
+        f"positions, constants); --all lists {'it' if len(positions) == 1 else 'them'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which channels go: rankings of what may go, and how far to follow them for a budget."""
+"""Which channels go: rankings of what may be pruned, and how far to follow them for a budget."""
 
 from __future__ import annotations
 

@@ -14,12 +14,12 @@ __all__ = ["keeps_budgets", "length_for_budgets"]
 
 
 def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: float) -> bool:
-    """Tell whether budgets that are counted hold.
+    """Tell whether the counted budgets hold: channels, MACs and parameters.
 
     Args:
         target: The budgets; others are not looked at.
         costs: What channels cost.
-        removed: Channels that are gone, `(channels,)` of bool.
+        removed: Channels that are removed, `(channels,)` of bool.
         ratio: The share of the units that they are.
     """
     now, full = _counts(costs.cost(removed), ratio), _counts(costs.full, 0.0)
@@ -37,7 +37,7 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
     Args:
         order: What goes first.
         costs: What channels cost.
-        removed: Channels that are gone already, `(channels,)` of bool.
+        removed: Channels that are removed already, `(channels,)` of bool.
         target: The budgets.
         gone: How many units that is.
 
@@ -62,7 +62,7 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
                 said.append(f"{budget.reached(full, least):.1%} of the {budget.unit}")
         raise TargetError(
             f"The target {target} cannot be reached: after removing everything that can be removed, "
-            f"{' and '.join(left)} are left, and {' and '.join(gone_too)} are gone. Ask for less, or let more go with max_ratio, "
+            f"{' and '.join(left)} are left, and {' and '.join(gone_too)} are removed. Ask for less, or allow more with max_ratio, "
             f"min_channels and ignored_layers. The model is as it was."
         )
     return length

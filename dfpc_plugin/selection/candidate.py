@@ -18,7 +18,7 @@ class Candidate:
     """A coupling that is ranked.
 
     Attributes:
-        coupling: Whose units may go.
+        coupling: Whose units may be pruned.
         units: The columns of `coupling.blocks` that are left, from the lowest saliency up; equal ones in their order.
         saliency: One per unit, in the same order, float64 on the CPU.
         keep: How many units must stay.
@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def free(self) -> int:
-        """How many units may go."""
+        """How many units may be pruned."""
         return max(0, len(self.units) - self.keep)
 
     def channels(self, count: int, start: int = 0) -> Tensor:
@@ -51,7 +51,7 @@ def keep_at_least(coupling: DataFlowCoupling, max_ratio: float, min_channels: in
 
     Args:
         coupling: The coupling, as it was before any cut.
-        max_ratio: The share of its units that may go, 0 to 1.
+        max_ratio: The share of its units that may be pruned, 0 to 1.
         min_channels: The smallest number of channels that a layer keeps. A unit that spans several blocks has one channel in
             each. Where whole attention heads go, this limit does not apply, and one head stays.
     """

@@ -14,14 +14,14 @@ from dfpc_plugin.selection.rounding import rounded
 __all__ = ["Order", "Price", "by_saliency", "by_saliency_per_cost"]
 
 Price = Callable[[Tensor, Tensor], float]
-"""What removing channels (their numbers) saves where others, `(channels,)` of bool, are gone already."""
+"""What removing channels (their numbers) saves where others, `(channels,)` of bool, are removed already."""
 
 _ROUNDS = 100
 """How often prices are found anew on the way through all units: after every hundredth of them, as the paper cuts."""
 
 
 class Order:
-    """Units of several couplings, the first to go first.
+    """Units of several couplings, the first to be pruned first.
 
     Attributes:
         candidates: The couplings.
@@ -34,7 +34,7 @@ class Order:
         self.candidates, self.steps, self.round_to = list(candidates), steps, round_to
 
     def __len__(self) -> int:
-        """How many units may go."""
+        """How many units may be pruned."""
         return len(self.steps)
 
     @property
@@ -43,7 +43,7 @@ class Order:
         return sum(len(candidate.units) for candidate in self.candidates)
 
     def removed(self, length: int, before: Tensor) -> Tensor:
-        """Which channels are gone, `(channels,)` of bool, when the order is followed from `before` for `length` steps."""
+        """Which channels are removed, `(channels,)` of bool, when the order is followed from `before` for `length` steps."""
         result = before.clone()
         result[self.channels(length)] = True
         return result
@@ -57,7 +57,7 @@ class Order:
         ]
 
     def channels(self, length: int) -> Tensor:
-        """Numbers of the channels that go when the order is followed for `length` steps."""
+        """Numbers of the channels that are removed when the order is followed for `length` steps."""
         pairs = zip(self.candidates, self.counts(length), strict=True)
         parts = [candidate.channels(count) for candidate, count in pairs if count]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device="cpu")
@@ -87,14 +87,14 @@ def by_saliency_per_cost(
 ) -> Order:
     """Remove first what loses the least saliency for what it saves.
 
-    What a unit saves depends on what has gone before it, so prices are found anew after every hundredth of the units,
+    What a unit saves depends on what has been removed before it, so prices are found anew after every hundredth of the units,
     for couplings that share a layer with one that has lost some.
 
     Args:
-        candidates: What may go.
-        price: What removing channels saves, in multiply-accumulates, parameters or seconds.
+        candidates: What may be pruned.
+        price: What removing channels saves, in MACs, parameters or seconds.
         costs: Tells which couplings have to do with each other.
-        removed: Channels that are gone already, `(channels,)` of bool.
+        removed: Channels that are removed already, `(channels,)` of bool.
         round_to: What every coupling keeps a multiple of.
         together: How many units are priced at once, where a single one may save nothing: hardware works in vectors.
     """

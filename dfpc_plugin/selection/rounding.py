@@ -14,7 +14,7 @@ def rounded(units: int, cut: int, keep: int, multiple: int | None) -> int:
 
     Args:
         units: How many there are.
-        cut: How many were to go.
+        cut: How many were to be pruned.
         keep: How many must stay.
         multiple: What the number of those that stay is to be a multiple of; None for no such wish.
     """

@@ -32,7 +32,7 @@ class Target:
     Attributes:
         ratio: Share of the channels to remove: 0.3 removes 30 % of those of all couplings that can be pruned, what limits
             keep included.
-        macs: Share of the multiply-accumulates to keep: 0.5 halves them.
+        macs: Share of the MACs to keep: 0.5 halves them.
         params: Share of the parameters to keep.
         speedup: How many times faster than before, measured: 1.5.
         latency_ms: Milliseconds of one forward of the example inputs, measured.
@@ -110,8 +110,12 @@ class Target:
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in BUDGETS:
                 near = difflib.get_close_matches(name, BUDGETS, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(BUDGETS)}."
-                raise TargetError(f"'{part.strip()}' names no budget; {hint}")
+                hint = (
+                    f"did you mean {near[0]}?"
+                    if near
+                    else f"write for example macs=0.5; there are {', '.join(BUDGETS)}."
+                )
+                raise TargetError(f"Unknown target '{part.strip()}'; {hint}")
             if name in values:
                 raise TargetError(f"The target '{text}' names {name} twice; give it once.")
             try:
@@ -138,7 +142,7 @@ class Target:
 
     @property
     def counted(self) -> bool:
-        """Whether it is about channels, multiply-accumulates or parameters."""
+        """Whether it is about channels, MACs or parameters."""
         return any(True for _ in self.given(Counted))
 
     def __str__(self) -> str:

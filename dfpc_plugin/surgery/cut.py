@@ -59,13 +59,13 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
 
 
 def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
-    """Raise if some channels must stay or are gone already."""
+    """Raise if some channels must stay or are removed already."""
     known = couplings.channels
     if len(channels) and not 0 <= int(channels.min()) <= int(channels.max()) < len(known.removed):
         raise CutError(f"Channels are numbered from 1 to {len(known.removed) - 1}; {channels.max()} is none of them.")
     for channel in channels.tolist():
         if channel in known.reasons:
-            raise CutError(f"Channel {channel} cannot be cut: it {known.reasons[channel]}.")
+            raise CutError(f"Channel {channel} cannot be pruned: it {known.reasons[channel]}.")
     if known.removed[channels].any():
         raise CutError("Some of these channels have been cut before; cut channels that are left.")
     gone = known.removed.clone()

@@ -1,6 +1,6 @@
 """Run TorchScript on proxies.
 
-Scripted code runs in C++, below the Python API where the rules live. A scripted module hands itself over to
+Scripted code runs in C++, below the Python API where the rules live. A scripted module dispatches to
 `__torch_function__`, a scripted function does not, so its call is redirected while a pass runs; either way the graph
 is interpreted here, one operator at a time, through the same rules as everything else.
 """
@@ -49,7 +49,7 @@ _exchange = Exchange(_install)
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Stand in for `ScriptFunction.__call__` while a pass runs."""
+    """Replace `ScriptFunction.__call__` while a pass runs."""
     if any(isinstance(tensor, Proxy) for tensor in tensors((args, kwargs))):
         return interpret(self, args, kwargs)
     return _original_call(self, *args, **kwargs)

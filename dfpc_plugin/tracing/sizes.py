@@ -56,7 +56,7 @@ class AxisSize:
     Attributes:
         labels: Labels along the axes that have channels.
         axis: The axis that was read.
-        flexible: The axis along which entries can go.
+        flexible: The axis along which entries can be pruned.
     """
 
     labels: Tensor

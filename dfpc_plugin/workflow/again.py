@@ -154,7 +154,7 @@ def _with_comment(recipe: str | None, text: str) -> str:
 
 
 def _record_of(opened: Opened, data: DataSection) -> RunRecord:
-    """What is known of a model, to be gone on with."""
+    """What is known of a model, to be removed on with."""
     record = RunRecord.from_json(opened.record) if opened.record else RunRecord(opened.spec.to_json())
     record.exports = []  # files beside the saved model, which what comes of it does not have
     record.preprocessing = dataclasses.asdict(prepared(opened.preprocessing, data))

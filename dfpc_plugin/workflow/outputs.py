@@ -84,7 +84,7 @@ def _program(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
-    """A directory beside the output, on the same disk, that goes away."""
+    """A directory beside the output, on the same disk, that is deleted."""
     try:
         directory = tempfile.TemporaryDirectory(
             dir=output.resolve().parent, prefix=f".{output.name[:40]}.", suffix=".exports"

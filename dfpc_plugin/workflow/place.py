@@ -26,7 +26,7 @@ _LOCK, _OWNER = "lock", "process.txt"
 
 
 class WorkPlace:
-    """A directory beside the output, which goes away when the run is done.
+    """A directory beside the output, which is deleted when the run is done.
 
     Attributes:
         directory: Its path, that of the output with `.run` behind.

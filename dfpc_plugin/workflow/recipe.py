@@ -40,17 +40,18 @@ class RecipeError(DFPCError, ValueError):
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which model.
+    """The model.
 
     Attributes:
-        name: A timm model, torchvision/NAME, cifar/NAME, package.module:function of your own, the directory of a saved model,
-            or a checkpoint that names its architecture.
-        options: Keyword arguments of its builder, such as num_classes; by default those of the checkpoint, where it tells.
-        pretrained: Load the weights that timm or torchvision hold for it.
-        weights: Load weights from this checkpoint: safetensors, or what torch.save has written.
+        name: A timm model, torchvision/NAME, cifar/NAME, your own package.module:function, the directory of a saved model, or
+            a checkpoint that names its architecture.
+        options: Keyword arguments of the function that builds the model, such as num_classes; by default read from the
+            checkpoint, if it has them.
+        pretrained: Load the trained weights of timm or torchvision.
+        weights: Load weights from this file: safetensors, or a PyTorch checkpoint (tensors only, no code).
         ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
-        size: Height and width of images in pixels, instead of what the model was made for.
-        batch_size: Images of the example inputs, whose costs are counted and measured.
+        size: Height and width of images in pixels, instead of the model's default.
+        batch_size: Batch size of the example inputs, for which MACs are counted and latency is measured.
     """
 
     name: str
@@ -74,21 +75,21 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Labelled images; nothing needs them but accuracy, calibration and fine-tuning.
+    """Labelled images, for accuracy, calibration and fine-tuning.
 
     Attributes:
-        train: A folder or a zip archive with one folder of images per class, torchvision/NAME, or digits.
-        val: The same, to measure accuracy on.
-        train_split: Which part of `train` to take.
-        val_split: Which part of `val` to take.
-        root: The folder that holds the data sets of torchvision.
-        download: Fetch them if they are not there.
-        limit: Measure accuracy on so many images, evenly over the classes.
+        train: Images for training: a folder or a zip archive with one folder of images per class, torchvision/NAME, or digits.
+        val: Images to measure accuracy on, in the same form.
+        train_split: Part of `train` to use.
+        val_split: Part of `val` to use.
+        root: The folder of torchvision's data sets.
+        download: Download them if they are missing.
+        limit: Measure accuracy on this number of images, evenly over the classes.
         mean: Means of the channels, instead of the model's own.
         std: Standard deviations of the channels, instead of the model's own.
-        batch_size: Images at a time where accuracy is measured.
-        workers: Processes that read images.
-        augment: How training images are varied.
+        batch_size: Batch size when accuracy is measured.
+        workers: Number of processes that read images.
+        augment: Augmentation of training images.
     """
 
     train: str | None = None
@@ -119,20 +120,19 @@ class DataSection:
 
 @dataclass(frozen=True)
 class PruneSection:
-    """Which channels go.
+    """Which channels to prune.
 
     Attributes:
-        importance: How channels are scored: auto (DFPC, or a form of it that anticipates the repair), or by name.
-        per: What saliency is divided by before it is ranked: channel (nothing), or what removing the channel saves (macs,
-            params, latency). By default macs or params, as the target says, for errors at the outputs, and channel for other
-            scores.
-        rescore: The share of the channels after which saliency is computed anew, such as the paper's 0.01.
-        max_ratio: The share of its channels that any coupling may lose.
-        min_channels: What every layer keeps at least.
-        round_to: What the number of channels that are kept is a multiple of, where any go.
-        ignored_layers: Layers whose outputs stay: names, or patterns such as "layer4.*".
-        coupled: Whether couplings that several layers write, such as residual streams, lose channels too.
-        whole_heads: Attention loses whole heads rather than dimensions of all of them.
+        importance: Criterion: auto (the error at the outputs, after the repair if one follows), or by name.
+        per: Divide saliency by the saving before ranking: channel (no division), macs, params or latency. By default the unit
+            of the target for errors at the outputs, and channel for other scores.
+        rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01.
+        max_ratio: Largest fraction of its channels that a coupling loses.
+        min_channels: Smallest number of channels that a layer keeps.
+        round_to: Round the remaining channels of pruned couplings to a multiple of this number.
+        ignored_layers: Layers whose outputs are not pruned: names, or patterns such as "layer4.*".
+        coupled: Whether to prune couplings that several layers produce, such as residual streams.
+        whole_heads: Remove whole attention heads instead of some dimensions of all heads.
     """
 
     importance: str = field(default=AUTO, metadata={"choices": CRITERIA})
@@ -163,13 +163,13 @@ class RepairSection:
     """How to repair the pruned model.
 
     Attributes:
-        method: What is done; images are those of `data.train`. auto is merge, or none where weights are random.
-        count: How many images to use, or to make.
-        steps: For synthetic: how often images are changed, at most.
-        ridge: How strongly weights are held to what they were.
-        batchnorm: Try re-estimating batch norms, and keep it where the output comes closer.
-        memory_gib: Memory limit for stored activations (GiB); half of the free memory if not given.
-        seed: Of noise and samples.
+        method: The method; calibrate takes images of `data.train`. auto is merge, or none if weights are random.
+        count: Number of images to use or to generate.
+        steps: For synthetic: largest number of optimisation steps of the images.
+        ridge: Strength of the ridge towards the old weights.
+        batchnorm: Try to re-estimate batch norms, and keep them if the output improves.
+        memory_gib: Memory limit for stored activations (GiB); by default half of the free memory.
+        seed: Random seed of noise and samples.
     """
 
     method: Method = field(default=AUTO, metadata={"choices": METHODS})
@@ -203,11 +203,11 @@ class RepairSection:
 
 @dataclass(frozen=True)
 class ExportSection:
-    """What else to write beside the artifact.
+    """Exports to write in addition to the saved model.
 
     Attributes:
-        onnx: model.onnx, whose outputs were compared in onnxruntime.
-        program: model.pt2, a program of torch.export.
+        onnx: Write model.onnx, after comparing its outputs in onnxruntime.
+        program: Write model.pt2, a program of torch.export.
     """
 
     onnx: bool = False
@@ -216,21 +216,21 @@ class ExportSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """From a model to a smaller one.
+    """All steps from a model to a smaller one.
 
     Attributes:
-        model: Which model.
-        target: How much goes: budgets with their values, such as "macs=0.5" or "speedup=1.5, max_drop=2".
-        data: Labelled images, where they are needed.
-        prune: Which channels go.
-        repair: How to mend what is left.
-        finetune: How to fine-tune afterwards; leave it out for not at all.
-        schedule: Cut and tune in turns; leave it out to cut at once.
-        latency: How to measure latency; leave it out to measure only where the target asks for it.
-        curve: Shares of the multiply-accumulates at which accuracy is measured as well, pruned and repaired in the same way.
-        export: What else to write.
-        seed: Of everything random that has no seed of its own.
-        device: Where to work: cpu, cuda, or auto for a GPU if there is one.
+        model: The model.
+        target: The target, such as "macs=0.5" or "speedup=1.5, max_drop=2".
+        data: Labelled images, if they are needed.
+        prune: Which channels to prune.
+        repair: How to repair the pruned model.
+        finetune: How to fine-tune afterwards; leave it out for no fine-tuning.
+        schedule: Iterative pruning and fine-tuning; leave it out to prune once.
+        latency: How to measure latency; if left out, latency is measured only for targets in latency.
+        curve: Further shares of the MACs at which to prune, repair and measure accuracy.
+        export: Exports to write in addition to the saved model.
+        seed: Random seed.
+        device: Device: cpu, cuda, or auto for a GPU if there is one.
     """
 
     model: ModelSection
@@ -265,9 +265,7 @@ class Recipe:
             if needed and getattr(self.data, part) is None:
                 raise RecipeError(f"{what} needs images; say where they are in data.{part}.")
         if not all(0 < share < 1 for share in self.curve):
-            raise RecipeError(
-                f"curve={list(self.curve)} are no shares of the multiply-accumulates; give 0.8, 0.6, say."
-            )
+            raise RecipeError(f"curve={list(self.curve)} are no shares of the MACs; give 0.8, 0.6, say.")
         if self.schedule is not None and target.measured:
             raise RecipeError("schedule cuts until a counted budget holds; give macs, params or ratio as the target.")
         if self.schedule is not None and (self.curve or self.finetune is not None):

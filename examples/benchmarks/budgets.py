@@ -1,4 +1,4 @@
-"""How exactly `prune` meets budgets of multiply-accumulates and parameters, on models of different kinds.
+"""How exactly `prune` meets budgets of MACs and parameters, on models of different kinds.
 
     python examples/benchmarks/budgets.py
     python examples/benchmarks/budgets.py --models "[resnet50, vit_small_patch16_224]" --shares "[0.8, 0.6]"
@@ -55,7 +55,7 @@ class Own(nn.Module):
 
 
 def count(model: nn.Module, x: torch.Tensor) -> tuple[int, int]:
-    """Multiply-accumulates by PyTorch's counter, and parameters."""
+    """MACs by PyTorch's counter, and parameters."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(x)

@@ -2,7 +2,7 @@
 
     python examples/benchmarks/iterative_on_cifar.py --weights resnet20.safetensors --train train.zip --val val.zip
 
-All ways start from the same network, end at the same multiply-accumulates and take the same number of steps of the same
+All ways start from the same network, end at the same MACs and take the same number of steps of the same
 optimiser; they differ in when channels go, and, where there is a repair, in whether the one cut is repaired, too. Images are
 archives in ImageFolder layout.
 """

@@ -1,4 +1,4 @@
-"""Accuracy against multiply-accumulates and measured time, for DFPC with and without repair and for other criteria.
+"""Accuracy against MACs and measured time, for DFPC with and without repair and for other criteria.
 
     python examples/benchmarks/latency_on_cifar.py --weights resnet56.safetensors --images val.zip --output tradeoff.json
 
@@ -48,7 +48,7 @@ def main(
     batch_size: int = 64,
     seed: int = 0,
 ) -> None:
-    """Write accuracy, multiply-accumulates and time of every criterion and budget.
+    """Write accuracy, MACs and time of every criterion and budget.
 
     Args:
         weights: The trained network.

@@ -30,7 +30,7 @@ MODELS = ["resnet50", "resnet152", "convnext_base"]
 
 
 def macs(model: torch.nn.Module, x: torch.Tensor) -> int:
-    """Multiply-accumulates by PyTorch's counter, on storage-less copies."""
+    """MACs by PyTorch's counter, on storage-less copies."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         copy.deepcopy(model).to("meta")(x.to("meta"))

@@ -1,4 +1,4 @@
-"""Time and peak memory of every way to repair a timm model, pruned to half its multiply-accumulates.
+"""Time and peak memory of every way to repair a timm model, pruned to half its MACs.
 
     python examples/benchmarks/repair_cost.py --model resnet50 --threads 2
 

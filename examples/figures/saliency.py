@@ -33,11 +33,11 @@ def draw(path: Path, theme: Theme) -> None:
         upper.set_ylabel("saliency")
         upper.set_title(f"What every coupling of {content['title']} is worth")
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        lower.set_ylabel("channels that go (%)")
+        lower.set_ylabel("channels pruned (%)")
         lower.set_ylim(0, 100)
         lower.set_xticks([1, *range(5, len(content["couplings"]) + 1, 5)])
         lower.set_xlabel("couplings, from the input to the output")
-        lower.set_title(f"and what goes, for {content['saved']} fewer multiply-accumulates", size=10)
+        lower.set_title(f"share pruned, with MACs reduced {content['saved']}", size=10)
 
 
 def describe(content: dict[str, Any]) -> str:
@@ -45,7 +45,7 @@ def describe(content: dict[str, Any]) -> str:
     return (
         f"Above: the saliency of the channels of {len(content['couplings'])} couplings of {content['title']}, in the order of the "
         f"forward pass, with its range, middle half and median. Below: the share of their channels that goes for "
-        f"{content['saved']} fewer multiply-accumulates. Residual streams score highest and lose least."
+        f"{content['saved']} fewer MACs. Residual streams score highest and are pruned least."
     )
 
 

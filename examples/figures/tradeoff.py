@@ -1,4 +1,4 @@
-"""Accuracy against what is saved: multiply-accumulates, and measured time."""
+"""Accuracy against what is saved: MACs, and measured time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _STYLES = {
 
 
 def draw_macs(path: Path, theme: Theme) -> None:
-    """Draw accuracy against multiply-accumulates."""
+    """Draw accuracy against MACs."""
     content = load(MACS)
-    text = f"{_opening(content)} multiply-accumulates. {_findings(content)}"
+    text = f"{_opening(content)} MACs. {_findings(content)}"
     with drawn(path, theme, 4.6, text) as figure:
-        axes = _frame(figure, theme, content, "multiply-accumulates, times fewer")
+        axes = _frame(figure, theme, content, "MACs, reduction factor")
         for own in _series(content):
             at = [1.0, *(content["before"]["macs"] / point["macs"] for point in own)]
             _line(axes, theme, content, own, at)
@@ -103,4 +103,4 @@ def _opening(content: dict[str, Any]) -> str:
 def _findings(content: dict[str, Any]) -> str:
     """Say where every line ends."""
     ends = [f"{_label(own[-1])} {own[-1]['top1']:.1f} %" for own in _series(content)]
-    return f"At {_series(content)[0][-1]['speedup']:g}x fewer multiply-accumulates: {', '.join(ends)}."
+    return f"At {_series(content)[0][-1]['speedup']:g}x fewer MACs: {', '.join(ends)}."

@@ -1,4 +1,4 @@
-"""Accuracy against multiply-accumulates, as one picture."""
+"""Accuracy against MACs, as one picture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_curve(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
                     *zip(*points, strict=True), color=colour, marker=marker, linestyle="-" if coupled else "--",
                     markerfacecolor=colour if coupled else "none", label=label if coupled else f"{label}, uncoupled only",
                 )  # fmt: skip
-    axes.set_xlabel("Multiply-accumulates: times fewer")
+    axes.set_xlabel("MACs, reduction factor")
     axes.set_ylabel("Accuracy (%)")
     axes.set_title(title, fontsize=11)
     axes.grid(color="#DDDDDD", linewidth=0.7)

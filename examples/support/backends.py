@@ -58,7 +58,7 @@ def findings(pruner: Any) -> dict[str, Any]:
 
 
 def prunable_share(pruner: Any) -> dict[str, float]:
-    """Shares, from 0 to 1, of multiply-accumulates and of parameters that are inside couplings that can be pruned."""
+    """Shares, from 0 to 1, of MACs and of parameters that are inside couplings that can be pruned."""
     return {
         "prunable_macs": float(pruner.graph.prunable_macs),
         "prunable_parameters": float(pruner.graph.prunable_parameters),

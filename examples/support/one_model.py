@@ -106,7 +106,7 @@ def outputs(model: nn.Module, inputs: Any) -> tuple[list[tuple[int, ...]], bool]
 
 
 def count(model: nn.Module, inputs: Any) -> tuple[int, float | None]:
-    """Parameters, and multiply-accumulates by Torch-Pruning's count, None where that does not know the model."""
+    """Parameters, and MACs by Torch-Pruning's count, None where that does not know the model."""
     params = sum(parameter.numel() for parameter in model.parameters())
     try:
         return params, float(tp.utils.count_ops_and_params(model, inputs)[0])

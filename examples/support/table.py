@@ -27,11 +27,12 @@ __all__ = ["markdown"]
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
 COLUMNS = {
     "Model": "---",
+    "Prunes": "---",
     "Couplings": "--:",
     "Prunable MACs": "--:",
     "Prunable parameters": "--:",
-    "Parameters left": "--:",
-    "Not pruned, and why": "---",
+    "Parameters remaining": "--:",
+    "Protected channels": "---",
     "Plain Torch-Pruning": "---",
 }
 FAILURES = {
@@ -43,22 +44,44 @@ FAILURES = {
     "nonfinite": "breaks the outputs",
     "memory": "takes too much memory",
 }
+MOSTLY = 0.95
+"""The share of the MACs that has to be prunable for a plain yes."""
+IN_EVERY_MODEL = re.compile(r"is the model's output|(fixed size in|fixed by the input of) torch\.conv[123]d")
+"""Reasons that nearly every model has: its outputs, and the channels of its input."""
+PLAIN = {
+    r"tensor of fixed size (in|by) torch\.Tensor\.(add_?|sub)\b": "added to positions or a constant",
+    r"tensor of fixed size": "multiplied by a constant",
+    r"fixed by the input of": "positions of the input",
+    r"not produced by a layer": "positions or constants",
+    r"per (attention )?head or group": "one value per attention head",
+    r"picked (from )?by|read by (a )?fixed": "read by a fixed index",
+    r"has one channel": "only one channel",
+    r"asks for \d+|needs size \d+": "a size that is fixed in the code",
+    r"resamples": "resampled along the channels",
+    r"in excess of|left over where": "parts of unequal size",
+}
+"""What the page writes, by what a reason contains, as it is worded today or was when it was measured; the first that fits."""
 REASON_LENGTH = 70
 TEXT = """\
-# Which models prune
+# Which models can be pruned
 
-**{ours} models prune; with plain Torch-Pruning, {theirs}.**
+**{ours} models can be pruned; with plain Torch-Pruning, {theirs}.**
 
-The models stand for all of timm and torchvision: the smallest of every model file of timm, of files with eight or
-more also the smallest of another architecture, a few with operators that no other has, and the smallest of every
-family of torchvision. Their weights are random. 30 % of the channels of every coupling are removed in one step, as
-`GroupMagnitudeImportance` ranks them. A model prunes if the smaller one runs, its outputs have the shapes that they
-had and are finite, and at least 20 % of the parameters are gone, within 60 seconds and 6 GiB on one core. For plain
-Torch-Pruning 5 % and 120 seconds are enough, and it is told what can be read off any model: which layers write the
-outputs, and how many heads a layer named `qkv` serves. Whether a pruned model is still accurate is another question.
+The models represent all of timm and torchvision: the smallest model of every file of timm, a second architecture of files with eight or
+more, a few models with operators that no other has, and the smallest of every family of torchvision. Their weights are random. 30 % of
+the channels of every coupling are removed in one step, ranked by `GroupMagnitudeImportance`.
 
-A model that returns features instead of classes keeps their width, as they are its output; where that is the width of
-the whole residual stream, too little is left to remove.
+Column *Prunes*: **yes** means that the pruned model runs, its outputs are finite and have the same shapes, and at least 20 % of the
+parameters are removed, within 60 seconds and 6 GiB on one core. **partly** means that less than 95 % of the MACs (and FLOPs) can be
+pruned, or that less than 20 % of the parameters are removed. **no** means that it fails. For plain Torch-Pruning, 5 % and 120 seconds
+are enough, and it gets two hints: the layers that produce the outputs, and the number of heads of layers named `qkv`. Accuracy is not
+measured here.
+
+A model that returns features instead of classes keeps their width, because they are its output. If that is the width of the whole
+residual stream, little can be removed.
+
+Column *Protected channels* gives the reasons for which couplings are protected, with the number of couplings. It leaves out the two
+that nearly every model has: the model's output, and the channels of its input. [All reasons](couplings.md#protection).
 
 Measured{date} with {versions}:
 
@@ -68,16 +91,16 @@ $ .venv/bin/python examples/support/sweep.py --backend torch_pruning
 $ .venv/bin/python examples/support/table.py
 ```
 
-A *coupling* is a set of channels that can only be removed together. *Prunable* is the share of multiply-accumulates
-(MACs) and of parameters that lies in couplings from which channels can be removed.
+A *coupling* is a set of channels that can only be removed together. *Prunable* is the share of MACs and of parameters in couplings
+that can be pruned.
 """
 OTHERS = """
 ## Other libraries
 
-Each model runs in a process of its own and was not called before. It is pruned to 60 % of its MACs. Checks: the target
-is reached; the outputs are those of the unpruned model with the removed channels set to zero (compared in double
-precision, relative to the largest output); a second cut that touches nearly every coupling is exact, too; the model
-given is left as it was; and the pruned one can be saved and loaded.
+Each model runs in its own process and was not called before. It is pruned to 60 % of its MACs. Checks: the target is reached; the
+outputs are those of the unpruned model with the removed channels set to zero (compared in double precision, relative to the largest
+output); pruning nearly every coupling a second time is exact, too; the given model is not changed; and the pruned model can be saved
+and loaded.
 
 {table}
 The extra `zoo` installs the libraries:
@@ -122,6 +145,7 @@ def _cells(ours: Record, theirs: Record | None) -> list[str]:
     left = _percent(ours["params_after"], ours["params_before"])
     return [
         f"`{ours['name'].removeprefix(TORCHVISION)}`",
+        _answer(ours),
         "-" if ours["couplings"] is None else str(ours["couplings"]),
         _percent(ours["prunable_macs"]),
         _percent(ours["prunable_parameters"]),
@@ -131,24 +155,39 @@ def _cells(ours: Record, theirs: Record | None) -> list[str]:
     ]
 
 
+def _answer(record: Record) -> str:
+    """Whether a model prunes, in one word."""
+    if record["status"] == "too_little":
+        return "partly"
+    if record["status"] != "ok":
+        return "no"
+    return "partly" if record["prunable_macs"] is not None and record["prunable_macs"] < MOSTLY else "yes"
+
+
 def _reasons(record: Record) -> str:
-    """The distinct reasons why couplings are protected, most frequent first, and how many couplings each holds for."""
-    reasons = Counter(_escaped(coupling["reason"]) for coupling in record["protected"])
+    """The reasons why couplings are protected, most frequent first, and how many couplings each holds for."""
+    told = (coupling["reason"] for coupling in record["protected"])
+    reasons = Counter(_escaped(_plain(reason)) for reason in told if not IN_EVERY_MODEL.search(reason))
     return "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common())
+
+
+def _plain(reason: str) -> str:
+    """A reason in plain words, without operators and layers; one that is not known stays as it is."""
+    return next((words for part, words in PLAIN.items() if re.search(part, reason)), reason)
 
 
 def _escaped(reason: str) -> str:
     """One short line that a cell of a table can hold, without the paths of layers, so that like is counted with like."""
     general = re.sub(r" in '[^']*'", "", reason)
     short = textwrap.shorten(general, REASON_LENGTH, placeholder=" …")
-    return html.escape(short, quote=False).replace("|", "\\|")
+    return html.escape(short, quote=False).replace("|", "\\|").replace("_", "&#95;")
 
 
 def _outcome(record: Record | None) -> str:
     if record is None:
         return "not measured"
     if record["status"] == "ok":
-        return f"prunes, {_percent(record['params_after'], record['params_before'])} left"
+        return f"prunes, {_percent(record['params_after'], record['params_before'])} remaining"
     return FAILURES[record["status"]]
 
 

@@ -40,14 +40,14 @@ def test_protected_couplings_say_why(dfpc):
     assert row == ["head", "1000", "0.2", "%", "1", "0", "is", "the", "model's", "output"]
     text = " ".join(out.split())
     assert "14 couplings; 13 can be pruned; 100.0 % of the MACs and 99.7 % of the parameters lie in" in text
-    assert "2 more must stay, with 104 entries that no layer writes" in text
+    assert "2 more protected, with 104 entries that no layer produces" in text
 
 
 def test_all_lists_what_no_layer_writes(dfpc):
     _, out, _ = dfpc("couplings", "test_vit", "--all")
     names = [row[0] for row in rows(out, "Protected") if "%" in row]
     assert names == ["head", "pos_embed", "patch_embed.proj"]
-    assert "more must stay" not in out
+    assert "more protected" not in out
     assert "16 couplings; 13 can be pruned" in out
 
 

@@ -126,7 +126,7 @@ HINTS = {
     "--repair merge": "'merge' is no option of repair, which is a section; give its options, as --repair.NAME.",
     "--finetune 3": "'3' is no option of finetune, which is a section; give its options, as --finetune.NAME.",
     "--finetune.zzzzz 3": "finetune has no option 'zzzzz'. See dfpc prune --help.",
-    "--target macs=2": "macs=2 is no share of the multiply-accumulates to keep",
+    "--target macs=2": "macs=2 is no share of the MACs to keep",
     "--target macs=nan": "macs=nan",
     "--seed 1.5": "seed: Expected a int. Got value: 1.5.",
     "--seed -1": "seed=-1 is no seed",

@@ -59,7 +59,7 @@ def test_why_some_are_protected() -> None:
     protected = {piece[:2]: c.protected for c in couplings if c.protected for piece in places(c)}
     assert protected.keys() == {("stem.weight", 1), ("head.weight", 0), ("head.bias", 0)}
     assert protected["head.weight", 0] == protected["head.bias", 0] == "is the model's output"
-    assert "is combined with a tensor of fixed size in torch.conv2d in 'stem'" in (protected["stem.weight", 1] or "")
+    assert "is fixed by the input of torch.conv2d in 'stem'" in (protected["stem.weight", 1] or "")
 
 
 def test_macs_are_shares_of_what_an_independent_count_finds() -> None:
@@ -89,8 +89,8 @@ def test_printing() -> None:
     couplings = find_couplings(network(), IMAGE)
     text = str(named(couplings, "stem"))
     assert text.splitlines()[0].startswith("stem: 6 channels, ") and text.splitlines()[0].endswith("% of the MACs")
-    assert "written by stem, blocks.0.conv2, blocks.1.conv2" in text
-    assert "read by blocks.0.conv1, blocks.1.conv1, head" in text and "protected" not in text
+    assert "produced by stem, blocks.0.conv2, blocks.1.conv2" in text
+    assert "consumed by blocks.0.conv1, blocks.1.conv1, head" in text and "protected" not in text
     assert "protected: is the model's output" in str(named(couplings, "head", protected=True))
 
 
@@ -107,7 +107,7 @@ def test_printing_names_a_few_layers_and_counts_the_rest() -> None:
             return self.rest(sum(branch(x) for branch in self.branches))
 
     text = str(find_couplings(Wide().eval(), torch.rand(2, 3))[0])
-    assert "written by branches.0, branches.1, branches.2, branches.3 and 3 more" in text
+    assert "produced by branches.0, branches.1, branches.2, branches.3 and 3 more" in text
 
 
 # By hand: a vision transformer.

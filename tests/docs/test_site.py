@@ -81,13 +81,42 @@ def test_images_scripts_and_styles_are_there_and_not_on_the_network(site, pages)
 
 def test_the_reference_shows_functions_not_the_modules_they_are_in(site):
     """A module that shares its name with a function of it comes first where both could be meant."""
-    assert "doc-symbol-heading doc-symbol-module" not in (site / "reference.html").read_text(encoding="utf-8")
+    for page in (site / "reference").glob("*.html"):
+        assert "doc-symbol-heading doc-symbol-module" not in page.read_text(encoding="utf-8"), page
 
 
 @pytest.mark.parametrize("word", ["latency", "head_dim", "safetensors", "UnsupportedOperatorError"])
 def test_search_finds(site, word):
     entries = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
     assert any(word in entry["title"] + entry["text"] for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [
+        ("FLOPs", "budgets.html"),
+        ("quantization", "tutorials/export-and-deploy.html"),
+        ("color", "tutorials/prune-a-vit.html"),
+        ("colour", "tutorials/prune-a-vit.html"),
+        ("notebook", "tutorials/prune-a-cnn.html"),
+        ("optimizer", "fine-tuning.html"),
+    ],
+)
+def test_search_finds_synonyms_and_both_spellings(site, word, page):
+    entries = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    assert page in {entry["location"].partition("#")[0] for entry in entries if word in entry["text"]}
+
+
+def test_search_works_from_disk(site):
+    """A browser does not fetch files for a page from disk: the index is a script, and so is what reads it."""
+    assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
+    assert "assets/javascripts/iframe-worker.js" in (site / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_tutorial_offers_its_notebook(site):
+    for page in (site / "tutorials").glob("*.html"):
+        assert f'href="{page.stem}.ipynb"' in page.read_text(encoding="utf-8")
+        assert json.loads(page.with_suffix(".ipynb").read_text(encoding="utf-8"))["nbformat"] == 4
 
 
 def test_every_page_can_be_reached(site, pages):

@@ -173,7 +173,7 @@ def test_depthwise_and_attention_layers_can_be_named():
 
 @pytest.mark.parametrize(("pick", "function", "idxs", "message"), [
     (lambda m: m.fc, tp.prune_linear_out_channels, [0], r"Channels of 'fc' must stay: .*\. Leave that layer's outputs"),
-    (lambda m: m.conv1, tp.prune_conv_in_channels, [0], r"Channels of 'conv1' must stay: .*tensor of fixed size"),
+    (lambda m: m.conv1, tp.prune_conv_in_channels, [0], r"Channels of 'conv1' must stay: .*fixed by the input of"),
     (lambda m: m.conv1, tp.prune_conv_out_channels, [], r"No outputs of 'conv1' were named; name at least one"),
     (lambda m: m.conv1, tp.prune_conv_out_channels, [-1], r"'conv1' has 64 outputs, and index -1 is none of them"),
     (lambda m: m.conv1, max, [0], r"max> is no function of this graph; use tp.prune_conv_out_channels"),

@@ -92,7 +92,7 @@ def test_a_token_table_has_columns_that_go_and_rows_that_stay() -> None:
         for coupling in find_couplings(model, torch.rand(2, 5, 1).mul(0).long().squeeze(-1))
         for piece in coupling.slices
     }
-    assert "is looked up" in (reasons["table.weight", 0] or "")
+    assert "is a row of the table" in (reasons["table.weight", 0] or "")
     assert reasons["table.weight", 1] == reasons["places.weight", 1]
 
 
@@ -165,7 +165,7 @@ def test_channels_in_nested_outputs_stay() -> None:
 STAY = {
     "resampled channels": (lambda m, h: F.interpolate(h, 4), 4, "resamples"),
     "sorted channels": (lambda m, h: h.sort(-1)[0], 3, None),
-    "picked channels": (lambda m, h: h[..., [2, 0]], 2, "positions"),
+    "picked channels": (lambda m, h: h[..., [2, 0]], 2, "fixed indices"),
     "scaled by constants": (lambda m, h: h * torch.arange(3.0), 3, "of fixed size"),
     "one channel by its position": (lambda m, h: h[..., 0:1] + h[..., 1:2], 1, None),
     "meets the tokens": (lambda m, h: h[:, :3] + h[:, :3].mT, 3, "of fixed size"),

@@ -154,7 +154,7 @@ def test_a_target_out_of_reach_says_how_far_one_gets():
     assert str(caught.value) == (
         f"The target macs=0.1 cannot be reached: after removing everything that can be removed, {left:.1%} of the MACs and "
         f"{least.after.parameters / least.before.parameters:.1%} of the parameters are left, and 50.0% of the channels are "
-        f"gone. Ask for less, or let more go with max_ratio, min_channels and ignored_layers. The model is as it was."
+        f"removed. Ask for less, or allow more with max_ratio, min_channels and ignored_layers. The model is as it was."
     )
 
 
@@ -181,8 +181,8 @@ def test_the_result_says_what_was_done():
     assert torch.equal(model.stem.bias[kept], result.model.stem.bias)
     assert list(result.seconds) == ["couplings", "saliency", "selection", "cut", "counting"]
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    stay = "Couplings that must stay: 1, with 5 channels; find_couplings tells why."
-    assert result.notes == (stay, NOT_REPAIRED)
+    protected = "Protected couplings: 1, with 5 channels; find_couplings shows the reasons."
+    assert result.notes == (protected, NOT_REPAIRED)
 
 
 def test_the_result_is_a_table_and_plain_data():
@@ -199,9 +199,9 @@ def test_the_result_is_a_table_and_plain_data():
     }  # fmt: skip
     text = str(result)
     for shown in ("ratio=0.3", f"{result.before.macs:,}", f"{result.after.parameters:,}", "score", "blocks.1.conv1",
-                  "of 3 couplings lost units", "Took ", "Couplings that must stay: 1"):  # fmt: skip
+                  "of 3 couplings pruned", "Took ", "Protected couplings: 1"):  # fmt: skip
         assert shown in text
-    assert "milliseconds" not in text and "speed-up" not in text
+    assert "latency (ms)" not in text and "speed-up" not in text
 
 
 def test_progress_is_told_of_every_phase_to_its_end():
@@ -240,7 +240,7 @@ def test_nothing_is_kept_of_a_model_that_was_pruned():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"per": "flops"}, r"^per='flops' is none of channel, macs, params, latency; choose one of them\.$"),
+    ({"per": "flops"}, r"^per='flops' is unknown; choose one of channel, macs, params, latency\.$"),
     ({"rescore": 0}, r"^rescore=0 is no share of the channels; give 0\.01, say, or None\.$"),
     ({"rescore": 1.5}, r"^rescore=1\.5 is no share of the channels"),
     ({"max_ratio": 1.1}, r"^max_ratio=1\.1 is no share of the channels; give 0 to 1\.$"),
@@ -260,7 +260,7 @@ def test_a_target_that_makes_no_sense_is_refused_first():
 
 @pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.ReLU())])
 def test_a_model_without_anything_to_prune_says_so(model):
-    with pytest.raises(NothingToPruneError, match="No coupling of this model may lose a channel: all are protected"):
+    with pytest.raises(NothingToPruneError, match="No coupling of this model can be pruned: all are protected"):
         prune(model, torch.rand(1, 4), "macs=0.5")
     assert issubclass(NothingToPruneError, DFPCError)
 

@@ -108,7 +108,7 @@ def test_all_that_limits_allow_can_go_and_no_unit_more(limits):
     result = prune(model, inputs, Target(ratio=gone / sum(before)), **limits)
     assert [coupling.after for coupling in result.couplings] == left
     with pytest.raises(
-        TargetError, match=f"and {gone / sum(before):.1%} of the channels are gone" if multiple == 1 else "gone"
+        TargetError, match=f"and {gone / sum(before):.1%} of the channels are removed" if multiple == 1 else "removed"
     ):
         prune(model, inputs, Target(ratio=(gone + 1) / sum(before)), **limits)
 

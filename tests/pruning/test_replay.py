@@ -82,7 +82,7 @@ STREAM = ("stem", "blocks.0.conv2", "blocks.1.conv2")
                        r"it names 0; it is of another model\.$"),
     ({**{layer: [1, 2] for layer in STREAM}, "stem": [1]}, r"of 'stem' 2 outputs would go, and it names 1"),
     ({"blocks.0.conv1": [0, 1, 2, 3]}, "leave nothing of the coupling 'blocks.0.conv1'; keep a unit"),
-    ({"head": [1]}, "cannot be cut: it "),
+    ({"head": [1]}, "cannot be pruned: it "),
 ])  # fmt: skip
 def test_a_record_of_another_model_is_refused_and_the_model_stays(removed, message):
     model = network()

@@ -56,12 +56,12 @@ def test_targets_know_what_they_are_about(name):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("mac=0.5", r"^'mac=0\.5' names no budget; did you mean macs\?$"),
-    ("param=0.5", r"^'param=0\.5' names no budget; did you mean params\?$"),
-    ("macs=0.5, latency=3", r"^'latency=3' names no budget; did you mean latency_ms\?$"),
-    ("0.5", rf"^'0\.5' names no budget; there are {NAMES}\.$"),
-    ("", rf"^'' names no budget; there are {NAMES}\.$"),
-    ("macs=0.5,", "^'' names no budget; there are"),
+    ("mac=0.5", r"^Unknown target 'mac=0\.5'; did you mean macs\?$"),
+    ("param=0.5", r"^Unknown target 'param=0\.5'; did you mean params\?$"),
+    ("macs=0.5, latency=3", r"^Unknown target 'latency=3'; did you mean latency_ms\?$"),
+    ("0.5", rf"^Unknown target '0\.5'; write for example macs=0\.5; there are {NAMES}\.$"),
+    ("", rf"^Unknown target ''; write for example macs=0\.5; there are {NAMES}\.$"),
+    ("macs=0.5,", r"^Unknown target ''; write for example macs=0\.5; there are"),
     ("macs=0.5, macs=0.4", r"^The target 'macs=0\.5, macs=0\.4' names macs twice; give it once\.$"),
     ("macs", r"^'macs' gives no number; for example macs=0\.5\.$"),
     ("max_drop=two", r"^'max_drop=two' gives no number; for example max_drop=2\.$"),
@@ -82,10 +82,10 @@ def test_what_cannot_be_read_is_refused(text, message):
     ({"max_drop": float("inf")}, r"^max_drop=inf is no number"),
     ({"ratio": 0}, r"^ratio=0 is no share of the channels to remove, between 0 and 1; for example ratio=0\.3\.$"),
     ({"ratio": 30}, "^ratio=30 is no share of the channels to remove"),
-    ({"macs": 1}, r"^macs=1 is no share of the multiply-accumulates to keep, between 0 and 1; for example macs=0\.5\.$"),
+    ({"macs": 1}, r"^macs=1 is no share of the MACs to keep, between 0 and 1; for example macs=0\.5\.$"),
     ({"params": -0.5}, r"^params=-0\.5 is no share of the parameters to keep, between 0 and 1; for example params=0\.5"),
     ({"speedup": 1}, r"^speedup=1 is no speed-up, above 1; for example speedup=1\.5\.$"),
-    ({"latency_ms": 0}, r"^latency_ms=0 is no number of milliseconds, above 0; for example latency_ms=4\.2\.$"),
+    ({"latency_ms": 0}, r"^latency_ms=0 is no latency in ms, above 0; for example latency_ms=4\.2\.$"),
     ({"max_drop": -1}, r"^max_drop=-1 is no loss to allow, 0 or more; for example max_drop=2\.$"),
     ({"macs": 0.5, "params": 7}, "^params=7 is no share of the parameters"),
 ])  # fmt: skip

@@ -82,7 +82,7 @@ def test_what_is_protected_is_not_cut() -> None:
     model = built(Residual)
     couplings = map_couplings(model, IMAGE)
     classes = couplings.couplings[only(couplings, "head.weight")]
-    with pytest.raises(CutError, match="cannot be cut: it is the model's output"):
+    with pytest.raises(CutError, match="cannot be pruned: it is the model's output"):
         cut(model, couplings, classes.blocks[:, 0])
     with pytest.raises(CutError, match="cannot be cut"):
         cut(model, couplings, torch.tensor([0]))

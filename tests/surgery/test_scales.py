@@ -17,7 +17,7 @@ from dfpc_plugin.couplings import map_couplings
 from zero_cut import error_of_cut, masked_statistics, random_units, randomise
 
 TOKENS = torch.rand(2, 5, 6, dtype=torch.float64)
-NOTE = "multiplies by numbers that depend on widths"
+NOTE = "multiplies by numbers that depend on layer widths"
 
 
 class Attention(nn.Module):

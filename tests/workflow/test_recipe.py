@@ -38,7 +38,7 @@ IMAGES = DataSection(train="digits", val="digits")
         (lambda: RepairSection(memory_gib=0), "memory_gib=0 leaves no memory"),
         (lambda: RepairSection(seed=-1), "seed=-1 is no seed"),
         (lambda: Recipe(MODEL, seed=2**63), f"seed={2**63} is no seed; give a whole number from 0 to {2**63 - 1}."),
-        (lambda: Recipe(MODEL, target="mac=0.5"), "'mac=0.5' names no budget; did you mean macs?"),
+        (lambda: Recipe(MODEL, target="mac=0.5"), "Unknown target 'mac=0.5'; did you mean macs?"),
         (
             lambda: Recipe(MODEL, target="speedup=2, max_drop=1"),
             "max_drop in the target needs images; say where they are in data.val.",

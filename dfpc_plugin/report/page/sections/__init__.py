@@ -39,7 +39,7 @@ SECTIONS = (
     Section("figures", "Before and after", figures),
     Section("accuracy", "Accuracy", accuracy),
     Section("tradeoff", "Accuracy against cost", tradeoff),
-    Section("widths", "What is left of the layers", widths),
+    Section("widths", "What remains of the layers", widths),
     Section("saliency", "Saliency", saliency),
     Section("protected", "What was protected", protected),
     Section("repair", "Repair", repair),

@@ -28,7 +28,7 @@ class _Scores:
 
 @dataclass(frozen=True)
 class Strip:
-    """One coupling, drawn: bars of kept units go up from the middle, bars of units that are gone go down.
+    """One coupling, drawn: bars of kept units go up from the middle, bars of units that are removed go down.
 
     Attributes:
         name: The coupling.
@@ -72,7 +72,7 @@ def _read(coupling: Field) -> _Scores | None:
     """Separate the scores.
 
     Raises:
-        ReportError: A unit that is gone is none of the coupling's.
+        ReportError: A unit that is removed is none of the coupling's.
     """
     scores = coupling["scores"].numbers()
     gone = set()
