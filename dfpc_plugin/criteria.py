@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch_pruning as tp
 
 from dfpc_plugin.importance import DFPCImportance
 
-__all__ = ["CRITERIA", "Criterion", "Importance"]
+__all__ = ["CRITERIA", "Criterion", "Importance", "label_of"]
 
 Importance = Callable[[tp.dependency.Group], torch.Tensor | None]
 """What Torch-Pruning asks for: from a group of coupled channels to one score per channel."""
@@ -49,3 +50,9 @@ _ALL = (
 )
 CRITERIA: dict[str, Criterion] = {criterion.name: criterion for criterion in _ALL}
 """Every criterion by name; those marked TP come with Torch-Pruning."""
+
+
+def label_of(importance: Any) -> str:
+    """Return how reports call what channels are ranked by: its label, or the name of its class or function."""
+    inner = getattr(importance, "importance", importance)  # a wrapper names what it wraps
+    return str(getattr(inner, "label", getattr(inner, "__name__", type(inner).__name__)))

@@ -66,7 +66,8 @@ def evaluate_model(
         dataset: A map-style data set of pairs (image, label), such as `open_images` returns.
         batch_size: Images at a time.
         workers: Processes that read images.
-        progress: True for a bar in the terminal, or what to call.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Raises:
         DataError: There are no images, labels go beyond the model's outputs, or the model cannot take the images.

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
+from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.report.export import to_csv, to_json
-from dfpc_plugin.report.plots import require_plottable, write_plot
+from dfpc_plugin.report.plots import write_plot
 from dfpc_plugin.report.score import ModelScore, score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
@@ -30,7 +31,9 @@ class ScoreConfig:
             package.module:function of your own.
         pretrained: Load trained weights; without, scores are those of random weights.
         weights: Load weights from this file: safetensors, or a checkpoint of mere tensors.
-        ranking: As published; relative: shares of every reading layer's total; expected: shares of its expected square.
+        ranking: What channels are scored by: output (error at the model's outputs, as dfpc prune ranks where a repair follows),
+            expected (error at the layers that read them, as dfpc prune ranks without repair), relative (shares of bounds) or
+            published (the paper's bounds).
         size: Height and width of the input in pixels, instead of what the model was made for.
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
         csv: Write one row per layer and channel as CSV to this file, or to the standard output (-).
@@ -42,7 +45,7 @@ class ScoreConfig:
     model: str
     pretrained: bool = False
     weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
-    ranking: Ranking = "published"
+    ranking: Ranking = "output"
     size: int | None = None
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})

@@ -16,6 +16,7 @@ from torch import nn
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh, is_written_to
 from dfpc_plugin.preserve import evaluating, exclusive, watched
+from dfpc_plugin.progress import shown_share
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -46,6 +47,13 @@ class Latency:
 
     seconds: tuple[float, ...]
     threads: int
+
+    def __repr__(self) -> str:
+        """Median and spread in place of every round."""
+        return (
+            f"Latency({1e3 * self.median:.4g} ms, interquartile range {1e3 * self.iqr:.2g} ms, {len(self.seconds)} rounds, "
+            f"{self.threads} {'thread' if self.threads == 1 else 'threads'})"
+        )
 
     @property
     def median(self) -> float:
@@ -93,7 +101,7 @@ def measure_latency(
     warmup: int = 2,
     forwards: int | None = None,
     compiled: bool = False,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | bool | None = None,
 ) -> dict[str, Latency]:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
 
@@ -109,7 +117,8 @@ def measure_latency(
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
         compiled: Time what `torch.compile` makes of the models; compiling is not timed.
-        progress: Called after every round with the share of the work that is done, 0 to 1.
+        progress: Called after every round with the share of the work that is done, 0 to 1. Or True for a bar at once, False for
+            none; by default as for `prune`.
 
     Raises:
         LatencyError: No models, no threads, no time or no forwards.
@@ -138,7 +147,8 @@ def measure_latency(
             single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
         for run in runs.values():
             run.reuse_inputs()
-        return _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+        with shown_share(progress, "measuring latency") as tell:
+            return _take_turns(timers, threads, _counts(single, min_run_time, forwards), tell)
 
 
 class _Forward:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
+from dfpc_plugin.criteria import label_of
 from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -90,7 +91,8 @@ def prune(
         latency: How to measure latency; given, it is measured even where the target does not ask for it.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
         inplace: Prune `model` itself. If anything fails, it is as it was.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Returns:
         The pruned model with what was asked for, reached and removed.
@@ -135,7 +137,17 @@ def prune(
         order, length, measured = _plan(subject, wanted, ranked_by, latency, scores, phases, mender)
         uncut = kept_state(graph.coupling_map)
         result = summarise(
-            subject, wanted, order, length, measured, latency, scores, phases, mender, rounded_by_default=by_default
+            subject,
+            wanted,
+            order,
+            length,
+            measured,
+            latency,
+            scores,
+            phases,
+            mender,
+            rounded_by_default=by_default,
+            criterion=label_of(ranked_by),
         )
     return _carried_out(result, model, uncut, order.channels(length)) if inplace else result
 

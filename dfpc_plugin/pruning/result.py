@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.display import Shown
 from dfpc_plugin.latency import Latency
-from dfpc_plugin.pruning.table import result_table
+from dfpc_plugin.layers import LayerTable
+from dfpc_plugin.pruning.table import result_summary, result_table
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
 
@@ -56,6 +59,11 @@ class CouplingCut:
     scores: tuple[float, ...] = ()
     gone: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        """Its sizes in place of its scores."""
+        layers = "" if len(self.layers) < 2 else f", {len(self.layers)} layers"
+        return f"CouplingCut({self.name!r}{layers}, {self.before} -> {self.after})"
+
 
 @dataclass(frozen=True)
 class ProtectedCoupling:
@@ -73,10 +81,14 @@ class ProtectedCoupling:
     width: int
     reason: str
 
+    def __repr__(self) -> str:
+        """Without the names of all layers."""
+        return f"ProtectedCoupling({self.name!r}, width={self.width}, reason={self.reason!r})"
 
-@dataclass(frozen=True)
-class PruneResult:
-    """A pruned model, and how it came about. `print` it for a table.
+
+@dataclass(frozen=True, repr=False)
+class PruneResult(Shown):
+    """A pruned model, and how it came about. `print` it for tables; a notebook shows it as a report.
 
     Attributes:
         model: The pruned model.
@@ -93,6 +105,8 @@ class PruneResult:
         repair: What the repair has done; None where there was none.
         protected: Couplings that layers produce and that were not pruned, each with its reason: they must stay, have no
             score, or were left out by the settings.
+        widths: What `layers` returns.
+        criterion: What channels were ranked by.
     """
 
     model: nn.Module
@@ -106,6 +120,27 @@ class PruneResult:
     notes: tuple[str, ...] = ()
     repair: RepairResult | None = None
     protected: tuple[ProtectedCoupling, ...] = ()
+    widths: LayerTable = field(default_factory=LayerTable)
+    criterion: str = ""
+
+    def layers(self) -> LayerTable:
+        """Return the layers with their widths before and after, in the order of the forward.
+
+        `print` the table, or take it on with `to_dicts()`, `to_csv()` and `plot()`.
+        """
+        return self.widths
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the channels that remain in every layer, and return the matplotlib figure.
+
+        Args:
+            path: Also write it to this file: .png, .svg or .pdf.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            OutputError: The file cannot be written.
+        """
+        return self.widths.plot(path)
 
     @property
     def speedup(self) -> float | None:
@@ -128,11 +163,17 @@ class PruneResult:
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
             "repair": None if self.repair is None else self.repair.to_json(),
+            "layers": self.widths.to_json(),
+            "criterion": self.criterion,
         }
 
     def __str__(self) -> str:
-        """The table of what was asked for, reached, and lost."""
+        """The tables of what was asked for and reached, and of the layers that lost most."""
         return result_table(self)
+
+    def __repr__(self) -> str:
+        """The figures before and after, in a few lines."""
+        return result_summary(self)
 
 
 def _listed(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,75 +1,85 @@
-"""The result of pruning as a table."""
+"""The result of pruning as text."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
+
+from dfpc_plugin.display import as_text, counted
 
 if TYPE_CHECKING:
     from dfpc_plugin.pruning.result import Figures, PruneResult
 
-__all__ = ["result_table"]
+__all__ = ["result_summary", "result_table"]
 
-_SHOWN = 12
-_WIDTH = 100
+_IQR = "  interquartile range"
+_ROWS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
+    ("channels", lambda figures: figures.channels, "{:,.0f}"),
+    ("MACs", lambda figures: figures.macs, "{:,.0f}"),
+    ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
+    ("latency, ms", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+    (_IQR, lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
+    ("score", lambda figures: figures.score, "{:.4g}"),
+)
+"""Name of a figure, where it is, and how it is written."""
 
 
 def result_table(result: PruneResult) -> str:
-    """Return the figures before and after, what couplings have lost, and where the time went, as text."""
-    text = io.StringIO()
-    console = Console(file=text, width=_WIDTH)
-    console.print(_figures(result))
-    console.print(_couplings(result))
+    """Return the figures before and after, the layers that lost most, and where the time went."""
     seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
-    console.print(Text(f"Took {sum(result.seconds.values()):.1f} s: {seconds}."))
-    if result.repair is not None:
-        console.print(Text(result.repair.summary))
-    for note in result.notes:
-        console.print(Text(note))
-    return text.getvalue().rstrip()
+    return as_text(
+        _asked(result),
+        _figures(result),
+        *(result.widths.short() if len(result.widths) else ()),
+        _couplings(result),
+        f"Took {sum(result.seconds.values()):.1f} s: {seconds}.",
+        *([] if result.repair is None else [result.repair.summary]),
+        *result.notes,
+    )
+
+
+def result_summary(result: PruneResult) -> str:
+    """Return the same in a few lines."""
+    figures = [f"  {name.strip()} {' -> '.join((before, after))} {left}" for name, before, after, left in _rows(result)]
+    repair = [] if result.repair is None else [f"  {result.repair.summary}"]
+    return "\n".join([
+        f"PruneResult of {type(result.model).__name__}. {_asked(result)}", *(line.rstrip() for line in figures),
+        f"  {_couplings(result)}", *repair, "  print it for tables; layers() has the widths of all layers, notes what to know",
+    ])  # fmt: skip
+
+
+def _asked(result: PruneResult) -> str:
+    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
+    return f"Asked for {result.target}; reached {reached}"
+
+
+def _rows(result: PruneResult) -> Iterator[tuple[str, str, str, str]]:
+    """Every figure that is known, before and after, and the share that remains."""
+    for name, read, form in _ROWS:
+        before, after = read(result.before), read(result.after)
+        if before is not None and after is not None:
+            share = f"{after / before:.1%}" if before and name != _IQR else ""
+            yield name, form.format(before), form.format(after), share
+    if result.speedup is not None:
+        yield "speed-up", "1x", f"{result.speedup:.2f}x", ""
 
 
 def _figures(result: PruneResult) -> Table:
     """Before and after."""
-    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
-    table = Table(title=f"Asked for {result.target}; reached {reached}", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
-    for column in ("before", "after", "left"):
+    for column in ("before", "after", "remaining"):
         table.add_column(column, justify="right")
-    rows: list[tuple[str, Callable[[Figures], float | None], str]] = [
-        ("channels", lambda figures: figures.channels, "{:,.0f}"),
-        ("MACs", lambda figures: figures.macs, "{:,.0f}"),
-        ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
-        ("milliseconds", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
-        ("  spread", lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
-        ("score", lambda figures: figures.score, "{:.4g}"),
-    ]
-    for name, read, form in rows:
-        before, after = read(result.before), read(result.after)
-        if before is not None and after is not None:
-            left = f"{after / before:.1%}" if before and name != "  spread" else ""
-            table.add_row(name, form.format(before), form.format(after), left)
-    if result.speedup is not None:
-        table.add_row("speed-up", "", f"{result.speedup:.2f}x", "")
+    for row in _rows(result):
+        table.add_row(*row)
     return table
 
 
-def _couplings(result: PruneResult) -> Table:
-    """The couplings that have lost the largest shares."""
-    cut = [coupling for coupling in result.couplings if coupling.after < coupling.before]
-    cut.sort(key=lambda coupling: coupling.after / coupling.before)
-    table = Table(title=f"{len(cut)} of {len(result.couplings)} couplings lost units", title_justify="left")
-    table.add_column("coupling", overflow="fold")
-    for column in ("layers", "before", "after", "left"):
-        table.add_column(column, justify="right")
-    for coupling in cut[:_SHOWN]:
-        left = f"{coupling.after / coupling.before:.0%}"
-        table.add_row(coupling.name, str(len(coupling.layers)), str(coupling.before), str(coupling.after), left)
-    if len(cut) > _SHOWN:
-        table.add_row(f"and {len(cut) - _SHOWN} more", "", "", "", "")
-    return table
+def _couplings(result: PruneResult) -> str:
+    """How many couplings lost channels, and how many could not."""
+    cut = sum(coupling.after < coupling.before for coupling in result.couplings)
+    protected = f"; {len(result.protected)} more protected" if result.protected else ""
+    return f"{cut} of {counted(len(result.couplings), 'coupling')} lost channels{protected}."

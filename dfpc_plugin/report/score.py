@@ -42,7 +42,7 @@ def score_model(
     *,
     pretrained: bool = False,
     weights: Path | None = None,
-    ranking: Ranking = "published",
+    ranking: Ranking = "output",
     size: int | None = None,
 ) -> ModelScore:
     """Build a model and score it.
@@ -51,7 +51,7 @@ def score_model(
         name: A name as `build_model` takes it.
         pretrained: Load trained weights; otherwise scores are those of random ones.
         weights: Load weights from this file.
-        ranking: `published`, `relative` or `expected`, as for `bgsc`.
+        ranking: As for `bgsc`.
         size: Height and width of the input in pixels, instead of the model's own.
 
     Raises:
