@@ -31,8 +31,8 @@ class ScoreConfig:
             package.module:function of your own.
         pretrained: Load trained weights; without, scores are those of random weights.
         weights: Load weights from this file: safetensors, or a checkpoint of mere tensors.
-        ranking: What channels are scored by: output (error at the model's outputs, as dfpc prune ranks where a repair follows),
-            expected (error at the layers that read them, as dfpc prune ranks without repair), relative (shares of bounds) or
+        ranking: What channels are scored by: expected (variance at the layers that read them, as dfpc prune ranks without
+            repair), output (variance at the model's outputs, as it ranks before a repair), relative (shares of bounds) or
             published (the paper's bounds).
         size: Height and width of the input in pixels, instead of what the model was made for.
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
@@ -45,7 +45,7 @@ class ScoreConfig:
     model: str
     pretrained: bool = False
     weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
-    ranking: Ranking = "output"
+    ranking: Ranking = "expected"
     size: int | None = None
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})

@@ -42,7 +42,7 @@ def score_model(
     *,
     pretrained: bool = False,
     weights: Path | None = None,
-    ranking: Ranking = "output",
+    ranking: Ranking = "expected",
     size: int | None = None,
 ) -> ModelScore:
     """Build a model and score it.

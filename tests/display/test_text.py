@@ -34,7 +34,13 @@ def test_text_is_the_same_everywhere_and_nothing_is_printed(surroundings, capsys
 
 @pytest.mark.parametrize(
     ("width", "shown"),
-    [(40, "stages.3.blocks.12.mixer.dwconv"), (30, "…3.blocks.12.mixer.dwconv"), (16, "…mixer.dwconv"), (5, "…conv")],
+    [
+        (40, "stages.3.blocks.12.mixer.dwconv"),
+        (30, "…3.blocks.12.mixer.dwconv"),
+        (16, "…12.mixer.dwconv"),
+        (14, "…mixer.dwconv"),
+        (5, "…conv"),
+    ],
 )
 def test_a_name_is_one_line_and_loses_its_beginning(width, shown):
     table = Table(box=None, padding=0, show_header=False)
