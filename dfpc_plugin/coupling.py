@@ -22,6 +22,14 @@ class LayerCoupling:
     feed_in: tuple[str, ...]
     feed_out: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """First layers, and how many more there are."""
+        return f"LayerCoupling({_first(self.feed_in)} -> {_first(self.feed_out)})"
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
 
 def couple_layers(
     written: Iterable[str], met: Iterable[frozenset[str]], read: Iterable[tuple[str, frozenset[str]]]

@@ -14,7 +14,7 @@ from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.registry import Registry
 
-__all__ = ["AUTO", "CRITERIA", "Criterion", "Importance", "as_importance"]
+__all__ = ["AUTO", "CRITERIA", "Criterion", "Importance", "as_importance", "label_of"]
 
 AUTO = "auto"
 """The name that stands for the criterion that goes with the repair."""
@@ -91,3 +91,9 @@ def as_importance(value: Any) -> Importance | None:
             f"{', '.join(CRITERIA)}."
         )
     return value
+
+
+def label_of(importance: Any) -> str:
+    """Return how reports call what channels are ranked by: its label, or the name of its class or function."""
+    inner = getattr(importance, "importance", importance)  # a wrapper names what it wraps
+    return str(getattr(inner, "label", getattr(inner, "__name__", type(inner).__name__)))

@@ -68,7 +68,8 @@ def evaluate_model(
             batch size and workers.
         batch_size: Images at a time.
         workers: Processes that read images.
-        progress: True for a bar in the terminal, or what to call.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Raises:
         DataError: There are no images, labels go beyond the model's outputs, the model has more classes than the data set and

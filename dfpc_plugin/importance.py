@@ -190,6 +190,11 @@ class DFPCImportance(tp.importance.Importance):
         return importance.to(next(group._DG.model.parameters()).device)
 
     @property
+    def label(self) -> str:
+        """How reports call it."""
+        return f"DFPC, {self.ranking}"
+
+    @property
     def in_output_error(self) -> bool:
         """Whether scores are errors at the model's outputs, which compare with what channels cost."""
         return self.ranking == "output"

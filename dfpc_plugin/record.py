@@ -11,20 +11,21 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
-from torch import nn
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
 
-__all__ = ["Point", "RecordError", "RunRecord", "layer_widths", "machine"]
+__all__ = ["TOTAL", "Point", "RecordError", "RunRecord", "machine"]
 
 _FORMAT = 1
+TOTAL = "in all"
+"""The key of the time that a whole run took, among those of its stages."""
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("model", "prune", "saliency", "preprocessing", "finetune", "seconds"), dict),
+    **dict.fromkeys(("model", "prune", "saliency", "preprocessing", "finetune", "sizes", "seconds"), dict),
     **dict.fromkeys(("layers", "protected", "evaluations", "curve", "exports"), list),
-    **dict.fromkeys(("asked", "recipe"), str),
+    **dict.fromkeys(("asked", "recipe", "changes"), str),
 }
 
 
@@ -62,13 +63,15 @@ class RunRecord:
         saliency: Scores and what went, per coupling; None where saliency was computed anew after every round.
         protected: Couplings that had to stay.
         preprocessing: How images become inputs.
-        layers: Widths before and after by `layer_widths`.
+        layers: Widths of the layers before and after, as of `LayerTable.to_json`.
         evaluations: Accuracy by stage.
         curve: Points of accuracy against cost.
         finetune: Settings, history and outcome of fine-tuning.
         exports: Files that were exported, and how near their outputs are.
         recipe: The resolved recipe as YAML.
-        seconds: What each stage took.
+        changes: What of the recipe differs from the defaults, as YAML.
+        sizes: Bytes of the weights "before" and "after".
+        seconds: What each stage took, and under `TOTAL` all together.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -83,11 +86,15 @@ class RunRecord:
     finetune: dict[str, Any] | None = None
     exports: list[dict[str, Any]] = field(default_factory=list)
     recipe: str | None = None
+    changes: str | None = None
+    sizes: dict[str, int] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add_pruning(self, result: PruneResult, importance: str) -> None:
+    def add_pruning(self, result: PruneResult) -> None:
         """Note what pruning did, with the scores it went by."""
-        content = result.to_json() | {"importance": importance}
+        content = result.to_json()
+        importance = content["importance"] = content.pop("criterion")
+        self.layers = content.pop("layers")
         couplings = content["couplings"]
         self.protected = content.pop("protected")
         scored = [{"name": c["name"], "scores": c.pop("scores"), "gone": c.pop("gone")} for c in couplings]
@@ -103,6 +110,11 @@ class RunRecord:
         self.evaluations.append(
             {"stage": stage, "data": data, "top1": found.top1, "top5": found.top5, "loss": loss, "count": found.count}
         )
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Note what a stage took that came after all that was noted before."""
+        whole = self.seconds.get(TOTAL, sum(self.seconds.values()))
+        self.seconds = self.seconds | {stage: self.seconds.get(stage, 0.0) + seconds, TOTAL: whole + seconds}
 
     def add_point(self, point: Point) -> None:
         """Note a point of the curve."""
@@ -134,31 +146,6 @@ class RunRecord:
             "versions": installed_versions(),
             "machine": machine(),
         }
-
-
-def layer_widths(before: nn.Module, after: nn.Module) -> list[dict[str, Any]]:
-    """List the layers with weights of two or more dimensions, with their inputs and outputs before and after.
-
-    Args:
-        before: The model as it was.
-        after: The same model, pruned.
-    """
-    others = dict(after.named_modules())
-    found = []
-    for path, module in before.named_modules():
-        weight, other = getattr(module, "weight", None), getattr(others.get(path), "weight", None)
-        if isinstance(weight, torch.Tensor) and isinstance(other, torch.Tensor) and weight.dim() > 1:
-            widths = [_inputs_and_outputs(module, weight), _inputs_and_outputs(others[path], other)]
-            found.append({"path": path, "kind": type(module).__name__, "before": widths[0], "after": widths[1]})
-    return found
-
-
-def _inputs_and_outputs(module: nn.Module, weight: torch.Tensor) -> list[int]:
-    """How many inputs a layer reads and how many outputs it writes."""
-    groups = getattr(module, "groups", 1)
-    transposed = getattr(module, "transposed", False) is True
-    first, second = weight.size(0), weight.size(1)
-    return [first, second * groups] if transposed else [second * groups, first]
 
 
 def machine() -> dict[str, Any]:

@@ -101,6 +101,11 @@ class RepairedImportance(tp.importance.Importance):
         by_shares_on_images = ranking == "expected" and self.calibration is not None
         self._ridge = _RIDGE_OF_IMAGES if by_shares_on_images else _RIDGE
 
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return f"DFPC, {self.ranking}, after repair by {self.settings.method}"
+
     def prepare(self, graph: tp.DependencyGraph, progress: Callable[[float], None]) -> None:
         """Make or take the images before anything is scored, which would do so too, but tell nobody.
 

@@ -28,6 +28,7 @@ from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightEr
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import exclusive
+from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
@@ -107,6 +108,7 @@ def bgsc(
     *,
     ranking: Ranking = "published",
     forward_fn: ForwardFunction | None = None,
+    progress: Progress | bool | None = None,
 ) -> Saliency:
     """Score every channel of `model` without data: one forward, one backward.
 
@@ -124,6 +126,8 @@ def bgsc(
             `analyses.moments`. `output` is a channel's share of the variance of the model's outputs: an estimate of the
             relative squared error that removing it makes there.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Returns:
         Scores per feed-in layer, on the CPU in float64.
@@ -139,7 +143,12 @@ def bgsc(
     """
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
-    return saliency_of(followed(model, example_inputs, forward_fn, flow_of(ranking)), ranking)
+    with shown(progress) as tell:
+        phases = Phases(tell)
+        with phases("following the model"):
+            bounds = followed(model, example_inputs, forward_fn, flow_of(ranking))
+        with phases("saliency"):
+            return saliency_of(bounds, ranking)
 
 
 def followed(

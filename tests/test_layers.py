@@ -9,8 +9,8 @@ import dfpc_plugin
 
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
-    "errors versions registry require interrupts generators files containers hooks preserve collector wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
-    "cost surgery coupling saliency state traced_call importance criteria selection host models latency progress repairing repaired_importance pruning artifact data evaluation "
+    "errors versions registry require interrupts generators files display progress layers containers hooks preserve collector wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
+    "cost surgery coupling saliency state traced_call importance criteria selection host models latency repairing repaired_importance pruning artifact data evaluation "
     "exporting finetuning record report workflow demo cli"
 ).split()
 HOSTS = {
@@ -23,7 +23,7 @@ HOSTS = {
     "jinja2": {"report"},
     "yaml": {"workflow", "cli"},
     "sklearn": {"data", "demo"},
-    "matplotlib": {"report", "demo"},
+    "matplotlib": {"display", "report", "demo"},
     "jsonargparse": {"cli"},
 }
 """Which parts may know which library."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.pruning import prune
-from dfpc_plugin.record import Point, RecordError, RunRecord, layer_widths, machine
+from dfpc_plugin.record import Point, RecordError, RunRecord, machine
 from dfpc_plugin.versions import installed_versions
 
 
@@ -26,7 +26,7 @@ def pruned():
 def test_it_goes_through_json_and_back():
     _, result = pruned()
     record = RunRecord({"name": "m"}, recipe="model: m\n")
-    record.add_pruning(result, "dfpc")
+    record.add_pruning(result)
     record.add_evaluation("before", "digits", Evaluation(50.0, 90.0, 1.5, 10, 0.1))
     record.add_point(Point("before", 10, 5, 50.0))
     content = record.to_json()
@@ -43,9 +43,9 @@ def test_it_goes_through_json_and_back():
 def test_saliency_is_that_of_the_couplings():
     _, result = pruned()
     record = RunRecord()
-    record.add_pruning(result, "dfpc")
+    record.add_pruning(result)
     saliency = record.to_json()["saliency"]
-    assert saliency["importance"] == "dfpc"
+    assert saliency["importance"] == "DFPC, expected"
     for entry, coupling in zip(saliency["couplings"], result.to_json()["couplings"], strict=True):
         assert (entry["name"], entry["scores"], entry["gone"]) == (
             coupling["name"],
@@ -85,9 +85,9 @@ def test_one_record_does_not_fill_another():
 
 
 def test_widths_are_inputs_and_outputs():
-    net, result = pruned()
+    _, result = pruned()
     left = {path: module for path, module in result.model.named_modules() if path in ("0", "3", "5")}
-    assert layer_widths(net, result.model) == [
+    assert result.layers().to_json() == [
         {"path": "0", "kind": "Conv2d", "before": [3, 8], "after": [3, left["0"].out_channels]},
         {
             "path": "3",
@@ -98,11 +98,6 @@ def test_widths_are_inputs_and_outputs():
         {"path": "5", "kind": "Linear", "before": [294, 4], "after": [left["5"].in_features, 4]},
     ]
     assert left["0"].out_channels < 8
-
-
-def test_widths_of_grouped_layers_count_all_inputs():
-    net = nn.Sequential(nn.Conv2d(6, 9, 1, groups=3), nn.ConvTranspose2d(6, 9, 1, groups=3))
-    assert [entry["before"] for entry in layer_widths(net, net)] == [[6, 9], [6, 9]]
 
 
 def test_versions_and_machine_are_named():

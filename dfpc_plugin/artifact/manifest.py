@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, tensor_nam
 from dfpc_plugin.artifact.reading import read_small, reported
 from dfpc_plugin.artifact.records import SavedTensor, Structure
 from dfpc_plugin.artifact.strict_json import checksum, parse
+from dfpc_plugin.display import Shown
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.models import ModelSpec
 
 __all__ = ["FORMAT", "LARGEST", "MANIFEST", "WEIGHTS", "File", "Manifest", "read_manifest"]
@@ -79,8 +82,8 @@ class File:
     bytes: int
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, repr=False)
+class Manifest(Shown):
     """What is known of a saved model without its weights.
 
     Attributes:
@@ -102,6 +105,43 @@ class Manifest:
     record: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = "1970-01-01T00:00:00+00:00"
+
+    def __repr__(self) -> str:
+        """What is saved, in a few lines."""
+        parameters = sum(
+            math.prod(entry.shape)
+            for entry in self.structure.tensors
+            if entry.kind == "parameter" and not entry.alias_of
+        )
+        files = ", ".join(f"{name} ({file.bytes:,} bytes)" for name, file in self.files.items())
+        done = (
+            "no record of how it came about"
+            if not self.record
+            else f"target {self.record.get('asked') or 'not recorded'}"
+        )
+        return "\n".join([
+            f"Manifest of a saved {self.spec.name}, {done}",
+            f"  {parameters:,} parameters in {len(self.structure.tensors):,} tensors, saved {self.created}",
+            f"  files: {files[:600]}",
+        ])  # fmt: skip
+
+    def layers(self) -> LayerTable:
+        """Return the layers with their widths before and after pruning, in the order of the forward.
+
+        Raises:
+            ArtifactError: The manifest does not say: it was saved without a record, which `dfpc prune` writes.
+        """
+        layers = (self.record or {}).get("layers")
+        if not layers:
+            raise ArtifactError(
+                "The manifest has no widths of layers: the model was saved without a record, which dfpc prune writes."
+            )
+        try:
+            return LayerTable.from_json(layers)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                "The record in the manifest has no widths of layers that can be read; it was written by another program."
+            ) from error
 
     @property
     def binding(self) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 from dfpc_plugin.cli import bench, check, couplings, demo, evaluate, export, finetune, prune, repair, report, score
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
+from dfpc_plugin.progress import silenced
 
 __all__ = ["main"]
 
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 str(Path.cwd())
             )  # for package.module:function; behind all else, so that no file there hides a package
     try:
-        return _run(sys.argv[1:] if argv is None else argv, consoles)
+        with silenced():  # commands show progress themselves
+            return _run(sys.argv[1:] if argv is None else argv, consoles)
     except SystemExit as stop:  # --help, --version and --print_config have printed what was asked for
         return stop.code if isinstance(stop.code, int) else 0
     except DFPCError as error:

@@ -7,18 +7,9 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
-from dfpc_plugin.progress import Progress as Tell
+from dfpc_plugin.progress import Progress, TerminalBars
 
 __all__ = ["bars"]
 
@@ -27,7 +18,7 @@ _EVERY = 15.0
 
 
 @contextlib.contextmanager
-def bars(console: Console, quiet: bool = False) -> Iterator[Tell]:
+def bars(console: Console, quiet: bool = False) -> Iterator[Progress]:
     """Yield what to call with what is being done and the share of it that is done.
 
     In a terminal, bars that disappear at the end; elsewhere a line for what takes longer than two seconds, then every quarter
@@ -36,30 +27,10 @@ def bars(console: Console, quiet: bool = False) -> Iterator[Tell]:
     if quiet:
         yield lambda name, share: None
     elif console.is_terminal:
-        with _columns(console) as progress:
-            yield _Bars(progress)
+        with contextlib.closing(TerminalBars(console)) as shown:
+            yield shown.tell
     else:
         yield _Lines(console)
-
-
-def _columns(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, transient=True,
-    )  # fmt: skip
-
-
-class _Bars:
-    """One bar for each kind of work."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, name: str, share: float) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=1.0)
-        self._progress.update(self._tasks[name], completed=share, visible=share < 1)
 
 
 class _Lines:

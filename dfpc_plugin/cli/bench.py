@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json, print_notes
 from dfpc_plugin.cli.subject import section_of
+from dfpc_plugin.display import Name
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
@@ -134,12 +134,12 @@ def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: to
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{shapes}, {where}", title_justify="left")
-    table.add_column("Model", overflow="fold")
+    table.add_column("Model", min_width=14)
     for heading in ("Milliseconds", "Spread", "Speed-up"):
         table.add_column(heading, justify="right")
     for name, latency in found.items():
         figures = _figures(latency, first)
         table.add_row(
-            Text(name), f"{figures['latency_ms']:.2f}", f"{figures['iqr_ms']:.2f}", f"{figures['speedup']:.2f}x"
+            Name(name), f"{figures['latency_ms']:.2f}", f"{figures['iqr_ms']:.2f}", f"{figures['speedup']:.2f}x"
         )
     return table

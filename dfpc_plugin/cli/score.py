@@ -8,9 +8,10 @@ from pathlib import Path
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
 from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.report.export import to_csv, to_json
-from dfpc_plugin.report.plots import require_plottable, write_plot
+from dfpc_plugin.report.plots import write_plot
 from dfpc_plugin.report.score import ModelScore, score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
@@ -27,7 +28,9 @@ class ScoreConfig(SubjectOptions):
     """Options of `dfpc score`.
 
     Attributes:
-        ranking: As published; relative: shares of every reading layer's total; expected: shares of its expected square.
+        ranking: What channels are scored by: expected (variance at the layers that read them, as dfpc prune ranks without
+            repair), output (variance at the model's outputs, as it ranks before a repair), relative (shares of bounds) or
+            published (the paper's bounds).
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
         csv: Write one row per layer and channel as CSV to this file, or to the standard output (-).
         plot: Draw the saliency of every coupling into this file (.png, .svg or .pdf).
@@ -35,7 +38,7 @@ class ScoreConfig(SubjectOptions):
         quiet: Print no table.
     """
 
-    ranking: Ranking = "published"
+    ranking: Ranking = "output"
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     plot: Path | None = field(default=None, metadata={"metavar": "FILE"})

@@ -37,6 +37,11 @@ class Slice:
         """Path of the layer that owns it."""
         return self.tensor.removesuffix(".weight")
 
+    def __repr__(self) -> str:
+        """Sizes in place of indices."""
+        units, each = self.indices.shape
+        return f"Slice({self.tensor!r}, dim={self.dim}, {units} units of {each} indices, {self.role})"
+
 
 @dataclass(frozen=True, eq=False)
 class DataFlowCoupling:
@@ -94,6 +99,11 @@ class DataFlowCoupling:
     def layers(self) -> tuple[str, ...]:
         """Every layer that holds a slice of it, in the order of the model."""
         return tuple(dict.fromkeys(axis.layer for axis in self.axes))
+
+    def __repr__(self) -> str:
+        """The same in a line."""
+        state = "prunable" if self.protected is None else f"protected: {self.protected}"
+        return f"DataFlowCoupling({self.name!r}, {self.width} channels, {len(self.layers)} layers, {state})"
 
     def __str__(self) -> str:
         """Name, width, what it joins, and why it is protected if it is."""

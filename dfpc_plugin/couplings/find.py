@@ -14,11 +14,12 @@ from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
+from dfpc_plugin.couplings.collection import Couplings
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.declared import declared_widths
 from dfpc_plugin.couplings.sizes import Violation, solve
 from dfpc_plugin.couplings.structure import Structure, find_structure
-from dfpc_plugin.couplings.usage import unused_layers
+from dfpc_plugin.couplings.usage import unused_layers, used_modules
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import exclusive
@@ -29,7 +30,7 @@ from dfpc_plugin.wrappers import HoldsModel, plain_model
 __all__ = ["CouplingMap", "find_couplings", "map_couplings"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CouplingMap:
     """A model's channels and couplings, and which demands depend on what.
 
@@ -40,16 +41,22 @@ class CouplingMap:
         touching: Demands by the structures that they count or read.
         mentions: Demands by the attributes that they are computed from.
         unused: Layers and parameters that the forward never uses, with the number of their values.
+        order: Paths of the modules that hold parameters, in the order in which the forward first uses them.
         bounds: What flowed in the same run, if something was asked to.
     """
 
     channels: Channels
-    couplings: list[DataFlowCoupling]
+    couplings: Couplings
     structure: Tensor
     touching: dict[int, list[Size]]
     mentions: dict[Attribute, list[Size]]
     unused: dict[str, int] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     bounds: Bounds | None = None
+
+    def __repr__(self) -> str:
+        """How much is in it."""
+        return f"CouplingMap({self.couplings.summary})"
 
     def sizes_of(self, removed: Tensor) -> list[Size]:
         """Demands that removing channels may touch."""
@@ -64,7 +71,7 @@ def find_couplings(
     forward_fn: ForwardFunction | None = None,
     *,
     whole_heads: bool = False,
-) -> list[DataFlowCoupling]:
+) -> Couplings:
     """Find the data-flow couplings of `model`: the sets of channels that can only be removed together.
 
     Runs the model once on tensors that carry channel labels instead of values: reshapes, splits, concatenations and
@@ -74,7 +81,8 @@ def find_couplings(
     Attention loses dimensions of every head by default; with `whole_heads`, it loses whole heads.
 
     Returns:
-        Couplings in the order of the model's parameters. One that must not be pruned says why in `protected`.
+        A list of couplings in the order of the model's parameters, which `plot` draws. One that must not be pruned says why
+        in `protected`.
 
     Raises:
         UnsupportedOperatorError: Operators of the model are not known.
@@ -101,8 +109,9 @@ def map_couplings(
         channels = channels_of(trace.channels, whole_heads=whole_heads)
         modules = trace.run.names.modules
         channels.stated += list(declared_widths(modules, channels, forward_fn))
-        found = _map(model, channels, unused_layers(modules, trace.run.used))
-        return dataclasses.replace(found, bounds=trace.bounds)
+        found = _map(model, channels, unused_layers(modules, trace.run.used.keys()))
+        order = used_modules(modules, trace.run.used)
+        return dataclasses.replace(found, couplings=Couplings(found.couplings, order), order=order, bounds=trace.bounds)
 
 
 def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> CouplingMap:
@@ -112,7 +121,7 @@ def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> Coupli
     for number, structure in enumerate(structures):
         number_of[structure.channels] = number
     touching, mentions = _touching(channels, number_of), _mentions(channels)
-    result = CouplingMap(channels, [], number_of, touching, mentions, unused)
+    result = CouplingMap(channels, Couplings(), number_of, touching, mentions, unused)
     arranged = [
         portion
         for number, structure in enumerate(structures)

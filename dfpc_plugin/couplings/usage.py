@@ -1,13 +1,13 @@
-"""Which layers a forward never uses: they have no couplings, and stay as they are."""
+"""Which layers a forward uses, in which order, and which it never uses: these have no couplings, and stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import torch
 from torch import nn
 
-__all__ = ["unused_layers"]
+__all__ = ["unused_layers", "used_modules"]
 
 
 def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str, int]:
@@ -43,3 +43,18 @@ def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str,
 
     look("", modules[""])
     return found
+
+
+def used_modules(modules: Mapping[str, nn.Module], used: Iterable[int]) -> tuple[str, ...]:
+    """Return the paths of modules in the order in which the forward first uses their parameters.
+
+    Args:
+        modules: All modules of a model by path.
+        used: Identities of the parameters that operators were called on, in the order of the calls.
+    """
+    owner: dict[int, str] = {}
+    for path, module in modules.items():
+        holder = path.partition(".parametrizations.")[0].removeprefix("parametrizations.")
+        for parameter in module._parameters.values():
+            owner.setdefault(id(parameter), holder)
+    return tuple(dict.fromkeys(owner[number] for number in used if number in owner))

@@ -21,6 +21,7 @@ from dfpc_plugin.finetuning.schedule import ScheduleSettings
 from dfpc_plugin.finetuning.schedule_result import ScheduleResult, iterations_of
 from dfpc_plugin.finetuning.setup import finished, run_for
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
+from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import Figures, PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
@@ -64,7 +65,8 @@ def prune_and_tune(
         forward_fn: As for `prune`.
         checkpoint: A directory to save the run to, as for `finetune`.
         resume: Take up the run that is saved there, as for `finetune`.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Raises:
         TargetError: The target makes no sense or cannot be reached.
@@ -82,7 +84,10 @@ def prune_and_tune(
         example_inputs, pruning or PruneSettings(), as_importance(importance), mending, forward_fn, settings.anchored
     )  # fmt: skip
     # In one go and without repair: an impossible target is better found now than after days.
-    full = Cut.of(dataclasses.replace(cutter, repair=None).prune(model, wanted)).before
+    planned = dataclasses.replace(cutter, repair=None).prune(model, wanted)
+    full, order = Cut.of(planned).before, [layer.layer for layer in planned.layers()]
+    criterion = planned.criterion
+    del planned  # and the model in it
     what = {
         "kind": "cutting and tuning", "target": str(wanted), "settings": settings.to_json(), **cutter.described(),
         "macs": full.macs, "parameters": full.parameters,
@@ -95,7 +100,7 @@ def prune_and_tune(
         tuned, last = finished(run), settings.final or settings.tuning
         evaluation = run.evaluate(tuned, last.batch_size, last.workers)
         return ScheduleResult(
-            tuned, _summary(run, tuned, wanted, full, cuts), settings, iterations_of(cuts, run.state.history),
+            tuned, _summary(run, tuned, wanted, full, cuts, order, criterion), settings, iterations_of(cuts, run.state.history),
             tuple(run.state.history), run.state.steps, evaluation, run.seconds,
         )  # fmt: skip
 
@@ -124,11 +129,14 @@ def _go(run: Run, cutter: Cutter, goal: Goal, settings: ScheduleSettings) -> lis
     return cuts
 
 
-def _summary(run: Run, model: nn.Module, target: Target, full: Figures, cuts: list[Cut]) -> PruneResult:
+def _summary(
+    run: Run, model: nn.Module, target: Target, full: Figures, cuts: list[Cut], order: list[str], criterion: str
+) -> PruneResult:
     """All cuts as the result of one pruning."""
     whole = as_one(cuts)
     notes = (f"Cut in {len(cuts)} steps, with {run.state.steps} steps of training between and after them.",)
     return PruneResult(
         model, target, Goal(target, full).reached(whole.after), whole.before, whole.after, whole.couplings, whole.removed,
-        {**run.phases.seconds}, notes,
+        {**run.phases.seconds}, notes, widths=layer_table(layer_shapes(run.given), layer_shapes(model), order),
+        criterion=criterion,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.display import Shown
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.settings import FinetuneSettings
 from dfpc_plugin.wrappers import HoldsModel
@@ -19,8 +20,8 @@ def outcome_json(steps: int, evaluation: Evaluation | None, seconds: float) -> d
     return {"steps": steps, "evaluation": None if evaluation is None else evaluation.to_json(), "seconds": seconds}
 
 
-@dataclass(frozen=True)
-class FinetuneResult(HoldsModel):
+@dataclass(frozen=True, repr=False)
+class FinetuneResult(HoldsModel, Shown):
     """A fine-tuned model, and how it came about.
 
     Attributes:
@@ -49,7 +50,15 @@ class FinetuneResult(HoldsModel):
 
     def __str__(self) -> str:
         """One line."""
-        reached = (
-            f"loss {self.history[-1]['loss']:.4f} in training" if self.evaluation is None else str(self.evaluation)
-        )
-        return f"{self.steps} steps in {self.seconds:.0f} s: {reached}"
+        return f"{self.steps} steps in {self.seconds:.0f} s: {self._reached}"
+
+    def __repr__(self) -> str:
+        """The same with the model's class."""
+        return f"FinetuneResult of {type(self.model).__name__}. {self}"
+
+    @property
+    def _reached(self) -> str:
+        """How good the model is."""
+        if self.evaluation is not None:
+            return str(self.evaluation)
+        return f"loss {self.history[-1]['loss']:.4f} in training" if self.history else "no step was logged"

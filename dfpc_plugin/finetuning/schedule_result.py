@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.display import Shown
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.cuts import Cut
 from dfpc_plugin.finetuning.result import outcome_json
@@ -37,9 +38,9 @@ class Iteration:
     top1: float | None
 
 
-@dataclass(frozen=True)
-class ScheduleResult(HoldsModel):
-    """A pruned and tuned model, and how it came about. `print` it for a table.
+@dataclass(frozen=True, repr=False)
+class ScheduleResult(HoldsModel, Shown):
+    """A pruned and tuned model, and how it came about. `print` it for tables.
 
     Attributes:
         model: The model, in evaluation mode, where the given one is.
@@ -74,9 +75,17 @@ class ScheduleResult(HoldsModel):
         }
 
     def __str__(self) -> str:
-        """The table of what went where, and one line on the tuning."""
+        """The tables of the pruning, and one line on the tuning."""
+        return f"{self.pruning}\n{self._tuning}"
+
+    def __repr__(self) -> str:
+        """The figures of the pruning, and one line on the tuning."""
+        return f"ScheduleResult: {self._tuning}\n{self.pruning!r}"
+
+    @property
+    def _tuning(self) -> str:
         reached = "" if self.evaluation is None else f": {self.evaluation}"
-        return f"{self.pruning}\n{len(self.iterations)} cuts, {self.steps} steps in {self.seconds:.0f} s{reached}"
+        return f"{len(self.iterations)} cuts, {self.steps} steps in {self.seconds:.0f} s{reached}"
 
 
 def iterations_of(cuts: Sequence[Cut], history: Sequence[Mapping[str, Any]]) -> tuple[Iteration, ...]:

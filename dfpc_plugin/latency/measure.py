@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained, is_written_to
 from dfpc_plugin.preserve import evaluating, exclusive, watched
+from dfpc_plugin.progress import shown_share
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ class Latency:
 
     seconds: tuple[float, ...]
     threads: int
+
+    def __repr__(self) -> str:
+        """Median and spread in place of every round."""
+        return (
+            f"Latency({1e3 * self.median:.4g} ms, interquartile range {1e3 * self.iqr:.2g} ms, {len(self.seconds)} rounds, "
+            f"{self.threads} {'thread' if self.threads == 1 else 'threads'})"
+        )
 
     @property
     def median(self) -> float:
@@ -104,7 +112,7 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
     warmup: int = 2,
     forwards: int | None = None,
     compiled: bool = False,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | bool | None = None,
 ) -> dict[str, Latency] | Latency:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
 
@@ -120,7 +128,8 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
         compiled: Time what `torch.compile` makes of the models; compiling is not timed.
-        progress: Called after every round with the share of the work that is done, 0 to 1.
+        progress: Called after every round with the share of the work that is done, 0 to 1. Or True for a bar at once, False for
+            none; by default as for `prune`.
 
     Returns:
         The latency of each model by name; for a single model, its latency.
@@ -148,7 +157,8 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
             single = {name: _warmed_up(timers[name], warmup, model, inputs) for name, model in named.items()}
         for run in runs.values():
             run.reuse_inputs()
-        found = _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+        with shown_share(progress, "measuring latency") as tell:
+            found = _take_turns(timers, threads, _counts(single, min_run_time, forwards), tell)
     return found if isinstance(models, Mapping) else found[""]
 
 

@@ -47,7 +47,7 @@ class LatencySettings:
         self,
         models: Mapping[str, nn.Module | HoldsModel],
         example_inputs: ExampleInputs,
-        progress: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] | bool | None = None,
     ) -> dict[str, Latency]:
         """Measure models side by side; see `measure_latency`.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
-from dfpc_plugin.criteria import as_importance
+from dfpc_plugin.criteria import as_importance, label_of
 from dfpc_plugin.errors import PrunerSettingError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -93,8 +93,9 @@ def prune(
         latency: How to measure latency. If given, latency is measured for every target.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
         inplace: Prune `model` itself. If anything fails, it is not changed.
-        progress: True for progress bars in the terminal, or a function that is called with the phase and the fraction of
-            it that is done.
+        progress: True for progress bars at once, False for none, or a function that is called with the phase and the fraction
+            of it that is done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences
+            all calls.
 
     Returns:
         The pruned model with the target, the result and the removed channels.
@@ -140,7 +141,17 @@ def prune(
         order, length, measured = _plan(subject, wanted, ranked_by, latency, scores, phases, mender)
         uncut = kept_state(graph.coupling_map)
         result = summarise(
-            subject, wanted, order, length, measured, latency, scores, phases, mender, rounded_by_default=by_default
+            subject,
+            wanted,
+            order,
+            length,
+            measured,
+            latency,
+            scores,
+            phases,
+            mender,
+            rounded_by_default=by_default,
+            criterion=label_of(ranked_by),
         )
     return _carried_out(result, model, uncut, order.channels(length)) if inplace else result
 

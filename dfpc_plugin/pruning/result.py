@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
+from dfpc_plugin.display import Shown
 from dfpc_plugin.latency import Latency
+from dfpc_plugin.layers import LayerTable
+from dfpc_plugin.pruning.table import result_summary, result_table
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
 from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
-
-_SHOWN = 12
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,11 @@ class CouplingCut:
     scores: tuple[float, ...] = ()
     gone: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        """Its sizes in place of its scores."""
+        layers = "" if len(self.layers) < 2 else f", {len(self.layers)} layers"
+        return f"CouplingCut({self.name!r}{layers}, {self.before} -> {self.after})"
+
 
 @dataclass(frozen=True)
 class ProtectedCoupling:
@@ -80,10 +82,14 @@ class ProtectedCoupling:
     width: int
     reason: str
 
+    def __repr__(self) -> str:
+        """Without the names of all layers."""
+        return f"ProtectedCoupling({self.name!r}, width={self.width}, reason={self.reason!r})"
 
-@dataclass(frozen=True)
-class PruneResult(HoldsModel):
-    """A pruned model, and how it came about. `print` it for a table.
+
+@dataclass(frozen=True, repr=False)
+class PruneResult(HoldsModel, Shown):
+    """A pruned model, and how it came about. `print` it for tables; a notebook shows it as a report.
 
     Attributes:
         model: The pruned model.
@@ -100,6 +106,8 @@ class PruneResult(HoldsModel):
         repair: What the repair has done; None where there was none.
         protected: Couplings that layers produce and that were not pruned, each with its reason: they must stay, have no
             score, or were left out by the settings.
+        widths: What `layers` returns.
+        criterion: What channels were ranked by.
     """
 
     model: nn.Module
@@ -113,6 +121,27 @@ class PruneResult(HoldsModel):
     notes: tuple[str, ...] = ()
     repair: RepairResult | None = None
     protected: tuple[ProtectedCoupling, ...] = ()
+    widths: LayerTable = field(default_factory=LayerTable)
+    criterion: str = ""
+
+    def layers(self) -> LayerTable:
+        """Return the layers with their widths before and after, in the order of the forward.
+
+        `print` the table, or take it on with `to_dicts()`, `to_csv()` and `plot()`.
+        """
+        return self.widths
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the channels that remain in every layer, and return the matplotlib figure.
+
+        Args:
+            path: Also write it to this file: .png, .svg or .pdf.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            OutputError: The file cannot be written.
+        """
+        return self.widths.plot(path)
 
     @property
     def speedup(self) -> float | None:
@@ -135,11 +164,17 @@ class PruneResult(HoldsModel):
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
             "repair": None if self.repair is None else self.repair.to_json(),
+            "layers": self.widths.to_json(),
+            "criterion": self.criterion,
         }
 
     def __str__(self) -> str:
-        """The table of what was asked for, reached, and lost."""
-        return _table(self)
+        """The tables of what was asked for and reached, and of the layers that lost most."""
+        return result_table(self)
+
+    def __repr__(self) -> str:
+        """The figures before and after, in a few lines."""
+        return result_summary(self)
 
 
 def _listed(content: dict[str, Any]) -> dict[str, Any]:
@@ -160,59 +195,3 @@ def _figures(figures: Figures) -> dict[str, Any]:
         content["latency_iqr_ms"] = 1e3 * figures.latency.iqr
         content["threads"] = figures.latency.threads
     return content
-
-
-def _table(result: PruneResult) -> str:
-    """The figures before and after, what couplings have lost, and where the time went, as text."""
-    text = io.StringIO()
-    console = Console(file=text, width=_WIDTH)
-    console.print(_cost_table(result))
-    console.print(_coupling_table(result))
-    seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
-    console.print(Text(f"Took {sum(result.seconds.values()):.1f} s: {seconds}."))
-    if result.repair is not None:
-        console.print(Text(result.repair.summary))
-    for note in result.notes:
-        console.print(Text(note))
-    return text.getvalue().rstrip()
-
-
-def _cost_table(result: PruneResult) -> Table:
-    """Before and after."""
-    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
-    table = Table(title=f"Asked for {result.target}; reached {reached}", title_justify="left")
-    table.add_column("")
-    for column in ("before", "after", "remaining"):
-        table.add_column(column, justify="right")
-    rows: list[tuple[str, Callable[[Figures], float | None], str]] = [
-        ("channels", lambda figures: figures.channels, "{:,.0f}"),
-        ("MACs", lambda figures: figures.macs, "{:,.0f}"),
-        ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
-        ("latency (ms)", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
-        ("  IQR (ms)", lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
-        ("score", lambda figures: figures.score, "{:.4g}"),
-    ]
-    for name, read, form in rows:
-        before, after = read(result.before), read(result.after)
-        if before is not None and after is not None:
-            left = f"{after / before:.1%}" if before and name != "  IQR (ms)" else ""
-            table.add_row(name, form.format(before), form.format(after), left)
-    if result.speedup is not None:
-        table.add_row("speed-up", "", f"{result.speedup:.2f}x", "")
-    return table
-
-
-def _coupling_table(result: PruneResult) -> Table:
-    """The couplings that have lost the largest shares."""
-    cut = [coupling for coupling in result.couplings if coupling.after < coupling.before]
-    cut.sort(key=lambda coupling: coupling.after / coupling.before)
-    table = Table(title=f"{len(cut)} of {len(result.couplings)} couplings pruned", title_justify="left")
-    table.add_column("coupling", overflow="fold")
-    for column in ("layers", "before", "after", "remaining"):
-        table.add_column(column, justify="right")
-    for coupling in cut[:_SHOWN]:
-        left = f"{coupling.after / coupling.before:.0%}"
-        table.add_row(coupling.name, str(len(coupling.layers)), str(coupling.before), str(coupling.after), left)
-    if len(cut) > _SHOWN:
-        table.add_row(f"and {len(cut) - _SHOWN} more", "", "", "", "")
-    return table

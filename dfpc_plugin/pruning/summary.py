@@ -11,6 +11,7 @@ from dfpc_plugin.couplings.outputs import removed_outputs
 from dfpc_plugin.couplings.sizes import changed_factors
 from dfpc_plugin.families import counting_note
 from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
@@ -40,6 +41,7 @@ def summarise(
     mender: Mender,
     *,
     rounded_by_default: bool,
+    criterion: str,
 ) -> PruneResult:
     """Remove the first `length` units of `order` from the model, repair it, and put the result together.
 
@@ -54,7 +56,7 @@ def summarise(
             pair = {"before": subject.model, "after": subject.copy_without(channels)}
             found = latency.measure(pair, subject.inputs, tell)
         measured = Measured(length, found["before"], found["after"])
-    removed_channels = subject.removed_with(channels)
+    removed_channels, shapes = subject.removed_with(channels), layer_shapes(subject.model)
     scores.before(lambda: copy_of(subject.model))
     scored = subject.settings.rescore is None
     couplings = tuple(_coupling(c, count, scored) for c, count in zip(order.candidates, counts, strict=True))
@@ -78,7 +80,7 @@ def summarise(
     notes += () if mender.result else (NOT_REPAIRED,)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
-        _protected(subject, order),
+        _protected(subject, order), layer_table(shapes, layer_shapes(subject.model), subject.graph.coupling_map.order), criterion,
     )  # fmt: skip
 
 

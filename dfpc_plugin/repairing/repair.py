@@ -54,7 +54,8 @@ def repair(
             comparing weights.
         forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
         inplace: Change `model` itself. If anything fails, it is as it was.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Returns:
         The repaired model with what was done to each layer.

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from dfpc_plugin.display import Name, Shown, as_text
 from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["NO_PLACE", "SHARED", "LayerRepair", "RepairResult"]
 
 NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
 SHARED = "shares its weight with another layer"
-_SHOWN, _WIDTH = 12, 100
+_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class LayerRepair:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class RepairResult(HoldsModel):
+@dataclass(frozen=True, repr=False)
+class RepairResult(HoldsModel, Shown):
     """A repaired model, and how it came about. `print` it for a table.
 
     Attributes:
@@ -86,34 +86,35 @@ class RepairResult(HoldsModel):
 
     def __str__(self) -> str:
         """The table of errors before and after."""
-        text = io.StringIO()
-        console = Console(file=text, width=_WIDTH)
-        console.print(self._table())
-        if self.output_error is not None:
-            console.print(Text("Error of the model's output: {:.2%} before, {:.2%} after.".format(*self.output_error)))
         seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in self.seconds.items())
-        console.print(Text(f"Took {sum(self.seconds.values()):.1f} s: {seconds}."))
-        for note in self.notes:
-            console.print(Text(note))
-        return text.getvalue().rstrip()
+        took = f"Took {sum(self.seconds.values()):.1f} s: {seconds}."
+        return as_text(self.summary, self._table(), took, *self.notes)
+
+    def __repr__(self) -> str:
+        """The summary in a line."""
+        return f"RepairResult of {type(self.model).__name__}. {self.summary}"
 
     def _table(self) -> Table:
         """The layers that were furthest off."""
         changed = [layer for layer in self.layers if layer.changed or layer.note not in ("", "as in the original")]
         changed.sort(key=lambda layer: -layer.before if layer.before == layer.before else 0.0)
-        count = sum(layer.changed for layer in self.layers)
-        table = Table(title=f"{self.method}: {count} of {len(self.layers)} layers changed", title_justify="left")
-        table.add_column("layer", overflow="fold")
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("layer", min_width=14)
         for column in ("error before", "after", "ridge"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         table.add_column("")
         measured = any(layer.before == layer.before or layer.note for layer in changed)
         if not measured:  # by nothing but weights
             table.columns[1:] = []
         for layer in changed[:_SHOWN]:
             errors = ["" if value != value else f"{value:.2%}" for value in (layer.before, layer.after)]
-            cells = (layer.name, *errors, "" if layer.ridge is None else f"{layer.ridge:g}", layer.note)
+            cells: tuple[Name | str, ...] = (
+                Name(layer.name),
+                *errors,
+                "" if layer.ridge is None else f"{layer.ridge:g}",
+                layer.note,
+            )
             table.add_row(*cells[: len(table.columns)])
         if len(changed) > _SHOWN:
-            table.add_row(f"and {len(changed) - _SHOWN} more")
+            table.add_row(Text(f"and {len(changed) - _SHOWN} more", style="dim"))
         return table

@@ -45,7 +45,7 @@ class RepairSettings:
     """
 
     method: Method = "synthetic"
-    images: Images | None = field(default=None, compare=False)
+    images: Images | None = field(default=None, compare=False, repr=False)
     count: int | None = None
     steps: int = 40
     ridge: float | None = None

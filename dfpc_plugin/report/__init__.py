@@ -5,6 +5,7 @@ from dfpc_plugin.report.coupling_export import couplings_to_csv, couplings_to_js
 from dfpc_plugin.report.coupling_tables import print_coupling, print_couplings
 from dfpc_plugin.report.couplings import ModelCouplings, UnknownCouplingError, couple_model
 from dfpc_plugin.report.export import to_csv, to_json
+from dfpc_plugin.report.notebook import record_view
 from dfpc_plugin.report.plots import draw_saliency, write_plot
 from dfpc_plugin.report.score import ModelScore, score_model
 from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
@@ -27,6 +28,7 @@ __all__ = [
     "print_coupling",
     "print_couplings",
     "print_score",
+    "record_view",
     "score_model",
     "summarise",
     "to_csv",

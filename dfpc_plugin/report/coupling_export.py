@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dfpc_plugin.couplings import DataFlowCoupling, Slice
+from dfpc_plugin.display import csv_text
 from dfpc_plugin.report.couplings import ModelCouplings
-from dfpc_plugin.report.csv_text import csv_text
 
 __all__ = ["couplings_to_csv", "couplings_to_json"]
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.display import Name, counted, first_and_more
 from dfpc_plugin.report.couplings import ModelCouplings
 
 __all__ = ["print_coupling", "print_couplings"]
@@ -39,7 +40,7 @@ def print_couplings(found: ModelCouplings, console: Console, everything: bool = 
     shown = len(found.prunable) + len(protected)
     macs, parameters = _percent(found.prunable_macs), _percent(found.prunable_parameters)
     console.print(
-        f"{_count(shown, 'coupling')}; {len(found.prunable)} can be pruned; {macs} of the MACs and "
+        f"{counted(shown, 'coupling')}; {len(found.prunable)} can be pruned; {macs} of the MACs and "
         f"{parameters} of the parameters lie in couplings that can be pruned"
     )
     if found.positions and not everything:
@@ -50,7 +51,7 @@ def print_couplings(found: ModelCouplings, console: Console, everything: bool = 
 def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: Console) -> None:
     """Print one coupling of `found` in full: every tensor and dimension that goes with its units."""
     blocks = f" in {len(coupling.blocks)} blocks" if len(coupling.blocks) > 1 else ""
-    numbers = f"{_count(coupling.channels, 'unit')}, {_count(coupling.width, 'channel')}{blocks}"
+    numbers = f"{counted(coupling.channels, 'unit')}, {counted(coupling.width, 'channel')}{blocks}"
     line = f": {numbers}, {_percent(coupling.macs)} of the MACs"
     console.print(Text(coupling.name, style="bold").append(line, style="not bold"))
     if coupling.protected is None:
@@ -66,7 +67,7 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
     for piece in coupling.slices:
         size = found.sizes[piece.tensor][piece.dim]
         length = f"{size} x {piece.groups} groups" if piece.groups > 1 else str(size)
-        table.add_row(Text(piece.tensor), str(piece.dim), length, str(piece.indices.size(1)), piece.role)
+        table.add_row(Name(piece.tensor), str(piece.dim), length, str(piece.indices.size(1)), piece.role)
     console.print(table)
     console.print(Text("Per unit: how many indices of the dimension go with each unit.", style="dim"))
 
@@ -82,10 +83,10 @@ def _prunable_table(couplings: Iterable[DataFlowCoupling]) -> Table:
     table = _table("Coupling")
     for heading in ("Units", "Width", "MACs", "Feed-in"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Feed-out", overflow="fold", min_width=16)
+    table.add_column("Feed-out", min_width=14)
     for c in couplings:
         cells = (str(c.channels), _width(c), _percent(c.macs), str(len(c.feed_in)))
-        table.add_row(Text(c.name), *cells, _layers(c.feed_out))
+        table.add_row(Name(c.name), *cells, first_and_more(c.feed_out))
     return table
 
 
@@ -97,7 +98,7 @@ def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
     table.add_column("Why", overflow="fold", min_width=24)
     for alike in rows:
         first, more = alike[0], len(alike) - 1
-        name = Text(first.name).append(f" and {more} alike" if more else "", style="dim")
+        name = Name(first.name, f" and {more} alike" if more else "")
         share = _percent(sum(c.macs for c in alike))
         sides = (str(len(first.feed_in)), str(len(first.feed_out)))
         table.add_row(name, _width(first), share, *sides, Text(first.protected or ""))
@@ -124,24 +125,14 @@ def _positions_line(positions: Sequence[DataFlowCoupling]) -> str:
 
 def _table(first: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold", min_width=16)
+    table.add_column(first, min_width=16)
     return table
-
-
-def _layers(names: Sequence[str]) -> Text:
-    """The first of the layers, and how many more there are."""
-    text = Text(names[0] if names else "")
-    return text.append(f" +{len(names) - 1}") if len(names) > 1 else text
 
 
 def _width(coupling: DataFlowCoupling) -> str:
     """How many channels there are; where they come in blocks, units by blocks."""
     blocks = len(coupling.blocks)
     return str(coupling.width) if blocks == 1 else f"{coupling.channels} x {blocks} blocks"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _percent(share: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from dfpc_plugin.display import csv_text
 from dfpc_plugin.files import finite
-from dfpc_plugin.report.csv_text import csv_text
 from dfpc_plugin.report.score import ModelScore
 from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
 from dfpc_plugin.saliency import Saliency

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dfpc_plugin.files import OutputError, require_writable, write_bytes
+from dfpc_plugin.display.figures import new_figure, plot_settings, require_plottable, save_figure
 from dfpc_plugin.report.summary import CouplingSummary, summarise
-from dfpc_plugin.require import require
 from dfpc_plugin.saliency import Saliency
 
-__all__ = ["draw_saliency", "require_plottable", "write_plot"]
+__all__ = ["draw_saliency", "write_plot"]
 
-_FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette, which the common kinds of colour blindness tell apart; the markers say it again.
 _STYLES = {
     "one feed-in layer": ("#0072B2", "o"),
@@ -28,19 +25,6 @@ _NAMES_UP_TO = 80
 _NAME_LENGTH = 26
 
 
-def require_plottable(path: Path) -> None:
-    """Raise, before any work is done, if a plot cannot be written to `path`.
-
-    Raises:
-        OutputError: The file's ending is not one of .png, .svg and .pdf, or it cannot be written.
-        MissingDependencyError: matplotlib is not installed.
-    """
-    if path.suffix.lower() not in _FORMATS:
-        raise OutputError(f"Cannot draw '{path}': end its name in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")
-    require_writable(path)
-    require("matplotlib", "matplotlib", "plots")
-
-
 def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
     """Draw `saliency` into a PNG, SVG or PDF file, by its ending.
 
@@ -49,15 +33,8 @@ def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
         MissingDependencyError: matplotlib is not installed.
     """
     require_plottable(path)
-    buffer = io.BytesIO()
-    kind = path.suffix.lower().removeprefix(".")
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    # No date and a fixed salt: the same scores give the same bytes. The settings end with this block.
-    with require("matplotlib", "matplotlib", "plots").rc_context(
-        {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
-    ):
-        draw_saliency(saliency, title).savefig(buffer, format=kind, dpi=130, metadata=metadata)
-    write_bytes(path, buffer.getvalue())
+    with plot_settings():
+        save_figure(draw_saliency(saliency, title), path)
 
 
 def draw_saliency(saliency: Saliency, title: str = "") -> Any:
@@ -65,12 +42,9 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
 
     The scale is logarithmic. A score of zero has no place on it and is marked at the bottom.
     """
-    require("matplotlib", "matplotlib", "plots")
     summaries = summarise(saliency)
-    figure_class = require("matplotlib.figure", "matplotlib", "plots").Figure
-    # Figure without pyplot: no window, no global state, whatever backend the user has set.
     inches = 2 + (0.21 if len(summaries) <= _NAMES_UP_TO else 0.1) * len(summaries)
-    figure = figure_class(figsize=(min(20.0, max(7.5, inches)), 5.6), layout="constrained")
+    figure = new_figure(min(20.0, max(7.5, inches)), 5.6)
     axes = figure.subplots()
     for label, (colour, marker) in _STYLES.items():
         group = [summary for summary in summaries if _style(summary) == label]

@@ -40,7 +40,7 @@ class ModelScore:
 
 
 def score_model(
-    name: str, model: nn.Module, inputs: ExampleInputs, *, ranking: Ranking = "published", trained: bool = False
+    name: str, model: nn.Module, inputs: ExampleInputs, *, ranking: Ranking = "output", trained: bool = False
 ) -> ModelScore:
     """Score a model, and time it.
 

@@ -10,14 +10,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dfpc_plugin.display import first_and_more
 from dfpc_plugin.report.check import ModelCheck
 from dfpc_plugin.report.score import ModelScore
 from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
-from dfpc_plugin.saliency import Saliency
+from dfpc_plugin.saliency import Ranking, Saliency
 
 __all__ = ["coupling_table", "print_check", "print_score"]
 
 _MODULES_SHOWN = 6
+_OTHERS = "--ranking takes output, expected, relative or published"
+_RANKED_BY: dict[Ranking, str] = {
+    "output": "Score: a channel's share of the variance at the model's outputs, the criterion that dfpc prune uses where a repair "
+    f"follows (it then also counts what repair compensates, and what a channel costs). {_OTHERS}.",
+    "expected": "Score: a channel's share of the variance at the layers that read it, the criterion that dfpc prune uses without "
+    f"repair. {_OTHERS}.",
+    "relative": f"Score: a channel's share of the bounds at the layers that read it. {_OTHERS}.",
+    "published": f"Score: the bounds of the paper's Algorithm 1, unscaled; dfpc prune does not use them by default. {_OTHERS}.",
+}
+"""What scores are, and whether `dfpc prune` goes by them."""
 
 
 def print_score(score: ModelScore, console: Console, top: int | None = None) -> None:
@@ -48,15 +59,17 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("Feed-in layers", overflow="fold", min_width=16)
+    table.add_column("Feed-in layers", min_width=14)
     for heading in ("Feed-out", "Width", "Lowest", "@", "Median", "Highest", "@"):
         table.add_column(heading, justify="left" if heading == "@" else "right", no_wrap=True)
     for summary in _selected(saliency, top):
         coupling = summary.coupling
         cells = ("mixed", *[""] * 5) if summary.mixed else _cells(summary.range, 1)
-        table.add_row(str(summary.index), _layers(coupling.feed_in), str(len(coupling.feed_out)), *cells)
+        table.add_row(str(summary.index), first_and_more(coupling.feed_in), str(len(coupling.feed_out)), *cells)
         for layers, values in summary.by_width:
-            table.add_row("", Padding(_layers(layers), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim")
+            table.add_row(
+                "", Padding(first_and_more(layers), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
+            )
     return table
 
 
@@ -83,13 +96,6 @@ def _selected(saliency: Saliency, top: int | None) -> Sequence[CouplingSummary]:
     return sorted(chosen, key=lambda summary: summary.index)
 
 
-def _layers(names: Sequence[str]) -> Text:
-    """First and last of the layers, and how many; the table breaks the line between names only if it has to."""
-    if len(names) < 3:
-        return Text(" + ".join(names))
-    return Text(f"{names[0]} … {names[-1]} ({len(names)})")
-
-
 def _cells(values: ScoreRange, layers: int) -> tuple[str, ...]:
     """Width, lowest, its channel, median, highest, its channel; several layers' scores together have no one channel."""
     return (
@@ -103,7 +109,10 @@ def _cells(values: ScoreRange, layers: int) -> tuple[str, ...]:
 
 
 def _small_print(score: ModelScore, top: int | None) -> list[str]:
-    lines = ["Scores are summed over a coupling's feed-in layers; @ is the channel that has the score."]
+    lines = [
+        _RANKED_BY[score.ranking],
+        "Scores are summed over a coupling's feed-in layers; @ is the channel that has the score.",
+    ]
     summaries = summarise(score.saliency)
     if any(summary.mixed for summary in summaries):
         lines.append("mixed: the feed-in layers have different widths, so scores are those of single layers, by width.")

@@ -70,7 +70,7 @@ class TracedRun:
         bounds: The analysis of bounds, or None.
         dtype: Of bounds.
         calls: Number of operations so far.
-        used: Identities of the parameters and buffers that operators were called on.
+        used: Identities of the parameters and buffers that operators were called on, in the order of the first calls.
         state: The proxy of every parameter and buffer, by the identity of the original.
         written: Ordinary tensors that the forward has written data into.
         traces_sizes: Sizes that the model reads remember where they come from.
@@ -85,7 +85,7 @@ class TracedRun:
         self.calls = 0
         self.state: dict[int, Proxy] = {}
         self.written = WrittenTensors(self)
-        self.used: set[int] = set()
+        self.used: dict[int, None] = {}
         self.traces_sizes = False
         self._missing: dict[str, dict[str, None]] = defaultdict(dict)
         self._muted = 0
@@ -143,7 +143,7 @@ class TracedRun:
             proxies = [operand for operand in operands if isinstance(operand, Proxy)]
         for proxy in proxies:
             if proxy.original is not None:
-                self.used.add(id(proxy.original))
+                self.used[id(proxy.original)] = None
         if func in CONSTANTS:
             return shaped_constant(self, func, args, kwargs)
         operator = find_operator(func)

@@ -87,8 +87,8 @@ def repair_opened(
     result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
     _note(record, validation, "repaired", result.model)
     record.prune = pruning | {"repair": result.to_json()}
-    record.recipe = _with_comment(record.recipe, f"then repaired: {section}")
-    record.seconds = record.seconds | {"repair": time.perf_counter() - start}
+    _add_comment(record, f"then repaired: {section}")
+    record.add_seconds("repair", time.perf_counter() - start)
     content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
     return result, content
 
@@ -133,9 +133,9 @@ def finetune_opened(
             place.checkpoints, progress, resume=resume,
         )  # fmt: skip
         record.finetune = result.to_json()
-        record.recipe = _with_comment(record.recipe, f"then fine-tuned on {data.train}: {settings}")
+        _add_comment(record, f"then fine-tuned on {data.train}: {settings}")
         _note(record, validation, "fine-tuned", result.model)
-        record.seconds = record.seconds | {"fine-tuning": time.perf_counter() - start}
+        record.add_seconds("fine-tuning", time.perf_counter() - start)
         if not is_main_process():
             return record.to_json()
         content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
@@ -148,9 +148,11 @@ def _identity(opened: Opened, settings: FinetuneSettings, data: DataSection) -> 
     return yaml_text({"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": dataclasses.asdict(data)})
 
 
-def _with_comment(recipe: str | None, text: str) -> str:
-    """A recipe, and what was done after it."""
-    return f"{recipe or ''}# {' '.join(text.split())}\n"  # on one line, as a comment is, whatever paths there are
+def _add_comment(record: RunRecord, text: str) -> None:
+    """Note in the recipe what was done after it."""
+    comment = f"# {' '.join(text.split())}\n"  # on one line, as a comment is, whatever paths there are
+    record.recipe = f"{record.recipe or ''}{comment}"
+    record.changes = record.changes and f"{record.changes}{comment}"
 
 
 def _record_of(opened: Opened, data: DataSection) -> RunRecord:

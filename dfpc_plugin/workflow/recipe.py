@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RepairSection",
+    "changes_text",
     "recipe_text",
     "yaml_text",
 ]
@@ -297,6 +298,26 @@ class Recipe:
 def recipe_text(recipe: Recipe) -> str:
     """Return a recipe as YAML with every value written out, which reads back as the same recipe."""
     return yaml_text(dataclasses.asdict(recipe))
+
+
+def changes_text(recipe: Recipe) -> str:
+    """Return what of a recipe differs from the defaults, and its model and target, as YAML."""
+    usual = Recipe(ModelSection(""))
+    return yaml_text({"target": recipe.target, **_changes(recipe, usual)})
+
+
+def _changes(settings: Any, usual: Any) -> dict[str, Any]:
+    """Settings that are not as `usual`, in their sections; of a section that is usually left out, what is not its default."""
+    found: dict[str, Any] = {}
+    for entry in dataclasses.fields(settings):
+        value, default = getattr(settings, entry.name), getattr(usual, entry.name)
+        if value == default:
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found[entry.name] = _changes(value, type(value)() if default is None else default)
+        else:
+            found[entry.name] = value
+    return found
 
 
 def yaml_text(content: Mapping[str, Any]) -> str:

@@ -12,10 +12,13 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
+from dfpc_plugin.display import Shown, as_html
+from dfpc_plugin.layers import weight_bytes
 from dfpc_plugin.models import build_model
-from dfpc_plugin.progress import Progress
+from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning import PruneResult
-from dfpc_plugin.record import Point, RunRecord, layer_widths
+from dfpc_plugin.record import TOTAL, Point, RunRecord
+from dfpc_plugin.report.notebook import record_view
 from dfpc_plugin.workflow.checks import require_packages, require_trainable
 from dfpc_plugin.workflow.opening import (
     Opened,
@@ -29,15 +32,15 @@ from dfpc_plugin.workflow.opening import (
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import ExportSection, Recipe, recipe_text
+from dfpc_plugin.workflow.recipe import ExportSection, Recipe, changes_text, recipe_text
 from dfpc_plugin.workflow.stages import Validation, add_curve, cut_and_repair, cut_and_tune, repair_settings, tune
 from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["Outcome", "follow_recipe"]
 
 
-@dataclass(frozen=True)
-class Outcome(HoldsModel):
+@dataclass(frozen=True, repr=False)
+class Outcome(HoldsModel, Shown):
     """What came of a run.
 
     Attributes:
@@ -54,6 +57,11 @@ class Outcome(HoldsModel):
     pruning: PruneResult | None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Where it is, and what pruning did."""
+        done = "pruned before the run was interrupted" if self.pruning is None else repr(self.pruning)
+        return f"Outcome in {self.directory}: {done}"
+
 
 def follow_recipe(
     recipe: Recipe,
@@ -61,7 +69,7 @@ def follow_recipe(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Outcome:
     """Do what a recipe says, and write the artifact with its report, recipe and exports in one step.
 
@@ -73,24 +81,36 @@ def follow_recipe(
         output: The directory to make.
         overwrite: Replace an artifact that is there.
         resume: Go on with a run that was interrupted, if there is one.
-        progress: Told what is being done, and the share of it that is done.
+        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
+            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
 
     Raises:
         DFPCError: As every stage raises; nothing is written then but what is kept to resume.
     """
+    with shown(progress) as tell:
+        return _followed(recipe, Path(output), overwrite, resume, tell or (lambda name, share: None))
+
+
+def _followed(recipe: Recipe, output: Path, overwrite: bool, resume: bool, tell: Progress) -> Outcome:
+    """Do what a recipe says, and tell how far it is."""
     start = time.perf_counter()
-    run = _RecipeRun(recipe, Path(output), resume, progress or (lambda name, share: None), overwrite)
+    run = _RecipeRun(recipe, output, resume, tell, overwrite)
     with run.place.begun() if recipe.takes_long else nullcontext():
         model, pruning = run.pruned()
         if recipe.finetune is not None:
             model = run.tuned(model)
-        run.record.layers = layer_widths(run.opened.model, model)
-        run.record.seconds["in all"] = time.perf_counter() - start
+        run.record.sizes = {"before": weight_bytes(run.opened.model), "after": weight_bytes(model)}
+        run.record.seconds[TOTAL] = time.perf_counter() - start
         if not is_main_process():
             return Outcome(run.output, model, run.record.to_json(), pruning, run.opened.notes)
         content = write_outputs(run.output, model, run.opened, run.record, recipe.export, run.tell, overwrite=overwrite)
     run.place.remove()
     return Outcome(run.output, model, content, pruning, run.opened.notes)
+
+
+@as_html.register
+def _(outcome: Outcome) -> str | None:
+    return record_view(outcome.record)
 
 
 class _RecipeRun:
@@ -154,9 +174,7 @@ class _RecipeRun:
             )
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
             self.record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
-        self.record.add_pruning(
-            dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)), recipe.prune.importance
-        )
+        self.record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
         if self._validation is not None:
             self._validation.note(self.record, stage, model)
             self._add_ends(result)
@@ -172,7 +190,7 @@ class _RecipeRun:
     def _taken_up(self) -> nn.Module:
         """The pruned model of a run that was interrupted, with what was known by then."""
         known = RunRecord.from_json(read_manifest(self.place.cut).record or {})
-        self.record = dataclasses.replace(known, recipe=self.record.recipe)
+        self.record = dataclasses.replace(known, recipe=self.record.recipe, changes=self.record.changes)
         spec = self.opened.spec
         return load_pruned(
             self.place.cut,
@@ -188,6 +206,7 @@ class _RecipeRun:
             resume=self._resume,
         )  # fmt: skip
         self.record.finetune = result.to_json()
+        self.record.seconds["fine-tuning"] = result.seconds
         if self._validation is not None:
             found = self._validation.note(self.record, "fine-tuned", result.model)
             after = (self.record.prune or {})["after"]
@@ -206,4 +225,5 @@ def _begun(recipe: Recipe, opened: Opened, text: str) -> RunRecord:
         "pretrained": section.pretrained,
         "size": section.size,
     }
-    return RunRecord(model, recipe=text, preprocessing=dataclasses.asdict(prepared(opened.preprocessing, recipe.data)))
+    preprocessing = dataclasses.asdict(prepared(opened.preprocessing, recipe.data))
+    return RunRecord(model, recipe=text, changes=changes_text(recipe), preprocessing=preprocessing)

@@ -15,12 +15,15 @@ from torch import nn
 import dfpc_plugin as dfpc
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 from dfpc_plugin.files import OutputError
+from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
+from dfpc_plugin.record import RunRecord
 from dfpc_plugin.report import page as page_module
 from dfpc_plugin.report.page import ReportError, render_report, write_report
 
 ALL = [
     "figures",
     "accuracy",
+    "exports",
     "tradeoff",
     "widths",
     "saliency",
@@ -122,7 +125,10 @@ def test_large_figures_and_tables_say_what_the_record_says(small):
         "93.41% before, \N{MINUS SIGN}0.45 points",
         "125 485 706",
         "75 054 000",
-        "34 of 80 units (42.5%) went, ranked by DFPCImportance",
+        "34 of 80 channels (42.5%) were removed, ranked by DFPCImportance",
+        "3.45 MB",
+        "2.10 MB",
+        "2.50 ms",
         "Is an output of the model",
         "val.zip, 10 000 images",
         "Repaired by synthetic. The error of what the model returns went from 41.0% to 2.30%.",
@@ -338,3 +344,60 @@ def test_without_jinja2(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match=r"'jinja2'.*dfpc-plugin\[report\]"):
         render_report({})
+
+
+def shown(record):
+    return PageReader(render_report(record)).text
+
+
+def test_the_whole_time_is_not_counted_twice():
+    record = {"seconds": {"couplings": 2.0, "saliency": 3.0, "in all": 9.0}, "created": "2026-01-01T12:00:00+00:00"}
+    text = shown(record)
+    assert "in 9.0 s" in text.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "everything else" in text and "in all" not in text
+    assert "everything else" not in shown({"seconds": {"couplings": 2.0, "in all": 2.001}})
+
+
+def test_a_stage_that_came_later_is_added_to_the_whole_time():
+    record = RunRecord(seconds={"cut": 2.0, "in all": 3.0})
+    record.add_seconds("repair", 4.0)
+    record.add_seconds("repair", 1.0)
+    assert record.seconds == {"cut": 2.0, "in all": 8.0, "repair": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "columns"), [(None, None, []), (0.5, None, ["Before"]), (0.5, 0.1, ["Before", "After"])]
+)
+def test_repair_has_columns_for_what_was_measured(before, after, columns):
+    layers = [{"name": "conv", "changed": True, "before": before, "after": after}]
+    page = render_report({"prune": {"repair": {"method": "merge", "layers": layers}}})
+    assert re.findall('<th scope="col" class="number">(.*?)</th>', page) == columns
+
+
+def test_what_was_not_measured_is_said():
+    costs = {
+        "before": {"macs": 4},
+        "after": {"macs": 2},
+        "couplings": [{"name": "a", "layers": ["a"], "before": 2, "after": 1}],
+    }
+    text = shown({"prune": costs})
+    assert "Latency was not measured" in text and "Accuracy was not measured" in text
+    assert "neither repaired nor fine-tuned" in text
+    for said in ("not measured", "neither"):
+        assert said not in shown(small_record())
+
+
+def test_settings_are_the_differences_from_the_defaults():
+    settings = FinetuneSettings(epochs=7, lr=0.5)
+    text = shown({"finetune": {"settings": settings.to_json()}})
+    assert re.findall(r"(epochs|lr|momentum|warmup_steps|gradient_clip)", text) == ["epochs", "lr"]
+    assert "All settings were the defaults." in shown({"finetune": {"settings": FinetuneSettings().to_json()}})
+    schedule = ScheduleSettings(share=0.05, final=FinetuneSettings(epochs=3))
+    text = shown({"finetune": {"settings": schedule.to_json()}})
+    assert "share" in text and "final.epochs" in text and "tuning." not in text and "anchored" not in text
+
+
+def test_a_recipe_shows_what_differs_and_has_the_rest_folded():
+    page = render_report({"recipe": "a: 1\nb: null\n", "changes": "a: 1\n"})
+    first, folded = page.split("<details>")[:2]
+    assert "<code>a: 1</code>" in first and "b: null" not in first and "b: null" in folded

@@ -10,7 +10,7 @@ from dfpc_plugin.errors import DFPCError, RepairError
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.workflow import Recipe, RecipeError, recipe_text
-from dfpc_plugin.workflow.recipe import DataSection, ModelSection, PruneSection, RepairSection
+from dfpc_plugin.workflow.recipe import DataSection, ModelSection, PruneSection, RepairSection, changes_text
 
 MODEL = ModelSection("test_resnet")
 IMAGES = DataSection(train="digits", val="digits")
@@ -128,3 +128,18 @@ def test_every_course_of_training_is_known():
 def test_what_takes_long_is_known(changes, tunes, long):
     recipe = Recipe(MODEL, data=IMAGES, **changes)
     assert (recipe.tunes, recipe.takes_long) == (tunes, long)
+
+
+def test_changes_are_what_differs_from_the_defaults():
+    recipe = Recipe(
+        ModelSection("resnet50", pretrained=True),
+        "macs=0.5",
+        repair=RepairSection("merge"),
+        finetune=FinetuneSettings(epochs=3),
+    )
+    assert yaml.safe_load(changes_text(recipe)) == {
+        "target": "macs=0.5",
+        "model": {"name": "resnet50", "pretrained": True},
+        "repair": {"method": "merge"},
+        "finetune": {"epochs": 3},
+    }

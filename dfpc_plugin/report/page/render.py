@@ -14,7 +14,7 @@ from dfpc_plugin.report.page.sections.headline import headline
 from dfpc_plugin.report.page.wording import count
 from dfpc_plugin.require import require
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_report", "templates", "write_report"]
 
 _FORMAT = 1
 
@@ -33,7 +33,7 @@ def render_report(record: Mapping[str, Any]) -> str:
         ReportError: Something in the record is not what its place is for; the message says where.
         MissingDependencyError: jinja2 is not installed.
     """
-    jinja2 = require("jinja2", "jinja2", "report")
+    environment = templates()
     field = Field(record)
     form = field["format"].number()
     if form not in (None, _FORMAT):
@@ -42,6 +42,19 @@ def render_report(record: Mapping[str, Any]) -> str:
             f"knows format {_FORMAT}; upgrade dfpc_plugin."
         )
     built = [(section, section.build(field)) for section in SECTIONS]
+    page: str = environment.get_template("page.html").render(
+        head=headline(field), sections=[(section, view) for section, view in built if view is not None]
+    )
+    return page
+
+
+def templates() -> Any:
+    """Return the environment of the templates, which escapes all that is put into them.
+
+    Raises:
+        MissingDependencyError: jinja2 is not installed.
+    """
+    jinja2 = require("jinja2", "jinja2", "report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -50,10 +63,7 @@ def render_report(record: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"breakable": _breakable, "thousands": count}
-    page: str = environment.get_template("page.html").render(
-        head=headline(field), sections=[(section, view) for section, view in built if view is not None]
-    )
-    return page
+    return environment
 
 
 def _breakable(path: str) -> Any:

@@ -6,6 +6,7 @@ import math
 
 __all__ = [
     "count",
+    "file_size",
     "milliseconds",
     "percent",
     "power_of_ten",
@@ -53,6 +54,14 @@ def short_tick(value: float) -> str:
 def count(value: float) -> str:
     """Write a count in full, in groups of three digits."""
     return f"{value:,.0f}".replace(",", _THIN).replace("-", _MINUS)
+
+
+def file_size(value: float) -> str:
+    """Write a number of bytes with three digits and a unit: 44.7 MB."""
+    power = 0
+    while value >= 999.5 and power < 3:
+        value, power = value / 1000, power + 1
+    return f"{significant(value)}{_THIN}{('bytes', 'kB', 'MB', 'GB')[power]}"
 
 
 def percent(share: float) -> str:

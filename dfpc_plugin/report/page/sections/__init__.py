@@ -8,6 +8,7 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.accuracy import accuracy
+from dfpc_plugin.report.page.sections.exports import exports
 from dfpc_plugin.report.page.sections.figures import figures
 from dfpc_plugin.report.page.sections.finetuning import finetuning
 from dfpc_plugin.report.page.sections.protected import protected
@@ -38,8 +39,9 @@ class Section:
 SECTIONS = (
     Section("figures", "Before and after", figures),
     Section("accuracy", "Accuracy", accuracy),
+    Section("exports", "Exported files", exports),
     Section("tradeoff", "Accuracy against cost", tradeoff),
-    Section("widths", "What remains of the layers", widths),
+    Section("widths", "Channels of the layers", widths),
     Section("saliency", "Saliency", saliency),
     Section("protected", "What was protected", protected),
     Section("repair", "Repair", repair),

@@ -6,28 +6,46 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.wording import count, milliseconds, percent, significant
+from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
 
 __all__ = ["figures"]
 
 _ROWS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
-    ("channels", "Prunable units", count, True),
+    ("channels", "Channels that could be pruned", count, True),
     ("macs", "MACs", count, True),
     ("parameters", "Parameters", count, True),
+    ("bytes", "Size of the weights", file_size, True),
     ("latency_ms", "Latency, median", milliseconds, True),
     ("latency_iqr_ms", "Latency, interquartile range", lambda value: milliseconds(value, 2), False),
     ("score", "Score", lambda value: significant(value, 4), False),
 )
-"""Key, name, how it is written, and whether the share that is left says something."""
+"""Key, name, how it is written, and whether the share that remains says something."""
 
 
 def figures(record: Field) -> Mapping[str, Any] | None:
-    """Return one row per figure that is known before and after."""
-    before, after = record["prune"]["before"], record["prune"]["after"]
+    """Return one row per figure that is known before and after, and what was not measured."""
+    prune, sizes = record["prune"], record["sizes"]
+    before, after = prune["before"], prune["after"]
     rows = []
     for key, name, form, has_share in _ROWS:
-        was, now = before[key].number(), after[key].number()
-        if was is not None and now is not None:
-            rows.append((name, form(was), form(now), percent(now / was) if has_share and was else ""))
+        was, now = (sizes["before"], sizes["after"]) if key == "bytes" else (before[key], after[key])
+        old, new = was.number(), now.number()
+        if old is not None and new is not None:
+            rows.append((name, form(old), form(new), percent(new / old) if has_share and old else ""))
     threads = after["threads"].number()
-    return {"rows": rows, "threads": None if threads is None else int(threads)} if rows else None
+    if not rows:
+        return None
+    return {"rows": rows, "threads": None if threads is None else int(threads), "missing": _missing(record)}
+
+
+def _missing(record: Field) -> list[str]:
+    """What was not measured or done, each with how to have it."""
+    prune = record["prune"]
+    found = []
+    if not prune["after"]["latency_ms"]:
+        found.append("Latency was not measured: ask for it in the target, or give settings for it.")
+    if not record["evaluations"].items() and not prune["after"]["score"]:
+        found.append("Accuracy was not measured: that takes labelled images.")
+    if prune["couplings"] and not prune["repair"] and not record["finetune"]:
+        found.append("The model was neither repaired nor fine-tuned.")
+    return found

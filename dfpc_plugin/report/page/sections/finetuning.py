@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.report.page.chart import Chart, Point, chart_of
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import short_tick
@@ -28,10 +29,33 @@ def finetuning(record: Field) -> Mapping[str, Any] | None:
     charts = [_chart(history, *what) for what in _CHARTS]
     content = {
         "charts": [chart for chart in charts if chart is not None],
-        "settings": [(name, value.anything()) for name, value in section["settings"].entries()],
-        "result": [(name, value.anything()) for name, value in section["result"].entries()],
+        "settings": _changed(section["settings"]),
+        "usual": bool(section["settings"]),
+        "result": [(name, value.anything()) for name, value in _flat(section["result"]) if value],
     }
     return content if any(content.values()) else None
+
+
+def _flat(field: Field, prefix: str = "") -> list[tuple[str, Field]]:
+    """Entries of an object and of the objects in it; lists of objects, which charts show, are left out."""
+    found: list[tuple[str, Field]] = []
+    for name, value in field.entries():
+        if isinstance(value.value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        elif not (isinstance(value.value, list) and any(isinstance(entry, Mapping) for entry in value.value)):
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def _changed(settings: Field) -> list[tuple[str, str]]:
+    """Settings that are not the defaults of their kind."""
+    usual = ScheduleSettings() if settings["step_sizes"] else FinetuneSettings()
+    defaults = {name: value.value for name, value in _flat(Field(usual.to_json()))}
+    return [
+        (name, value.anything())
+        for name, value in _flat(settings)
+        if name not in defaults or value.value != defaults[name]
+    ]
 
 
 def _chart(

@@ -45,7 +45,9 @@ def repair(record: Field) -> Mapping[str, Any] | None:
         "groups": grouped((name, _mended(name, before, after, note, scale)) for name, before, after, note in layers),
         "measured": scale is not None,
         "ticks": [] if scale is None else [(100 * scale.at(10.0**e), power_of_ten(e)) for e in scale.exponents(5)],
-        "count": len(layers),
+        "columns": [
+            name for name, at in (("Before", 1), ("After", 2)) if any(layer[at] is not None for layer in layers)
+        ],
     }
 
 

@@ -95,7 +95,7 @@ def _strip(coupling: _Scores, scale: Logarithmic | None) -> Strip:
     kept, gone = _histogram(coupling.kept, scale), _histogram(coupling.gone, scale)
     tallest = max([*kept, *gone, 1])
     zeros = [sum(value <= 0 for value in side) for side in (coupling.kept, coupling.gone)]
-    counts = [f"{number} {side}" for number, side in zip(zeros, ("kept", "gone"), strict=True) if number]
+    counts = [f"{number} {side}" for number, side in zip(zeros, ("kept", "removed"), strict=True) if number]
     said = f"{', '.join(counts)} at zero" if counts else ""
     return Strip(
         coupling.name, len(coupling.kept), len(coupling.gone), _bars(kept, tallest, -1), _bars(gone, tallest, 1), said

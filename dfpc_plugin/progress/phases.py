@@ -6,10 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.progress import Progress as Bars
-from rich.progress import TaskID
-
-__all__ = ["Phases", "Progress", "shown"]
+__all__ = ["Phases", "Progress"]
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and the share of that which is done, 0 to 1."""
@@ -44,23 +41,3 @@ class Phases:
     def _tell(self, name: str, share: float) -> None:
         if self._progress is not None:
             self._progress(name, share)
-
-
-@contextlib.contextmanager
-def shown(progress: Progress | bool | None) -> Iterator[Progress | None]:
-    """Yield whom to tell: a function of the user's, bars in the terminal for True, or nobody."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
-    if not progress:
-        yield None
-        return
-    with Bars(transient=True) as bars:
-        known: dict[str, TaskID] = {}
-
-        def tell(name: str, share: float) -> None:
-            if name not in known:
-                known[name] = bars.add_task(name, total=1.0)
-            bars.update(known[name], completed=share)
-
-        yield tell

@@ -1,0 +1,85 @@
+"""All couplings of a model, as users get them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from dfpc_plugin.couplings.coupling import DataFlowCoupling
+from dfpc_plugin.couplings.picture import draw_couplings
+from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more
+from dfpc_plugin.display.svg import Svg
+from dfpc_plugin.files import write_text
+
+__all__ = ["Couplings"]
+
+_SHORT = 16
+"""Couplings of the short table, which fits a screen of 24 lines with its head and what stands around it."""
+
+
+class Couplings(list[DataFlowCoupling], Shown):
+    """The couplings of a model: a list that shows itself as a table, and that `plot` draws.
+
+    Attributes:
+        order: Paths of the model's modules in the order of the forward.
+    """
+
+    def __init__(self, couplings: Iterable[DataFlowCoupling] = (), order: tuple[str, ...] = ()) -> None:
+        """Hold `couplings` in their order."""
+        super().__init__(couplings)
+        self.order = order
+
+    def plot(self, path: str | Path | None = None) -> Svg:
+        """Draw the coupling graph: a row for every layer, a vertical line for every coupling. Needs no other package.
+
+        A layer reads the couplings at the hollow dots of its row and writes those at the solid dots.
+
+        Args:
+            path: Also write the picture to this file.
+
+        Returns:
+            The picture as SVG, which notebooks show.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        picture = draw_couplings(self, self.order)
+        if path is not None:
+            write_text(Path(path), picture)
+        return picture
+
+    @property
+    def summary(self) -> str:
+        """How many there are, in a line."""
+        prunable = sum(coupling.protected is None for coupling in self)
+        return f"{counted(len(self), 'coupling')}, {prunable} can be pruned"
+
+    def __str__(self) -> str:
+        """The table of all couplings."""
+        return as_text(self.summary, _table(self, whole=True))
+
+    def __repr__(self) -> str:
+        """The table of the first few."""
+        parts: list[str | Table] = [self.summary, _table(self[:_SHORT], whole=False)]
+        if len(self) > _SHORT:
+            parts.append(f"and {len(self) - _SHORT} more; print it for all of them")
+        return as_text(*parts)
+
+
+def _table(couplings: Iterable[DataFlowCoupling], *, whole: bool) -> Table:
+    """A row for each; reasons end with their line unless they are to be `whole`."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("written by", min_width=14)
+    table.add_column("read by", min_width=14)
+    for heading in ("channels", "MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("protected", min_width=10)
+    for one in couplings:
+        written = first_and_more(one.feed_in) if one.feed_in else Name(one.name)
+        reason = Text(one.protected or "", no_wrap=not whole, overflow="fold" if whole else "ellipsis")
+        table.add_row(written, first_and_more(one.feed_out), str(one.width), f"{one.macs:.1%}", reason)
+    return table

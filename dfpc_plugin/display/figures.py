@@ -1,0 +1,116 @@
+"""Pictures with matplotlib: figures that notebooks show, and the widths of layers as bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dfpc_plugin.files import OutputError, require_writable, write_bytes
+from dfpc_plugin.require import require
+
+__all__ = ["draw_layers", "new_figure", "plot_settings", "require_plottable", "save_figure"]
+
+_FORMATS = (".png", ".svg", ".pdf")
+_KEPT, _REMOVED, _INK = "#0072B2", "#D9DEE3", "#333333"
+_NAMES_UP_TO, _NAME_LENGTH = 130, 36
+
+
+def require_plottable(path: Path) -> None:
+    """Raise, before any work is done, if a plot cannot be written to `path`.
+
+    Raises:
+        OutputError: The file's ending is not one of .png, .svg and .pdf, or it cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise OutputError(f"Cannot draw '{path}': end its name in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")
+    require_writable(path)
+    require("matplotlib", "matplotlib", "plots")
+
+
+def plot_settings() -> Any:
+    """Return a context in which matplotlib has fixed settings, so that the same figure is drawn the same way everywhere.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    settings = {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
+    return require("matplotlib", "matplotlib", "plots").rc_context(settings)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure, sizes in inches, that notebooks show.
+
+    It is made without pyplot: no window, no global state, whatever backend the user has set. Without pyplot, a notebook does
+    not know how to show figures, so this one brings its PNG.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    figure_class: Any = require("matplotlib.figure", "matplotlib", "plots").Figure
+
+    class Figure(figure_class):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=100)
+            return buffer.getvalue()
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure to a PNG, SVG or PDF file, by its ending; the same figure gives the same bytes.
+
+    Raises:
+        OutputError: The file's ending is another one, or it cannot be written.
+    """
+    require_plottable(path)
+    buffer, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    with plot_settings():
+        figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
+    write_bytes(path, buffer.getvalue())
+
+
+def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = None) -> Any:
+    """Return a matplotlib figure with a bar for every layer: its channels before, and of these those that remain.
+
+    Args:
+        rows: Name of the layer, channels before, channels after.
+        path: Also write it to this file: .png, .svg or .pdf.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        OutputError: The file cannot be written.
+    """
+    if path is not None:
+        require_plottable(Path(path))
+    with plot_settings():
+        figure = _bars(rows)
+    if path is not None:
+        save_figure(figure, Path(path))
+    return figure
+
+
+def _bars(rows: Sequence[tuple[str, int, int]]) -> Any:
+    """The figure of `draw_layers`."""
+    count = max(1, len(rows))
+    figure = new_figure(8.0, 1.2 + (0.19 if count <= _NAMES_UP_TO else 0.06) * count)
+    axes = figure.subplots()
+    at = range(len(rows))
+    axes.barh(at, [before for _, before, _ in rows], height=0.8, color=_REMOVED, label="removed")
+    axes.barh(at, [after for _, _, after in rows], height=0.8, color=_KEPT, label="remaining")
+    axes.set_ylim(count - 0.4, -0.6)  # the first layer is at the top
+    if count <= _NAMES_UP_TO:
+        names = [name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}" for name, _, _ in rows]
+        axes.set_yticks(at, names, fontsize=8)
+    else:
+        axes.set_ylabel("Layer, in the order of the forward")
+    axes.set_xlabel("Output channels")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=_INK)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9, reverse=True)
+    return figure

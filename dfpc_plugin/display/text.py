@@ -1,0 +1,75 @@
+"""Tables and paragraphs as text that fits a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.text import Text
+
+__all__ = ["TERMINAL_WIDTH", "Name", "as_text", "counted", "first_and_more"]
+
+TERMINAL_WIDTH = 80
+_NARROWEST = 12
+"""Columns that a name gets at least."""
+
+
+def as_text(*parts: RenderableType, width: int = TERMINAL_WIDTH) -> str:
+    """Return tables and paragraphs as plain text, whatever the program runs in.
+
+    Left to itself, rich prints in a notebook instead of returning text, and writes colour codes where the environment asks
+    for colours.
+
+    Args:
+        parts: What to show, one below the other; a string is a paragraph without markup.
+        width: Columns that there are.
+    """
+    text = io.StringIO()
+    console = Console(
+        file=text, width=width, force_jupyter=False, force_terminal=False, color_system=None, highlight=False
+    )
+    for part in parts:
+        console.print(Text(part) if isinstance(part, str) else part)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+
+class Name:
+    """The path of a layer in a table: never broken over lines; where it is too long, its beginning is left out."""
+
+    def __init__(self, path: str, more: str = "", style: str = "") -> None:
+        """Show `path`, and `more` behind it, which is not shortened."""
+        self._path, self._more, self._style = path, more, style
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """How wide it is, and how narrow it can be made."""
+        full = len(self._path) + len(self._more)
+        return Measurement(min(full, _NARROWEST + len(self._more)), full).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The path in the columns that there are."""
+        path = _shortened(self._path, options.max_width - len(self._more))
+        yield Text(path, style=self._style, no_wrap=True, overflow="crop").append(self._more, style="dim")
+
+
+def _shortened(path: str, room: int) -> str:
+    """A path in so many columns: whole parts from its end where one fits."""
+    if len(path) <= room:
+        return path
+    parts = path.split(".")
+    for start in range(1, len(parts)):
+        end = ".".join(parts[start:])
+        if len(end) < room:
+            return f"…{end}"
+    return f"…{path[max(0, len(path) - room + 1) :]}"
+
+
+def first_and_more(names: Sequence[str]) -> Name:
+    """The first of some layers, and how many more there are."""
+    return Name(names[0] if names else "", f" +{len(names) - 1}" if len(names) > 1 else "")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 layer, 2 layers."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -1,0 +1,234 @@
+"""Widths of a model's layers before and after pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from dfpc_plugin.display import Name, Shown, as_text, counted, csv_text
+from dfpc_plugin.display.figures import draw_layers
+
+__all__ = ["LayerShape", "LayerTable", "LayerWidths", "layer_shapes", "layer_table", "weight_bytes"]
+
+_SHORT = 14
+"""Layers of a short table: with its title and head it leaves room on a screen of 24 lines."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One layer of one model.
+
+    Attributes:
+        kind: Class of the module, such as Conv2d.
+        inputs: Channels that it reads.
+        outputs: Channels that it produces.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class LayerWidths:
+    """One layer before and after pruning.
+
+    Attributes:
+        layer: Its path in the model.
+        kind: Class of the module, such as Conv2d.
+        inputs_before: Channels that it read before.
+        inputs_after: Channels that it reads now.
+        outputs_before: Channels that it produced before.
+        outputs_after: Channels that it produces now.
+    """
+
+    layer: str
+    kind: str
+    inputs_before: int
+    inputs_after: int
+    outputs_before: int
+    outputs_after: int
+
+    @property
+    def remaining(self) -> float:
+        """Share of its outputs that remains, 0 to 1."""
+        return self.outputs_after / self.outputs_before if self.outputs_before else 1.0
+
+
+class LayerTable(Sequence[LayerWidths], Shown):
+    """Layers with their widths before and after pruning, in the order in which the forward first uses them.
+
+    A sequence of `LayerWidths`. `print` it for a table; `to_dicts`, `to_csv` and `plot` give it in other forms.
+    """
+
+    def __init__(self, layers: Iterable[LayerWidths] = ()) -> None:
+        """Hold `layers` in their order."""
+        self._layers = tuple(layers)
+
+    @overload
+    def __getitem__(self, index: int) -> LayerWidths: ...
+    @overload
+    def __getitem__(self, index: slice) -> LayerTable: ...
+    def __getitem__(self, index: int | slice) -> LayerWidths | LayerTable:
+        """Return one layer, or a table of some."""
+        return LayerTable(self._layers[index]) if isinstance(index, slice) else self._layers[index]
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[LayerWidths]:
+        """Iterate over the layers."""
+        return iter(self._layers)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other table has the same layers."""
+        return isinstance(other, LayerTable) and self._layers == other._layers
+
+    def __hash__(self) -> int:
+        """Equal tables have equal hashes."""
+        return hash(self._layers)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one dict per layer, with the attributes of `LayerWidths` as keys."""
+        return [asdict(layer) for layer in self._layers]
+
+    def to_csv(self) -> str:
+        """Return one row per layer under a header with the same keys."""
+        return csv_text([*LayerWidths.__annotations__], (asdict(layer).values() for layer in self._layers))
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """Draw the outputs of every layer before and after, and return the matplotlib figure.
+
+        Args:
+            path: Also write it to this file: .png, .svg or .pdf.
+
+        Raises:
+            MissingDependencyError: matplotlib is not installed.
+            OutputError: The file cannot be written.
+        """
+        rows = [(layer.layer, layer.outputs_before, layer.outputs_after) for layer in self._layers]
+        return draw_layers(rows, path)
+
+    def short(self) -> tuple[str, Table]:
+        """Return a heading and a table of the layers that lost the largest shares of their outputs, in the forward's order."""
+        if len(self) <= _SHORT:
+            return f"Channels of {counted(len(self), 'layer')}", _table(self._layers)
+        most = sorted(self._layers, key=lambda layer: layer.remaining)[:_SHORT]
+        shown = [layer for layer in self._layers if any(layer is one for one in most)]
+        more = len(self) - len(shown)
+        return f"Channels of the layers that lost most; print(result.layers()) shows {more} more", _table(shown)
+
+    def __str__(self) -> str:
+        """The table of all layers."""
+        return as_text(f"Channels of {counted(len(self), 'layer')}", _table(self._layers))
+
+    def __repr__(self) -> str:
+        """The short table."""
+        return as_text(*self.short())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the table as a record keeps it: widths are pairs of inputs and outputs."""
+        return [
+            {
+                "path": layer.layer,
+                "kind": layer.kind,
+                "before": [layer.inputs_before, layer.outputs_before],
+                "after": [layer.inputs_after, layer.outputs_after],
+            }
+            for layer in self._layers
+        ]
+
+    @classmethod
+    def from_json(cls, content: Iterable[Mapping[str, Any]]) -> LayerTable:
+        """Read what `to_json` has returned."""
+        rows = ((row["path"], row["kind"], *row["before"], *row["after"]) for row in content)
+        return cls(LayerWidths(path, kind, i, k, o, m) for path, kind, i, o, k, m in rows)
+
+
+def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
+    """Return the layers of a model by their paths: modules whose weight has two or more dimensions.
+
+    Only sizes are read. The input projection of a `MultiheadAttention` goes by the path of its parameter.
+    """
+    found = {}
+    for path, module in model.named_modules():
+        for name in ("weight", "in_proj_weight"):
+            weight = _held(module, name)
+            if weight is not None and weight.dim() > 1:
+                parts = [path, name] if name != "weight" else [path]
+                found[".".join(filter(None, parts)) or name] = _shape(module, weight)
+    return found
+
+
+def layer_table(
+    before: Mapping[str, LayerShape], after: Mapping[str, LayerShape], order: Sequence[str] = ()
+) -> LayerTable:
+    """Put the layers of a model and of the same model after pruning side by side.
+
+    Args:
+        before: Layers of the model as it was.
+        after: Layers of the model as it is.
+        order: Paths of modules in the order of the forward; layers of other modules come last, in the order of the model.
+    """
+    position = {path: index for index, path in enumerate(order)}
+    paths = [path for path in before if path in after]
+    paths.sort(key=lambda path: position.get(path.removesuffix(".in_proj_weight"), len(position)))
+    return LayerTable(
+        LayerWidths(
+            path, old.kind, old.inputs, after[path].inputs, old.outputs, after[path].outputs
+        ) for path, old in ((path, before[path]) for path in paths)
+    )  # fmt: skip
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the size of a model's parameters and buffers in bytes, which is about that of a file with its weights."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    """A weight of a module, or what it is computed from; nothing is computed, since that can change buffers."""
+    if module._parameters.get(name) is not None:
+        return module._parameters[name]
+    parametrizations = module._modules.get("parametrizations")
+    if isinstance(parametrizations, nn.ModuleDict) and name in parametrizations:
+        return [*parametrizations[name].parameters(recurse=False)][-1]  # the one with the full shape comes last
+    plain = vars(module).get(name)
+    return plain if isinstance(plain, Tensor) else None
+
+
+def _shape(module: nn.Module, weight: Tensor) -> LayerShape:
+    groups = getattr(module, "groups", 1)
+    first, second = weight.size(0), weight.size(1)
+    if getattr(module, "transposed", False) is True or isinstance(module, nn.Embedding):
+        return LayerShape(
+            type(module).__name__, first, second * groups if not isinstance(module, nn.Embedding) else second
+        )
+    return LayerShape(type(module).__name__, second * groups, first)
+
+
+def _change(before: int, after: int) -> str:
+    return str(before) if before == after else f"{before} → {after}"
+
+
+def _table(layers: Sequence[LayerWidths]) -> Table:
+    """A row for each layer."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("layer", min_width=14)
+    table.add_column("kind")
+    for heading in ("inputs", "outputs", "remaining"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in layers:
+        inputs = _change(layer.inputs_before, layer.inputs_after)
+        outputs = _change(layer.outputs_before, layer.outputs_after)
+        kind = Text(layer.kind, no_wrap=True, overflow="ellipsis")
+        table.add_row(Name(layer.layer), kind, inputs, outputs, f"{layer.remaining:.0%}")
+    return table

@@ -1,0 +1,7 @@
+"""How far a piece of work is: who is told, and how it is shown."""
+
+from dfpc_plugin.progress.displays import TerminalBars
+from dfpc_plugin.progress.phases import Phases, Progress
+from dfpc_plugin.progress.shown import shown, shown_share, silenced
+
+__all__ = ["Phases", "Progress", "TerminalBars", "shown", "shown_share", "silenced"]

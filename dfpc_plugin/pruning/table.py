@@ -1,0 +1,82 @@
+"""The result of pruning as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from dfpc_plugin.display import as_text, counted
+
+__all__ = ["result_summary", "result_table"]
+
+_IQR = "  interquartile range"
+_ROWS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
+    ("channels", lambda figures: figures.channels, "{:,.0f}"),
+    ("MACs", lambda figures: figures.macs, "{:,.0f}"),
+    ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
+    ("latency (ms)", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+    (_IQR, lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
+    ("score", lambda figures: figures.score, "{:.4g}"),
+)
+"""Name of a figure, where it is, and how it is written."""
+
+
+def result_table(result: Any) -> str:
+    """Return the figures before and after, the layers that lost most, and where the time went."""
+    seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
+    return as_text(
+        _asked(result),
+        _figures(result),
+        *(result.widths.short() if len(result.widths) else ()),
+        _couplings(result),
+        f"Took {sum(result.seconds.values()):.1f} s: {seconds}.",
+        *([] if result.repair is None else [result.repair.summary]),
+        *result.notes,
+    )
+
+
+def result_summary(result: Any) -> str:
+    """Return the same in a few lines."""
+    figures = [f"  {name.strip()} {' -> '.join((before, after))} {left}" for name, before, after, left in _rows(result)]
+    repair = [] if result.repair is None else [f"  {result.repair.summary}"]
+    return "\n".join([
+        f"PruneResult of {type(result.model).__name__}. {_asked(result)}", *(line.rstrip() for line in figures),
+        f"  {_couplings(result)}", *repair, "  print it for tables; layers() has the widths of all layers, notes what to know",
+    ])  # fmt: skip
+
+
+def _asked(result: Any) -> str:
+    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
+    return f"Asked for {result.target}; reached {reached}"
+
+
+def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Every figure that is known, before and after, and the share that remains."""
+    for name, read, form in _ROWS:
+        before, after = read(result.before), read(result.after)
+        if before is not None and after is not None:
+            share = f"{after / before:.1%}" if before and name != _IQR else ""
+            yield name, form.format(before), form.format(after), share
+    if result.speedup is not None:
+        yield "speed-up", "1x", f"{result.speedup:.2f}x", ""
+
+
+def _figures(result: Any) -> Table:
+    """Before and after."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for column in ("before", "after", "remaining"):
+        table.add_column(column, justify="right")
+    for row in _rows(result):
+        table.add_row(*row)
+    return table
+
+
+def _couplings(result: Any) -> str:
+    """How many couplings lost channels, and how many could not."""
+    cut = sum(coupling.after < coupling.before for coupling in result.couplings)
+    protected = f"; {len(result.protected)} more protected" if result.protected else ""
+    return f"{cut} of {counted(len(result.couplings), 'coupling')} lost channels{protected}."

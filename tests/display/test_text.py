@@ -1,0 +1,56 @@
+"""Text of results: never printed, never empty, never with colour codes, whatever the program runs in."""
+
+import builtins
+
+import pytest
+from rich.table import Table
+
+from dfpc_plugin.display import Name, as_text, first_and_more
+
+
+class ZMQInteractiveShell:
+    """What rich takes for a notebook."""
+
+
+@pytest.fixture(params=["notebook", "forced colours", "narrow"])
+def surroundings(request, monkeypatch):
+    if request.param == "notebook":
+        monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    elif request.param == "forced colours":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+    else:
+        monkeypatch.setenv("COLUMNS", "20")
+
+
+def test_text_is_the_same_everywhere_and_nothing_is_printed(surroundings, capsys):
+    table = Table("layer", "channels")
+    table.add_row(Name("layer1.0.conv1"), "[bold]64[/bold] → 32")
+    text = as_text("A [red]heading[/red].", table)
+    assert text.splitlines()[0] == "A [red]heading[/red]."
+    assert "layer1.0.conv1" in text and "\x1b" not in text
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (40, "stages.3.blocks.12.mixer.dwconv"),
+        (30, "…3.blocks.12.mixer.dwconv"),
+        (16, "…12.mixer.dwconv"),
+        (14, "…mixer.dwconv"),
+        (5, "…conv"),
+    ],
+)
+def test_a_name_is_one_line_and_loses_its_beginning(width, shown):
+    table = Table(box=None, padding=0, show_header=False)
+    table.add_row(Name("stages.3.blocks.12.mixer.dwconv"))
+    assert as_text(table, width=width) == shown
+
+
+def test_what_stands_behind_a_name_stays():
+    table = Table(box=None, padding=0, show_header=False)
+    table.add_row(first_and_more(["features.denseblock1.conv", "b", "c"]))
+    assert as_text(table, width=60) == "features.denseblock1.conv +2"
+    assert as_text(table, width=18) == "…conv +2"
+    assert as_text(table, width=80).splitlines() == ["features.denseblock1.conv +2"]
