@@ -11,7 +11,10 @@ import torch_pruning as tp
 
 from dfpc_plugin.importance import DFPCImportance
 
-__all__ = ["CRITERIA", "Criterion", "Importance"]
+__all__ = ["AUTO", "CRITERIA", "TAYLOR", "Criterion", "Importance"]
+
+AUTO = "auto"
+"""What stands for the criterion that `prune` chooses by itself."""
 
 Importance = Callable[[tp.dependency.Group], torch.Tensor | None]
 """What Torch-Pruning asks for: from a group of coupled channels to one score per channel."""
@@ -24,14 +27,16 @@ class Criterion:
     Attributes:
         name: How the configuration calls it.
         label: How tables and plots call it.
-        build: Makes a fresh importance for Torch-Pruning.
+        build: Makes a fresh importance for Torch-Pruning; None leaves the choice to `prune`.
         random: Whether it draws random numbers, so that one cut says little.
+        gradients: Whether it reads gradients of a loss, for which images are needed.
     """
 
     name: str
     label: str
-    build: Callable[[], Importance]
+    build: Callable[[], Importance | None]
     random: bool = False
+    gradients: bool = False
 
 
 _ALL = (
@@ -49,3 +54,5 @@ _ALL = (
 )
 CRITERIA: dict[str, Criterion] = {criterion.name: criterion for criterion in _ALL}
 """Every criterion by name; those marked TP come with Torch-Pruning."""
+TAYLOR = Criterion("taylor", "Taylor (TP, images)", tp.importance.GroupTaylorImportance, gradients=True)
+"""Torch-Pruning's criterion that reads gradients; it is not in `CRITERIA`, as `prune` computes none."""

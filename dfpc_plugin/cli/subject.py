@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.workflow.opening import Opened, device_of, open_model
-from dfpc_plugin.workflow.recipe import ModelSection
+from dfpc_plugin.workflow.recipe import DataSection, ModelSection
 
-__all__ = ["SubjectOptions"]
+__all__ = ["DataOptions", "SubjectOptions"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,29 @@ class SubjectOptions:
         )
         section = ModelSection(self.model, **own, size=self.size, batch_size=batch_size)
         return open_model(section, device_of(self.device), factory=self.factory)
+
+
+@dataclass(frozen=True)
+class DataOptions(SubjectOptions):
+    """A model, and how its images are read.
+
+    Attributes:
+        root: The folder that holds the data sets of torchvision.
+        download: Fetch them if they are not there.
+        mean: Means of the channels, instead of the model's own.
+        std: Standard deviations of the channels, instead of the model's own.
+        workers: Processes that read images.
+    """
+
+    root: Path | None = None
+    download: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    workers: int = 0
+
+    def section(self, **values: Any) -> DataSection:
+        """The images as a section of a recipe, with more of its keys."""
+        return DataSection(
+            root=self.root, download=self.download, mean=self.mean or None, std=self.std or None, workers=self.workers,
+            **values,
+        )  # fmt: skip

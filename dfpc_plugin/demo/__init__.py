@@ -1,7 +1,6 @@
 """`dfpc demo`: a small trained network, pruned without data by several criteria, at equal cost."""
 
 from dfpc_plugin.demo.config import DemoConfig, DemoConfigError
-from dfpc_plugin.demo.result import DemoResult
 from dfpc_plugin.demo.run import run_demo
 
-__all__ = ["DemoConfig", "DemoConfigError", "DemoResult", "run_demo"]
+__all__ = ["DemoConfig", "DemoConfigError", "run_demo"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from dfpc_plugin.report.summary import CouplingSummary, summarise
 from dfpc_plugin.require import require
 from dfpc_plugin.saliency import Saliency
 
-__all__ = ["draw_saliency", "require_plottable", "write_plot"]
+__all__ = ["GRID", "INK", "PALETTE", "draw_saliency", "new_figure", "require_plottable", "save_figure", "write_plot"]
 
 _FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's palette, which the common kinds of colour blindness tell apart; the markers say it again.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, which the common kinds of colour blindness tell apart; markers say it again."""
+INK, GRID = "#333333", "#DDDDDD"
 _STYLES = {
-    "one feed-in layer": ("#0072B2", "o"),
-    "several: they can only be cut together": ("#D55E00", "s"),
-    "several, of different widths": ("#009E73", "^"),
+    "one feed-in layer": (PALETTE[0], "o"),
+    "several: they can only be cut together": (PALETTE[1], "s"),
+    "several, of different widths": (PALETTE[2], "^"),
 }
-_INK, _GRID = "#333333", "#DDDDDD"
 _NAMES_UP_TO = 80
 _NAME_LENGTH = 26
 
@@ -48,16 +50,41 @@ def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
         OutputError: The file's ending is another one, or it cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
-    require_plottable(path)
-    buffer = io.BytesIO()
-    kind = path.suffix.lower().removeprefix(".")
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    # No date and a fixed salt: the same scores give the same bytes. The settings end with this block.
+    save_figure(lambda: draw_saliency(saliency, title), path)
+
+
+def save_figure(draw: Callable[[], Any], path: str | Path | None) -> Any:
+    """Draw a figure and return it; also write it into a PNG, SVG or PDF file, by its ending, if there is a path.
+
+    Args:
+        draw: Returns a matplotlib figure.
+        path: The file; None to write nothing.
+
+    Raises:
+        OutputError: The file's ending is another one, or it cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    place = None if path is None else Path(path)
+    if place is not None:
+        require_plottable(place)
+    # No date and a fixed salt: the same figures give the same bytes. The settings end with this block.
     with require("matplotlib", "matplotlib", "plots").rc_context(
         {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
     ):
-        draw_saliency(saliency, title).savefig(buffer, format=kind, dpi=130, metadata=metadata)
-    write_bytes(path, buffer.getvalue())
+        figure = draw()
+        if place is not None:
+            buffer = io.BytesIO()
+            kind = place.suffix.lower().removeprefix(".")
+            metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+            figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
+            write_bytes(place, buffer.getvalue())
+    return figure
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """Return an empty matplotlib figure of so many inches, made without pyplot: no window, no global state."""
+    figure_class = require("matplotlib.figure", "matplotlib", "plots").Figure
+    return figure_class(figsize=size, layout="constrained")
 
 
 def draw_saliency(saliency: Saliency, title: str = "") -> Any:
@@ -65,12 +92,9 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
 
     The scale is logarithmic. A score of zero has no place on it and is marked at the bottom.
     """
-    require("matplotlib", "matplotlib", "plots")
     summaries = summarise(saliency)
-    figure_class = require("matplotlib.figure", "matplotlib", "plots").Figure
-    # Figure without pyplot: no window, no global state, whatever backend the user has set.
     inches = 2 + (0.21 if len(summaries) <= _NAMES_UP_TO else 0.1) * len(summaries)
-    figure = figure_class(figsize=(min(20.0, max(7.5, inches)), 5.6), layout="constrained")
+    figure = new_figure((min(20.0, max(7.5, inches)), 5.6))
     axes = figure.subplots()
     for label, (colour, marker) in _STYLES.items():
         group = [summary for summary in summaries if _style(summary) == label]
@@ -98,7 +122,7 @@ def _mark_zeros(axes: Any, indices: list[int]) -> None:
     """Scores of zero lie infinitely far down; mark where there are some."""
     if indices:
         at_bottom = axes.get_xaxis_transform()
-        axes.plot(indices, [0.012] * len(indices), "v", c=_INK, ms=5, transform=at_bottom, label="and channels at zero")
+        axes.plot(indices, [0.012] * len(indices), "v", c=INK, ms=5, transform=at_bottom, label="and channels at zero")
 
 
 def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -> None:
@@ -113,8 +137,8 @@ def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -
     else:
         label = "Coupling, by its number"
     axes.set_xlabel(f"{label}\nLine: all channels; bar: the middle half; marker: the median", fontsize=9)
-    axes.set_title(title, color=_INK, fontsize=11)
-    axes.grid(axis="y", color=_GRID, linewidth=0.7)
+    axes.set_title(title, color=INK, fontsize=11)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()

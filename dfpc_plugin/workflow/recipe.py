@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.data import AugmentSettings
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
@@ -33,7 +33,6 @@ __all__ = [
     "yaml_text",
 ]
 
-AUTO = "auto"
 _LARGEST_SEED = 2**63 - 1
 
 

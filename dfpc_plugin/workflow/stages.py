@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.data import ImageDataset
 from dfpc_plugin.evaluation import Evaluation, evaluate_model
 from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, finetune, prune_and_tune
@@ -18,7 +18,7 @@ from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train
-from dfpc_plugin.workflow.recipe import AUTO, DataSection, PruneSection, Recipe, RepairSection
+from dfpc_plugin.workflow.recipe import DataSection, PruneSection, Recipe, RepairSection
 
 __all__ = ["Validation", "add_curve", "cut", "cut_and_tune", "repair_settings", "tune"]
 
