@@ -2,6 +2,7 @@
 
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
+from dfpc_plugin.comparing import CompareResult, SensitivityResult, compare, sensitivity
 from dfpc_plugin.coupling import LayerCoupling
 from dfpc_plugin.couplings import DataFlowCoupling, find_couplings
 from dfpc_plugin.data import open_images
@@ -33,6 +34,7 @@ from dfpc_plugin.workflow import Recipe, follow_recipe
 __version__ = "0.1.0"
 
 __all__ = [
+    "CompareResult",
     "Convention",
     "DFPCImportance",
     "DFPCPruner",
@@ -59,9 +61,11 @@ __all__ = [
     "Saliency",
     "ScheduleResult",
     "ScheduleSettings",
+    "SensitivityResult",
     "Target",
     "bgsc",
     "build_model",
+    "compare",
     "composed",
     "evaluate_model",
     "export_onnx",
@@ -82,4 +86,5 @@ __all__ = [
     "rule",
     "rule_scope",
     "save_pruned",
+    "sensitivity",
 ]

@@ -14,7 +14,7 @@ from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.registry import Registry
 
-__all__ = ["AUTO", "CRITERIA", "Criterion", "Importance", "as_importance", "label_of"]
+__all__ = ["AUTO", "CRITERIA", "TAYLOR", "Criterion", "Importance", "as_importance", "label_of"]
 
 AUTO = "auto"
 """The name that stands for the criterion that goes with the repair."""
@@ -30,16 +30,18 @@ class Criterion:
     Attributes:
         name: In recipes, on the command line, and for `prune(importance=...)`.
         label: In tables, plots and reports.
-        build: Makes a fresh importance for Torch-Pruning.
+        build: Makes a fresh importance for Torch-Pruning; None leaves the choice to `prune`.
         summary: What it scores by, in one line, for help texts and the documentation.
         random: Whether it draws random numbers, so that one cut says little.
+        gradients: Whether it reads gradients of a loss, for which images are needed.
     """
 
     name: str
     label: str
-    build: Callable[[], Importance]
+    build: Callable[[], Importance | None]
     summary: str
     random: bool = False
+    gradients: bool = False
 
 
 CRITERIA = Registry(
@@ -67,6 +69,14 @@ CRITERIA = Registry(
     Criterion("random", "Random (TP)", tp.importance.RandomImportance, "random numbers", random=True),
 )  # fmt: skip
 """Every criterion by name; those marked TP come with Torch-Pruning. `CRITERIA.register(Criterion(...))` adds one."""
+TAYLOR = Criterion(
+    "taylor",
+    "Taylor (TP, images)",
+    tp.importance.GroupTaylorImportance,
+    "gradients of a loss on images",
+    gradients=True,
+)
+"""Torch-Pruning's criterion that reads gradients; it is not in `CRITERIA`, as `prune` computes none."""
 
 
 def as_importance(value: Any) -> Importance | None:

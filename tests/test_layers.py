@@ -11,7 +11,7 @@ ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors versions registry require interrupts generators files display progress layers containers hooks preserve collector wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
     "cost surgery coupling saliency state traced_call importance criteria selection host models latency repairing repaired_importance pruning artifact data evaluation "
-    "exporting finetuning record report workflow demo cli"
+    "exporting finetuning record report workflow comparing demo cli"
 ).split()
 HOSTS = {
     "torch_pruning": {"traced_call", "importance", "host", "repaired_importance", "criteria", "demo"},

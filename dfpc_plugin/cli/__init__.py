@@ -11,7 +11,21 @@ from typing import Any
 
 from rich.text import Text
 
-from dfpc_plugin.cli import bench, check, couplings, demo, evaluate, export, finetune, prune, repair, report, score
+from dfpc_plugin.cli import (
+    bench,
+    check,
+    compare,
+    couplings,
+    demo,
+    evaluate,
+    export,
+    finetune,
+    prune,
+    repair,
+    report,
+    score,
+    sensitivity,
+)
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 from dfpc_plugin.progress import silenced
@@ -26,6 +40,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, Consoles], int]]] = {
     "prune": (prune.PruneConfig, prune.run),
     "repair": (repair.RepairConfig, repair.run),
     "finetune": (finetune.FinetuneConfig, finetune.run),
+    "compare": (compare.CompareConfig, compare.run),
+    "sensitivity": (sensitivity.SensitivityConfig, sensitivity.run),
     "evaluate": (evaluate.EvaluateConfig, evaluate.run),
     "bench": (bench.BenchConfig, bench.run),
     "export": (export.ExportConfig, export.run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.demo import DemoConfig, run_demo
 
@@ -10,5 +11,6 @@ __all__ = ["DemoConfig", "run"]
 
 def run(config: DemoConfig, consoles: Consoles) -> int:
     """Prune a small trained network by several criteria, without data, and compare them at equal cost."""
-    run_demo(config, consoles.out)
+    with bars(consoles.err) as tell:
+        run_demo(config, consoles.out, tell)
     return 0

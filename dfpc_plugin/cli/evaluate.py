@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from rich.text import Text
@@ -11,7 +10,7 @@ from rich.text import Text
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.cli.subject import DataOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.workflow.opening import images_to_validate
@@ -25,32 +24,22 @@ class EvaluateConfigError(DFPCError, ValueError):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(SubjectOptions):
+class EvaluateConfig(DataOptions):
     """Options of `dfpc evaluate`.
 
     Attributes:
         data: A folder or a zip archive with one folder of images per class, torchvision/NAME, or digits; has to be given.
         split: Which part of it to take.
-        root: The folder that holds the data sets of torchvision.
-        download: Fetch them if they are not there.
         limit: Take so many images, evenly over the classes.
-        mean: Means of the channels, instead of the model's own.
-        std: Standard deviations of the channels, instead of the model's own.
         batch_size: Images at a time.
-        workers: Processes that read images.
         json: Print the figures as JSON.
         quiet: Show no progress.
     """
 
     data: str = field(default="", metadata={"metavar": "SOURCE"})
     split: Literal["train", "val", "test"] = "val"
-    root: Path | None = None
-    download: bool = False
     limit: int | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
     batch_size: int = 256
-    workers: int = 0
     json: bool = False
     quiet: bool = False
 
@@ -64,17 +53,14 @@ class EvaluateConfig(SubjectOptions):
             raise EvaluateConfigError("data is missing: say which images to evaluate on, such as --data val.zip.")
 
     @property
-    def section(self) -> DataSection:
+    def images(self) -> DataSection:
         """The images as a section of a recipe."""
-        return DataSection(
-            val=self.data, val_split=self.split, root=self.root, download=self.download, limit=self.limit,
-            mean=self.mean or None, std=self.std or None, batch_size=self.batch_size, workers=self.workers,
-        )  # fmt: skip
+        return self.section(val=self.data, val_split=self.split, limit=self.limit, batch_size=self.batch_size)
 
 
 def run(config: EvaluateConfig, consoles: Consoles) -> int:
     """Measure the accuracy of a saved model, or of one by name, on labelled images."""
-    data = config.section
+    data = config.images
     with bars(consoles.err, config.quiet or config.json) as tell:
         opened = config.opened(None if config.quiet else consoles.err)
         images = images_to_validate(data, opened.preprocessing)

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from dfpc_plugin.cli.output import print_notes
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
-from dfpc_plugin.workflow.recipe import ModelSection
+from dfpc_plugin.workflow.recipe import DataSection, ModelSection
 
-__all__ = ["SubjectOptions", "section_of"]
+__all__ = ["DataOptions", "SubjectOptions", "section_of"]
 
 
 def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection:
@@ -80,3 +80,29 @@ class SubjectOptions:
         if console is not None:
             print_notes(found.notes, console)
         return found
+
+
+@dataclass(frozen=True)
+class DataOptions(SubjectOptions):
+    """A model, and how its images are read.
+
+    Attributes:
+        root: The folder that holds the data sets of torchvision.
+        download: Fetch them if they are not there.
+        mean: Means of the channels, instead of the model's own.
+        std: Standard deviations of the channels, instead of the model's own.
+        workers: Processes that read images.
+    """
+
+    root: Path | None = None
+    download: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    workers: int = 0
+
+    def section(self, **values: Any) -> DataSection:
+        """The images as a section of a recipe, with more of its keys."""
+        return DataSection(
+            root=self.root, download=self.download, mean=self.mean or None, std=self.std or None, workers=self.workers,
+            **values,
+        )  # fmt: skip

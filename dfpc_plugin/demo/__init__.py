@@ -2,6 +2,5 @@
 
 from dfpc_plugin.demo.config import DemoConfig, DemoConfigError
 from dfpc_plugin.demo.demo_run import run_demo
-from dfpc_plugin.demo.result import DemoResult
 
-__all__ = ["DemoConfig", "DemoConfigError", "DemoResult", "run_demo"]
+__all__ = ["DemoConfig", "DemoConfigError", "run_demo"]

@@ -20,27 +20,27 @@ class DemoConfig:
     """Options of the demo.
 
     Attributes:
-        output: Directory for the plot, the results and the pruned networks; made if it is missing.
+        output: Directory for the plots, the results and the pruned networks; made if it is missing.
         budgets: Shares of the unpruned network's MACs to keep, each between 0 and 1.
         criteria: Names of the importance criteria to compare.
-        global_ranking: Whether each criterion also decides how much every layer loses (Torch-Pruning's
-            `global_pruning`); if not, all layers lose the same share and the criteria only choose the channels.
+        global_ranking: Whether each criterion also decides how much every layer loses; if not, all layers lose the same share
+            and the criteria only choose the channels.
         random_seeds: How many random cuts the random criterion is averaged over.
         seed: Seed of the first random cut.
         threads: CPU threads when latency is measured; everything else uses as many as PyTorch is set to.
         batch_size: Images per forward when latency is measured.
-        latency_time: Seconds spent on measuring each network's latency, at least.
+        latency_time: Seconds spent on measuring the latency of each pruned network, and as many on the unpruned one beside it.
     """
 
     output: Path = Path("dfpc-demo")
     budgets: tuple[float, ...] = (0.9, 0.8, 0.65)
-    criteria: tuple[str, ...] = field(default=("dfpc", "magnitude", "random"), metadata={"choices": CRITERIA})
+    criteria: tuple[str, ...] = field(default=("dfpc-output", "magnitude", "random"), metadata={"choices": CRITERIA})
     global_ranking: bool = True
     random_seeds: int = 3
     seed: int = 0
     threads: int = 1
     batch_size: int = 16
-    latency_time: float = 0.25
+    latency_time: float = 0.1
 
     def __post_init__(self) -> None:
         """Accept lists and strings where tuples and paths are meant, then check.

@@ -2,103 +2,134 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from dfpc_plugin.demo.artefact import write_network
-from dfpc_plugin.demo.compare import BATCHNORM_IMAGES, Advance, Comparison, compare
+from dfpc_plugin.artifact import save_pruned
+from dfpc_plugin.comparing import CompareResult, compare
+from dfpc_plugin.criteria import CRITERIA, Criterion, Importance
 from dfpc_plugin.demo.config import DemoConfig
 from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.network import channel_widths, load_network
-from dfpc_plugin.demo.plot import write_plot
-from dfpc_plugin.demo.result import DemoResult
-from dfpc_plugin.demo.table import print_table
-from dfpc_plugin.files import write_json
+from dfpc_plugin.demo.network import build_network, example_input, load_network
+from dfpc_plugin.files import write_text
+from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.progress import Progress
+from dfpc_plugin.pruning import prune
+from dfpc_plugin.repairing import Method
 from dfpc_plugin.require import require
 
 __all__ = ["run_demo"]
 
+_REPAIRS: tuple[Method, ...] = ("none", "merge", "calibrate")
+_IMAGES = 128
+_TITLE = "A small ResNet on scanned digits, pruned without fine-tuning"
 
-def run_demo(config: DemoConfig | None = None, console: Console | None = None) -> DemoResult:
+
+def run_demo(
+    config: DemoConfig | None = None, console: Console | None = None, progress: Progress | bool = True
+) -> CompareResult:
     """Prune the network that ships with this package by several criteria, and show and store how they compare.
 
-    Writes only into `config.output`: the plot, all figures, and the networks of the first DFPC criterion asked for.
+    Writes only into `config.output`: plots, all figures, and the networks pruned by the first DFPC criterion asked for.
     PyTorch's random state and number of threads are as before afterwards.
 
     Args:
-        config: What to do; the defaults take well under a minute on two cores.
+        config: What to do; the defaults take about a minute on two cores.
         console: Where to print.
+        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
 
     Raises:
         MissingDependencyError: scikit-learn or matplotlib is not installed.
-        BudgetError: A criterion cannot reach one of the budgets.
     """
     config, console, start = config or DemoConfig(), console or Console(), time.perf_counter()
     require("matplotlib", "matplotlib", "demo")  # now rather than after half a minute of work
     digits = load_digits()
     model = load_network()
-    with torch.random.fork_rng(devices=[]), _progress_bar(console) as advance:
-        comparison = compare(model, digits, config, advance)
-    base_widths = channel_widths(model)
-    result = DemoResult(
-        base=comparison.base,
-        base_widths=base_widths,
-        cuts=comparison.results,
-        test_images=len(digits.test_labels),
-        batchnorm_images=BATCHNORM_IMAGES,
-        batch_size=config.batch_size,
-        threads=config.threads,
-        global_ranking=config.global_ranking,
-        versions={name: version(name) for name in ("torch", "timm", "torch-pruning")},
-        files={},
-        seconds=0.0,
+    chosen = [_criterion(name, config.global_ranking) for name in config.criteria]
+    run = functools.partial(
+        compare,
+        model,
+        example_input(),
+        budgets=sorted(config.budgets, reverse=True),
+        repairs=_REPAIRS,
+        data=TensorDataset(digits.test_images, digits.test_labels),
+        images=digits.train_images[:_IMAGES],
+        latency=LatencySettings(config.threads, config.batch_size, config.latency_time),
+        progress=progress,
     )
-    result = _write(result, comparison, config.output, start)
-    print_table(result, console)
-    console.print(_what_next(result), highlight=False)
+    seeds = range(config.seed, config.seed + config.random_seeds)
+    results = [
+        run(criteria=[c for c in chosen if c.random == random], seeds=seeds if random else config.seed)
+        for random in (False, True)
+        if any(c.random == random for c in chosen)
+    ]
+    result = functools.reduce(CompareResult.__add__, results)
+    written = [*_write(result, config.output), *_saved(model, chosen, config)]
+    console.print(Text(_TITLE, style="bold"))
+    console.print(Text(result.text(console.width)), soft_wrap=True)
+    console.print(_what_next(written, config, time.perf_counter() - start), highlight=False)
     return result
 
 
-def _write(result: DemoResult, comparison: Comparison, directory: Path, start: float) -> DemoResult:
-    """Write the plot, DFPC's networks and the numbers; return `result` with what was written."""
+def _criterion(name: str, global_ranking: bool) -> Criterion:
+    """A criterion that compares channels of all layers, or of one layer at a time."""
+    known = CRITERIA[name]
+    if global_ranking:
+        return known
+    return dataclasses.replace(known, build=lambda: _Ranks(known.build()))
+
+
+class _Ranks:
+    """Scores channels by their rank within the coupling, so that all couplings lose the same share."""
+
+    def __init__(self, importance: Importance | None) -> None:
+        """Rank what `importance` scores."""
+        self._importance = importance
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Return ranks between 0 and 1, one per channel."""
+        scores = None if self._importance is None else self._importance(group)
+        return None if scores is None else scores.argsort().argsort() / len(scores)
+
+
+def _write(result: CompareResult, directory: Path) -> Iterator[Path]:
+    """Write plots and figures; yield the files."""
     directory.mkdir(parents=True, exist_ok=True)
-    files = {f"plot ({kind})": path for kind, path in write_plot(result, directory).items()}
-    ours = next((cut.criterion for cut in comparison.results if cut.criterion.startswith("dfpc")), None)
-    for contender, cut in zip(comparison.contenders, comparison.results, strict=True):
-        if cut.criterion == ours:
-            files |= write_network(contender.cut.model, cut, result.base_widths, directory)
-    files["results"] = directory / "results.json"
-    result = dataclasses.replace(
-        result, files={name: str(path) for name, path in files.items()}, seconds=time.perf_counter() - start
-    )
-    write_json(files["results"], result.to_json())
-    return result
+    for kind in ("svg", "png"):
+        result.plot(directory / f"accuracy.{kind}")
+        yield directory / f"accuracy.{kind}"
+    yield write_text(directory / "results.jsonl", result.to_json_lines())
+    yield write_text(directory / "results.csv", result.to_csv())
 
 
-def _what_next(result: DemoResult) -> str:
-    directory = Path(result.files["results"]).parent
+def _saved(model: nn.Module, chosen: list[Criterion], config: DemoConfig) -> Iterator[Path]:
+    """Save what the first of DFPC's criteria makes of the network, without repair; yield the directories."""
+    ours = next((criterion for criterion in chosen if criterion.name.startswith("dfpc")), None)
+    if ours is None:
+        return
+    factory = f"{build_network.__module__}:{build_network.__name__}"
+    for budget in sorted(config.budgets, reverse=True):
+        pruned = prune(model, example_input(), f"macs={budget}", importance=ours.build(), repair="none")
+        directory = config.output / f"{ours.name}-{budget:g}"
+        yield save_pruned(pruned, directory, model=factory, example_inputs=example_input(), overwrite=True)
+
+
+def _what_next(written: list[Path], config: DemoConfig, seconds: float) -> str:
     return (
-        f"Written to {directory}: {', '.join(Path(path).name for path in result.files.values())}"
-        f" ({result.seconds:.0f} s in all).\n\n"
-        "Your own model   importance=DFPCImportance() in any Torch-Pruning pruner\n"
-        "Repair           column 'repaired': dfpc_plugin.repair by 'merge', needs no data\n"
+        f"Latency: batches of {config.batch_size} on {config.threads} CPU thread(s), beside the unpruned network. "
+        f"merge takes no data, calibrate {_IMAGES} images without labels.\n"
+        f"Written to {config.output}: {', '.join(path.name for path in written)} ({seconds:.0f} s in all).\n\n"
+        "Your own model   dfpc compare MODEL, or dfpc_plugin.compare(model, example_inputs)\n"
+        "Repair           columns 'merge' and 'calibrate': dfpc prune MODEL --repair.method merge\n"
         "Documentation    docs/index.md, or mkdocs serve in a clone\n"
         "Other commands   dfpc --help"
     )
-
-
-@contextlib.contextmanager
-def _progress_bar(console: Console) -> Iterator[Advance]:
-    """Show one bar per part of the work, and take them away at the end."""
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        tasks = {name: progress.add_task(name, total=1.0) for name in ("pruning", "testing", "timing")}
-        yield lambda name, share: progress.update(tasks[name], completed=share)

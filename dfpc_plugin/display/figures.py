@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.files import OutputError, require_writable, write_bytes
 from dfpc_plugin.require import require
 
-__all__ = ["draw_layers", "new_figure", "plot_settings", "require_plottable", "save_figure"]
+__all__ = [
+    "GRID",
+    "INK",
+    "PALETTE",
+    "draw_layers",
+    "drawn",
+    "new_figure",
+    "plot_settings",
+    "require_plottable",
+    "save_figure",
+]
 
 _FORMATS = (".png", ".svg", ".pdf")
-_KEPT, _REMOVED, _INK = "#0072B2", "#D9DEE3", "#333333"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, which the common kinds of colour blindness tell apart; markers say it again."""
+INK, GRID = "#333333", "#DDDDDD"
+_KEPT, _REMOVED = PALETTE[0], "#D9DEE3"
 _NAMES_UP_TO, _NAME_LENGTH = 130, 36
 
 
@@ -85,10 +98,24 @@ def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = 
         MissingDependencyError: matplotlib is not installed.
         OutputError: The file cannot be written.
     """
+    return drawn(lambda: _bars(rows), path)
+
+
+def drawn(draw: Callable[[], Any], path: str | Path | None) -> Any:
+    """Draw a figure and return it; also write it to a PNG, SVG or PDF file, by its ending, if there is a path.
+
+    Args:
+        draw: Returns a matplotlib figure.
+        path: The file; None to write nothing.
+
+    Raises:
+        OutputError: The file's ending is another one, or it cannot be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
     if path is not None:
         require_plottable(Path(path))
     with plot_settings():
-        figure = _bars(rows)
+        figure = draw()
     if path is not None:
         save_figure(figure, Path(path))
     return figure
@@ -111,6 +138,6 @@ def _bars(rows: Sequence[tuple[str, int, int]]) -> Any:
     axes.set_xlabel("Output channels")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(colors=_INK)
+    axes.tick_params(colors=INK)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9, reverse=True)
     return figure

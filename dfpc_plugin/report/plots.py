@@ -8,19 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.display.figures import new_figure, plot_settings, require_plottable, save_figure
+from dfpc_plugin.display.figures import GRID, INK, PALETTE, drawn, new_figure
 from dfpc_plugin.report.summary import CouplingSummary, summarise
 from dfpc_plugin.saliency import Saliency
 
 __all__ = ["draw_saliency", "write_plot"]
 
-# Okabe and Ito's palette, which the common kinds of colour blindness tell apart; the markers say it again.
 _STYLES = {
-    "one feed-in layer": ("#0072B2", "o"),
-    "several: they can only be cut together": ("#D55E00", "s"),
-    "several, of different widths": ("#009E73", "^"),
+    "one feed-in layer": (PALETTE[0], "o"),
+    "several: they can only be cut together": (PALETTE[1], "s"),
+    "several, of different widths": (PALETTE[2], "^"),
 }
-_INK, _GRID = "#333333", "#DDDDDD"
 _NAMES_UP_TO = 80
 _NAME_LENGTH = 26
 
@@ -32,9 +30,7 @@ def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
         OutputError: The file's ending is another one, or it cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
-    require_plottable(path)
-    with plot_settings():
-        save_figure(draw_saliency(saliency, title), path)
+    drawn(lambda: draw_saliency(saliency, title), Path(path))
 
 
 def draw_saliency(saliency: Saliency, title: str = "") -> Any:
@@ -72,7 +68,7 @@ def _mark_zeros(axes: Any, indices: list[int]) -> None:
     """Scores of zero lie infinitely far down; mark where there are some."""
     if indices:
         at_bottom = axes.get_xaxis_transform()
-        axes.plot(indices, [0.012] * len(indices), "v", c=_INK, ms=5, transform=at_bottom, label="and channels at zero")
+        axes.plot(indices, [0.012] * len(indices), "v", c=INK, ms=5, transform=at_bottom, label="and channels at zero")
 
 
 def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -> None:
@@ -87,8 +83,8 @@ def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -
     else:
         label = "Coupling, by its number"
     axes.set_xlabel(f"{label}\nLine: all channels; bar: the middle half; marker: the median", fontsize=9)
-    axes.set_title(title, color=_INK, fontsize=11)
-    axes.grid(axis="y", color=_GRID, linewidth=0.7)
+    axes.set_title(title, color=INK, fontsize=11)
+    axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()

@@ -5,8 +5,8 @@
     python examples/benchmarks/accuracy_table.py --data DIRECTORY --table true                 # only print what is known
 
 The directory holds weights and images under the names in `NETWORKS`; networks whose files are not there are left out, and named.
-Every cell is kept as a line of JSON as soon as it is done, so that a run that was stopped goes on where it was. Nothing is
-fine-tuned. `auto` is what `prune` ranks by when it is told nothing but the target and the repair. `taylor` looks at 128 of the
+The cells are those of `dfpc_plugin.compare`. Each is kept as a line of JSON as soon as it is done, so that a run that was stopped
+goes on where it was. Nothing is fine-tuned. `auto` is what `prune` ranks by when it is told nothing but the target and the repair. `taylor` looks at 128 of the
 images without labels, and takes the network's own answers for labels.
 
 Networks are made by `train_on_cifar.py`, and those on digits by
@@ -16,39 +16,38 @@ Networks are made by `train_on_cifar.py`, and those on digits by
 
 from __future__ import annotations
 
-import itertools
 import json
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
-import torch_pruning as tp
 from jsonargparse import auto_cli
-from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.criteria import CRITERIA, Importance
+from dfpc_plugin.comparing import Cell, CellResult
+from dfpc_plugin.comparing.cells import Unpruned
+from dfpc_plugin.comparing.contenders import CONTENDERS
+from dfpc_plugin.comparing.metrics import METRICS
+from dfpc_plugin.comparing.scorers import standard_error
+from dfpc_plugin.comparing.store import CellStore
 from dfpc_plugin.data import evaluation_transform, open_images
 from dfpc_plugin.demo.data import load_digits
 from dfpc_plugin.demo.network import load_network
 from dfpc_plugin.models import ModelSpec, Preprocessing, build_model, load_weights
 from dfpc_plugin.models.library import IMAGENET
+from dfpc_plugin.repairing import Method
+from dfpc_plugin.selection import Target
 
-__all__ = ["NETWORKS", "markdown"]
+__all__ = ["NETWORKS"]
 
 Record = dict[str, Any]
-AUTO, TAYLOR = "auto", "taylor"
-TAYLOR_IMAGES = 128
-REPAIRS = ("none", "mean", "merge", "synthetic", "calibrate")
+CONSOLE = Console(stderr=True, soft_wrap=True)
 KEYS = ("network", "macs", "criterion", "repair", "seed")
 DRAWS = 3
 """How often a criterion that draws random numbers is tried."""
@@ -132,111 +131,63 @@ NETWORKS = {
 }
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images that are classified right."""
-    model.eval()
-    with torch.no_grad():
-        found = torch.cat([model(batch).argmax(1) for batch in images.split(50)])
-    return float((found == labels).float().mean())
+class Records(CellStore):
+    """Keeps the cells of one network among those of all, one line of JSON each."""
+
+    def __init__(self, path: Path, network: str, images: int) -> None:
+        """Take up the cells of a network that are in the file; `images` is how many it is tested on."""
+        super().__init__({"metric": "accuracy"})
+        self._path, self._network, self._images = path, network, images
+        self.known = {result.cell: result for result in results_of(read(path), network)}
+
+    def add(self, result: CellResult) -> None:
+        """Keep a cell on the disk, and print it."""
+        super().add(result)
+        cell, unpruned = result.cell, self.unpruned
+        found: Record = {"error": result.error}
+        if not result.error:
+            found = {"accuracy": result.value, "macs_left": result.macs, "params_left": result.params}
+            found["seconds"] = round(result.seconds or 0.0, 1)
+        facts = (self._network, Target.parse(cell.budget).macs, cell.criterion, cell.repair, cell.seed)
+        base = None if unpruned is None else unpruned.value
+        record = {**dict(zip(KEYS, facts, strict=True)), "base": base, "images": self._images, **found}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        CONSOLE.print(*facts[:4], result.error or result.value)
 
 
-def importance_of(criterion: str, model: nn.Module, unlabelled: Tensor) -> Importance | None:
-    """Return an importance by name, with what it needs to know of the model; None for the default of `prune`."""
-    if criterion != TAYLOR:
-        return None if criterion == AUTO else CRITERIA[criterion].build()
-    model.zero_grad()
-    for batch in unlabelled[:TAYLOR_IMAGES].split(32):
-        found = model(batch)
-        F.cross_entropy(found, found.argmax(1), reduction="sum").backward()
-    return tp.importance.GroupTaylorImportance()
+def read(path: Path) -> list[Record]:
+    """Every record in a file; none if it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def cell(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    unlabelled: Tensor,
-    macs: float,
-    criterion: str,
-    repair: str,
-    seed: int,
-) -> Record:
-    """The accuracy after one cut and one repair, or why there is none."""
-    settings = dfpc.RepairSettings(repair, unlabelled if repair == "calibrate" else None, seed=seed)  # type: ignore[arg-type]
-    torch.manual_seed(seed)
-    start = time.perf_counter()
-    importance = importance_of(criterion, model, unlabelled)
-    try:
-        result = dfpc.prune(model, images[:1], f"macs={macs}", importance=importance, repair=settings)
-    except dfpc.errors.DFPCError as error:  # of a repair that this network does not allow
-        return {"error": str(error)}
-    took = time.perf_counter() - start
-    share = accuracy(result.model, images, labels)
-    return {"accuracy": share, "macs_left": result.reached["macs"], "seconds": round(took, 1)}
+def results_of(records: Iterable[Record], network: str) -> list[CellResult]:
+    """The records of a network as cells, at falling shares of the MACs."""
+    found = []
+    for record in sorted(records, key=lambda record: -record["macs"]):
+        if record["network"] == network:
+            cell = Cell(record["criterion"], str(Target(macs=record["macs"])), record["repair"], record["seed"])
+            share = record.get("accuracy")
+            error = None if share is None else standard_error(share, record["images"])
+            left = (record.get("macs_left"), record.get("params_left"), None, record.get("seconds"))
+            found.append(CellResult(cell, share, error, *left, record.get("error", "")))
+    return found
 
 
-def label_of(criterion: str) -> str:
-    """What tables and plots call a criterion."""
-    return {AUTO: "`prune` by default", TAYLOR: "Taylor (TP, on images)"}.get(criterion) or CRITERIA[criterion].label
-
-
-def markdown(records: Iterable[Record]) -> str:
-    """One table per network and budget: criteria by repairs, the mean over draws, in per cent."""
-    groups: dict[tuple[str, float], dict[str, dict[str, list[float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
-    facts: dict[str, Record] = {}
-    for record in records:
-        facts[record["network"]] = record
-        if "accuracy" in record:
-            groups[record["network"], record["macs"]][record["criterion"]][record["repair"]].append(record["accuracy"])
-    text = []
-    for (network, macs), rows in sorted(groups.items(), key=lambda item: (item[0][0], -item[0][1])):
-        base, count = facts[network]["base"], facts[network]["images"]
-        error = (base * (1 - base) / count) ** 0.5
-        text.append(
-            f"\n**{network}**, {macs:g} of the MACs; {base:.1%} before, {count} images, standard error {error:.1%}:\n"
-        )
-        repairs = [repair for repair in REPAIRS if any(repair in row for row in rows.values())]
-        text += [f"| Criterion | {' | '.join(repairs)} |", "|---" * (len(repairs) + 1) + "|"]
-        for criterion, row in rows.items():
-            found = [f"{100 * statistics.mean(row[repair]):.1f}" if repair in row else "-" for repair in repairs]
-            text.append(f"| {label_of(criterion)} | {' | '.join(found)} |")
-    return "\n".join(text)
-
-
-def draw(records: Iterable[Record], path: Path, repair: str = "merge") -> None:
-    """Draw the accuracy that is left over the budgets, a panel per network, each criterion with the same repair."""
-    curves: dict[str, dict[str, dict[float, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    bases = {record["network"]: record["base"] for record in records}
-    for record in records:
-        if record["repair"] == repair and "accuracy" in record:
-            curves[record["network"]][record["criterion"]][record["macs"]].append(record["accuracy"])
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, (network, criteria) in itertools.zip_longest(panels, curves.items(), fillvalue=("", {})):
-        panel.set_visible(bool(network))
-        for criterion, points in criteria.items():
-            budgets = sorted(points, reverse=True)
-            shares = [100 * statistics.mean(points[budget]) for budget in budgets]
-            own = {"color": "black", "linewidth": 2.5} if criterion == AUTO else {"linewidth": 1.2}
-            panel.plot(budgets, shares, marker=".", label=label_of(criterion).replace("`", ""), **own)
-        if network:
-            panel.axhline(100 * bases[network], color="0.7", linestyle=":")
-            panel.set(title=network, xlabel="share of the MACs", ylabel=f"accuracy in %, after {repair}")
-            panel.invert_xaxis()
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path)
+def result_of(records: Sequence[Record], network: str) -> dfpc.CompareResult:
+    """All that is known of a network as a comparison."""
+    last = [record for record in records if record["network"] == network][-1]
+    unpruned = Unpruned(None, None, last["base"], standard_error(last["base"], last["images"]))
+    cells = tuple(results_of(records, network))
+    return dfpc.CompareResult(METRICS["accuracy"], f"{last['images']} images", unpruned, cells)
 
 
 def main(
     data: Path,
     only: str = "*",
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.5),
-    criteria: tuple[str, ...] = (AUTO, *CRITERIA, TAYLOR),
-    repairs: tuple[str, ...] = REPAIRS,
+    criteria: tuple[str, ...] = tuple(CONTENDERS),
+    repairs: tuple[Method, ...] = get_args(Method),
     results: Path = Path("accuracy_table.jsonl"),
     test_images: int | None = None,
     unlabelled_images: int = 250,
@@ -255,35 +206,31 @@ def main(
         test_images: How many images to test on, evenly over the classes; all if not given.
         unlabelled_images: How many `calibrate` gets.
         table: Measure nothing.
-        figure: A file for curves of accuracy over budgets, such as `accuracy.svg`.
+        figure: For curves of accuracy over budgets: `accuracy.svg` makes one file per network, such as `accuracy-resnet20.svg`.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    records: list[Record] = [json.loads(line) for line in lines]
-    known = {tuple(record[key] for key in KEYS) for record in records}
     for name, network in NETWORKS.items():
+        if table or not fnmatch(name, only):
+            continue
         lacking = [file for file in (network.weights, *network.images) if not (data / file).exists()]
-        if table or not fnmatch(name, only) or lacking:
-            if lacking and not table and fnmatch(name, only):
-                console.print(f"{name} is left out: '{data}' has no {' and no '.join(lacking)}.")
+        if lacking:
+            CONSOLE.print(f"{name} is left out: '{data}' has no {' and no '.join(lacking)}.")
             continue
         model = network.build(data)
         images, labels, unlabelled = network.read(data, test_images, unlabelled_images)
-        base = accuracy(model, images, labels)
-        for macs, criterion, repair in itertools.product(budgets, criteria, repairs):
-            draws = DRAWS if criterion in CRITERIA and CRITERIA[criterion].random else 1
-            for seed in range(draws):
-                facts = dict(zip(KEYS, (name, macs, criterion, repair, seed), strict=True))
-                if tuple(facts.values()) in known:
-                    continue
-                found = cell(model, images, labels, unlabelled, macs, criterion, repair, seed)
-                records.append({**facts, "base": base, "images": len(images), **found})
-                with results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
-                console.print(name, macs, criterion, repair, found.get("accuracy", found.get("error")))
-    print(markdown(records))
-    if figure is not None:
-        draw(records, figure)
+        store = Records(results, name, len(images))
+        for random, seeds in ((False, 1), (True, DRAWS)):
+            chosen = [criterion for criterion in criteria if CONTENDERS[criterion].random == random]
+            if chosen:
+                dfpc.compare(
+                    model, images[:1], criteria=chosen, budgets=budgets, repairs=repairs, seeds=range(seeds),
+                    data=TensorDataset(images, labels), images=unlabelled, batch_size=50, save_to=store,
+                )  # fmt: skip
+    records = read(results)
+    for name in dict.fromkeys(record["network"] for record in records):
+        found = result_of(records, name)
+        print(f"\n## {name}\n\n{found.to_markdown()}")
+        if figure is not None:
+            found.plot(figure.with_name(f"{figure.stem}-{name}{figure.suffix}"))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ pair is after re-estimating BatchNorm on unlabelled images that are not among th
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -21,8 +22,9 @@ from rich.table import Table
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.measure import accuracy, with_reestimated_batchnorm
+from dfpc_plugin.demo.measure import accuracy
 from dfpc_plugin.pruning import Per
+from dfpc_plugin.repairing.batchnorm import reestimated
 from dfpc_plugin.selection import TargetError
 
 
@@ -78,7 +80,9 @@ def main(
             except TargetError:
                 cells.append("not reached")
                 continue
-            repaired = with_reestimated_batchnorm(cut, pixels[unlabelled])
+            repaired = copy.deepcopy(cut).eval()
+            with reestimated(repaired, pixels[unlabelled].split(256), None) as keep:
+                keep[0] = True
             scores = [accuracy(candidate, pixels[test], labels[test]) for candidate in (cut, repaired)]
             cells.append(" / ".join(f"{100 * score:.1f}" for score in scores))
         table.add_row(CRITERIA[name].label, *cells)

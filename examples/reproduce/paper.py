@@ -17,14 +17,12 @@ results.json are not computed again, and training goes on from its last checkpoi
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from curve import write_curve
 from jsonargparse import auto_cli
 from ledger import Ledger, Row
@@ -34,15 +32,12 @@ from rich.table import Table
 from torch import nn
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.criteria import CRITERIA, Criterion
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import ImageDataset, evaluation_transform, open_images, training_transform
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.models import build_model, example_inputs, load_weights, preprocessing_of
 from dfpc_plugin.selection import Target, TargetError
-
-_L1 = Criterion("l1", "L1 norm", functools.partial(tp.importance.GroupMagnitudeImportance, p=1))
-KNOWN = CRITERIA | {"l1": _L1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +88,7 @@ def main(
         train: Train the network first; its weights go to `output`.
         train_data: Training images; `data` if not given.
         root: The folder of torchvision's data sets.
-        criteria: By what channels are ranked: l1, or a criterion of dfpc_plugin, such as dfpc-published or random.
+        criteria: By what channels are ranked: names of criteria, such as dfpc-published, l1 or random.
         coupled: Whether channels that several layers write go, too; both, one after the other, for the ablation.
         speedups: MACs of the unpruned network over those of the pruned one, where to stop.
         drops: Points of accuracy that may be lost, where to stop.
@@ -179,13 +174,13 @@ def run(
     with Progress(console=console, transient=True) as bars:
         bar = bars.add_task("rows", total=len(wanted))
         for name, both, stop in wanted:
-            bars.update(bar, description=f"{KNOWN[name].label}, {stop}" + ("" if both else ", uncoupled only"))
+            bars.update(bar, description=f"{CRITERIA[name].label}, {stop}" + ("" if both else ", uncoupled only"))
             if ledger.find(criterion=name, coupled=both, stop=stop) is None:
                 torch.manual_seed(seed)
-                row: Row = {"criterion": name, "label": KNOWN[name].label, "coupled": both, "stop": stop}
+                row: Row = {"criterion": name, "label": CRITERIA[name].label, "coupled": both, "stop": stop}
                 try:
                     result = dfpc.prune(
-                        model, example_inputs(model, network), stops[stop], importance=KNOWN[name].build(), rescore=step,
+                        model, example_inputs(model, network), stops[stop], importance=CRITERIA[name].build(), rescore=step,
                         coupled=both, max_ratio=1.0, latency=latency,
                         evaluate=top1 if Target.parse(stops[stop]).max_drop else None,
                     )  # fmt: skip

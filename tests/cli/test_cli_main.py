@@ -76,7 +76,7 @@ def test_an_interrupt_is_quiet(dfpc, monkeypatch):
 
 def test_the_demo_gets_its_configuration(dfpc, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(cli.demo, "run_demo", lambda config, console: seen.append(config))
+    monkeypatch.setattr(cli.demo, "run_demo", lambda config, console, progress: seen.append(config))
     code, _, err = dfpc("demo", "--budgets", "0.8", "0.6", "--batch-size=4", "--output", tmp_path)
     assert (code, err) == (0, "")
     assert seen == [cli.demo.DemoConfig(output=tmp_path, budgets=(0.8, 0.6), batch_size=4)]

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from dfpc_plugin.demo import data, train
 from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.measure import accuracy, count_macs, count_parameters, with_reestimated_batchnorm
+from dfpc_plugin.demo.measure import accuracy
 from dfpc_plugin.demo.network import WEIGHTS, build_network, example_input, load_network
 from dfpc_plugin.errors import MissingDependencyError
 from dfpc_plugin.require import require
@@ -53,22 +53,6 @@ def test_training_command_writes_a_file_the_demo_can_load(tmp_path, capsys):
     assert torch.equal(generator, torch.get_rng_state())
     assert torch.get_num_threads() == threads
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_macs_and_parameters_of_a_known_layer():
-    layer = torch.nn.Conv2d(2, 3, 3, padding=1)
-    assert count_macs(layer, torch.zeros(1, 2, 5, 5)) == 3 * 2 * 9 * 25
-    assert count_parameters(layer) == 3 * 2 * 9 + 3
-
-
-def test_reestimated_batchnorm_normalises_the_images_and_spares_the_original():
-    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1, affine=False)).eval()
-    images = torch.randn(256, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 5 + 7
-    output = with_reestimated_batchnorm(model, images)(images)
-    assert output.mean().abs() < 1e-4
-    assert (output.std() - 1).abs() < 1e-2
-    assert torch.equal(model[0].running_mean, torch.zeros(1))
-    assert model[0].momentum == 0.1
 
 
 def test_example_inputs_are_random_but_always_the_same():

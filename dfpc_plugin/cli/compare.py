@@ -1,0 +1,136 @@
+"""`dfpc compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.text import Text
+
+from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
+from dfpc_plugin.cli.subject import DataOptions
+from dfpc_plugin.comparing import CompareResult, compare
+from dfpc_plugin.criteria import AUTO
+from dfpc_plugin.display.figures import require_plottable
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.workflow.opening import images_to_calibrate, images_to_validate
+
+__all__ = ["CompareConfig", "CompareConfigError", "run"]
+
+
+class CompareConfigError(DFPCError, ValueError):
+    """Options of `dfpc compare` that make no sense."""
+
+
+@dataclass(frozen=True)
+class CompareConfig(DataOptions):
+    """Options of `dfpc compare`.
+
+    Attributes:
+        criteria: Names of criteria: auto for what prune chooses by itself, those of recipes, or taylor, which needs images.
+        budgets: Targets such as macs=0.5 or params=0.3; a number is the share of the MACs to keep.
+        repairs: Repair methods: none, mean, merge, synthetic, or calibrate, which needs images.
+        seeds: Seeds of the random criterion and of repairs; figures are averaged over them.
+        ignored_layers: Layers whose outputs stay, as names or shell-style patterns.
+        data: Labelled images to measure accuracy on; without, the error of the model's outputs is measured.
+        split: Which part of them to take.
+        limit: Take so many of them, evenly over the classes.
+        images: Images to calibrate on, whose labels are not used; without data, also those to measure the error on.
+        image_count: How many of them to draw.
+        batch_size: Images at a time.
+        save_to: The file of finished cells, JSON lines; with it, the same command goes on where it was stopped.
+        csv: Write one row per cell as CSV to this file, or to the standard output (-), which then gets nothing else.
+        markdown: Write the table as Markdown to this file, or to the standard output (-).
+        plot: Draw the figures over the MACs into this file (.png, .svg or .pdf).
+        json: Print everything as JSON instead of a table.
+        quiet: Print no table, and show no progress.
+    """
+
+    criteria: tuple[str, ...] = (AUTO, "dfpc", "magnitude", "random")
+    budgets: tuple[str, ...] = ("0.9", "0.7", "0.5")
+    repairs: tuple[str, ...] = ("none", "merge")
+    seeds: tuple[int, ...] = (0,)
+    ignored_layers: tuple[str, ...] = ()
+    data: str | None = field(default=None, metadata={"metavar": "SOURCE"})
+    split: Literal["train", "val", "test"] = "val"
+    limit: int | None = None
+    images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
+    image_count: int = 256
+    batch_size: int = 256
+    save_to: Path = field(default=Path("dfpc-compare.jsonl"), metadata={"metavar": "FILE"})
+    csv: str | None = field(default=None, metadata={"metavar": "FILE"})
+    markdown: str | None = field(default=None, metadata={"metavar": "FILE"})
+    plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    json: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            CompareConfigError: Two results are to go to the standard output.
+        """
+        if (self.csv == STDOUT) + (self.markdown == STDOUT) + self.json > 1:
+            raise CompareConfigError(
+                "json, csv and markdown cannot share the standard output; name files for all but one."
+            )
+
+
+def run(config: CompareConfig, consoles: Consoles) -> int:
+    """Compare criteria, budgets, repairs and seeds on one model, and go on where an earlier run was stopped."""
+    require_targets(config.csv, config.markdown)
+    if config.plot is not None:
+        require_plottable(config.plot)
+    try:
+        result = _compared(config, consoles)
+    except KeyboardInterrupt:
+        told = f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there."
+        consoles.err.print(Text(told), soft_wrap=True)
+        raise
+    written = [str(config.save_to), *_write(config, result)]
+    if config.json:
+        print_json(result.to_json(), consoles.out)
+    elif not config.quiet and STDOUT not in (config.csv, config.markdown):
+        consoles.out.print(Text(result.text(consoles.out.width)), soft_wrap=True)
+        consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
+    return 0
+
+
+def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
+    """Open everything and compare."""
+    section = config.section(
+        val=config.data, val_split=config.split, limit=config.limit, train=config.images, batch_size=config.batch_size
+    )
+    with bars(consoles.err, config.quiet) as tell:
+        opened = config.opened(None if config.quiet else consoles.err)
+        images = None
+        if config.images is not None:
+            images = images_to_calibrate(section, opened.preprocessing, config.image_count, 0)
+        return compare(
+            opened.model,
+            opened.inputs,
+            criteria=config.criteria,
+            budgets=config.budgets,
+            repairs=config.repairs,
+            seeds=config.seeds,
+            data=images_to_validate(section, opened.preprocessing),
+            images=images,
+            save_to=config.save_to,
+            batch_size=config.batch_size,
+            workers=config.workers,
+            progress=tell,
+            ignored_layers=config.ignored_layers,
+        )
+
+
+def _write(config: CompareConfig, result: CompareResult) -> list[str]:
+    """Write what was asked for; return the names of the files."""
+    written = [] if config.csv is None else send(config.csv, result.to_csv())
+    written += [] if config.markdown is None else send(config.markdown, result.to_markdown())
+    if config.plot is not None:
+        result.plot(config.plot)
+        written.append(str(config.plot))
+    return written

@@ -1,0 +1,77 @@
+"""`dfpc sensitivity`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.text import Text
+
+from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
+from dfpc_plugin.cli.subject import DataOptions
+from dfpc_plugin.comparing import sensitivity
+from dfpc_plugin.display.figures import require_plottable
+from dfpc_plugin.workflow.opening import images_to_calibrate
+
+__all__ = ["SensitivityConfig", "run"]
+
+
+@dataclass(frozen=True)
+class SensitivityConfig(DataOptions):
+    """Options of `dfpc sensitivity`.
+
+    Attributes:
+        shares: Shares of a coupling's channels to remove, each from 0 to below 1.
+        ignored_layers: Leave out the couplings that these layers produce: names, or shell-style patterns.
+        images: Images to measure the error on, too, whose labels are not used.
+        split: Which part of them to take.
+        image_count: How many of them to draw.
+        seed: Seed of the noise and of the draw.
+        csv: Write one row per coupling and share as CSV to this file, or to the standard output (-), which then gets nothing
+            else.
+        plot: Draw the errors into this file (.png, .svg or .pdf).
+        json: Print everything as JSON instead of a table.
+        quiet: Print no table, and show no progress.
+    """
+
+    shares: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
+    ignored_layers: tuple[str, ...] = ()
+    images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
+    split: Literal["train", "val", "test"] = "train"
+    image_count: int = 64
+    seed: int = 0
+    csv: str | None = field(default=None, metadata={"metavar": "FILE"})
+    plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
+    json: bool = False
+    quiet: bool = False
+
+
+def run(config: SensitivityConfig, consoles: Consoles) -> int:
+    """Show how the error of the outputs grows with the share of channels that each coupling loses."""
+    require_targets(config.csv)
+    if config.plot is not None:
+        require_plottable(config.plot)
+    with bars(consoles.err, config.quiet) as tell:
+        opened = config.opened(None if config.quiet else consoles.err)
+        images = None
+        if config.images is not None:
+            section = config.section(train=config.images, train_split=config.split)
+            images = images_to_calibrate(section, opened.preprocessing, config.image_count, config.seed)
+        result = sensitivity(
+            opened.model, opened.inputs, shares=config.shares, images=images, ignored_layers=config.ignored_layers,
+            seed=config.seed, progress=tell,
+        )  # fmt: skip
+    written = [] if config.csv is None else send(config.csv, result.to_csv())
+    if config.plot is not None:
+        result.plot(config.plot)
+        written.append(str(config.plot))
+    if config.json:
+        print_json(result.to_json(), consoles.out)
+    elif not config.quiet and config.csv != STDOUT:
+        consoles.out.print(Text(result.text(consoles.out.width)), soft_wrap=True)
+        if written:
+            consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
+    return 0

@@ -1,0 +1,93 @@
+"""One cell of a comparison: a criterion, a budget, a repair and a seed, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dfpc_plugin.errors import DFPCError
+
+__all__ = ["Cell", "CellResult", "CompareError", "Unpruned"]
+
+
+class CompareError(DFPCError, ValueError):
+    """A comparison that cannot be made as it was asked for."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is done to a copy of the model.
+
+    Attributes:
+        criterion: Name of the criterion.
+        budget: The target, as `Target.parse` reads it.
+        repair: The repair method.
+        seed: Seed of the criterion's random numbers, and of the repair's noise and images.
+    """
+
+    criterion: str
+    budget: str
+    repair: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What came of a cell.
+
+    Attributes:
+        cell: The cell.
+        value: The figure of the pruned model; None where the cell failed.
+        standard_error: Standard error of the value, where it is an average over images.
+        macs: Share of the MACs that remain.
+        params: Share of the parameters that remain.
+        speedup: How many times faster the pruned model is, where latency was measured.
+        seconds: What pruning and repair took.
+        error: Why the cell failed; empty where it did not.
+    """
+
+    cell: Cell
+    value: float | None = None
+    standard_error: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    speedup: float | None = None
+    seconds: float | None = None
+    error: str = ""
+
+    def to_json(self, metric: str) -> dict[str, Any]:
+        """Return the cell and what came of it in one mapping, without what is not known; the value is under the metric's name."""
+        found = asdict(self)
+        del found["cell"]
+        content = asdict(self.cell) | {metric: found.pop("value")} | found
+        return {name: value for name, value in content.items() if value not in (None, "")}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], metric: str) -> CellResult:
+        """Read what `to_json` has returned.
+
+        Raises:
+            KeyError: A part of the cell is missing.
+            TypeError: There is something else in it.
+        """
+        values = dict(content)
+        cell = Cell(**{name: values.pop(name) for name in ("criterion", "budget", "repair", "seed")})
+        return cls(cell, values.pop(metric, None), **values)
+
+
+@dataclass(frozen=True)
+class Unpruned:
+    """Figures of the unpruned model.
+
+    Attributes:
+        macs: MACs of one forward of the example inputs; None where they were not noted.
+        params: Number of parameters; None where they were not noted.
+        value: The metric.
+        standard_error: Standard error of the value, where it is an average over images.
+    """
+
+    macs: int | None
+    params: int | None
+    value: float
+    standard_error: float | None = None

@@ -1,0 +1,200 @@
+"""`compare`: every criterion at every budget with every repair, on copies of one model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
+from dfpc_plugin.comparing.contenders import with_gradients
+from dfpc_plugin.comparing.output_error import OutputError
+from dfpc_plugin.comparing.plan import Budget, Plan
+from dfpc_plugin.comparing.result import CompareResult
+from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OwnScorer, Scorer
+from dfpc_plugin.comparing.store import CellStore, FileStore, locked
+from dfpc_plugin.cost import CostModel
+from dfpc_plugin.couplings.find import CouplingMap, map_couplings
+from dfpc_plugin.criteria import AUTO, Criterion
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.generators import generators_kept
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.preserve import exclusive
+from dfpc_plugin.progress import Progress, shown
+from dfpc_plugin.pruning import prune
+from dfpc_plugin.repairing import METHODS, Method, RepairSettings
+from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
+from dfpc_plugin.repairing.settings import Images
+from dfpc_plugin.tracing.tree import tensors
+from dfpc_plugin.wrappers import plain_model
+
+__all__ = ["compare"]
+
+
+def compare(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    criteria: str | Criterion | Sequence[str | Criterion] = (AUTO, "dfpc", "magnitude", "random"),
+    budgets: Budget | Sequence[Budget] = (0.9, 0.7, 0.5),
+    repairs: Method | Sequence[Method] = ("none", "merge"),
+    seeds: int | Sequence[int] = 0,
+    data: Any = None,
+    score: Callable[[nn.Module], Any] | None = None,
+    images: Images | None = None,
+    save_to: str | Path | CellStore | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Progress | bool | None = None,
+    **options: Any,
+) -> CompareResult:
+    """Prune copies of a model by every criterion to every budget, repair them in every way, and measure what comes out.
+
+    Each cell is what `prune` does after `torch.manual_seed(seed)` with `importance` of that criterion and
+    `repair=RepairSettings(method, seed=seed)`. A cell that cannot be done, such as a budget that is out of reach, has its
+    reason in place of figures. Where nothing is random, without repair and with a criterion that draws no random numbers,
+    only the first seed is used.
+
+    The figure of a cell is the accuracy on `data`, or what `score` returns, or, where neither is given, the squared error of the
+    model's outputs over their variance: on `images`, or else on noise. `CompareResult.source` says which.
+
+    Args:
+        model: The model, which stays as it is.
+        example_inputs: What it is called with.
+        criteria: Names of criteria: "auto" for what `prune` chooses by itself, those of recipes, "taylor" for
+            Torch-Pruning's on images; or `Criterion` objects of your own.
+        budgets: Targets such as "macs=0.5" or "params=0.3"; a number is a share of the MACs to keep.
+        repairs: Repair methods; "none" leaves the cut as it is.
+        seeds: Whole numbers, 0 or more.
+        data: A labelled data set, such as `open_images` returns, to measure accuracy on.
+        score: From a model in evaluation mode to a number, more is better; instead of `data`.
+        images: Unlabelled inputs for the repair "calibrate" and the criterion "taylor". Without `data` and `score`, the error is
+            measured on them, too: on the quarter that nothing was fitted to, if anything is fitted.
+        save_to: A file for the cells, JSON lines. Each cell is stored as soon as it is finished; a later call with the same model
+            and data goes on where an earlier one was stopped. Or a `CellStore` that keeps them elsewhere.
+        batch_size: Images of `data` at a time.
+        workers: Processes that read images of `data`.
+        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        **options: Further arguments of `prune`, the same for every cell, such as `ignored_layers` or `latency`.
+
+    Returns:
+        Every cell with its figures. `print` it for a table.
+
+    Raises:
+        CompareError: The comparison makes no sense, or `save_to` holds another one.
+        TargetError: A budget makes no sense.
+        DFPCError: As `find_couplings` and `evaluate_model` raise.
+    """
+    plan = Plan.of(criteria, budgets, repairs, seeds, images is not None, options)
+    if data is not None and score is not None:
+        raise CompareError("data and score both say how models are scored; give one of them.")
+    path = Path(save_to) if isinstance(save_to, str | Path) else None
+    images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
+    original = plain_model(model)
+    with torch.inference_mode(False), generators_kept(), shown(progress) as tell, locked(path):
+        couplings = map_couplings(original, example_inputs, options.get("forward_fn"))
+        scorer: Scorer
+        if data is not None:
+            scorer = AccuracyScorer(data, batch_size, workers, tell)
+        elif score is not None:
+            scorer = OwnScorer(score)
+        else:
+            scorer, images = _error_scorer(original, couplings, example_inputs, images, plan)
+        experiment = _experiment(original, example_inputs, scorer, options)
+        store = save_to if isinstance(save_to, CellStore) else CellStore(experiment)
+        if path is not None:
+            store = FileStore(path, experiment)
+        if store.unpruned is None:
+            full = CostModel(couplings.channels).full
+            store.begin(Unpruned(full.macs, full.parameters, *scorer.of(original, {})))
+        cells = plan.cells()
+        for number, cell in enumerate(cells):
+            if tell is not None:
+                tell("comparing", number / len(cells))
+            if cell not in store.known:
+                run = _Run(original, example_inputs, scorer, images, plan.options, tell)
+                store.add(run.result_of(cell, plan.criteria[cell.criterion]))
+        if tell is not None:
+            tell("comparing", 1.0)
+    assert store.unpruned is not None
+    return CompareResult(
+        scorer.metric, scorer.source, store.unpruned, tuple(store.known[cell] for cell in cells), store.experiment
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all cells have in common."""
+
+    original: nn.Module
+    inputs: ExampleInputs
+    scorer: Scorer
+    images: Images | None
+    options: dict[str, Any]
+    progress: Progress | None
+
+    def result_of(self, cell: Cell, criterion: Criterion) -> CellResult:
+        """Prune, repair and measure; a failure that this library explains is a result, too."""
+        torch.manual_seed(cell.seed)
+        takes_images = METHODS[cell.repair].images == "given"
+        repair = RepairSettings(cell.repair, self.images if takes_images else None, seed=cell.seed)
+        start = time.perf_counter()
+        try:
+            model = self.original
+            if criterion.gradients:
+                model = with_gradients(model, self.images, self.inputs)
+            found = prune(
+                model,
+                self.inputs,
+                cell.budget,
+                importance=criterion.build(),
+                repair=repair,
+                progress=self.progress,
+                **self.options,
+            )
+            seconds = time.perf_counter() - start
+            value, error = self.scorer.of(found.model, found.removed)
+        except DFPCError as failure:
+            return CellResult(cell, error=str(failure))
+        if not math.isfinite(value):
+            return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.")
+        macs, params = found.after.macs / found.before.macs, found.after.parameters / found.before.parameters
+        return CellResult(cell, value, error, macs, params, found.speedup, round(seconds, 2))
+
+
+def _error_scorer(
+    original: nn.Module, couplings: CouplingMap, inputs: ExampleInputs, images: Images | None, plan: Plan
+) -> tuple[ErrorScorer, Images | None]:
+    """Return what measures the error of the outputs, and the images that may be fitted to."""
+    forward_fn = plan.options.get("forward_fn")
+    if images is None:
+        return ErrorScorer(OutputError.on_noise(original, couplings, inputs, forward_fn)), None
+    given = collected(images, DEFAULT_COUNT, original, 0, inputs)
+    if not plan.fitting:
+        return ErrorScorer(OutputError.on_images(original, couplings, given, forward_fn)), images
+    measure = OutputError.on_images(original, couplings, given.unseen, forward_fn)
+    return ErrorScorer(measure.described(", to which nothing was fitted")), given.fitted.parts
+
+
+def _experiment(original: nn.Module, inputs: ExampleInputs, scorer: Scorer, options: dict[str, Any]) -> dict[str, Any]:
+    """What cells must have in common to be in one table."""
+    digest = hashlib.sha256()
+    with exclusive(original):
+        for name, tensor in (*original.named_parameters(), *original.named_buffers()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {
+        "model": f"{type(original).__name__} {digest.hexdigest()[:16]}",
+        "inputs": " and ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors(inputs)),
+        "metric": scorer.metric.name,
+        "source": scorer.source,
+        "options": {name: re.sub(r" at 0x\w+", "", repr(value)) for name, value in sorted(options.items())},
+    }

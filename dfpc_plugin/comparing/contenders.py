@@ -1,0 +1,85 @@
+"""The criteria that can be compared, by name, and the gradients that some of them need."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dfpc_plugin.comparing.cells import CompareError
+from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR, Criterion
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.pruning.trial import copy_of
+from dfpc_plugin.repairing.inputs import collected
+from dfpc_plugin.repairing.settings import Images
+
+__all__ = ["CONTENDERS", "contenders", "label_of", "with_gradients"]
+
+_IMAGES, _BATCH = 128, 32
+
+CONTENDERS: dict[str, Criterion] = {
+    AUTO: Criterion(
+        AUTO, "Default of prune", lambda: None, "the error at the outputs, after the repair if one follows"
+    ),
+    **CRITERIA,
+    TAYLOR.name: TAYLOR,
+}
+"""Every criterion that a comparison knows by name."""
+
+
+def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
+    """Look criteria up by their names; the user's own come as `Criterion`.
+
+    Raises:
+        CompareError: There is no criterion of that name, or two have the same name.
+    """
+    found: dict[str, Criterion] = {}
+    for given in criteria:
+        criterion = given if isinstance(given, Criterion) else CONTENDERS.get(given)
+        if criterion is None:
+            near = difflib.get_close_matches(str(given), CONTENDERS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "choose one of them, or pass a Criterion of your own."
+            raise CompareError(f"criteria: '{given}' is none of {', '.join(CONTENDERS)}; {hint}")
+        if criterion.name in found:
+            raise CompareError(f"criteria: '{criterion.name}' is given twice; give it once.")
+        found[criterion.name] = criterion
+    return list(found.values())
+
+
+def label_of(name: str) -> str:
+    """How tables and plots call a criterion; one of the user's own goes by its name."""
+    return CONTENDERS[name].label if name in CONTENDERS else name
+
+
+def with_gradients(model: nn.Module, images: Images, example_inputs: ExampleInputs) -> nn.Module:
+    """Return a copy of a classifier with the gradients of the cross-entropy between its outputs and its own answers.
+
+    Args:
+        model: The classifier, which stays as it is.
+        images: Unlabelled images, of which 128 are used.
+        example_inputs: What the model is called with.
+
+    Raises:
+        CompareError: The model is no classifier of images.
+    """
+    copied = copy_of(model).requires_grad_(True)
+    copied.zero_grad()
+    parts = collected(images, _IMAGES, model, 0, example_inputs).parts
+    with evaluating(copied), torch.inference_mode(False), torch.enable_grad():
+        for batch in (batch for part in parts if isinstance(part, Tensor) for batch in part.split(_BATCH)):
+            outputs = copied(batch)
+            if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+                break
+            F.cross_entropy(outputs, outputs.argmax(1), reduction="sum").backward()
+        gradients = {name: own.grad for name, own in copied.named_parameters() if own.grad is not None}
+    if not gradients:
+        raise CompareError(
+            "The criterion needs gradients of a classifier of images, and the model is none; leave it out."
+        )
+    for name, parameter in copied.named_parameters():  # at its end, `evaluating` has put back that there were none
+        parameter.grad = gradients.get(name)
+    return copied

@@ -1,0 +1,164 @@
+"""Cells on the disk, so that a comparison that was stopped goes on: JSON lines, of which the first describes the comparison."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
+from dfpc_plugin.comparing.metrics import METRICS
+from dfpc_plugin.files import finite, require_writable, write_text
+
+__all__ = ["CellStore", "FileStore", "as_lines", "locked", "read_lines"]
+
+
+class CellStore:
+    """Keeps finished cells in memory.
+
+    Attributes:
+        experiment: What cells have in common.
+        known: Every finished cell, in the order in which they were finished.
+        unpruned: The figures of the unpruned model; None until they are known.
+    """
+
+    def __init__(self, experiment: Mapping[str, Any]) -> None:
+        """Know no cells yet."""
+        self.experiment = json.loads(json.dumps(experiment))
+        self.known: dict[Cell, CellResult] = {}
+        self.unpruned: Unpruned | None = None
+
+    def begin(self, unpruned: Unpruned) -> None:
+        """Keep the figures of the unpruned model."""
+        self.unpruned = unpruned
+
+    def add(self, result: CellResult) -> None:
+        """Keep a finished cell."""
+        self.known[result.cell] = result
+
+
+class FileStore(CellStore):
+    """Keeps finished cells in a file, too."""
+
+    def __init__(self, path: Path, experiment: Mapping[str, Any]) -> None:
+        """Take up the cells in a file, or begin it.
+
+        Args:
+            path: The file.
+            experiment: What has to be the same for cells to belong together, the metric among it.
+
+        Raises:
+            CompareError: The file holds something else, or the cells of another experiment.
+            OutputError: It cannot be written.
+        """
+        super().__init__(experiment)
+        self._path = path
+        require_writable(path)
+        if path.exists():
+            self._take_up(path)
+
+    def begin(self, unpruned: Unpruned) -> None:
+        """Keep the figures of the unpruned model."""
+        super().begin(unpruned)
+        write_text(self._path, as_lines(self.experiment, unpruned, ()))
+
+    def add(self, result: CellResult) -> None:
+        """Keep a finished cell; once this returns, it is on the disk."""
+        super().add(result)
+        with self._path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(_line(result.to_json(self.experiment["metric"])))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _take_up(self, path: Path) -> None:
+        """Read what an earlier run has left.
+
+        Raises:
+            CompareError: It is of another experiment.
+        """
+        text = path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1]
+        if not whole:  # stopped while the first line was written
+            return
+        experiment, self.unpruned, results = read_lines(whole, path)
+        other = sorted(
+            key for key in {*experiment, *self.experiment} if experiment.get(key) != self.experiment.get(key)
+        )
+        if other:
+            told = "; ".join(
+                f"{key} is {experiment.get(key)} there and {self.experiment.get(key)} here" for key in other
+            )
+            raise CompareError(
+                f"'{path}' holds another comparison ({told}); name another file as save_to, or remove that one."
+            )
+        self.known = {result.cell: result for result in results}
+        if whole != text:  # the last line was cut off
+            write_text(path, whole)
+
+
+@contextlib.contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Keep other processes from working on a file.
+
+    Raises:
+        CompareError: Another process does.
+    """
+    if path is None:
+        yield
+        return
+    require_writable(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CompareError(
+            f"'{path}' is in use by another process; wait for it, or name another file as save_to."
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def as_lines(experiment: Mapping[str, Any], unpruned: Unpruned, results: Iterable[CellResult]) -> str:
+    """Write a comparison as JSON lines."""
+    first = {"experiment": dict(experiment), "unpruned": asdict(unpruned)}
+    return _line(first) + "".join(_line(result.to_json(experiment["metric"])) for result in results)
+
+
+def read_lines(text: str, path: Path) -> tuple[dict[str, Any], Unpruned, list[CellResult]]:
+    """Read the JSON lines of a comparison.
+
+    Args:
+        text: What the file holds.
+        path: Its name, for messages.
+
+    Raises:
+        CompareError: It holds something else; says in which line.
+    """
+    number, results = 1, []
+    try:
+        first, *rest = text.splitlines()
+        content = json.loads(first)
+        experiment, unpruned = content["experiment"], Unpruned(**content["unpruned"])
+        if experiment["metric"] not in METRICS:
+            raise ValueError(f"no metric is called {experiment['metric']!r}")
+        for line in rest:
+            number += 1
+            results.append(CellResult.from_json(json.loads(line), experiment["metric"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CompareError(
+            f"'{path}' is no file of a comparison: line {number} cannot be read ({error}); name another file as save_to."
+        ) from error
+    return experiment, unpruned, results
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    return json.dumps(finite(content), allow_nan=False) + "\n"

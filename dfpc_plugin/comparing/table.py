@@ -1,0 +1,166 @@
+"""A comparison as a table, for the terminal and in Markdown: a section for each budget, criteria by repairs."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from dfpc_plugin.comparing.cells import Unpruned
+from dfpc_plugin.comparing.contenders import label_of
+from dfpc_plugin.comparing.metrics import Metric
+from dfpc_plugin.comparing.rows import Row, Spread, leaders, repairs_of
+
+__all__ = ["Grid"]
+
+_SPEED, _PARAMS, _MACS, _DEVIATIONS = "Speed-up", "Params", "MACs", "standard deviations"
+_FIRST_TO_GO = (_SPEED, _DEVIATIONS, _PARAMS, _MACS)
+"""What a narrow terminal does without, in this order."""
+_COSTS = {_MACS: "macs", _PARAMS: "params", _SPEED: "speedup"}
+_FAILED = "-"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A comparison, ready to be written as text.
+
+    Attributes:
+        rows: The rows.
+        metric: What the figure of a cell is.
+        source: What it was measured on.
+        unpruned: The figures of the unpruned model.
+    """
+
+    rows: tuple[Row, ...]
+    metric: Metric
+    source: str
+    unpruned: Unpruned
+
+    def text(self, width: int) -> str:
+        """Return the table for a terminal of so many columns."""
+        wide = Console(width=10_000)
+        choices = [_FIRST_TO_GO[:count] for count in range(len(_FIRST_TO_GO) + 1)]
+        fitting = (c for c in choices if Measurement.get(wide, wide.options, self._table(c)).maximum <= width)
+        without = next(fitting, _FIRST_TO_GO)
+        stream = io.StringIO()
+        console = Console(file=stream, width=width)
+        console.print(self._table(without))
+        for line in self._remarks(without):
+            console.print(Text(line))
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+    def markdown(self) -> str:
+        """Return a Markdown table for each budget, and the remarks."""
+        headings = self._headings(())
+        lines = [f"{self._title}."]
+        for budget, rows in self._sections():
+            lines += ["", f"**{budget}**", "", _pipes(["Criterion", *headings]), "|---" * (len(headings) + 1) + "|"]
+            lines += [_pipes([row.label.replace("|", "\\|"), *self._cells(row, ())]) for row in rows]
+        remarks = self._remarks(())[1:]  # the first one is the title
+        return "\n".join([*lines, *(f"\n{remark}" for remark in remarks)]) + "\n"
+
+    def _table(self, without: tuple[str, ...]) -> Table:
+        """The table without some of its columns, or without deviations."""
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("Criterion", no_wrap=True)
+        headings = self._headings(without)
+        for heading in headings:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for budget, rows in self._sections():
+            table.add_section()
+            table.add_row(Text(budget, style="italic"))
+            for row in rows:
+                cells = (
+                    Text(cell, style="bold green" if cell.endswith("*") else "") for cell in self._cells(row, without)
+                )
+                table.add_row(f"  {row.label}", *cells)
+        return table
+
+    def _sections(self) -> list[tuple[str, list[Row]]]:
+        """Rows by budget."""
+        budgets = dict.fromkeys(row.budget for row in self.rows)
+        return [(budget, [row for row in self.rows if row.budget == budget]) for budget in budgets]
+
+    def _headings(self, without: tuple[str, ...]) -> list[str]:
+        known = [heading for heading, name in _COSTS.items() if any(row.cost(name) is not None for row in self.rows)]
+        return [heading for heading in known if heading not in without] + list(repairs_of(self.rows))
+
+    def _cells(self, row: Row, without: tuple[str, ...]) -> list[str]:
+        """The cells of a row as strings."""
+        found = []
+        for heading in self._headings(without):
+            if heading in _COSTS:
+                cost = row.cost(_COSTS[heading])
+                written = "{:.2f}x" if heading == _SPEED else "{:.1%}"
+                found.append(_FAILED if cost is None else written.format(cost.mean))
+            else:
+                best = row.criterion in leaders(self.rows, row.budget, heading, self.metric)
+                found.append(self._value(row.values(heading), best, _DEVIATIONS not in without))
+        return found
+
+    def _value(self, value: Spread | None, best: bool, deviation: bool) -> str:
+        if value is None:
+            return _FAILED
+        spread = f" ± {float(format(self.metric.scale * value.std, '.2g')):g}" if value.std and deviation else ""
+        return f"{self.metric.text(value.mean)}{spread}" + (" *" if best else "")
+
+    @property
+    def _title(self) -> str:
+        """What the figures are, and what they are of the unpruned model."""
+        error = self.unpruned.standard_error
+        before = self.metric.text(self.unpruned.value)
+        uncertain = "" if error is None else f", standard error {self.metric.text(error)}"
+        return f"{self.metric.label} on {self.source}, by repair; unpruned: {before}{uncertain}"
+
+    def _remarks(self, without: tuple[str, ...]) -> list[str]:
+        """What stands behind the figures, and why some are not there."""
+        within = "" if self.unpruned.standard_error is None else ", or within one standard error of the best"
+        lines = [f"{self._title}.", "MACs and Params: share that remains."]
+        if self.unpruned.macs is not None and self.unpruned.params is not None:
+            macs, params = _short(self.unpruned.macs), _short(self.unpruned.params)
+            lines[1] = f"MACs and Params: share that remains of {macs} MACs and {params} parameters."
+        several = any(len(cells) > 1 for row in self.rows for cells in row.cells.values())
+        deviation = " ± Standard deviation over seeds." if several else ""
+        lines.append(f"* Best at its budget{within}.{deviation}")
+        lines.append(f"Seconds for each cell: {', '.join(self._seconds())}.")
+        lines += self._failures()
+        if without:
+            lines.append(f"Left out, as the terminal is too narrow: {', '.join(without)}.")
+        return lines
+
+    def _failures(self) -> list[str]:
+        """Why cells have no figures, each reason once."""
+        cells = [(row, repair, cell) for row in self.rows for repair, own in row.cells.items() for cell in own]
+        found: dict[tuple[str, str], list[tuple[Row, str]]] = {}
+        for row, repair, cell in cells:
+            if cell.error:
+                found.setdefault((row.budget, cell.error), []).append((row, repair))
+        lines = []
+        for (budget, reason), failed in found.items():
+            names = dict.fromkeys(f"{label_of(row.criterion)} with {repair}" for row, repair in failed)
+            everything = len(failed) == sum(row.budget == budget for row, _, _ in cells)
+            lines.append(f"Failed at {budget}, {'all' if everything else ', '.join(names)}: {reason}")
+        return lines
+
+    def _seconds(self) -> list[str]:
+        """What pruning with each repair took, on average."""
+        found = []
+        for repair in repairs_of(self.rows):
+            took = Spread.of(cell.seconds for row in self.rows for cell in row.cells.get(repair, ()))
+            found += [] if took is None else [f"{repair} {took.mean:.2g}"]
+        return found or ["none was finished"]
+
+
+def _pipes(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _short(count: int) -> str:
+    """A count in thousands, millions or billions."""
+    size, unit = next(((size, unit) for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= size), (1, ""))
+    return f"{count / size:.4g} {unit}".rstrip()

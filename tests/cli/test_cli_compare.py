@@ -1,0 +1,111 @@
+import json
+
+import pytest
+
+from dfpc_plugin import CompareResult
+from workflow_runs import NET
+
+ASKED = ("--criteria", "dfpc", "magnitude", "--budgets", "0.8", "macs=0.6")
+MODEL = ("--size", "8", "--mean", "0.3", "--std", "0.35")
+
+
+@pytest.fixture
+def compared(dfpc, weights, tmp_path):
+    """Run `dfpc compare` on a trained network."""
+
+    def run(*arguments):
+        path = tmp_path / "cells.jsonl"
+        return path, dfpc("compare", NET, "--weights", weights, *MODEL, *ASKED, "--save_to", path, *arguments)
+
+    return run
+
+
+def test_labelled_images_give_accuracies_and_everything_is_written(compared, tmp_path):
+    files = {name: tmp_path / f"table.{name}" for name in ("csv", "markdown", "plot")}
+    files["plot"] = tmp_path / "table.svg"
+    options = [part for name, path in files.items() for part in (f"--{name}", path)]
+    path, (code, out, err) = compared("--data", "digits", "--limit", "100", *options)
+    assert (code, err) == (0, "")
+    result = CompareResult.read(path)
+    assert len(result.cells) == 8
+    assert result.metric.name == "accuracy" and result.source.startswith("100 labelled images")
+    assert 0.5 < result.unpruned.value <= 1
+    assert "DFPC" in out and "Accuracy (%) on 100 labelled images" in out
+    assert files["csv"].read_text() == result.to_csv()
+    assert files["markdown"].read_text() == result.to_markdown()
+    assert files["plot"].read_bytes().startswith(b"<?xml")
+    assert f"Written: {path}, {files['csv']}, {files['markdown']}, {files['plot']}" in out
+
+
+def test_without_images_the_error_is_that_on_noise_and_json_is_the_whole(compared):
+    path, (code, out, err) = compared("--json", "--quiet", "--repairs", "none")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    assert content["experiment"]["source"] == "256 images of noise"
+    assert content["cells"] == CompareResult.read(path).to_json()["cells"]
+    before = path.read_bytes()
+    assert compared("--json", "--quiet", "--repairs", "none")[1] == (0, out, "")
+    assert path.read_bytes() == before, "nothing is computed again"
+
+
+def test_images_without_labels_serve_calibrate_and_the_error(compared):
+    _, (code, out, err) = compared(
+        "--criteria",
+        "taylor",
+        "--budgets",
+        "0.7",
+        "--repairs",
+        "calibrate",
+        "--images",
+        "digits",
+        "--image_count",
+        "40",
+    )
+    assert (code, err) == (0, "")
+    assert "on 10 of the given images, to which nothing was fitted" in " ".join(out.split())
+
+
+def test_an_interrupt_says_where_to_go_on(compared, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dfpc_plugin.cli.compare.compare", stopped)
+    path, (code, out, err) = compared()
+    assert (code, out) == (130, "")
+    assert err == f"Stopped. Finished cells are in {path}; the same command goes on from there.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("--criteria", "dfp"), 1, "criteria: 'dfp' is none of auto,"),
+        (("--repairs", "calibrate"), 1, "'calibrate' needs images; pass unlabelled ones as images, or leave it out."),
+        (("--csv", "-", "--json"), 2, "json, csv and markdown cannot share the standard output; name files for all but one."),
+        (("--plot", "plot.gif"), 1, "end its name in .png, .svg or .pdf."),
+        (("--budget", "0.5"), 2, "did you mean --budgets?"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_sentence(compared, arguments, code, text):
+    _, (found, out, err) = compared(*arguments)
+    assert (found, out) == (code, "")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_sensitivity(dfpc, weights, tmp_path):
+    csv, plot = tmp_path / "errors.csv", tmp_path / "errors.png"
+    arguments = ("sensitivity", NET, "--weights", weights, *MODEL, "--shares", "0.25", "0.5", "--images", "digits")
+    code, out, err = dfpc(*arguments, "--image_count", "20", "--csv", csv, "--plot", plot)
+    assert (code, err) == (0, "")
+    assert "images: 20 of the given images." in out
+    assert f"Written: {csv}, {plot}" in out
+    assert csv.read_text().startswith("coupling,channels,macs,share,removed,predicted,noise,images\n")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = dfpc(*arguments, "--json", "--quiet")
+    assert json.loads(out)["shares"] == [0.25, 0.5]
+
+
+def test_sensitivity_to_shares_that_make_no_sense(dfpc):
+    code, out, err = dfpc("sensitivity", "test_resnet", "--shares", "1.5")
+    assert (code, out) == (1, "")
+    assert err == "shares: 1.5 is no share of the channels; give numbers from 0 to below 1, such as 0.5.\n"
