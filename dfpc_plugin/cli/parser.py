@@ -161,7 +161,7 @@ def _command_parser(command: Command) -> jsonargparse.ArgumentParser:
     return parser
 
 
-def _add_field(parser: jsonargparse.ArgumentParser, field: dataclasses.Field, kind: Any, description: str) -> None:
+def _add_field(parser: jsonargparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any, description: str) -> None:
     """Add one option, or a positional argument for a field without default."""
     options: dict[str, Any] = {"help": description}
     default: Any = field.default
