@@ -6,6 +6,7 @@ import threading
 import types
 
 import pytest
+from rich.console import Console
 
 from dfpc_plugin.progress import displays, shown, shown_share, silenced
 from dfpc_plugin.progress import shown as _function
@@ -22,7 +23,9 @@ class Terminal(io.StringIO):
 def terminal(monkeypatch):
     """A terminal that is watched, where calls are long at once."""
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(module, "sys", types.SimpleNamespace(stderr=stream))  # pytest puts its own back for every test
+    console = Console(file=stream, force_terminal=True, width=80)
+    monkeypatch.setattr(module, "TerminalBars", lambda: displays.TerminalBars(console))
     monkeypatch.setattr(module, "_PATIENCE", 0.01)
     stream.environment = {}  # pytest's own says that this is a test
     monkeypatch.setattr(module, "os", types.SimpleNamespace(environ=stream.environment))
@@ -70,7 +73,7 @@ def test_the_setting_silences_all_calls(terminal, value):
 
 def test_nothing_in_a_pipe(terminal, monkeypatch):
     stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(module.sys, "stderr", stream)
     assert work() is None
     assert stream.getvalue() == ""
 
