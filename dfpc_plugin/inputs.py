@@ -10,7 +10,7 @@ import torch
 from dfpc_plugin.errors import ExampleInputsError
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["ExampleInputs", "as_call", "fresh", "is_written_to"]
+__all__ = ["ExampleInputs", "as_call", "described", "fresh", "is_written_to"]
 
 ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 """A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`."""
@@ -32,6 +32,12 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, A
         f"example_inputs must be a tensor, a tuple or list of arguments, or a dict of keyword arguments, "
         f"not {type(example_inputs).__name__}; for an image model: torch.randn(1, 3, 224, 224)."
     )
+
+
+def described(inputs: Any) -> str:
+    """The shapes and types of the tensors in `inputs`, for a sentence."""
+    found = [f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in tensors(inputs)]
+    return f"inputs {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}" if found else "inputs without tensors"
 
 
 def fresh(inputs: Any) -> Any:
