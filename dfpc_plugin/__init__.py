@@ -1,5 +1,7 @@
 """Data-free structured pruning (DFPC) for any timm or torchvision model, inside Torch-Pruning."""
 
+import dfpc_plugin.starting  # noqa: F401  # isort: skip  before torch
+
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
 from dfpc_plugin.comparing import CompareResult, SensitivityResult, compare, sensitivity

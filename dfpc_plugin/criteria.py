@@ -93,14 +93,16 @@ def as_importance(value: Any) -> Importance | None:
     if isinstance(value, str):
         return CRITERIA.find(value, PrunerSettingError, AUTO).build()
     if isinstance(value, type) and issubclass(value, tp.importance.Importance):
-        return value()
+        built: Importance = value()
+        return built
     if not callable(value) or isinstance(value, type):
         kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
         raise PrunerSettingError(
             f"importance is {kind}; give an object that scores groups, such as DFPCImportance(), or one of the names "
             f"{', '.join(CRITERIA)}."
         )
-    return value
+    own: Importance = value
+    return own
 
 
 def label_of(importance: Any) -> str:

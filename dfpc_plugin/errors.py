@@ -10,6 +10,7 @@ __all__ = [
     "DFPCError",
     "DuplicateRuleError",
     "ExampleInputsError",
+    "ForwardError",
     "GroupError",
     "HookError",
     "MissingDependencyError",
@@ -154,6 +155,19 @@ class DuplicateRuleError(DFPCError):
 
 class ExampleInputsError(DFPCError):
     """The example inputs are missing or are not what the model takes."""
+
+
+class ForwardError(DFPCError, RuntimeError):
+    """A model cannot be called with the inputs that were given."""
+
+    def __init__(self, inputs: str, modules: Iterable[str], error: BaseException) -> None:
+        """Describe the `inputs`, the `modules` that were running (the innermost first), and what was raised in there."""
+        said = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        problem = f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+        place = next((f" in '{path}'" for path in modules if path), "")
+        super().__init__(
+            f"The model cannot be called with {inputs} ({problem}{place}); give inputs of the shape and type that it takes."
+        )
 
 
 class ModelChangedError(DFPCError):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
 import math
 import os
+import platform
+import re
 import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ from dfpc_plugin.errors import DFPCError
 
 __all__ = [
     "OutputError",
+    "clear_leftovers",
     "finite",
     "flush",
     "hidden_name",
@@ -109,6 +116,7 @@ def _is_special(path: Path) -> bool:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write beside `path`, then move into place."""
+    clear_leftovers(path)
     temporary = path.with_name(hidden_name(path.name))
     try:
         with temporary.open("xb") as stream:
@@ -122,8 +130,45 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def hidden_name(name: str) -> str:
-    """A name that nothing else has, for what will be called `name` when it is finished."""
-    return f".{name[:40]}.{secrets.token_hex(8)}"
+    """A name that nothing else has, for what will be called `name` when it is finished; it tells which process has it."""
+    return f".{name[:40]}.{_host()}-{os.getpid()}-{secrets.token_hex(8)}.unfinished"
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what processes that died have left of writing to `path`.
+
+    That is what has a name by `hidden_name`, of a process of this machine that is no more. What another machine or
+    container has written stays, as nobody here knows whether it is at work.
+    """
+    if os.name != "posix":  # elsewhere, asking for a process may end it
+        return
+    name = re.compile(rf"\.{re.escape(path.name[:40])}\.{_host()}-(\d{{1,10}})-[0-9a-f]{{16}}\.unfinished")
+    with contextlib.suppress(OSError):  # nothing depends on it
+        for entry in path.parent.iterdir():
+            found = name.fullmatch(entry.name)
+            if found is not None and not entry.is_symlink() and not _runs(int(found[1])):
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _host() -> str:
+    """Tells where the number of a process counts: the machine, and its container if it has some."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  a name, not a path
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def flush(path: Path) -> None:

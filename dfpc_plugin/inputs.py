@@ -14,7 +14,16 @@ from torch.utils.data import DataLoader
 from dfpc_plugin.errors import DFPCError, ExampleInputsError, RuleError
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["ExampleInputs", "as_call", "as_inputs", "fresh", "inputs_explained", "is_written_to", "shapes_of"]
+__all__ = [
+    "ExampleInputs",
+    "as_call",
+    "as_inputs",
+    "described",
+    "fresh",
+    "inputs_explained",
+    "is_written_to",
+    "shapes_of",
+]
 
 _COLOURS = (1, 3, 4)
 _MOST_CHANNELS = 16
@@ -55,7 +64,8 @@ def as_inputs(example_inputs: Any) -> ExampleInputs:
         sizes = ", ".join(map(str, example_inputs))
         raise ExampleInputsError(f"example_inputs is a shape; give a tensor of it: torch.randn({sizes}).")
     if isinstance(example_inputs, np.ndarray):
-        return _as_tensor(example_inputs)
+        tensor: torch.Tensor = _as_tensor(example_inputs)
+        return tensor
     if isinstance(example_inputs, Mapping):
         if not any(isinstance(value, np.ndarray) for value in example_inputs.values()):
             return example_inputs
@@ -63,7 +73,8 @@ def as_inputs(example_inputs: Any) -> ExampleInputs:
     if isinstance(example_inputs, tuple | list) and any(isinstance(value, np.ndarray) for value in example_inputs):
         return tuple(_as_tensor(value) for value in example_inputs)
     as_call(example_inputs)
-    return example_inputs
+    given: ExampleInputs = example_inputs
+    return given
 
 
 def _as_tensor(value: Any) -> Any:
@@ -135,6 +146,12 @@ def _fault(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 def shapes_of(example_inputs: ExampleInputs) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of the tensors, in order."""
     return tuple(tuple(tensor.shape) for tensor in tensors(example_inputs))
+
+
+def described(inputs: Any) -> str:
+    """The shapes and types of the tensors in `inputs`, for a sentence."""
+    found = [f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in tensors(inputs)]
+    return f"inputs {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}" if found else "inputs without tensors"
 
 
 def fresh(inputs: Any) -> Any:

@@ -119,7 +119,27 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
         raise ModelFormError(
             f"The lazy layer '{lazy}' has no weights yet; call the model once on the example inputs, then prune it."
         )
+    for path, module in modules:
+        for name, tensor in module._parameters.items():
+            kind = None if tensor is None else _unusual(tensor)
+            if kind is not None:
+                raise ModelFormError(
+                    f"The parameter '{path}.{name}'".replace("'.", "'")
+                    + f" is {kind}, whose channels can be neither scored nor "
+                    f"cut; give the model with ordinary tensors of floating-point numbers, and convert the pruned one."
+                )
     return model
+
+
+def _unusual(tensor: torch.Tensor) -> str | None:
+    """What is unusual about a tensor that its channels cannot be looked at; None if nothing is."""
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout})"
+    if tensor.is_quantized:
+        return f"quantised ({tensor.dtype})"
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return str(tensor.dtype)
+    return None
 
 
 def _inside(model: nn.Module, inplace: bool) -> nn.Module:

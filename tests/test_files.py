@@ -1,12 +1,23 @@
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load
 
-from dfpc_plugin.files import OutputError, require_writable, tensor_bytes, write_json, write_text
+from dfpc_plugin import files
+from dfpc_plugin.files import (
+    OutputError,
+    clear_leftovers,
+    hidden_name,
+    require_writable,
+    tensor_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_writes_and_replaces(tmp_path):
@@ -45,6 +56,33 @@ def test_a_link_stays_a_link(tmp_path):
 def test_a_device_is_not_replaced():
     write_text(Path(os.devnull), "gone")
     assert not Path(os.devnull).is_file()
+
+
+def test_what_dead_processes_have_left_is_removed_and_nothing_else(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine, host = hidden_name("out"), files._host()
+    assert mine.startswith(f".out.{host}-{os.getpid()}-")
+    left = [f".out.{host}-{dead.pid}-{digit * 16}.unfinished" for digit in "ab"]
+    kept = [
+        mine,
+        f".out.{host}-1-{'a' * 16}.unfinished",
+        f".out.00000000-{dead.pid}-{'a' * 16}.unfinished",
+        f".other.{host}-{dead.pid}-{'a' * 16}.unfinished",
+        f".out.{host}-{dead.pid}-{'a' * 16}",
+        f".out.{host}-{dead.pid}-thesis.unfinished",
+        "out",
+    ]
+    (tmp_path / left[0]).mkdir()
+    (tmp_path / left[0] / "part").write_text("half")
+    (tmp_path / left[1]).write_text("half")
+    for name in kept:
+        (tmp_path / name).mkdir()
+    linked = tmp_path / f".out.{host}-{dead.pid}-{'c' * 16}.unfinished"
+    linked.symlink_to(tmp_path / "out")
+    clear_leftovers(tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, linked.name}
+    clear_leftovers(tmp_path / "missing" / "out")
 
 
 def test_bad_places_are_named(tmp_path):

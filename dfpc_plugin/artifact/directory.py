@@ -14,7 +14,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.strict_json import parse
-from dfpc_plugin.files import flush, hidden_name
+from dfpc_plugin.files import clear_leftovers, flush, hidden_name
 
 __all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
 
@@ -55,7 +55,8 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         ArtifactError: The disk is full, or something that may not be replaced has appeared; `target` is as it was.
     """
-    temporary = target.with_name(f"{hidden_name(target.name)}.unfinished")
+    clear_leftovers(target)
+    temporary = target.with_name(hidden_name(target.name))
     try:
         temporary.mkdir()
         yield temporary

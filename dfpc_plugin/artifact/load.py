@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -42,6 +43,13 @@ def load_pruned(
     """
     manifest = read_manifest(directory)
     path = Path(directory)
+    missing = sorted(name for name in manifest.files if name != WEIGHTS and not (path / name).exists())
+    if missing:
+        warnings.warn(
+            f"'{path}' lacks the file '{missing[0]}', which its manifest lists; the model does not need it, but the directory "
+            f"is not whole.",
+            stacklevel=2,
+        )
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
     without_values = None

@@ -42,7 +42,11 @@ def parse(data: bytes) -> Any:
         raise ArtifactError(f"it has more than {_MOST_VALUES} values")
     try:
         content = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refused, parse_float=_finite
+            data.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_constant=_refused,
+            parse_float=_finite,
+            parse_int=_bounded,
         )
     except UnicodeDecodeError as error:
         raise ArtifactError(f"it is not UTF-8 text (byte {error.start})") from None
@@ -72,6 +76,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ArtifactError(f"it has a number that is too large: {text[:20]}")
     return value
+
+
+def _bounded(text: str) -> int:
+    _finite(text)  # whoever computes with it makes a float of it
+    return int(text)
 
 
 def _require_sane(content: Any) -> None:

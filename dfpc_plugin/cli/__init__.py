@@ -29,6 +29,7 @@ from dfpc_plugin.cli import (
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 from dfpc_plugin.progress import silenced
+from dfpc_plugin.starting import INTERRUPTED, begun
 
 __all__ = ["main"]
 
@@ -49,7 +50,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, Consoles], int]]] = {
 }
 MAIN_OPTIONS = {"prune": "model.name"}
 """What the bare argument behind a command is for, where that is an option of a section."""
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments after the program's name; those of the process if not given.
     """
-    consoles = Consoles()
+    try:
+        begun()
+        return _main(argv, Consoles())
+    except KeyboardInterrupt as stop:  # of a run that can go on, with how
+        if stop.args:
+            print(stop, file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None, consoles: Consoles) -> int:
+    """Run the command line; only Ctrl-C is an error."""
     with contextlib.suppress(FileNotFoundError):  # the directory may be removed
         if str(Path.cwd()) not in sys.path:
             sys.path.append(
@@ -74,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except DFPCError as error:
         return _fail(consoles, error, FAILED)
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; the exit must not write to it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _place_of(error: yaml.YAMLError) -> str:
 
 
 def _require_small(path: str, content: Mapping[Any, Any]) -> None:
-    """Raise if a value is very long, or if there are very many, as a few lines of YAML that refer to each other can make."""
+    """Raise if a value is very long or large, or if there are very many, as a few lines of YAML that refer to each other can make."""
     left, waiting = _MOST_VALUES, [content]
     while waiting:
         value: Any = waiting.pop()
@@ -100,6 +101,8 @@ def _require_small(path: str, content: Mapping[Any, Any]) -> None:
             raise ConfigFileError(
                 f"'{path}' holds a value of {len(value)} characters, '{value[:20]}...'; no option takes that."
             )
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ConfigFileError(f"'{path}' holds the number {str(value)[:20]}..., which is too large for any option.")
         inner = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
         left -= len(inner)
         if left < 0:

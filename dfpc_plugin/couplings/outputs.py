@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,12 +20,13 @@ class RecordError(Exception):
     Attributes:
         layer: The name.
         width: How many outputs there are; None where the model has no such layer.
+        problem: What is wrong with a record that lists no indices at all; '' for others.
     """
 
-    def __init__(self, layer: str, width: int | None) -> None:
-        """Keep the name and the width."""
-        super().__init__(layer, width)
-        self.layer, self.width = layer, width
+    def __init__(self, layer: str, width: int | None, problem: str = "") -> None:
+        """Keep the name, the width and the problem."""
+        super().__init__(layer, width, problem)
+        self.layer, self.width, self.problem = layer, width, problem
 
 
 def output_axes(channels: Channels) -> dict[str, Axis]:
@@ -73,14 +75,30 @@ def channels_of_record(couplings: CouplingMap, removed: Mapping[str, Sequence[in
     produced = torch.zeros_like(gone)
     for axis in axes.values():
         produced[axis.channels] = True
+    if not isinstance(removed, Mapping):
+        raise RecordError("", None, f"is a {type(removed).__name__}, not a dict of indices by layer")
     for layer, indices in removed.items():
         own = axes[layer].channels if layer in axes else None
-        index = torch.as_tensor(indices, dtype=torch.long, device="cpu")
-        if own is None or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(own)):
+        numbers = _numbers(layer, indices)
+        if own is None or (numbers and not 0 <= min(numbers) <= max(numbers) < len(own)):
             raise RecordError(layer, None if own is None else len(own))
-        gone[own[index]] = True
+        gone[own[torch.tensor(numbers, dtype=torch.long, device="cpu")]] = True
     for coupling in couplings.couplings:
         named, counted = gone[coupling.blocks], produced[coupling.blocks]
         whole = (named | ~counted).all(0) & counted.any(0)
         gone[coupling.blocks[:, whole]] = True
     return gone
+
+
+def _numbers(layer: str, indices: Sequence[int]) -> list[int]:
+    """Indices as numbers, whatever they are held in.
+
+    Raises:
+        RecordError: They are none.
+    """
+    try:
+        return [operator.index(index) for index in indices]
+    except TypeError:
+        raise RecordError(
+            layer, None, f"has {str(indices)[:60]!r} for '{layer}', which are no indices of outputs"
+        ) from None

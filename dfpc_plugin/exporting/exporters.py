@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.exchange import put
 from dfpc_plugin.exporting.call import FlatCall
 
 __all__ = ["EXPORTERS", "EXPORTING", "available"]
@@ -49,17 +51,19 @@ def _by_torchscript(
     axes = {name: {0: "batch"} for name in (*call.input_names, *outputs)} if dynamic_batch else None
     options: Any = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     buffer: Any = io.BytesIO()
-    torch.onnx.export(
-        call,
-        flat,
-        buffer,
-        input_names=list(call.input_names),
-        output_names=list(outputs),
-        opset_version=opset,
-        dynamic_axes=axes,
-        verbose=False,
-        **options,
-    )
+    with contextlib.ExitStack() as undo:
+        put(undo, torch._C, "_jit_onnx_log", lambda *said: None)  # prints the whole graph where the export fails
+        torch.onnx.export(
+            call,
+            flat,
+            buffer,
+            input_names=list(call.input_names),
+            output_names=list(outputs),
+            opset_version=opset,
+            dynamic_axes=axes,
+            verbose=False,
+            **options,
+        )
     return buffer.getvalue()
 
 

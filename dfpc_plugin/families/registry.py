@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.inputs import as_call, fresh, inputs_explained
+from dfpc_plugin.errors import DFPCError, ForwardError
+from dfpc_plugin.inputs import as_call, described, fresh, inputs_explained
 from dfpc_plugin.preserve import watched
 
-__all__ = ["ForwardFunction", "counting_note", "data_flow_forward", "register_forward", "register_note", "run_forward"]
+__all__ = [
+    "ForwardFunction",
+    "counting_note",
+    "data_flow_forward",
+    "failed_forward",
+    "register_forward",
+    "register_note",
+    "run_forward",
+    "running_modules",
+]
 
 ForwardFunction = Callable[[nn.Module, Any], Any]
 """Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
@@ -77,11 +88,33 @@ def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | Non
         model: Any model.
         inputs: Example inputs; the forward gets a copy, which it may write to.
         forward_fn: Called as `forward_fn(model, inputs)` if given.
+
+    Raises:
+        ForwardError: The forward raised something that is no error of this package.
     """
-    forward, inputs = forward_fn or data_flow_forward(model), fresh(inputs)
+    forward = forward_fn or data_flow_forward(model)
     explained = contextlib.nullcontext() if forward else inputs_explained(model, inputs)
-    with explained, running_eagerly(), watched():
-        if forward is not None:
-            return forward(model, inputs)
-        args, kwargs = as_call(inputs)
-        return model(*args, **kwargs)
+    try:
+        own = fresh(inputs)
+        with explained, running_eagerly(), watched():
+            if forward is not None:
+                return forward(model, own)
+            args, kwargs = as_call(own)
+            return model(*args, **kwargs)
+    except DFPCError:
+        raise
+    except Exception as error:  # a forward is anybody's code
+        raise failed_forward(model, inputs, error) from error
+
+
+def failed_forward(model: nn.Module, inputs: Any, error: BaseException) -> ForwardError:
+    """Say what a forward of `model` on `inputs` has raised, and where."""
+    return ForwardError(described(inputs), running_modules(model, error), error)
+
+
+def running_modules(model: nn.Module, error: BaseException) -> tuple[str, ...]:
+    """Paths of the modules in whose methods an error was raised, the innermost first."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = [paths.get(id(frame.f_locals.get("self"))) for frame in reversed(frames)]
+    return tuple(dict.fromkeys(path for path in found if path is not None))

@@ -116,6 +116,8 @@ def _linear_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     mean, weight = mean_of(given.get("input")), given.get("weight")
     if mean is None or is_data(weight) or weight is None or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
         return variance, None
+    if value_of(weight).is_complex():  # what is expected of data is real
+        return variance, None
     matrix = value_of(weight).detach().to(variance.dtype)
     mapped = mean.reshape(-1).expand(matrix.shape[1]) @ matrix.t()
     bias = given.get("bias")

@@ -84,7 +84,8 @@ def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -
         gone = channels_of_record(couplings, removed)
     except RecordError as error:
         problem = (
-            f"cuts '{error.layer}', which this model lacks or does not use; replay it on a copy." if error.width is None
+            f"{error.problem}; give what PruneResult.removed is." if error.problem
+            else f"cuts '{error.layer}', which this model lacks or does not use; replay it on a copy." if error.width is None
             else f"cuts outputs of '{error.layer}' that are not there; it has {error.width}."
         )  # fmt: skip
         raise CutError(f"The record {problem}") from None

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfpc_plugin.errors import RepairError
 from dfpc_plugin.ops.geometry import padding_sides, spell_out
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
@@ -48,7 +49,15 @@ class LayerCall:
         options: dict[str, Any],
         rows_of: slice = slice(None),
     ) -> None:
-        """Describe a call."""
+        """Describe a call.
+
+        Raises:
+            RepairError: The weight holds complex numbers, to which no inputs are fitted.
+        """
+        if weight.is_complex():
+            raise RepairError(
+                f"'{name}' has a weight of complex numbers, which cannot be repaired; prune without repair."
+            )
         self.name, self.function, self.options, self.rows_of = name, function, options, rows_of
         self.input, self.weight, self.bias, self.bias_is_free = input, weight, bias, bias_is_free
 

@@ -90,7 +90,9 @@ def kept_channels(
             gone = channels_of_record(couplings, removed)
         except RecordError as error:
             raise RepairError(
-                f"removed names outputs of '{error.layer}' that the original does not have; pass the record of this cut."
+                f"removed {error.problem}; pass what PruneResult.removed is."
+                if error.problem
+                else f"removed names outputs of '{error.layer}' that the original does not have; pass the record of this cut."
             ) from None
     for axis in channels.axes:
         if axis.groups == 1 and axis.tensor in pruned:

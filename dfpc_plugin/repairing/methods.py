@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.best import Best, copy_state
@@ -150,7 +151,7 @@ def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
     cut = copy.deepcopy(job.model)
     try:
         _on_noise(job, functools.partial(_offer_stand_ins, job, best))
-    except Exception as error:  # the user's forward may raise anything on noise, and images are there
+    except DFPCError as error:
         copy_state(cut, job.model)
         job.notes.append(
             f"Least squares began without the stand-ins of merge, as the model does not take noise: {error}"

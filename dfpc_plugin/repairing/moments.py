@@ -87,12 +87,12 @@ def layer_moments(
             own.add(call.rows(chosen))
     result: dict[str, list[LayerMoments]] = {}
     for name, own in sums.values():
-        found = own.moments()
-        if not bool(torch.isfinite(found.covariance).all()):
+        if not own.finite:
             raise RepairError(
-                f"'{name}' is given values that are not finite, so that its channels cannot be compared; rank by "
-                f"DFPCImportance(), which runs nothing."
+                f"'{name}' is given values that are not finite, or whose squares are not, so that its channels cannot be "
+                f"compared; rank by DFPCImportance(), which runs nothing."
             )
+        found = own.moments()
         result.setdefault(name, []).append(found)
     return result
 
@@ -123,6 +123,11 @@ class _Sums:
         sums = [entries.sum(2).double(), product.double(), places.double()]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._count else sums
         self._count += rows.shape[0]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was counted is."""
+        return all(bool(torch.isfinite(total).all()) for total in self._sums)
 
     def moments(self) -> LayerMoments:
         """What has been counted."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import ForwardError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
@@ -64,10 +64,8 @@ def on_noise(
     count = max(_FEWEST, min(_MOST, _PIXELS // given[0][0, 0].numel()) // one_in)
     try:
         return act(_noise_like(example_inputs, count, seed)), None
-    except DFPCError:
-        raise
-    except Exception as error:  # the user's forward may raise anything
-        note = f"Looked at {len(given[0])} images of noise only, as the model does not take {count}: {error}"
+    except ForwardError as error:
+        note = f"Looked at {len(given[0])} images of noise only, as the model does not take {count}: {error.__cause__}"
         return act(few), note
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
+from dfpc_plugin.errors import NonFiniteWeightError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
@@ -21,6 +22,7 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.report import RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
+from dfpc_plugin.saliency import require_finite
 from dfpc_plugin.wrappers import HoldsModel, as_model, plain_model
 
 __all__ = ["repair", "repair_job"]
@@ -96,11 +98,28 @@ def repair_job(job: RepairJob) -> RepairResult:
         own = dataclasses.replace(job, model=mended)
         with evaluating(job.original):
             layers = job.settings.how.repair(own)
+        if layers:
+            _require_finite(mended, job.settings.method)
         for module, mode in zip(mended.modules(), modes, strict=True):
             module.training = mode
     after = job.phases.seconds.items()
     seconds = {name: took - before.get(name, 0.0) for name, took in after if took != before.get(name)}
     return RepairResult(mended, job.settings.method, tuple(layers), own.output_error, seconds, tuple(own.notes))
+
+
+def _require_finite(model: nn.Module, method: str) -> None:
+    """Raise if a repair has left a model with weights or statistics that are no numbers.
+
+    Raises:
+        RepairError: Names the first.
+    """
+    try:
+        require_finite(model)
+    except NonFiniteWeightError as error:
+        raise RepairError(
+            f"After repair by {method}, '{error.name}' is not finite: what layers compute is too large for its type; "
+            f"leave the repair out, or check the weights and the running statistics before that layer."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.couplings.declared import width_of
 from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction, failed_forward, running_modules
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.preserve import evaluating, watched
@@ -207,24 +206,24 @@ class _Trial:
         except Exception as error:  # whatever a forward raises is the answer
             text = str(error).strip().split("\n")[0]
             problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
-            return _Failure(f"makes the forward fail when it is pruned: {problem}", self._running(error))
+            return _Failure(f"makes the forward fail when it is pruned: {problem}", running_modules(self._model, error))
         return None if shapes == self._shapes else _Failure("changes the shapes of the outputs when it is pruned")
 
-    def _running(self, error: BaseException) -> tuple[str, ...]:
-        """Paths of the modules in whose methods an error was raised, the innermost first."""
-        paths = {id(module): path for path, module in self._model.named_modules()}
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        found = [paths.get(id(frame.f_locals.get("self"))) for frame in reversed(frames)]
-        return tuple(dict.fromkeys(path for path in found if path is not None))
-
     def _run_uncut(self) -> None:
-        """Find out what the uncut model returns, and whether it can run without values."""
+        """Find out what the uncut model returns, and whether it can run without values.
+
+        Raises:
+            ForwardError: It cannot run at all.
+        """
         self._compared = True
         try:
             self._shapes = self._run(())
         except Exception:  # the forward needs values (of indices it keeps, say): run it on copies
             self._make = torch.clone
-            self._shapes = self._run(())
+            try:
+                self._shapes = self._run(())
+            except Exception as error:  # a forward is anybody's code
+                raise failed_forward(self._model, self._inputs, error) from error
 
     def _run(self, numbers: Iterable[int], compared: Sequence[Stated] = ()) -> list[torch.Size]:
         """Cut, run and undo; returns the shapes of what the forward returns."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.exporting import export_onnx, export_program
-from dfpc_plugin.files import OutputError, write_text
+from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.report.page import render_report
@@ -85,11 +84,13 @@ def _program(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
 @contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
     """A directory beside the output, on the same disk, that is deleted."""
+    directory = output.resolve().with_name(hidden_name(output.name))
+    clear_leftovers(output.resolve())
     try:
-        directory = tempfile.TemporaryDirectory(
-            dir=output.resolve().parent, prefix=f".{output.name[:40]}.", suffix=".exports"
-        )
+        directory.mkdir(mode=0o700)
     except OSError as error:
         raise OutputError(f"Cannot write beside '{output}': {error.strerror or error}.") from error
-    with directory as name:
-        yield Path(name)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from dfpc_plugin.files import OutputError, hidden_name, write_text
+from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.finetuning.identity import differences
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.processes import is_main_process
@@ -69,15 +69,20 @@ class WorkPlace:
                 write_text(self.directory / _OWNER, f"process {os.getpid()} on {platform.node()}")
                 write_text(self.directory / _RECIPE, self._recipe)
                 yield
-            except BaseException:
+            except BaseException as error:
                 if not self._holds_anything():
                     self.remove()
+                elif type(error) is KeyboardInterrupt:
+                    raise KeyboardInterrupt(
+                        f"Interrupted. What is done is kept in '{self.directory}'; go on with it by the same command and --resume."
+                    ) from None
                 raise
 
     def _make(self) -> None:
         """Make the directory with its recipe in it, in one step, so that a run which is killed can be told from anything else."""
         if self.directory.exists():
             return
+        clear_leftovers(self.directory)
         new = self.directory.with_name(hidden_name(self.directory.name))
         try:
             new.mkdir()

@@ -10,7 +10,7 @@ from artifact_nets import IMAGE, convolutional
 from test_artifact_files import FILES, contents, message_of, names, save_pruned
 from test_artifact_structure import cut_some
 
-from dfpc_plugin.artifact import directory
+from dfpc_plugin.artifact import directory, load_pruned
 
 
 @pytest.fixture
@@ -62,3 +62,11 @@ def test_a_folder_with_the_name_of_a_listed_file_is_not_replaced(model, tmp_path
     (path / "report" / "chapter.txt").touch()
     assert "it holds 'report', which is no part" in message_of(lambda: save_pruned(model, path, overwrite=True))
     assert (path / "report" / "chapter.txt").exists()
+
+
+def test_a_listed_file_that_is_missing_is_told_of(model, tmp_path):
+    path = save_pruned(model, tmp_path / "a", finish=lambda place: (place / "report.html").write_text("report"))
+    load_pruned(path, factory=convolutional)
+    (path / "report.html").unlink()
+    with pytest.warns(UserWarning, match="lacks the file 'report.html', which its manifest lists"):
+        load_pruned(path, factory=convolutional)

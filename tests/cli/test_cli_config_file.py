@@ -40,6 +40,7 @@ BAD = {
     "bomb": (bomb(), "holds more than 10000 values; no configuration file does."),
     "merges": ("a: &a {x: 1}\nb: {<<: [*a, *a]}", "is no YAML: could not determine a constructor"),
     "long": (f"target: {'x' * 20_000}", "holds a value of 20000 characters, 'xxxxxxxxxxxxxxxxxxxx...'"),
+    "large": (f"target: 1{'0' * 400}", "holds the number 10000000000000000000..., which is too large for any option."),
     "deep": ("target: " + "[" * 3000, "cannot be understood"),
     "date": ("target: 2026-99-99", "cannot be understood: month must be in 1..12."),
     "unknown": ("modle: {name: x}", "has the key 'modle', which means nothing; did you mean 'model'?"),

@@ -221,7 +221,7 @@ def test_whatever_is_run_ends_in_an_artifact_or_in_one_sentence(tmp_path_factory
 
 
 @pytest.mark.slow
-@examples(400)
+@examples(1000)
 @given(data=recipes([EVERYTHING, SCHEDULED, TUNED]))
 def test_many_more_that_are_written(place, data):
     assert refused_or_a_recipe(place, data) in CODES

@@ -221,6 +221,19 @@ def test_a_batch_that_cannot_be_free(export, suffix, tmp_path):
     assert path.stat().st_size > 100
 
 
+def test_a_failure_prints_no_graph(tmp_path, capfd):
+    class Odd(nn.Sequential):
+        def forward(self, x):
+            return torch.special.bessel_j0(super().forward(x))
+
+    with pytest.raises(ExportError, match="bessel_j0") as caught:
+        export_onnx(
+            Odd(nn.Conv2d(3, 4, 3)).eval(), torch.randn(1, 3, 8, 8), tmp_path / "m.onnx", exporter="torchscript"
+        )
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_decisions_on_values_are_found(tmp_path):
     with pytest.raises(ExportError, match=r"torchscript: 'output' of the exported model is 2 of its scale away"):
         export_onnx(OfItsValues(), INPUTS.abs(), tmp_path / "m.onnx", exporter="torchscript")

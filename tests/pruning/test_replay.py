@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from budget_tools import PIXELS, Fixed, everything, heads_first, network, same
 
 from budget_nets import SMALL, TIMM, make
+from budget_tools import PIXELS, Fixed, everything, heads_first, network, same
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.pruning import prune, replay
 from dfpc_plugin.repairing import repair
@@ -83,6 +83,12 @@ STREAM = ("stem", "blocks.0.conv2", "blocks.1.conv2")
     ({**{layer: [1, 2] for layer in STREAM}, "stem": [1]}, r"of 'stem' 2 outputs would go, and it names 1"),
     ({"blocks.0.conv1": [0, 1, 2, 3]}, "leave nothing of the coupling 'blocks.0.conv1'; keep a unit"),
     ({"head": [1]}, "cannot be pruned: it "),
+    ("stem", "^The record is a str, not a dict of indices by layer; give what PruneResult.removed is.$"),
+    (5, "^The record is a int, not a dict"),
+    ({"stem": "12"}, "^The record has '12' for 'stem', which are no indices of outputs; give"),
+    ({"stem": 1}, "^The record has '1' for 'stem', which are no indices"),
+    ({"stem": [1.5]}, "^The record has '.1.5.' for 'stem', which are no indices"),
+    ({"stem": [10**30]}, "^The record cuts outputs of 'stem' that are not there; it has 6"),
 ])  # fmt: skip
 def test_a_record_of_another_model_is_refused_and_the_model_stays(removed, message):
     model = network()

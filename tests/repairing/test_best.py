@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.errors import ForwardError
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing import methods
 from dfpc_plugin.repairing.best import Best
@@ -101,13 +102,13 @@ def test_images_do_where_a_model_takes_no_noise(cut, monkeypatch):
 
     def no_noise(half_merged, *args, **kwargs):
         half_merged.head.weight.data.zero_()
-        raise ValueError("no photograph")
+        raise ForwardError("noise", (), ValueError("no photograph"))
 
     monkeypatch.setattr(methods, "merge_channels", no_noise)
     result = dfpc.repair(pruned, model, images[:1], "calibrate", images=images, removed=REMOVED)
     assert (
-        "Least squares began without the stand-ins of merge, as the model does not take noise: no photograph"
-        in result.notes
+        "Least squares began without the stand-ins of merge, as the model does not take noise: The model cannot be called with "
+        "noise (ValueError: no photograph); give inputs of the shape and type that it takes." in result.notes
     )
     before, after = result.output_error
     assert after < before

@@ -88,7 +88,7 @@ class Interruption:
     ("name", "share", "kept"),
     [("saliency", 0.0, False), ("fine-tuning", 0.0, True), ("fine-tuning", 0.5, True), ("fine-tuning", 1.0, True)],
 )
-def test_an_interruption_anywhere(recipe, undisturbed, tmp_path, monkeypatch, name, share, kept):
+def test_an_interruption_anywhere(recipe, undisturbed, tmp_path, monkeypatch, capsys, name, share, kept):
     from dfpc_plugin.cli import prune as module
 
     whole = module.follow_recipe
@@ -98,6 +98,8 @@ def test_an_interruption_anywhere(recipe, undisturbed, tmp_path, monkeypatch, na
     )
     assert prune(recipe, "--output", tmp_path / "out") == 130
     assert interruption.happened
+    said = f"Interrupted. What is done is kept in '{tmp_path / 'out.run'}'; go on with it by the same command and --resume.\n"
+    assert capsys.readouterr().err == (said if kept else "")
     assert (tmp_path / "out.run").exists() == kept  # what nothing can go on with is thrown away
     assert not (tmp_path / "out").exists()
     assert prune(recipe, "--output", tmp_path / "out", "--resume") == 0

@@ -92,7 +92,10 @@ class Field:
             return None
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.wrong("a number")
-        return float(self.value) if math.isfinite(self.value) else None
+        try:
+            return float(self.value) if math.isfinite(self.value) else None
+        except OverflowError:  # a whole number beyond the largest float
+            return None
 
     def numbers(self) -> list[float | None]:
         """Return a list of numbers.
