@@ -46,9 +46,7 @@ class Target:
         )
     )
     macs: float | None = _budget(
-        Counted(
-            "share of the multiply-accumulates to keep, between 0 and 1", 0.5, 0, 1, lambda counts: counts.macs, "MACs"
-        )
+        Counted("share of the MACs to keep, between 0 and 1", 0.5, 0, 1, lambda counts: counts.macs, "MACs")
     )
     params: float | None = _budget(
         Counted(
