@@ -21,10 +21,9 @@ __all__ = ["coupling_table", "print_check", "print_score"]
 _MODULES_SHOWN = 6
 _OTHERS = "--ranking takes output, expected, relative or published"
 _RANKED_BY: dict[Ranking, str] = {
-    "output": "Score: a channel's share of the variance at the model's outputs, the criterion that dfpc prune uses where a repair "
-    f"follows (it then also counts what repair compensates, and what a channel costs). {_OTHERS}.",
-    "expected": "Score: a channel's share of the variance at the layers that read it, the criterion that dfpc prune uses without "
-    f"repair. {_OTHERS}.",
+    "output": "Score: a channel's share of the variance at the model's outputs, the criterion of dfpc prune, which also divides by "
+    f"what a channel costs and counts what repair compensates. {_OTHERS}.",
+    "expected": f"Score: a channel's share of the variance at the layers that read it. {_OTHERS}.",
     "relative": f"Score: a channel's share of the bounds at the layers that read it. {_OTHERS}.",
     "published": f"Score: the bounds of the paper's Algorithm 1, unscaled; dfpc prune does not use them by default. {_OTHERS}.",
 }
