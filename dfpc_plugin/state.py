@@ -74,6 +74,8 @@ def _row_sums(module: nn.Module) -> list[Tensor]:
 def _contents(tensor: Tensor) -> Tensor:
     """One number per row that changes with any entry and with the order of entries; small tensors as they are."""
     tensor = tensor.detach()
+    if tensor.is_complex():  # both parts count
+        tensor = torch.view_as_real(tensor)
     if tensor.dim() < 2:
         return tensor.clone()
     rows = tensor.flatten(1)

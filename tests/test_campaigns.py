@@ -27,7 +27,7 @@ def test_a_few_tries(name, robustness):
 @pytest.mark.filterwarnings("default")
 def test_all_tries(name, robustness):
     found = robustness.campaign(name)
-    assert found["faults"] == [] and found["tries"] == robustness.CAMPAIGNS[name][1]
+    assert found["faults"] == [] and found["tries"] >= robustness.CAMPAIGNS[name][1]
 
 
 def test_what_is_wrong_is_found(robustness, monkeypatch):

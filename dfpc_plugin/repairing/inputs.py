@@ -160,6 +160,8 @@ def _checked(batch: Any) -> ExampleInputs:
         raise RepairError(
             f"A batch of images is a {type(batch).__name__}; batches are tensors, alone or before labels."
         )
+    if any(t.layout != torch.strided or t.is_meta for t in own):
+        raise RepairError("Images are sparse, or on the meta device without values; give ordinary tensors.")
     if isinstance(batch, Tensor) and not batch.is_floating_point():
         raise RepairError(
             f"Images are {batch.dtype}; give numbers scaled as the model was trained on, such as float32."
