@@ -14,7 +14,7 @@ from call_tools import changer, random, randomised, stepped
 from torch import Tensor, nn
 
 from brute_force import Between
-from dfpc_plugin.errors import RepairError
+from dfpc_plugin.errors import ForwardError, RepairError
 from dfpc_plugin.repairing.follow import Follower, Settlement
 from dfpc_plugin.repairing.lockstep import Pair, SteppedForward, settlements
 
@@ -287,10 +287,10 @@ class Raises(nn.Module):
 
 def test_what_the_model_raises_is_raised_and_its_thread_ends() -> None:
     before = set(threading.enumerate())
-    with pytest.raises(ValueError, match="not today"):
+    with pytest.raises(ForwardError, match="not today"):
         list(settlements(Raises(), torch.ones(2, 3), None))
     assert set(threading.enumerate()) == before
-    with pytest.raises(TypeError):
+    with pytest.raises(ForwardError):
         list(settlements(Raises(), {"y": torch.ones(2, 3)}, None))
     assert set(threading.enumerate()) == before
 

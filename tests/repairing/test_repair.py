@@ -111,7 +111,7 @@ def test_no_layer_is_worse_on_what_it_has_not_seen(case):
     assert all(layer.after <= layer.before for layer in solved)
     assert result.output_error[1] < result.output_error[0]
     text = str(result)
-    assert "calibrate: " in text and "Error of the model's output" in text
+    assert "Repaired by calibrate: " in text and "the output's error " in text
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["method"] == "calibrate"
 
 
