@@ -39,7 +39,7 @@ class Criterion:
     name: str
     label: str
     build: Callable[[], Importance | None]
-    summary: str
+    summary: str = ""
     random: bool = False
     gradients: bool = False
 

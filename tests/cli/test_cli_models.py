@@ -88,7 +88,7 @@ def test_prune_takes_a_checkpoint_and_the_short_names_of_options(dfpc, files, tm
         "macs=0.8",
     )
     code, out, err = dfpc("prune", "test_resnet", *short)
-    assert code == 0 and err.startswith(INFERRED.format(files / "other.ckpt", ""))
+    assert code == 0 and INFERRED.format(files / "other.ckpt", "") in err
     manifest = read_manifest(tmp_path / "out")
     assert manifest.spec.options == {"in_chans": 1, "num_classes": 7}
     assert manifest.record["model"]["weights"] == "other.ckpt"

@@ -131,7 +131,7 @@ HINTS = {
     "--seed 1.5": "seed: Expected a int. Got value: 1.5.",
     "--seed -1": "seed=-1 is no seed",
     "--model.size ten": "model.size must be int, not 'ten'",
-    "--export.onnx maybe": "export.onnx: Expected a bool. Got value: maybe.",
+    "--export.onnx maybe": "'maybe' belongs to no option.",
     "--data.val_split tst": "did you mean test?",
     "--data.batch_size 0": "batch_size must be 1 or more, not 0.",
     "--finetune.lr -1": "lr=-1.0 is no step size",

@@ -17,7 +17,7 @@ def seeded():
 
 def expected(name, **options):
     torch.manual_seed(0)
-    return bgsc(create_model(name), torch.ones(1, 3, 160, 160), **options)
+    return bgsc(create_model(name), torch.ones(1, 3, 160, 160), **{"ranking": "output"} | options)
 
 
 def test_prints_a_row_for_every_coupling(dfpc):
@@ -153,7 +153,7 @@ def test_weights_come_from_a_file(dfpc, tmp_path):
     assert code == 0
     scores = json.loads(out)
     assert scores["pretrained"]
-    own = bgsc(model, example_inputs(model, "test_resnet"))
+    own = bgsc(model, example_inputs(model, "test_resnet"), ranking="output")
     assert scores["layers"] == {layer: pytest.approx(own[layer].tolist()) for layer in own}
     code, _, err = dfpc("score", "test_resnet", "--pretrained", "--weights", "w.safetensors")
     assert (code, err) == (2, "pretrained and weights both say where weights come from; give one of them.\n")
