@@ -10,7 +10,7 @@ import dfpc_plugin
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors versions require interrupts generators files containers hooks preserve collector wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
-    "cost surgery coupling saliency state traced_call importance selection host models latency progress repairing repaired_importance criteria pruning artifact data evaluation "
+    "cost surgery coupling saliency state traced_call importance selection host models runtimes latency progress repairing repaired_importance criteria pruning artifact data evaluation "
     "exporting finetuning record report workflow demo cli"
 ).split()
 HOSTS = {
@@ -18,8 +18,8 @@ HOSTS = {
     "timm": {"models", "data", "finetuning", "demo"},
     "torchvision": {"models", "data"},
     "accelerate": {"finetuning"},
-    "onnx": {"exporting"},
-    "onnxruntime": {"exporting"},
+    "onnx": {"exporting", "runtimes"},
+    "onnxruntime": {"exporting", "runtimes"},
     "jinja2": {"report"},
     "yaml": {"workflow", "cli"},
     "sklearn": {"data", "demo"},

@@ -16,6 +16,7 @@ from torch import nn
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh, is_written_to
 from dfpc_plugin.preserve import evaluating, exclusive, watched
+from dfpc_plugin.runtimes import GraphModel, Runtime, runtime_of
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
@@ -41,11 +42,13 @@ class Latency:
 
     Attributes:
         seconds: Mean seconds per forward in each round.
-        threads: CPU threads that PyTorch used.
+        threads: CPU threads that were used.
+        runtime: What ran the model, by the name that `measure_latency` knows it by.
     """
 
     seconds: tuple[float, ...]
     threads: int
+    runtime: str = "torch"
 
     @property
     def median(self) -> float:
@@ -92,10 +95,13 @@ def measure_latency(
     min_run_time: float = 1.0,
     warmup: int = 2,
     forwards: int | None = None,
-    compiled: bool = False,
+    runtime: str = "torch",
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Latency]:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
+
+    Every model is called by the same runtime, but for graphs that are loaded already (`runtimes.GraphModel`), which have their
+    own. A graph is a copy of the model, exported for inputs of exactly these shapes, and runs on the CPU.
 
     The models take turns in short blocks, in an order that reverses every round, so a machine that slows down or is
     busy for a while hurts all of them alike. Each block starts with two forwards that are not timed. On a GPU, the clock
@@ -104,15 +110,19 @@ def measure_latency(
     Args:
         models: What to time, by name.
         inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
-        threads: CPU threads for PyTorch.
+        threads: CPU threads.
         min_run_time: Seconds to spend on each model, at least.
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
-        compiled: Time what `torch.compile` makes of the models; compiling is not timed.
+        runtime: What calls the models: "torch", "compile" (what `torch.compile` makes of them), "onnxruntime" or "openvino".
+            Compiling and exporting are not timed.
         progress: Called after every round with the share of the work that is done, 0 to 1.
 
     Raises:
         LatencyError: No models, no threads, no time or no forwards.
+        RuntimeNameError: There is no such runtime.
+        ExportError: A model cannot be exported for that runtime.
+        MissingDependencyError: The runtime is not installed.
     """
     if not models:
         raise LatencyError("measure_latency needs at least one model.")
@@ -122,23 +132,50 @@ def measure_latency(
         raise LatencyError(f"min_run_time must be a positive number of seconds, not {min_run_time}.")
     if warmup < 1 or (forwards is not None and forwards < FEWEST_ROUNDS):
         raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
+    used = runtime_of(runtime)
+    used.require()
     timer = timer_class()
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusive(*models.values()))
         for model in models.values():
             stack.enter_context(evaluating(model))
-        if compiled:  # nothing is compiled where writes are watched
-            for model in models.values():
-                with torch.no_grad(), watched():
-                    _Forward(model, inputs)()
-        runs = {name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in models.items()}
-        timers = {name: timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-        stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
-        with contextlib.nullcontext() if compiled else watched():
+        calls = {name: _Call.of(used.prepared(model, inputs, threads), inputs, used) for name, model in models.items()}
+        timers = {name: timer("run()", globals={"run": call.run}, num_threads=threads) for name, call in calls.items()}
+        stack.enter_context(used.calling())
+        with contextlib.nullcontext() if used.compiles else watched():
             single = {name: timer.timeit(warmup).mean for name, timer in timers.items()}
-        for run in runs.values():
-            run.reuse_inputs()
-        return _take_turns(timers, threads, _counts(single, min_run_time, forwards), progress)
+        for call in calls.values():
+            call.settle()
+        seconds = _take_turns(timers, _counts(single, min_run_time, forwards), progress)
+    return {name: Latency(seconds[name], threads, call.runtime or runtime) for name, call in calls.items()}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What is timed of one model.
+
+    Attributes:
+        run: Runs it once.
+        settle: Called when it has run for the first time.
+        runtime: The runtime of a graph; None for what the measurement's own calls.
+    """
+
+    run: Callable[[], Any]
+    settle: Callable[[], None] = lambda: None
+    runtime: str | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: ExampleInputs, runtime: Runtime) -> _Call:
+        """Get a model ready, which `runtime` has prepared."""
+        if isinstance(model, GraphModel):
+            return cls(model.bound(inputs), runtime=model.runtime)
+        if not runtime.compiles:
+            forward = _Forward(model, inputs)
+        else:
+            with torch.no_grad(), watched():  # nothing is compiled where writes are watched
+                _Forward(model, inputs)()
+            forward = _Forward(torch.compile(model), inputs)
+        return cls(forward, forward.reuse_inputs)
 
 
 class _Forward:
@@ -172,9 +209,9 @@ def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | No
 
 
 def _take_turns(
-    timers: Mapping[str, Timer], threads: int, counts: Mapping[str, list[int]], progress: Callable[[float], None] | None
-) -> dict[str, Latency]:
-    """Run every timer once per round."""
+    timers: Mapping[str, Timer], counts: Mapping[str, list[int]], progress: Callable[[float], None] | None
+) -> dict[str, tuple[float, ...]]:
+    """Run every timer once per round; return its seconds per call, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     order = list(timers)
     rounds = len(next(iter(counts.values())))
@@ -184,7 +221,7 @@ def _take_turns(
         order.reverse()
         if progress is not None:
             progress((index + 1) / rounds)
-    return {name: Latency(tuple(values), threads) for name, values in seconds.items()}
+    return {name: tuple(values) for name, values in seconds.items()}
 
 
 def timer_class() -> type[Timer]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.selection import meets, stated
 
 if TYPE_CHECKING:
     from dfpc_plugin.pruning.result import Figures, PruneResult
@@ -36,16 +40,24 @@ def result_table(result: PruneResult) -> str:
 
 def _figures(result: PruneResult) -> Table:
     """Before and after."""
-    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
-    table = Table(title=f"Asked for {result.target}; reached {reached}", title_justify="left")
+    asked = asdict(result.target)
+    figures = ", ".join(f"{name}={stated(name, value, asked[name])}" for name, value in result.reached.items())
+    verb = "reached" if all(meets(name, value, asked[name]) for name, value in result.reached.items()) else "came to"
+    table = Table(title=f"Asked for {result.target}; {verb} {figures}", title_justify="left")
     table.add_column("")
     for column in ("before", "after", "left"):
         table.add_column(column, justify="right")
+    measured = result.after.latency
+    in_runtime = "" if measured is None or measured.runtime == "torch" else f" in {RUNTIMES[measured.runtime].title}"
     rows: list[tuple[str, Callable[[Figures], float | None], str]] = [
         ("channels", lambda figures: figures.channels, "{:,.0f}"),
         ("MACs", lambda figures: figures.macs, "{:,.0f}"),
         ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
-        ("milliseconds", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+        (
+            f"milliseconds{in_runtime}",
+            lambda figures: None if figures.latency is None else 1e3 * figures.latency.median,
+            "{:.2f}",
+        ),
         ("  spread", lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
         ("score", lambda figures: figures.score, "{:.4g}"),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from dfpc_plugin.errors import DFPCError
 
-__all__ = ["Target", "TargetError"]
+__all__ = ["Target", "TargetError", "meets", "stated"]
 
 
 class TargetError(DFPCError, ValueError):
@@ -101,6 +101,18 @@ class Target:
         """As `parse` reads it."""
         given = ((field.name, getattr(self, field.name)) for field in fields(self))
         return ", ".join(f"{name}={_spelled(value)}" for name, value in given if value is not None)
+
+
+def meets(budget: str, figure: float, asked: float) -> bool:
+    """Whether a figure keeps to a budget: at least what is asked for of a ratio and a speed-up, at most of the others."""
+    return figure >= asked if budget in ("ratio", "speedup") else figure <= asked
+
+
+def stated(budget: str, figure: float, asked: float) -> str:
+    """A figure in four digits, or in more where four would say otherwise whether the budget is kept."""
+    texts = (f"{figure:.{digits}g}" for digits in range(4, 17))
+    met = meets(budget, figure, asked)
+    return next((text for text in texts if meets(budget, float(text), asked) == met), repr(figure))
 
 
 _RANGES = {

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.selection import Target, TargetError
+from dfpc_plugin.selection import Target, TargetError, meets, stated
 
 SHARES = st.sampled_from([0.001, 0.1, 0.25, 1 / 3, 0.5, 0.999])
 ABOVE_ONE = st.sampled_from([1.01, 1.5, 4, 123.25])
@@ -92,3 +92,19 @@ def test_what_cannot_be_meant_is_refused(values, message):
 
 def test_its_errors_are_those_of_the_package_and_of_values():
     assert issubclass(TargetError, DFPCError) and issubclass(TargetError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("budget", "figure", "asked", "text"),
+    [
+        ("speedup", 1.50004, 1.5, "1.5"),
+        ("speedup", 1.49996, 1.5, "1.49996"),
+        ("latency_ms", 4.20001, 4.2, "4.20001"),
+        ("latency_ms", 0.12345, 0.123456, "0.12345"),
+        ("macs", 0.4998301, 0.5, "0.4998"),
+        ("ratio", 0.30001, 0.3, "0.3"),
+    ],
+)
+def test_a_figure_is_written_in_enough_digits_to_see_whether_the_budget_is_kept(budget, figure, asked, text):
+    assert stated(budget, figure, asked) == text
+    assert meets(budget, float(text), asked) == meets(budget, figure, asked)

@@ -7,8 +7,9 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import count, milliseconds, percent, significant
+from dfpc_plugin.runtimes import RUNTIMES
 
-__all__ = ["figures"]
+__all__ = ["figures", "in_runtime"]
 
 _ROWS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("channels", "Prunable units", count, True),
@@ -30,4 +31,12 @@ def figures(record: Field) -> Mapping[str, Any] | None:
         if was is not None and now is not None:
             rows.append((name, form(was), form(now), percent(now / was) if has_share and was else ""))
     threads = after["threads"].number()
-    return {"rows": rows, "threads": None if threads is None else int(threads)} if rows else None
+    if not rows:
+        return None
+    return {"rows": rows, "threads": None if threads is None else int(threads), "runtime": in_runtime(record["prune"])}
+
+
+def in_runtime(prune: Field) -> str:
+    """Words that say which runtime latency was measured in, for the end of a sentence; none for PyTorch itself."""
+    name = prune["after"]["runtime"].text()
+    return "" if name in ("", "torch") else f" in {RUNTIMES[name].title if name in RUNTIMES else name}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.exporting.call import FlatCall
+from dfpc_plugin.runtimes.call import FlatCall
 
 __all__ = ["EXPORTERS", "EXPORTING", "available"]
 
