@@ -7,20 +7,20 @@ from .couplings import DataFlowCoupling, find_couplings
 from .data import open_images
 from .errors import MissingOperator
 from .evaluation import Evaluation, evaluate_model
-from .exporting import OnnxExport, ProgramExport, export_onnx, export_program
+from .exporting import Int8Export, OnnxExport, ProgramExport, export_onnx, export_program, quantize_onnx
 from .finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, ScheduleSettings, finetune, prune_and_tune
 from .host import DataFlowGraph, DFPCPruner
+from .hub import from_pretrained, push_to_hub
 from .importance import DFPCImportance, ImportanceRanking
 from .latency import Latency, LatencySettings, measure_latency
 from .models import ModelSpec, build_model
-from .ops import composed, rule
+from .ops import Convention, composed, registered_rules, rule, rule_scope
 from .pruning import PruneResult, prune, replay
 from .repaired_importance import RepairedImportance
 from .repairing import RepairResult, RepairSettings, repair
 from .saliency import Ranking, Saliency, bgsc
 from .selection import Target
 from .trace import missing_operators
-from .tracing.operator import Convention, registered_rules, rule_scope
 from .workflow import Recipe, follow_recipe
 
 __version__: str
@@ -35,6 +35,7 @@ __all__ = [
     "FinetuneResult",
     "FinetuneSettings",
     "ImportanceRanking",
+    "Int8Export",
     "Latency",
     "LatencySettings",
     "LayerContext",
@@ -62,12 +63,15 @@ __all__ = [
     "find_couplings",
     "finetune",
     "follow_recipe",
+    "from_pretrained",
     "load_pruned",
     "measure_latency",
     "missing_operators",
     "open_images",
     "prune",
     "prune_and_tune",
+    "push_to_hub",
+    "quantize_onnx",
     "read_manifest",
     "registered_rules",
     "repair",

@@ -11,7 +11,7 @@ ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors versions require interrupts generators files containers hooks preserve collector wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
     "cost surgery coupling saliency state traced_call importance selection host models runtimes latency progress repairing repaired_importance criteria pruning artifact data evaluation "
-    "exporting finetuning record report workflow demo cli"
+    "exporting finetuning record report hub workflow demo cli"
 ).split()
 HOSTS = {
     "torch_pruning": {"traced_call", "importance", "host", "repaired_importance", "criteria", "demo"},
@@ -20,6 +20,7 @@ HOSTS = {
     "accelerate": {"finetuning"},
     "onnx": {"exporting", "runtimes"},
     "onnxruntime": {"exporting", "runtimes"},
+    "huggingface_hub": {"hub"},
     "jinja2": {"report"},
     "yaml": {"workflow", "cli"},
     "sklearn": {"data", "demo"},

@@ -35,3 +35,17 @@ def test_modules_can_be_reached_through_the_package():
     assert done.stdout == "DFPCError False\n"
     with pytest.raises(AttributeError, match="module 'dfpc_plugin' has no attribute 'no_such_name'"):
         _ = dfpc_plugin.no_such_name
+
+
+@pytest.mark.parametrize("first", ["dfpc.bgsc(nn.Linear(2, 2), torch.ones(1, 2))", "dfpc_plugin.trace"])
+def test_rules_stay_when_they_are_first_needed_inside_a_scope(first):
+    """What is imported inside `rule_scope` registers the package's own rules, which are not the scope's."""
+    program = f"""
+import dfpc_plugin as dfpc, torch
+from torch import nn
+with dfpc.rule_scope():
+    import dfpc_plugin.trace
+    {first}
+assert nn.functional.linear in dfpc.registered_rules()"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -205,10 +205,30 @@ class ExportSection:
     Attributes:
         onnx: model.onnx, whose outputs were compared in onnxruntime.
         program: model.pt2, a program of torch.export.
+        int8: model-int8.onnx beside model.onnx, quantized for onnxruntime. static: convolutions and products of matrices,
+            with ranges measured on images (those of `data.train`, or images made from batch norms); dynamic: products of
+            matrices alone, for transformers.
+        int8_images: How many images int8 takes.
     """
 
     onnx: bool = False
     program: bool = False
+    int8: Literal["none", "static", "dynamic"] = "none"
+    int8_images: int = 64
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: There are too few images.
+        """
+        if self.int8_images < 4:
+            raise RecipeError(f"int8_images={self.int8_images} are too few; give 4 or more.")
+
+    @property
+    def graph(self) -> bool:
+        """Whether an ONNX file is written, which int8 is made of."""
+        return self.onnx or self.int8 != "none"
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def test_models_are_measured_in_the_runtime_asked_for(dfpc, saved, graph):
         (("nowhere.onnx",), "Cannot read 'nowhere.onnx': No such file"),
         (("test_resnet", "--runtime", "onnxruntim"), "runtime='onnxruntim' is none of torch, compile,"),
         (("GRAPH", "--batch_size", "2", "--size", "9"), "ONNX Runtime cannot run the exported model"),
-        (("GRAPH", "test_vit"), "The ONNX file takes anyx1x8x8, and is to be given 1x3x160x160;"),
+        (("GRAPH", "test_vit"), "The ONNX file takes anyx3x8x8, and is to be given 1x3x160x160;"),
     ],
 )
 def test_what_cannot_be_done_with_graphs_is_one_sentence(dfpc, graph, arguments, text):

@@ -8,6 +8,7 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.accuracy import accuracy
+from dfpc_plugin.report.page.sections.exports import exports
 from dfpc_plugin.report.page.sections.figures import figures
 from dfpc_plugin.report.page.sections.finetuning import finetuning
 from dfpc_plugin.report.page.sections.protected import protected
@@ -44,6 +45,7 @@ SECTIONS = (
     Section("protected", "What was protected", protected),
     Section("repair", "Repair", repair),
     Section("finetuning", "Fine-tuning", finetuning),
+    Section("exports", "Exported files", exports),
     Section("notes", "Notes", notes),
     Section("recipe", "Recipe", recipe),
     Section("provenance", "How this came about", provenance),

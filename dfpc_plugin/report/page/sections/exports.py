@@ -1,0 +1,49 @@
+"""Exported files: their sizes, how near their outputs are, and how long they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.wording import milliseconds, percent, significant
+from dfpc_plugin.runtimes import RUNTIMES
+
+__all__ = ["exports"]
+
+
+def exports(record: Field) -> Mapping[str, Any] | None:
+    """Return a row for every file."""
+    rows = [_row(entry) for entry in record["exports"].items()]
+    return {"rows": rows} if rows else None
+
+
+def _row(entry: Field) -> dict[str, Any]:
+    size, difference, same = (entry[key].number() for key in ("bytes", "max_difference", "same_predictions"))
+    return {
+        "path": entry["path"].text(),
+        "kind": entry["kind"].text(),
+        "how": _how(entry),
+        "size": "" if size is None else f"{significant(size / 1e6)} MB",
+        "difference": "not compared"
+        if difference is None
+        else percent(difference)
+        if difference > 1e-3
+        else "under 0.1%",
+        "same": "" if same is None else percent(same),
+        "latency": [
+            f"{milliseconds(value)} in {RUNTIMES[name].title if name in RUNTIMES else name}"
+            for name, value in ((name, field.number()) for name, field in entry["latency_ms"].entries())
+            if value is not None
+        ],
+    }
+
+
+def _how(entry: Field) -> str:
+    """How a quantized file was made; nothing for others."""
+    method, images, compared = entry["method"].text(), entry["images"].number(), entry["compared"].number()
+    if not method:
+        return ""
+    origin = entry["images_from"].text() or "images"
+    ranges = f"ranges measured on {images:.0f} of {origin}" if images else "ranges measured at every call"
+    return f"{method}: {ranges}" + (f"; compared on {compared:.0f} others" if compared else "")
