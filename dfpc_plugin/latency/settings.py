@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +36,6 @@ class LatencySettings:
     warmup: int = 2
     forwards: int | None = None
     runtime: str = "torch"
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> LatencySettings:
-        """Refuse an option of earlier versions.
-
-        Raises:
-            LatencyError: Says what to give.
-        """
-        if "compiled" in kwargs:
-            raise LatencyError("LatencySettings has no 'compiled' any more; give runtime='compile' or runtime='torch'.")
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Check what types cannot say.

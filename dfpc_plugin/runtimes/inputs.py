@@ -21,10 +21,10 @@ def graph_inputs(graph: GraphModel, batch_size: int, size: int | None = None) ->
     Args:
         graph: The graph.
         batch_size: The length of the first axis, where that is free.
-        size: The length of other axes that are free.
+        size: Height and width of images, where these are free.
 
     Raises:
-        ExampleInputsError: An axis is free and no length is given for it, or the graph's batch is another.
+        ExampleInputsError: An axis is free and no length is given for it, or the graph's batch or size is another.
     """
     generator = torch.Generator().manual_seed(_SEED)
     found = []
@@ -33,6 +33,10 @@ def graph_inputs(graph: GraphModel, batch_size: int, size: int | None = None) ->
             raise ExampleInputsError(
                 f"The input '{name}' of the ONNX file has a batch of {axes[0]}, and {batch_size} was asked for; give "
                 f"batch_size {axes[0]}."
+            )
+        if size is not None and any(length not in (None, size) for length in axes[2:]):
+            raise ExampleInputsError(
+                f"The input '{name}' of the ONNX file is {_shown(axes)}, and a size of {size} was asked for; leave size out."
             )
         lengths = [batch_size if number == 0 else length or size for number, length in enumerate(axes)]
         shape = [length for length in lengths if length is not None]

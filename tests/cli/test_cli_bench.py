@@ -99,7 +99,10 @@ def test_models_are_measured_in_the_runtime_asked_for(dfpc, saved, graph):
     [
         (("nowhere.onnx",), "Cannot read 'nowhere.onnx': No such file"),
         (("test_resnet", "--runtime", "onnxruntim"), "runtime='onnxruntim' is none of torch, compile,"),
-        (("GRAPH", "--batch_size", "2", "--size", "9"), "ONNX Runtime cannot run the exported model"),
+        (
+            ("GRAPH", "--batch_size", "2", "--size", "9"),
+            "The input 'input' of the ONNX file is anyx3x8x8, and a size of 9 was asked for;",
+        ),
         (("GRAPH", "test_vit"), "The ONNX file takes anyx3x8x8, and is to be given 1x3x160x160;"),
     ],
 )
@@ -107,3 +110,11 @@ def test_what_cannot_be_done_with_graphs_is_one_sentence(dfpc, graph, arguments,
     code, out, err = dfpc("bench", *(str(graph) if argument == "GRAPH" else argument for argument in arguments))
     assert (code, out) == (1, "")
     assert text in err
+
+
+def test_the_runtime_of_a_target_is_an_option_of_prune(dfpc):
+    code, out, err = dfpc(
+        "prune", "test_resnet", "--latency.runtime", "onnxruntime", "--latency.threads", "1", "--print_config"
+    )
+    assert (code, err) == (0, "")
+    assert "runtime: onnxruntime" in out

@@ -37,7 +37,7 @@ import sys
 from dfpc_plugin.cli import main
 main({arguments})
 print(sorted({{"torch", "timm", "numpy"}} & set(sys.modules)))"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 

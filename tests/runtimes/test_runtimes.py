@@ -11,7 +11,7 @@ from torch import nn
 
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.errors import ExampleInputsError, MissingDependencyError
-from dfpc_plugin.latency import LatencyError, LatencyModel, LatencySettings, measure, measure_latency, predict
+from dfpc_plugin.latency import LatencyModel, LatencySettings, measure, measure_latency, predict
 from dfpc_plugin.runtimes import RUNTIMES, ExportError, GraphModel, RuntimeNameError, graphs, registry, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
 from dfpc_plugin.runtimes.to_onnx import onnx_graph
@@ -140,11 +140,6 @@ def test_an_unknown_runtime_is_refused(name):
         measure_latency({"a": network()}, IMAGES, runtime=name)
 
 
-def test_the_option_that_is_now_a_runtime_names_it():
-    with pytest.raises(LatencyError, match="has no 'compiled' any more; give runtime='compile'"):
-        LatencySettings(compiled=True)
-
-
 @pytest.mark.parametrize(
     ("runtime", "package", "extra"),
     [("onnxruntime", "onnxruntime", "export"), ("onnxruntime", "onnx", "export"), ("openvino", "openvino", "openvino")],
@@ -181,6 +176,7 @@ def test_inputs_are_made_from_what_the_graph_states(name):
 @pytest.mark.parametrize(
     ("axes", "batch_size", "size", "message"),
     [
+        ((None, 3, 8, 8), 1, 9, "is anyx3x8x8, and a size of 9 was asked for; leave size out."),
         ((4, 3, 8, 8), 1, None, "has a batch of 4, and 1 was asked for; give batch_size 4."),
         ((None, 3, None, 8), 1, None, "has axes of any length, anyx3xanyx8; give size."),
     ],
