@@ -27,7 +27,7 @@ class Display(Protocol):
 
 
 class TerminalBars:
-    """One bar for each kind of work that is not done, on the standard error; they go away at the end."""
+    """One bar for each kind of work that is not done, on the standard error; they are removed at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Draw on `console`, by default the standard error."""
@@ -58,7 +58,7 @@ class TerminalBars:
 
 
 class NotebookBars:
-    """One bar for each kind of work that is not done, below the cell; they go away at the end."""
+    """One bar for each kind of work that is not done, below the cell; they are removed at the end."""
 
     def __init__(self) -> None:
         """Make room for bars."""

@@ -1,4 +1,4 @@
-"""What it costs to remove channels one after the other, when those that are left replace each that goes."""
+"""What it costs to remove channels one after the other, when the remaining ones compensate for each removed one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Reader", "StandingInReader", "elimination_costs", "readers_of"]
 
 _ROUNDS = 32
 _WAITING = 32
-"""Matrices are updated once this share of their entries, one in so many, is gone: few large updates cost less than many small."""
+"""Matrices are updated once this share of their entries, one in so many, is removed: few large updates cost less than many small."""
 _SPARSE = 8
 """One in so many entries has to be removed before the others are put together."""
 
 
 class Reader:
-    """A layer, or one group of a grouped one, that reads the units of a coupling; its inputs do not stand in for each other."""
+    """A layer, or one group of a grouped one, that reads the units of a coupling; its inputs do not compensate for each other."""
 
     def __init__(
         self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float
@@ -32,7 +32,7 @@ class Reader:
             gram: The diagonal of W' W, `(entries,)`, with W the layer's weights, rows weighted by how much errors matter.
             covariance: Variances, `(entries,)`.
             entries: Which entries go with each unit, by its number; units that it does not read are left out.
-            ridge: Added to variances where entries stand in for each other.
+            ridge: Added to variances where entries compensate for each other.
             scale: What costs are multiplied by.
         """
         self._scale, self._entries = scale, entries
@@ -46,29 +46,29 @@ class Reader:
         costs.index_add_(0, units, self._alone[entries].to(costs) * self._scale)
 
     def add_costs_in_turn(self, units: Sequence[int], costs: Tensor) -> None:
-        """Add, to `(len(units),)`, what each of some units costs after those before it have gone."""
+        """Add, to `(len(units),)`, what each of some units costs after those before it are removed."""
         pairs = [(turn, entry) for turn, unit in enumerate(units) for entry in self._entries.get(unit, ())]
         if pairs:
             turns, entries = torch.tensor(pairs, device=costs.device).unbind(1)
             costs.index_add_(0, turns, self._costs_in_turn(entries).to(costs) * self._scale)
 
     def remove(self, units: Sequence[int]) -> None:
-        """Let units go."""
+        """Remove units."""
         own = [entry for unit in units for entry in self._entries.get(unit, ())]
         if own:
             self._remove(torch.tensor(own, device=self._alone.device))
 
     def _costs_in_turn(self, entries: Tensor) -> Tensor:
-        """What each entry costs after those before it have gone."""
+        """What each entry costs after those before it are removed."""
         return self._alone[entries]
 
     def _remove(self, entries: Tensor) -> None:
-        """Let entries go."""
+        """Remove entries."""
         self._alone[entries] = 0
 
 
 class StandingInReader(Reader):
-    """A reader of entries that stand in for each other.
+    """A reader of entries that compensate for each other.
 
     With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what remains by least
     squares, removing the entries b of a unit as well costs
@@ -98,7 +98,7 @@ class StandingInReader(Reader):
         self._units = [_Units(own, self._inverse, self._gram) for own in equal]
         self._places = torch.arange(len(gram), device=gram.device)  # of entries, which change as others are left out
         self._gone = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
-        self._waiting = (gram.new_zeros(0, len(gram)),) * 3  # P_b, S and H of entries that are gone
+        self._waiting = (gram.new_zeros(0, len(gram)),) * 3  # P_b, S and H of removed entries
 
     def add_costs(self, costs: Tensor) -> None:
         """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
@@ -106,7 +106,7 @@ class StandingInReader(Reader):
             units.add_costs(costs, self._scale)
 
     def _costs_in_turn(self, entries: Tensor) -> Tensor:
-        """What each entry costs after those before it have gone.
+        """What each entry costs after those before it are removed.
 
         With P_bb = L L' for entries b in this order, it is the diagonal of L^-1 M_bb L^-T: row i of L^-1 is the part of entry i
         that those before it do not tell.
@@ -128,7 +128,7 @@ class StandingInReader(Reader):
         return inverse, gram
 
     def _remove(self, entries: Tensor) -> None:
-        """Let entries go, and the others stand in."""
+        """Remove entries; the others compensate."""
         index = self._places[entries]
         rows, gram = self._rows(index)
         share = torch.linalg.solve(rows[:, index], rows)
@@ -142,7 +142,7 @@ class StandingInReader(Reader):
             self._update()
 
     def _update(self) -> None:
-        """Do the updates that wait, and leave out what is gone once that is much."""
+        """Do the updates that wait, and leave out removed entries once there are many."""
         rows, share, half = self._waiting
         self._inverse.addmm_(rows.mT, share, alpha=-1)
         self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
@@ -175,7 +175,7 @@ class _Units:
         costs.index_add_(0, self._units, own.diagonal(dim1=1, dim2=2).sum(1).to(costs) * scale)
 
     def update(self, change: Sequence[Tensor], gone: Tensor) -> None:
-        """Change the blocks as P and M change. Units that are gone get blocks that can be solved, which nobody looks at."""
+        """Change the blocks as P and M change. Removed units get blocks that can be solved, and are not read."""
         rows, share, half = (own[:, self._entries] for own in change)
         self._inverse -= torch.einsum("rui,ruj->uij", rows, share)
         crossed = torch.einsum("rui,ruj->uij", half, share)
@@ -184,7 +184,7 @@ class _Units:
         self._inverse[gone[self._entries[:, 0]]] = unit
 
     def renumber(self, places: Tensor) -> None:
-        """Leave out units whose entries are gone, and note the new places of the others."""
+        """Leave out units whose entries are removed, and note the new places of the others."""
         entries = places[self._entries]
         there = entries[:, 0] >= 0
         self._units, self._entries = self._units[there], entries[there]

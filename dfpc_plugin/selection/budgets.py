@@ -25,7 +25,7 @@ class HasCounts(Protocol):
 
 
 class Counts(NamedTuple):
-    """What a model costs: its channels as a share of all, multiply-accumulates, and entries of its parameters."""
+    """What a model costs: its channels as a share of all, MACs, and entries of its parameters."""
 
     channels: float
     macs: float

@@ -25,7 +25,7 @@ def text_of(record):
 def test_files_are_listed_with_their_figures():
     text = text_of(small_record() | {"exports": FILES})
     for said in (
-        "Exported files", "model-int8.onnx", "563 kB", "1.95 MB", "2.0e\N{MINUS SIGN}7", "3.9%", "93.8%",
+        "Exported files", "model-int8.onnx", "563 kB", "1.95 MB", "2.0e\N{MINUS SIGN}07", "3.9%", "93.8%",
         "4.00 ms in PyTorch", "2.00 ms in ONNX Runtime", "1.25 ms in int8",
         "static: ranges measured on 48 of synthetic images; compared on 16 others",
     ):  # fmt: skip
