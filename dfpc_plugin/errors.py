@@ -188,7 +188,8 @@ class MissingDependencyError(DFPCError):
     def __init__(self, package: str, extra: str) -> None:
         """Name the missing `package` and the `extra` of this project that brings it."""
         super().__init__(
-            f"This needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\""
+            f"This needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\", "
+            f'or in a clone of the repository: pip install -e ".[{extra}]"'
         )
 
 

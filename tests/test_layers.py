@@ -10,16 +10,17 @@ import dfpc_plugin
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
     "errors starting versions registry require interrupts generators files display progress layers containers hooks preserve collector wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
-    "cost surgery coupling saliency state traced_call importance criteria selection host models latency repairing repaired_importance pruning artifact data evaluation "
-    "exporting finetuning record report workflow comparing demo cli"
+    "cost surgery coupling saliency state traced_call importance criteria selection host models runtimes latency repairing repaired_importance pruning artifact data evaluation "
+    "exporting finetuning record report hub workflow comparing demo cli"
 ).split()
 HOSTS = {
     "torch_pruning": {"traced_call", "importance", "host", "repaired_importance", "criteria", "demo"},
     "timm": {"models", "data", "finetuning", "demo"},
     "torchvision": {"models", "data"},
     "accelerate": {"finetuning"},
-    "onnx": {"exporting"},
-    "onnxruntime": {"exporting"},
+    "onnx": {"exporting", "runtimes"},
+    "onnxruntime": {"exporting", "runtimes"},
+    "huggingface_hub": {"hub"},
     "jinja2": {"report"},
     "yaml": {"workflow", "cli"},
     "sklearn": {"data", "demo"},

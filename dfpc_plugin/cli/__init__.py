@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
+import importlib.util
 import os
 import sys
+import typing
+from collections import UserDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from dfpc_plugin.cli import (
-    bench,
-    check,
-    compare,
-    couplings,
-    demo,
-    evaluate,
-    export,
-    finetune,
-    prune,
-    repair,
-    report,
-    score,
-    sensitivity,
-)
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 from dfpc_plugin.progress import silenced
@@ -33,21 +23,42 @@ from dfpc_plugin.starting import INTERRUPTED, begun
 
 __all__ = ["main"]
 
-COMMANDS: dict[str, tuple[type, Callable[[Any, Consoles], int]]] = {
-    "demo": (demo.DemoConfig, demo.run),
-    "score": (score.ScoreConfig, score.run),
-    "couplings": (couplings.CouplingsConfig, couplings.run),
-    "check": (check.CheckConfig, check.run),
-    "prune": (prune.PruneConfig, prune.run),
-    "repair": (repair.RepairConfig, repair.run),
-    "finetune": (finetune.FinetuneConfig, finetune.run),
-    "compare": (compare.CompareConfig, compare.run),
-    "sensitivity": (sensitivity.SensitivityConfig, sensitivity.run),
-    "evaluate": (evaluate.EvaluateConfig, evaluate.run),
-    "bench": (bench.BenchConfig, bench.run),
-    "export": (export.ExportConfig, export.run),
-    "report": (report.ReportConfig, report.run),
-}
+Entry = tuple[type, Callable[[Any, Consoles], int]]
+"""The dataclass of a subcommand's options, and the function that carries it out."""
+
+
+class _Commands(UserDict[str, Any]):
+    """Subcommands by name, each imported when it is looked up: `dfpc --help` needs none of them, nor PyTorch."""
+
+    def __init__(self, *names: str) -> None:
+        """List the modules `dfpc_plugin.cli.NAME`; each has a function `run(config: ITS_OPTIONS, consoles)`."""
+        super().__init__()
+        self.data.update(dict.fromkeys(names))
+
+    def __getitem__(self, name: str) -> Entry:
+        """Import a subcommand."""
+        if self.data[name] is None:
+            run = importlib.import_module(_module(name)).run
+            self.data[name] = typing.get_type_hints(run)["config"], run
+        entry: Entry = self.data[name]
+        return entry
+
+
+COMMANDS = _Commands(
+    "demo",
+    "score",
+    "couplings",
+    "check",
+    "prune",
+    "repair",
+    "finetune",
+    "compare",
+    "sensitivity",
+    "evaluate",
+    "bench",
+    "export",
+    "report",
+)
 MAIN_OPTIONS = {"prune": "model.name"}
 """What the bare argument behind a command is for, where that is an option of a section."""
 FAILED, USAGE = 1, 2
@@ -98,17 +109,29 @@ def _run(argv: Sequence[str], consoles: Consoles) -> int:
             raise
         return _fail(consoles, MissingDependencyError(error.name, "cli"), USAGE)
     try:
-        # The first line of a subcommand's docstring is its help.
         name, config = parse(
             argv,
             {
-                name: Command(config, (run.__doc__ or "").partition("\n")[0], MAIN_OPTIONS.get(name))
-                for name, (config, run) in COMMANDS.items()
+                name: Command(COMMANDS[name][0] if name in argv else None, _description(name), MAIN_OPTIONS.get(name))
+                for name in COMMANDS
             },
         )
     except DFPCError as error:
         return _fail(consoles, error, USAGE)
     return COMMANDS[name][1](config, consoles)
+
+
+def _module(name: str) -> str:
+    return f"{__name__}.{name}"
+
+
+def _description(name: str) -> str:
+    """The first line of what the docstring of a subcommand's `run` says, read without importing the subcommand."""
+    spec = importlib.util.find_spec(_module(name))
+    source = None if spec is None or spec.loader is None else spec.loader.get_source(spec.name)  # type: ignore[attr-defined]
+    functions = (node for node in ast.parse(source or "").body if isinstance(node, ast.FunctionDef))
+    run = next(node for node in functions if node.name == "run")
+    return (ast.get_docstring(run) or "").partition("\n")[0]
 
 
 def _fail(consoles: Consoles, error: DFPCError, code: int) -> int:

@@ -19,10 +19,14 @@ from dfpc_plugin.display import Name
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
-from dfpc_plugin.workflow.opening import Opened, device_of, open_model
+from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
+from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
+from dfpc_plugin.workflow.opening import device_of, open_model
 from dfpc_plugin.workflow.recipe import ModelSection
 
 __all__ = ["BenchConfig", "BenchConfigError", "run"]
+
+_GRAPH = ".onnx"
 
 
 class BenchConfigError(DFPCError, ValueError):
@@ -35,7 +39,7 @@ class BenchConfig:
 
     Attributes:
         models: Directories of saved models, timm models, torchvision/NAME, cifar/NAME, checkpoints that name their
-            architecture; speed-ups are over the first.
+            architecture, or ONNX files, whose names end in .onnx; speed-ups are over the first.
         pretrained: Load the weights that timm or torchvision hold for models by name.
         weights: Load weights of models by name from this checkpoint.
         options: Keyword arguments of the builder of models by name, as --options.num_classes 10.
@@ -46,7 +50,8 @@ class BenchConfig:
         min_run_time: Seconds to spend on each model, at least.
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
-        compiled: Time what torch.compile makes of the models.
+        runtime: What runs the models: torch, compile (what torch.compile makes of them), onnxruntime or openvino. ONNX files
+            run in onnxruntime where torch or compile is given.
         factory: Builds the unpruned models of saved ones of your own, as package.module:function; its code is run.
         device: Where to work: cpu, cuda, or auto for a GPU if there is one.
         json: Print the figures as JSON.
@@ -64,7 +69,7 @@ class BenchConfig:
     min_run_time: float = 1.0
     warmup: int = 2
     forwards: int | None = None
-    compiled: bool = False
+    runtime: str = "torch"
     factory: str | None = None
     device: str = "auto"
     json: bool = False
@@ -78,22 +83,33 @@ class BenchConfig:
     @property
     def settings(self) -> LatencySettings:
         """How to measure."""
-        return LatencySettings(self.threads, None, self.min_run_time, self.warmup, self.forwards, self.compiled)
+        return LatencySettings(self.threads, None, self.min_run_time, self.warmup, self.forwards, self.runtime)
 
 
 def run(config: BenchConfig, consoles: Consoles) -> int:
     """Measure the latency of several models side by side, in turns, so that their ratios are fair."""
-    device = device_of(config.device)
+    settings = config.settings
+    runtime_of(settings.runtime).require()
+    device = _device(config)
+    names = dict.fromkeys(config.models)
     with bars(consoles.err, config.quiet or config.json) as tell:
+        graphs = {name: _graph(Path(name), settings) for name in names if name.endswith(_GRAPH)}
         opened = {
             name: open_model(config.section(name), device, factory=config.factory)
-            for name in dict.fromkeys(config.models)
+            for name in names
+            if name not in graphs
         }
         if not config.quiet:
             print_notes((note for each in opened.values() for note in each.notes), consoles.err)
-        models = {name: each.model for name, each in opened.items()}
-        inputs = _common_inputs(opened)
-        found = config.settings.measure(models, inputs, lambda share: tell("measuring", share))
+        models = {name: graphs[name] if name in graphs else opened[name].model for name in names}
+        inputs = _common_inputs(
+            {name: each.inputs for name, each in opened.items()}
+            or {name: graph_inputs(graph, config.batch_size, config.size) for name, graph in graphs.items()}
+        )
+        tell("preparing", 0.0)
+        for graph in graphs.values():
+            require_inputs(graph, inputs)
+        found = settings.measure(models, inputs, lambda share: tell("measuring", share))
     first = found[config.models[0]]
     if config.json:
         rows = {name: _figures(latency, first) for name, latency in found.items()}
@@ -103,20 +119,42 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
     return 0
 
 
-def _common_inputs(opened: Mapping[str, Opened]) -> ExampleInputs:
+def _device(config: BenchConfig) -> torch.device:
+    """Where models are; the CPU, unless another is asked for, if any of them runs as a graph, which runs there."""
+    graphs = runtime_of(config.runtime).load is not None or any(name.endswith(_GRAPH) for name in config.models)
+    return device_of("cpu" if graphs and config.device == "auto" else config.device)
+
+
+def _graph(path: Path, settings: LatencySettings) -> GraphModel:
+    """Load an ONNX file in the runtime that is asked for, or in ONNX Runtime where that loads none.
+
+    Raises:
+        BenchConfigError: It cannot be read.
+        ExportError: The runtime cannot load it.
+    """
+    load = runtime_of(settings.runtime).load or runtime_of("onnxruntime").load
+    assert load is not None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BenchConfigError(f"Cannot read '{path}': {error.strerror or error}.") from error
+    return load(content, None, settings.used_threads)
+
+
+def _common_inputs(given: Mapping[str, ExampleInputs]) -> ExampleInputs:
     """What all models are called with.
 
     Raises:
         BenchConfigError: They are not called with the same.
     """
-    shapes = {name: [tuple(tensor.shape) for tensor in as_call(each.inputs)[0]] for name, each in opened.items()}
+    shapes = {name: [tuple(tensor.shape) for tensor in as_call(inputs)[0]] for name, inputs in given.items()}
     (first, expected), *others = shapes.items()
     for name, found in others:
         if found != expected:
             raise BenchConfigError(
                 f"'{first}' takes {expected} and '{name}' takes {found}, so their times say nothing of each other; give --size."
             )
-    return opened[first].inputs
+    return given[first]
 
 
 def _figures(latency: Latency, first: Latency) -> dict[str, Any]:
@@ -126,6 +164,7 @@ def _figures(latency: Latency, first: Latency) -> dict[str, Any]:
         "speedup": latency.speedup_over(first),
         "rounds": len(latency.seconds),
         "threads": latency.threads,
+        "runtime": latency.runtime,
     }
 
 
@@ -135,11 +174,16 @@ def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: to
     where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{shapes}, {where}", title_justify="left")
     table.add_column("Model", min_width=14)
-    for heading in ("Milliseconds", "Spread", "Speed-up"):
+    table.add_column("Runtime")
+    for heading in ("Latency (ms)", "Interquartile range", "Speed-up"):
         table.add_column(heading, justify="right")
     for name, latency in found.items():
         figures = _figures(latency, first)
         table.add_row(
-            Name(name), f"{figures['latency_ms']:.2f}", f"{figures['iqr_ms']:.2f}", f"{figures['speedup']:.2f}x"
+            Name(name),
+            RUNTIMES[latency.runtime].title,
+            f"{figures['latency_ms']:.2f}",
+            f"{figures['iqr_ms']:.2f}",
+            f"{figures['speedup']:.2f}x",
         )
     return table

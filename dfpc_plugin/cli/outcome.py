@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dfpc_plugin.runtimes import RUNTIMES
+
 __all__ = ["print_outcome"]
 
 
@@ -23,9 +25,11 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
     for export in record["exports"]:
         difference, same = export["max_difference"], export["same_predictions"]
         agreement = "" if same is None else f", the same prediction for {same:.0%} of the samples"
+        took = export.get("latency_ms") or {}
+        times = "".join(f"; {ms:.2f} ms in {RUNTIMES[k].title if k in RUNTIMES else k}" for k, ms in took.items())
+        said = f"outputs differ by {difference:.1e} of the largest{agreement}{times}"
         console.print(
-            Text(f"{export['path']} ({export['kind']}): outputs differ by {difference:.1e} of the largest{agreement}"),
-            soft_wrap=True,
+            Text(f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): {said}"), soft_wrap=True
         )
     console.print(
         Text(f"Written: {output} (load it with dfpc_plugin.load_pruned; look at {output / 'report.html'})"),

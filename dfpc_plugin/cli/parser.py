@@ -31,9 +31,12 @@ _METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A subcommand: the dataclass of its options, and one sentence on what it does."""
+    """A subcommand: the dataclass of its options, and one sentence on what it does.
 
-    config: type
+    Subcommands that were not chosen need no options: None is enough to list them.
+    """
+
+    config: type | None
     description: str
     main_option: str | None = None
     """The option that the first bare argument is for, unless that is a file of options."""
@@ -41,7 +44,13 @@ class Command:
     @property
     def option_names(self) -> list[str]:
         """What can be given on the command line, without dashes."""
-        return ["help", "config", "print_config", *option_names(self.config)]
+        return ["help", "config", "print_config", *option_names(self.options)]
+
+    @property
+    def options(self) -> type:
+        """The dataclass of the options of a subcommand that was chosen."""
+        assert self.config is not None
+        return self.config
 
 
 class CommandLineError(DFPCError):
@@ -67,7 +76,7 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, An
     chosen = next((argument for argument in arguments if argument in commands), "")
     if chosen:
         place = arguments.index(chosen) + 1
-        arguments = [*arguments[:place], *respelt(arguments[place:], commands[chosen].config)]
+        arguments = [*arguments[:place], *respelt(arguments[place:], commands[chosen].options)]
         arguments = _with_main_option(arguments, chosen, commands[chosen])
         _check_files(arguments, commands[chosen])
     try:
@@ -77,7 +86,7 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, An
             raise
         options = commands[chosen].option_names if chosen else []
         raise CommandLineError(explain(str(error), chosen, list(commands), options)) from error
-    config = commands[parsed.subcommand].config
+    config = commands[parsed.subcommand].options
     values = {field.name: parsed[parsed.subcommand][field.name] for field in dataclasses.fields(config)}
     _require_values(values, config, chosen)
     return parsed.subcommand, config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
@@ -107,7 +116,7 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
         raise CommandLineError(
             f"dfpc {chosen} needs a model or a recipe: its name, or a file that ends in .yaml. See dfpc {chosen} --help."
         )
-    found = None if command.main_option is None else bare_argument(behind, command.config)
+    found = None if command.main_option is None else bare_argument(behind, command.options)
     if found is None:
         return arguments
     bare = behind.pop(found)
@@ -129,7 +138,7 @@ def _check_files(arguments: list[str], command: Command) -> None:
         name, equals, value = argument.partition("=")
         if name == "--config":
             path = value if equals else next(iter(arguments[position + 1 :]), "")
-            check_config_file(path, command.config, command.option_names)
+            check_config_file(path, command.options, command.option_names)
 
 
 def _build_parser(commands: Mapping[str, Command]) -> jsonargparse.ArgumentParser:
@@ -152,9 +161,11 @@ def _parser(**options: Any) -> jsonargparse.ArgumentParser:
 
 def _command_parser(command: Command) -> jsonargparse.ArgumentParser:
     """Make the parser of one subcommand."""
+    parser = _parser(description=command.description)
+    if command.config is None:
+        return parser
     meanings = descriptions(command.config)
     types = typing.get_type_hints(command.config)
-    parser = _parser(description=command.description)
     parser.add_argument("--config", action="config", help="Read options from this YAML file; later options prevail.")
     for field in dataclasses.fields(command.config):
         _add_field(parser, field, types[field.name], meanings[field.name])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dfpc_plugin.exporting.errors import ExportError
+from dfpc_plugin.exporting.int8 import Int8Export, quantize_onnx
 from dfpc_plugin.exporting.onnx_file import OnnxExport, export_onnx
 from dfpc_plugin.exporting.program import ProgramExport, export_program
+from dfpc_plugin.runtimes.errors import ExportError
 
-__all__ = ["ExportError", "OnnxExport", "ProgramExport", "export_onnx", "export_program"]
+__all__ = ["ExportError", "Int8Export", "OnnxExport", "ProgramExport", "export_onnx", "export_program", "quantize_onnx"]

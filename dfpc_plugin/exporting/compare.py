@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dfpc_plugin.exporting.call import batch_size_of, with_batch
-from dfpc_plugin.exporting.errors import ExportError
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.runtimes.call import batch_size_of, with_batch
+from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.tracing.tree import map_tensors
 
 __all__ = ["Difference", "compare", "inputs_to_check"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,26 +11,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from dfpc_plugin.exporting.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.exporting.compare import Difference, compare, inputs_to_check
-from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
-from dfpc_plugin.exporting.exporters import EXPORTERS, EXPORTING, available
-from dfpc_plugin.exporting.noise import heard
-from dfpc_plugin.exporting.runtime import RuntimeModel
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.require import require
-from dfpc_plugin.tracing.tree import tensors
+from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.runtimes.call import FlatCall
+from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
+from dfpc_plugin.runtimes.to_onnx import Conversion, chosen_exporters, opset_of, require_exporters
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["OnnxExport", "export_onnx"]
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
-
-_LARGEST = 2**31 - 2**20
-"""Bytes of weights that fit into one ONNX file, whose format cannot count beyond 2 GiB, with room for the graph."""
 
 
 @dataclass(frozen=True)
@@ -123,164 +119,60 @@ def export_onnx(
     """
     path = Path(path)
     require_writable(path)
-    chosen = _exporters(exporter)
-    _require_packages(chosen, run=check or bool(latency))
+    chosen = chosen_exporters(exporter)
+    require_exporters(chosen)
+    if check or latency:
+        require("onnxruntime", "onnxruntime", "export")
     model = as_model(model)
-    _require_small(model)
     with torch.inference_mode(False), generators_kept():
-        copied, inputs = on_cpu(model, example_inputs)
-        job = _Job(copied, inputs, opset, dynamic_batch, check, tolerance)
-        content, used, difference, notes = job.first_that_works(chosen)
-        measured = _latency(job.call, inputs, content, latency)
-    described = require("onnx", "onnx", "export").load_model_from_string(content)
-    write_bytes(path, content)
+        conversion = Conversion(model, example_inputs, opset, dynamic_batch)
+        call, inputs = conversion.call, conversion.inputs
+
+        def checked(content: bytes) -> Difference | None:
+            return _compared(call, inputs, content, dynamic_batch, tolerance) if check else None
+
+        found = conversion.first_that_works(chosen, checked)
+        measured = _latency(call, inputs, found.content, latency)
+    described = require("onnx", "onnx", "export").load_model_from_string(found.content)
+    write_bytes(path, found.content)
+    difference = found.checked
     return OnnxExport(
         path,
-        _opset_of(described),
-        used,
+        opset_of(described),
+        found.exporter,
         dynamic_batch,
         tuple(value.name for value in described.graph.input),
         tuple(value.name for value in described.graph.output),
-        len(content),
+        len(found.content),
         None if difference is None else difference.largest,
         None if difference is None else difference.same_predictions,
         measured,
-        notes,
+        found.notes,
     )
 
 
-class _Job:
-    """One model and what is wanted of its file."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: ExampleInputs,
-        opset: int | None,
-        dynamic_batch: bool,
-        check: bool,
-        tolerance: float,
-    ) -> None:
-        self.call = FlatCall(model, inputs)
-        self._outputs = tuple(self.call.outputs(inputs))
-        self._inputs, self._opset, self._dynamic = inputs, opset, dynamic_batch
-        self._check, self._tolerance = check, tolerance
-        traced = inputs
-        if dynamic_batch and batch_size_of(inputs) < 2:
-            traced = with_batch(inputs, 2)  # a length of one is taken for a constant
-        self._flat = tuple(tensors(as_call(traced)))
-
-    def first_that_works(self, exporters: tuple[str, ...]) -> tuple[bytes, str, Difference | None, tuple[str, ...]]:
-        """Try exporters in turn; return the file's content, which of them it is of, how far off it is, and notes.
-
-        Raises:
-            ExportError: None works.
-        """
-        failures: list[str] = []
-        notes = () if "dynamo" in exporters or available("dynamo") else (_too_old(),)
-        for name in exporters:
-            try:
-                content, told = self._converted(name)
-                difference = self._checked(content) if self._check else None
-            except ExportError as error:
-                failures.append(f"{name}: {str(error).rstrip('.')}")
-            else:
-                return content, name, difference, (*notes, *(_fell_back(failure) for failure in failures), *told)
-        reasons = ". By ".join(failures)
-        advice = advice_on_batch(reasons, self._dynamic)
-        raise ExportError(f"The model cannot be exported to ONNX. By {reasons}.{advice}")
-
-    def _converted(self, name: str) -> tuple[bytes, list[str]]:
-        """The bytes of the file, and what the exporter has to tell.
-
-        Raises:
-            ExportError: The exporter has failed, or has not kept to the opset or the free batch.
-        """
-        try:
-            with EXPORTING, heard() as told, torch.no_grad():
-                content = EXPORTERS[name](self.call, fresh(self._flat), self._outputs, self._opset, self._dynamic)
-        except Exception as error:  # exporters raise whatever the model's own code and their own many parts do
-            raise ExportError(reason_of(error, self.call.model)) from error
-        onnx = require("onnx", "onnx", "export")
-        try:
-            described = onnx.load_model_from_string(content)
-            onnx.checker.check_model(described)
-        except onnx.checker.ValidationError as error:
-            raise ExportError(f"ONNX's own checker refuses what was written: {error}") from error
-        if self._opset not in (None, _opset_of(described)):
-            raise ExportError(f"opset {self._opset} was asked for, and the exporter has written {_opset_of(described)}")
-        for value in described.graph.input:
-            if self._dynamic and not value.type.tensor_type.shape.dim[0].dim_param:
-                raise ExportError(f"the batch of '{value.name}' cannot be free: the forward depends on its size")
-        return content, told
-
-    def _checked(self, content: bytes) -> Difference:
-        """Compare in onnxruntime.
-
-        Raises:
-            ExportError: It differs.
-        """
-        runtime = RuntimeModel(content, self.call.input_names)
-        inputs = inputs_to_check(self._inputs, self._dynamic)
-        return compare(self.call.outputs, runtime.outputs, inputs, self._tolerance)
-
-
-def _exporters(wanted: Exporter) -> tuple[str, ...]:
-    """Names of the exporters to try.
+def _compared(
+    call: FlatCall, inputs: ExampleInputs, content: bytes, dynamic_batch: bool, tolerance: float
+) -> Difference:
+    """Compare a file with the model in ONNX Runtime.
 
     Raises:
-        ExportError: This version of PyTorch has none of them.
+        ExportError: It differs.
     """
-    if wanted != "auto" and wanted not in EXPORTERS:
-        raise ExportError(f"There is no exporter '{wanted}'; choose auto, {' or '.join(EXPORTERS)}.")
-    if wanted == "dynamo" and not available(wanted):
-        raise ExportError(f"{_too_old()} Upgrade PyTorch, or pass exporter='torchscript'.")
-    return tuple(name for name in EXPORTERS if wanted in ("auto", name) and available(name))
-
-
-def _require_packages(exporters: tuple[str, ...], *, run: bool) -> None:
-    """Raise, before any work is done, if a package is missing that will be needed."""
-    needed = {"onnx": True, "onnxscript": "dynamo" in exporters, "onnxruntime": run}
-    for package, wanted in needed.items():
-        if wanted:
-            require(package, package, "export")
-
-
-def _too_old() -> str:
-    return f"PyTorch {torch.__version__} lacks the current exporter to ONNX."
-
-
-def _fell_back(failure: str) -> str:
-    return f"Another exporter was used, since one failed. {failure[0].upper()}{failure[1:]}."
-
-
-def _require_small(model: nn.Module) -> None:
-    """Refuse what one file cannot hold.
-
-    Raises:
-        ExportError: The weights are too large.
-    """
-    found = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
-    size = sum(tensor.numel() * tensor.element_size() for tensor in found)
-    if size > _LARGEST:
-        raise ExportError(
-            f"The model's weights take {size / 2**30:.1f} GiB, and an ONNX file holds 2 GiB; convert it to half "
-            f"precision (model.half()), or use export_program."
-        )
-
-
-def _opset_of(described: Any) -> int:
-    """Version of ONNX's own operators, whose domain has no name."""
-    return next(entry.version for entry in described.opset_import if entry.domain in ("", "ai.onnx"))
+    graph = OnnxRuntimeModel(content, call.input_names)
+    return compare(call.outputs, graph.outputs, inputs_to_check(inputs, dynamic_batch), tolerance)
 
 
 def _latency(
     call: FlatCall, inputs: ExampleInputs, content: bytes, wanted: bool | LatencySettings
 ) -> dict[str, Latency] | None:
-    """Measure the file and the model in turns, with the same number of threads."""
+    """Measure the file and the model in turns, with the same number of threads; the file in the runtime asked for as well."""
     if not wanted:
         return None
     settings = LatencySettings() if isinstance(wanted, bool) else wanted
-    threads = torch.get_num_threads() if settings.threads is None else settings.threads
-    runtime = RuntimeModel(content, call.input_names, threads).eval()
-    return settings.measure({"torch": call.model, "onnxruntime": runtime}, inputs)
+    models: dict[str, nn.Module] = {"torch": call.model}
+    for name in dict.fromkeys(("onnxruntime", settings.runtime)):
+        load = RUNTIMES[name].load
+        if load is not None:
+            models[name] = load(content, call.input_names, settings.used_threads)
+    return dataclasses.replace(settings, runtime="torch").measure(models, inputs)

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.exporting.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.exporting.compare import compare, inputs_to_check
-from dfpc_plugin.exporting.errors import ExportError, advice_on_batch, reason_of
-from dfpc_plugin.exporting.exporters import EXPORTING
-from dfpc_plugin.exporting.noise import heard
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
+from dfpc_plugin.runtimes.call import FlatCall, batch_size_of, on_cpu, with_batch
+from dfpc_plugin.runtimes.errors import ExportError, advice_on_batch, reason_of
+from dfpc_plugin.runtimes.exporters import EXPORTING
+from dfpc_plugin.runtimes.noise import heard
 from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.wrappers import HoldsModel
 

@@ -17,6 +17,7 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained, is_written_to
 from dfpc_plugin.preserve import evaluating, exclusive, watched
 from dfpc_plugin.progress import shown_share
+from dfpc_plugin.runtimes import GraphModel, Runtime, runtime_of
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ class Latency:
 
     Attributes:
         seconds: Mean seconds per forward in each round.
-        threads: CPU threads that PyTorch used.
+        threads: CPU threads that were used.
+        runtime: What ran the model, by the name that `measure_latency` knows it by.
     """
 
     seconds: tuple[float, ...]
     threads: int
+    runtime: str = "torch"
 
     def __repr__(self) -> str:
         """Median and spread in place of every round."""
@@ -111,10 +114,13 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
     min_run_time: float = 1.0,
     warmup: int = 2,
     forwards: int | None = None,
-    compiled: bool = False,
+    runtime: str = "torch",
     progress: Callable[[float], None] | bool | None = None,
 ) -> dict[str, Latency] | Latency:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
+
+    Every model is called by the same runtime, but for graphs that are loaded already (`runtimes.GraphModel`), which have their
+    own. A graph is a copy of the model, exported for inputs of exactly these shapes, and runs on the CPU.
 
     The models take turns in short blocks, in an order that reverses every round, so a machine that slows down or is
     busy for a while hurts all of them alike. Each block starts with two forwards that are not timed. On a GPU, the clock
@@ -123,11 +129,12 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
     Args:
         models: What to time, by name; or one model, or result that stands for its model.
         inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
-        threads: CPU threads for PyTorch.
+        threads: CPU threads.
         min_run_time: Seconds to spend on each model, at least.
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
-        compiled: Time what `torch.compile` makes of the models; compiling is not timed.
+        runtime: What calls the models: "torch", "compile" (what `torch.compile` makes of them), "onnxruntime" or "openvino".
+            Compiling and exporting are not timed.
         progress: Called after every round with the share of the work that is done, 0 to 1. Or True for a bar at once, False for
             none; by default as for `prune`.
 
@@ -138,27 +145,29 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
         ModelFormError: Something else than a model was given.
         ExampleInputsError: A model does not take the inputs.
         LatencyError: No models, no threads, no time or no forwards.
+        RuntimeNameError: There is no such runtime.
+        ExportError: A model cannot be exported for that runtime.
+        MissingDependencyError: The runtime is not installed.
     """
     _require_measurable(threads, min_run_time, warmup, forwards)
     named, inputs = _named(models), as_inputs(inputs)
+    used = runtime_of(runtime)
+    used.require()
     timer = timer_class()
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusive(*named.values()))
         for model in named.values():
             stack.enter_context(evaluating(model))
-        if compiled:  # nothing is compiled where writes are watched
-            for model in named.values():
-                with inputs_explained(model, inputs), torch.no_grad(), watched():
-                    _Forward(model, inputs)()
-        runs = {name: _Forward(torch.compile(model) if compiled else model, inputs) for name, model in named.items()}
-        timers = {name: timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-        stack.enter_context(torch.no_grad() if compiled else torch.inference_mode())
-        with contextlib.nullcontext() if compiled else watched():
+        calls = {name: _Call.of(used.prepared(model, inputs, threads), inputs, used) for name, model in named.items()}
+        timers = {name: timer("run()", globals={"run": call.run}, num_threads=threads) for name, call in calls.items()}
+        stack.enter_context(used.calling())
+        with contextlib.nullcontext() if used.compiles else watched():
             single = {name: _warmed_up(timers[name], warmup, model, inputs) for name, model in named.items()}
-        for run in runs.values():
-            run.reuse_inputs()
+        for call in calls.values():
+            call.settle()
         with shown_share(progress, "measuring latency") as tell:
-            found = _take_turns(timers, threads, _counts(single, min_run_time, forwards), tell)
+            seconds = _take_turns(timers, _counts(single, min_run_time, forwards), tell)
+    found = {name: Latency(seconds[name], threads, call.runtime or runtime) for name, call in calls.items()}
     return found if isinstance(models, Mapping) else found[""]
 
 
@@ -196,6 +205,38 @@ def _warmed_up(timer: Timer, warmup: int, model: nn.Module, inputs: ExampleInput
         return timer.timeit(warmup).mean
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What is timed of one model.
+
+    Attributes:
+        run: Runs it once.
+        settle: Called when it has run for the first time.
+        runtime: The runtime of a graph; None for what the measurement's own calls.
+    """
+
+    run: Callable[[], Any]
+    settle: Callable[[], None] = lambda: None
+    runtime: str | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, inputs: ExampleInputs, runtime: Runtime) -> _Call:
+        """Get a model ready, which `runtime` has prepared."""
+        if isinstance(model, GraphModel):
+            return cls(model.bound(inputs), runtime=model.runtime)
+        if not runtime.compiles:
+            forward = _Forward(model, inputs)
+        else:
+            with (
+                inputs_explained(model, inputs),
+                torch.no_grad(),
+                watched(),
+            ):  # nothing is compiled where writes are watched
+                _Forward(model, inputs)()
+            forward = _Forward(torch.compile(model), inputs)
+        return cls(forward, forward.reuse_inputs)
+
+
 class _Forward:
     """One forward, which is timed: on copies of the inputs, made anew every time if the model writes to them."""
 
@@ -227,9 +268,9 @@ def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | No
 
 
 def _take_turns(
-    timers: Mapping[str, Timer], threads: int, counts: Mapping[str, list[int]], progress: Callable[[float], None] | None
-) -> dict[str, Latency]:
-    """Run every timer once per round."""
+    timers: Mapping[str, Timer], counts: Mapping[str, list[int]], progress: Callable[[float], None] | None
+) -> dict[str, tuple[float, ...]]:
+    """Run every timer once per round; return its seconds per call, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     order = list(timers)
     rounds = len(next(iter(counts.values())))
@@ -239,7 +280,7 @@ def _take_turns(
         order.reverse()
         if progress is not None:
             progress((index + 1) / rounds)
-    return {name: Latency(tuple(values), threads) for name, values in seconds.items()}
+    return {name: tuple(values) for name, values in seconds.items()}
 
 
 def timer_class() -> type[Timer]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -91,8 +92,12 @@ class _Layer:
 class LatencyModel:
     """Predicted seconds of one forward with some channels gone.
 
+    Layers are timed in PyTorch. Where another runtime is asked for, all predictions are scaled by the ratio of the whole
+    model's times in the two: what is chosen by them is measured in that runtime.
+
     Attributes:
         full: Measured seconds of one forward with all of them.
+        prepared: What the runtime calls in place of the model.
     """
 
     def __init__(
@@ -113,7 +118,13 @@ class LatencyModel:
             progress: Called with the share of the work that is done.
         """
         inputs = settings.batched(example_inputs)
-        self.full = settings.measure({"model": model}, example_inputs)["model"].median
+        self.prepared = settings.prepared(model, example_inputs)
+        self.full = settings.measure({"model": self.prepared}, example_inputs)["model"].median
+        in_torch = self.full
+        if settings.runtime != "torch":
+            plain = dataclasses.replace(settings, runtime="torch")
+            in_torch = plain.measure({"model": model}, example_inputs)["model"].median
+        self._scale = self.full / in_torch
         axes = {(axis.tensor, axis.dim): axis for axis in channels.axes}
         tables: dict[_Kind, _Table] = {}
         self._layers: list[_Layer] = []
@@ -130,7 +141,7 @@ class LatencyModel:
         self._holders = _holders(self._layers)
         self._activations = sum(layer.activations for layer in self._layers)
         self._rest = 0.0
-        self._rest = max(0.0, self.full - self.seconds(torch.zeros_like(channels.removed)))
+        self._rest = max(0.0, in_torch - self.seconds(torch.zeros_like(channels.removed)) / self._scale)
 
     def seconds(self, removed: Tensor) -> float:
         """Predict one forward once `removed` channels, `(channels,)` of bool, are removed."""
@@ -152,7 +163,8 @@ class LatencyModel:
             inputs, outputs = layer.widths(alive)
             seconds += layer.calls * layer.table.at(inputs, outputs)
             activations += layer.activations * outputs / _full_width(layer.outputs)
-        return seconds + (self._rest * activations / self._activations if self._activations else 0.0)
+        rest = self._rest * activations / self._activations if self._activations else 0.0
+        return self._scale * (seconds + rest)
 
 
 def _holders(layers: Sequence[_Layer]) -> dict[int, list[int]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.latency.measure import Latency, LatencyError, measure_latency
+from dfpc_plugin.runtimes import runtime_of
 from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.wrappers import HoldsModel
 
@@ -27,7 +28,7 @@ class LatencySettings:
         min_run_time: Seconds to spend on each model, at least.
         warmup: Forwards of each model before the first one that is timed.
         forwards: Time this many forwards of each model, however long that takes.
-        compiled: Time what `torch.compile` makes of the models.
+        runtime: What runs the models: "torch", "compile" (what `torch.compile` makes of them), "onnxruntime" or "openvino".
     """
 
     threads: int | None = None
@@ -35,7 +36,15 @@ class LatencySettings:
     min_run_time: float = 1.0
     warmup: int = 2
     forwards: int | None = None
-    compiled: bool = False
+    runtime: str = "torch"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RuntimeNameError: There is no such runtime.
+        """
+        runtime_of(self.runtime)
 
     @classmethod
     def paper(cls, device: torch.device | str = "cpu", threads: int | None = None) -> LatencySettings:
@@ -57,13 +66,28 @@ class LatencySettings:
         return measure_latency(
             models,
             self.batched(example_inputs),
-            threads=torch.get_num_threads() if self.threads is None else self.threads,
+            threads=self.used_threads,
             min_run_time=self.min_run_time,
             warmup=self.warmup,
             forwards=self.forwards,
-            compiled=self.compiled,
+            runtime=self.runtime,
             progress=progress,
         )
+
+    @property
+    def used_threads(self) -> int:
+        """CPU threads of a measurement that is made now."""
+        return torch.get_num_threads() if self.threads is None else self.threads
+
+    def prepared(self, model: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
+        """Return what the runtime calls in place of a model, to be measured several times; see `Runtime.prepared`.
+
+        Raises:
+            DFPCError: As `measure_latency` raises.
+        """
+        runtime = runtime_of(self.runtime)
+        runtime.require()
+        return runtime.prepared(model, self.batched(example_inputs), self.used_threads)
 
     def batched(self, example_inputs: ExampleInputs) -> ExampleInputs:
         """Example inputs of the batch size that is measured.

@@ -1,25 +1,28 @@
 """One record per operator, by kind; importing this package fills the table."""
 
-from dfpc_plugin.ops import (  # noqa: F401
-    arithmetic,
-    attention,
-    convolution,
-    fourier,
-    indexing,
-    joining,
-    linear,
-    losses,
-    moves,
-    normalization,
-    pointwise,
-    pooling,
-    products,
-    recurrent,
-    reduction,
-    shape,
-    vision,
-    writing,
-)
 from dfpc_plugin.ops.record import composed, rule
+from dfpc_plugin.tracing.operator import Convention, process_wide, registered_rules, rule_scope
 
-__all__ = ["composed", "rule"]
+with process_wide():  # whoever imports them first, and in whichever scope
+    from dfpc_plugin.ops import (  # noqa: F401
+        arithmetic,
+        attention,
+        convolution,
+        fourier,
+        indexing,
+        joining,
+        linear,
+        losses,
+        moves,
+        normalization,
+        pointwise,
+        pooling,
+        products,
+        recurrent,
+        reduction,
+        shape,
+        vision,
+        writing,
+    )
+
+__all__ = ["Convention", "composed", "registered_rules", "rule", "rule_scope"]

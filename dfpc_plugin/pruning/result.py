@@ -194,4 +194,5 @@ def _figures(figures: Figures) -> dict[str, Any]:
         content["latency_ms"] = 1e3 * figures.latency.median
         content["latency_iqr_ms"] = 1e3 * figures.latency.iqr
         content["threads"] = figures.latency.threads
+        content["runtime"] = figures.latency.runtime
     return content

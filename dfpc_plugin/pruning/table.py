@@ -9,15 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dfpc_plugin.display import as_text, counted
+from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.selection import meets, stated
 
 __all__ = ["result_summary", "result_table"]
 
-_IQR = "  interquartile range"
+_LATENCY, _IQR = "latency (ms)", "  interquartile range"
 _ROWS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
     ("channels", lambda figures: figures.channels, "{:,.0f}"),
     ("MACs", lambda figures: figures.macs, "{:,.0f}"),
     ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
-    ("latency (ms)", lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+    (_LATENCY, lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
     (_IQR, lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
     ("score", lambda figures: figures.score, "{:.4g}"),
 )
@@ -49,8 +51,16 @@ def result_summary(result: Any) -> str:
 
 
 def _asked(result: Any) -> str:
-    reached = ", ".join(f"{name}={value:.4g}" for name, value in result.reached.items())
-    return f"Asked for {result.target}; reached {reached}"
+    asked = {name: getattr(result.target, name) for name in result.reached}
+    figures = ", ".join(f"{name}={stated(name, value, asked[name])}" for name, value in result.reached.items())
+    verb = "reached" if all(meets(name, value, asked[name]) for name, value in result.reached.items()) else "came to"
+    return f"Asked for {result.target}; {verb} {figures}"
+
+
+def _in_runtime(result: Any) -> str:
+    """What runs the model whose latency was measured; nothing for PyTorch itself."""
+    latency = result.after.latency
+    return "" if latency is None or latency.runtime == "torch" else f" in {RUNTIMES[latency.runtime].title}"
 
 
 def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
@@ -59,7 +69,12 @@ def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
         before, after = read(result.before), read(result.after)
         if before is not None and after is not None:
             share = f"{after / before:.1%}" if before and name != _IQR else ""
-            yield name, form.format(before), form.format(after), share
+            yield (
+                name + (_in_runtime(result) if name == _LATENCY else ""),
+                form.format(before),
+                form.format(after),
+                share,
+            )
     if result.speedup is not None:
         yield "speed-up", "1x", f"{result.speedup:.2f}x", ""
 

@@ -8,7 +8,7 @@ from dfpc_plugin.selection.candidate import Candidate, keep_at_least
 from dfpc_plugin.selection.order import Order, by_saliency, by_saliency_per_cost
 from dfpc_plugin.selection.rounding import rounded
 from dfpc_plugin.selection.search import shortest
-from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
+from dfpc_plugin.selection.target import BUDGETS, Target, TargetError, meets, stated
 
 __all__ = [
     "BUDGETS",
@@ -24,6 +24,8 @@ __all__ = [
     "keep_at_least",
     "keeps_budgets",
     "length_for_budgets",
+    "meets",
     "rounded",
     "shortest",
+    "stated",
 ]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Budget", "Counted", "Counts", "Removed", "Scored", "Timed"]
 
+_ROUNDING = 1e-9
+
 
 class HasCounts(Protocol):
     """What a model costs: `Counts`, or the figures of a result."""
@@ -49,6 +51,10 @@ class Budget:
     def allows(self, value: float) -> bool:
         """Whether a number can be meant."""
         return self.low < value < self.high
+
+    def meets(self, figure: float, asked: float) -> bool:
+        """Whether a figure, as `reached` returns it, is what was asked for: at most that."""
+        return figure <= asked
 
     def part(self, value: float, share: float) -> float:
         """What to ask for after a share of the way, 0 to 1; the same where that cannot be told."""
@@ -101,7 +107,11 @@ class Removed(Counted):
 
     def holds(self, value: float, now: HasCounts, full: HasCounts) -> bool:
         """As of what stays, but for rounding."""
-        return self.count(now) <= self.limit(value, full) + 1e-9 * self.count(full)
+        return self.count(now) <= self.limit(value, full) + _ROUNDING * self.count(full)
+
+    def meets(self, figure: float, asked: float) -> bool:
+        """At least what was asked for, but for rounding."""
+        return figure >= asked - _ROUNDING
 
     def part(self, value: float, share: float) -> float:
         """The same share of what goes."""
@@ -116,11 +126,17 @@ class Timed(Budget):
         seconds: From the number, and the seconds of the model as it was, to the seconds that are allowed.
         surplus: How many times faster than asked for a model is, from the number, the measured speed-up and its seconds.
         measure: The number itself, from the measured speed-up and the seconds.
+        at_least: Whether a larger number is faster.
     """
 
     seconds: Callable[[float, float], float]
     surplus: Callable[[float, float, float], float]
     measure: Callable[[float, float], float]
+    at_least: bool = False
+
+    def meets(self, figure: float, asked: float) -> bool:
+        """At least a speed-up, at most a latency."""
+        return figure >= asked if self.at_least else figure <= asked
 
     def reached(self, before: Any, after: Any) -> float | None:
         """As it was measured, side by side."""

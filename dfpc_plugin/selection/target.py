@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.selection.budgets import Budget, Counted, Removed, Scored, Timed
 
-__all__ = ["BUDGETS", "Target", "TargetError"]
+__all__ = ["BUDGETS", "Target", "TargetError", "meets", "stated"]
 
 B = TypeVar("B", bound=Budget)
 
@@ -64,11 +64,12 @@ class Target:
             seconds=lambda value, now: now / value,
             surplus=lambda value, speedup, seconds: speedup / value,
             measure=lambda speedup, seconds: speedup,
+            at_least=True,
         )
     )  # fmt: skip
     latency_ms: float | None = _budget(
         Timed(
-            "number of milliseconds, above 0", 4.2, 0, math.inf,
+            "latency in ms, above 0", 4.2, 0, math.inf,
             seconds=lambda value, now: 1e-3 * value,
             surplus=lambda value, speedup, seconds: 1e-3 * value / seconds,
             measure=lambda speedup, seconds: 1e3 * seconds,
@@ -150,6 +151,18 @@ class Target:
 
 BUDGETS: Mapping[str, Budget] = {entry.name: entry.metadata["budget"] for entry in fields(Target)}
 """Every budget by name: a field of `Target` is all that is declared of one."""
+
+
+def meets(budget: str, figure: float, asked: float) -> bool:
+    """Whether a figure meets a budget, by its name; see `Budget.meets`."""
+    return BUDGETS[budget].meets(figure, asked)
+
+
+def stated(budget: str, figure: float, asked: float) -> str:
+    """A figure in four digits, or in more where four would say otherwise whether the budget is met."""
+    texts = (f"{figure:.{digits}g}" for digits in range(4, 17))
+    met = meets(budget, figure, asked)
+    return next((text for text in texts if meets(budget, float(text), asked) == met), repr(figure))
 
 
 def _example(name: str) -> str:

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from dfpc_plugin.errors import DuplicateRuleError
 
 __all__ = [
-    "Convention", "Means", "Operator", "find_operator", "forms", "function_name", "present", "register", "register_name",
+    "Convention", "Means", "Operator", "find_operator", "forms", "function_name", "present", "process_wide", "register",
+    "register_name",
     "registered_rules",
     "rule_scope",
 ]  # fmt: skip
@@ -137,6 +138,16 @@ def register_name(name: str, record: Operator) -> None:
 def rule_scope() -> Iterator[None]:
     """Keep the rules registered inside the block to the block (and to this thread or task)."""
     token = _SCOPES.set((*_SCOPES.get(), {}))
+    try:
+        yield
+    finally:
+        _SCOPES.reset(token)
+
+
+@contextlib.contextmanager
+def process_wide() -> Iterator[None]:
+    """Keep the rules registered inside the block for the whole process, also where a `rule_scope` is open around it."""
+    token = _SCOPES.set(())
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from dfpc_plugin.finetuning.batches import Plan
 from dfpc_plugin.finetuning.optimiser import build_optimiser
 from dfpc_plugin.finetuning.settings import FinetuneSettings
 from dfpc_plugin.require import require
+from dfpc_plugin.runtimes import runtime_of
 from dfpc_plugin.workflow.opening import Opened, images_to_train
 from dfpc_plugin.workflow.recipe import DataSection, Recipe
 
@@ -23,7 +24,9 @@ def require_packages(recipe: Recipe) -> None:
     require("jinja2", "jinja2", "report")
     if recipe.tunes:
         require("accelerate", "accelerate", "finetune")
-    for package in ("onnx", "onnxscript", "onnxruntime") if recipe.export.onnx else ():
+    if recipe.latency is not None:
+        runtime_of(recipe.latency.runtime).require()
+    for package in ("onnx", "onnxscript", "onnxruntime") if recipe.export.graph else ():
         require(package, package, "export")
 
 

@@ -13,15 +13,19 @@ from torch import nn
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
+from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.report.page import render_report
+from dfpc_plugin.workflow.int8 import export_int8, note_accuracy
 from dfpc_plugin.workflow.opening import Opened
-from dfpc_plugin.workflow.recipe import ExportSection
+from dfpc_plugin.workflow.recipe import DataSection, ExportSection
+from dfpc_plugin.workflow.stages import Validation
 
-__all__ = ["ONNX", "PROGRAM", "RECIPE", "REPORT", "write_outputs"]
+__all__ = ["INT8", "ONNX", "PROGRAM", "RECIPE", "REPORT", "write_outputs"]
 
-RECIPE, REPORT, ONNX, PROGRAM = "recipe.yaml", "report.html", "model.onnx", "model.pt2"
+RECIPE, REPORT = "recipe.yaml", "report.html"
+ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
 
 
 def write_outputs(
@@ -33,18 +37,35 @@ def write_outputs(
     tell: Progress,
     *,
     overwrite: bool,
+    data: DataSection | None = None,
+    latency: LatencySettings | None = None,
+    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Write a directory in one step, and return the record as it is kept there.
+
+    Args:
+        output: The directory.
+        model: The model.
+        opened: What is known of it.
+        record: What is known of the run; exports are added.
+        wanted: What else to write.
+        tell: Told how far it is.
+        overwrite: Replace an artifact that is there.
+        data: Images for int8, if that is wanted.
+        latency: How exported files are timed; None for the defaults.
+        validation: What the accuracy of int8 is measured on; None for nothing.
 
     Raises:
         ArtifactError: It cannot be written, or the model cannot be saved; what was there is as it was.
         ExportError: The model cannot be exported, or what came of it differs.
     """
     with _scratch(output) as scratch:
-        for name, export in _exports(wanted).items():
+        for name, export in _exports(wanted, data or DataSection()).items():
             tell(f"exporting {name}", 0.0)
-            record.exports.append(export(model, opened, scratch / name) | {"path": name})
+            record.exports.append(export(model, opened, scratch / name, latency) | {"path": name})
             tell(f"exporting {name}", 1.0)
+        if validation is not None and (scratch / INT8).is_file():
+            note_accuracy(scratch / INT8, validation, record)
         content = record.to_json()
         report = render_report(content)
 
@@ -67,17 +88,29 @@ def write_outputs(
     return content
 
 
-def _exports(wanted: ExportSection) -> dict[str, Callable[[nn.Module, Opened, Path], dict[str, Any]]]:
+Export = Callable[[nn.Module, Opened, Path, LatencySettings | None], dict[str, Any]]
+"""Writes a file, and returns what the record says of it."""
+
+
+def _exports(wanted: ExportSection, data: DataSection) -> dict[str, Export]:
     """What to export, by the name of the file."""
-    exporters = {ONNX: (wanted.onnx, _onnx), PROGRAM: (wanted.program, _program)}
+
+    def int8(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
+        return export_int8(model, opened, path.with_name(ONNX), path, wanted, data, latency)
+
+    exporters: dict[str, tuple[bool, Export]] = {
+        ONNX: (wanted.graph, _onnx),
+        INT8: (wanted.int8 != "none", int8),
+        PROGRAM: (wanted.program, _program),
+    }
     return {name: export for name, (asked, export) in exporters.items() if asked}
 
 
-def _onnx(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
-    return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=True).to_json()
+def _onnx(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
+    return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
 
 
-def _program(model: nn.Module, opened: Opened, path: Path) -> dict[str, Any]:
+def _program(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
     return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
 
 

@@ -209,10 +209,30 @@ class ExportSection:
     Attributes:
         onnx: Write model.onnx, after comparing its outputs in onnxruntime.
         program: Write model.pt2, a program of torch.export.
+        int8: Write model-int8.onnx beside model.onnx, quantized for onnxruntime. static: convolutions and matrix products,
+            with ranges measured on images (those of `data.train`, or images made from batch norms); dynamic: matrix products
+            only, for transformers.
+        int8_images: Number of images for int8.
     """
 
     onnx: bool = False
     program: bool = False
+    int8: Literal["none", "static", "dynamic"] = "none"
+    int8_images: int = 64
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: There are too few images.
+        """
+        if self.int8_images < 4:
+            raise RecipeError(f"int8_images={self.int8_images} are too few; give 4 or more.")
+
+    @property
+    def graph(self) -> bool:
+        """Whether an ONNX file is written, which int8 is made of."""
+        return self.onnx or self.int8 != "none"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.record import TOTAL, Point, RunRecord
 from dfpc_plugin.report.notebook import record_view
 from dfpc_plugin.workflow.checks import require_packages, require_trainable
+from dfpc_plugin.workflow.int8 import require_images
 from dfpc_plugin.workflow.opening import (
     Opened,
     device_of,
@@ -103,7 +104,7 @@ def _followed(recipe: Recipe, output: Path, overwrite: bool, resume: bool, tell:
         run.record.seconds[TOTAL] = time.perf_counter() - start
         if not is_main_process():
             return Outcome(run.output, model, run.record.to_json(), pruning, run.opened.notes)
-        content = write_outputs(run.output, model, run.opened, run.record, recipe.export, run.tell, overwrite=overwrite)
+        content = run.written(model, overwrite=overwrite)
     run.place.remove()
     return Outcome(run.output, model, content, pruning, run.opened.notes)
 
@@ -140,6 +141,7 @@ class _RecipeRun:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:
             require_trainable(self.opened, recipe.data, recipe.courses)
+        require_images(recipe.export, recipe.data, self.opened.model)
         self.record = _begun(recipe, self.opened, text)
 
     def pruned(self) -> tuple[nn.Module, PruneResult | None]:
@@ -197,6 +199,14 @@ class _RecipeRun:
             factory=(lambda: build_model(spec)) if spec.own_code else None,
             device=device_of(self.recipe.device),
         )
+
+    def written(self, model: nn.Module, *, overwrite: bool) -> dict[str, Any]:
+        """Write everything; return the record."""
+        recipe = self.recipe
+        return write_outputs(
+            self.output, model, self.opened, self.record, recipe.export, self.tell, overwrite=overwrite, data=recipe.data,
+            latency=recipe.latency, validation=self._validation,
+        )  # fmt: skip
 
     def tuned(self, model: nn.Module) -> nn.Module:
         """Fine-tune."""

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from dfpc_plugin.cli import main
 from workflow_runs import NET
 
 QUICK = ("--min_run_time", "0.02", "--json")
@@ -66,3 +67,54 @@ def test_a_saved_model_of_ones_own_needs_its_function(dfpc, saved):
         f"The model in '{saved}' is built by a function of your own, and no file decides which code is run; if you trust it, say so "
         f"by --factory {NET}.\n"
     )
+
+
+@pytest.fixture(scope="module")
+def graph(saved, tmp_path_factory):
+    """The saved model as an ONNX file."""
+    path = tmp_path_factory.mktemp("graph") / "net.onnx"
+    assert main(["export", str(saved), "--factory", NET, "--size", "8", "--onnx", str(path), "--json"]) == 0
+    return path
+
+
+def test_an_onnx_file_runs_in_onnxruntime_beside_models(dfpc, saved, graph):
+    code, out, err = dfpc("bench", saved, graph, "--size", "8", "--factory", NET, "--threads", "1", *QUICK)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [(name, figures["runtime"]) for name, figures in found.items()] == [
+        (str(saved), "torch"),
+        (str(graph), "onnxruntime"),
+    ]
+
+
+def test_models_are_measured_in_the_runtime_asked_for(dfpc, saved, graph):
+    options = ("--size", "8", "--factory", NET, "--runtime", "onnxruntime", "--min_run_time", "0.02")
+    code, out, err = dfpc("bench", NET, graph, *options)
+    assert code == 0, err
+    assert out.count("ONNX Runtime") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("nowhere.onnx",), "Cannot read 'nowhere.onnx': No such file"),
+        (("test_resnet", "--runtime", "onnxruntim"), "runtime='onnxruntim' is none of torch, compile,"),
+        (
+            ("GRAPH", "--batch_size", "2", "--size", "9"),
+            "The input 'input' of the ONNX file is anyx3x8x8, and a size of 9 was asked for;",
+        ),
+        (("GRAPH", "test_vit"), "The ONNX file takes anyx3x8x8, and is to be given 1x3x160x160;"),
+    ],
+)
+def test_what_cannot_be_done_with_graphs_is_one_sentence(dfpc, graph, arguments, text):
+    code, out, err = dfpc("bench", *(str(graph) if argument == "GRAPH" else argument for argument in arguments))
+    assert (code, out) == (1, "")
+    assert text in err
+
+
+def test_the_runtime_of_a_target_is_an_option_of_prune(dfpc):
+    code, out, err = dfpc(
+        "prune", "test_resnet", "--latency.runtime", "onnxruntime", "--latency.threads", "1", "--print_config"
+    )
+    assert (code, err) == (0, "")
+    assert "runtime: onnxruntime" in out

@@ -6,6 +6,7 @@ import pytest
 
 import dfpc_plugin
 from dfpc_plugin import cli
+from dfpc_plugin.cli import demo
 from dfpc_plugin.errors import DFPCError
 
 
@@ -28,6 +29,25 @@ def test_version(dfpc):
     assert dfpc("--version") == (0, f"dfpc {dfpc_plugin.__version__}\n", "")
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["scor"]])
+def test_what_needs_no_model_does_not_import_pytorch(arguments):
+    """PyTorch takes seconds to import, and these answers need a third of one."""
+    program = f"""
+import sys
+from dfpc_plugin.cli import main
+main({arguments})
+print(sorted({{"torch", "timm", "numpy"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_command_is_described_by_the_docstring_of_its_function(dfpc, name):
+    described = cli.COMMANDS[name][1].__doc__.partition("\n")[0]
+    assert described in " ".join(dfpc("--help")[1].split())
+    assert described in " ".join(dfpc(name, "--help")[1].split())
+
+
 def test_nothing_asked_is_a_usage_error_with_help(dfpc):
     code, out, err = dfpc()
     assert (code, out) == (2, "")
@@ -47,7 +67,8 @@ def test_without_jsonargparse_it_says_what_to_install(dfpc, monkeypatch):
     code, out, err = dfpc("score", "test_vit")
     assert (code, out) == (2, "")
     assert err == (
-        "This needs the package 'jsonargparse', which is not installed; run: pip install \"dfpc-plugin[cli]\"\n"
+        "This needs the package 'jsonargparse', which is not installed; run: pip install \"dfpc-plugin[cli]\", "
+        'or in a clone of the repository: pip install -e ".[cli]"\n'
     )
 
 
@@ -76,10 +97,10 @@ def test_an_interrupt_is_quiet(dfpc, monkeypatch):
 
 def test_the_demo_gets_its_configuration(dfpc, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(cli.demo, "run_demo", lambda config, console, progress: seen.append(config))
+    monkeypatch.setattr(demo, "run_demo", lambda config, console, progress: seen.append(config))
     code, _, err = dfpc("demo", "--budgets", "0.8", "0.6", "--batch-size=4", "--output", tmp_path)
     assert (code, err) == (0, "")
-    assert seen == [cli.demo.DemoConfig(output=tmp_path, budgets=(0.8, 0.6), batch_size=4)]
+    assert seen == [demo.DemoConfig(output=tmp_path, budgets=(0.8, 0.6), batch_size=4)]
 
 
 def test_values_that_the_demo_refuses_are_usage_errors(dfpc):

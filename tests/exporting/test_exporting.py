@@ -14,8 +14,9 @@ from torch import nn
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.errors import DFPCError, ExampleInputsError, MissingDependencyError
-from dfpc_plugin.exporting import ExportError, export_onnx, export_program, exporters, onnx_file
+from dfpc_plugin.exporting import ExportError, export_onnx, export_program
 from dfpc_plugin.files import OutputError
+from dfpc_plugin.runtimes import exporters, to_onnx
 
 INPUTS = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -101,7 +102,7 @@ def test_falls_back_and_says_so(tmp_path, monkeypatch):
         raise RuntimeError("this operator is new")
 
     monkeypatch.setattr(exporters, "EXPORTERS", exporters.EXPORTERS | {"dynamo": broken})
-    monkeypatch.setattr(onnx_file, "EXPORTERS", exporters.EXPORTERS)
+    monkeypatch.setattr(to_onnx, "EXPORTERS", exporters.EXPORTERS)
     model = small()
     done = export_onnx(model, INPUTS, tmp_path / "m.onnx")
     assert done.exporter == "torchscript"
@@ -111,7 +112,7 @@ def test_falls_back_and_says_so(tmp_path, monkeypatch):
 
 
 def test_versions_of_pytorch_without_the_current_exporter(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "available", lambda name: name == "torchscript")
+    monkeypatch.setattr(to_onnx, "available", lambda name: name == "torchscript")
     done = export_onnx(small(), INPUTS, tmp_path / "m.onnx")
     assert done.exporter == "torchscript"
     assert done.notes == (f"PyTorch {torch.__version__} lacks the current exporter to ONNX.",)
@@ -252,7 +253,7 @@ def test_a_wrong_file_is_refused_with_its_figure(tmp_path, monkeypatch):
             changed.model.head.bias += 0.5
         return exporters.EXPORTERS["torchscript"](changed, flat, *rest)
 
-    monkeypatch.setattr(onnx_file, "EXPORTERS", {"torchscript": of_another})
+    monkeypatch.setattr(to_onnx, "EXPORTERS", {"torchscript": of_another})
     with pytest.raises(
         ExportError, match=r"of its scale away from what the model returns, and 0.0001 is allowed; largest diff"
     ):

@@ -62,6 +62,6 @@ def test_noise_is_the_spread_of_the_middle_half() -> None:
 def test_compiled_models_are_measured_and_left_as_they_are() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     before = dict(vars(model))
-    found = LatencySettings(threads=1, min_run_time=1e-3, compiled=True).measure({"a": model}, torch.zeros(2, 4))
+    found = LatencySettings(threads=1, min_run_time=1e-3, runtime="compile").measure({"a": model}, torch.zeros(2, 4))
     assert found["a"].median > 0
     assert vars(model).keys() == before.keys() and type(model) is nn.Sequential

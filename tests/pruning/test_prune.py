@@ -7,10 +7,10 @@ import weakref
 
 import pytest
 import torch
-from budget_tools import PIXELS, Fixed, everything, network, same, widths
 from torch import nn
 
 from budget_nets import SMALL, TIMM, counted, make
+from budget_tools import PIXELS, Fixed, everything, network, same, widths
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.pruning import PruneResult, prune
 from dfpc_plugin.pruning.summary import NOT_REPAIRED

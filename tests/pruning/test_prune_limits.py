@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch_pruning as tp
-from budget_tools import PIXELS, Fixed, heads_first, network, same, widths
 from torch import nn
 
 from budget_nets import TIMM, make
+from budget_tools import PIXELS, Fixed, heads_first, network, same, widths
 from dfpc_plugin import DFPCImportance
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.pruning import prune

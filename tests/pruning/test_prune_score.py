@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from budget_tools import PIXELS, network, widths
 
 from budget_nets import make
+from budget_tools import PIXELS, network, widths
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.pruning.find_length import length_for_score
 from dfpc_plugin.selection import Target, TargetError

@@ -10,9 +10,9 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch_pruning as tp
-from budget_tools import Table, widths
 from torch import nn
 
+from budget_tools import Table, widths
 from dfpc_plugin import DataFlowGraph, DFPCPruner
 from dfpc_plugin.pruning import prune, replay
 

@@ -6,9 +6,9 @@ import struct
 import subprocess
 
 import pytest
-from page_records import large_record, small_record
 
 from dfpc_plugin.report.page import render_report
+from page_records import large_record, small_record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

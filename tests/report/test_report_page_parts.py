@@ -96,7 +96,7 @@ def test_bars_of_saliency_count_units():
     record = {"saliency": {"couplings": [{"name": "a", "scores": [0.1, 0.1, 10.0, 0.0], "gone": [3, 0]}]}}
     view = saliency(Field(record))
     (strip,) = view["groups"][0].rows
-    assert (strip.kept, strip.gone, strip.zeros) == (2, 2, "1 gone at zero")
+    assert (strip.kept, strip.gone, strip.zeros) == (2, 2, "1 removed at zero")
     assert strip.path_kept.count("M") == 2 and strip.path_gone.count("M") == 1
     assert "v-" in strip.path_kept and "v-" not in strip.path_gone  # kept rise, gone hang
 

@@ -46,7 +46,7 @@ def test_a_row_has_layers_readers_width_and_range(saliency, console):
     print_score(of(saliency), console)
     row = console.file.getvalue().splitlines()[4]
     assert row.split()[-7:] == ["2", "3", "111", "1", "222", "888", "2"]
-    assert "stages.2.blocks.10.attention.projection (3)" in printed(console)
+    assert "stages.0.blocks.10.attention.projection +2" in printed(console)
 
 
 def test_different_widths_get_a_row_each(saliency, console):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dfpc_plugin.cli.options import descriptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.selection import BUDGETS as BUDGETS_BY_NAME
-from dfpc_plugin.selection import Target, TargetError
+from dfpc_plugin.selection import Target, TargetError, meets, stated
 from dfpc_plugin.workflow import Recipe
 
 SHARES = st.sampled_from([0.001, 0.1, 0.25, 1 / 3, 0.5, 0.999])
@@ -111,3 +111,22 @@ def test_every_budget_is_on_the_page_and_in_the_help():
 ])  # fmt: skip
 def test_a_part_of_the_way(name, value, share, part):
     assert getattr(Target(**{name: value}).part(share), name) == pytest.approx(part)
+
+
+@pytest.mark.parametrize(
+    ("budget", "figure", "asked", "text"),
+    [
+        ("speedup", 1.50004, 1.5, "1.5"),
+        ("speedup", 1.49996, 1.5, "1.49996"),
+        ("latency_ms", 4.20001, 4.2, "4.20001"),
+        ("latency_ms", 0.12345, 0.123456, "0.12345"),
+        ("macs", 0.4998301, 0.5, "0.4998"),
+        ("ratio", 0.30001, 0.3, "0.3"),
+        ("ratio", 0.3 - 2e-16, 0.3, "0.3"),
+        ("ratio", 0.29999, 0.3, "0.29999"),
+        ("max_drop", 2.00001, 2, "2.00001"),
+    ],
+)
+def test_a_figure_is_written_in_enough_digits_to_see_whether_the_budget_is_kept(budget, figure, asked, text):
+    assert stated(budget, figure, asked) == text
+    assert meets(budget, float(text), asked) == meets(budget, figure, asked)

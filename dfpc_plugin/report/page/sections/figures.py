@@ -7,8 +7,9 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
+from dfpc_plugin.runtimes import RUNTIMES
 
-__all__ = ["figures"]
+__all__ = ["figures", "in_runtime"]
 
 _ROWS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("channels", "Channels that could be pruned", count, True),
@@ -35,7 +36,18 @@ def figures(record: Field) -> Mapping[str, Any] | None:
     threads = after["threads"].number()
     if not rows:
         return None
-    return {"rows": rows, "threads": None if threads is None else int(threads), "missing": _missing(record)}
+    return {
+        "rows": rows,
+        "threads": None if threads is None else int(threads),
+        "runtime": in_runtime(prune),
+        "missing": _missing(record),
+    }
+
+
+def in_runtime(prune: Field) -> str:
+    """Words that say which runtime latency was measured in, for the end of a sentence; none for PyTorch itself."""
+    name = prune["after"]["runtime"].text()
+    return "" if name in ("", "torch") else f" in {RUNTIMES[name].title if name in RUNTIMES else name}"
 
 
 def _missing(record: Field) -> list[str]:

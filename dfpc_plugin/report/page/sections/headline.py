@@ -8,7 +8,9 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.evaluations import evaluations_of
+from dfpc_plugin.report.page.sections.figures import in_runtime
 from dfpc_plugin.report.page.wording import milliseconds, percent, short, signed, significant
+from dfpc_plugin.selection import stated
 
 __all__ = ["headline"]
 
@@ -33,16 +35,21 @@ class Headline:
 def headline(record: Field) -> Mapping[str, Any]:
     """Return the model's name, the target, and what was reached."""
     model, prune = record["model"], record["prune"]
-    reached = [(name, value.number()) for name, value in prune["reached"].entries()]
+    reached = [(name, value.number(), prune["target"][name].number()) for name, value in prune["reached"].entries()]
     options = [f"{name}={value.anything()}" for name, value in model["options"].entries()]
     weights = model["weights"].text() or ("pretrained weights" if model["pretrained"].value is True else "")
     return {
         "name": model["name"].text(),
         "subtitle": ", ".join([*options, *([weights] if weights else [])]),
         "asked": record["asked"].text(),
-        "reached": ", ".join(f"{name}={significant(value)}" for name, value in reached if value is not None),
+        "reached": ", ".join(_stated(name, value, asked) for name, value, asked in reached if value is not None),
         "figures": [figure for figure in _figures(record) if figure is not None],
     }
+
+
+def _stated(budget: str, figure: float, asked: float | None) -> str:
+    """A budget and what it came to, in enough digits to see whether it was kept."""
+    return f"{budget}={significant(figure, 4) if asked is None else stated(budget, figure, asked)}"
 
 
 def _figures(record: Field) -> list[Headline | None]:
@@ -64,7 +71,7 @@ def _time(prune: Field) -> Headline | None:
         return None
     speedup = prune["speedup"].number() or before / after
     factor = f"{significant(speedup)}\N{MULTIPLICATION SIGN}"
-    return Headline("Speed-up", factor, f"{milliseconds(after)} after {milliseconds(before)}")
+    return Headline("Speed-up", factor, f"{milliseconds(after)} after {milliseconds(before)}{in_runtime(prune)}")
 
 
 def _accuracy(record: Field) -> Headline | None:

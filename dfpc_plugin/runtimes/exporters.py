@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.exchange import put
-from dfpc_plugin.exporting.call import FlatCall
+from dfpc_plugin.runtimes.call import FlatCall
 
 __all__ = ["EXPORTERS", "EXPORTING", "available"]
 

@@ -1,0 +1,218 @@
+"""`quantize_onnx`: an ONNX file in, one that computes in 8-bit integers out, with how far its outputs are off."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dfpc_plugin.exporting.compare import compare
+from dfpc_plugin.files import require_writable, write_bytes
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.require import require
+from dfpc_plugin.runtimes.errors import ExportError
+from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
+
+__all__ = ["Int8Export", "Int8Method", "quantize_onnx"]
+
+Int8Method = Literal["static", "dynamic"]
+
+_HELD_OUT = 0.25
+"""Share of the images that the outputs are compared on and that no range was measured on."""
+_OF_MATRICES = ("MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Int8Export:
+    """A quantized ONNX file, and what is known of it.
+
+    Attributes:
+        path: The file.
+        method: "static": ranges of activations were measured on images; "dynamic": they are measured at every call.
+        images: How many images the ranges were measured on; 0 for "dynamic".
+        compared: How many other images the outputs were compared on.
+        bytes: Size of the file.
+        bytes_before: Size of the file in floating point.
+        max_difference: Largest difference of an output from the floating-point file's, over the largest entry of that output.
+        same_predictions: Share of the images whose largest output is the same, 0 to 1; None where outputs are no scores.
+        latency: Measured time of one forward in ONNX Runtime, of "float32" and of "int8", which took turns; None if not asked for.
+    """
+
+    path: Path
+    method: str
+    images: int
+    compared: int
+    bytes: int
+    bytes_before: int
+    max_difference: float
+    same_predictions: float | None
+    latency: dict[str, Latency] | None = None
+
+    @property
+    def latency_ms(self) -> dict[str, float] | None:
+        """Median milliseconds of one forward of "float32" and of "int8"; None if not asked for."""
+        return None if self.latency is None else {name: 1e3 * value.median for name, value in self.latency.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as dicts, lists, numbers and strings."""
+        content = asdict(self)
+        del content["latency"]
+        return content | {"path": str(self.path), "latency_ms": self.latency_ms}
+
+
+def quantize_onnx(
+    source: str | Path,
+    path: str | Path,
+    images: Tensor,
+    *,
+    method: Int8Method = "static",
+    per_channel: bool = True,
+    reduce_range: bool = True,
+    latency: bool | LatencySettings = False,
+) -> Int8Export:
+    """Quantize an ONNX file's weights and activations to 8 bits for ONNX Runtime, and compare it with the file it was made of.
+
+    "static" suits convolutional networks: the ranges of activations are measured on images beforehand. "dynamic" suits
+    transformers: it quantizes products of matrices alone, and measures ranges at every call.
+
+    Args:
+        source: An ONNX file with one input, such as `export_onnx` has written.
+        path: The file to write.
+        images: `(count, channels, height, width)` as the model takes them, at least 4. Ranges are measured on three quarters
+            of them, and outputs compared on the others.
+        method: How the ranges of activations are found.
+        per_channel: Give every output channel of a layer's weights a scale of its own.
+        reduce_range: Use 7 of the 8 bits for weights. Processors without instructions for 8-bit dot products (AVX-512 VNNI) add
+            products in 16 bits, which overflow with 8-bit weights: outputs are then off by tens of per cent.
+        latency: Measure both files, side by side, with one image; True for the defaults, or the settings.
+
+    Returns:
+        What was written, and how far it is off.
+
+    Raises:
+        ExportError: The file cannot be read, takes something else than images, or cannot be quantized.
+        OutputError: There can be no file at `path`.
+        MissingDependencyError: onnx or onnxruntime is not installed.
+    """
+    source, path = Path(source), Path(path)
+    require_writable(path)
+    for package in ("onnx", "onnxruntime"):
+        require(package, package, "export")
+    if method not in get_args(Int8Method):
+        raise ExportError(f"method='{method}' is none of {', '.join(get_args(Int8Method))}; choose one of them.")
+    before = _read(source)
+    graph = OnnxRuntimeModel(before)
+    measured, held_out = _parted(graph, images)
+    options = {"per_channel": per_channel, "reduce_range": reduce_range}
+    content = _quantized(source, graph.input_names[0], measured, method, options)
+    quantized = OnnxRuntimeModel(content)
+    difference = compare(
+        lambda given: _named_outputs(graph, given), quantized.outputs, iter(held_out.split(1)), float("inf")
+    )
+    found = _latency(before, content, images[:1], latency)
+    write_bytes(path, content)
+    return Int8Export(
+        path,
+        method,
+        len(measured) if method == "static" else 0,
+        len(held_out),
+        len(content),
+        len(before),
+        difference.largest,
+        difference.same_predictions,
+        found,
+    )
+
+
+def _named_outputs(graph: OnnxRuntimeModel, given: ExampleInputs) -> dict[str, Tensor]:
+    """Outputs of a graph by numbers."""
+    return {f"output_{number}": output for number, output in enumerate(graph.outputs(given))}
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ExportError(f"Cannot read '{source}': {error.strerror or error}.") from error
+
+
+def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Images to measure ranges on, and others to compare outputs on.
+
+    Raises:
+        ExportError: The graph takes something else, or there are too few.
+    """
+    if len(graph.input_names) != 1:
+        raise ExportError(
+            f"Only files with one input can be quantized, and this one has {len(graph.input_names)}: "
+            f"{', '.join(graph.input_names)}."
+        )
+    if len(images) < 4:
+        raise ExportError(f"Quantization takes at least 4 images, not {len(images)}; give more.")
+    kept = len(images) - max(1, round(_HELD_OUT * len(images)))
+    images = images.detach().cpu()
+    return images[:kept], images[kept:]
+
+
+class _Reader:
+    """Hands images to ONNX Runtime's calibration, one at a time."""
+
+    def __init__(self, name: str, images: Tensor) -> None:
+        self._feeds = iter([{name: image.numpy()} for image in images.split(1)])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def _quantized(source: Path, name: str, images: Tensor, method: str, options: dict[str, Any]) -> bytes:
+    """The content of the quantized file.
+
+    Raises:
+        ExportError: ONNX Runtime cannot quantize it.
+    """
+    quantization = require("onnxruntime.quantization", "onnxruntime", "export")
+    shape_inference = require("onnxruntime.quantization.shape_inference", "onnxruntime", "export")
+    with tempfile.TemporaryDirectory() as directory, _quiet():
+        prepared, target = Path(directory) / "prepared.onnx", Path(directory) / "int8.onnx"
+        try:
+            shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            if method == "dynamic":
+                quantization.quantize_dynamic(prepared, target, op_types_to_quantize=list(_OF_MATRICES), **options)
+            else:
+                quantization.quantize_static(prepared, target, _Reader(name, images), **options)
+        except Exception as error:  # ONNX Runtime raises whatever its many parts do
+            raise ExportError(f"ONNX Runtime cannot quantize '{source.name}': {error}") from error
+        return target.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what ONNX Runtime's quantization logs, which is advice to prepare a file that has been prepared."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _latency(before: bytes, after: bytes, image: Tensor, wanted: bool | LatencySettings) -> dict[str, Latency] | None:
+    """Measure both files in turns."""
+    if not wanted:
+        return None
+    settings = dataclasses.replace(LatencySettings() if isinstance(wanted, bool) else wanted, runtime="torch")
+    contents = {"float32": before, "int8": after}
+    graphs: dict[str, torch.nn.Module] = {
+        name: OnnxRuntimeModel(content, threads=settings.used_threads) for name, content in contents.items()
+    }
+    return settings.measure(graphs, image)

@@ -1,0 +1,8 @@
+"""Saved models on the Hugging Face hub, with a model card that has their figures."""
+
+from __future__ import annotations
+
+from dfpc_plugin.hub.card import model_card
+from dfpc_plugin.hub.transfer import HubError, from_pretrained, push_to_hub
+
+__all__ = ["HubError", "from_pretrained", "model_card", "push_to_hub"]

@@ -1,0 +1,163 @@
+"""`push_to_hub` and `from_pretrained`: saved models to the Hugging Face hub and back."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
+from dfpc_plugin.artifact.building import Factory
+from dfpc_plugin.artifact.directory import CONFIG
+from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.hub.card import model_card
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.models import ModelSpec
+from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.require import require
+
+__all__ = ["HubError", "from_pretrained", "push_to_hub"]
+
+_CARD = "README.md"
+
+
+class HubError(DFPCError):
+    """A repository cannot be written or read."""
+
+
+def push_to_hub(
+    saved: str | Path | nn.Module | PruneResult,
+    repo_id: str,
+    *,
+    model: ModelSpec | str | None = None,
+    example_inputs: ExampleInputs | None = None,
+    license: str | None = None,
+    base_model: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload a pruned model",
+    create_pr: bool = False,
+    token: str | bool | None = None,
+) -> str:
+    """Upload a saved model to a repository of the Hugging Face hub, which is made if it is not there.
+
+    The files are those of the directory, as its manifest lists them, and a model card (README.md) with the record's figures.
+
+    Args:
+        saved: The directory of a saved model; or a model or the result of `prune`, which is saved as `save_pruned` does it.
+        repo_id: The repository, `user/name`.
+        model: How the unpruned model is built, if `saved` is no directory; see `save_pruned`.
+        example_inputs: What it is called with; see `save_pruned`.
+        license: The license for the card, by the hub's name of it.
+        base_model: The repository of the unpruned model, for the card.
+        private: Whether the repository is private, if it is made; None for the hub's default.
+        revision: The branch to write to.
+        commit_message: What the commit says.
+        create_pr: Open a pull request instead of writing to the branch.
+        token: For the hub; by default the one that is logged in.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        HubError: The hub refuses.
+        ArtifactError: The directory holds no saved model, or a file of it is missing or damaged.
+        DFPCError: As `save_pruned` raises.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    hub = require("huggingface_hub", "huggingface_hub", "hub")
+    with tempfile.TemporaryDirectory() as scratch:
+        if isinstance(saved, str | Path):
+            directory = Path(saved)
+        else:
+            directory = save_pruned(saved, Path(scratch) / "saved", model=model, example_inputs=example_inputs)
+        folder = _folder(directory, Path(scratch) / "upload", repo_id, license, base_model)
+        api = hub.HfApi(token=token)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit: Any = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+        except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as error:
+            raise HubError(f"The hub does not take '{repo_id}': {_first_line(error)}") from error
+    return str(commit.pr_url or commit.commit_url)
+
+
+def from_pretrained(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    factory: Factory | None = None,
+    device: torch.device | str = "cpu",
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> nn.Module:
+    """Load a saved model from a repository of the Hugging Face hub, or from a directory; see `load_pruned`.
+
+    Args:
+        name: A repository, `user/name`, or the directory of a saved model.
+        revision: A branch, tag or commit of the repository.
+        factory: Builds the unpruned model, if a function of your own has built it.
+        device: Where to put the model.
+        cache_dir: Where downloads are kept; by default where the hub keeps them.
+        local_files_only: Take what was downloaded before, and do not ask the hub.
+        token: For the hub; by default the one that is logged in.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        HubError: The repository cannot be read.
+        ArtifactError: It holds no saved model, or a damaged one.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    if Path(name).is_dir():
+        return load_pruned(name, factory=factory, device=device)
+    hub = require("huggingface_hub", "huggingface_hub", "hub")
+    try:
+        snapshot = hub.snapshot_download(
+            str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token,
+            allow_patterns=[MANIFEST, WEIGHTS, CONFIG],
+        )  # fmt: skip
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, hub.errors.LocalEntryNotFoundError) as error:
+        raise HubError(
+            f"'{name}' is no directory, and the hub has no such repository to read: {_first_line(error)}"
+        ) from error
+    with tempfile.TemporaryDirectory() as scratch:  # files of the cache are links, which saved models may not contain
+        directory = Path(scratch) / Path(name).name
+        shutil.copytree(snapshot, directory)
+        return load_pruned(directory, factory=factory, device=device)
+
+
+def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, base_model: str | None) -> Path:
+    """Copy what the manifest lists, which is all that belongs to a saved model, and write the card.
+
+    Raises:
+        ArtifactError: There is no saved model.
+        HubError: A file is not there.
+    """
+    manifest = read_manifest(directory)
+    folder.mkdir()
+    for name in (MANIFEST, *manifest.files):
+        try:
+            shutil.copyfile(directory / name, folder / name)
+        except OSError as error:
+            raise HubError(f"Cannot read '{directory / name}': {error.strerror or error}.") from error
+    card = model_card(manifest, repo_id, license=license, base_model=base_model)
+    (folder / _CARD).write_text(card, encoding="utf-8")
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if text.endswith(".") else f"{text}."

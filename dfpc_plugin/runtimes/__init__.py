@@ -1,0 +1,9 @@
+"""What runs a model: PyTorch, or the graph of an ONNX file in ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+from dfpc_plugin.runtimes.errors import ExportError
+from dfpc_plugin.runtimes.graphs import GraphModel
+from dfpc_plugin.runtimes.registry import RUNTIMES, Runtime, RuntimeNameError, runtime_of
+
+__all__ = ["RUNTIMES", "ExportError", "GraphModel", "Runtime", "RuntimeNameError", "runtime_of"]

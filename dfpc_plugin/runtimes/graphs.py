@@ -1,0 +1,152 @@
+"""Run the graph of an ONNX file in ONNX Runtime or in OpenVINO."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dfpc_plugin.inputs import as_call
+from dfpc_plugin.require import require
+from dfpc_plugin.runtimes.errors import ExportError
+from dfpc_plugin.tracing.tree import tensors
+
+__all__ = ["GraphModel", "OnnxRuntimeModel", "OpenVinoModel"]
+
+Arrays = Mapping[str, Any]
+"""NumPy arrays by the names of a graph's inputs."""
+
+
+class GraphModel(nn.Module):
+    """An ONNX graph, loaded by a runtime, that is called as the model it was exported from; it runs on the CPU.
+
+    Attributes:
+        runtime: The runtime's name.
+        title: What readers know the runtime as.
+        input_names: What the tensors of the example inputs are called in the graph.
+        input_shapes: Lengths of the axes of each input that the graph uses, by its name; None for one of any length.
+        input_dtypes: NumPy's names of their dtypes.
+    """
+
+    runtime: str
+    title: str
+    input_names: tuple[str, ...]
+    input_shapes: dict[str, tuple[int | None, ...]]
+    input_dtypes: dict[str, str]
+
+    @abstractmethod
+    def run(self, arrays: Arrays) -> Sequence[Any]:
+        """Run the graph on NumPy arrays; return its outputs as such, in order."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """Run it; return its outputs, in order.
+
+        Raises:
+            ExportError: The runtime cannot run it.
+        """
+        arrays = self._arrays((args, kwargs))
+        try:
+            outputs = self.run(arrays)
+        except Exception as error:  # the exceptions of runtimes share no base class
+            raise ExportError(f"{self.title} cannot run the exported model: {error}") from error
+        return tuple(torch.from_numpy(output) for output in outputs)
+
+    def outputs(self, inputs: Any) -> tuple[Tensor, ...]:
+        """Run it on example inputs."""
+        args, kwargs = as_call(inputs)
+        return self(*args, **kwargs)
+
+    def bound(self, inputs: Any) -> Callable[[], Sequence[Any]]:
+        """Return a function that runs the graph on these example inputs: the runtime's call and nothing else, to be timed."""
+        arrays = self._arrays(as_call(inputs))
+        self.forward(*as_call(inputs)[0], **as_call(inputs)[1])  # what cannot run is said in the package's own words
+        return lambda: self.run(arrays)
+
+    def _arrays(self, inputs: Any) -> dict[str, Any]:
+        named = zip(self.input_names, tensors(inputs), strict=True)
+        return {name: value.detach().cpu().numpy() for name, value in named if name in self.input_shapes}
+
+
+class OnnxRuntimeModel(GraphModel):
+    """A graph in ONNX Runtime."""
+
+    runtime, title = "onnxruntime", "ONNX Runtime"
+
+    def __init__(self, content: bytes, input_names: Sequence[str] | None = None, threads: int | None = None) -> None:
+        """Load `content`.
+
+        Args:
+            content: The bytes of an ONNX file.
+            input_names: What the tensors of the example inputs are called in it, which may lack those that it does not
+                use; None for its own inputs in their order.
+            threads: CPU threads; None for ONNX Runtime's own choice.
+
+        Raises:
+            ExportError: ONNX Runtime cannot load it.
+            MissingDependencyError: onnxruntime is not installed.
+        """
+        super().__init__()
+        onnxruntime = require("onnxruntime", "onnxruntime", "export")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors alone: its warnings are about graphs that it then optimises itself
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        try:
+            self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            raise ExportError(f"ONNX Runtime cannot load the exported model: {error}") from error
+        used = self._session.get_inputs()
+        self.input_names = tuple(value.name for value in used) if input_names is None else tuple(input_names)
+        self.input_shapes = {
+            value.name: tuple(length if isinstance(length, int) else None for length in value.shape) for value in used
+        }
+        self.input_dtypes = {value.name: _dtype(value.type) for value in used}
+
+    def run(self, arrays: Arrays) -> Sequence[Any]:
+        """Run the session."""
+        outputs: Sequence[Any] = self._session.run(None, arrays)
+        return outputs
+
+
+class OpenVinoModel(GraphModel):
+    """A graph in OpenVINO, on the CPU."""
+
+    runtime, title = "openvino", "OpenVINO"
+
+    def __init__(self, content: bytes, input_names: Sequence[str] | None = None, threads: int | None = None) -> None:
+        """Load `content`; arguments and errors are as for `OnnxRuntimeModel`."""
+        super().__init__()
+        openvino = require("openvino", "openvino", "openvino")
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(content), "CPU", settings)
+        except Exception as error:  # it raises RuntimeError and subclasses of its own
+            raise ExportError(f"OpenVINO cannot load the exported model: {error}") from error
+        self._request: Any = compiled.create_infer_request()
+        self._outputs: Any = compiled.outputs
+        self.input_names = (
+            tuple(port.any_name for port in compiled.inputs) if input_names is None else tuple(input_names)
+        )
+        self.input_shapes = {
+            port.any_name: tuple(None if axis.is_dynamic else axis.get_length() for axis in port.partial_shape)
+            for port in compiled.inputs
+        }
+        self.input_dtypes = {port.any_name: port.element_type.to_dtype().name for port in compiled.inputs}
+
+    def run(self, arrays: Arrays) -> Sequence[Any]:
+        """Run the request."""
+        found = self._request.infer(arrays, share_inputs=True)
+        return [found[output] for output in self._outputs]
+
+
+def _dtype(kind: str) -> str:
+    """NumPy's name of ONNX Runtime's "tensor(float)"."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)

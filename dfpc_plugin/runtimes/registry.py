@@ -1,0 +1,95 @@
+"""The runtimes that a latency can be measured in, each registered here and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.require import require
+from dfpc_plugin.runtimes.graphs import GraphModel, OnnxRuntimeModel, OpenVinoModel
+from dfpc_plugin.runtimes.to_onnx import chosen_exporters, onnx_graph, require_exporters
+
+__all__ = ["RUNTIMES", "Runtime", "RuntimeNameError", "runtime_of"]
+
+LoadGraph = Callable[[bytes, Sequence[str] | None, int | None], GraphModel]
+
+
+class RuntimeNameError(DFPCError, ValueError):
+    """A runtime was asked for that there is none of."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a model.
+
+    Attributes:
+        title: What readers know it as.
+        load: Loads an ONNX graph, from its bytes, names of its inputs and a number of threads; None for what runs modules.
+        package: What has to be installed for it, and the extra that brings it; None for PyTorch.
+        compiles: Whether modules are called as `torch.compile` makes them.
+    """
+
+    title: str
+    load: LoadGraph | None = None
+    package: tuple[str, str] | None = None
+    compiles: bool = False
+
+    def require(self) -> None:
+        """Raise if a package is missing that preparing or running a model needs.
+
+        Raises:
+            MissingDependencyError: Names it.
+        """
+        if self.package is not None:
+            package, extra = self.package
+            require(package, package, extra)
+            require_exporters(chosen_exporters("auto"))
+
+    def prepared(self, model: nn.Module, example_inputs: ExampleInputs, threads: int | None) -> nn.Module:
+        """Return what this runtime calls in place of a model: an exported graph, or the model itself.
+
+        Args:
+            model: The model, which is not changed; a graph that is loaded already is returned as it is.
+            example_inputs: What it is called with.
+            threads: CPU threads of a graph; None for the runtime's own choice.
+
+        Raises:
+            ExportError: The model cannot be exported.
+            MissingDependencyError: A package is missing.
+        """
+        if self.load is None or isinstance(model, GraphModel):
+            return model
+        content, names = onnx_graph(model, example_inputs)
+        return self.load(content, names, threads)
+
+    def calling(self) -> contextlib.AbstractContextManager[object]:
+        """The state of PyTorch in which modules are called."""
+        return torch.no_grad() if self.compiles else torch.inference_mode()
+
+
+RUNTIMES = {
+    "torch": Runtime("PyTorch"),
+    "compile": Runtime("torch.compile", compiles=True),
+    "onnxruntime": Runtime("ONNX Runtime", OnnxRuntimeModel, ("onnxruntime", "export")),
+    "openvino": Runtime("OpenVINO", OpenVinoModel, ("openvino", "openvino")),
+}
+
+
+def runtime_of(name: str) -> Runtime:
+    """Return the runtime of that name.
+
+    Raises:
+        RuntimeNameError: There is none; the message names the nearest.
+    """
+    if name not in RUNTIMES:
+        near = difflib.get_close_matches(str(name), RUNTIMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "choose one of them."
+        raise RuntimeNameError(f"runtime='{name}' is none of {', '.join(RUNTIMES)}; {hint}")
+    return RUNTIMES[name]

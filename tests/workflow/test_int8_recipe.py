@@ -1,0 +1,71 @@
+"""int8 as the last step of a recipe, in the record, the report and the files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from dfpc_plugin.artifact import read_manifest
+from dfpc_plugin.data import AugmentSettings, evaluation_transform, open_images
+from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.models import Preprocessing
+from dfpc_plugin.workflow import Recipe, follow_recipe
+from dfpc_plugin.workflow.int8 import require_images
+from dfpc_plugin.workflow.recipe import DataSection, ExportSection, ModelSection, RecipeError
+from workflow_runs import ARTIFACT, AUGMENT, NET
+
+DATA = DataSection("digits", "digits", mean=(0.3,), std=(0.35,), augment=AugmentSettings(**AUGMENT))
+QUICK = LatencySettings(threads=1, min_run_time=0.01)
+
+
+@pytest.fixture
+def recipe(weights):
+    export = ExportSection(int8="static", int8_images=32)
+    return Recipe(ModelSection(NET, weights=weights, size=8), "macs=0.7", DATA, latency=QUICK, export=export)
+
+
+def test_a_quantized_file_is_measured_and_shown(recipe, tmp_path):
+    outcome = follow_recipe(recipe, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == ARTIFACT | {"model.onnx", "model-int8.onnx"}
+    plain, int8 = read_manifest(tmp_path / "out").record["exports"]
+    assert (plain["path"], int8["path"]) == ("model.onnx", "model-int8.onnx")
+    assert (int8["kind"], int8["method"], int8["images"], int8["compared"]) == ("ONNX, int8", "static", 24, 8)
+    assert int8["images_from"] == "data.train" and set(int8["latency_ms"]) == {"float32", "int8"}
+
+    # The accuracy is that of the file, by onnxruntime itself.
+    digits = open_images("digits", "val", evaluation_transform(Preprocessing((3, 8, 8), (0.3,), (0.35,))))
+    images = torch.stack([image for image, _ in digits])
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model-int8.onnx")
+    chosen = session.run(None, {"input": images.numpy()})[0].argmax(1)
+    right = sum(int(label) == int(found) for (_, label), found in zip(digits, chosen, strict=True))
+    stage = outcome.record["evaluations"][-1]
+    assert stage["stage"] == "int8" and stage["top1"] == pytest.approx(
+        100 * right / len(digits), abs=0.5
+    )  # outputs in steps of 8 bits may tie
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "model-int8.onnx" in report.replace("<wbr>", "") and "Exported files" in report
+
+
+def test_without_images_they_are_made(recipe, tmp_path):
+    recipe = dataclasses.replace(recipe, data=DataSection())
+    outcome = follow_recipe(recipe, tmp_path / "out")
+    assert outcome.record["exports"][1]["images_from"] == "synthetic images"
+
+
+def test_static_without_images_and_without_batch_norms_is_refused():
+    with pytest.raises(
+        RecipeError, match=r"no batch norm to make them from; say where images are in data.train, or choose"
+    ):
+        require_images(ExportSection(int8="static"), DataSection(), nn.Linear(3, 3))
+    require_images(ExportSection(int8="dynamic"), DataSection(), nn.Linear(3, 3))
+    require_images(ExportSection(int8="static"), DATA, nn.Linear(3, 3))
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(RecipeError, match=r"int8_images=3 are too few; give 4 or more\."):
+        ExportSection(int8="static", int8_images=3)
