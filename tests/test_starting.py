@@ -17,7 +17,7 @@ ROOT = Path(dfpc_plugin.__file__).parents[1]
 def run(tmp_path):
     """Run Python with a torch whose import is interrupted."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
-    (tmp_path / "dfpc").write_text("from dfpc_plugin.cli import main\n")
+    (tmp_path / "dfpc").write_text("import sys\nfrom dfpc_plugin.cli import main\nsys.exit(main())\n")
 
     def run(*arguments):
         path = os.pathsep.join((str(tmp_path), str(ROOT)))
@@ -35,7 +35,7 @@ def test_a_command_ends_without_a_traceback(run, command):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_a_program_that_imports_the_package_gets_an_error_as_ever(run):
-    done = run("-c", "import dfpc_plugin")
+def test_a_program_that_uses_the_package_gets_an_error_as_ever(run):
+    done = run("-c", "import dfpc_plugin; dfpc_plugin.bgsc")
     assert done.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in done.stderr

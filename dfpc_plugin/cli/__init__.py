@@ -74,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process if not given.
     """
     try:
-        begun()
         return _main(argv, Consoles())
     except KeyboardInterrupt as stop:  # of a run that can go on, with how
         if stop.args:
@@ -118,7 +117,9 @@ def _run(argv: Sequence[str], consoles: Consoles) -> int:
         )
     except DFPCError as error:
         return _fail(consoles, error, USAGE)
-    return COMMANDS[name][1](config, consoles)
+    run = COMMANDS[name][1]
+    begun()  # torch and all else is imported
+    return run(config, consoles)
 
 
 def _module(name: str) -> str:
