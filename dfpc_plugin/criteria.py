@@ -91,7 +91,11 @@ def as_importance(value: Any) -> Importance | None:
     if value is None or value == AUTO:
         return None
     if isinstance(value, str):
-        return CRITERIA.find(value, PrunerSettingError, AUTO).build()
+        criterion = CRITERIA.find(value, PrunerSettingError, AUTO)
+        named: Any = criterion.build()
+        if not hasattr(named, "label"):
+            named.label = criterion.label  # for reports: criteria of one class differ in their settings
+        return as_importance(named)
     if isinstance(value, type) and issubclass(value, tp.importance.Importance):
         built: Importance = value()
         return built

@@ -78,7 +78,7 @@ def test_what_is_not_scored_or_never_used_is_reported():
 
 
 @pytest.mark.parametrize(("options", "reason"), [
-    ({"ignored_layers": "2"}, "is held by one of ignored_layers"), ({}, None),
+    ({"ignored_layers": "2"}, "is in ignored_layers"), ({}, None),
 ])  # fmt: skip
 def test_what_the_settings_leave_out_is_listed_with_the_setting(options, reason):
     result = prune(Unscored(), torch.rand(2, 6), "ratio=0.25", **options)

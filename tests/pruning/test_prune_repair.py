@@ -108,7 +108,7 @@ def test_the_anticipating_ranking_works_in_torch_pruning(case):
         pruner.step()
     assert model(images).shape == (64, 5)
     assert model.first.conv1.out_channels < 16
-    with pytest.raises(RepairError, match="looks at no covariances; choose 'merge', 'synthetic' or 'calibrate'"):
+    with pytest.raises(RepairError, match="looks at no covariances; choose one of merge, synthetic, calibrate"):
         dfpc.RepairedImportance("mean")
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from dfpc_plugin.artifact import load_pruned, read_manifest
+from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.data import AugmentSettings, evaluation_transform, open_images
 from dfpc_plugin.errors import DFPCError, MissingDependencyError, RepairError
 from dfpc_plugin.evaluation import evaluate_model
@@ -116,7 +117,7 @@ def test_settings_reach_the_pruning(recipe, tmp_path):
     widths = {entry["path"]: entry["after"][1] for entry in record["layers"]}
     assert widths["0"] == 8
     assert widths["3"] % 4 == widths["6"] % 4 == 0
-    assert record["prune"]["importance"] == "magnitude"
+    assert record["prune"]["importance"] == CRITERIA["magnitude"].label
     assert record["evaluations"] == record["curve"] == []
 
 
@@ -327,7 +328,7 @@ def test_a_full_disk_under_the_report_and_the_scratch(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     before = surroundings(tmp_path)
-    for target in ("os.replace", "tempfile.mkdtemp"):
+    for target in ("os.replace", "pathlib.Path.mkdir"):
         with monkeypatch.context() as patch, pytest.raises(DFPCError, match="No space left on device"):
             patch.setattr(target, full)
             follow_recipe(dataclasses.replace(RANDOM, data=DataSection()), tmp_path / "out")

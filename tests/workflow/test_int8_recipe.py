@@ -45,7 +45,7 @@ def test_a_quantized_file_is_measured_and_shown(recipe, tmp_path):
     right = sum(int(label) == int(found) for (_, label), found in zip(digits, chosen, strict=True))
     stage = outcome.record["evaluations"][-1]
     assert stage["stage"] == "int8" and stage["top1"] == pytest.approx(
-        100 * right / len(digits), abs=0.5
+        100 * right / len(digits), abs=1.0
     )  # outputs in steps of 8 bits may tie
     report = (tmp_path / "out" / "report.html").read_text()
     assert "model-int8.onnx" in report.replace("<wbr>", "") and "Exported files" in report

@@ -134,10 +134,13 @@ def test_changes_are_what_differs_from_the_defaults():
     recipe = Recipe(
         ModelSection("resnet50", pretrained=True),
         "macs=0.5",
+        IMAGES,
         repair=RepairSection("merge"),
         finetune=FinetuneSettings(epochs=3),
     )
-    assert yaml.safe_load(changes_text(recipe)) == {
+    found = yaml.safe_load(changes_text(recipe))
+    assert found.pop("data") == {"train": IMAGES.train, "val": IMAGES.val}
+    assert found == {
         "target": "macs=0.5",
         "model": {"name": "resnet50", "pretrained": True},
         "repair": {"method": "merge"},
