@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dfpc_plugin.errors import DFPCError, ExampleInputsError, RuleError
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, ForwardError, RuleError
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 __all__ = [
@@ -104,12 +104,12 @@ def inputs_explained(model: nn.Module, example_inputs: ExampleInputs) -> Iterato
     try:
         yield
     except Exception as error:  # a forward is anybody's code
-        if isinstance(error, DFPCError) and not isinstance(error, RuleError):
+        if isinstance(error, DFPCError) and not isinstance(error, RuleError | ForwardError):
             raise
         fault = _fault(model, *as_call(example_inputs))
         if fault is None:
             raise
-        cause = error.__cause__ if isinstance(error, RuleError) and error.__cause__ is not None else error
+        cause = error.__cause__ if isinstance(error, DFPCError) and error.__cause__ is not None else error
         first = next(iter(str(cause).splitlines()), "").rstrip(".")
         raise ExampleInputsError(f"example_inputs {fault} ({type(cause).__name__}: {first}).") from error
 

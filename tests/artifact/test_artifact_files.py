@@ -384,7 +384,7 @@ def swapped(path):
         (lambda p: (p / "manifest.json").write_text('{"a": NaN}'), "manifest.json", "it has NaN, which is no JSON"),
         (lambda p: (p / "manifest.json").write_text('{"a": 1e999}'), "manifest.json", "a number that is too large"),
         (lambda p: (p / "manifest.json").write_text('{"a": 1' + "0" * 400 + "}"), "manifest.json", "a number that is too large"),
-        (lambda p: (p / "manifest.json").write_text(f'{{"a": {"9" * 9999}}}'), "manifest.json", "it is n"),
+        (lambda p: (p / "manifest.json").write_text(f'{{"a": {"9" * 9999}}}'), "manifest.json", "a number that is too large"),
         (lambda p: (p / "manifest.json").write_text('{"a": "\\ud800"}'), "manifest.json", "half a character"),
         (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json", "it is no manifest of this library"),
         (lambda p: rewritten(p, lambda c: c.update(version=2)), "manifest.json", "a later version of this library (format 2"),
