@@ -89,6 +89,7 @@ def repair_job(job: RepairJob) -> RepairResult:
     Raises:
         RepairError: As `repair` raises.
     """
+    _require_real(job.original)
     before = dict(job.phases.seconds)
     with generators_kept(), _without_gradients():
         with exclusive(job.model):
@@ -105,6 +106,19 @@ def repair_job(job: RepairJob) -> RepairResult:
     after = job.phases.seconds.items()
     seconds = {name: took - before.get(name, 0.0) for name, took in after if took != before.get(name)}
     return RepairResult(mended, job.settings.method, tuple(layers), own.output_error, seconds, tuple(own.notes))
+
+
+def _require_real(model: nn.Module) -> None:
+    """Raise if all weights of a model are complex, as least squares and statistics are of real numbers.
+
+    Raises:
+        RepairError: They are.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.is_complex()]
+    if names and not any(parameter.is_floating_point() for parameter in model.parameters()):
+        raise RepairError(
+            f"'{names[0]}' and the other weights are complex; only models with real weights can be repaired."
+        )
 
 
 def _require_finite(model: nn.Module, method: str) -> None:
