@@ -45,7 +45,7 @@ def test_saliency_is_that_of_the_couplings():
     record = RunRecord()
     record.add_pruning(result)
     saliency = record.to_json()["saliency"]
-    assert saliency["importance"] == "DFPC, expected"
+    assert saliency["importance"] == "DFPC, output"
     for entry, coupling in zip(saliency["couplings"], result.to_json()["couplings"], strict=True):
         assert (entry["name"], entry["scores"], entry["gone"]) == (
             coupling["name"],

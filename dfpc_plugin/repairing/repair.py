@@ -70,6 +70,7 @@ def repair(
     removed = getattr(model, "removed", None) if removed is None and isinstance(model, HoldsModel) else removed
     model, original = plain_model(model, inplace=inplace), plain_model(as_model(original, "original"))
     example_inputs = as_inputs(example_inputs)
+    _require_real(original)
     explained = contextlib.nullcontext() if forward_fn else inputs_explained(model, example_inputs)
     with explained, shown(progress) as tell:
         phases = Phases(tell)
@@ -89,7 +90,6 @@ def repair_job(job: RepairJob) -> RepairResult:
     Raises:
         RepairError: As `repair` raises.
     """
-    _require_real(job.original)
     before = dict(job.phases.seconds)
     with generators_kept(), _without_gradients():
         with exclusive(job.model):
