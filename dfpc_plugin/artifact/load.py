@@ -18,7 +18,7 @@ from dfpc_plugin.artifact.restructure import restructure
 from dfpc_plugin.artifact.weights_file import read_weights, require_weights
 from dfpc_plugin.versions import installed_versions
 
-__all__ = ["load_pruned", "restored"]
+__all__ = ["load_model", "load_pruned", "restored"]
 
 
 def load_pruned(
@@ -50,6 +50,17 @@ def load_pruned(
             f"is not whole.",
             stacklevel=2,
         )
+    return load_model(path, manifest, factory=factory, device=device)
+
+
+def load_model(
+    path: Path, manifest: Manifest, *, factory: Factory | None = None, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Load a model as `load_pruned` does, from a directory that may lack the other files of its manifest.
+
+    Raises:
+        ArtifactError: As `load_pruned` raises.
+    """
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
     without_values = None

@@ -13,6 +13,7 @@ from torch import nn
 from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
 from dfpc_plugin.artifact.building import Factory
 from dfpc_plugin.artifact.directory import CONFIG
+from dfpc_plugin.artifact.load import load_model
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.hub.card import model_card
@@ -136,7 +137,9 @@ def from_pretrained(
     with tempfile.TemporaryDirectory() as scratch:  # files of the cache are links, which saved models may not contain
         directory = Path(scratch) / Path(name).name
         shutil.copytree(snapshot, directory)
-        return load_pruned(directory, factory=factory, device=device)
+        return load_model(
+            directory, read_manifest(directory), factory=factory, device=device
+        )  # of its files, those it needs
 
 
 def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, base_model: str | None) -> Path:
