@@ -156,6 +156,7 @@ def test_what_cannot_be_followed_is_an_error():
         model[0].weight.mul_(1e30)
     model[1] = nn.Identity()
     with pytest.raises(
-        RepairError, match=r"^'4' is given values that are not finite, so that its channels cannot be compared;"
+        RepairError,
+        match=r"^'4' is given values that are not finite, or whose squares are not, so that its channels cannot be compared;",
     ):
         scores(model, RepairedImportance("merge"))

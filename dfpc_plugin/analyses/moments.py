@@ -179,7 +179,9 @@ def aligned(vector: Any, like: Tensor, axis: int) -> Any:
     """Lay `(C,)` out along one axis of a tensor."""
     if vector is None:
         return None
-    return value_of(vector).detach().to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
+    value = value_of(vector).detach()
+    value = value.abs() if value.is_complex() else value  # variances grow by squared magnitudes
+    return value.to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
 
 
 def once_more(constant: Any) -> Any:

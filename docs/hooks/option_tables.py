@@ -39,7 +39,7 @@ class _Option:
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """Replace the comments; called by MkDocs for every page."""
     markdown = markdown.replace("<!-- recipe: schema -->", "\n\n".join(_schema(Recipe, "")))
-    return re.sub(r"<!-- command: (\w+) -->", lambda found: _command(found[1]), markdown)
+    return re.sub(r"(?m)^<!-- command: (\w+) -->$", lambda found: _command(found[1]), markdown)
 
 
 def _options(config: type) -> Iterator[_Option]:
