@@ -28,7 +28,17 @@ from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, is_data, value_of
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["aligned", "mean_of", "once_more", "per_channel", "ratio", "term", "through_function", "with_moments"]
+__all__ = [
+    "aligned",
+    "mean_of",
+    "once_more",
+    "per_channel",
+    "ratio",
+    "real_values",
+    "term",
+    "through_function",
+    "with_moments",
+]
 
 _MOST_CONSTANTS = 4096
 """Above as many different constants, a function of data and constants is not integrated for each of them."""
@@ -142,7 +152,7 @@ def _small_constants(call: Call, data: Proxy) -> dict[int, Tensor] | None:
 
     def note(tensor: Tensor) -> Tensor:
         if tensor is not data:
-            found[id(tensor)] = _reduced(value_of(tensor).detach().to(data.bound.dtype))
+            found[id(tensor)] = _reduced(real_values(tensor).to(data.bound.dtype))
         return tensor
 
     map_tensors(note, (call.args, call.kwargs))
@@ -175,13 +185,17 @@ def term(value: Any) -> Any:
     return value_of(value).detach() if isinstance(value, Tensor) else value
 
 
+def real_values(tensor: Tensor) -> Tensor:
+    """The values of a constant; magnitudes of complex ones, by whose squares variances grow."""
+    value = value_of(tensor).detach()
+    return value.abs() if value.is_complex() else value
+
+
 def aligned(vector: Any, like: Tensor, axis: int) -> Any:
     """Lay `(C,)` out along one axis of a tensor."""
     if vector is None:
         return None
-    value = value_of(vector).detach()
-    value = value.abs() if value.is_complex() else value  # variances grow by squared magnitudes
-    return value.to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
+    return real_values(vector).to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
 
 
 def once_more(constant: Any) -> Any:

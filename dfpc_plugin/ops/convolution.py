@@ -16,13 +16,13 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet, sum_away
 from dfpc_plugin.analyses.layer_context import LayerContext
-from dfpc_plugin.analyses.moments import aligned, mean_of, per_channel
+from dfpc_plugin.analyses.moments import aligned, mean_of, per_channel, real_values
 from dfpc_plugin.ops.geometry import Axis, padding_sides, spell_out, spread
 from dfpc_plugin.ops.linear import per_channel_sum, row_sums, variances_by_channel, weight_rows
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
 from dfpc_plugin.tracing.operator import forms
-from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of
 
 __all__ = ["convolution", "convolution_channels"]
 
@@ -239,14 +239,12 @@ def _noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     mean, weight = mean_of(given.get("input")), given["weight"]
     if mean is None or is_data(weight) or not per_channel(mean, weight.dim() - 2):
         return variance, None
-    sums = value_of(weight).detach().to(variance.dtype).flatten(2).sum(2)
+    sums = real_values(weight).to(variance.dtype).flatten(2).sum(2)
     groups = int(given.get("groups", 1))
     by_group = mean.reshape(-1).expand(sums.shape[1] * groups).view(groups, 1, -1)
     mapped = (sums.view(groups, -1, sums.shape[1]) * by_group).sum(2).flatten()
     bias = given.get("bias")
-    return variance, aligned(
-        mapped if bias is None else mapped + value_of(bias).detach().to(variance.dtype), variance, 1
-    )
+    return variance, aligned(mapped if bias is None else mapped + real_values(bias).to(variance.dtype), variance, 1)
 
 
 @operator(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
-from dfpc_plugin.analyses.moments import mean_of
+from dfpc_plugin.analyses.moments import mean_of, real_values
 from dfpc_plugin.ops.record import BOUND, EXACT, operator
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms
@@ -118,10 +118,10 @@ def _linear_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
         return variance, None
     if value_of(weight).is_complex():  # what is expected of data is real
         return variance, None
-    matrix = value_of(weight).detach().to(variance.dtype)
+    matrix = real_values(weight).to(variance.dtype)
     mapped = mean.reshape(-1).expand(matrix.shape[1]) @ matrix.t()
     bias = given.get("bias")
-    return variance, mapped if bias is None else mapped + value_of(bias).detach().to(variance.dtype)
+    return variance, mapped if bias is None else mapped + real_values(bias).to(variance.dtype)
 
 
 @operator(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.moments import aligned, ratio
+from dfpc_plugin.analyses.moments import aligned, ratio, real_values
 from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.ops.reduction import along_an_axis
@@ -169,7 +169,7 @@ def _layer_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     """Beta, and gamma^2 v over the mean of v, which the norm divides by."""
     before, weight, bias = given["input"].bound, given.get("weight"), given.get("bias")
     level = before.detach().mean(list(range(-_count(given["normalized_shape"]), 0)), keepdim=True)
-    mean = variance.new_zeros(()) if bias is None else value_of(bias).detach().to(variance.dtype)
+    mean = variance.new_zeros(()) if bias is None else real_values(bias).to(variance.dtype)
     return _normalised(before, level, given, None if weight is None else value_of(weight).detach()), mean
 
 
