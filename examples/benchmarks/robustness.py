@@ -351,7 +351,7 @@ def interrupts(tries: int, place: Path) -> Iterator[str | None]:
     sys.settrace(count)
     work(network())
     sys.settrace(None)
-    chance = random.Random(0)
+    chance, alive = random.Random(0), threading.active_count()
     for _ in range(tries):
         model, position, seen = network(), chance.randrange(lines), 0
         model.stem.train()
@@ -380,7 +380,7 @@ def interrupts(tries: int, place: Path) -> Iterator[str | None]:
             problem = "other modes"
         elif not torch.equal(torch.get_rng_state(), generator):
             problem = "another random state"
-        elif threading.active_count() > 1:
+        elif threading.active_count() > alive:
             problem = "a thread is left"
         yield problem and f"line {position}: {problem}"
 

@@ -7,6 +7,8 @@ import torch
 from doc_pages import PAGES, blocks, write_titled
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.criteria import CRITERIA
+from dfpc_plugin.repairing import METHODS
 
 
 def to_run(page):
@@ -27,6 +29,17 @@ def test_fences_are_spelt_so_that_blocks_run(page):
     assert {words[1:] for words in found if words and words[0] == "console"} <= {(), ("run",)}
 
 
+@pytest.fixture
+def registries():
+    """Whatever a page registers is known to that page alone."""
+    kept = [(registry._entries, dict(registry._entries)) for registry in (CRITERIA, METHODS)]
+    yield
+    for entries, before in kept:
+        entries.clear()
+        entries.update(before)
+
+
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)], ids=lambda page: page.name)
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
