@@ -25,7 +25,7 @@ def test_a_deformable_convolution_is_scored_and_cut_like_a_convolution() -> None
     )  # fmt: skip
     couplings = map_couplings(model, IMAGE)
     numbers = {coupling.name: number for number, coupling in enumerate(couplings.couplings) if coupling.feed_in}
-    assert "where to look" in (couplings.couplings[numbers["offset"]].protected or "")
+    assert "gives positions to" in (couplings.couplings[numbers["offset"]].protected or "")
     assert couplings.couplings[numbers["a"]].blocks.shape == (2, 4)
     units = {numbers["a"]: torch.tensor([1]), numbers["deformed"]: torch.tensor([0, 4])}
     scores = bgsc(model, IMAGE, ranking="expected")

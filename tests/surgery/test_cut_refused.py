@@ -84,7 +84,7 @@ def test_what_is_protected_is_not_cut() -> None:
     classes = couplings.couplings[only(couplings, "head.weight")]
     with pytest.raises(CutError, match="cannot be pruned: it is the model's output"):
         cut(model, couplings, classes.blocks[:, 0])
-    with pytest.raises(CutError, match="cannot be cut"):
+    with pytest.raises(CutError, match="cannot be pruned: it is not a channel"):
         cut(model, couplings, torch.tensor([0]))
 
 
