@@ -92,13 +92,11 @@ def as_importance(value: Any) -> Importance | None:
         return None
     if isinstance(value, str):
         criterion = CRITERIA.find(value, PrunerSettingError, AUTO)
-        named: Any = criterion.build()
-        if not hasattr(named, "label"):
-            named.label = criterion.label  # for reports: criteria of one class differ in their settings
-        return as_importance(named)
+        value = criterion.build()
+        if not hasattr(value, "label"):
+            value.label = criterion.label  # for reports: criteria of one class differ in their settings
     if isinstance(value, type) and issubclass(value, tp.importance.Importance):
-        built: Importance = value()
-        return built
+        value = value()
     if not callable(value) or isinstance(value, type):
         kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
         raise PrunerSettingError(

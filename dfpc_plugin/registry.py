@@ -81,13 +81,14 @@ class Registry(Mapping[str, N]):
         _import_extensions()
         return len(self._entries)
 
-    def find(self, name: str, error: type[DFPCError], *others: str) -> N:
+    def find(self, name: str, error: type[DFPCError], *others: str, setting: str | None = None) -> N:
         """Return the entry of a name.
 
         Args:
             name: What the user gave.
             error: What to raise if there is no such entry.
             *others: Names that the setting takes beside those of the registry.
+            setting: What the user calls the setting, if it is not the registry's own.
 
         Raises:
             DFPCError: There is none; the message names the nearest.
@@ -97,7 +98,7 @@ class Registry(Mapping[str, N]):
         names = (*others, *self)
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"did you mean {near[0]}?" if near else "choose one of them."
-        raise error(f"{self._setting}={name!r} is none of {', '.join(names)}; {hint}")
+        raise error(f"{setting or self._setting}={name!r} is none of {', '.join(names)}; {hint}")
 
 
 def _import_extensions() -> None:

@@ -13,7 +13,7 @@ from dfpc_plugin.criteria import CRITERIA, Criterion
 from dfpc_plugin.errors import PrunerSettingError, RegistryError
 from dfpc_plugin.registry import Registry
 from dfpc_plugin.repairing import METHODS, RepairMethod
-from dfpc_plugin.workflow.recipe import PruneSection, RepairSection
+from dfpc_plugin.workflow.sections import PruneSection, RepairSection
 
 
 def first_channels(group):
@@ -85,7 +85,7 @@ from dfpc_plugin.criteria import CRITERIA, Criterion
 CRITERIA.register(Criterion("of-a-package", "Package", lambda: None, "what a package says"))
 """
 USER = """
-from dfpc_plugin.workflow.recipe import PruneSection
+from dfpc_plugin.workflow.sections import PruneSection
 print(PruneSection("of-a-package").importance)
 """
 

@@ -68,10 +68,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refused(constant: str) -> Any:
+    """Refuse NaN and the infinities."""
     raise ArtifactError(f"it has {constant}, which is no JSON")
 
 
 def _finite(text: str) -> float:
+    """Read a number, and raise if it is too large for a float."""
     value = float(text)
     if not math.isfinite(value):
         raise ArtifactError(f"it has a number that is too large: {text[:20]}")
@@ -79,7 +81,8 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    _finite(text)  # whoever computes with it makes a float of it
+    """Read a whole number, and raise if it is too large for a float, which computations make of it."""
+    _finite(text)
     return int(text)
 
 

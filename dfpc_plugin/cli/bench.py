@@ -22,7 +22,7 @@ from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
 from dfpc_plugin.workflow.opening import device_of, open_model
-from dfpc_plugin.workflow.recipe import ModelSection
+from dfpc_plugin.workflow.sections import ModelSection
 
 __all__ = ["BenchConfig", "BenchConfigError", "run"]
 

@@ -14,7 +14,7 @@ from dfpc_plugin.cli.subject import DataOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.workflow.opening import images_to_validate
-from dfpc_plugin.workflow.recipe import DataSection
+from dfpc_plugin.workflow.sections import DataSection
 
 __all__ = ["EvaluateConfig", "EvaluateConfigError", "run"]
 

@@ -14,7 +14,7 @@ from dfpc_plugin.finetuning import FinetuneSettings
 from dfpc_plugin.workflow.again import finetune_opened, unpruned
 from dfpc_plugin.workflow.opening import is_artifact
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import DataSection
+from dfpc_plugin.workflow.sections import DataSection
 
 __all__ = ["FinetuneConfig", "run"]
 

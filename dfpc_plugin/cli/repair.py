@@ -15,7 +15,7 @@ from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.workflow.again import repair_opened, unpruned
 from dfpc_plugin.workflow.opening import is_artifact
-from dfpc_plugin.workflow.recipe import DataSection, RepairSection
+from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
 __all__ = ["RepairConfig", "RepairConfigError", "run"]
 

@@ -28,9 +28,8 @@ class ScoreConfig(SubjectOptions):
     """Options of `dfpc score`.
 
     Attributes:
-        ranking: What channels are scored by: expected (variance at the layers that read them, as dfpc prune ranks without
-            repair), output (variance at the model's outputs, as it ranks before a repair), relative (shares of bounds) or
-            published (the paper's bounds).
+        ranking: What channels are scored by: output (share of the variance at the model's outputs, as dfpc prune ranks),
+            expected (variance at the layers that read them), relative (shares of bounds) or published (the paper's bounds).
         json: Write everything as JSON to this file, or to the standard output (-), which then gets nothing else.
         csv: Write one row per layer and channel as CSV to this file, or to the standard output (-).
         plot: Draw the saliency of every coupling into this file (.png, .svg or .pdf).

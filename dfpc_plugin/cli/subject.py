@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dfpc_plugin.cli.output import print_notes
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
-from dfpc_plugin.workflow.recipe import DataSection, ModelSection
+from dfpc_plugin.workflow.sections import DataSection, ModelSection
 
 __all__ = ["DataOptions", "SubjectOptions", "section_of"]
 

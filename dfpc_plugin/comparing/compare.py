@@ -109,9 +109,13 @@ def compare(
         else:
             scorer, images = _error_scorer(original, couplings, example_inputs, images, plan)
         experiment = _experiment(original, example_inputs, scorer, options)
-        store = save_to if isinstance(save_to, CellStore) else CellStore(experiment)
-        if path is not None:
-            store = FileStore(path, experiment)
+        store = (
+            save_to
+            if isinstance(save_to, CellStore)
+            else FileStore(path, experiment)
+            if path
+            else CellStore(experiment)
+        )
         if store.unpruned is None:
             full = CostModel(couplings.channels).full
             store.begin(Unpruned(full.macs, full.parameters, *scorer.of(original, {})))

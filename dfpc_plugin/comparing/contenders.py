@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 import torch
@@ -17,18 +16,17 @@ from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.repairing.inputs import collected
 from dfpc_plugin.repairing.settings import Images
 
-__all__ = ["CONTENDERS", "contenders", "label_of", "with_gradients"]
+__all__ = ["contenders", "label_of_name", "with_gradients"]
 
 _IMAGES, _BATCH = 128, 32
 
-CONTENDERS: dict[str, Criterion] = {
+_MORE = {
     AUTO: Criterion(
         AUTO, "Default of prune", lambda: None, "the error at the outputs, after the repair if one follows"
     ),
-    **CRITERIA,
     TAYLOR.name: TAYLOR,
 }
-"""Every criterion that a comparison knows by name."""
+"""Criteria that a comparison knows beside the registered ones."""
 
 
 def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
@@ -39,20 +37,21 @@ def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
     """
     found: dict[str, Criterion] = {}
     for given in criteria:
-        criterion = given if isinstance(given, Criterion) else CONTENDERS.get(given)
-        if criterion is None:
-            near = difflib.get_close_matches(str(given), CONTENDERS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "choose one of them, or pass a Criterion of your own."
-            raise CompareError(f"criteria: '{given}' is none of {', '.join(CONTENDERS)}; {hint}")
+        criterion = (
+            given
+            if isinstance(given, Criterion)
+            else _MORE.get(given) or CRITERIA.find(given, CompareError, *_MORE, setting="criteria")
+        )
         if criterion.name in found:
             raise CompareError(f"criteria: '{criterion.name}' is given twice; give it once.")
         found[criterion.name] = criterion
     return list(found.values())
 
 
-def label_of(name: str) -> str:
-    """How tables and plots call a criterion; one of the user's own goes by its name."""
-    return CONTENDERS[name].label if name in CONTENDERS else name
+def label_of_name(name: str) -> str:
+    """How tables and plots call a criterion; one of the user's own that is not registered goes by its name."""
+    known = _MORE.get(name) or CRITERIA.get(name)
+    return name if known is None else known.label
 
 
 def with_gradients(model: nn.Module, images: Images, example_inputs: ExampleInputs) -> nn.Module:

@@ -63,9 +63,8 @@ class Plan:
             twice = next((value for value in values if values.count(value) > 1), None)
             if twice is not None:
                 raise CompareError(f"{name}: '{twice}' is given twice; give it once.")
-        unknown = next((repair for repair in self.repairs if repair not in METHODS), None)
-        if unknown is not None:
-            raise CompareError(f"repairs: '{unknown}' is none of {', '.join(METHODS)}; choose one of them.")
+        for repair in self.repairs:
+            METHODS.find(repair, CompareError, setting="repairs")
         bad = next((seed for seed in self.seeds if not isinstance(seed, int) or seed < 0), None)
         if bad is not None:
             raise CompareError(f"seeds: {bad!r} is no whole number from 0 up; give for example 0.")
@@ -81,7 +80,7 @@ class Plan:
     def fitting(self) -> list[str]:
         """The criteria and repairs that look at images."""
         found = [name for name, criterion in self.criteria.items() if criterion.gradients]
-        return found + [repair for repair in self.repairs if repair == "calibrate"]
+        return found + [repair for repair in self.repairs if METHODS[repair].images == "given"]
 
     def cells(self) -> list[Cell]:
         """Every cell, budget by budget."""

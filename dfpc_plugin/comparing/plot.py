@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.contenders import label_of
+from dfpc_plugin.comparing.contenders import label_of_name
 from dfpc_plugin.comparing.metrics import Metric
 from dfpc_plugin.comparing.rows import Row, repairs_of
 from dfpc_plugin.criteria import AUTO
@@ -60,7 +60,7 @@ def _draw_panel(axes: Any, rows: Sequence[Row], repair: str, metric: Metric, unp
             [100 * cost for cost, _ in points],
             [metric.scale * value.mean for _, value in points],
             yerr=deviations if any(deviations) else None,
-            label=label_of(criterion),
+            label=label_of_name(criterion),
             color=PALETTE[number % len(PALETTE)],
             marker=_MARKERS[number % len(_MARKERS)],
             linestyle=_DASHES[number // len(PALETTE) % len(_DASHES)],

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dfpc_plugin.comparing.cells import CellResult
-from dfpc_plugin.comparing.contenders import label_of
+from dfpc_plugin.comparing.contenders import label_of_name
 from dfpc_plugin.comparing.metrics import Metric
 
 __all__ = ["Row", "Spread", "leaders", "repairs_of", "rows_of"]
@@ -47,7 +47,7 @@ class Row:
     def label(self) -> str:
         """The criterion, as tables call it, with the number of seeds where there are several."""
         seeds = max(len(cells) for cells in self.cells.values())
-        return label_of(self.criterion) + (f" x{seeds}" if seeds > 1 else "")
+        return label_of_name(self.criterion) + (f" x{seeds}" if seeds > 1 else "")
 
     def values(self, repair: str) -> Spread | None:
         """The figure after a repair, over seeds; None where all cells failed."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.contenders import label_of
+from dfpc_plugin.comparing.contenders import label_of_name
 from dfpc_plugin.comparing.metrics import Metric
 from dfpc_plugin.comparing.rows import Row, Spread, leaders, repairs_of
 
@@ -142,7 +142,7 @@ class Grid:
                 found.setdefault((row.budget, cell.error), []).append((row, repair))
         lines = []
         for (budget, reason), failed in found.items():
-            names = dict.fromkeys(f"{label_of(row.criterion)} with {repair}" for row, repair in failed)
+            names = dict.fromkeys(f"{label_of_name(row.criterion)} with {repair}" for row, repair in failed)
             everything = len(failed) == sum(row.budget == budget for row, _, _ in cells)
             lines.append(f"Failed at {budget}, {'all' if everything else ', '.join(names)}: {reason}")
         return lines

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dfpc_plugin.criteria import as_importance
-from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, as_one
@@ -77,9 +76,7 @@ def prune_and_tune(
     """
     model, example_inputs = plain_model(model), as_inputs(example_inputs)
     settings, wanted = settings or ScheduleSettings(), Goal.parse(target)
-    if repair is None and images is not None:
-        raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
-    mending = None if repair is None else RepairSettings.of(repair, images)
+    mending = RepairSettings.or_none(repair, images)
     cutter = Cutter(
         example_inputs, pruning or PruneSettings(), as_importance(importance), mending, forward_fn, settings.anchored
     )  # fmt: skip

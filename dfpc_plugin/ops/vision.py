@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
-from dfpc_plugin.ops.convolution import convolution, convolution_channels
+from dfpc_plugin.ops.convolution import convolution
+from dfpc_plugin.ops.convolution_channels import convolution_channels
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import Convention, Operator, register_name
 from dfpc_plugin.tracing.proxy import Proxy

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.criteria import as_importance, label_of
-from dfpc_plugin.errors import PrunerSettingError, RepairError
+from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.host.ignored import listed
@@ -112,9 +112,7 @@ def prune(
     importance = as_importance(importance)
     with exclusive(model):
         ignored = _by_name(model, ignored_layers)
-    mending = None if repair is None else RepairSettings.of(repair, images)
-    if mending is None and images is not None:
-        raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
+    mending = RepairSettings.or_none(repair, images)
     if wanted.max_drop is not None and evaluate is None:
         raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
     by_default = round_to is None and wanted.measured

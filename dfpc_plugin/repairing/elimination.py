@@ -23,16 +23,13 @@ _SPARSE = 8
 class Reader:
     """A layer, or one group of a grouped one, that reads the units of a coupling, and whose inputs do not replace each other."""
 
-    def __init__(
-        self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float
-    ) -> None:
+    def __init__(self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], scale: float) -> None:
         """Begin with everything there.
 
         Args:
             gram: The diagonal of W' W, `(entries,)`, with W the layer's weights, rows weighted by how much errors matter.
             covariance: Variances, `(entries,)`.
             entries: Which entries go with each unit, by its number; units that it does not read are left out.
-            ridge: Added to variances where entries replace each other.
             scale: What costs are multiplied by.
         """
         self._scale, self._entries = scale, entries
@@ -82,13 +79,13 @@ class StandingInReader(Reader):
     """
 
     def __init__(
-        self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], ridge: float, scale: float
+        self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], scale: float, ridge: float
     ) -> None:
         """Begin with everything there, as `Reader`; `gram` and `covariance` are whole matrices, `(entries, entries)`.
 
         The ridge is in multiples of the mean variance.
         """
-        super().__init__(gram.diagonal(), covariance.diagonal(), entries, ridge, scale)
+        super().__init__(gram.diagonal(), covariance.diagonal(), entries, scale)
         level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
         unit = torch.eye(len(covariance), dtype=gram.dtype, device=gram.device)
         self._gram = gram
@@ -262,14 +259,16 @@ def readers_of(
     if not whole > 0:
         return []
     scale = (1.0 if sensitivity is None else sensitivity.share) / whole
-    result = []
+    result: list[Reader] = []
     for layer_gram, layer_covariance in zip(grams, covariances, strict=True):
         groups, channels = layer_covariance.shape[:2]
         own_entries = _by_group(entries, groups, channels)
         for gram, covariance, found in zip(layer_gram, layer_covariance, own_entries, strict=True):
             if found:
-                kind = StandingInReader if covariance.dim() == 2 else Reader
-                result.append(kind(gram, covariance, found, ridge, scale))
+                if covariance.dim() == 2:
+                    result.append(StandingInReader(gram, covariance, found, scale, ridge))
+                else:
+                    result.append(Reader(gram, covariance, found, scale))
     return result
 
 

@@ -86,6 +86,19 @@ class RepairSettings:
             raise RepairError("Images were given twice, beside the settings and in them; leave one out.")
         return how if images is None else dataclasses.replace(how, images=images)
 
+    @classmethod
+    def or_none(cls, how: str | RepairSettings | None, images: Images | None = None) -> RepairSettings | None:
+        """As `of`; None if no repair is asked for.
+
+        Raises:
+            RepairError: Settings that cannot be followed, or images without a repair.
+        """
+        if how is not None:
+            return cls.of(how, images)
+        if images is not None:
+            raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
+        return None
+
     @property
     def used_ridge(self) -> float:
         """The ridge, or what it is by default."""

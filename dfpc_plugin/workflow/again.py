@@ -21,7 +21,8 @@ from dfpc_plugin.workflow.opening import Opened, images_to_validate, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import DataSection, ExportSection, RecipeError, RepairSection, yaml_text
+from dfpc_plugin.workflow.recipe import yaml_text
+from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError, RepairSection
 from dfpc_plugin.workflow.stages import Validation, repair_settings, tune
 
 __all__ = ["finetune_opened", "repair_opened", "unpruned"]

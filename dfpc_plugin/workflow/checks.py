@@ -10,7 +10,8 @@ from dfpc_plugin.finetuning.settings import FinetuneSettings
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes import runtime_of
 from dfpc_plugin.workflow.opening import Opened, images_to_train
-from dfpc_plugin.workflow.recipe import DataSection, Recipe
+from dfpc_plugin.workflow.recipe import Recipe
+from dfpc_plugin.workflow.sections import DataSection
 
 __all__ = ["require_packages", "require_trainable"]
 

@@ -15,7 +15,7 @@ from dfpc_plugin.repairing import synthesise
 from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
-from dfpc_plugin.workflow.recipe import DataSection, ExportSection, RecipeError
+from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
 from dfpc_plugin.workflow.stages import Validation
 
 __all__ = ["export_int8", "note_accuracy", "require_images"]

@@ -29,7 +29,7 @@ from dfpc_plugin.models import (
 )
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.record import RunRecord
-from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
+from dfpc_plugin.workflow.sections import DataSection, ModelSection, RecipeError
 from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = [

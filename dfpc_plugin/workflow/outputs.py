@@ -19,7 +19,7 @@ from dfpc_plugin.record import RunRecord
 from dfpc_plugin.report.page import render_report
 from dfpc_plugin.workflow.int8 import export_int8, note_accuracy
 from dfpc_plugin.workflow.opening import Opened
-from dfpc_plugin.workflow.recipe import DataSection, ExportSection
+from dfpc_plugin.workflow.sections import DataSection, ExportSection
 from dfpc_plugin.workflow.stages import Validation
 
 __all__ = ["INT8", "ONNX", "PROGRAM", "RECIPE", "REPORT", "write_outputs"]

@@ -17,7 +17,7 @@ from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_t
 from dfpc_plugin.finetuning.identity import differences
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import RecipeError
+from dfpc_plugin.workflow.sections import RecipeError
 
 __all__ = ["WorkPlace"]
 

@@ -33,7 +33,8 @@ from dfpc_plugin.workflow.opening import (
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.place import WorkPlace
 from dfpc_plugin.workflow.processes import is_main_process
-from dfpc_plugin.workflow.recipe import ExportSection, Recipe, changes_text, recipe_text
+from dfpc_plugin.workflow.recipe import Recipe, changes_text, recipe_text
+from dfpc_plugin.workflow.sections import ExportSection
 from dfpc_plugin.workflow.stages import Validation, add_curve, cut_and_repair, cut_and_tune, repair_settings, tune
 from dfpc_plugin.wrappers import HoldsModel
 

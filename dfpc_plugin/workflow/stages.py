@@ -20,7 +20,8 @@ from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train
-from dfpc_plugin.workflow.recipe import DataSection, PruneSection, Recipe, RepairSection
+from dfpc_plugin.workflow.recipe import Recipe
+from dfpc_plugin.workflow.sections import DataSection, PruneSection, RepairSection
 
 __all__ = ["Validation", "add_curve", "cut", "cut_and_repair", "cut_and_tune", "repair_settings", "tune"]
 

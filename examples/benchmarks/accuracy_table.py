@@ -32,10 +32,11 @@ from torch.utils.data import TensorDataset
 import dfpc_plugin as dfpc
 from dfpc_plugin.comparing import Cell, CellResult
 from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.contenders import CONTENDERS
+from dfpc_plugin.comparing.contenders import contenders
 from dfpc_plugin.comparing.metrics import METRICS
 from dfpc_plugin.comparing.scorers import standard_error
 from dfpc_plugin.comparing.store import CellStore
+from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR
 from dfpc_plugin.data import evaluation_transform, open_images
 from dfpc_plugin.demo.data import load_digits
 from dfpc_plugin.demo.network import load_network
@@ -186,7 +187,7 @@ def main(
     data: Path,
     only: str = "*",
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.5),
-    criteria: tuple[str, ...] = tuple(CONTENDERS),
+    criteria: tuple[str, ...] = (AUTO, *CRITERIA, TAYLOR.name),
     repairs: tuple[Method, ...] = get_args(Method),
     results: Path = Path("accuracy_table.jsonl"),
     test_images: int | None = None,
@@ -219,7 +220,7 @@ def main(
         images, labels, unlabelled = network.read(data, test_images, unlabelled_images)
         store = Records(results, name, len(images))
         for random, seeds in ((False, 1), (True, DRAWS)):
-            chosen = [criterion for criterion in criteria if CONTENDERS[criterion].random == random]
+            chosen = [criterion.name for criterion in contenders(criteria) if criterion.random == random]
             if chosen:
                 dfpc.compare(
                     model, images[:1], criteria=chosen, budgets=budgets, repairs=repairs, seeds=range(seeds),

@@ -78,7 +78,7 @@ def test_an_interrupt_says_where_to_go_on(compared, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("--criteria", "dfp"), 1, "criteria: 'dfp' is none of auto,"),
+        (("--criteria", "dfp"), 1, "criteria='dfp' is none of auto,"),
         (("--repairs", "calibrate"), 1, "'calibrate' needs images; pass unlabelled ones as images, or leave it out."),
         (("--csv", "-", "--json"), 2, "json, csv and markdown cannot share the standard output; name files for all but one."),
         (("--plot", "plot.gif"), 1, "end its name in .png, .svg or .pdf."),

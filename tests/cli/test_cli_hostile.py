@@ -17,7 +17,7 @@ from dfpc_plugin.cli import main
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.workflow import Recipe, recipe_text
-from dfpc_plugin.workflow.recipe import DataSection, ModelSection
+from dfpc_plugin.workflow.sections import DataSection, ModelSection
 from workflow_runs import DIGITS, TUNED, changed, surroundings
 
 EVERYTHING = yaml.safe_load(

@@ -235,14 +235,14 @@ def test_a_file_in_use_is_refused(net, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"criteria": "magnitud"}, CompareError, "criteria: 'magnitud' is none of auto, dfpc,"),
+        ({"criteria": "magnitud"}, CompareError, "criteria='magnitud' is none of auto, taylor, dfpc,"),
         ({"criteria": "magnitud"}, CompareError, "did you mean magnitude?"),
         ({"criteria": ["dfpc", "dfpc"]}, CompareError, "criteria: 'dfpc' is given twice; give it once."),
         ({"budgets": []}, CompareError, "budgets: there are none; give at least one."),
         ({"budgets": [0.5, "macs=0.5"]}, CompareError, "budgets: 'macs=0.5' is given twice; give it once."),
         ({"budgets": 1.5}, TargetError, "macs=1.5 is no share"),
         ({"budgets": "mac=0.5"}, TargetError, "did you mean macs?"),
-        ({"repairs": "mend"}, CompareError, "repairs: 'mend' is none of none, mean, merge, synthetic, calibrate;"),
+        ({"repairs": "mend"}, CompareError, "repairs='mend' is none of none, mean, merge, synthetic, calibrate;"),
         ({"repairs": "calibrate"}, CompareError, "'calibrate' needs images; pass unlabelled ones as images, or leave it out."),
         ({"criteria": "taylor"}, CompareError, "'taylor' needs images;"),
         ({"seeds": -1}, CompareError, "seeds: -1 is no whole number from 0 up; give for example 0."),

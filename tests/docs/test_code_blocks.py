@@ -1,6 +1,7 @@
 """Every Python block that a reader can copy runs, page by page and from top to bottom, as a reader would run it."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,8 +49,11 @@ def test_blocks_run(page, tmp_path, monkeypatch):
     for name in write_titled(page, tmp_path):
         monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
     names: dict[str, object] = {"__name__": "__main__"}
+    settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), Path.cwd()
     with torch.random.fork_rng(devices=[]), dfpc.rule_scope():
         torch.manual_seed(0)
         for block in to_run(page):
             # Empty lines in front, so that a traceback points into the page.
             exec(compile("\n" * block.line + block.code, str(page), "exec", dont_inherit=True), names)
+    after = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), Path.cwd()
+    assert after == settings, "what a reader copies leaves PyTorch's settings and the directory alone"

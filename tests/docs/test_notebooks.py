@@ -41,4 +41,7 @@ def test_a_notebook_runs(made, page, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     write_titled(page, tmp_path)
     client = nbclient.NotebookClient(made(page), timeout=240, kernel_name="python3")
-    client.execute(cwd=str(tmp_path))
+    done = client.execute(cwd=str(tmp_path))
+    cells = [cell for cell in done.cells if cell.cell_type == "code"]
+    assert cells and all(cell.execution_count for cell in cells)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)

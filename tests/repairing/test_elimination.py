@@ -66,8 +66,9 @@ def greedy(
 def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: float) -> Tensor:
     grams = [m.T @ m if c.dim() == 2 else m.square().sum(0) for m, c, _ in readers]
     own = [
-        (StandingInReader if c.dim() == 2 else Reader)(gram.clone(), c, e, ridge, 1 / float((gram * c).sum()))
+        StandingInReader(gram.clone(), c, e, scale, ridge) if c.dim() == 2 else Reader(gram, c, e, scale)
         for gram, (_, c, e) in zip(grams, readers, strict=True)
+        for scale in (1 / float((gram * c).sum()),)
     ]
     return elimination_costs(units, own, CPU)
 

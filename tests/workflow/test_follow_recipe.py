@@ -20,7 +20,7 @@ from dfpc_plugin.models import Preprocessing, load_weights
 from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.repairing.registry import METHODS
 from dfpc_plugin.workflow import Recipe, follow_recipe
-from dfpc_plugin.workflow.recipe import DataSection, ExportSection, ModelSection, PruneSection, RepairSection
+from dfpc_plugin.workflow.sections import DataSection, ExportSection, ModelSection, PruneSection, RepairSection
 from workflow_nets import colour_net
 from workflow_runs import ARTIFACT, AUGMENT, NET, same_weights, surroundings, weights_of
 

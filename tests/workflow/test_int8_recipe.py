@@ -15,7 +15,7 @@ from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.models import Preprocessing
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.int8 import require_images
-from dfpc_plugin.workflow.recipe import DataSection, ExportSection, ModelSection, RecipeError
+from dfpc_plugin.workflow.sections import DataSection, ExportSection, ModelSection, RecipeError
 from workflow_runs import ARTIFACT, AUGMENT, NET
 
 DATA = DataSection("digits", "digits", mean=(0.3,), std=(0.35,), augment=AugmentSettings(**AUGMENT))

@@ -12,7 +12,7 @@ from dfpc_plugin.workflow.opening import (
     open_model,
     prepared,
 )
-from dfpc_plugin.workflow.recipe import DataSection, ModelSection, RecipeError
+from dfpc_plugin.workflow.sections import DataSection, ModelSection, RecipeError
 from workflow_nets import colour_net
 from workflow_runs import NET
 

@@ -10,7 +10,8 @@ from dfpc_plugin.errors import DFPCError, RepairError
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.workflow import Recipe, RecipeError, recipe_text
-from dfpc_plugin.workflow.recipe import DataSection, ModelSection, PruneSection, RepairSection, changes_text
+from dfpc_plugin.workflow.recipe import changes_text
+from dfpc_plugin.workflow.sections import DataSection, ModelSection, PruneSection, RepairSection
 
 MODEL = ModelSection("test_resnet")
 IMAGES = DataSection(train="digits", val="digits")

@@ -1,0 +1,240 @@
+"""The sections of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dfpc_plugin.criteria import AUTO, CRITERIA
+from dfpc_plugin.data import AugmentSettings
+from dfpc_plugin.errors import DFPCError, RepairError
+from dfpc_plugin.pruning import Per, PruneSettings
+from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
+
+__all__ = [
+    "DataSection",
+    "ExportSection",
+    "ModelSection",
+    "PruneSection",
+    "RecipeError",
+    "RepairSection",
+    "require_seed",
+]
+
+_LARGEST_SEED = 2**63 - 1
+
+
+class RecipeError(DFPCError, ValueError):
+    """A recipe that cannot be followed."""
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The model.
+
+    Attributes:
+        name: A timm model, torchvision/NAME, cifar/NAME, your own package.module:function, the directory of a saved model, or
+            a checkpoint that names its architecture.
+        options: Keyword arguments of the function that builds the model, such as num_classes; by default read from the
+            checkpoint, if it has them.
+        pretrained: Load the trained weights of timm or torchvision.
+        weights: Load weights from this file: safetensors, or a PyTorch checkpoint (tensors only, no code).
+        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
+        size: Height and width of images in pixels, instead of the model's default.
+        batch_size: Batch size of the example inputs, for which MACs are counted and latency is measured.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    weights: Path | None = None
+    ignore_surplus: bool = False
+    size: int | None = None
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: Names the option.
+        """
+        if self.pretrained and self.weights is not None:
+            raise RecipeError("pretrained and weights both say where weights come from; give one of them.")
+        _require_counts(self, "size", "batch_size")
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Labelled images, for accuracy, calibration and fine-tuning.
+
+    Attributes:
+        train: Images for training: a folder or a zip archive with one folder of images per class, torchvision/NAME, or digits.
+        val: Images to measure accuracy on, in the same form.
+        train_split: Part of `train` to use.
+        val_split: Part of `val` to use.
+        root: The folder of torchvision's data sets.
+        download: Download them if they are missing.
+        limit: Measure accuracy on this number of images, evenly over the classes.
+        mean: Means of the channels, instead of the model's own.
+        std: Standard deviations of the channels, instead of the model's own.
+        batch_size: Batch size when accuracy is measured.
+        workers: Number of processes that read images.
+        augment: Augmentation of training images.
+    """
+
+    train: str | None = None
+    val: str | None = None
+    train_split: Literal["train", "val", "test"] = "train"
+    val_split: Literal["train", "val", "test"] = "val"
+    root: Path | None = None
+    download: bool = False
+    limit: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    batch_size: int = 256
+    workers: int = 0
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: Names the option.
+        """
+        _require_counts(self, "limit", "batch_size")
+        if self.workers < 0:
+            raise RecipeError(f"workers={self.workers} is no number of processes; give 0 or more.")
+        if self.std is not None and not all(value > 0 for value in self.std):
+            raise RecipeError(f"std={self.std} holds a value that is not positive; give what images are divided by.")
+
+
+@dataclass(frozen=True)
+class PruneSection:
+    """Which channels to prune.
+
+    Attributes:
+        importance: Criterion: auto (the error at the outputs, after the repair if one follows), or by name.
+        per: Divide saliency by the saving before ranking: channel (no division), macs, params or latency. By default the unit
+            of the target for errors at the outputs, and channel for other scores.
+        rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01.
+        max_ratio: Largest fraction of its channels that a coupling loses.
+        min_channels: Smallest number of channels that a layer keeps.
+        round_to: Round the remaining channels of pruned couplings to a multiple of this number.
+        ignored_layers: Layers whose outputs are not pruned: names, or patterns such as "layer4.*".
+        coupled: Whether to prune couplings that several layers produce, such as residual streams.
+        whole_heads: Remove whole attention heads instead of some dimensions of all heads.
+    """
+
+    importance: str = field(default=AUTO, metadata={"choices": CRITERIA})
+    per: Per | None = None
+    rescore: float | None = None
+    max_ratio: float = 0.9
+    min_channels: int = 2
+    round_to: int | None = None
+    ignored_layers: tuple[str, ...] = ()
+    coupled: bool = True
+    whole_heads: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: There is no such criterion.
+            DFPCError: Settings that cannot be followed.
+        """
+        object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
+        PruneSettings(self.per, self.rescore, self.max_ratio, self.min_channels, self.round_to)
+        if self.importance != AUTO:
+            CRITERIA.find(self.importance, RecipeError, AUTO)
+
+
+@dataclass(frozen=True)
+class RepairSection:
+    """How to repair the pruned model.
+
+    Attributes:
+        method: The method; calibrate takes images of `data.train`. auto is merge, or none if weights are random.
+        count: Number of images to use or to generate.
+        steps: For synthetic: largest number of optimisation steps of the images.
+        ridge: Strength of the ridge towards the old weights.
+        batchnorm: Try to re-estimate batch norms, and keep them if the output improves.
+        memory_gib: Memory limit for stored activations (GiB); by default half of the free memory.
+        seed: Random seed of noise and samples.
+    """
+
+    method: Method = field(default=AUTO, metadata={"choices": METHODS})
+    count: int | None = None
+    steps: int = 40
+    ridge: float | None = None
+    batchnorm: bool = True
+    memory_gib: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: There is no such seed.
+            RepairError: Settings that cannot be followed.
+        """
+        require_seed(self.seed)
+        takes_images = self.how.images == "given"  # which come later
+        RepairSettings(**dataclasses.asdict(self) | {"method": self.how.name}, images=() if takes_images else None)
+
+    @property
+    def how(self) -> RepairMethod:
+        """The method itself; that of auto is merge.
+
+        Raises:
+            RepairError: There is none of this name.
+        """
+        return METHODS.find("merge" if self.method == AUTO else self.method, RepairError, AUTO)
+
+
+@dataclass(frozen=True)
+class ExportSection:
+    """Exports to write in addition to the saved model.
+
+    Attributes:
+        onnx: Write model.onnx, after comparing its outputs in onnxruntime.
+        program: Write model.pt2, a program of torch.export.
+        int8: Write model-int8.onnx beside model.onnx, quantized for onnxruntime. static: convolutions and matrix products,
+            with ranges measured on images (those of `data.train`, or images made from batch norms); dynamic: matrix products
+            only, for transformers.
+        int8_images: Number of images for int8.
+    """
+
+    onnx: bool = False
+    program: bool = False
+    int8: Literal["none", "static", "dynamic"] = "none"
+    int8_images: int = 64
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say.
+
+        Raises:
+            RecipeError: There are too few images.
+        """
+        if self.int8_images < 4:
+            raise RecipeError(f"int8_images={self.int8_images} are too few; give 4 or more.")
+
+    @property
+    def graph(self) -> bool:
+        """Whether an ONNX file is written, which int8 is made of."""
+        return self.onnx or self.int8 != "none"
+
+
+def _require_counts(section: Any, *names: str) -> None:
+    """Raise if one of these is neither missing nor a number of 1 or more."""
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and value < 1:
+            raise RecipeError(f"{name} must be 1 or more, not {value}.")
+
+
+def require_seed(seed: int) -> None:
+    """Raise unless random generators take it."""
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise RecipeError(f"seed={seed} is no seed; give a whole number from 0 to {_LARGEST_SEED}.")
