@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.registry import Registry
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.graphs import GraphModel, OnnxRuntimeModel, OpenVinoModel
 from dfpc_plugin.runtimes.to_onnx import chosen_exporters, onnx_graph, require_exporters
@@ -30,16 +30,23 @@ class Runtime:
     """What runs a model.
 
     Attributes:
+        name: In Python, in recipes and on the command line.
         title: What readers know it as.
         load: Loads an ONNX graph, from its bytes, names of its inputs and a number of threads; None for what runs modules.
         package: What has to be installed for it, and the extra that brings it; None for PyTorch.
         compiles: Whether modules are called as `torch.compile` makes them.
     """
 
+    name: str
     title: str
     load: LoadGraph | None = None
     package: tuple[str, str] | None = None
     compiles: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What help texts say of it."""
+        return self.title
 
     def require(self) -> None:
         """Raise if a package is missing that preparing or running a model needs.
@@ -74,12 +81,14 @@ class Runtime:
         return torch.no_grad() if self.compiles else torch.inference_mode()
 
 
-RUNTIMES = {
-    "torch": Runtime("PyTorch"),
-    "compile": Runtime("torch.compile", compiles=True),
-    "onnxruntime": Runtime("ONNX Runtime", OnnxRuntimeModel, ("onnxruntime", "export")),
-    "openvino": Runtime("OpenVINO", OpenVinoModel, ("openvino", "openvino")),
-}
+RUNTIMES = Registry(
+    "runtime",
+    Runtime("torch", "PyTorch"),
+    Runtime("compile", "torch.compile", compiles=True),
+    Runtime("onnxruntime", "ONNX Runtime", OnnxRuntimeModel, ("onnxruntime", "export")),
+    Runtime("openvino", "OpenVINO", OpenVinoModel, ("openvino", "openvino")),
+)
+"""Every runtime by name."""
 
 
 def runtime_of(name: str) -> Runtime:
@@ -88,8 +97,4 @@ def runtime_of(name: str) -> Runtime:
     Raises:
         RuntimeNameError: There is none; the message names the nearest.
     """
-    if name not in RUNTIMES:
-        near = difflib.get_close_matches(str(name), RUNTIMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "choose one of them."
-        raise RuntimeNameError(f"runtime='{name}' is none of {', '.join(RUNTIMES)}; {hint}")
-    return RUNTIMES[name]
+    return RUNTIMES.find(name, RuntimeNameError)

@@ -72,7 +72,9 @@ def noted(monkeypatch):
     """Replace ONNX Runtime and the clock."""
     made.clear(), calls.clear()
     monkeypatch.setattr(measure, "timer_class", lambda: Clock)
-    monkeypatch.setitem(RUNTIMES, "onnxruntime", registry.Runtime("A runtime of the tests", Noted))
+    monkeypatch.setitem(
+        RUNTIMES._entries, "onnxruntime", registry.Runtime("onnxruntime", "A runtime of the tests", Noted)
+    )
     return made
 
 
