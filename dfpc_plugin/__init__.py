@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import random
 from typing import Any
 
 import lazy_loader
@@ -15,9 +16,13 @@ _public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name or a module of the package."""
-    if name in __all__:
-        return _public_name(name)
-    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
-        return importlib.import_module(f"{__name__}.{name}")
+    """Import a public name or a module of the package, and leave Python's random numbers alone, which some libraries draw from."""
+    state = random.getstate()
+    try:
+        if name in __all__:
+            return _public_name(name)
+        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f"{__name__}.{name}")
+    finally:
+        random.setstate(state)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -163,8 +163,8 @@ def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("The data set holds no images.")
-    images, labels = collate_images([dataset[0]])
     with evaluating(model, hooks=False), torch.no_grad(), watched():
+        images, labels = collate_images([dataset[0]])
         outputs = _outputs(model, images.to(_device_of(model)))
     check_classes(outputs, torch.as_tensor(dataset.labels) if isinstance(dataset, ImageDataset) else labels, dataset)
     return outputs.shape[1]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
-from dfpc_plugin.data import DataError, evaluation_transform, open_images
-from dfpc_plugin.evaluation import evaluate_model
+from dfpc_plugin.data import DataError, calibration_images, evaluation_transform, open_images
+from dfpc_plugin.evaluation import evaluate_model, probe
 from dfpc_plugin.models import build_model, load_weights, preprocessing_of
 from digit_runs import PREPROCESSING, digit_net, val_digits
 
@@ -53,6 +53,36 @@ def test_the_model_and_the_generators_stay_as_they_are(model):
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[2])
     assert dataclasses.replace(first, seconds=0) == dataclasses.replace(evaluate_model(model, val_digits()), seconds=0)
+
+
+class RandomImages(Dataset):
+    """Every image is drawn from the generator of the process, and so few classes have names that the classes are compared."""
+
+    classes = ("a", "b")
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return torch.randn(3, 8, 8), 1
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model, images: evaluate_model(model, images, 4),
+        lambda model, images: probe(model, images),
+        lambda model, images: calibration_images(images, 3),
+    ],
+    ids=["evaluate_model", "probe", "calibration_images"],
+)
+def test_images_that_are_drawn_at_random_leave_the_generators_alone(read):
+    wrong = nn.Linear(192, 2)
+    nn.init.zeros_(wrong.weight)
+    wrong.bias.data = torch.tensor([1.0, 0.0])  # no label is recognised
+    before = torch.get_rng_state()
+    read(nn.Sequential(nn.Flatten(), wrong), RandomImages())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_few_outputs_have_a_top5_too():

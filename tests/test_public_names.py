@@ -23,6 +23,13 @@ def test_every_public_name_is_there(name):
     assert getattr(dfpc_plugin, name) is not None
 
 
+def test_importing_a_public_name_draws_no_random_numbers():
+    """rich draws one when it is imported."""
+    program = "import random, dfpc_plugin; before = random.getstate(); dfpc_plugin.find_couplings; print(random.getstate() == before)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_type_checkers_see_the_same_names():
     listed = next(node.value for node in STUB.body if isinstance(node, ast.Assign))
     imported = [alias.name for node in STUB.body if isinstance(node, ast.ImportFrom) for alias in node.names]

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from dfpc_plugin.data.collate import collate_images
 from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.generators import generators_kept
 
 __all__ = ["calibration_images"]
 
@@ -30,4 +31,5 @@ def calibration_images(dataset: Dataset[tuple[Tensor, int]], count: int, seed: i
     if not 1 <= count <= available:
         raise DataError(f"Cannot draw {count} images of {available}; ask for 1 to {available}.")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    return collate_images([dataset[index] for index in chosen.tolist()])[0]
+    with generators_kept():  # transforms may draw
+        return collate_images([dataset[index] for index in chosen.tolist()])[0]
