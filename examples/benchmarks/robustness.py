@@ -322,6 +322,22 @@ def kills(tries: int, place: Path) -> Iterator[str | None]:
     yield from stopped(tries, place, killed_at, lambda status: status == signal.SIGKILL)
 
 
+def moments(tries: int, place: Path) -> Iterator[str | None]:
+    """Kill at random moments, also between two changes to files and in the middle of one."""
+    chance = random.Random(0)
+
+    def prepared(position: int) -> Callable[[], None]:
+        seconds = chance.uniform(0.0005, 0.05)
+
+        def prepare() -> None:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+        return prepare
+
+    yield from stopped(tries, place, prepared, lambda status: status == signal.SIGALRM)
+
+
 def full(tries: int, place: Path) -> Iterator[str | None]:
     """Fill the disk at every 97th byte of any file."""
 
@@ -453,6 +469,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, Path], Iterator[str | None]], int]] = 
     "checkpoints": (checkpoints, 300),
     "files": (files, 200),
     "kills": (kills, 300),
+    "moments": (moments, 100),
     "full": (full, 300),
     "interrupts": (interrupts, 1000),
     "threads": (threads, 28),
