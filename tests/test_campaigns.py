@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
-FEW = {"artifacts": 30, "checkpoints": 40, "files": 40, "kills": 6, "moments": 6, "full": 6, "interrupts": 3, "threads": 1}
+FEW = {
+    "artifacts": 30,
+    "checkpoints": 40,
+    "files": 40,
+    "kills": 6,
+    "moments": 6,
+    "full": 6,
+    "interrupts": 3,
+    "threads": 1,
+}
 
 
 @pytest.fixture

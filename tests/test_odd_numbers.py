@@ -12,11 +12,11 @@ MANY = 1000
 def run(count):
     faults = []
     for odd, action in sample(count):
-        start = time.monotonic()
+        start = time.process_time()
         fault = outcome(odd, action)
-        took = time.monotonic() - start
+        took = time.process_time() - start
         if fault is not None or took > 30:
-            faults.append(f"{action} with {odd}: {fault} ({took:.1f} s)")
+            faults.append(f"{action} with {odd}: {fault} ({took:.1f} s of the processor)")
     return faults
 
 

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -39,6 +39,11 @@ class Block:
         """The language, and then whatever else is said: `not-run`, `run`."""
         inner = _ATTRIBUTES.fullmatch(_TITLE.sub("", self.info))
         return [word.removeprefix(".") for word in (inner["inner"] if inner else self.info).split()]
+
+    @property
+    def end(self):
+        """The number of the fence that ends it."""
+        return self.line + self.code.count("\n") + 1
 
     @property
     def language(self):
@@ -124,3 +129,30 @@ def _command(line: int, words: list[str], shown) -> Command:
     if ">" in words:
         words, target = words[: words.index(">")], words[words.index(">") + 1]
     return Command(line, tuple(words), target, tuple(shown))
+
+
+_NUMBER = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
+
+
+def missing(shown: Iterable[str], printed: str, *, numbers: bool = False) -> list[str]:
+    """Return the lines that a page shows and that were not printed in this order; `...` stands for any lines.
+
+    Args:
+        shown: What the page says.
+        printed: What came out.
+        numbers: Whether numbers must be about the same, too: within 2, or a tenth.
+    """
+    rest = iter(printed.splitlines())
+    return [line for line in shown if line != "..." and not any(_alike(line, other, numbers) for other in rest)]
+
+
+def _alike(one: str, other: str, numbers: bool) -> bool:
+    """Whether two lines are the same but for rules, widths and numbers."""
+    texts = [" ".join(re.sub("[─━]+", "#", _NUMBER.sub("#", line)).split()) for line in (one, other)]
+    if texts[0] != texts[1] or not numbers:
+        return texts[0] == texts[1]
+    pairs = zip(
+        *([float(found.rstrip(".,").replace(",", "")) for found in _NUMBER.findall(line)] for line in (one, other)),
+        strict=True,
+    )
+    return all(abs(a - b) <= max(2, 0.1 * abs(a)) for a, b in pairs)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from doc_pages import PAGES, blocks, write_titled
+from doc_pages import PAGES, blocks, missing, write_titled
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
@@ -42,7 +42,8 @@ def registries():
 
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)], ids=lambda page: page.name)
-def test_blocks_run(page, tmp_path, monkeypatch):
+def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
+    """A block of text right behind the code is what it prints; `{ .text .varies }` if its numbers are others every time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -50,10 +51,16 @@ def test_blocks_run(page, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
     names: dict[str, object] = {"__name__": "__main__"}
     settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), Path.cwd()
+    shown = {block.line: block for block in blocks(page) if block.language == "text"}
     with torch.random.fork_rng(devices=[]), dfpc.rule_scope():
         torch.manual_seed(0)
         for block in to_run(page):
+            capsys.readouterr()
             # Empty lines in front, so that a traceback points into the page.
             exec(compile("\n" * block.line + block.code, str(page), "exec", dont_inherit=True), names)
+            says, printed = shown.get(block.end + 2), capsys.readouterr().out
+            if says is not None:
+                lost = missing(says.code.splitlines(), printed, numbers="varies" not in says.words)
+                assert lost == [], f"{page}, line {says.line}: the code prints\n{printed}"
     after = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), Path.cwd()
     assert after == settings, "what a reader copies leaves PyTorch's settings and the directory alone"
