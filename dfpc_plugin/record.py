@@ -127,7 +127,7 @@ class RunRecord:
         try:
             return checked(cls, vars(cls()) | known, "")
         except PlainDataError as error:
-            raise RecordError(f"The record was not written by this library: {error}.") from None
+            raise RecordError(f"The record was not written by this library: {error.sentence}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Return it with when and where it was made, as the report and the manifest take it."""

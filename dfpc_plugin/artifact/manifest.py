@@ -196,7 +196,7 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise ArtifactError(f"A saved model is read from a directory; give its path, not a {type(directory).__name__}.")
     path = Path(directory) / MANIFEST
     with reported(path):
-        return Manifest.from_json(parse_json(read_small(path, LARGEST), ArtifactError))
+        return Manifest.from_json(parse_json(read_small(path, LARGEST)))
 
 
 def _require_version(content: Any) -> None:

@@ -43,16 +43,18 @@ def checked(kind: Any, value: Any, where: str, error: type[Exception] = PlainDat
         value: What JSON, YAML or a caller holds. Instances of a dataclass are taken as they are.
         where: What the value is called in errors; what is in it is called `where.key` and `where[number]`. With '', keys
             of the outermost object go by their own names.
-        error: What to raise.
+        error: What to raise in place of a `PlainDataError`, with a sentence; without, the message has no full stop.
 
     Raises:
-        Exception: An `error`: the value is something else. Its message, which ends without a full stop, says where, what must
-            be there, what is there instead, and for a misspelt key or word which one is near.
+        Exception: An `error`: the value is something else. Its message says where, what must be there, what is there
+            instead, and for a misspelt key or word which one is near.
     """
     try:
         return _read(kind, value, where)
     except PlainDataError as found:
-        raise error(str(found)) from None
+        if error is PlainDataError:
+            raise
+        raise error(found.sentence) from None
 
 
 def wrong(where: str, wanted: str, value: Any, hint: str = "") -> PlainDataError:

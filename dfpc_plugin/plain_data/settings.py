@@ -31,17 +31,18 @@ class Checked:
         """Check every field.
 
         Raises:
-            DFPCError: The class's error; names the field, what it must be, and what it is.
+            DFPCError: The class's error; names every field that is wrong, what it must be, and what it is.
         """
         own: Any = type(self)
+        problems: list[str] = []
         for name, kind in fields_of(own).items():
             try:
-                value = checked(kind, getattr(self, name), name)
+                object.__setattr__(self, name, checked(kind, getattr(self, name), name))
             except PlainDataError as error:
-                raise self._error(error.sentence) from None
-            object.__setattr__(self, name, value)
+                problems.append(error.sentence)
+        if problems:
+            raise self._error(" ".join(problems))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as dicts, lists, numbers and texts by name."""
-        content: dict[str, Any] = to_plain(self)
-        return content
+        return dict(to_plain(self))

@@ -29,27 +29,23 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def parse_json(data: bytes, error: type[Exception] = PlainDataError) -> Any:
+def parse_json(data: bytes) -> Any:
     """Read JSON, and nothing that only looks like it.
 
-    Args:
-        data: The text, in UTF-8.
-        error: What to raise.
-
     Raises:
-        Exception: An `error`: it is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many
-            values, or is nested too deep. The message ends without a full stop.
+        PlainDataError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many values, or
+            is nested too deep.
     """
     try:
         return _parsed(data)
-    except PlainDataError as found:
-        raise error(str(found)) from None
-    except UnicodeDecodeError as found:
-        raise error(f"it is not UTF-8 text (byte {found.start})") from None
+    except PlainDataError:
+        raise
+    except UnicodeDecodeError as error:
+        raise PlainDataError(f"it is not UTF-8 text (byte {error.start})") from None
     except RecursionError:
-        raise error(f"it is nested deeper than {_DEEPEST} levels") from None
-    except ValueError as found:  # not JSON, or a number with too many digits
-        raise error(f"it is not JSON: {found}") from None
+        raise PlainDataError(f"it is nested deeper than {_DEEPEST} levels") from None
+    except ValueError as error:  # not JSON, or a number with too many digits
+        raise PlainDataError(f"it is not JSON: {error}") from None
 
 
 def _parsed(data: bytes) -> Any:

@@ -59,7 +59,7 @@ class Saved:
             assert (
                 str(self.path) in text
                 and len(text) > len(str(self.path)) + 40
-                and text.endswith(".")
+                and text.endswith((".", "?"))
                 and "\n" not in text
             )
         assert (self._files(), _states()) == before

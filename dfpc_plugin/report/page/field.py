@@ -89,4 +89,4 @@ class Field:
 
 
 def _cannot_show(error: PlainDataError) -> ReportError:
-    return ReportError(f"Cannot show this record: {error}.")
+    return ReportError(f"Cannot show this record: {error.sentence}")
