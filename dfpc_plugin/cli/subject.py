@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dfpc_plugin.cli.output import print_notes
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.plain_data import Checked, Count, Index, Positive
+from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
 from dfpc_plugin.workflow.sections import DataSection, ModelSection
 
@@ -115,7 +115,7 @@ class DataOptions(SubjectOptions):
     download: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[Positive, ...] = ()
-    workers: Index = 0
+    workers: Natural = 0
 
     def section(self, **values: Any) -> DataSection:
         """The images as a section of a recipe, with more of its keys."""

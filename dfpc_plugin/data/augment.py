@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dfpc_plugin.data.errors import DataError
-from dfpc_plugin.plain_data import Checked, Index, NotNegative, Share, within
+from dfpc_plugin.plain_data import Checked, Natural, NotNegative, Share, within
 
 __all__ = ["AugmentSettings", "Crop"]
 
@@ -31,7 +31,7 @@ class AugmentSettings(Checked, error=DataError):
     """
 
     crop: Crop = "flip-crop"
-    padding: Index = 4
+    padding: Natural = 4
     scale: tuple[_Area, _Area] = (0.08, 1.0)
     flip: Share = 0.5
     auto_augment: str | None = None

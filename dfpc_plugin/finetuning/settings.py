@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dfpc_plugin.finetuning.errors import FinetuneError
-from dfpc_plugin.plain_data import Checked, Count, Index, NotNegative, Positive, Seed, Share, within
+from dfpc_plugin.plain_data import Checked, Count, Natural, NotNegative, Positive, Seed, Share, within
 
 __all__ = ["FinetuneSettings", "Precision", "Schedule"]
 
@@ -51,7 +51,7 @@ class FinetuneSettings(Checked, error=FinetuneError):
     momentum: Annotated[float, within(0, below=1, hint="give 0.9, say")] = 0.9
     weight_decay: NotNegative = 1e-4
     schedule: Schedule = "cosine"
-    warmup_steps: Index = 0
+    warmup_steps: Natural = 0
     label_smoothing: Annotated[float, within(0, below=1)] = 0.0
     mixup: NotNegative = 0.0
     cutmix: NotNegative = 0.0
@@ -60,7 +60,7 @@ class FinetuneSettings(Checked, error=FinetuneError):
     mixed_precision: Precision = "no"
     gradient_clip: Positive | None = None
     seed: Seed = 0
-    workers: Index = 0
+    workers: Natural = 0
     log_every: Count = 10
     evaluate_every: Count | None = None
     checkpoint_every: Count | None = None

@@ -3,8 +3,8 @@
 from dfpc_plugin.plain_data.checking import PlainDataError, checked, inside, to_plain, wrong
 from dfpc_plugin.plain_data.limits import (
     Count,
-    Index,
     Limit,
+    Natural,
     NotNegative,
     Positive,
     Seed,
@@ -20,8 +20,8 @@ from dfpc_plugin.plain_data.strict_json import canonical, checksum, parse_json
 __all__ = [
     "Checked",
     "Count",
-    "Index",
     "Limit",
+    "Natural",
     "NotNegative",
     "PlainDataError",
     "Positive",

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 __all__ = [
     "Count",
-    "Index",
     "Limit",
+    "Natural",
     "NotNegative",
     "Positive",
     "Seed",
@@ -86,7 +86,7 @@ def one_of(names: Collection[str]) -> Limit:
 
 Count = Annotated[int, within(1)]
 """A whole number of 1 or more."""
-Index = Annotated[int, within(0)]
+Natural = Annotated[int, within(0)]
 """A whole number of 0 or more."""
 Seed = Annotated[int, within(0, 2**63 - 1)]
 """What random generators take."""

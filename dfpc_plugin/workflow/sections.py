@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.data import AugmentSettings
 from dfpc_plugin.errors import DFPCError, RepairError
-from dfpc_plugin.plain_data import Checked, Count, Index, Positive, Seed, within
+from dfpc_plugin.plain_data import Checked, Count, Natural, Positive, Seed, within
 from dfpc_plugin.pruning import PruneSettings
 from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
 
@@ -85,7 +85,7 @@ class DataSection(Checked, error=RecipeError):
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
     batch_size: Count = 256
-    workers: Index = 0
+    workers: Natural = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
