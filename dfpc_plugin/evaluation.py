@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images
+from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.wrappers import HoldsModel, as_model
@@ -127,8 +128,7 @@ def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int)
         )
     if len(dataset) == 0:
         raise DataError("The data set holds no images to evaluate on.")
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size} is no number of images; give 1 or more.")
+    checked(Count, batch_size, "batch_size", DataError)
     workers = min(checked_workers(workers), -(-len(dataset) // batch_size))  # no more than there are batches
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
 

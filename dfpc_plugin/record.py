@@ -14,6 +14,7 @@ import torch
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import Evaluation
+from dfpc_plugin.plain_data import PlainDataError, checked, to_plain
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
 
@@ -22,11 +23,6 @@ __all__ = ["TOTAL", "Point", "RecordError", "RunRecord", "machine"]
 _FORMAT = 1
 TOTAL = "in all"
 """The key of the time that a whole run took, among those of its stages."""
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("model", "prune", "saliency", "preprocessing", "finetune", "sizes", "seconds"), dict),
-    **dict.fromkeys(("layers", "protected", "evaluations", "curve", "exports"), list),
-    **dict.fromkeys(("asked", "recipe", "changes"), str),
-}
 
 
 class RecordError(DFPCError):
@@ -118,7 +114,7 @@ class RunRecord:
 
     def add_point(self, point: Point) -> None:
         """Note a point of the curve."""
-        self.curve.append({entry.name: getattr(point, entry.name) for entry in fields(Point)})
+        self.curve.append(to_plain(point))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
@@ -128,21 +124,17 @@ class RunRecord:
             RecordError: It is of another kind.
         """
         known = {entry.name: content[entry.name] for entry in fields(cls) if content.get(entry.name) is not None}
-        empty = vars(cls())
-        for name, value in known.items():
-            if name in _KINDS and not isinstance(value, _KINDS[name]):
-                raise RecordError(
-                    f"The record's '{name}' is a {type(value).__name__}; it was not written by this library."
-                )
-        return cls(**{**empty, **known})
+        try:
+            return checked(cls, vars(cls()) | known, "")
+        except PlainDataError as error:
+            raise RecordError(f"The record was not written by this library: {error.sentence}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Return it with when and where it was made, as the report and the manifest take it."""
-        content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {
             "format": _FORMAT,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **content,
+            **to_plain(self),
             "versions": installed_versions(),
             "machine": machine(),
         }

@@ -122,7 +122,7 @@ def test_wrong_images(model):
         evaluate_model(model, TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0)))
     with pytest.raises(DataError, match=r"The model is no classifier: for images it gives \(4, 24, 2, 2\)"):
         evaluate_model(model[:9], val_digits(4))
-    with pytest.raises(DataError, match="batch_size=0 is no number"):
+    with pytest.raises(DataError, match="batch_size must be 1 or more, not 0"):
         evaluate_model(model, val_digits(4), batch_size=0)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import read_small
-from dfpc_plugin.artifact.strict_json import parse
 from dfpc_plugin.files import clear_leftovers, flush, hidden_name
+from dfpc_plugin.plain_data import PlainDataError, parse_json
 
 __all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
 
@@ -127,8 +127,8 @@ def _is_file(entry: Path) -> bool:
 def _listed_files(target: Path) -> frozenset[str] | None:
     """Names of the files that belong to an artifact, which may be damaged; None if it is no artifact."""
     try:
-        content = parse(read_small(target / MANIFEST, LARGEST))
-    except ArtifactError:
+        content = parse_json(read_small(target / MANIFEST, LARGEST))
+    except (ArtifactError, PlainDataError):
         return None
     if type(content) is not dict or content.get("format") != FORMAT:
         return None

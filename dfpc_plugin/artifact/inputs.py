@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from dfpc_plugin.artifact.errors import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
-from dfpc_plugin.artifact.schema import listing, number, record, text
 from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.plain_data import at_most, checked, one_of, within
 
 __all__ = ["Inputs"]
 
 _MOST_ENTRIES = 2**27
-_TENSOR = record({"shape": listing(number(0, 2**40), 32), "dtype": text(longest=20)})
+
+
+class _Description(TypedDict):
+    """What stands for a tensor."""
+
+    shape: Annotated[tuple[Annotated[int, within(0, 2**40)], ...], at_most(32)]
+    dtype: Annotated[str, one_of(DTYPES)]
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Inputs:
         keyword: Keyword arguments, in the plain form.
     """
 
-    positional: tuple[Any, ...] = ()
-    keyword: Mapping[str, Any] = field(default_factory=dict)
+    positional: Annotated[tuple[Any, ...], at_most(1000)] = ()
+    keyword: Annotated[Mapping[str, Any], at_most(1000)] = field(default_factory=dict)
 
     @classmethod
     def of(cls, example_inputs: ExampleInputs) -> Inputs:
@@ -50,23 +56,17 @@ class Inputs:
                 f"The example inputs cannot be described: {error}; give tensors, numbers, and lists of these."
             ) from None
 
-    @classmethod
-    def from_json(cls, content: Any) -> Inputs:
-        """Read what `to_json` has written.
+    def require_plain(self) -> None:
+        """Raise unless all arguments are in the plain form, as a file may say anything.
 
         Raises:
-            ArtifactError: It is no such thing.
+            ArtifactError: Says what is not.
         """
         try:
-            for form in (*content["positional"], *content["keyword"].values()):
-                decode(form, _require_description)
+            for form in (*self.positional, *self.keyword.values()):
+                decode(form, lambda tensor: checked(_Description, tensor, "inputs.tensor", ArtifactError))
         except NotPlainError as error:
             raise ArtifactError(f"its inputs are not plain: {error}") from None
-        return cls(tuple(content["positional"]), content["keyword"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as dicts, lists, numbers and strings."""
-        return {"positional": list(self.positional), "keyword": dict(self.keyword)}
 
     def make(self, device: torch.device | str = "cpu") -> ExampleInputs:
         """Make such inputs, of ones.
@@ -96,9 +96,3 @@ def _described(tensor: Tensor) -> dict[str, Any]:
     if dtype not in DTYPES:
         raise NotPlainError(f"a tensor of {dtype} cannot be stored")
     return {"shape": list(tensor.shape), "dtype": dtype}
-
-
-def _require_description(content: Any) -> None:
-    _TENSOR(content, "inputs.tensor")
-    if content["dtype"] not in DTYPES:
-        raise NotPlainError(f"{content['dtype']!r} is no dtype that can be stored")

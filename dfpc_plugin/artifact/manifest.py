@@ -9,64 +9,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
-from dfpc_plugin.artifact import schema
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.inputs import Inputs
-from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, tensor_names
+from dfpc_plugin.artifact.plain import NotPlainError, decode, tensor_names
 from dfpc_plugin.artifact.reading import read_small, reported
-from dfpc_plugin.artifact.records import SavedTensor, Structure
-from dfpc_plugin.artifact.strict_json import checksum, parse
+from dfpc_plugin.artifact.records import AbsentTensor, Attribute, SavedTensor, Structure
 from dfpc_plugin.display import Shown
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.models import ModelSpec
+from dfpc_plugin.plain_data import at_most, checked, checksum, matching, parse_json, to_plain, within
 
 __all__ = ["FORMAT", "LARGEST", "MANIFEST", "WEIGHTS", "File", "Manifest", "read_manifest"]
 
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 FORMAT, _VERSION = "dfpc-plugin", 1
 LARGEST = 64 * 2**20
-_MANY = 1_000_000
-
-_name = schema.text(wanted="text", longest=1000)
-_shape = schema.listing(schema.number(0, 2**48), 32)
-_optional_shape = schema.either(schema.null, _shape)
-_kind = schema.exactly("parameter", "buffer")
-_sha256 = schema.text(r"[0-9a-f]{64}", "64 hexadecimal digits")
-_CHECK = schema.record({
-    "format": schema.exactly(FORMAT),
-    "version": schema.number(_VERSION, _VERSION),
-    "model": schema.record({"name": _name, "options": schema.mapping(schema.anything, 1000)}),
-    "fingerprint": _sha256,
-    "tensors": schema.listing(schema.record({
-        "name": _name,
-        "shape": _shape,
-        "dtype": schema.exactly(*DTYPES),
-        "kind": schema.exactly("parameter", "buffer", "plain"),
-        "persistent": schema.boolean,
-        "requires_grad": schema.boolean,
-        "alias_of": schema.either(schema.null, _name),
-        "built": _optional_shape,
-    }), _MANY),
-    "absent": schema.listing(schema.record({
-        "name": _name, "kind": _kind, "persistent": schema.boolean, "built": _optional_shape,
-    }), _MANY),
-    "attributes": schema.listing(schema.record({
-        "module": schema.text(wanted="text", longest=1000),
-        "name": schema.text(r"[^\W\d]\w*(\.[^\W\d]\w*)?", "the name of an attribute", 200),
-        "value": schema.anything,
-    }), _MANY),
-    "inputs": schema.either(schema.null, schema.record({
-        "positional": schema.listing(schema.anything, 1000), "keyword": schema.mapping(schema.anything, 1000),
-    })),
-    "files": schema.mapping(schema.record({"sha256": _sha256, "bytes": schema.number(0, 2**50)}), 1000),
-    "versions": schema.mapping(_name, 100),
-    "created": schema.text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "a time such as 2026-01-01T12:00:00+00:00"),
-    "record": schema.either(schema.null, schema.mapping(schema.anything, 10_000)),
-    "checksum": _sha256,
-})  # fmt: skip
+_Name = Annotated[str, at_most(1000)]
+_Sha256 = Annotated[str, matching(r"[0-9a-f]{64}", "64 hexadecimal digits")]
+_TIME = matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "a time such as 2026-01-01T12:00:00+00:00")
+_MANY = at_most(1_000_000)
 
 
 @dataclass(frozen=True)
@@ -78,8 +42,33 @@ class File:
         bytes: Its size.
     """
 
-    sha256: str
-    bytes: int
+    sha256: _Sha256
+    bytes: Annotated[int, within(0, 2**50)]
+
+
+class _Model(TypedDict):
+    """How the unpruned model is built."""
+
+    name: _Name
+    options: Annotated[dict[str, Any], at_most(1000)]
+
+
+class _Content(TypedDict):
+    """What the file holds."""
+
+    format: Literal["dfpc-plugin"]
+    version: Literal[1]
+    model: _Model
+    fingerprint: _Sha256
+    tensors: Annotated[tuple[SavedTensor, ...], _MANY]
+    absent: Annotated[tuple[AbsentTensor, ...], _MANY]
+    attributes: Annotated[tuple[Attribute, ...], _MANY]
+    inputs: Inputs | None
+    files: Annotated[dict[str, File], at_most(1000)]
+    versions: Annotated[dict[str, _Name], at_most(100)]
+    created: Annotated[str, _TIME]
+    record: Annotated[dict[str, Any], at_most(10_000)] | None
+    checksum: _Sha256
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,17 +138,13 @@ class Manifest(Shown):
         return checksum(self._model())
 
     def _model(self) -> dict[str, Any]:
-        return {"model": self.spec.to_json(), "fingerprint": self.fingerprint, **self.structure.to_json()}
+        return {"model": self.spec.to_json(), "fingerprint": self.fingerprint, **to_plain(self.structure)}
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as dicts, lists, numbers and strings, with its checksum."""
         content = {"format": FORMAT, "version": _VERSION, **self._model()}
         content |= {
-            "inputs": None if self.inputs is None else self.inputs.to_json(),
-            "files": {name: dataclasses.asdict(file) for name, file in self.files.items()},
-            "versions": dict(self.versions),
-            "created": self.created,
-            "record": None if self.record is None else dict(self.record),
+            name: to_plain(getattr(self, name)) for name in ("inputs", "files", "versions", "created", "record")
         }
         return content | {"checksum": checksum(content)}
 
@@ -179,20 +164,22 @@ class Manifest(Shown):
             ArtifactError: It is no manifest; says what is wrong, and where.
         """
         _require_version(content)
-        _CHECK(content, "the manifest")
-        _require_files(content["files"])
-        if checksum({key: value for key, value in content.items() if key != "checksum"}) != content["checksum"]:
+        found = checked(_Content, content, "the manifest", ArtifactError)
+        _require_files(found["files"])
+        if checksum({key: value for key, value in content.items() if key != "checksum"}) != found["checksum"]:
             raise ArtifactError("its checksum does not fit its content: it was changed or damaged after it was written")
         try:
-            spec = ModelSpec.from_json(content["model"])
+            spec = ModelSpec.from_json(found["model"])
         except DFPCError as error:
             raise ArtifactError(f"its model cannot be built: {error}") from None
-        structure = Structure.from_json(content)
+        structure = Structure(found["tensors"], found["absent"], found["attributes"])
         _require_consistent(structure)
+        inputs = found["inputs"]
+        if inputs is not None:
+            inputs.require_plain()
         return cls(
-            spec, content["fingerprint"], structure, {name: File(**file) for name, file in content["files"].items()},
-            None if content["inputs"] is None else Inputs.from_json(content["inputs"]),
-            content["record"], content["versions"], content["created"],
+            spec, found["fingerprint"], structure, found["files"], inputs, found["record"], found["versions"],
+            found["created"],
         )  # fmt: skip
 
 
@@ -209,7 +196,7 @@ def read_manifest(directory: str | Path) -> Manifest:
         raise ArtifactError(f"A saved model is read from a directory; give its path, not a {type(directory).__name__}.")
     path = Path(directory) / MANIFEST
     with reported(path):
-        return Manifest.from_json(parse(read_small(path, LARGEST)))
+        return Manifest.from_json(parse_json(read_small(path, LARGEST)))
 
 
 def _require_version(content: Any) -> None:
@@ -223,7 +210,7 @@ def _require_version(content: Any) -> None:
         )
 
 
-def _require_files(files: dict[str, Any]) -> None:
+def _require_files(files: Mapping[str, File]) -> None:
     """Raise unless all are in the directory itself, and the tensors are among them."""
     for name in files:
         if name in ("", ".", "..", MANIFEST) or any(sign in name for sign in "/\\\0"):

@@ -20,9 +20,14 @@ def reported(path: Path) -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
-        raise type(error)(f"Cannot read '{path}': {_printable(str(error).rstrip('.'))}.") from error.__cause__
-    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
-        raise ArtifactError(f"Cannot read '{path}': {getattr(error, 'strerror', None) or error}.") from error
+        raise type(error)(_cannot_read(path, str(error))) from error.__cause__
+    except (OSError, ValueError) as error:  # not plain data, for one; a path with a null byte is a ValueError too
+        raise ArtifactError(_cannot_read(path, getattr(error, "strerror", None) or str(error))) from error
+
+
+def _cannot_read(path: Path, why: str) -> str:
+    why = _printable(why.rstrip("."))
+    return f"Cannot read '{path}': {why}{'' if why.endswith('?') else '.'}"
 
 
 def _printable(text: str) -> str:

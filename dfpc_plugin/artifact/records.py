@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
+
+from dfpc_plugin.artifact.plain import DTYPES
+from dfpc_plugin.plain_data import at_most, matching, one_of, within
 
 __all__ = [
     "INTERNAL",
@@ -22,7 +24,11 @@ __all__ = [
     "value_of",
 ]
 
-Kind = Literal["parameter", "buffer", "plain"]
+Kind = Literal["parameter", "buffer"]
+_MANY = at_most(1_000_000)
+_Name = Annotated[str, at_most(1000)]
+_Shape = Annotated[tuple[Annotated[int, within(0, 2**48)], ...], at_most(32)]
+_AttributeName = Annotated[str, matching(r"[^\W\d]\w*(\.[^\W\d]\w*)?", "the name of an attribute", 200)]
 
 INTERNAL = frozenset(vars(nn.Module()))
 """What every module has: tables, hooks and the training flag."""
@@ -43,14 +49,14 @@ class SavedTensor:
         built: Shape in a freshly built model; None if that has no tensor there.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    kind: Kind
+    name: _Name
+    shape: _Shape
+    dtype: Annotated[str, one_of(DTYPES)]
+    kind: Kind | Literal["plain"]
     persistent: bool = True
     requires_grad: bool = False
-    alias_of: str | None = None
-    built: tuple[int, ...] | None = None
+    alias_of: _Name | None = None
+    built: _Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,10 @@ class AbsentTensor:
         built: Shape in a freshly built model; None if that has no tensor there either.
     """
 
-    name: str
+    name: _Name
     kind: Kind
     persistent: bool = True
-    built: tuple[int, ...] | None = None
+    built: _Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,8 @@ class Attribute:
         value: Its plain form: see `plain.encode`.
     """
 
-    module: str
-    name: str
+    module: _Name
+    name: _AttributeName
     value: Any
 
 
@@ -95,37 +101,14 @@ class Structure:
         attributes: Attributes that differ.
     """
 
-    tensors: tuple[SavedTensor, ...]
-    absent: tuple[AbsentTensor, ...] = ()
-    attributes: tuple[Attribute, ...] = ()
+    tensors: Annotated[tuple[SavedTensor, ...], _MANY]
+    absent: Annotated[tuple[AbsentTensor, ...], _MANY] = ()
+    attributes: Annotated[tuple[Attribute, ...], _MANY] = ()
 
     @property
     def registered(self) -> tuple[SavedTensor | AbsentTensor, ...]:
         """Parameters and buffers that are there and that could be; no tensors in attributes."""
         return (*(entry for entry in self.tensors if entry.kind != "plain"), *self.absent)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as dicts, lists, numbers and strings."""
-        return {key: [_listed(entry) for entry in entries] for key, entries in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Structure:
-        """Read what `to_json` has written; that it is of such a form is for the caller to see to."""
-        return cls(
-            tuple(SavedTensor(**_tupled(entry)) for entry in content["tensors"]),
-            tuple(AbsentTensor(**_tupled(entry)) for entry in content["absent"]),
-            tuple(Attribute(**entry) for entry in content["attributes"]),
-        )
-
-
-def _listed(entry: SavedTensor | AbsentTensor | Attribute) -> dict[str, Any]:
-    """An entry as JSON, with lists for shapes."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(entry).items()}
-
-
-def _tupled(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with tuples for shapes."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def joined(module: str, name: str) -> str:

@@ -21,13 +21,13 @@ from dfpc_plugin.artifact.inputs import Inputs
 from dfpc_plugin.artifact.load import restored
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
 from dfpc_plugin.artifact.records import Structure
-from dfpc_plugin.artifact.strict_json import parse
 from dfpc_plugin.artifact.structure import structure_of, tensors_of
 from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.hub_config import write_hub_config
+from dfpc_plugin.plain_data import parse_json
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
@@ -91,7 +91,7 @@ def save_pruned(
                 finish(place)
             files = {path.name: described(path) for path in sorted(place.iterdir())}
             text = dataclasses.replace(manifest, files=files).to_text().encode()
-            _verify(network, place, Manifest.from_json(parse(text)))
+            _verify(network, place, Manifest.from_json(parse_json(text)))
             write_file(place / MANIFEST, text)  # last, as a directory without one is no artifact
     return Path(directory)
 
@@ -137,8 +137,8 @@ def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if record is None:
         return None
     try:
-        return parse(json.dumps(dict(record), allow_nan=False).encode())
-    except (TypeError, ValueError, RecursionError, ArtifactError) as error:
+        return parse_json(json.dumps(dict(record), allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
         raise UnsavableModelError(f"The record cannot be written as JSON: {error}.") from None
 
 

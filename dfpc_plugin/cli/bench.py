@@ -14,37 +14,29 @@ from rich.table import Table
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json, print_notes
-from dfpc_plugin.cli.subject import section_of
+from dfpc_plugin.cli.subject import ModelOptions, OptionError, section_of
 from dfpc_plugin.display import Name
-from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.latency.measure import Forwards, Threads
+from dfpc_plugin.plain_data import Count, Positive
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
 from dfpc_plugin.workflow.opening import device_of, open_model
 from dfpc_plugin.workflow.sections import ModelSection
 
-__all__ = ["BenchConfig", "BenchConfigError", "run"]
+__all__ = ["BenchConfig", "run"]
 
 _GRAPH = ".onnx"
 
 
-class BenchConfigError(DFPCError, ValueError):
-    """Options of `dfpc bench` that make no sense."""
-
-
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(ModelOptions):
     """Options of `dfpc bench`.
 
     Attributes:
         models: Directories of saved models, timm models, torchvision/NAME, cifar/NAME, checkpoints that name their
             architecture, or ONNX files, whose names end in .onnx; speed-ups are over the first.
-        pretrained: Load the weights that timm or torchvision hold for models by name.
-        weights: Load weights of models by name from this checkpoint.
-        options: Keyword arguments of the builder of models by name, as --options.num_classes 10.
-        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
-        size: Height and width of images in pixels, instead of what the models were made for.
         batch_size: Images of one forward.
         threads: CPU threads; by default as many as PyTorch uses.
         min_run_time: Seconds to spend on each model, at least.
@@ -52,33 +44,23 @@ class BenchConfig:
         forwards: Time this many forwards of each model, however long that takes.
         runtime: What runs the models: torch, compile (what torch.compile makes of them), onnxruntime or openvino. ONNX files
             run in onnxruntime where torch or compile is given.
-        factory: Builds the unpruned models of saved ones of your own, as package.module:function; its code is run.
-        device: Where to work: cpu, cuda, or auto for a GPU if there is one.
         json: Print the figures as JSON.
         quiet: Show no progress.
     """
 
     models: tuple[str, ...] = field(metadata={"metavar": "MODEL"})
-    pretrained: bool = False
-    weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
-    options: dict[str, Any] = field(default_factory=dict, metadata={"metavar": "JSON"})
-    ignore_surplus: bool = False
-    size: int | None = None
-    batch_size: int = 1
-    threads: int | None = None
-    min_run_time: float = 1.0
-    warmup: int = 2
-    forwards: int | None = None
+    batch_size: Count = 1
+    threads: Threads | None = None
+    min_run_time: Positive = 1.0
+    warmup: Count = 2
+    forwards: Forwards | None = None
     runtime: str = "torch"
-    factory: str | None = None
-    device: str = "auto"
     json: bool = False
     quiet: bool = False
 
     def section(self, name: str) -> ModelSection:
         """How to open one of the models."""
-        own = {key: getattr(self, key) for key in ("options", "pretrained", "weights", "ignore_surplus")}
-        return section_of(name, own, size=self.size, batch_size=self.batch_size)
+        return section_of(name, self.own, size=self.size, batch_size=self.batch_size)
 
     @property
     def settings(self) -> LatencySettings:
@@ -129,7 +111,7 @@ def _graph(path: Path, settings: LatencySettings) -> GraphModel:
     """Load an ONNX file in the runtime that is asked for, or in ONNX Runtime where that loads none.
 
     Raises:
-        BenchConfigError: It cannot be read.
+        OptionError: It cannot be read.
         ExportError: The runtime cannot load it.
     """
     load = runtime_of(settings.runtime).load or runtime_of("onnxruntime").load
@@ -137,7 +119,7 @@ def _graph(path: Path, settings: LatencySettings) -> GraphModel:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BenchConfigError(f"Cannot read '{path}': {error.strerror or error}.") from error
+        raise OptionError(f"Cannot read '{path}': {error.strerror or error}.") from error
     return load(content, None, settings.used_threads)
 
 
@@ -145,13 +127,13 @@ def _common_inputs(given: Mapping[str, ExampleInputs]) -> ExampleInputs:
     """What all models are called with.
 
     Raises:
-        BenchConfigError: They are not called with the same.
+        OptionError: They are not called with the same.
     """
     shapes = {name: [tuple(tensor.shape) for tensor in as_call(inputs)[0]] for name, inputs in given.items()}
     (first, expected), *others = shapes.items()
     for name, found in others:
         if found != expected:
-            raise BenchConfigError(
+            raise OptionError(
                 f"'{first}' takes {expected} and '{name}' takes {found}, so their times say nothing of each other; give --size."
             )
     return given[first]

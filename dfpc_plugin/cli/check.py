@@ -14,9 +14,10 @@ from torch import nn
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import section_of
+from dfpc_plugin.cli.subject import OptionError, section_of
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec, build_model, example_inputs, match_models
+from dfpc_plugin.plain_data import Checked, Count
 from dfpc_plugin.report.check import ModelCheck, check_model
 from dfpc_plugin.report.tables import print_check
 from dfpc_plugin.workflow.opening import device_of, is_artifact, is_checkpoint, open_model
@@ -25,7 +26,7 @@ __all__ = ["CheckConfig", "run"]
 
 
 @dataclass(frozen=True)
-class CheckConfig:
+class CheckConfig(Checked, error=OptionError):
     """Options of `dfpc check`.
 
     Attributes:
@@ -43,7 +44,7 @@ class CheckConfig:
     weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
     options: dict[str, Any] = field(default_factory=dict, metadata={"metavar": "JSON"})
     ignore_surplus: bool = False
-    size: int | None = None
+    size: Count | None = None
     factory: str | None = None
     json: bool = False
 

@@ -11,18 +11,14 @@ from rich.text import Text
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
-from dfpc_plugin.cli.subject import DataOptions
+from dfpc_plugin.cli.subject import DataOptions, OptionError
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display.figures import require_plottable
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_calibrate, images_to_validate
 
-__all__ = ["CompareConfig", "CompareConfigError", "run"]
-
-
-class CompareConfigError(DFPCError, ValueError):
-    """Options of `dfpc compare` that make no sense."""
+__all__ = ["CompareConfig", "run"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,10 @@ class CompareConfig(DataOptions):
     ignored_layers: tuple[str, ...] = ()
     data: str | None = field(default=None, metadata={"metavar": "SOURCE"})
     split: Literal["train", "val", "test"] = "val"
-    limit: int | None = None
+    limit: Count | None = None
     images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
-    image_count: int = 256
-    batch_size: int = 256
+    image_count: Count = 256
+    batch_size: Count = 256
     save_to: Path = field(default=Path("dfpc-compare.jsonl"), metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     markdown: str | None = field(default=None, metadata={"metavar": "FILE"})
@@ -68,15 +64,14 @@ class CompareConfig(DataOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            CompareConfigError: Two results are to go to the standard output.
+            OptionError: Says what cannot be followed, such as two results for the standard output.
         """
+        super().__post_init__()
         if (self.csv == STDOUT) + (self.markdown == STDOUT) + self.json > 1:
-            raise CompareConfigError(
-                "json, csv and markdown cannot share the standard output; name files for all but one."
-            )
+            raise OptionError("json, csv and markdown cannot share the standard output; name files for all but one.")
 
 
 def run(config: CompareConfig, consoles: Consoles) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dfpc_plugin.cli.options import nearest, not_lists, not_sections, unknown_keys
+from dfpc_plugin.cli.options import misplaced, nearest
 from dfpc_plugin.errors import DFPCError
 
 __all__ = ["ConfigFileError", "check_config_file"]
@@ -17,6 +17,11 @@ __all__ = ["ConfigFileError", "check_config_file"]
 _LARGEST = 2**17
 _LONGEST = 10_000
 _MOST_VALUES = 10_000
+_MISPLACED = {
+    "unknown": "has the key '{key}', which means nothing; ",
+    "no section": "has no options in '{key}'; write them below it, as key: value.",
+    "no list": "has no list in '{key}'; write one, as [first, second].",
+}
 
 
 class ConfigFileError(DFPCError):
@@ -57,14 +62,10 @@ def check_config_file(path: str, config: type, options: list[str]) -> None:
             f"'{path}' holds a {type(content).__name__}; a configuration file holds options, as key: value."
         )
     _require_small(path, content)
-    for key in unknown_keys(content, config):
-        near = nearest(key, options)
+    for key, problem in misplaced(content, config):
+        near = nearest(key, options) if problem == "unknown" else None
         hint = f"did you mean '{near}'?" if near else "see --help for the options there are."
-        raise ConfigFileError(f"'{path}' has the key '{key}', which means nothing; {hint}")
-    for key in not_sections(content, config):
-        raise ConfigFileError(f"'{path}' has no options in '{key}'; write them below it, as key: value.")
-    for key in not_lists(content, config):
-        raise ConfigFileError(f"'{path}' has no list in '{key}'; write one, as [first, second].")
+        raise ConfigFileError(f"'{path}' {_MISPLACED[problem].format(key=key)}{hint if problem == 'unknown' else ''}")
 
 
 def _read(path: str) -> Any:

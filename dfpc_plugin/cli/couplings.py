@@ -6,17 +6,12 @@ from dataclasses import dataclass, field
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
-from dfpc_plugin.cli.subject import SubjectOptions
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.report.coupling_export import couplings_to_csv, couplings_to_json
 from dfpc_plugin.report.coupling_tables import print_coupling, print_couplings
 from dfpc_plugin.report.couplings import couple_model
 
-__all__ = ["CouplingsConfig", "CouplingsConfigError", "run"]
-
-
-class CouplingsConfigError(DFPCError, ValueError):
-    """Options of `dfpc couplings` that make no sense."""
+__all__ = ["CouplingsConfig", "run"]
 
 
 @dataclass(frozen=True)
@@ -39,17 +34,14 @@ class CouplingsConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            CouplingsConfigError: Names the option and what it must be.
+            OptionError: Names the option and what it must be.
         """
-        if self.size is not None and self.size < 1:
-            raise CouplingsConfigError(f"size must be 1 or more, not {self.size}.")
+        super().__post_init__()
         if self.json == self.csv == STDOUT:
-            raise CouplingsConfigError(
-                "json and csv cannot both go to the standard output; name a file for one of them."
-            )
+            raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")
 
 
 def run(config: CouplingsConfig, consoles: Consoles) -> int:

@@ -10,17 +10,13 @@ from rich.text import Text
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import DataOptions
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.cli.subject import DataOptions, OptionError
 from dfpc_plugin.evaluation import evaluate_model
+from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_validate
 from dfpc_plugin.workflow.sections import DataSection
 
-__all__ = ["EvaluateConfig", "EvaluateConfigError", "run"]
-
-
-class EvaluateConfigError(DFPCError, ValueError):
-    """Options of `dfpc evaluate` that make no sense."""
+__all__ = ["EvaluateConfig", "run"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +34,20 @@ class EvaluateConfig(DataOptions):
 
     data: str = field(default="", metadata={"metavar": "SOURCE"})
     split: Literal["train", "val", "test"] = "val"
-    limit: int | None = None
-    batch_size: int = 256
+    limit: Count | None = None
+    batch_size: Count = 256
     json: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            EvaluateConfigError: Names the option.
+            OptionError: Names the option.
         """
+        super().__post_init__()
         if not self.data:
-            raise EvaluateConfigError("data is missing: say which images to evaluate on, such as --data val.zip.")
+            raise OptionError("data is missing: say which images to evaluate on, such as --data val.zip.")
 
     @property
     def images(self) -> DataSection:

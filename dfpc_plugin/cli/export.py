@@ -11,16 +11,12 @@ from rich.text import Text
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import SubjectOptions
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import require_writable
+from dfpc_plugin.plain_data import Count
 
-__all__ = ["ExportConfig", "ExportConfigError", "run"]
-
-
-class ExportConfigError(DFPCError, ValueError):
-    """Options of `dfpc export` that make no sense."""
+__all__ = ["ExportConfig", "run"]
 
 
 @dataclass(frozen=True)
@@ -42,19 +38,20 @@ class ExportConfig(SubjectOptions):
     program: Path | None = field(default=None, metadata={"metavar": "FILE"})
     opset: int | None = None
     dynamic_batch: bool = True
-    batch_size: int = 1
+    batch_size: Count = 1
     latency: bool = False
     json: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            ExportConfigError: Names the option.
+            OptionError: Names the option.
         """
+        super().__post_init__()
         if self.onnx is None and self.program is None:
-            raise ExportConfigError("There is nothing to write: name a file by --onnx, or by --program, or both.")
+            raise OptionError("There is nothing to write: name a file by --onnx, or by --program, or both.")
 
 
 def run(config: ExportConfig, consoles: Consoles) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import docstring_parser
 
-__all__ = ["descriptions", "nearest", "not_lists", "not_sections", "option_names", "section_type", "unknown_keys"]
+__all__ = ["descriptions", "misplaced", "nearest", "option_names", "section_type"]
 
 
 def section_type(kind: Any) -> type | None:
@@ -43,38 +43,24 @@ def descriptions(config: type) -> dict[str, str]:
     return found
 
 
-def unknown_keys(content: Mapping[Any, Any], config: type, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted paths of keys that a dataclass has no field for."""
-    hints = typing.get_type_hints(config)
-    known = {field.name for field in dataclasses.fields(config)}
+def misplaced(content: Mapping[Any, Any], config: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted paths of keys that do not fit a dataclass, and why: "unknown", "no section" or "no list".
+
+    A section may be None where it is optional. In sections, lists are checked with their values.
+    """
+    hints, known = typing.get_type_hints(config), {field.name for field in dataclasses.fields(config)}
     for key, value in content.items():
-        path = f"{prefix}{key}"
-        section = section_type(hints[key]) if key in known else None
+        path, kind = f"{prefix}{key}", hints.get(key)
+        section = section_type(kind)
         if key not in known:
-            yield path
-        elif section is not None and isinstance(value, Mapping):
-            yield from unknown_keys(value, section, f"{path}.")
-
-
-def not_sections(content: Mapping[Any, Any], config: type, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted paths of sections that hold something else than options; None is allowed where it is the default."""
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        section, value = section_type(hints[field.name]), content.get(field.name, {})
-        if section is None or (value is None and hints[field.name] is not section):
-            continue
-        if isinstance(value, Mapping):
-            yield from not_sections(value, section, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
-
-
-def not_lists(content: Mapping[Any, Any], config: type) -> Iterator[str]:
-    """Yield the options of several values that hold something else than a list."""
-    hints = typing.get_type_hints(config)
-    for name, value in content.items():
-        if typing.get_origin(hints.get(name)) is tuple and value is not None and not isinstance(value, list):
-            yield name
+            yield path, "unknown"
+        elif section is None:
+            if typing.get_origin(kind) is tuple and value is not None and not isinstance(value, list) and not prefix:
+                yield path, "no list"
+        elif isinstance(value, Mapping):
+            yield from misplaced(value, section, f"{path}.")
+        elif value is not None or kind is section:
+            yield path, "no section"
 
 
 def nearest(typed: str, names: list[str]) -> str | None:

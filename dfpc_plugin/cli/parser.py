@@ -88,18 +88,7 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, An
         raise CommandLineError(explain(str(error), chosen, list(commands), options)) from error
     config = commands[parsed.subcommand].options
     values = {field.name: parsed[parsed.subcommand][field.name] for field in dataclasses.fields(config)}
-    _require_values(values, config, chosen)
-    return parsed.subcommand, config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def _require_values(values: Mapping[str, Any], config: type, chosen: str) -> None:
-    """Raise where null was given for what has to be something, which jsonargparse lets pass."""
-    hints = typing.get_type_hints(config)
-    for name, value in values.items():
-        if value is None and type(None) not in typing.get_args(hints[name]):
-            raise CommandLineError(
-                f"dfpc {chosen}: {name} is null; give a value, or leave it out. See dfpc {chosen} --help."
-            )
+    return parsed.subcommand, config(**values)
 
 
 def _with_main_option(arguments: list[str], chosen: str, command: Command) -> list[str]:

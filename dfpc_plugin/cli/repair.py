@@ -11,17 +11,12 @@ from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.outcome import print_outcome
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import SubjectOptions
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.workflow.again import repair_opened, unpruned
 from dfpc_plugin.workflow.opening import is_artifact
 from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
-__all__ = ["RepairConfig", "RepairConfigError", "run"]
-
-
-class RepairConfigError(DFPCError, ValueError):
-    """Options of `dfpc repair` that make no sense."""
+__all__ = ["RepairConfig", "run"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +47,7 @@ def run(config: RepairConfig, consoles: Consoles) -> int:
     """Repair a saved pruned model with the weights of the unpruned one, and save the result."""
     with bars(consoles.err, config.quiet) as tell:
         if not is_artifact(config.model):
-            raise RepairConfigError(
-                f"'{config.model}' is no directory of a saved model; dfpc prune repairs on the way."
-            )
+            raise OptionError(f"'{config.model}' is no directory of a saved model; dfpc prune repairs on the way.")
         opened = config.opened(None, saved=True)
         original = unpruned(
             opened, weights=config.weights, pretrained=config.pretrained, ignore_surplus=config.ignore_surplus

@@ -9,7 +9,9 @@ from rich.text import Text
 from dfpc_plugin.artifact import read_manifest
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
+from dfpc_plugin.cli.subject import OptionError
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.plain_data import Checked
 from dfpc_plugin.report.page import render_report
 
 __all__ = ["NoRecordError", "ReportConfig", "run"]
@@ -20,7 +22,7 @@ class NoRecordError(DFPCError):
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Checked, error=OptionError):
     """Options of `dfpc report`.
 
     Attributes:

@@ -7,20 +7,16 @@ from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, require_targets, send
-from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.display.figures import require_plottable
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.plain_data import Count
 from dfpc_plugin.report.export import to_csv, to_json
 from dfpc_plugin.report.plots import write_plot
 from dfpc_plugin.report.score import ModelScore, score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
 
-__all__ = ["ScoreConfig", "ScoreConfigError", "run"]
-
-
-class ScoreConfigError(DFPCError, ValueError):
-    """Options of `dfpc score` that make no sense."""
+__all__ = ["ScoreConfig", "run"]
 
 
 @dataclass(frozen=True)
@@ -41,23 +37,20 @@ class ScoreConfig(SubjectOptions):
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
-    top: int | None = None
+    top: Count | None = None
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            ScoreConfigError: Names the option and what it must be.
+            OptionError: Names the option and what it must be.
         """
-        for name in ("size", "top"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ScoreConfigError(f"{name} must be 1 or more, not {value}.")
+        super().__post_init__()
         if self.pretrained and self.weights is not None:
-            raise ScoreConfigError("pretrained and weights both say where weights come from; give one of them.")
+            raise OptionError("pretrained and weights both say where weights come from; give one of them.")
         if self.json == self.csv == STDOUT:
-            raise ScoreConfigError("json and csv cannot both go to the standard output; name a file for one of them.")
+            raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")
 
     @property
     def stdout_taken(self) -> bool:

@@ -14,6 +14,7 @@ from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
 from dfpc_plugin.cli.subject import DataOptions
 from dfpc_plugin.comparing import sensitivity
 from dfpc_plugin.display.figures import require_plottable
+from dfpc_plugin.plain_data import Count, Seed
 from dfpc_plugin.workflow.opening import images_to_calibrate
 
 __all__ = ["SensitivityConfig", "run"]
@@ -41,8 +42,8 @@ class SensitivityConfig(DataOptions):
     ignored_layers: tuple[str, ...] = ()
     images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
     split: Literal["train", "val", "test"] = "train"
-    image_count: int = 64
-    seed: int = 0
+    image_count: Count = 64
+    seed: Seed = 0
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
     json: bool = False

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from dfpc_plugin.cli.output import print_notes
+from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
 from dfpc_plugin.workflow.sections import DataSection, ModelSection
 
-__all__ = ["DataOptions", "SubjectOptions", "section_of"]
+__all__ = ["DataOptions", "ModelOptions", "OptionError", "SubjectOptions", "section_of"]
 
 
 def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection:
@@ -30,15 +32,17 @@ def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection
     return ModelSection(name, **kept, **common)
 
 
-@dataclass(frozen=True)
-class SubjectOptions:
-    """A saved model, or one by name.
+class OptionError(DFPCError, ValueError):
+    """Options of a command that make no sense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Checked, error=OptionError):
+    """How the models of a command are opened.
 
     Attributes:
-        model: The directory of a saved model, a timm model, torchvision/NAME, cifar/NAME, package.module:function, or a
-            checkpoint that names its architecture.
-        pretrained: Load the weights that timm or torchvision hold for it; a saved model has its own.
-        weights: Load weights from this checkpoint: safetensors, or what torch.save has written.
+        pretrained: Load the weights that timm or torchvision hold for a model by name; a saved model has its own.
+        weights: Load weights of models by name from this checkpoint: safetensors, or what torch.save has written.
         options: Keyword arguments of the model's builder, as --options.num_classes 10; by default those of the checkpoint,
             where it tells.
         ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
@@ -47,14 +51,30 @@ class SubjectOptions:
         device: Where to work: cpu, cuda, or auto for a GPU if there is one.
     """
 
-    model: str
     pretrained: bool = False
     weights: Path | None = field(default=None, metadata={"metavar": "FILE"})
     options: dict[str, Any] = field(default_factory=dict, metadata={"metavar": "JSON"})
     ignore_surplus: bool = False
-    size: int | None = None
+    size: Count | None = None
     factory: str | None = None
     device: str = "auto"
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What holds for models by name alone."""
+        return {name: getattr(self, name) for name in ("options", "pretrained", "weights", "ignore_surplus")}
+
+
+@dataclass(frozen=True)
+class SubjectOptions(ModelOptions):
+    """A saved model, or one by name.
+
+    Attributes:
+        model: The directory of a saved model, a timm model, torchvision/NAME, cifar/NAME, package.module:function, or a
+            checkpoint that names its architecture.
+    """
+
+    model: str
 
     @property
     def trained(self) -> bool:
@@ -72,10 +92,7 @@ class SubjectOptions:
         Raises:
             DFPCError: As `open_model` raises.
         """
-        own: dict[str, Any] = {}
-        if not saved:
-            own = {name: getattr(self, name) for name in ("options", "pretrained", "weights", "ignore_surplus")}
-        section = ModelSection(self.model, **own, size=self.size, batch_size=batch_size)
+        section = ModelSection(self.model, **({} if saved else self.own), size=self.size, batch_size=batch_size)
         found = open_model(section, device_of(self.device), factory=self.factory)
         if console is not None:
             print_notes(found.notes, console)
@@ -97,8 +114,8 @@ class DataOptions(SubjectOptions):
     root: Path | None = None
     download: bool = False
     mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    workers: int = 0
+    std: tuple[Positive, ...] = ()
+    workers: Natural = 0
 
     def section(self, **values: Any) -> DataSection:
         """The images as a section of a recipe, with more of its keys."""

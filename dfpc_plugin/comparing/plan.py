@@ -11,6 +11,7 @@ from typing import Any
 from dfpc_plugin.comparing.cells import Cell, CompareError
 from dfpc_plugin.comparing.contenders import contenders
 from dfpc_plugin.criteria import Criterion
+from dfpc_plugin.plain_data import Seed, checked
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.repairing import METHODS, Method
 from dfpc_plugin.selection import Target, TargetError
@@ -65,9 +66,7 @@ class Plan:
                 raise CompareError(f"{name}: '{twice}' is given twice; give it once.")
         for repair in self.repairs:
             METHODS.find(repair, CompareError, setting="repairs")
-        bad = next((seed for seed in self.seeds if not isinstance(seed, int) or seed < 0), None)
-        if bad is not None:
-            raise CompareError(f"seeds: {bad!r} is no whole number from 0 up; give for example 0.")
+        checked(tuple[Seed, ...], self.seeds, "seeds", CompareError)
         if not images and self.fitting:
             raise CompareError(f"'{self.fitting[0]}' needs images; pass unlabelled ones as images, or leave it out.")
         own = {"importance": "criteria", "target": "budgets", "repair": "repairs", "inplace": "nothing"}

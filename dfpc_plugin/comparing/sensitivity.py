@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.plain_data import Limit, checked, within
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning.rank import build_graph, candidates_of
 from dfpc_plugin.pruning.settings import PruneSettings
@@ -26,6 +28,9 @@ from dfpc_plugin.selection import Candidate
 from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["sensitivity"]
+
+_Share = Annotated[float, within(0, below=1, hint="give 0.5, say")]
+_Shares = Annotated[tuple[_Share, ...], Limit("one or more shares", bool)]
 
 
 def sensitivity(
@@ -63,10 +68,7 @@ def sensitivity(
         NothingToPruneError: No coupling can be pruned.
         DFPCError: As `find_couplings` raises.
     """
-    shares = tuple(dict.fromkeys(shares))
-    wrong = next((share for share in shares if not 0 <= share < 1), None)
-    if wrong is not None or not shares:
-        raise CompareError(f"shares: {wrong} is no share of the channels; give numbers from 0 to below 1, such as 0.5.")
+    shares = checked(_Shares, list(dict.fromkeys(shares)), "shares", CompareError)
     original = plain_model(model)
     ranking = DFPCImportance("output")
     settings = PruneSettings(max_ratio=1.0, min_channels=1, ignored_layers=ignored_layers)
@@ -86,7 +88,7 @@ def sensitivity(
         if tell is not None:
             tell("sensitivity", 1.0)
     sources = {"predicted": "the scores"} | {kind: measure.source for kind, measure in measures.items()}
-    return SensitivityResult(shares, sources, tuple(found))
+    return SensitivityResult(tuple(shares), sources, tuple(found))
 
 
 def _of_coupling(

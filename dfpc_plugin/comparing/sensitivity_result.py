@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from dfpc_plugin.display.csv_text import csv_text
 from dfpc_plugin.display.figures import INK, drawn, new_figure
+from dfpc_plugin.plain_data import to_plain
 
 __all__ = ["CouplingSensitivity", "SensitivityResult"]
 
@@ -60,8 +61,7 @@ class SensitivityResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, numbers and strings."""
-        couplings = [asdict(coupling) for coupling in self.couplings]
-        return {"shares": list(self.shares), "sources": dict(self.sources), "couplings": couplings}
+        return dict(to_plain(self))
 
     def to_csv(self) -> str:
         """Return one row for each coupling and share; errors are relative to the variance of the outputs."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.plain_data import Checked, Natural, NotNegative, Share, within
 
 __all__ = ["AugmentSettings", "Crop"]
 
 Crop = Literal["none", "flip-crop", "random-resized-crop"]
+_Area = Annotated[float, within(above=0, most=1)]
 
 
 @dataclass(frozen=True)
-class AugmentSettings:
+class AugmentSettings(Checked, error=DataError):
     """What happens to every training image, at random.
 
     Attributes:
@@ -29,30 +31,24 @@ class AugmentSettings:
     """
 
     crop: Crop = "flip-crop"
-    padding: int = 4
-    scale: tuple[float, float] = (0.08, 1.0)
-    flip: float = 0.5
+    padding: Natural = 4
+    scale: tuple[_Area, _Area] = (0.08, 1.0)
+    flip: Share = 0.5
     auto_augment: str | None = None
-    colour_jitter: float = 0.0
-    erasing: float = 0.0
+    colour_jitter: NotNegative = 0.0
+    erasing: Share = 0.0
 
     def __post_init__(self) -> None:
-        """Raise on settings that cannot be meant.
+        """Check the settings.
 
         Raises:
-            DataError: Says which.
+            DataError: Says which cannot be followed.
         """
-        if self.crop not in get_args(Crop):
-            raise DataError(f"crop={self.crop!r} is none of {', '.join(get_args(Crop))}; choose one of them.")
-        if self.padding < 0:
-            raise DataError(f"padding={self.padding} is no number of pixels; give 0 or more.")
-        for name in ("flip", "erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name}={getattr(self, name)} is no probability; give 0 to 1.")
-        if self.colour_jitter < 0:
-            raise DataError(f"colour_jitter={self.colour_jitter} is no share; give 0 or more.")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise DataError(f"scale={self.scale} are no shares of an area; give (0.08, 1.0), say.")
+        super().__post_init__()
+        if self.scale[0] > self.scale[1]:
+            raise DataError(
+                f"scale={self.scale} must be the least and the largest share of an area; give (0.08, 1.0), say."
+            )
 
     @classmethod
     def of(cls, settings: Crop | AugmentSettings) -> AugmentSettings:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.plain_data import Count, checked
 
 __all__ = ["evenly"]
 
@@ -19,8 +20,7 @@ def evenly(labels: Sequence[int], count: int) -> list[int]:
     Raises:
         DataError: `count` is not positive.
     """
-    if count < 1:
-        raise DataError(f"limit={count} leaves no images; give 1 or more, or None for all.")
+    checked(Count, count, "limit", DataError)
     seen: defaultdict[int, int] = defaultdict(int)
     turns = []
     for position, label in enumerate(labels):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.plain_data import Checked, Count, Limit, Seed, within
 
 __all__ = ["DemoConfig", "DemoConfigError"]
+
+
+_EACH_ONCE = Limit("one or more, each once", lambda values: 0 < len(set(values)) == len(values))
 
 
 class DemoConfigError(DFPCError, ValueError):
@@ -16,7 +21,7 @@ class DemoConfigError(DFPCError, ValueError):
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Checked, error=DemoConfigError):
     """Options of the demo.
 
     Attributes:
@@ -33,54 +38,25 @@ class DemoConfig:
     """
 
     output: Path = Path("dfpc-demo")
-    budgets: tuple[float, ...] = (0.9, 0.8, 0.65)
-    criteria: tuple[str, ...] = field(default=("dfpc-output", "magnitude", "random"), metadata={"choices": CRITERIA})
+    budgets: Annotated[tuple[Annotated[float, within(above=0, below=1)], ...], _EACH_ONCE] = (0.9, 0.8, 0.65)
+    criteria: Annotated[tuple[str, ...], _EACH_ONCE] = field(
+        default=("dfpc-output", "magnitude", "random"), metadata={"choices": CRITERIA}
+    )
     global_ranking: bool = True
-    random_seeds: int = 3
-    seed: int = 0
-    threads: int = 1
-    batch_size: int = 16
-    latency_time: float = 0.1
+    random_seeds: Count = 3
+    seed: Seed = 0
+    threads: Count = 1
+    batch_size: Count = 16
+    latency_time: Annotated[float, within(above=0, most=60)] = 0.1
 
     def __post_init__(self) -> None:
-        """Accept lists and strings where tuples and paths are meant, then check.
+        """Check the options.
 
         Raises:
             DemoConfigError: One or more options make no sense; the message names them all.
         """
-        object.__setattr__(self, "output", Path(self.output))
-        object.__setattr__(self, "budgets", tuple(self.budgets))
-        object.__setattr__(self, "criteria", tuple(self.criteria))
-        problems = self._problems()
-        if problems:
-            raise DemoConfigError("The demo cannot run like this:\n" + "\n".join(f"  {line}" for line in problems))
-
-    def _problems(self) -> list[str]:
-        problems = [
-            f"budgets: {budget} is not between 0 and 1; 0.7 keeps 70 % of the MACs."
-            for budget in self.budgets
-            if not 0 < budget < 1
-        ]
-        problems += [
-            f"criteria: '{name}' is unknown; choose from {', '.join(CRITERIA)}."
-            for name in self.criteria
-            if name not in CRITERIA
-        ]
-        for name in ("budgets", "criteria"):
-            values = getattr(self, name)
-            if not values:
-                problems.append(f"{name}: give at least one.")
-            if len(set(values)) != len(values):
-                problems.append(f"{name}: {', '.join(map(str, values))} names one twice.")
-        problems += [
-            f"{name}: must be 1 or more, not {getattr(self, name)}."
-            for name in ("random_seeds", "threads", "batch_size")
-            if getattr(self, name) < 1
-        ]
-        if not 0 < self.latency_time <= 60:
-            problems.append(f"latency_time: must be more than 0 and at most 60 seconds, not {self.latency_time}.")
-        if self.seed < 0:
-            problems.append(f"seed: must be 0 or more, not {self.seed}.")
+        super().__post_init__()
+        for name in self.criteria:
+            CRITERIA.find(name, DemoConfigError, setting="criteria")
         if self.output.exists() and not self.output.is_dir():
-            problems.append(f"output: '{self.output}' is a file; name a directory.")
-        return problems
+            raise DemoConfigError(f"output: '{self.output}' is a file; name a directory.")

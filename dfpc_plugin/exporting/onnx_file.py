@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.runtimes.call import FlatCall
@@ -69,9 +70,9 @@ class OnnxExport:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, numbers and strings."""
-        content = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        content: dict[str, Any] = to_plain(replace(self, latency=None))
         del content["latency"]
-        return content | {"path": str(self.path), "latency_ms": self.latency_ms}
+        return content | {"latency_ms": self.latency_ms}
 
 
 def export_onnx(

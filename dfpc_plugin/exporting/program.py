@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dfpc_plugin.exporting.compare import compare, inputs_to_check
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.runtimes.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.runtimes.errors import ExportError, advice_on_batch, reason_of
 from dfpc_plugin.runtimes.exporters import EXPORTING
@@ -48,7 +49,7 @@ class ProgramExport:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, numbers and strings."""
-        return asdict(self) | {"path": str(self.path)}
+        return to_plain(self)
 
 
 def export_program(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 import warnings
@@ -16,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.artifact.manifest import File
 from dfpc_plugin.artifact.reading import read_small
-from dfpc_plugin.artifact.strict_json import parse
 from dfpc_plugin.artifact.weights_file import described
 from dfpc_plugin.files import flush, write_json, write_tensors
 from dfpc_plugin.finetuning.errors import CheckpointError
+from dfpc_plugin.plain_data import checked, parse_json, to_plain
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
@@ -119,11 +119,11 @@ class Checkpoints:
         """
         place = self.directory / name
         try:
-            sums = parse(read_small(place / _SUMS, _LARGEST))
+            sums = checked(dict[str, File], parse_json(read_small(place / _SUMS, _LARGEST)), _SUMS)
             for file in _FILES:
-                if dataclasses.asdict(described(place / file)) != sums.get(file):
+                if described(place / file) != sums.get(file):
                     raise ArtifactError(f"'{file}' is not what was written")
-        except (ArtifactError, OSError, AttributeError) as error:  # checksums that are no mapping have no get
+        except (ArtifactError, OSError, ValueError) as error:
             raise CheckpointError(f"The checkpoint '{place}' is damaged: {error}.") from error
 
     def save(self, number: int, checkpoint: Checkpoint) -> None:
@@ -141,7 +141,7 @@ class Checkpoints:
                 # safetensors cannot read what it writes of no tensors and no words about them
                 write_tensors(temporary / f"{part}.safetensors", getattr(checkpoint, part), {"part": part})
             write_json(temporary / _RUN, {"format": _FORMAT, **checkpoint.content})
-            write_json(temporary / _SUMS, {name: dataclasses.asdict(described(temporary / name)) for name in _FILES})
+            write_json(temporary / _SUMS, to_plain({name: described(temporary / name) for name in _FILES}))
             for path in (*temporary.iterdir(), temporary):
                 flush(path)
             temporary.rename(final)
@@ -164,7 +164,7 @@ class Checkpoints:
         place = self.directory / name
         self._require_whole(name)
         try:
-            content = parse(read_small(place / _RUN, _LARGEST))
+            content = parse_json(read_small(place / _RUN, _LARGEST))
             model, optimiser = (load_file(place / f"{part}.safetensors") for part in _PARTS)
         except (ArtifactError, OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"Cannot read the checkpoint '{place}': {error}.") from error

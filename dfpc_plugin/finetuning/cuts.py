@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from dfpc_plugin.pruning import CouplingCut, Figures, PruneResult
 
@@ -35,28 +34,6 @@ class Cut:
         """Keep of the result of pruning what a record needs."""
         before, after = (Figures(f.channels, f.macs, f.parameters) for f in (result.before, result.after))
         return cls(before, after, result.couplings, dict(result.removed))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as dicts, lists, numbers and strings."""
-        return {
-            "before": asdict(self.before),
-            "after": asdict(self.after),
-            "couplings": [
-                {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(coupling).items()}
-                for coupling in self.couplings
-            ],
-            "removed": {layer: list(indices) for layer, indices in self.removed.items()},
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Cut:
-        """Read what `to_json` has written."""
-        couplings = (
-            CouplingCut(**entry | {name: tuple(entry[name]) for name in ("layers", "scores", "gone")})
-            for entry in content["couplings"]
-        )
-        removed = {layer: tuple(indices) for layer, indices in content["removed"].items()}
-        return cls(Figures(**content["before"]), Figures(**content["after"]), tuple(couplings), removed)
 
 
 def as_one(cuts: Sequence[Cut]) -> Cut:

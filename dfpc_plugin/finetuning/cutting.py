@@ -84,12 +84,12 @@ class Cutter:
         run.model = run.model.to(run.home)
         found: dict[str, nn.Module] = {}
 
-        def decide() -> dict[str, Any]:
+        def decide() -> Cut:
             result = self._further(run.model, goal, share, cuts)
             found["model"] = result.model
-            return Cut.of(result).to_json()
+            return Cut.of(result)
 
-        cut = Cut.from_json(run.engine.agreed(decide))
+        cut = run.engine.agreed(decide)
         before, run.model = run.model, found.get("model") or self._same(cut, copy.deepcopy(run.model))
         if run.memory is not None:
             run.memory = run.memory.after(functools.partial(self._same, cut), before)

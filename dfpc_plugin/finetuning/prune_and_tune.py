@@ -105,7 +105,7 @@ def prune_and_tune(
 def _go(run: Run, cutter: Cutter, goal: Goal, settings: ScheduleSettings) -> list[Cut]:
     """Cut and tune from where the run is to its end."""
     state, courses = run.state, settings.courses()
-    cuts = [Cut.from_json(content) for content in state.cuts]
+    cuts = state.cuts
     with run.phases("pruning and tuning") as tell:
         while True:
             while state.courses < len(courses) * len(cuts):
@@ -116,7 +116,6 @@ def _go(run: Run, cutter: Cutter, goal: Goal, settings: ScheduleSettings) -> lis
                 break
             with run.phases("cutting"):
                 cuts.append(cutter.cut(run, goal, settings.share, cuts))
-            state.cuts.append(cuts[-1].to_json())
             state.marks = {"cuts": len(cuts), "macs": cuts[-1].after.macs, "parameters": cuts[-1].after.parameters}
             run.save()
         if settings.final is not None and state.courses == len(courses) * len(cuts):

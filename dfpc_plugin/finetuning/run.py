@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,25 @@ from dfpc_plugin.artifact import Structure, restructure, structure_of, tensors_o
 from dfpc_plugin.evaluation import Evaluation, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.engine import Engine
+from dfpc_plugin.finetuning.errors import CheckpointError
 from dfpc_plugin.finetuning.identity import require_same
 from dfpc_plugin.finetuning.optimiser_state import OptimiserState
 from dfpc_plugin.finetuning.state import RunState
+from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases
 
 __all__ = ["Run"]
+
+
+class _Saved(TypedDict):
+    """What a checkpoint holds beside tensors."""
+
+    identity: dict[str, Any]
+    state: RunState
+    structure: Structure
+    optimiser: dict[str, dict[str, dict[str, Any]]] | None
+    scale: dict[str, Any] | None
 
 
 @dataclass
@@ -84,15 +96,16 @@ class Run:
         if name is None:
             return
         found = checkpoints.load(name)
-        require_same(found.content["identity"], self.identity, str(checkpoints.directory))
+        content = checked(_Saved, found.content, f"the checkpoint '{name}'", CheckpointError)
+        require_same(content["identity"], self.identity, str(checkpoints.directory))
         with exclusive(self.given):
             fresh = copy.deepcopy(self.given).to("cpu")
-        self.model = restructure(fresh, Structure.from_json(found.content["structure"]), found.model)
-        self.state = RunState.from_json(found.content["state"])
+        self.model = restructure(fresh, content["structure"], found.model)
+        self.state = content["state"]
         self._before = self.state.seconds
-        plain = found.content["optimiser"]
+        plain = content["optimiser"]
         self.memory = None if plain is None else OptimiserState(found.optimiser, plain)
-        self.scale = found.content["scale"]
+        self.scale = content["scale"]
 
     def save(self) -> None:
         """Save where the run is."""
@@ -106,8 +119,8 @@ class Run:
             memory, scaler = self.memory, self.engine.accelerator.scaler
             content = {
                 "identity": self.identity,
-                "state": self.state.to_json(),
-                "structure": structure.to_json(),
+                "state": to_plain(self.state),
+                "structure": to_plain(structure),
                 "optimiser": None if memory is None else memory.plain,
                 "scale": None if scaler is None else scaler.state_dict(),
             }

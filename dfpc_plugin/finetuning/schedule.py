@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.plain_data import Checked, Positive, within
 
 __all__ = ["ScheduleSettings"]
 
@@ -21,7 +22,7 @@ def _final() -> FinetuneSettings:
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
+class ScheduleSettings(Checked, error=FinetuneError):
     """Iterative pruning: prune a little, fine-tune, and repeat until the target is met; then fine-tune for longer.
 
     The defaults are the paper's, but for `anchored`.
@@ -38,8 +39,8 @@ class ScheduleSettings:
             were pruned before are pruned more and more.
     """
 
-    share: float = 0.01
-    step_sizes: tuple[float, ...] = (1e-3, 1e-4, 1e-5)
+    share: Annotated[float, within(above=0, below=1, hint="give 0.01, say")] = 0.01
+    step_sizes: tuple[Positive, ...] = (1e-3, 1e-4, 1e-5)
     tuning: FinetuneSettings = field(default_factory=_tuning)
     final: FinetuneSettings | None = field(default_factory=_final)
     anchored: bool = True
@@ -50,10 +51,7 @@ class ScheduleSettings:
         Raises:
             FinetuneError: Says which.
         """
-        object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
-        if not 0 < self.share < 1:
-            raise FinetuneError(f"share={self.share} is no share of the channels; give 0.01, say.")
-        self.courses()  # raises on step sizes that are none
+        super().__post_init__()
         if self.final is not None and self.final.mixed_precision != self.tuning.mixed_precision:
             raise FinetuneError(
                 f"tuning has mixed_precision={self.tuning.mixed_precision!r} and final {self.final.mixed_precision!r}; one run "
@@ -68,11 +66,3 @@ class ScheduleSettings:
     def distilled(self) -> bool:
         """Whether the unpruned model teaches the pruned one."""
         return self.tuning.distill > 0 or (self.final is not None and self.final.distill > 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as dicts, lists, numbers and strings."""
-        final = None if self.final is None else self.final.to_json()
-        return {
-            "share": self.share, "step_sizes": list(self.step_sizes), "tuning": self.tuning.to_json(), "final": final,
-            "anchored": self.anchored,
-        }  # fmt: skip

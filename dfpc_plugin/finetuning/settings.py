@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.plain_data import Checked, Count, Natural, NotNegative, Positive, Seed, Share, within
 
 __all__ = ["FinetuneSettings", "Precision", "Schedule"]
 
@@ -15,7 +15,7 @@ Precision = Literal["no", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(Checked, error=FinetuneError):
     """How long, how fast, and on what objective.
 
     Attributes:
@@ -43,78 +43,24 @@ class FinetuneSettings:
         checkpoint_every: Steps from one checkpoint to the next; None for each epoch. The last step is always followed by one.
     """
 
-    epochs: float = 1.0
-    steps: int | None = None
-    batch_size: int = 128
+    epochs: Annotated[float, within(above=0, hint="give 10, or steps=1000")] = 1.0
+    steps: Count | None = None
+    batch_size: Count = 128
     optimizer: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: Annotated[float, within(above=0, hint="give 0.01, say")] = 0.01
+    momentum: Annotated[float, within(0, below=1, hint="give 0.9, say")] = 0.9
+    weight_decay: NotNegative = 1e-4
     schedule: Schedule = "cosine"
-    warmup_steps: int = 0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    distill: float = 0.0
-    temperature: float = 4.0
+    warmup_steps: Natural = 0
+    label_smoothing: Annotated[float, within(0, below=1)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    distill: Share = 0.0
+    temperature: Positive = 4.0
     mixed_precision: Precision = "no"
-    gradient_clip: float | None = None
-    seed: int = 0
-    workers: int = 0
-    log_every: int = 10
-    evaluate_every: int | None = None
-    checkpoint_every: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raise on settings that cannot be followed.
-
-        Raises:
-            FinetuneError: Says which.
-        """
-        for name, choices in (("schedule", get_args(Schedule)), ("mixed_precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                raise FinetuneError(
-                    f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}; choose one of them."
-                )
-        for name, (holds, meaning) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or (name in _WHOLE and value != int(value)) or not holds(value):
-                raise FinetuneError(f"{name}={value!r} is no {meaning}.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as numbers and strings by name."""
-        return asdict(self)
-
-
-_COUNT = (lambda value: value >= 1, "whole number of 1 or more")
-_OPTIONAL_COUNT = (lambda value: value >= 1, "whole number of 1 or more; None is allowed, too")
-_SIZE = (lambda value: value >= 0, "number of 0 or more")
-_SHARE = (lambda value: 0 <= value <= 1, "share between 0 and 1")
-_LIMITS: dict[str, tuple[Any, str]] = {
-    "epochs": (lambda value: value > 0, "number above 0; give 10, or steps=1000"),
-    "steps": _OPTIONAL_COUNT,
-    "batch_size": _COUNT,
-    "lr": (lambda value: value > 0, "step size; give 0.01, say"),
-    "momentum": (lambda value: 0 <= value < 1, "momentum; give 0 to below 1, such as 0.9"),
-    "weight_decay": _SIZE,
-    "warmup_steps": (lambda value: value >= 0, "whole number of 0 or more"),
-    "label_smoothing": (lambda value: 0 <= value < 1, "share of 0 to below 1"),
-    "mixup": _SIZE,
-    "cutmix": _SIZE,
-    "distill": _SHARE,
-    "temperature": (lambda value: value > 0, "number above 0"),
-    "gradient_clip": (lambda value: value > 0, "number above 0; None for no limit"),
-    "seed": (lambda value: value >= 0, "whole number of 0 or more"),
-    "workers": (lambda value: value >= 0, "whole number of 0 or more"),
-    "log_every": _COUNT,
-    "evaluate_every": _OPTIONAL_COUNT,
-    "checkpoint_every": _OPTIONAL_COUNT,
-}
-"""What each number has to be, and how to say so."""
-_OPTIONAL = frozenset({"steps", "gradient_clip", "evaluate_every", "checkpoint_every"})
-_WHOLE = frozenset({
-    "steps", "batch_size", "warmup_steps", "seed", "workers", "log_every", "evaluate_every", "checkpoint_every",
-})  # fmt: skip
+    gradient_clip: Positive | None = None
+    seed: Seed = 0
+    workers: Natural = 0
+    log_every: Count = 10
+    evaluate_every: Count | None = None
+    checkpoint_every: Count | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from dfpc_plugin.finetuning.cuts import Cut
 
 __all__ = ["RunState"]
 
@@ -20,7 +21,7 @@ class RunState:
         loss: Sum of the losses since the last row of the history.
         losses: How many.
         history: The rows so far.
-        cuts: What was cut so far, as `Cut.to_json` has it.
+        cuts: What was cut so far.
         seconds: Time that the run has taken, without interruptions.
         marks: What belongs into every row of the history from now on.
     """
@@ -31,15 +32,6 @@ class RunState:
     loss: float = 0.0
     losses: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    cuts: list[dict[str, Any]] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
     seconds: float = 0.0
     marks: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as dicts, lists, numbers and strings."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> RunState:
-        """Read what `to_json` has written."""
-        return cls(**content)

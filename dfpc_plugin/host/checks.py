@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import GroupError, PrunerSettingError
+from dfpc_plugin.plain_data import Share, checked
 from dfpc_plugin.selection import Target
 
 __all__ = ["check_heads", "check_modules", "check_range", "check_ratio", "countable"]
@@ -54,8 +55,7 @@ def check_modules(model: nn.Module, keys: Iterable[Any]) -> None:
 
 def check_ratio(name: str, value: float) -> None:
     """Raise unless a ratio lies between 0 and 1."""
-    if not 0 <= value <= 1:
-        raise PrunerSettingError(f"{name}={value} is no share of the channels; give a number from 0 to 1.")
+    checked(Share, value, name, PrunerSettingError)
 
 
 def check_range(idxs: list[int], count: int, where: str, kind: str) -> None:

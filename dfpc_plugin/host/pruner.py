@@ -25,6 +25,7 @@ from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
+from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
@@ -107,8 +108,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
         check_ratio("max_pruning_ratio", max_pruning_ratio)
         check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
-        if round_to is not None and round_to < 1:
-            raise PrunerSettingError(f"round_to={round_to} is no number of channels; give 1 or more, or None.")
+        checked(Count | None, round_to, "round_to", PrunerSettingError)
         check_ratio("head_pruning_ratio", head_pruning_ratio)
         check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
         graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads, probe=False)

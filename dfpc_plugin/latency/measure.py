@@ -8,13 +8,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained, is_written_to
+from dfpc_plugin.plain_data import Checked, Count, Positive, within
 from dfpc_plugin.preserve import evaluating, exclusive, watched
 from dfpc_plugin.progress import shown_share
 from dfpc_plugin.runtimes import GraphModel, Runtime, runtime_of
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
 
 MOST_ROUNDS = 50
-_MOST_THREADS = 4096
 FEWEST_ROUNDS = 5
+Threads = Annotated[int, within(1, 4096)]
+Forwards = Annotated[int, within(FEWEST_ROUNDS)]
 FORWARDS = 3
 """Timed forwards per block where there is time enough, so that the untimed ones do not outnumber them."""
 
@@ -149,7 +151,7 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
         ExportError: A model cannot be exported for that runtime.
         MissingDependencyError: The runtime is not installed.
     """
-    _require_measurable(threads, min_run_time, warmup, forwards)
+    _Protocol(threads, min_run_time, warmup, forwards)
     named, inputs = _named(models), as_inputs(inputs)
     used = runtime_of(runtime)
     used.require()
@@ -185,18 +187,14 @@ def _named(models: Any) -> dict[str, nn.Module]:
     return {name: as_model(model, f"models['{name}']") for name, model in models.items()}
 
 
-def _require_measurable(threads: int, min_run_time: float, warmup: int, forwards: int | None) -> None:
-    """Raise on settings that cannot be followed.
+@dataclass(frozen=True)
+class _Protocol(Checked, error=LatencyError):
+    """What `measure_latency` is asked for, which has to be possible."""
 
-    Raises:
-        LatencyError: Says which.
-    """
-    if not 1 <= threads <= _MOST_THREADS:
-        raise LatencyError(f"threads must be 1 to {_MOST_THREADS}, not {threads}.")
-    if not (0 < min_run_time < math.inf):
-        raise LatencyError(f"min_run_time must be a positive number of seconds, not {min_run_time}.")
-    if warmup < 1 or (forwards is not None and forwards < FEWEST_ROUNDS):
-        raise LatencyError(f"Time at least {FEWEST_ROUNDS} forwards after at least one that is not timed.")
+    threads: Threads
+    min_run_time: Positive
+    warmup: Count
+    forwards: Forwards | None
 
 
 def _warmed_up(timer: Timer, warmup: int, model: nn.Module, inputs: ExampleInputs) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.latency.measure import Latency, LatencyError, measure_latency
+from dfpc_plugin.latency.measure import Forwards, Latency, LatencyError, Threads, measure_latency
+from dfpc_plugin.plain_data import Checked, Count, Positive
 from dfpc_plugin.runtimes import runtime_of
 from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.wrappers import HoldsModel
@@ -18,7 +19,7 @@ __all__ = ["LatencySettings"]
 
 
 @dataclass(frozen=True)
-class LatencySettings:
+class LatencySettings(Checked, error=LatencyError):
     """A protocol of measurement.
 
     Attributes:
@@ -31,19 +32,21 @@ class LatencySettings:
         runtime: What runs the models: "torch", "compile" (what `torch.compile` makes of them), "onnxruntime" or "openvino".
     """
 
-    threads: int | None = None
-    batch_size: int | None = None
-    min_run_time: float = 1.0
-    warmup: int = 2
-    forwards: int | None = None
+    threads: Threads | None = None
+    batch_size: Count | None = None
+    min_run_time: Positive = 1.0
+    warmup: Count = 2
+    forwards: Forwards | None = None
     runtime: str = "torch"
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the settings.
 
         Raises:
+            LatencyError: Says which cannot be followed.
             RuntimeNameError: There is no such runtime.
         """
+        super().__post_init__()
         runtime_of(self.runtime)
 
     @classmethod
@@ -98,8 +101,6 @@ class LatencySettings:
         example_inputs, count = as_inputs(example_inputs), self.batch_size
         if count is None:
             return example_inputs
-        if count < 1:
-            raise LatencyError(f"batch_size={count} is no number of inputs; give 1 or more, or None.")
 
         def enlarged(tensor: Tensor) -> Tensor:
             if not tensor.dim():

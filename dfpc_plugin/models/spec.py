@@ -9,6 +9,7 @@ from typing import Any
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.models.own_code import is_own_code
+from dfpc_plugin.plain_data import to_plain
 
 __all__ = ["ModelOptionError", "ModelSpec"]
 
@@ -64,7 +65,7 @@ class ModelSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as dicts, lists, numbers and strings."""
-        return {"name": self.name, "options": {key: _listed(value) for key, value in self.options.items()}}
+        return to_plain(self)
 
     @classmethod
     def from_json(cls, content: Any) -> ModelSpec:
@@ -92,10 +93,3 @@ def _plain(value: Any, name: str, key: str) -> Any:
     raise ModelOptionError(
         f"The option {key}={value!r} of '{name}' is a {type(value).__name__}; options are numbers, text, and lists of these."
     )
-
-
-def _listed(value: Any) -> Any:
-    """The same with lists for tuples."""
-    if isinstance(value, tuple):
-        return [_listed(entry) for entry in value]
-    return {key: _listed(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from dfpc_plugin.display import Shown
 from dfpc_plugin.latency import Latency
 from dfpc_plugin.layers import LayerTable
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.pruning.table import result_summary, result_table
 from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
@@ -153,16 +154,15 @@ class PruneResult(HoldsModel, Shown):
     def to_json(self) -> dict[str, Any]:
         """Return everything but the model as dicts, lists, numbers and strings."""
         return {
-            "target": {name: value for name, value in asdict(self.target).items() if value is not None},
+            "target": {name: value for name, value in to_plain(self.target).items() if value is not None},
             "reached": dict(self.reached),
             "before": _figures(self.before),
             "after": _figures(self.after),
             "speedup": self.speedup,
-            "couplings": [_listed(asdict(coupling)) for coupling in self.couplings],
-            "protected": [_listed(asdict(coupling)) for coupling in self.protected],
-            "removed": {layer: list(indices) for layer, indices in self.removed.items()},
-            "seconds": dict(self.seconds),
-            "notes": list(self.notes),
+            **{
+                name: to_plain(getattr(self, name))
+                for name in ("couplings", "protected", "removed", "seconds", "notes")
+            },
             "repair": None if self.repair is None else self.repair.to_json(),
             "layers": self.widths.to_json(),
             "criterion": self.criterion,
@@ -175,11 +175,6 @@ class PruneResult(HoldsModel, Shown):
     def __repr__(self) -> str:
         """The figures before and after, in a few lines."""
         return result_summary(self)
-
-
-def _listed(content: dict[str, Any]) -> dict[str, Any]:
-    """Lists in place of tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
 
 def _figures(figures: Figures) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from dfpc_plugin.errors import PrunerSettingError
+from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
 
 __all__ = ["Per", "PruneSettings", "default_per"]
@@ -32,7 +32,7 @@ def default_per(importance: Any, target: Target) -> Per:
 
 
 @dataclass(frozen=True)
-class PruneSettings:
+class PruneSettings(Checked, error=PrunerSettingError):
     """What may be pruned, and in which order.
 
     Attributes:
@@ -51,29 +51,10 @@ class PruneSettings:
     """
 
     per: Per | None = None
-    rescore: float | None = None
-    max_ratio: float = 0.9
-    min_channels: int = 2
-    round_to: int | None = None
-    ignored_layers: Sequence[Any] | str = ()
+    rescore: Annotated[float, within(above=0, most=1, hint="give 0.01, say")] | None = None
+    max_ratio: Share = 0.9
+    min_channels: Count = 2
+    round_to: Count | None = None
+    ignored_layers: Any = ()
     coupled: bool = True
     whole_heads: bool = False
-
-    def __post_init__(self) -> None:
-        """Raise on settings that cannot be followed.
-
-        Raises:
-            PrunerSettingError: Says which.
-        """
-        if self.per is not None and self.per not in get_args(Per):
-            raise PrunerSettingError(f"per={self.per!r} is unknown; choose one of {', '.join(get_args(Per))}.")
-        if self.rescore is not None and not 0 < self.rescore <= 1:
-            raise PrunerSettingError(f"rescore={self.rescore} is no share of the channels; give 0.01, say, or None.")
-        if not 0 <= self.max_ratio <= 1:
-            raise PrunerSettingError(f"max_ratio={self.max_ratio} is no share of the channels; give 0 to 1.")
-        if self.min_channels < 1:
-            raise PrunerSettingError(
-                f"min_channels={self.min_channels} would leave layers without channels; give 1 or more."
-            )
-        if self.round_to is not None and self.round_to < 1:
-            raise PrunerSettingError(f"round_to={self.round_to} is no number of channels; give 1 or more, or None.")

@@ -13,6 +13,7 @@ from dfpc_plugin.artifact import require_place
 from dfpc_plugin.finetuning import FinetuneSettings
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import METHODS, RepairResult, repair
@@ -146,7 +147,7 @@ def finetune_opened(
 
 def _identity(opened: Opened, settings: FinetuneSettings, data: DataSection) -> str:
     """Tells one fine-tuning from another."""
-    return yaml_text({"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": dataclasses.asdict(data)})
+    return yaml_text({"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": data.to_json()})
 
 
 def _add_comment(record: RunRecord, text: str) -> None:
@@ -160,7 +161,7 @@ def _record_of(opened: Opened, data: DataSection) -> RunRecord:
     """What is known of a model, to be removed on with."""
     record = RunRecord.from_json(opened.record) if opened.record else RunRecord(opened.spec.to_json())
     record.exports = []  # files beside the saved model, which what comes of it does not have
-    record.preprocessing = dataclasses.asdict(prepared(opened.preprocessing, data))
+    record.preprocessing = to_plain(prepared(opened.preprocessing, data))
     return record
 
 

@@ -27,6 +27,7 @@ from dfpc_plugin.models import (
     preprocessing_of,
     read_checkpoint,
 )
+from dfpc_plugin.plain_data import PlainDataError, checked
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.sections import DataSection, ModelSection, RecipeError
@@ -250,11 +251,8 @@ def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
         RecipeError: It makes no sense.
     """
     try:
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-        }
-        found = Preprocessing(**values)
-    except (AttributeError, TypeError) as error:
+        found = checked(Preprocessing, content, "preprocessing")
+    except PlainDataError as error:
         raise RecipeError(
             f"'{section.name}' does not say how images become inputs ({error}); save it again."
         ) from error

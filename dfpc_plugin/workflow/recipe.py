@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.plain_data import Checked, Seed, to_plain, within
 from dfpc_plugin.selection import BUDGETS, Target
 from dfpc_plugin.workflow.sections import (
     DataSection,
@@ -20,14 +20,13 @@ from dfpc_plugin.workflow.sections import (
     PruneSection,
     RecipeError,
     RepairSection,
-    require_seed,
 )
 
 __all__ = ["Recipe", "changes_text", "recipe_text", "yaml_text"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked, error=RecipeError):
     """All steps from a model to a smaller one.
 
     Attributes:
@@ -53,9 +52,9 @@ class Recipe:
     finetune: FinetuneSettings | None = None
     schedule: ScheduleSettings | None = None
     latency: LatencySettings | None = None
-    curve: tuple[float, ...] = ()
+    curve: tuple[Annotated[float, within(above=0, below=1, hint="give 0.8, say")], ...] = ()
     export: ExportSection = field(default_factory=ExportSection)
-    seed: int = 0
+    seed: Seed = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -64,8 +63,7 @@ class Recipe:
         Raises:
             RecipeError: Says what is missing, or what contradicts what.
         """
-        object.__setattr__(self, "curve", tuple(self.curve))
-        require_seed(self.seed)
+        super().__post_init__()
         target = Target.parse(self.target)
         needs = {
             "max_drop in the target": (target.max_drop is not None, "val"),
@@ -76,8 +74,6 @@ class Recipe:
         for what, (needed, part) in needs.items():
             if needed and getattr(self.data, part) is None:
                 raise RecipeError(f"{what} needs images; say where they are in data.{part}.")
-        if not all(0 < share < 1 for share in self.curve):
-            raise RecipeError(f"curve={list(self.curve)} are no shares of the MACs; give 0.8, 0.6, say.")
         if self.schedule is not None and target.measured:
             raise RecipeError("schedule cuts until a counted budget holds; give macs, params or ratio as the target.")
         if self.schedule is not None and (self.curve or self.finetune is not None):
@@ -108,7 +104,7 @@ class Recipe:
 
 def recipe_text(recipe: Recipe) -> str:
     """Return a recipe as YAML with every value written out, which reads back as the same recipe."""
-    return yaml_text(dataclasses.asdict(recipe))
+    return yaml_text(recipe.to_json())
 
 
 def changes_text(recipe: Recipe) -> str:
@@ -133,13 +129,4 @@ def _changes(settings: Any, usual: Any) -> dict[str, Any]:
 
 def yaml_text(content: Mapping[str, Any]) -> str:
     """Return settings as YAML, in their order."""
-    return yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True, width=100)
-
-
-def _plain(value: Any) -> Any:
-    """The same in types that YAML has."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+    return yaml.safe_dump(to_plain(content), sort_keys=False, allow_unicode=True, width=100)

@@ -15,6 +15,7 @@ from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save
 from dfpc_plugin.display import Shown, as_html
 from dfpc_plugin.layers import weight_bytes
 from dfpc_plugin.models import build_model
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.record import TOTAL, Point, RunRecord
@@ -236,5 +237,5 @@ def _begun(recipe: Recipe, opened: Opened, text: str) -> RunRecord:
         "pretrained": section.pretrained,
         "size": section.size,
     }
-    preprocessing = dataclasses.asdict(prepared(opened.preprocessing, recipe.data))
+    preprocessing = to_plain(prepared(opened.preprocessing, recipe.data))
     return RunRecord(model, recipe=text, changes=changes_text(recipe), preprocessing=preprocessing)

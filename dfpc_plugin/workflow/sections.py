@@ -5,25 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.data import AugmentSettings
 from dfpc_plugin.errors import DFPCError, RepairError
-from dfpc_plugin.pruning import Per, PruneSettings
+from dfpc_plugin.plain_data import Checked, Count, Natural, Positive, Seed, within
+from dfpc_plugin.pruning import PruneSettings
 from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
 
-__all__ = [
-    "DataSection",
-    "ExportSection",
-    "ModelSection",
-    "PruneSection",
-    "RecipeError",
-    "RepairSection",
-    "require_seed",
-]
-
-_LARGEST_SEED = 2**63 - 1
+__all__ = ["DataSection", "ExportSection", "ModelSection", "PruneSection", "RecipeError", "RepairSection"]
 
 
 class RecipeError(DFPCError, ValueError):
@@ -31,7 +22,7 @@ class RecipeError(DFPCError, ValueError):
 
 
 @dataclass(frozen=True)
-class ModelSection:
+class ModelSection(Checked, error=RecipeError):
     """The model.
 
     Attributes:
@@ -51,22 +42,22 @@ class ModelSection:
     pretrained: bool = False
     weights: Path | None = None
     ignore_surplus: bool = False
-    size: int | None = None
-    batch_size: int = 1
+    size: Count | None = None
+    batch_size: Count = 1
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
             RecipeError: Names the option.
         """
+        super().__post_init__()
         if self.pretrained and self.weights is not None:
             raise RecipeError("pretrained and weights both say where weights come from; give one of them.")
-        _require_counts(self, "size", "batch_size")
 
 
 @dataclass(frozen=True)
-class DataSection:
+class DataSection(Checked, error=RecipeError):
     """Labelled images, for accuracy, calibration and fine-tuning.
 
     Attributes:
@@ -90,68 +81,45 @@ class DataSection:
     val_split: Literal["train", "val", "test"] = "val"
     root: Path | None = None
     download: bool = False
-    limit: int | None = None
+    limit: Count | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    batch_size: int = 256
-    workers: int = 0
+    std: tuple[Positive, ...] | None = None
+    batch_size: Count = 256
+    workers: Natural = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-
-    def __post_init__(self) -> None:
-        """Check what types cannot say.
-
-        Raises:
-            RecipeError: Names the option.
-        """
-        _require_counts(self, "limit", "batch_size")
-        if self.workers < 0:
-            raise RecipeError(f"workers={self.workers} is no number of processes; give 0 or more.")
-        if self.std is not None and not all(value > 0 for value in self.std):
-            raise RecipeError(f"std={self.std} holds a value that is not positive; give what images are divided by.")
 
 
 @dataclass(frozen=True)
-class PruneSection:
-    """Which channels to prune.
+class _Importance:
+    """The first option of `PruneSection`."""
+
+    importance: str = field(default=AUTO, metadata={"choices": CRITERIA})
+
+
+@dataclass(frozen=True)
+class PruneSection(PruneSettings, _Importance, error=RecipeError):
+    """Which channels to prune: a criterion, and the settings of `PruneSettings`.
 
     Attributes:
         importance: Criterion: auto (the error at the outputs, after the repair if one follows), or by name.
-        per: Divide saliency by the saving before ranking: channel (no division), macs, params or latency. By default the unit
-            of the target for errors at the outputs, and channel for other scores.
-        rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01.
-        max_ratio: Largest fraction of its channels that a coupling loses.
-        min_channels: Smallest number of channels that a layer keeps.
-        round_to: Round the remaining channels of pruned couplings to a multiple of this number.
         ignored_layers: Layers whose outputs are not pruned: names, or patterns such as "layer4.*".
-        coupled: Whether to prune couplings that several layers produce, such as residual streams.
-        whole_heads: Remove whole attention heads instead of some dimensions of all heads.
     """
 
-    importance: str = field(default=AUTO, metadata={"choices": CRITERIA})
-    per: Per | None = None
-    rescore: float | None = None
-    max_ratio: float = 0.9
-    min_channels: int = 2
-    round_to: int | None = None
     ignored_layers: tuple[str, ...] = ()
-    coupled: bool = True
-    whole_heads: bool = False
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            RecipeError: There is no such criterion.
-            DFPCError: Settings that cannot be followed.
+            RecipeError: There is no such criterion, or another option cannot be followed.
         """
-        object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
-        PruneSettings(self.per, self.rescore, self.max_ratio, self.min_channels, self.round_to)
+        super().__post_init__()
         if self.importance != AUTO:
             CRITERIA.find(self.importance, RecipeError, AUTO)
 
 
 @dataclass(frozen=True)
-class RepairSection:
+class RepairSection(Checked, error=RecipeError):
     """How to repair the pruned model.
 
     Attributes:
@@ -170,16 +138,16 @@ class RepairSection:
     ridge: float | None = None
     batchnorm: bool = True
     memory_gib: float | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        """Check what types cannot say.
+        """Check the options.
 
         Raises:
-            RecipeError: There is no such seed.
+            RecipeError: Names the option.
             RepairError: Settings that cannot be followed.
         """
-        require_seed(self.seed)
+        super().__post_init__()
         takes_images = self.how.images == "given"  # which come later
         RepairSettings(**dataclasses.asdict(self) | {"method": self.how.name}, images=() if takes_images else None)
 
@@ -194,7 +162,7 @@ class RepairSection:
 
 
 @dataclass(frozen=True)
-class ExportSection:
+class ExportSection(Checked, error=RecipeError):
     """Exports to write in addition to the saved model.
 
     Attributes:
@@ -209,32 +177,9 @@ class ExportSection:
     onnx: bool = False
     program: bool = False
     int8: Literal["none", "static", "dynamic"] = "none"
-    int8_images: int = 64
-
-    def __post_init__(self) -> None:
-        """Check what types cannot say.
-
-        Raises:
-            RecipeError: There are too few images.
-        """
-        if self.int8_images < 4:
-            raise RecipeError(f"int8_images={self.int8_images} are too few; give 4 or more.")
+    int8_images: Annotated[int, within(4)] = 64
 
     @property
     def graph(self) -> bool:
         """Whether an ONNX file is written, which int8 is made of."""
         return self.onnx or self.int8 != "none"
-
-
-def _require_counts(section: Any, *names: str) -> None:
-    """Raise if one of these is neither missing nor a number of 1 or more."""
-    for name in names:
-        value = getattr(section, name)
-        if value is not None and value < 1:
-            raise RecipeError(f"{name} must be 1 or more, not {value}.")
-
-
-def require_seed(seed: int) -> None:
-    """Raise unless random generators take it."""
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise RecipeError(f"seed={seed} is no seed; give a whole number from 0 to {_LARGEST_SEED}.")

@@ -187,6 +187,4 @@ def add_curve(
 
 def _pruning(section: PruneSection) -> dict[str, Any]:
     """What else `prune` is told."""
-    values = {entry.name: getattr(section, entry.name) for entry in dataclasses.fields(section)}
-    del values["importance"]
-    return values
+    return {entry.name: getattr(section, entry.name) for entry in dataclasses.fields(PruneSettings)}

@@ -31,9 +31,9 @@ from dfpc_plugin.artifact import (
     save,
 )
 from dfpc_plugin.artifact import save_pruned as save_any
-from dfpc_plugin.artifact.strict_json import checksum
 from dfpc_plugin.errors import UnknownModelError
 from dfpc_plugin.models import ModelSpec, create_model, example_inputs
+from dfpc_plugin.plain_data import checksum
 
 OWN = "artifact_nets:convolutional"
 FILES = {"manifest.json", "model.safetensors", "config.json"}
@@ -388,7 +388,7 @@ def swapped(path):
         (lambda p: (p / "manifest.json").write_text('{"a": "\\ud800"}'), "manifest.json", "half a character"),
         (lambda p: (p / "manifest.json").write_text("[]"), "manifest.json", "it is no manifest of this library"),
         (lambda p: rewritten(p, lambda c: c.update(version=2)), "manifest.json", "a later version of this library (format 2"),
-        (lambda p: rewritten(p, lambda c: c.update(version=True)), "manifest.json", "version must be a whole number"),
+        (lambda p: rewritten(p, lambda c: c.update(version=True)), "manifest.json", "version must be 1, not True"),
         (lambda p: rewritten(p, lambda c: c["files"].update({"../a": c["files"].popitem()[1]})), "manifest.json", "lists the file '../a'"),
         (lambda p: rewritten(p, lambda c: c["model"].update(name="resnet81")), "model.safetensors", "of another artifact"),
         (lambda p: rewritten(p, lambda c: c["model"]["options"].update(pretrained=True)), "manifest.json", "'pretrained' is no"),

@@ -108,4 +108,4 @@ def test_sensitivity(dfpc, weights, tmp_path):
 def test_sensitivity_to_shares_that_make_no_sense(dfpc):
     code, out, err = dfpc("sensitivity", "test_resnet", "--shares", "1.5")
     assert (code, out) == (1, "")
-    assert err == "shares: 1.5 is no share of the channels; give numbers from 0 to below 1, such as 0.5.\n"
+    assert err == "shares[0] must be 0 or more and below 1, not 1.5; give 0.5, say.\n"

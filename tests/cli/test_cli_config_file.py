@@ -139,7 +139,7 @@ def test_null_is_no_value_of_what_needs_one(dfpc, tmp_path, name):
         ("model: {name: m}\ncurve: 0.5", "has no list in 'curve'; write one, as [first, second]."),
         ("target: macs=0.5", "model.name"),
         ("model: {name: m}\nschedule: {final: {steps: [1]}}", "schedule.final.steps must be int, not '[1]'"),
-        ("model: {name: m}\nschedule: {final: {steps: -1}}", "steps=-1 is no whole number of 1 or more"),
+        ("model: {name: m}\nschedule: {final: {steps: -1}}", "steps must be 1 or more, not -1"),
     ],
 )
 def test_values_of_another_kind(dfpc, tmp_path, text, told):

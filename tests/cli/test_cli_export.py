@@ -66,7 +66,7 @@ def test_a_line_for_people(dfpc, tmp_path):
         ),
         (
             ("SAVED", "--factory", NET, "--onnx", "m.onnx", "--batch_size", "0"),
-            1,
+            2,
             "batch_size must be 1 or more, not 0.",
         ),
         (("SAVED", "--factory", NET, "--onx", "m.onnx"), 2, "did you mean --onnx?"),

@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on(dfpc, saved, tmp_path, monkeypatch):
             1,
             "The weights of the unpruned model are needed too",
         ),
-        (("--factory", NET, *COURSE, "--finetune.distill", "2"), 2, "distill=2.0 is no share between 0 and 1"),
+        (("--factory", NET, *COURSE, "--finetune.distill", "2"), 2, "distill must be 0 to 1, not 2.0"),
         (("--factory", NET, *COURSE, "--finetune.optimizer", "sgdd"), 1, "timm has no optimizer='sgdd'"),
         (("--factory", NET, *COURSE, "--finetune.batch_size", "5000"), 1, "one step takes 5000"),
         (("--factory", NET, *COURSE, "--finetune.lrr", "1"), 2, "did you mean --finetune.lr?"),

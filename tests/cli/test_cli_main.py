@@ -106,7 +106,7 @@ def test_the_demo_gets_its_configuration(dfpc, monkeypatch, tmp_path):
 def test_values_that_the_demo_refuses_are_usage_errors(dfpc):
     code, _, err = dfpc("demo", "--budgets", "2")
     assert code == 2
-    assert "budgets: 2.0 is not between 0 and 1" in err
+    assert "budgets[0] must be above 0 and below 1, not 2.0." in err
 
 
 def test_a_reader_that_has_seen_enough_gets_no_more(dfpc, monkeypatch):

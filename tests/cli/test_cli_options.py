@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from dfpc_plugin.cli import COMMANDS
-from dfpc_plugin.cli.options import nearest, not_lists, not_sections, option_names, section_type, unknown_keys
+from dfpc_plugin.cli.options import misplaced, nearest, option_names, section_type
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,22 @@ def test_unknown_keys_are_found_at_any_depth():
         "section": {"inner": {"lr": 1, "LR": 2}, "maybe": None, "x": {"y": 1}},
         "target": {"free": 1},
     }
-    assert list(unknown_keys(content, Config)) == ["tarjet", "section.inner.LR", "section.x"]
+    assert list(misplaced(content, Config)) == [(key, "unknown") for key in ("tarjet", "section.inner.LR", "section.x")]
 
 
 def test_sections_that_hold_something_else_are_found():
-    assert list(not_sections({"section": {"inner": None, "maybe": None}}, Config)) == ["section.inner"]
-    assert list(not_sections({"section": [1]}, Config)) == ["section"]
-    assert list(not_sections({"section": {"inner": 3, "maybe": "x", "size": "no section"}}, Config)) == [
-        "section.inner",
-        "section.maybe",
-    ]
-    assert list(not_sections({}, Config)) == []
+    no = "no section"
+    assert list(misplaced({"section": {"inner": None, "maybe": None}}, Config)) == [("section.inner", no)]
+    assert list(misplaced({"section": [1]}, Config)) == [("section", no)]
+    found = misplaced({"section": {"inner": 3, "maybe": "x", "size": "no section"}}, Config)
+    assert list(found) == [("section.inner", no), ("section.maybe", no)]
+    assert list(misplaced({}, Config)) == []
 
 
 def test_lists_that_are_none_are_found():
     config = COMMANDS["prune"][0]
-    assert list(not_lists({"curve": 0.5, "target": "x", "nothing": 3}, config)) == ["curve"]
-    assert list(not_lists({"curve": [0.5]}, config)) == list(not_lists({"curve": None}, config)) == []
+    assert list(misplaced({"curve": 0.5, "target": "x"}, config)) == [("curve", "no list")]
+    assert list(misplaced({"curve": [0.5]}, config)) == list(misplaced({"curve": None}, config)) == []
 
 
 @pytest.mark.parametrize(

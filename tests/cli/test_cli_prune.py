@@ -129,7 +129,7 @@ HINTS = {
     "--target macs=2": "macs=2 is no share of the MACs to keep",
     "--target macs=nan": "macs=nan",
     "--seed 1.5": "seed: Expected a int. Got value: 1.5.",
-    "--seed -1": "seed=-1 is no seed",
+    "--seed -1": f"seed must be 0 to {2**63 - 1}, not -1.",
     "--model.size ten": "model.size must be int, not 'ten'",
     "--export.onnx maybe": "'maybe' belongs to no option.",
     "--data.val_split tst": "did you mean test?",

@@ -136,4 +136,4 @@ def test_a_record_that_makes_no_sense(dfpc, weights, tmp_path, preprocessing):
     )
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
-    assert "does not say how images become inputs" in err or "The record's 'preprocessing' is a" in err
+    assert "does not say how images become inputs" in err or "by this library: preprocessing must be an object" in err

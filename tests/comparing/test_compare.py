@@ -245,7 +245,7 @@ def test_a_file_in_use_is_refused(net, tmp_path):
         ({"repairs": "mend"}, CompareError, "repairs='mend' is none of none, mean, merge, synthetic, calibrate;"),
         ({"repairs": "calibrate"}, CompareError, "'calibrate' needs images; pass unlabelled ones as images, or leave it out."),
         ({"criteria": "taylor"}, CompareError, "'taylor' needs images;"),
-        ({"seeds": -1}, CompareError, "seeds: -1 is no whole number from 0 up; give for example 0."),
+        ({"seeds": -1}, CompareError, f"seeds[0] must be 0 to {2**63 - 1}, not -1."),
         ({"score": len, "data": [0]}, CompareError, "data and score both say how models are scored; give one of them."),
         ({"score": lambda model: "good"}, CompareError, "score returned 'good', which is no number;"),
         ({"importance": None}, CompareError, "'importance' is no argument of a comparison; give criteria instead;"),

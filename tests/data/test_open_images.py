@@ -82,7 +82,7 @@ def test_limit_takes_evenly_and_always_the_same(written):
     assert limited.labels == tuple(sorted(limited.labels))
     assert limited.indices == open_images(source, "train", limit=10).indices
     assert len(open_images(source, "train", limit=100)) == 20
-    with pytest.raises(DataError, match="limit=0 leaves no images"):
+    with pytest.raises(DataError, match="limit must be 1 or more, not 0"):
         open_images(source, "train", limit=0)
 
 

@@ -103,12 +103,15 @@ def test_timms_augmentation_depends_on_the_generators_alone(settings, preprocess
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"crop": "crop"}, "crop='crop' is none of none, flip-crop, random-resized-crop"),
-        ({"padding": -1}, "padding=-1 is no number of pixels"),
-        ({"flip": 2}, "flip=2 is no probability"),
-        ({"erasing": -0.1}, "erasing=-0.1 is no probability"),
-        ({"colour_jitter": -1}, "colour_jitter=-1 is no share"),
-        ({"scale": (0.5, 0.1)}, r"scale=\(0.5, 0.1\) are no shares"),
+        (
+            {"crop": "crop"},
+            "crop must be one of 'none', 'flip-crop', 'random-resized-crop', not 'crop'; did you mean flip-crop",
+        ),
+        ({"padding": -1}, "padding must be 0 or more, not -1"),
+        ({"flip": 2}, "flip must be 0 to 1, not 2"),
+        ({"erasing": -0.1}, "erasing must be 0 to 1, not -0.1"),
+        ({"colour_jitter": -1}, "colour_jitter must be 0 or more, not -1"),
+        ({"scale": (0.5, 0.1)}, r"scale=\(0.5, 0.1\) must be the least and the largest share"),
     ],
 )
 def test_settings_that_cannot_be_meant(arguments, message):

@@ -1,3 +1,4 @@
+import json
 import types
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from dfpc_plugin.finetuning.anchored import Anchored
 from dfpc_plugin.finetuning.cuts import Cut, as_one, scores_left
 from dfpc_plugin.importance import DFPCImportance
+from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.pruning import CouplingCut, Figures
 from dfpc_plugin.repaired_importance import RepairedImportance, default_importance, repaired_in
 from dfpc_plugin.repairing import RepairSettings
@@ -56,7 +58,7 @@ def test_what_cannot_be_compared_stays(name, scores):
 
 
 def test_cuts_survive_json():
-    assert Cut.from_json(FIRST.to_json()) == FIRST
+    assert checked(Cut, json.loads(json.dumps(to_plain(FIRST))), "cut") == FIRST
 
 
 def test_the_default_is_that_of_prune():

@@ -13,26 +13,27 @@ from digit_runs import digit_net
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": 0}, r"epochs=0 is no number above 0; give 10, or steps=1000\."),
-        ({"epochs": math.inf}, "epochs=inf is no number"),
-        ({"steps": 2.5}, "steps=2.5 is no whole number of 1 or more"),
-        ({"batch_size": 0}, "batch_size=0 is no whole number of 1 or more"),
-        ({"batch_size": True}, "batch_size=True is no whole number"),
-        ({"lr": "0.1"}, "lr='0.1' is no step size; give 0.01, say"),
-        ({"lr": -1}, "lr=-1 is no step size"),
-        ({"momentum": 1}, "momentum=1 is no momentum"),
-        ({"weight_decay": -1}, "weight_decay=-1 is no number of 0 or more"),
-        ({"schedule": "linear"}, "schedule='linear' is none of cosine, constant, step; choose one of them"),
-        ({"warmup_steps": -1}, "warmup_steps=-1 is no whole number of 0 or more"),
-        ({"label_smoothing": 1}, "label_smoothing=1 is no share of 0 to below 1"),
-        ({"distill": 1.5}, "distill=1.5 is no share between 0 and 1"),
-        ({"temperature": 0}, "temperature=0 is no number above 0"),
-        ({"mixed_precision": "fp8"}, "mixed_precision='fp8' is none of no, bf16, fp16"),
-        ({"gradient_clip": 0}, "gradient_clip=0 is no number above 0; None for no limit"),
-        ({"seed": -1}, "seed=-1 is no whole number"),
-        ({"workers": 0.5}, "workers=0.5 is no whole number"),
-        ({"checkpoint_every": 0}, "checkpoint_every=0 is no whole number of 1 or more; None is allowed, too"),
-        ({"epochs": None}, "epochs=None is no number above 0"),
+        ({"epochs": 0}, r"^epochs must be above 0, not 0; give 10, or steps=1000\.$"),
+        ({"epochs": math.inf}, "epochs must be above 0, not inf"),
+        ({"steps": 2.5}, "steps must be a whole number, not 2.5"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"batch_size": True}, "batch_size must be a whole number, not True"),
+        ({"lr": "0.1"}, "lr must be a number, not '0.1'"),
+        ({"lr": -1}, "lr must be above 0, not -1; give 0.01, say"),
+        ({"momentum": 1}, "momentum must be 0 or more and below 1, not 1; give 0.9, say"),
+        ({"weight_decay": -1}, "weight_decay must be 0 or more, not -1"),
+        ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant', 'step', not 'linear'"),
+        ({"schedule": "cosin"}, r"not 'cosin'; did you mean cosine\?$"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more, not -1"),
+        ({"label_smoothing": 1}, "label_smoothing must be 0 or more and below 1, not 1"),
+        ({"distill": 1.5}, "distill must be 0 to 1, not 1.5"),
+        ({"temperature": 0}, "temperature must be above 0, not 0"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be one of 'no', 'bf16', 'fp16', not 'fp8'"),
+        ({"gradient_clip": 0}, "gradient_clip must be above 0, not 0"),
+        ({"seed": -1}, f"seed must be 0 to {2**63 - 1}, not -1"),
+        ({"workers": 0.5}, "workers must be a whole number, not 0.5"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be 1 or more, not 0"),
+        ({"epochs": None}, "epochs must be a number, not None"),
     ],
 )
 def test_settings_that_cannot_be_followed(arguments, message):
@@ -42,9 +43,9 @@ def test_settings_that_cannot_be_followed(arguments, message):
 
 def test_schedules_that_cannot_be_followed():
     for share in (0, 1):
-        with pytest.raises(FinetuneError, match=f"share={share} is no share of the channels"):
+        with pytest.raises(FinetuneError, match=f"share must be above 0 and below 1, not {share}; give 0.01, say"):
             ScheduleSettings(share=share)
-    with pytest.raises(FinetuneError, match="lr=0 is no step size"):
+    with pytest.raises(FinetuneError, match=r"step_sizes\[1\] must be above 0, not 0"):
         ScheduleSettings(step_sizes=(0.1, 0))
     with pytest.raises(
         FinetuneError, match="tuning has mixed_precision='no' and final 'bf16'; one run has one of them"

@@ -266,11 +266,11 @@ def test_ignored_layers_may_be_named():
 
 
 @pytest.mark.parametrize(("kwargs", "message"), [
-    ({"pruning_ratio": 1.5}, r"pruning_ratio=1\.5 is no share of the channels; give a number from 0 to 1"),
-    ({"pruning_ratio": 30}, "pruning_ratio=30 is no share"),
-    ({"ch_sparsity": -0.1}, r"pruning_ratio=-0\.1 is no share"),
-    ({"max_pruning_ratio": 2}, "max_pruning_ratio=2 is no share"),
-    ({"round_to": 0}, "round_to=0 is no number of channels"),
+    ({"pruning_ratio": 1.5}, r"^pruning_ratio must be 0 to 1, not 1\.5\.$"),
+    ({"pruning_ratio": 30}, "pruning_ratio must be 0 to 1, not 30"),
+    ({"ch_sparsity": -0.1}, r"pruning_ratio must be 0 to 1, not -0\.1"),
+    ({"max_pruning_ratio": 2}, "max_pruning_ratio must be 0 to 1, not 2"),
+    ({"round_to": 0}, "round_to must be 1 or more, not 0"),
     ({"pruning_ratio_dict": {"layer3": 0.5}}, "pruning_ratio_dict has the key 'layer3', which is no module of this"),
     ({"pruning_ratio_dict": {(nn.ReLU(),): 0.5}}, r"pruning_ratio_dict has the key 'ReLU\(\)'"),
 ])  # fmt: skip

@@ -97,8 +97,8 @@ def test_speedup_needs_shared_rounds():
     [
         ({}, {}, "at least one model"),
         ({"a": nn.Identity()}, {"threads": 0}, "threads must be 1 to 4096, not 0"),
-        ({"a": nn.Identity()}, {"min_run_time": 0.0}, "positive number of seconds"),
-        ({"a": nn.Identity()}, {"min_run_time": float("nan")}, "positive number of seconds"),
+        ({"a": nn.Identity()}, {"min_run_time": 0.0}, r"min_run_time must be above 0, not 0\.0\."),
+        ({"a": nn.Identity()}, {"min_run_time": float("nan")}, r"min_run_time must be above 0, not nan\."),
     ],
 )
 def test_impossible_measurements_are_refused(models, options, message):

@@ -67,5 +67,5 @@ def test_static_without_images_and_without_batch_norms_is_refused():
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(RecipeError, match=r"int8_images=3 are too few; give 4 or more\."):
+    with pytest.raises(RecipeError, match=r"int8_images must be 4 or more, not 3\."):
         ExportSection(int8="static", int8_images=3)

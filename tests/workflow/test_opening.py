@@ -56,7 +56,7 @@ def test_a_recorded_size_that_is_none(saved, size):
 
 
 def test_a_record_of_something_else(saved):
-    with pytest.raises(RecordError, match="The record's 'model' is a str"):
+    with pytest.raises(RecordError, match="The record was not written by this library: model must be an object"):
         open_model(ModelSection(saved({"model": "resnet"})), CPU, factory=NET)
 
 

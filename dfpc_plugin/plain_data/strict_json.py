@@ -7,9 +7,9 @@ import json
 import math
 from typing import Any
 
-from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.plain_data.checking import PlainDataError
 
-__all__ = ["canonical", "checksum", "parse"]
+__all__ = ["canonical", "checksum", "parse_json"]
 
 _DEEPEST = 100
 _MOST_VALUES = 4_000_000
@@ -29,31 +29,36 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def parse(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     """Read JSON, and nothing that only looks like it.
 
     Raises:
-        ArtifactError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many values, or is
-            nested too deep.
+        PlainDataError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many values, or
+            is nested too deep.
     """
-    if (
-        sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES
-    ):  # every value takes far more memory than text
-        raise ArtifactError(f"it has more than {_MOST_VALUES} values")
     try:
-        content = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_refused,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
+        return _parsed(data)
+    except PlainDataError:
+        raise
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"it is not UTF-8 text (byte {error.start})") from None
+        raise PlainDataError(f"it is not UTF-8 text (byte {error.start})") from None
     except RecursionError:
-        raise ArtifactError(f"it is nested deeper than {_DEEPEST} levels") from None
+        raise PlainDataError(f"it is nested deeper than {_DEEPEST} levels") from None
     except ValueError as error:  # not JSON, or a number with too many digits
-        raise ArtifactError(f"it is not JSON: {error}") from None
+        raise PlainDataError(f"it is not JSON: {error}") from None
+
+
+def _parsed(data: bytes) -> Any:
+    # Every value takes far more memory than its text.
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:
+        raise PlainDataError(f"it has more than {_MOST_VALUES} values")
+    content = json.loads(
+        data.decode("utf-8"),
+        object_pairs_hook=_without_duplicates,
+        parse_constant=_refused,
+        parse_float=_finite,
+        parse_int=_bounded,
+    )
     _require_sane(content)
     return content
 
@@ -62,21 +67,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise ArtifactError(f"it has the key '{name[:100]}' twice")
+            raise PlainDataError(f"it has the key '{name[:100]}' twice")
         result[name] = value
     return result
 
 
 def _refused(constant: str) -> Any:
     """Refuse NaN and the infinities."""
-    raise ArtifactError(f"it has {constant}, which is no JSON")
+    raise PlainDataError(f"it has {constant}, which is no JSON")
 
 
 def _finite(text: str) -> float:
     """Read a number, and raise if it is too large for a float."""
     value = float(text)
     if not math.isfinite(value):
-        raise ArtifactError(f"it has a number that is too large: {text[:20]}")
+        raise PlainDataError(f"it has a number that is too large: {text[:20]}")
     return value
 
 
@@ -97,8 +102,8 @@ def _require_sane(content: Any) -> None:
             elif isinstance(value, list):
                 inner += value
             elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
-                raise ArtifactError("it has half a character (a lone surrogate)")
+                raise PlainDataError("it has half a character (a lone surrogate)")
         if not inner:
             return
         level = inner
-    raise ArtifactError(f"it is nested deeper than {_DEEPEST} levels")
+    raise PlainDataError(f"it is nested deeper than {_DEEPEST} levels")

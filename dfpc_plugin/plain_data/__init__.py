@@ -1,0 +1,41 @@
+"""Plain data: what JSON, YAML and keyword arguments hold, read strictly and checked against type hints."""
+
+from dfpc_plugin.plain_data.checking import PlainDataError, checked, inside, to_plain, wrong
+from dfpc_plugin.plain_data.limits import (
+    Count,
+    Limit,
+    Natural,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    at_most,
+    matching,
+    one_of,
+    within,
+)
+from dfpc_plugin.plain_data.settings import Checked
+from dfpc_plugin.plain_data.strict_json import canonical, checksum, parse_json
+
+__all__ = [
+    "Checked",
+    "Count",
+    "Limit",
+    "Natural",
+    "NotNegative",
+    "PlainDataError",
+    "Positive",
+    "Seed",
+    "Share",
+    "at_most",
+    "canonical",
+    "checked",
+    "checksum",
+    "inside",
+    "matching",
+    "one_of",
+    "parse_json",
+    "to_plain",
+    "within",
+    "wrong",
+]
