@@ -1,6 +1,7 @@
 """The ranking that anticipates a repair: who reads a coupling, what counts, and what is told."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -115,11 +116,40 @@ def test_prune_ranks_so_where_a_repair_follows():
 
 def test_errors_at_the_outputs_are_divided_by_what_the_target_is_about():
     ours, theirs = RepairedImportance("merge", ranking="output"), dfpc.DFPCImportance()
-    assert default_per(ours, Target(macs=0.5)) == default_per(ours, Target(macs=0.5, params=0.5)) == "macs"
+    assert default_per(ours, Target(macs=0.5)) == default_per(ours, Target(macs=0.5, max_drop=1)) == "macs"
+    assert default_per(ours, Target(macs=0.5, params=0.5)) == default_per(ours, Target(macs=0.5, ratio=0.5)) == "target"
     assert default_per(ours, Target(params=0.5)) == "params"
     assert default_per(ours, Target(ratio=0.5)) == default_per(ours, Target(ratio=0.5, max_drop=1)) == "channel"
     assert default_per(dfpc.DFPCImportance("output"), Target(speedup=1.5)) == "macs"
     assert default_per(theirs, Target(macs=0.5)) == default_per(RepairedImportance(), Target(macs=0.5)) == "channel"
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+@pytest.mark.parametrize(("macs", "params"), [(0.6, 0.7), (0.6, 0.4), (0.8, 0.5)])
+def test_a_target_of_several_counts_takes_no_more_of_any_than_it_must(name, macs, params):
+    """Ranked by MACs alone, the first one loses 85 % of its MACs before it has lost 30 % of its parameters."""
+    torch.manual_seed(0)
+    model, image = timm.create_model(name).eval(), torch.rand(1, 3, 96, 96)
+
+    def left(target):
+        result = dfpc.prune(model, image, target)
+        return result.after.macs / result.before.macs, result.after.parameters / result.before.parameters
+
+    found, by_macs, by_params = left(f"macs={macs}, params={params}"), left(f"macs={macs}"), left(f"params={params}")
+    assert (
+        0.7 * min(macs, by_params[0]) < found[0] <= macs
+    )  # prices are found anew after every hundredth of the channels,
+    assert 0.7 * min(params, by_macs[1]) < found[1] <= params  # which are many MACs of so small a network
+
+
+def test_a_target_of_one_count_is_divided_by_it():
+    """What is saved as a share of what has to be saved orders channels as what is saved does."""
+    model = net("a depthwise convolution and its norm")
+    found = [
+        dfpc.prune(model, IMAGE, "params=0.6", importance=dfpc.DFPCImportance("output"), per=per)
+        for per in ("params", "target")
+    ]
+    assert found[0].removed == found[1].removed
 
 
 def test_models_that_take_no_images_are_scored_without_noise():

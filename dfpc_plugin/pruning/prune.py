@@ -200,7 +200,9 @@ def _plan(
         with phases("latency of layers") as tell:
             predictor = LatencyModel(subject.model, subject.inputs, subject.channels, latency, tell)
     with phases("selection") as tell:
-        rank = functools.partial(order_of, settings=subject.settings, costs=subject.costs, latency=predictor)
+        rank = functools.partial(
+            order_of, settings=subject.settings, costs=subject.costs, latency=predictor, target=target
+        )
         if subject.settings.rescore is None:
             order = rank(candidates, subject.channels.removed)
         else:

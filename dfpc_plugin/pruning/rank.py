@@ -22,7 +22,9 @@ from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.repaired_importance import RepairedImportance
-from dfpc_plugin.selection import Candidate, Order, by_saliency, by_saliency_per_cost, keep_at_least
+from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_saliency_per_cost, keep_at_least
+from dfpc_plugin.selection.budgets import Counted, Counts
+from dfpc_plugin.selection.order import Price
 
 __all__ = ["UNSCORED", "Importance", "build_graph", "candidates_of", "left_out", "order_of", "rescored_order"]
 
@@ -144,9 +146,12 @@ def order_of(
     settings: PruneSettings,
     costs: CostModel,
     latency: LatencyModel | None,
+    target: Target,
 ) -> Order:
     """Rank units as the settings say, where some channels, `(channels,)` of bool, are removed already."""
-    prices = {
+    toward = _Toward(target, costs, sum(candidate.coupling.channels for candidate in candidates))
+    prices: dict[str, Price] = {
+        "target": toward,
         "macs": lambda gone, channels: float(costs.saving(gone, channels).macs),
         "params": lambda gone, channels: float(costs.saving(gone, channels).parameters),
         "latency": lambda gone, channels: 0.0 if latency is None else latency.saving(gone, channels),
@@ -155,7 +160,34 @@ def order_of(
     if per == "channel":
         return by_saliency(candidates, settings.round_to)
     together = 8 if per == "latency" else 1
-    return by_saliency_per_cost(candidates, prices[per], costs, removed, settings.round_to, together=together)
+    changed = toward.changed if per == "target" else None
+    return by_saliency_per_cost(
+        candidates, prices[per], costs, removed, settings.round_to, together=together, changed=changed
+    )
+
+
+class _Toward:
+    """A price: what is saved of all that a target counts, as shares of what has to be saved, until enough is saved of it."""
+
+    def __init__(self, target: Target, costs: CostModel, channels: int) -> None:
+        """Note what has to be saved of a model with so many channels that can go."""
+        self._costs, self._channels = costs, channels
+        self._full = Counts(1.0, costs.full.macs, costs.full.parameters)
+        self._budgets = [(budget, budget.limit(value, self._full)) for _, budget, value in target.given(Counted)]
+        self._open = self._budgets
+
+    def __call__(self, removed: Tensor, more: Tensor) -> float:
+        """What it saves to remove more channels."""
+        saving = self._costs.saving(removed, more)
+        saved = Counts(len(more) / self._channels, saving.macs, saving.parameters)
+        return sum(budget.count(saved) / (budget.count(self._full) - limit) for budget, limit in self._open)
+
+    def changed(self, removed: Tensor) -> bool:
+        """Look at what is left to save; whether prices are others than they were."""
+        cost, before = self._costs.cost(removed), self._open
+        left = Counts(1 - int(removed.sum()) / self._channels, cost.macs, cost.parameters)
+        self._open = [(budget, limit) for budget, limit in self._budgets if budget.count(left) > limit] or self._budgets
+        return self._open != before
 
 
 def rescored_order(

@@ -8,27 +8,25 @@ from typing import Annotated, Any, Literal
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
+from dfpc_plugin.selection.budgets import Counted
 
 __all__ = ["Per", "PruneSettings", "default_per"]
 
-Per = Literal["channel", "macs", "params", "latency"]
+Per = Literal["channel", "macs", "params", "latency", "target"]
 """What a ranking divides saliency by: nothing, or what removing the channel saves."""
 
 
 def default_per(importance: Any, target: Target) -> Per:
     """What a ranking divides saliency by where nothing is asked for.
 
-    Errors at the outputs are divided by what the first budget of the target counts: MACs, parameters, or channels. Where the
+    Errors at the outputs are divided by what the target counts: MACs, parameters, channels, or all that it names. Where the
     target is about time or accuracy, they are divided by MACs. Other scores are divided by nothing, as their authors have it.
     """
     if not getattr(getattr(importance, "importance", importance), "in_output_error", False):
         return "channel"
-    counted: tuple[tuple[float | None, Per], ...] = (
-        (target.macs, "macs"),
-        (target.params, "params"),
-        (target.ratio, "channel"),
-    )
-    return next((per for budget, per in counted if budget is not None), "macs")
+    counted: dict[str, Per] = {"ratio": "channel", "macs": "macs", "params": "params"}
+    found = [counted[name] for name, *_ in target.given(Counted)]
+    return "target" if len(found) > 1 else next(iter(found), "macs")
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,10 @@ class PruneSettings(Checked, error=PrunerSettingError):
     """What may be pruned, and in which order.
 
     Attributes:
-        per: Divide saliency by the saving before ranking: `channel` (no division), `macs`, `params` or `latency`. If
-            saliency is an error at the outputs, as it is by default, None means the unit of the target's first counted
-            budget, or `macs` if there is none. For other criteria, None means `channel`.
+        per: Divide saliency by the saving before ranking: `channel` (no division), `macs`, `params`, `latency`, or `target`
+            for all counts of the target: what is saved of each, as a share of what has to be saved, added up. If saliency is an
+            error at the outputs, as it is by default, None means the unit of the target, or `macs` if it counts
+            nothing. For other criteria, None means `channel`.
         rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01; None to
             compute it once.
         max_ratio: Largest fraction of its channels that a coupling loses.

@@ -84,6 +84,7 @@ def by_saliency_per_cost(
     round_to: int | None = None,
     *,
     together: int = 1,
+    changed: Callable[[Tensor], bool] | None = None,
 ) -> Order:
     """Remove first what loses the least saliency for what it saves.
 
@@ -97,6 +98,7 @@ def by_saliency_per_cost(
         removed: Channels that are removed already, `(channels,)` of bool.
         round_to: What every coupling keeps a multiple of.
         together: How many units are priced at once, where a single one may save nothing: hardware works in vectors.
+        changed: Tells, from the channels that are removed, whether all prices have changed.
     """
     lost, removed = [0] * len(candidates), removed.clone()
     terms = [costs.neighbours(candidate.coupling.blocks[:, 0]) for candidate in candidates]
@@ -112,14 +114,15 @@ def by_saliency_per_cost(
                 prices[number] = max(price(removed, candidate.channels(count, lost[number])) / count, 1e-12)
         chosen = _cheapest(candidates, lost, prices, max(1, total // _ROUNDS))
         steps.append(chosen)
-        changed = {}
+        touched = {}
         for number, count in enumerate(torch.bincount(chosen, minlength=len(candidates)).tolist()):
             if count:
                 removed[candidates[number].channels(count, lost[number])] = True
                 lost[number] += count
-                changed[number] = terms[number]
-        gone = frozenset().union(*changed.values())
-        stale = {number for number, own in enumerate(terms) if own & gone}
+                touched[number] = terms[number]
+        gone = frozenset().union(*touched.values())
+        everything = changed is not None and changed(removed)
+        stale = {number for number, own in enumerate(terms) if everything or own & gone}
     return Order(candidates, torch.cat(steps) if steps else torch.zeros(0, dtype=torch.long, device="cpu"), round_to)
 
 
