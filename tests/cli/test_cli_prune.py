@@ -134,7 +134,7 @@ HINTS = {
     "--export.onnx maybe": "'maybe' belongs to no option.",
     "--data.val_split tst": "did you mean test?",
     "--data.batch_size 0": "batch_size must be 1 or more, not 0.",
-    "--finetune.lr -1": "lr=-1.0 is no step size",
+    "--finetune.lr -1": "lr must be above 0, not -1.0; give 0.01, say.",
 }
 
 
