@@ -170,7 +170,7 @@ class _Toward:
     """A price: what is saved of all that a target counts, as shares of what has to be saved, until enough is saved of it."""
 
     def __init__(self, target: Target, costs: CostModel, channels: int) -> None:
-        """Note what has to be saved of a model with so many channels that can go."""
+        """Note what has to be saved of a model with so many channels that can be pruned."""
         self._costs, self._channels = costs, channels
         self._full = Counts(1.0, costs.full.macs, costs.full.parameters)
         self._budgets = [(budget, budget.limit(value, self._full)) for _, budget, value in target.given(Counted)]
@@ -183,7 +183,7 @@ class _Toward:
         return sum(budget.count(saved) / (budget.count(self._full) - limit) for budget, limit in self._open)
 
     def changed(self, removed: Tensor) -> bool:
-        """Look at what is left to save; whether prices are others than they were."""
+        """Find out what still has to be saved; tells whether prices have changed."""
         cost, before = self._costs.cost(removed), self._open
         left = Counts(1 - int(removed.sum()) / self._channels, cost.macs, cost.parameters)
         self._open = [(budget, limit) for budget, limit in self._budgets if budget.count(left) > limit] or self._budgets

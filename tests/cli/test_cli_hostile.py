@@ -109,7 +109,7 @@ def recipes(draw, base, values=VALUES, untouched=()):
             place = place[key]
         kind = draw(st.sampled_from(["value", "value", "value", "misspell", "remove", "nest", "move"]))
         if kind == "value":
-            place[path[-1]] = draw(values)
+            place[path[-1]] = copy.deepcopy(draw(values))  # the next change may be inside it
         else:
             value = place.pop(path[-1])
             if kind == "misspell":
