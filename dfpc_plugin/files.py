@@ -27,6 +27,8 @@ __all__ = [
     "finite",
     "flush",
     "hidden_name",
+    "is_directory",
+    "is_file",
     "require_writable",
     "tensor_bytes",
     "write_bytes",
@@ -46,12 +48,25 @@ def require_writable(path: Path) -> None:
     Raises:
         OutputError: Says why.
     """
-    if path.is_dir():
-        raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
-    if not path.parent.is_dir():
-        raise OutputError(f"Cannot write '{path}': there is no directory '{path.parent}'.")
-    if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
-        raise OutputError(f"Cannot write '{path}': permission denied.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
+        if not path.parent.is_dir():
+            raise OutputError(f"Cannot write '{path}': there is no directory '{path.parent}'.")
+        if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
+            raise OutputError(f"Cannot write '{path}': permission denied.")
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise OutputError(f"Cannot write '{path}': {getattr(error, 'strerror', None) or error}.") from error
+
+
+def is_directory(name: str | Path) -> bool:
+    """Whether there is a directory of that name; no, if it is a name that nothing can have, such as one that is too long."""
+    return os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises an OSError for such names
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether there is a file of that name; no, if it is a name that nothing can have."""
+    return os.path.isfile(name)  # noqa: PTH113
 
 
 def write_bytes(path: Path, content: bytes) -> Path:

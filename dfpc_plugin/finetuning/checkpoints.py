@@ -18,7 +18,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.weights_file import described
-from dfpc_plugin.files import flush, write_json, write_tensors
+from dfpc_plugin.files import flush, is_directory, is_file, write_json, write_tensors
 from dfpc_plugin.finetuning.errors import CheckpointError
 from dfpc_plugin.plain_data import checked, parse_json, to_plain
 
@@ -57,7 +57,7 @@ class Checkpoints:
 
     def names(self) -> list[str]:
         """Names of those that are there, in ascending order."""
-        if not self.directory.is_dir():
+        if not is_directory(self.directory):
             return []
         return sorted(path.name for path in self.directory.iterdir() if path.name.startswith(_NAME))
 
@@ -72,7 +72,7 @@ class Checkpoints:
         Raises:
             CheckpointError: There are some and no one asked to resume, all are damaged, or the directory cannot be used.
         """
-        if self.directory.exists() and not self.directory.is_dir():
+        if is_file(self.directory):
             raise CheckpointError(f"'{self.directory}' is a file; give a directory for checkpoints.")
         found = self.names()
         if found and not resume:
@@ -85,10 +85,9 @@ class Checkpoints:
             for path in self.directory.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(path)
             return self._newest_whole(found)
-        except OSError as error:
-            raise CheckpointError(
-                f"Cannot write checkpoints to '{self.directory}': {error.strerror or error}."
-            ) from error
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {reason}.") from error
 
     def _newest_whole(self, names: list[str]) -> str | None:
         """The newest of some checkpoints that is not damaged; newer ones get another name.
@@ -121,6 +120,8 @@ class Checkpoints:
         try:
             sums = checked(dict[str, File], parse_json(read_small(place / _SUMS, _LARGEST)), _SUMS)
             for file in _FILES:
+                if not is_file(place / file):
+                    raise ArtifactError(f"'{file}' is not there")
                 if described(place / file) != sums.get(file):
                     raise ArtifactError(f"'{file}' is not what was written")
         except (ArtifactError, OSError, ValueError) as error:

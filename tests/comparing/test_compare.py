@@ -285,3 +285,9 @@ def test_files_hold_the_same_numbers(net):
     assert lines[1:] == cells and len(rows) == len(cells)
     for row, cell in zip(rows, cells, strict=True):
         assert {name: value for name, value in row.items() if value} == {n: str(v) for n, v in cell.items()}
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b"])
+def test_a_file_that_cannot_be_read(name, tmp_path):
+    with pytest.raises(CompareError, match="Cannot read"):
+        dfpc.CompareResult.read(tmp_path / name)

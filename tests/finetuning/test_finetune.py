@@ -247,6 +247,9 @@ def test_what_is_no_checkpoint_of_this_run_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file; give a directory"):
         finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "file")
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(CheckpointError, match="Cannot write checkpoints to"):
+            finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / name)
 
 
 def test_half_written_checkpoints_are_not_taken(tmp_path, monkeypatch):
