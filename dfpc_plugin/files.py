@@ -12,10 +12,11 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,6 +30,7 @@ __all__ = [
     "hidden_name",
     "is_directory",
     "is_file",
+    "locked",
     "require_writable",
     "tensor_bytes",
     "write_bytes",
@@ -184,6 +186,31 @@ def _runs(process: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
+    """Hold a lock, which a process that dies releases, too.
+
+    Args:
+        path: The file to lock, which is made, and removed at the end.
+        refusal: Raised if another process or thread holds the lock.
+
+    Raises:
+        DFPCError: `refusal`, or an error of its type if there can be no such file.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise refusal from error
+    except OSError as error:
+        raise type(refusal)(f"Cannot write '{path}': {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def flush(path: Path) -> None:
