@@ -9,6 +9,11 @@ import lazy_loader
 
 import dfpc_plugin.starting  # noqa: F401  # before any name that imports torch
 
+_state = random.getstate()
+import rich.style  # noqa: E402, F401  # which draws a random number when it is first imported
+
+random.setstate(_state)
+
 __version__ = "0.1.0"
 
 # Public names are listed in `__init__.pyi` and imported when they are first used: `dfpc --help` needs none of them.
@@ -16,13 +21,9 @@ _public_name, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name or a module of the package, and leave Python's random numbers alone, which some libraries draw from."""
-    state = random.getstate()
-    try:
-        if name in __all__:
-            return _public_name(name)
-        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
-            return importlib.import_module(f"{__name__}.{name}")
-    finally:
-        random.setstate(state)
+    """Import a public name or a module of the package."""
+    if name in __all__:
+        return _public_name(name)
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

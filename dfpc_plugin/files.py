@@ -12,10 +12,11 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
@@ -27,6 +28,9 @@ __all__ = [
     "finite",
     "flush",
     "hidden_name",
+    "is_directory",
+    "is_file",
+    "locked",
     "require_writable",
     "tensor_bytes",
     "write_bytes",
@@ -46,12 +50,25 @@ def require_writable(path: Path) -> None:
     Raises:
         OutputError: Says why.
     """
-    if path.is_dir():
-        raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
-    if not path.parent.is_dir():
-        raise OutputError(f"Cannot write '{path}': there is no directory '{path.parent}'.")
-    if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
-        raise OutputError(f"Cannot write '{path}': permission denied.")
+    try:
+        if path.is_dir():
+            raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
+        if not path.parent.is_dir():
+            raise OutputError(f"Cannot write '{path}': there is no directory '{path.parent}'.")
+        if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
+            raise OutputError(f"Cannot write '{path}': permission denied.")
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
+        raise OutputError(f"Cannot write '{path}': {getattr(error, 'strerror', None) or error}.") from error
+
+
+def is_directory(name: str | Path) -> bool:
+    """Whether there is a directory of that name; no, if it is a name that nothing can have, such as one that is too long."""
+    return os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises an OSError for such names
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether there is a file of that name; no, if it is a name that nothing can have."""
+    return os.path.isfile(name)  # noqa: PTH113
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -169,6 +186,31 @@ def _runs(process: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
+    """Hold a lock, which a process that dies releases, too.
+
+    Args:
+        path: The file to lock, which is made, and removed at the end.
+        refusal: Raised if another process or thread holds the lock.
+
+    Raises:
+        DFPCError: `refusal`, or an error of its type if there can be no such file.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise refusal from error
+    except OSError as error:
+        raise type(refusal)(f"Cannot write '{path}': {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def flush(path: Path) -> None:

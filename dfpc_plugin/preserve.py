@@ -76,8 +76,10 @@ def _kept(model: nn.Module) -> Iterator[None]:
     memory = _Memory([*parameters, *(grad for _, grad in gradients), *buffers, *_tensors_in(attributes)])
     values = [(buffer, buffer.detach().clone()) for buffer in buffers if _has_values(buffer)]
     devices = sorted({parameter.get_device() for parameter in parameters if parameter.is_cuda})
+    recorded = torch.is_grad_enabled()
 
     def restore() -> None:
+        torch.set_grad_enabled(recorded)  # Ctrl-C in the `__exit__` of torch.no_grad keeps it on
         for module, saved in zip(modules, attributes, strict=True):
             _restore_attributes(module, *saved)
         for parameter, requires_grad in trainable:

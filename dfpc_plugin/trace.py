@@ -147,8 +147,8 @@ def _recording(model: nn.Module) -> Iterator[None]:
     with (
         collector_paused(),
         torch.inference_mode(False),
-        torch.no_grad(),
         evaluating(model),
+        torch.no_grad(),
         scripted_functions_redirected(),
     ):
         yield

@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
 from dfpc_plugin.errors import ModelFormError
+from dfpc_plugin.files import is_directory, is_file
 
 __all__ = ["HoldsModel", "as_model", "plain_model"]
 
@@ -56,9 +57,9 @@ def as_model(value: Any, name: str = "model") -> nn.Module:
 
 def _text(value: str | Path) -> str:
     """Of a name or a path in place of a model."""
-    if Path(value).is_dir():
+    if is_directory(value):
         return f"the path '{value}'; load the model first: load_pruned('{value}')"
-    if Path(value).is_file():
+    if is_file(value):
         return f"the path '{value}'; build the model first: build_model(NAME, weights='{value}')"
     return (
         f"the text '{value}'; build the model first: build_model('{value}', pretrained=True), or without pretrained for random "

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from dfpc_plugin.data import DataError, calibration_images, evaluation_transform, open_images
 from dfpc_plugin.evaluation import evaluate_model, probe
+from dfpc_plugin.finetuning import FinetuneSettings, finetune
 from dfpc_plugin.models import build_model, load_weights, preprocessing_of
 from digit_runs import PREPROCESSING, digit_net, val_digits
 
@@ -149,3 +150,13 @@ def test_networks_reach_their_published_accuracy(network, accuracy):
     found = evaluate_model(model, dataset)
     assert found.count == 5000
     assert round(found.top1, 2) == accuracy
+
+
+@pytest.mark.parametrize("label", ["a", None, 1.5, float("nan"), 2**70, torch.ones(2)])
+def test_labels_that_are_no_classes(label):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    images = [(torch.rand(3, 2, 2), label)] * 4
+    with pytest.raises(DataError, match="which is no class; give whole numbers from 0"):
+        evaluate_model(model, images)
+    with pytest.raises(DataError, match="which is no class; give whole numbers from 0"):
+        finetune(model, images, settings=FinetuneSettings(steps=1, batch_size=4))

@@ -13,6 +13,8 @@ from dfpc_plugin.files import (
     OutputError,
     clear_leftovers,
     hidden_name,
+    is_directory,
+    is_file,
     require_writable,
     tensor_bytes,
     write_json,
@@ -106,3 +108,11 @@ def test_the_same_tensors_are_the_same_bytes():
     assert all(tensor_bytes(tensors, dict(reversed(metadata.items()))) == first for _ in range(8))
     found = load(first)
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "loop/x", "a\0b"])
+def test_names_that_nothing_can_have(name, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert not is_directory(tmp_path / name) and not is_file(tmp_path / name)
+    with pytest.raises(OutputError, match="Cannot write"):
+        require_writable(tmp_path / name)

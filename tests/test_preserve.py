@@ -246,3 +246,11 @@ def test_real_forwards_leave_weights_alone(measure, how):
             replay(copy.deepcopy(model), torch.ones(2, 3), result.removed)
     for (_, place, _, value), (_, now, _, same) in zip(before, everything(model), strict=True):
         assert now == place and torch.equal(value, same)
+
+
+def test_gradients_are_on_again_after_an_interrupt():
+    """Ctrl-C in the `__exit__` of torch.no_grad keeps it from being left."""
+    with pytest.raises(KeyboardInterrupt), evaluating(nn.Linear(2, 2)):
+        torch.no_grad().__enter__()
+        raise KeyboardInterrupt
+    assert torch.is_grad_enabled()

@@ -23,9 +23,14 @@ def test_every_public_name_is_there(name):
     assert getattr(dfpc_plugin, name) is not None
 
 
-def test_importing_a_public_name_draws_no_random_numbers():
+@pytest.mark.parametrize(
+    "first", ["dfpc_plugin.find_couplings", "import dfpc_plugin.report", "from dfpc_plugin.host import DFPCPruner"]
+)
+def test_imports_draw_no_random_numbers(first):
     """rich draws one when it is imported."""
-    program = "import random, dfpc_plugin; before = random.getstate(); dfpc_plugin.find_couplings; print(random.getstate() == before)"
+    program = (
+        f"import random; before = random.getstate(); import dfpc_plugin; {first}; print(random.getstate() == before)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert done.stdout == "True\n", done.stderr
 

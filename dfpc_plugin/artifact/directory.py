@@ -85,7 +85,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 def _require_absent_or(target: Path, *, overwrite: bool) -> None:
     """Raise if something is there that may not be replaced."""
-    if not os.path.lexists(target):
+    try:
+        target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return
     if not target.is_dir():
         raise ArtifactError(f"Cannot write '{target}': it is a file; name a directory that is to be made.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,7 +15,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 __all__ = ["BuildLimit"]
 
 _OPERATORS_PER_TENSOR = 100
-_OPERATORS = 20_000
+_OPERATORS = 5_000
 _MEMORY_PER_BYTE = 256
 _MEMORY = 2**29
 
@@ -23,7 +24,7 @@ class BuildLimit(TorchDispatchMode):
     """Ends the construction of a model that takes far more operators or memory than its saved tensors can be the rest of.
 
     Initialisers and position tables are operators, so a constructor that loops over a huge option meets the limit on their
-    number; tensors on the meta device take no memory.
+    number; models of timm and torchvision take up to 45 for a tensor. Tensors on the meta device take no memory.
 
     Attributes:
         reached: What was raised; a constructor may catch it.
@@ -44,6 +45,10 @@ class BuildLimit(TorchDispatchMode):
         """
         kwargs = kwargs or {}
         self._operators -= 1
+        if (
+            func is torch.ops.aten.unbind.int
+        ):  # iterating over a tensor, which makes one of every row before the first is used
+            self._require(args[0].shape[args[1] if len(args) > 1 else 0] <= self._operators)
         names = [argument.name for argument in func._schema.arguments[:1]]
         if names == ["size"] and _on_cpu(kwargs):  # it would be filled before its size is seen
             self._require(math.prod(args[0]) <= self._memory)

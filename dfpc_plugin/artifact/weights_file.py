@@ -14,6 +14,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File, Manifest
 from dfpc_plugin.artifact.reading import opened
 from dfpc_plugin.files import tensor_bytes
+from dfpc_plugin.interrupts import interrupts_held
 
 __all__ = ["described", "packed", "read_weights", "require_weights"]
 
@@ -79,7 +80,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}
+            tensors = {}
+            for name in file.keys():
+                with interrupts_held():  # the library makes an error of its own of Ctrl-C
+                    tensors[name] = file.get_tensor(name).clone()
+            return tensors
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         raise ArtifactError(f"its tensors cannot be read: {error}") from error
 

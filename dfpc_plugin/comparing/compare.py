@@ -20,7 +20,7 @@ from dfpc_plugin.comparing.output_error import OutputError
 from dfpc_plugin.comparing.plan import Budget, Plan
 from dfpc_plugin.comparing.result import CompareResult
 from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OwnScorer, Scorer
-from dfpc_plugin.comparing.store import CellStore, FileStore, locked
+from dfpc_plugin.comparing.store import CellStore, FileStore, reserved
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
@@ -99,7 +99,7 @@ def compare(
     path = Path(save_to) if isinstance(save_to, str | Path) else None
     images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
     original = plain_model(model)
-    with torch.inference_mode(False), generators_kept(), shown(progress) as tell, locked(path):
+    with torch.inference_mode(False), generators_kept(), shown(progress) as tell, reserved(path):
         couplings = map_couplings(original, example_inputs, options.get("forward_fn"))
         scorer: Scorer
         if data is not None:

@@ -44,10 +44,17 @@ class CompareResult:
         """Read a file that `compare(save_to=...)` has written, with all cells that are in it.
 
         Raises:
-            CompareError: It holds something else.
+            CompareError: It cannot be read, or holds something else.
         """
         place = Path(path)
-        experiment, unpruned, cells = read_lines(place.read_text(encoding="utf-8"), place)
+        try:
+            text = place.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CompareError(
+                f"Cannot read '{place}': {reason}; give the file that compare(save_to=...) has written."
+            ) from error
+        experiment, unpruned, cells = read_lines(text, place)
         return cls(METRICS[experiment["metric"]], experiment["source"], unpruned, tuple(cells), experiment)
 
     def __add__(self, other: CompareResult) -> CompareResult:

@@ -10,13 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
 from dfpc_plugin.comparing.metrics import METRICS
-from dfpc_plugin.files import finite, require_writable, write_text
+from dfpc_plugin.files import finite, locked, require_writable, write_text
 
-__all__ = ["CellStore", "FileStore", "as_lines", "locked", "read_lines"]
+__all__ = ["CellStore", "FileStore", "as_lines", "read_lines", "reserved"]
 
 
 class CellStore:
@@ -103,7 +101,7 @@ class FileStore(CellStore):
 
 
 @contextlib.contextmanager
-def locked(path: Path | None) -> Iterator[None]:
+def reserved(path: Path | None) -> Iterator[None]:
     """Keep other processes from working on a file.
 
     Raises:
@@ -113,18 +111,9 @@ def locked(path: Path | None) -> Iterator[None]:
         yield
         return
     require_writable(path)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise CompareError(
-            f"'{path}' is in use by another process; wait for it, or name another file as save_to."
-        ) from error
-    try:
+    refusal = CompareError(f"'{path}' is in use by another process; wait for it, or name another file as save_to.")
+    with locked(path.with_name(f".{path.name}.lock"), refusal):
         yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def as_lines(experiment: Mapping[str, Any], unpruned: Unpruned, results: Iterable[CellResult]) -> str:

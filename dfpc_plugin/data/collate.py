@@ -10,14 +10,14 @@ from torch import Tensor
 
 from dfpc_plugin.data.errors import DataError
 
-__all__ = ["collate_images"]
+__all__ = ["collate_images", "label_of"]
 
 
 def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
     """Put pairs of image and label into one batch `(N, C, H, W)` and its labels `(N,)`.
 
     Raises:
-        DataError: Images are no tensors, or have different shapes.
+        DataError: Images are no tensors, or have different shapes; labels are no whole numbers.
     """
     images = [image for image, _ in pairs]
     strange = next((image for image in images if not isinstance(image, Tensor)), None)
@@ -32,4 +32,27 @@ def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
             f"Images of one batch have different shapes, {tuple(images[0].shape)} and {tuple(other.shape)}; open the data set "
             f"with a transform that makes them one size."
         )
-    return torch.stack(images), torch.as_tensor([int(label) for _, label in pairs])
+    return torch.stack(images), torch.as_tensor([label_of(label) for _, label in pairs])
+
+
+def label_of(label: Any) -> int:
+    """Return a label as a number.
+
+    Raises:
+        DataError: It is no whole number that can be one.
+    """
+    try:
+        number = int(label)
+        whole = bool(number == label) and abs(number) < 2**63
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+    ):  # what texts, None, NaN and tensors of several numbers raise
+        whole = False
+    if not whole:
+        raise DataError(
+            f"The data set has the label {str(label)[:100]!r}, which is no class; give whole numbers from 0."
+        )
+    return number

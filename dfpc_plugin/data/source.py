@@ -13,6 +13,7 @@ from dfpc_plugin.data.folder import FolderImages
 from dfpc_plugin.data.images import Images
 from dfpc_plugin.data.layout import check_split
 from dfpc_plugin.data.torchvision_sets import TorchvisionImages
+from dfpc_plugin.files import is_directory, is_file
 
 __all__ = ["open_images"]
 
@@ -57,8 +58,8 @@ def _open(source: str, split: str, root: str | os.PathLike[str] | None, download
     if source == "digits":
         return DigitImages(split)
     path = Path(source)
-    if path.is_dir():
+    if is_directory(path):
         return FolderImages(path, split)
-    if path.is_file():
+    if is_file(path):
         return ArchiveImages(path, split)
     raise DataError(f"There is no '{source}'; give a folder, a zip archive, torchvision/NAME, or digits.")

@@ -141,8 +141,8 @@ def _named_outputs(graph: OnnxRuntimeModel, given: ExampleInputs) -> dict[str, T
 def _read(source: Path) -> bytes:
     try:
         return source.read_bytes()
-    except OSError as error:
-        raise ExportError(f"Cannot read '{source}': {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise ExportError(f"Cannot read '{source}': {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dfpc_plugin.data import DataError, checked_workers, collate_images
+from dfpc_plugin.data.collate import label_of
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.seeds import order_of, seed_item
 from dfpc_plugin.finetuning.settings import FinetuneSettings
@@ -91,9 +92,10 @@ class _Seeded(Dataset[Any]):
         epoch, image = key
         seed_item(*self._seed, epoch, image)
         pixels, label = self._dataset[image]
-        if not 0 <= int(label) < self._classes:
+        number = label_of(label)
+        if not 0 <= number < self._classes:
             raise DataError(
-                f"Image {image} of the training set has the label {int(label)}, and the model {self._classes} outputs."
+                f"Image {image} of the training set has the label {number}, and the model {self._classes} outputs."
             )
         return pixels, label
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import warnings
@@ -18,7 +19,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.weights_file import described
-from dfpc_plugin.files import flush, write_json, write_tensors
+from dfpc_plugin.files import flush, is_directory, is_file, locked, write_json, write_tensors
 from dfpc_plugin.finetuning.errors import CheckpointError
 from dfpc_plugin.plain_data import checked, parse_json, to_plain
 
@@ -27,7 +28,7 @@ __all__ = ["Checkpoint", "Checkpoints"]
 _FORMAT = 2
 _KEPT = 2
 _NAME, _TEMPORARY, _DAMAGED = "checkpoint-", ".unfinished-", "damaged-"
-_RUN, _SUMS = "run.json", "checksums.json"
+_RUN, _SUMS, _LOCK = "run.json", "checksums.json", "lock"
 _PARTS = ("model", "optimiser")
 _FILES = (_RUN, *(f"{part}.safetensors" for part in _PARTS))
 _LARGEST = 2**26
@@ -54,15 +55,20 @@ class Checkpoints:
     def __init__(self, directory: Path) -> None:
         """Keep them in `directory`, which is made when it is needed."""
         self.directory = directory
+        self._lock = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Let other runs have the directory."""
+        self._lock.close()
 
     def names(self) -> list[str]:
         """Names of those that are there, in ascending order."""
-        if not self.directory.is_dir():
+        if not is_directory(self.directory):
             return []
         return sorted(path.name for path in self.directory.iterdir() if path.name.startswith(_NAME))
 
     def open(self, resume: bool) -> str | None:
-        """Find where to begin, and clear away what an interrupted run has left half-written.
+        """Find where to begin, and clear away what an interrupted run has left half-written; no other run can, until `close`.
 
         Damaged checkpoints that are newer than a whole one are renamed, with a warning.
 
@@ -70,25 +76,32 @@ class Checkpoints:
             The name of the newest checkpoint that is whole; None to begin anew.
 
         Raises:
-            CheckpointError: There are some and no one asked to resume, all are damaged, or the directory cannot be used.
+            CheckpointError: There are some and no one asked to resume, all are damaged, or the directory cannot be used or
+                is in use.
         """
-        if self.directory.exists() and not self.directory.is_dir():
+        if is_file(self.directory):
             raise CheckpointError(f"'{self.directory}' is a file; give a directory for checkpoints.")
-        found = self.names()
-        if found and not resume:
-            raise CheckpointError(
-                f"'{self.directory}' holds the checkpoints of a run, the newest {found[-1]}; pass resume=True to go on with it, or "
-                f"give another directory to start anew."
-            )
+        self.close()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            refusal = CheckpointError(
+                f"'{self.directory}' is in use: another run saves its checkpoints there; wait for it, or give another directory."
+            )
+            self._lock.enter_context(locked(self.directory / _LOCK, refusal))
+            found = self.names()
+            if found and not resume:
+                raise CheckpointError(
+                    f"'{self.directory}' holds the checkpoints of a run, the newest {found[-1]}; pass resume=True to go on with "
+                    f"it, or give another directory to start anew."
+                )
             for path in self.directory.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(path)
             return self._newest_whole(found)
-        except OSError as error:
-            raise CheckpointError(
-                f"Cannot write checkpoints to '{self.directory}': {error.strerror or error}."
-            ) from error
+        except CheckpointError:  # is a ValueError, too
+            raise
+        except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {reason}.") from error
 
     def _newest_whole(self, names: list[str]) -> str | None:
         """The newest of some checkpoints that is not damaged; newer ones get another name.
@@ -121,6 +134,8 @@ class Checkpoints:
         try:
             sums = checked(dict[str, File], parse_json(read_small(place / _SUMS, _LARGEST)), _SUMS)
             for file in _FILES:
+                if not is_file(place / file):
+                    raise ArtifactError(f"'{file}' is not there")
                 if described(place / file) != sums.get(file):
                     raise ArtifactError(f"'{file}' is not what was written")
         except (ArtifactError, OSError, ValueError) as error:

@@ -85,12 +85,14 @@ def run_for(
                     copy.deepcopy(model),
                     run_identity(model, teacher, len(train), engine.processes, what),
                 )
+            checkpoints = None if checkpoint is None else Checkpoints(Path(checkpoint))
             run = Run(
-                engine, model, copied, train, val, teacher, classes, identity,
-                None if checkpoint is None else Checkpoints(Path(checkpoint)), Phases(tell if engine.main else None),
+                engine, model, copied, train, val, teacher, classes, identity, checkpoints,
+                Phases(tell if engine.main else None),
             )  # fmt: skip
-            run.begin(resume)
-            yield run
+            with contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints):
+                run.begin(resume)
+                yield run
 
 
 def finished(run: Run) -> nn.Module:

@@ -16,6 +16,7 @@ from dfpc_plugin.artifact.directory import CONFIG
 from dfpc_plugin.artifact.load import load_model
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.files import is_directory
 from dfpc_plugin.hub.card import model_card
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec
@@ -122,7 +123,7 @@ def from_pretrained(
         ArtifactError: It holds no saved model, or a damaged one.
         MissingDependencyError: huggingface_hub is not installed.
     """
-    if Path(name).is_dir():
+    if is_directory(name):
         return load_pruned(name, factory=factory, device=device)
     hub = require("huggingface_hub", "huggingface_hub", "hub")
     try:

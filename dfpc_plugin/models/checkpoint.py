@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import mmap
 import pathlib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.files import is_file
 from dfpc_plugin.models.catalogue import is_listed
 
 __all__ = ["Checkpoint", "WeightsError", "read_checkpoint"]
@@ -29,6 +31,7 @@ _ARGUMENTS = ("args", "hyper_parameters", "config")
 _ARCHITECTURES = ("arch", "model", "model_name", "architecture", "backbone")
 _NUMBERS = ("num_classes", "in_chans", "img_size")
 _COMPILED = "_orig_mod."
+_MOST, _LONGEST = 50_000, 1000
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
@@ -71,13 +74,19 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         WeightsError: The file cannot be read, or holds no weights.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise WeightsError(f"There is no file '{path}' with weights; check the path.")
     content = _content(path)
     place, key = _weights_in(content, path)
     tensors = {str(name).replace(_COMPILED, ""): t for name, t in dict(place).items() if isinstance(t, Tensor)}
     if not tensors:
         raise WeightsError(f"'{path}' holds no weights by name; save the model's state_dict.")
+    _require_names(tensors, path)
+    nested = next((name for name, tensor in tensors.items() if tensor.is_nested), None)
+    if nested is not None:
+        raise WeightsError(
+            f"'{nested}' in '{path}' is a nested tensor, which no weight is; save the model's state_dict."
+        )
     stated = _stated(content)
     return Checkpoint(path, tensors, key in _AVERAGES, tuple(_architectures(content, stated)), _options(stated))
 
@@ -89,12 +98,16 @@ def _content(path: Path) -> Any:
         WeightsError: It cannot be read.
     """
     _require_uncompressed(path)
+    _require_no_bytearray(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
+                _require_names(file.keys(), path)
                 return {**(file.metadata() or {}), **{name: file.get_tensor(name) for name in file.keys()}}
         with _harmless_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except SafetensorError as error:
         raise WeightsError(f"'{path}' is no whole file of safetensors ({error}); fetch it again.") from error
     except Exception as error:  # torch and zip files report damage in many ways
@@ -131,6 +144,26 @@ def _require_uncompressed(path: Path) -> None:
         raise WeightsError(
             f"'{path}' holds '{packed.filename[:100]}' compressed, which torch.save does not do; load it where you trust it, and "
             f"save its state_dict with safetensors."
+        )
+
+
+def _require_no_bytearray(path: Path) -> None:
+    """Raise if a pickle makes a bytearray, which torch.load allows, and which takes as much memory as the file asks for."""
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = content.find(b"\nbytearray\n") >= 0
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return  # as its reader will say
+    if found:
+        raise WeightsError(f"'{path}' holds a bytearray, which is no weight; save the model's state_dict.")
+
+
+def _require_names(names: Collection[str], path: Path) -> None:
+    """Raise if there are far more tensors, or far longer names, than models have."""
+    if len(names) > _MOST or any(len(name) > _LONGEST for name in names):
+        raise WeightsError(
+            f"'{path}' holds more than {_MOST} tensors, or one with a name of more than {_LONGEST} characters, which no model "
+            f"has; save one model's state_dict."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpo
 __all__ = ["Match", "MismatchError", "load_weights", "match_weights"]
 
 _SHOWN = 4
+_DEEPEST_PREFIX = 8
 _COUNTER = "num_batches_tracked"
 _OF_WRAPPERS = ("n_averaged",)
 """What wrappers count, beside the weights."""
@@ -79,6 +81,8 @@ class Match:
         """Classes, and channels of the input, in the checkpoint and in the model; None unless that is all that differs."""
         classes, channels = set(), set()
         for name, (given, own) in self.differ.items():
+            if len(given) != len(own):
+                return None, None
             if given and given[1:] == own[1:] and _alike(re.sub(r"weight$", "bias", name), self):
                 classes.add((given[0], own[0]))
             elif len(given) > 1 and (given[0], *given[2:]) == (own[0], *own[2:]):
@@ -177,7 +181,10 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 def _prefixes(names: Mapping[str, Tensor], wanted: int) -> list[str]:
     """What may stand before the names of the weights: nothing, and all that many of the names begin with."""
-    counts = Counter(name[: place + 1] for name in names for place, sign in enumerate(name) if sign == ".")
+    counts: Counter[str] = Counter()
+    for name in names:
+        dots = (place for place, sign in enumerate(name) if sign == ".")
+        counts.update(name[: place + 1] for place in itertools.islice(dots, _DEEPEST_PREFIX))
     return ["", *(prefix for prefix, count in counts.items() if 2 * count >= wanted)]
 
 

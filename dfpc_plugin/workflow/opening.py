@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from dfpc_plugin.artifact import load_pruned, read_manifest
 from dfpc_plugin.data import ImageDataset, calibration_images, evaluation_transform, open_images, training_transform
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.files import is_directory, is_file
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.models import (
@@ -73,12 +73,12 @@ class Opened(HoldsModel):
 
 def is_artifact(name: str) -> bool:
     """Whether a model's name is that of a directory, and so of a saved model."""
-    return Path(name).is_dir()
+    return is_directory(name)
 
 
 def is_checkpoint(name: str) -> bool:
     """Whether a model's name is that of a file, and so of a checkpoint."""
-    return Path(name).is_file()
+    return is_file(name)
 
 
 def device_of(name: str) -> torch.device:

@@ -47,7 +47,11 @@ class WorkPlace:
         self.directory = output.with_name(output.name + ".run")
         self._recipe, self._resume = recipe, resume
         known = self.directory / _RECIPE
-        if is_main_process() and self.directory.exists():  # the others may come when the main one has begun
+        try:
+            there = self.directory.exists()
+        except OSError as error:  # the name is too long
+            raise OutputError(f"Cannot make '{self.directory}': {error.strerror or error}.") from error
+        if is_main_process() and there:  # the others may come when the main one has begun
             if (self.directory / _LOCK).exists():
                 self._taken().release()
             self._require_own(known)

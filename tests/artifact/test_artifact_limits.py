@@ -49,7 +49,15 @@ def test_keys_of_one_hash_are_not_compared_without_end():
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("options", [{"depth": 100_000}, {"embed_dim": 6_400_000}, {"num_classes": 10**9}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 100_000},
+        {"depth": 1_000_000, "drop_path_rate": 0.1},  # a tensor for every rate
+        {"embed_dim": 6_400_000},
+        {"num_classes": 10**9},
+    ],
+)
 def test_a_model_far_larger_than_what_is_saved_is_not_built(options, tmp_path):
     network = create_model("test_vit")
     path = save_any(network, tmp_path / "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from artifact_nets import IMAGE, convolutional
 from test_artifact_files import FILES, contents, message_of, names, save_pruned
 from test_artifact_structure import cut_some
 
-from dfpc_plugin.artifact import directory, load_pruned
+from dfpc_plugin.artifact import directory, load_pruned, weights_file
 
 
 @pytest.fixture
@@ -70,3 +71,31 @@ def test_a_listed_file_that_is_missing_is_told_of(model, tmp_path):
     (path / "report.html").unlink()
     with pytest.warns(UserWarning, match="lacks the file 'report.html', which its manifest lists"):
         load_pruned(path, factory=convolutional)
+
+
+def test_an_interrupt_while_tensors_are_read_stays_one(tmp_path, monkeypatch):
+    """The library that reads them raises an error of its own for Ctrl-C."""
+
+    class File:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def keys(self):
+            return ["w"]
+
+        def get_tensor(self, name):
+            try:
+                signal.raise_signal(signal.SIGINT)
+                return torch.ones(1)
+            except KeyboardInterrupt as error:
+                raise RuntimeError("could not determine the shape") from error
+
+    monkeypatch.setattr(weights_file, "safe_open", File)
+    with pytest.raises(KeyboardInterrupt):
+        weights_file.read_weights(tmp_path / "x.safetensors")

@@ -285,3 +285,15 @@ def test_files_hold_the_same_numbers(net):
     assert lines[1:] == cells and len(rows) == len(cells)
     for row, cell in zip(rows, cells, strict=True):
         assert {name: value for name, value in row.items() if value} == {n: str(v) for n, v in cell.items()}
+
+
+def test_a_name_that_leaves_no_room_for_a_lock(net, tmp_path):
+    model, x, _ = net
+    with pytest.raises(CompareError, match=r"Cannot write .*: File name too long"):
+        dfpc.compare(model, x, score=lambda candidate: 1.0, save_to=tmp_path / ("x" * 252))
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b"])
+def test_a_file_that_cannot_be_read(name, tmp_path):
+    with pytest.raises(CompareError, match="Cannot read"):
+        dfpc.CompareResult.read(tmp_path / name)

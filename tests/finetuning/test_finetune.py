@@ -15,6 +15,7 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.data import DataError
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSettings, finetune
+from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from digit_runs import INPUTS, SETTINGS, digit_net, train_digits, tuned, val_digits
 
 SHORT = FinetuneSettings(steps=4, batch_size=16, lr=0.05)
@@ -247,6 +248,21 @@ def test_what_is_no_checkpoint_of_this_run_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="is a file; give a directory"):
         finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "file")
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(CheckpointError, match="Cannot write checkpoints to"):
+            finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / name)
+
+
+def test_another_run_with_the_same_checkpoints_is_refused(tmp_path):
+    first = Checkpoints(tmp_path / "c")
+    first.open(resume=False)
+    with pytest.raises(
+        CheckpointError, match=r"^'[^']*' is in use: another run saves its checkpoints there; wait for it"
+    ):
+        finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "c")
+    first.close()
+    assert list((tmp_path / "c").iterdir()) == []
+    finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "c")
 
 
 def test_half_written_checkpoints_are_not_taken(tmp_path, monkeypatch):

@@ -79,3 +79,38 @@ def test_plain_values_beside_the_weights_are_no_obstacle(tmp_path):
     assert set(read(content, tmp_path).tensors) == {"fc.weight"}
     with pytest.raises(Exception, match="weights_only"):  # what was let in is only for this
         torch.load(tmp_path / "x.pth", weights_only=True)
+
+
+class Bytes:
+    """A pickle of some bytes that says how many gibibytes it takes."""
+
+    def __reduce__(self):
+        return bytearray, (2**33,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_small_file_cannot_ask_for_much_memory(legacy, tmp_path):
+    torch.save({**WEIGHT, "x": Bytes()}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="holds a bytearray, which is no weight"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("names", [[f"w{number}" for number in range(50_001)], ["a." * 501]])
+def test_names_that_no_model_has_are_refused_before_tensors_are_read(names, tmp_path):
+    header = "{" + ",".join(f'"{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for name in names) + "}"
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(WeightsError, match="more than 50000 tensors, or one with a name of more than 1000 characters"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_no_weights(tmp_path):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(2)])
+    with pytest.raises(WeightsError, match=r"'fc.bias' in .* is a nested tensor"):
+        read(WEIGHT | {"fc.bias": nested}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_no_file(name):
+    with pytest.raises(WeightsError, match="There is no file"):
+        read_checkpoint(name)

@@ -199,3 +199,9 @@ def test_compressed_archives_are_not_inflated(source, target, tmp_path):
             new.writestr(entry, old.read(entry) + bytes(10_000) * ("/data/" in entry))
     with pytest.raises(WeightsError, match=r"compressed, which torch\.save does not do"):
         load_weights(target, tmp_path / "z.pth")
+
+
+def test_a_counter_with_an_axis_is_named(source, target, tmp_path):
+    torch.save(source.state_dict() | {"1.num_batches_tracked": torch.ones(1)}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"1.num_batches_tracked has shape \(1,\), the model's \(\)"):
+        load_weights(target, tmp_path / "x.pth")

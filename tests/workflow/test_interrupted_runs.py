@@ -205,3 +205,10 @@ def test_two_processes_write_one_artifact(recipe, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"r.yaml", "out"}
     found = run_process("evaluate", tmp_path / "out", "--data", "digits", "--factory", TUNED["model"]["name"], "--json")
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("length", [252, 260])
+def test_an_output_with_too_long_a_name(recipe, tmp_path, capsys, length):
+    """The run's own directory has a longer one."""
+    assert prune(recipe, "--output", tmp_path / ("x" * length)) == 1
+    assert capsys.readouterr().err.endswith("File name too long.\n")

@@ -9,6 +9,8 @@ from dfpc_plugin.workflow.opening import (
     images_to_calibrate,
     images_to_train,
     images_to_validate,
+    is_artifact,
+    is_checkpoint,
     open_model,
     prepared,
 )
@@ -97,3 +99,7 @@ def test_without_training_images_it_says_so():
     for opening in (images_to_train, lambda data, ready: images_to_calibrate(data, ready, 3, 0)):
         with pytest.raises(RecipeError, match=r"say where they are in data\.train"):
             opening(DataSection(), RGB)
+
+
+def test_a_name_that_no_file_can_have_is_that_of_a_model():
+    assert not is_artifact("'" * 9000) and not is_checkpoint("'" * 9000)
