@@ -6,9 +6,12 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
-__all__ = ["interrupts_held", "undone"]
+__all__ = ["entered", "interrupts_held", "undone"]
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -50,3 +53,19 @@ def undone(restore: Callable[[], None]) -> Iterator[None]:
     finally:
         if not done:  # Ctrl-C came between the end of the block and the beginning of `finish`
             finish()
+
+
+@contextlib.contextmanager
+def entered(mode: AbstractContextManager[T]) -> Iterator[T]:
+    """Enter one of PyTorch's modes, and leave it: Ctrl-C inside its own code would leave it on PyTorch's stack for ever."""
+    inside: list[AbstractContextManager[T]] = []
+
+    def leave() -> None:
+        if inside:
+            inside.pop().__exit__(None, None, None)
+
+    with undone(leave):
+        with interrupts_held():
+            value = mode.__enter__()
+            inside.append(mode)
+        yield value

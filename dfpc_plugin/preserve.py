@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dfpc_plugin.containers import CONTAINERS, NO_TENSORS, PLAIN, refill, same_contents
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.hooks import hook_state_kept
-from dfpc_plugin.interrupts import undone
+from dfpc_plugin.interrupts import entered, undone
 
 __all__ = ["evaluating", "exclusive", "has_storage", "memory_address", "unwatched", "watched"]
 
@@ -175,7 +175,7 @@ def watched() -> Iterator[None]:
     if not _Memory._active:
         yield
         return
-    with _Watch():
+    with entered(_Watch()):
         yield
 
 

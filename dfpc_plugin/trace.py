@@ -18,6 +18,7 @@ from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
+from dfpc_plugin.interrupts import entered
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
 from dfpc_plugin.tracing.constants import Constants
@@ -112,7 +113,11 @@ def _traced(
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
         label = None if followed is None else followed.label
-        with traced_state(run, label), caches_passed_by(run.names.modules.values()), Constants(run, run.written):
+        with (
+            traced_state(run, label),
+            caches_passed_by(run.names.modules.values()),
+            entered(Constants(run, run.written)),
+        ):
             explained = contextlib.nullcontext() if forward_fn else inputs_explained(model, example_inputs)
             with explained, _watching(run, followed, statements):
                 outputs = follow(run, model, example_inputs, forward_fn)

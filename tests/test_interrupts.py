@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import dfpc_plugin as dfpc
 from dfpc_plugin import generators
@@ -18,9 +19,10 @@ from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.finetuning.seeds import seed_step
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.interrupts import interrupts_held, undone
+from dfpc_plugin.interrupts import entered, interrupts_held, undone
 from dfpc_plugin.latency.predict import _threads
 from dfpc_plugin.preserve import evaluating
+from dfpc_plugin.repairing.lockstep import SteppedForward
 from dfpc_plugin.tracing.script import scripted_functions_redirected
 
 PACKAGE = str(Path(dfpc.__file__).parent)
@@ -122,6 +124,42 @@ def test_ctrl_c_waits_and_is_not_lost():
             signal.raise_signal(signal.SIGINT)
             told.append("finished")
     assert told == ["finished"]
+
+
+class Interrupted(TorchFunctionMode):
+    """A mode in whose own code Ctrl-C comes."""
+
+    def __enter__(self):
+        found = super().__enter__()
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+    def __exit__(self, *error):
+        signal.raise_signal(signal.SIGINT)
+        return super().__exit__(*error)
+
+
+def test_modes_of_pytorch_are_entered_and_left_as_a_whole():
+    with pytest.raises(KeyboardInterrupt), entered(Interrupted()):
+        pytest.fail("the interrupt comes before the block")
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_a_forward_in_a_thread_has_begun_when_ctrl_c_is_raised(monkeypatch):
+    """In the middle of a start, it can leave a lock of the thread taken, which then waits for ever."""
+    begun, start = [], threading.Thread.start
+
+    def interrupted(thread):
+        signal.raise_signal(signal.SIGINT)
+        start(thread)
+        begun.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    forward = SteppedForward(nn.Linear(1, 1), torch.ones(1, 1), None)
+    with pytest.raises(KeyboardInterrupt):
+        forward.advance()
+    forward.close()
+    assert begun and not begun[0].is_alive()
 
 
 def test_what_raises_while_it_is_put_back_is_told():

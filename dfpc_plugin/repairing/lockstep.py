@@ -64,7 +64,8 @@ class SteppedForward:
         if self._waits:
             self._go.put(True)
         elif self._thread.ident is None:
-            self._thread.start()
+            with interrupts_held():  # in the middle of a start, Ctrl-C can leave the thread waiting for ever
+                self._thread.start()
         else:
             return None
         event = self._events.get()

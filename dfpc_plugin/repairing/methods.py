@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import entered
 from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
 from dfpc_plugin.repairing.best import Best, copy_state
 from dfpc_plugin.repairing.calibration import Calibration
@@ -78,7 +79,7 @@ def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
     """Constants in place of what is removed."""
     layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
     if noise is not None:
-        with ChannelNorms(job.original, job.kept) as norms:
+        with entered(ChannelNorms(job.original, job.kept)) as norms:
             before = moments_of(job.original, noise, job.forward_fn)
         norms.update(job.model)
         _expect_what_is_left(job, noise, before, _SHIFT)

@@ -18,6 +18,7 @@ from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import entered
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.repairing.statistics import NormInputs, divergence
@@ -110,7 +111,7 @@ def _matched(
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for step in range(steps + 1):
-            with NormInputs() as norms:
+            with entered(NormInputs()) as norms:
                 run_forward(model, images.to(kind), forward_fn)
             if not norms.found:
                 raise RepairError(

@@ -26,7 +26,7 @@ from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction, failed_forward, running_modules
 from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.interrupts import undone
+from dfpc_plugin.interrupts import entered, undone
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
@@ -240,7 +240,7 @@ class _Trial:
                 attributes[stated.name] = restated(attributes[stated.name], stated.entry, width)
             inputs = map_tensors(self._make, self._inputs)
             args, kwargs = as_call(inputs) if self._forward is None else ((), {})
-            with _Shapes(), running_eagerly(), watched():
+            with entered(_Shapes()), running_eagerly(), watched():
                 output = self._model(*args, **kwargs) if self._forward is None else self._forward(self._model, inputs)
         return [tensor.shape for tensor in returned_tensors(output)]
 

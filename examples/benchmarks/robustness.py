@@ -398,6 +398,8 @@ def interrupts(tries: int, place: Path) -> Iterator[str | None]:
             problem = "another random state"
         elif threading.active_count() > alive:
             problem = "a thread is left"
+        elif torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+            problem = "a mode is left on PyTorch's stack"
         yield problem and f"line {position}: {problem}"
 
 
