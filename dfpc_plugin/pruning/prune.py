@@ -115,6 +115,8 @@ def prune(
     mending = RepairSettings.or_none(repair, images)
     if wanted.max_drop is not None and evaluate is None:
         raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
+    if per == "target" and not wanted.counted:
+        raise PrunerSettingError(f"per='target' needs a target that counts something, not {wanted}; give per='macs'.")
     by_default = round_to is None and wanted.measured
     ranked_by = importance or default_importance(mending, example_inputs)
     settings = PruneSettings(

@@ -240,7 +240,7 @@ def test_nothing_is_kept_of_a_model_that_was_pruned():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"per": "flops"}, r"^per must be one of 'channel', 'macs', 'params', 'latency', not 'flops'\.$"),
+    ({"per": "flops"}, r"^per must be one of 'channel', 'macs', 'params', 'latency', 'target', not 'flops'\.$"),
     ({"rescore": 0}, r"^rescore must be above 0 and at most 1, not 0; give 0\.01, say\.$"),
     ({"rescore": 1.5}, r"^rescore must be above 0 and at most 1, not 1\.5"),
     ({"max_ratio": 1.1}, r"^max_ratio must be 0 to 1, not 1\.1\.$"),
@@ -251,6 +251,12 @@ def test_nothing_is_kept_of_a_model_that_was_pruned():
 def test_settings_that_cannot_be_followed_are_refused(options, message):
     with pytest.raises(PrunerSettingError, match=message):
         prune(network(), PIXELS, "macs=0.5", **options)
+
+
+def test_a_target_that_counts_nothing_divides_nothing():
+    said = r"^per='target' needs a target that counts something, not max_drop=2; give per='macs'\.$"
+    with pytest.raises(PrunerSettingError, match=said):
+        prune(network(), PIXELS, "max_drop=2", per="target", evaluate=lambda model: 1.0)
 
 
 def test_a_target_that_makes_no_sense_is_refused_first():
