@@ -34,7 +34,7 @@ class Backwards(nn.Module):
 
 @pytest.fixture(scope="module")
 def result():
-    return dfpc.prune(Backwards().eval(), IMAGE, "ratio=0.3")
+    return dfpc.prune(Backwards().eval(), IMAGE, "ratio=0.3", max_ratio=0.35)  # both convolutions lose some
 
 
 def test_layers_come_in_the_order_of_the_forward_with_the_widths_that_the_models_have(result):
