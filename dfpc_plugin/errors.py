@@ -27,7 +27,13 @@ __all__ = [
     "UnknownModelError",
     "UnsupportedOperatorError",
     "ValueDependentError",
+    "system_reason",
 ]
+
+
+def system_reason(error: BaseException) -> str:
+    """Return why a file cannot be used: what the operating system says, without the path, or what the error says."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import DFPCError, system_reason
 
 __all__ = [
     "OutputError",
@@ -58,7 +58,7 @@ def require_writable(path: Path) -> None:
         if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
             raise OutputError(f"Cannot write '{path}': permission denied.")
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
-        raise OutputError(f"Cannot write '{path}': {getattr(error, 'strerror', None) or error}.") from error
+        raise OutputError(f"Cannot write '{path}': {system_reason(error)}.") from error
 
 
 def is_directory(name: str | Path) -> bool:
@@ -84,7 +84,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
         else:
             _replace(path.resolve(), content)  # the file that a link leads to, not the link
     except OSError as error:
-        raise OutputError(f"Cannot write '{path}': {error.strerror or error}.") from error
+        raise OutputError(f"Cannot write '{path}': {system_reason(error)}.") from error
     return path
 
 
@@ -205,7 +205,7 @@ def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
     except Timeout as error:
         raise refusal from error
     except OSError as error:
-        raise type(refusal)(f"Cannot write '{path}': {error.strerror or error}.") from error
+        raise type(refusal)(f"Cannot write '{path}': {system_reason(error)}.") from error
     try:
         yield
     finally:

@@ -57,7 +57,7 @@ def undone(restore: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def entered(mode: AbstractContextManager[T]) -> Iterator[T]:
-    """Enter one of PyTorch's modes, and leave it: Ctrl-C inside its own code would leave it on PyTorch's stack for ever."""
+    """Enter and leave one of PyTorch's modes without an interrupt inside its own code, which would keep it on PyTorch's stack."""
     inside: list[AbstractContextManager[T]] = []
 
     def leave() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Protocol, TypeVar
 
 from dfpc_plugin.errors import DFPCError, RegistryError
+from dfpc_plugin.plain_data import did_you_mean
 
 __all__ = ["EXTENSIONS", "Named", "Registry"]
 
@@ -96,9 +96,8 @@ class Registry(Mapping[str, N]):
         if isinstance(name, str) and name in self:
             return self[name]
         names = (*others, *self)
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean {near[0]}?" if near else "choose one of them."
-        raise error(f"{setting or self._setting}={name!r} is none of {', '.join(names)}; {hint}")
+        hint = did_you_mean(name, names, "; choose one of them.")
+        raise error(f"{setting or self._setting}={name!r} is none of {', '.join(names)}{hint}")
 
 
 def _import_extensions() -> None:

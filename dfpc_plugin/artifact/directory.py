@@ -13,6 +13,7 @@ from pathlib import Path
 from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import read_small
+from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import clear_leftovers, flush, hidden_name
 from dfpc_plugin.plain_data import PlainDataError, parse_json
 
@@ -40,7 +41,7 @@ def require_place(directory: str | Path, *, overwrite: bool) -> Path:
         if not os.access(target.parent, os.W_OK | os.X_OK):
             raise ArtifactError(f"Cannot write '{directory}': permission denied.")
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
-        raise ArtifactError(f"Cannot write '{directory}': {getattr(error, 'strerror', None) or error}.") from error
+        raise ArtifactError(f"Cannot write '{directory}': {system_reason(error)}.") from error
     return target
 
 
@@ -64,9 +65,7 @@ def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
         _put(temporary, target, overwrite=overwrite)
         flush(target.parent)
     except OSError as error:
-        raise ArtifactError(
-            f"Cannot write '{target}': {error.strerror or error}; what was there is as it was."
-        ) from error
+        raise ArtifactError(f"Cannot write '{target}': {system_reason(error)}; what was there is as it was.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # now the old content, or what was not finished, or nothing
 

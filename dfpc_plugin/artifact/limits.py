@@ -45,9 +45,7 @@ class BuildLimit(TorchDispatchMode):
         """
         kwargs = kwargs or {}
         self._operators -= 1
-        if (
-            func is torch.ops.aten.unbind.int
-        ):  # iterating over a tensor, which makes one of every row before the first is used
+        if func is torch.ops.aten.unbind.int:  # a loop over a tensor makes one of every row before it uses the first
             self._require(args[0].shape[args[1] if len(args) > 1 else 0] <= self._operators)
         names = [argument.name for argument in func._schema.arguments[:1]]
         if names == ["size"] and _on_cpu(kwargs):  # it would be filled before its size is seen

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.errors import system_reason
 
 __all__ = ["opened", "read_small", "reported"]
 
@@ -22,7 +23,7 @@ def reported(path: Path) -> Iterator[None]:
     except ArtifactError as error:
         raise type(error)(_cannot_read(path, str(error))) from error.__cause__
     except (OSError, ValueError) as error:  # not plain data, for one; a path with a null byte is a ValueError too
-        raise ArtifactError(_cannot_read(path, getattr(error, "strerror", None) or str(error))) from error
+        raise ArtifactError(_cannot_read(path, system_reason(error))) from error
 
 
 def _cannot_read(path: Path, why: str) -> str:

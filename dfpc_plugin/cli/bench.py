@@ -16,6 +16,7 @@ from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import print_json, print_notes
 from dfpc_plugin.cli.subject import ModelOptions, OptionError, section_of
 from dfpc_plugin.display import Name
+from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.latency.measure import Forwards, Threads
@@ -119,7 +120,7 @@ def _graph(path: Path, settings: LatencySettings) -> GraphModel:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise OptionError(f"Cannot read '{path}': {error.strerror or error}.") from error
+        raise OptionError(f"Cannot read '{path}': {system_reason(error)}.") from error
     return load(content, None, settings.used_threads)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dfpc_plugin.cli.options import misplaced, nearest
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import DFPCError, system_reason
 
 __all__ = ["ConfigFileError", "check_config_file"]
 
@@ -73,8 +73,7 @@ def _read(path: str) -> Any:
         with Path(path).open("rb") as stream:
             data = stream.read(_LARGEST + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigFileError(f"The configuration file '{path}' cannot be read: {reason}.") from error
+        raise ConfigFileError(f"The configuration file '{path}' cannot be read: {system_reason(error)}.") from error
     if len(data) > _LARGEST:
         raise ConfigFileError(f"'{path}' has more than {_LARGEST} bytes; no configuration file is that large.")
     try:

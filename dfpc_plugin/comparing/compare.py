@@ -109,13 +109,8 @@ def compare(
         else:
             scorer, images = _error_scorer(original, couplings, example_inputs, images, plan)
         experiment = _experiment(original, example_inputs, scorer, options)
-        store = (
-            save_to
-            if isinstance(save_to, CellStore)
-            else FileStore(path, experiment)
-            if path
-            else CellStore(experiment)
-        )
+        own = CellStore(experiment) if path is None else FileStore(path, experiment)
+        store = save_to if isinstance(save_to, CellStore) else own
         if store.unpruned is None:
             full = CostModel(couplings.channels).full
             store.begin(Unpruned(full.macs, full.parameters, *scorer.of(original, {})))

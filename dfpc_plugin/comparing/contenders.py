@@ -37,11 +37,9 @@ def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
     """
     found: dict[str, Criterion] = {}
     for given in criteria:
-        criterion = (
-            given
-            if isinstance(given, Criterion)
-            else _MORE.get(given) or CRITERIA.find(given, CompareError, *_MORE, setting="criteria")
-        )
+        criterion = _MORE.get(given, given) if isinstance(given, str) else given
+        if not isinstance(criterion, Criterion):
+            criterion = CRITERIA.find(criterion, CompareError, *_MORE, setting="criteria")
         if criterion.name in found:
             raise CompareError(f"criteria: '{criterion.name}' is given twice; give it once.")
         found[criterion.name] = criterion

@@ -15,6 +15,7 @@ from dfpc_plugin.comparing.store import as_lines, read_lines
 from dfpc_plugin.comparing.table import Grid
 from dfpc_plugin.display.csv_text import csv_text
 from dfpc_plugin.display.figures import drawn
+from dfpc_plugin.errors import system_reason
 
 __all__ = ["CompareResult"]
 
@@ -50,9 +51,8 @@ class CompareResult:
         try:
             text = place.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
             raise CompareError(
-                f"Cannot read '{place}': {reason}; give the file that compare(save_to=...) has written."
+                f"Cannot read '{place}': {system_reason(error)}; give the file that compare(save_to=...) has written."
             ) from error
         experiment, unpruned, cells = read_lines(text, place)
         return cls(METRICS[experiment["metric"]], experiment["source"], unpruned, tuple(cells), experiment)

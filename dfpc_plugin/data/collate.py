@@ -44,12 +44,7 @@ def label_of(label: Any) -> int:
     try:
         number = int(label)
         whole = bool(number == label) and abs(number) < 2**63
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        OverflowError,
-    ):  # what texts, None, NaN and tensors of several numbers raise
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # text, None, tensors of several numbers, infinity
         whole = False
     if not whole:
         raise DataError(

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from dfpc_plugin.errors import system_reason
 from dfpc_plugin.exporting.compare import compare
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.inputs import ExampleInputs
@@ -142,7 +143,7 @@ def _read(source: Path) -> bytes:
     try:
         return source.read_bytes()
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise ExportError(f"Cannot read '{source}': {getattr(error, 'strerror', None) or error}.") from error
+        raise ExportError(f"Cannot read '{source}': {system_reason(error)}.") from error
 
 
 def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File
 from dfpc_plugin.artifact.reading import read_small
 from dfpc_plugin.artifact.weights_file import described
+from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import flush, is_directory, is_file, locked, write_json, write_tensors
 from dfpc_plugin.finetuning.errors import CheckpointError
 from dfpc_plugin.plain_data import checked, parse_json, to_plain
@@ -100,8 +101,7 @@ class Checkpoints:
         except CheckpointError:  # is a ValueError, too
             raise
         except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-            reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {reason}.") from error
+            raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {system_reason(error)}.") from error
 
     def _newest_whole(self, names: list[str]) -> str | None:
         """The newest of some checkpoints that is not damaged; newer ones get another name.
@@ -167,7 +167,7 @@ class Checkpoints:
                 shutil.rmtree(doomed)
         except OSError as error:
             raise CheckpointError(
-                f"Cannot write a checkpoint to '{self.directory}': {error.strerror or error}."
+                f"Cannot write a checkpoint to '{self.directory}': {system_reason(error)}."
             ) from error
 
     def load(self, name: str) -> Checkpoint:

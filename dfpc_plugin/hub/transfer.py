@@ -15,7 +15,7 @@ from dfpc_plugin.artifact.building import Factory
 from dfpc_plugin.artifact.directory import CONFIG
 from dfpc_plugin.artifact.load import load_model
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import DFPCError, system_reason
 from dfpc_plugin.files import is_directory
 from dfpc_plugin.hub.card import model_card
 from dfpc_plugin.inputs import ExampleInputs
@@ -156,7 +156,7 @@ def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, ba
         try:
             shutil.copyfile(directory / name, folder / name)
         except OSError as error:
-            raise HubError(f"Cannot read '{directory / name}': {error.strerror or error}.") from error
+            raise HubError(f"Cannot read '{directory / name}': {system_reason(error)}.") from error
     card = model_card(manifest, repo_id, license=license, base_model=base_model)
     (folder / _CARD).write_text(card, encoding="utf-8")
     return folder

@@ -3,7 +3,7 @@
 from dfpc_plugin.ops.record import composed, rule
 from dfpc_plugin.tracing.operator import Convention, process_wide, registered_rules, rule_scope
 
-with process_wide():  # whoever imports them first, and in whichever scope
+with process_wide():  # these rules hold everywhere, even if they are first imported inside `rule_scope`
     from dfpc_plugin.ops import (  # noqa: F401
         arithmetic,
         attention,

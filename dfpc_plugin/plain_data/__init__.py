@@ -1,6 +1,6 @@
 """Plain data: what JSON, YAML and keyword arguments hold, read strictly and checked against type hints."""
 
-from dfpc_plugin.plain_data.checking import PlainDataError, checked, inside, to_plain, wrong
+from dfpc_plugin.plain_data.checking import PlainDataError, checked, did_you_mean, inside, to_plain, wrong
 from dfpc_plugin.plain_data.limits import (
     Count,
     Limit,
@@ -15,7 +15,7 @@ from dfpc_plugin.plain_data.limits import (
     within,
 )
 from dfpc_plugin.plain_data.settings import Checked
-from dfpc_plugin.plain_data.strict_json import canonical, checksum, parse_json
+from dfpc_plugin.plain_data.strict_json import checksum, parse_json
 
 __all__ = [
     "Checked",
@@ -28,9 +28,9 @@ __all__ = [
     "Seed",
     "Share",
     "at_most",
-    "canonical",
     "checked",
     "checksum",
+    "did_you_mean",
     "inside",
     "matching",
     "one_of",

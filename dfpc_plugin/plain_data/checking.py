@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-__all__ = ["PlainDataError", "checked", "fields_of", "inside", "to_plain", "wrong"]
+__all__ = ["PlainDataError", "checked", "did_you_mean", "fields_of", "inside", "to_plain", "wrong"]
 
 
 T = TypeVar("T")
@@ -65,6 +65,12 @@ def wrong(where: str, wanted: str, value: Any, hint: str = "") -> PlainDataError
 def inside(where: str, key: str) -> str:
     """The path of what an object holds under a key; of the outermost object, '', the key alone."""
     return f"{where}.{key[:100]}" if where else key[:100]
+
+
+def did_you_mean(name: Any, names: Iterable[Any], otherwise: str = "") -> str:
+    """Return the end of a sentence on a name that is not known: the nearest of those that are, or something else."""
+    near = difflib.get_close_matches(str(name)[:100], [str(known) for known in names], n=1)
+    return f"; did you mean {near[0]}?" if near else otherwise
 
 
 def to_plain(value: Any) -> Any:
@@ -158,7 +164,7 @@ def _record(kind: Any, value: Any, where: str) -> Any:
     fields, given = fields_of(kind), _object(value, where)
     for name in given:
         if name not in fields:
-            raise PlainDataError(f"{where} has '{name[:100]}', which is not known{_nearest(name, fields)}")
+            raise PlainDataError(f"{where} has '{name[:100]}', which is not known{did_you_mean(name, fields)}")
     for name in fields:
         if name not in given:
             raise PlainDataError(f"{where} has no '{name}'")
@@ -191,13 +197,7 @@ def _word(words: tuple[Any, ...], value: Any, where: str) -> Any:
     if any(type(value) is type(word) and value == word for word in words):
         return value
     listed = f"{'one of ' * (len(words) > 1)}{', '.join(map(repr, words))}"
-    raise PlainDataError(f"{where} must be {listed}, not {_shown(value)}{_nearest(value, words)}")
-
-
-def _nearest(name: Any, names: Iterable[Any]) -> str:
-    """The end of a sentence on a name that is not known: the name that was probably meant."""
-    near = difflib.get_close_matches(str(name)[:100], [str(known) for known in names], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    raise PlainDataError(f"{where} must be {listed}, not {_shown(value)}{did_you_mean(value, words)}")
 
 
 def _shown(value: Any) -> str:

@@ -149,7 +149,7 @@ def order_of(
     target: Target,
 ) -> Order:
     """Rank units as the settings say, where some channels, `(channels,)` of bool, are removed already."""
-    toward = _Toward(target, costs, sum(candidate.coupling.channels for candidate in candidates))
+    toward = _Toward(target, costs, sum(each.coupling.blocks.numel() for each in candidates) + int(removed.sum()))
     prices: dict[str, Price] = {
         "target": toward,
         "macs": lambda gone, channels: float(costs.saving(gone, channels).macs),
@@ -167,10 +167,10 @@ def order_of(
 
 
 class _Toward:
-    """A price: what is saved of all that a target counts, as shares of what has to be saved, until enough is saved of it."""
+    """The price of `per="target"`: for every count of the target, the share of what must be saved; nothing once enough is saved."""
 
     def __init__(self, target: Target, costs: CostModel, channels: int) -> None:
-        """Note what has to be saved of a model with so many channels that can be pruned."""
+        """Note what has to be saved of a model with so many channels that can be pruned, or have been."""
         self._costs, self._channels = costs, channels
         self._full = Counts(1.0, costs.full.macs, costs.full.parameters)
         self._budgets = [(budget, budget.limit(value, self._full)) for _, budget, value in target.given(Counted)]

@@ -19,14 +19,15 @@ Per = Literal["channel", "macs", "params", "latency", "target"]
 def default_per(importance: Any, target: Target) -> Per:
     """What a ranking divides saliency by where nothing is asked for.
 
-    Errors at the outputs are divided by what the target counts: MACs, parameters, channels, or all that it names. Where the
-    target is about time or accuracy, they are divided by MACs. Other scores are divided by nothing, as their authors have it.
+    Errors at the outputs are divided by what removal saves of all that the target counts; where it counts channels alone, by
+    nothing; where it is about time or accuracy, by MACs. Other scores are divided by nothing, as their authors have it.
     """
     if not getattr(getattr(importance, "importance", importance), "in_output_error", False):
         return "channel"
-    counted: dict[str, Per] = {"ratio": "channel", "macs": "macs", "params": "params"}
-    found = [counted[name] for name, *_ in target.given(Counted)]
-    return "target" if len(found) > 1 else next(iter(found), "macs")
+    counted = [name for name, *_ in target.given(Counted)]
+    if counted == ["ratio"]:
+        return "channel"
+    return "target" if counted else "macs"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class PruneSettings(Checked, error=PrunerSettingError):
     Attributes:
         per: Divide saliency by the saving before ranking: `channel` (no division), `macs`, `params`, `latency`, or `target`
             for all counts of the target: what is saved of each, as a share of what has to be saved, added up. If saliency is an
-            error at the outputs, as it is by default, None means the unit of the target, or `macs` if it counts
-            nothing. For other criteria, None means `channel`.
+            error at the outputs, as it is by default, None means `target`: `channel` if it counts channels alone, and `macs`
+            if it counts nothing. For other criteria, None means `channel`.
         rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01; None to
             compute it once.
         max_ratio: Largest fraction of its channels that a coupling loses.

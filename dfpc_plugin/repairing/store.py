@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import RepairError
+from dfpc_plugin.errors import RepairError, system_reason
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.tracing.tree import tensors
@@ -75,7 +75,7 @@ class Store:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RepairError(f"Cannot keep the repair in '{directory}': {error.strerror or error}.") from error
+            raise RepairError(f"Cannot keep the repair in '{directory}': {system_reason(error)}.") from error
         for path in sorted(directory.glob("*.safetensors")):
             if self._metadata(path).get("repair") != mark:
                 raise RepairError(

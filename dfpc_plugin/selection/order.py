@@ -104,6 +104,8 @@ def by_saliency_per_cost(
     terms = [costs.neighbours(candidate.coupling.blocks[:, 0]) for candidate in candidates]
     prices = [0.0] * len(candidates)
     stale = set(range(len(candidates)))
+    if changed is not None:
+        changed(removed)
     total = sum(candidate.free for candidate in candidates)
     steps: list[Tensor] = []
     while sum(lost) < total:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.plain_data import did_you_mean
 from dfpc_plugin.selection.budgets import Budget, Counted, Removed, Scored, Timed
 
 __all__ = ["BUDGETS", "Target", "TargetError", "meets", "stated"]
@@ -108,13 +108,8 @@ class Target:
         for part in str(text).split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in BUDGETS:
-                near = difflib.get_close_matches(name, BUDGETS, n=1)
-                hint = (
-                    f"did you mean {near[0]}?"
-                    if near
-                    else f"write for example macs=0.5; there are {', '.join(BUDGETS)}."
-                )
-                raise TargetError(f"Unknown target '{part.strip()}'; {hint}")
+                hint = did_you_mean(name, BUDGETS, f"; write for example macs=0.5; there are {', '.join(BUDGETS)}.")
+                raise TargetError(f"Unknown target '{part.strip()}'{hint}")
             if name in values:
                 raise TargetError(f"The target '{text}' names {name} twice; give it once.")
             try:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.artifact import save_pruned
+from dfpc_plugin.errors import system_reason
 from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.latency import LatencySettings
@@ -122,7 +123,7 @@ def _scratch(output: Path) -> Iterator[Path]:
     try:
         directory.mkdir(mode=0o700)
     except OSError as error:
-        raise OutputError(f"Cannot write beside '{output}': {error.strerror or error}.") from error
+        raise OutputError(f"Cannot write beside '{output}': {system_reason(error)}.") from error
     try:
         yield directory
     finally:

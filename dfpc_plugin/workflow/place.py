@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
+from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.finetuning.identity import differences
 from dfpc_plugin.interrupts import undone
@@ -50,7 +51,7 @@ class WorkPlace:
         try:
             there = self.directory.exists()
         except OSError as error:  # the name is too long
-            raise OutputError(f"Cannot make '{self.directory}': {error.strerror or error}.") from error
+            raise OutputError(f"Cannot make '{self.directory}': {system_reason(error)}.") from error
         if is_main_process() and there:  # the others may come when the main one has begun
             if (self.directory / _LOCK).exists():
                 self._taken().release()
@@ -93,7 +94,7 @@ class WorkPlace:
             write_text(new / _RECIPE, self._recipe)
             new.rename(self.directory)  # which fails where another process has been faster
         except OSError as error:
-            raise OutputError(f"Cannot make '{self.directory}': {error.strerror or error}.") from error
+            raise OutputError(f"Cannot make '{self.directory}': {system_reason(error)}.") from error
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
