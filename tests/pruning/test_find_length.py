@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from typing import Any
 
@@ -13,25 +12,12 @@ from torch import nn
 from dfpc_plugin.latency import Latency, LatencySettings, predict
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.selection import TargetError
+from steady_machine import SteadyMachine
 
 IMAGE = torch.rand(1, 3, 8, 8)
 
 
-class Machine(LatencySettings):
-    """Takes a fixed time, and some for every parameter; predictions know nothing of the former."""
-
-    fixed, jitter = 0.1, 0.0
-
-    def measure(self, models: Any, example_inputs: Any, progress: Any = None) -> dict[str, Latency]:
-        draw = random.Random(0)
-        took = {name: self.fixed + 1e-3 * sum(p.numel() for p in model.parameters()) for name, model in models.items()}
-        return {
-            name: Latency(tuple(seconds * (1 + self.jitter * draw.gauss(0, 1)) for _ in range(9)), 1)
-            for name, seconds in took.items()
-        }
-
-
-class Noisy(Machine):
+class Noisy(SteadyMachine):
     jitter = 0.02
 
 
@@ -47,10 +33,10 @@ def layers_take_what_their_weights_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("speedup", [1.2, 1.5, 2.0, 4.0])
-@pytest.mark.parametrize("machine", [Machine(), Noisy()], ids=["steady", "noisy"])
+@pytest.mark.parametrize("machine", [SteadyMachine(), Noisy()], ids=["steady", "noisy"])
 def test_a_speed_up_is_reached_and_hardly_exceeded(speedup: float, machine: LatencySettings) -> None:
     result = prune(network(), IMAGE, f"speedup={speedup}", latency=machine, round_to=1)
-    real = Machine().measure({"a": network(), "b": result.model}, IMAGE)
+    real = SteadyMachine().measure({"a": network(), "b": result.model}, IMAGE)
     assert 0.97 * speedup <= real["b"].speedup_over(real["a"]) <= 1.15 * speedup
     assert result.reached["speedup"] == result.speedup >= speedup
 
@@ -58,7 +44,7 @@ def test_a_speed_up_is_reached_and_hardly_exceeded(speedup: float, machine: Late
 def test_a_cut_that_is_not_as_fast_when_it_is_measured_again_is_not_taken() -> None:
     """Every second measurement of a cut, which is the longer one, finds it two per cent slower."""
 
-    class SecondThoughts(Machine):
+    class SecondThoughts(SteadyMachine):
         def measure(self, models: Any, example_inputs: Any, progress: Any = None) -> dict[str, Latency]:
             found = super().measure(models, example_inputs, progress)
             if self.min_run_time > 1 and "after" in found:
@@ -73,7 +59,7 @@ def test_a_cut_that_is_not_as_fast_when_it_is_measured_again_is_not_taken() -> N
 
 
 def test_the_runtime_is_named_beside_the_latency() -> None:
-    class InAnotherRuntime(Machine):
+    class InAnotherRuntime(SteadyMachine):
         def measure(self, models: Any, example_inputs: Any, progress: Any = None) -> dict[str, Latency]:
             found = super().measure(models, example_inputs, progress)
             return {name: Latency(latency.seconds, 1, "onnxruntime") for name, latency in found.items()}
@@ -81,17 +67,17 @@ def test_the_runtime_is_named_beside_the_latency() -> None:
     result = prune(network(), IMAGE, "macs=0.5", latency=InAnotherRuntime())
     assert "latency (ms) in ONNX Runtime" in str(result) and "latency (ms) in ONNX Runtime" in repr(result)
     assert result.to_json()["after"]["runtime"] == "onnxruntime"
-    assert "latency (ms) in" not in str(prune(network(), IMAGE, "macs=0.5", latency=Machine()))
+    assert "latency (ms) in" not in str(prune(network(), IMAGE, "macs=0.5", latency=SteadyMachine()))
 
 
 def test_milliseconds_are_reached() -> None:
-    now = Machine().measure({"a": network()}, IMAGE)["a"].median
-    result = prune(network(), IMAGE, f"latency_ms={500 * now}", latency=Machine(), round_to=1)
+    now = SteadyMachine().measure({"a": network()}, IMAGE)["a"].median
+    result = prune(network(), IMAGE, f"latency_ms={500 * now}", latency=SteadyMachine(), round_to=1)
     assert 450 * now <= result.reached["latency_ms"] <= 500 * now
 
 
 def test_both_a_speed_up_and_other_budgets_hold() -> None:
-    result = prune(network(), IMAGE, "speedup=1.2, params=0.3", latency=Machine(), round_to=1)
+    result = prune(network(), IMAGE, "speedup=1.2, params=0.3", latency=SteadyMachine(), round_to=1)
     assert result.reached["params"] <= 0.3 and result.reached["speedup"] >= 1.2
 
 
@@ -101,26 +87,26 @@ def test_what_no_cut_reaches_is_refused_with_the_best_that_was_found() -> None:
     with pytest.raises(
         TargetError, match=r"speedup=1000 cannot be reached: the fastest cut found is \d+\.\d+x.*as it was"
     ):
-        prune(model, IMAGE, "speedup=1000", latency=Machine(), inplace=True)
+        prune(model, IMAGE, "speedup=1000", latency=SteadyMachine(), inplace=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_widths_are_multiples_of_eight_and_the_notes_say_so() -> None:
-    result = prune(network(), IMAGE, "speedup=1.5", latency=Machine())
+    result = prune(network(), IMAGE, "speedup=1.5", latency=SteadyMachine())
     assert all(cut.after % 8 == 0 for cut in result.couplings if cut.after < cut.before)
     assert any("multiples of 8" in note for note in result.notes)
-    other = prune(network(), IMAGE, "speedup=1.5", latency=Machine(), round_to=1)
+    other = prune(network(), IMAGE, "speedup=1.5", latency=SteadyMachine(), round_to=1)
     assert not any("multiples" in note for note in other.notes)
 
 
 def test_latency_is_measured_beside_other_targets_where_asked_for() -> None:
-    result = prune(network(), IMAGE, "macs=0.5", latency=Machine())
+    result = prune(network(), IMAGE, "macs=0.5", latency=SteadyMachine())
     assert result.speedup is not None and "speedup" not in result.reached
     assert prune(network(), IMAGE, "macs=0.5").speedup is None
 
 
 def test_a_busy_machine_is_noted() -> None:
-    class Busy(Machine):
+    class Busy(SteadyMachine):
         jitter = 0.3
 
     notes = prune(network(), IMAGE, "macs=0.5", latency=Busy()).notes
