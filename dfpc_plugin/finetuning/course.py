@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -57,9 +58,13 @@ class _Course:
         self._student, self._stepper, self._loader = engine.prepare(self._model, self._optimiser, loader)
         self._losses = torch.tensor(run.state.loss, dtype=torch.float64, device=engine.device)
         if run.memory is not None:
+            if run.taken_up:
+                trial = copy.deepcopy(self._model)
+                run.memory.require_fits(build_optimiser(trial, settings), trial)
             run.memory.give_to(self._optimiser, self._model, groups=run.state.step > 0)
         if run.state.step > 0 and run.scale is not None:
             engine.accelerator.scaler.load_state_dict(dict(run.scale))
+        run.taken_up = False
 
     def memory(self) -> OptimiserState:
         """What the optimiser remembers."""

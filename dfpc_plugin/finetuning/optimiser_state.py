@@ -76,6 +76,27 @@ class OptimiserState:
             own = [group | kept["groups"][str(number)] for number, group in enumerate(own)]
         optimiser.load_state_dict({"state": state, "param_groups": own})
 
+    def require_fits(self, optimiser: Optimizer, model: nn.Module) -> None:
+        """Raise unless an optimiser can go on from here, which a step without gradients shows.
+
+        Args:
+            optimiser: Freshly built.
+            model: Whose parameters it has; a copy, as the step changes them.
+
+        Raises:
+            CheckpointError: It cannot: the state is not of such an optimiser, or not of such a model.
+        """
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        try:
+            self.give_to(optimiser, model, groups=True)
+            optimiser.step()
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"What the checkpoint holds of the optimiser is not of {type(optimiser).__name__} for this model ({error}); "
+                f"take an older checkpoint, or start anew in another directory."
+            ) from error
+
     def after(self, cut: Callable[[nn.Module], nn.Module], model: nn.Module) -> OptimiserState | None:
         """Cut the state as parameters are cut.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from dfpc_plugin.artifact import Structure, restructure, structure_of, tensors_of
+from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
 from dfpc_plugin.evaluation import Evaluation, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.engine import Engine
@@ -27,13 +27,20 @@ from dfpc_plugin.progress import Phases
 __all__ = ["Run"]
 
 
+class _Optimiser(TypedDict):
+    """What an optimiser remembers beside tensors, by parameters and by groups of these."""
+
+    state: dict[str, dict[str, Any]]
+    groups: dict[str, dict[str, Any]]
+
+
 class _Saved(TypedDict):
     """What a checkpoint holds beside tensors."""
 
     identity: dict[str, Any]
     state: RunState
     structure: Structure
-    optimiser: dict[str, dict[str, dict[str, Any]]] | None
+    optimiser: _Optimiser | None
     scale: dict[str, Any] | None
 
 
@@ -55,6 +62,7 @@ class Run:
         state: Where the run is.
         memory: What the optimiser of the course that was interrupted, or of the one before, remembers; None to start anew.
         scale: State of the scale of gradients in float16, of a course that was interrupted.
+        taken_up: Whether the memory is that of a checkpoint, which nothing has tried yet.
     """
 
     engine: Engine
@@ -70,6 +78,7 @@ class Run:
     state: RunState = field(default_factory=RunState)
     memory: OptimiserState | None = None
     scale: Mapping[str, Any] | None = None
+    taken_up: bool = False
     _started: float = field(default_factory=time.perf_counter)
     _before: float = 0.0
 
@@ -100,12 +109,17 @@ class Run:
         require_same(content["identity"], self.identity, str(checkpoints.directory))
         with exclusive(self.given):
             fresh = copy.deepcopy(self.given).to("cpu")
-        self.model = restructure(fresh, content["structure"], found.model)
+        try:
+            self.model = restructure(fresh, content["structure"], found.model)
+        except ArtifactError as error:
+            raise CheckpointError(
+                f"The checkpoint '{checkpoints.directory / name}' is not of this model: {error}."
+            ) from error
         self.state = content["state"]
         self._before = self.state.seconds
         plain = content["optimiser"]
-        self.memory = None if plain is None else OptimiserState(found.optimiser, plain)
-        self.scale = content["scale"]
+        self.memory = None if plain is None else OptimiserState(found.optimiser, dict[str, Any](plain))
+        self.scale, self.taken_up = content["scale"], True
 
     def save(self) -> None:
         """Save where the run is."""

@@ -15,7 +15,7 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.data import DataError
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSettings, finetune
-from dfpc_plugin.finetuning.checkpoints import Checkpoints
+from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from digit_runs import INPUTS, SETTINGS, digit_net, train_digits, tuned, val_digits
 
 SHORT = FinetuneSettings(steps=4, batch_size=16, lr=0.05)
@@ -353,3 +353,38 @@ def test_a_checkpoint_of_another_version_is_named(interrupted, tmp_path, monkeyp
     monkeypatch.setattr(checkpoints, "_FORMAT", 99)
     with pytest.raises(CheckpointError, match="is of another version of dfpc_plugin"):
         finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=interrupted[0], resume=True)
+
+
+def put(content, path, value):
+    *way, last = path.split("/")
+    for key in way:
+        content = content[key]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "value", "message"),
+    [
+        ("optimiser", "state/0.weight/momentum_buffer", torch.zeros(3), "of the optimiser is not of SGD for this model"),
+        ("optimiser", "state/0.weight/momentum_buffer/more", torch.zeros(()), "is not of SGD for this model"),
+        ("optimiser", "state/nothing/momentum_buffer", torch.zeros(3), "is not of SGD for this model"),
+        ("content", "optimiser/groups/0/weight_decay", [1], "is not of SGD for this model"),
+        ("content", "optimiser", {"state": {}}, r"optimiser has no 'groups'\."),
+        ("content", "structure/tensors", [], r"is not of this model: it does not list '"),
+        ("model", "1.bias", torch.zeros(3), r"is not of this model: '1\.bias' is \(3,\)"),
+        ("content", "state/step", "2", r"state\.step must be a whole number, not '2'\."),
+    ],
+)
+def test_a_checkpoint_that_is_whole_but_of_something_else_is_refused(
+    interrupted, tmp_path, part, path, value, message
+):
+    """Checksums are right: somebody has written other things than a run does."""
+    kept = Checkpoints(interrupted[0])
+    saved = {name: dict(part) for name, part in vars(kept.load(kept.names()[-1])).items()}
+    if part == "content":
+        put(saved[part], path, value)
+    else:
+        saved[part][path] = value
+    Checkpoints(tmp_path).save(2, Checkpoint(**saved))
+    with pytest.raises(CheckpointError, match=message):
+        finetune(digit_net(), train_digits(), settings=OFTEN, checkpoint=tmp_path, resume=True)
