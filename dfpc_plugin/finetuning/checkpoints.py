@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,23 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run, in one directory, numbered by how far the run was."""
 
+    @classmethod
+    def at(cls, directory: str | Path | None) -> Checkpoints | None:
+        """The checkpoints in a directory, if one is given, which no other run may have: `open` would find out late.
+
+        Several processes of one run leave that to `open`, or they would be in each other's way. Nothing is made.
+
+        Raises:
+            CheckpointError: Another run has the directory.
+        """
+        if directory is None:
+            return None
+        found = cls(Path(directory))
+        if is_file(found.directory / _LOCK) and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            with found._locked():
+                pass
+        return found
+
     def __init__(self, directory: Path) -> None:
         """Keep them in `directory`, which is made when it is needed."""
         self.directory = directory
@@ -61,6 +80,10 @@ class Checkpoints:
     def close(self) -> None:
         """Let other runs have the directory."""
         self._lock.close()
+
+    def _locked(self) -> AbstractContextManager[None]:
+        refusal = f"'{self.directory}' is in use: another run saves its checkpoints there; wait for it, or give another directory."
+        return locked(self.directory / _LOCK, CheckpointError(refusal))
 
     def names(self) -> list[str]:
         """Names of those that are there, in ascending order."""
@@ -85,10 +108,7 @@ class Checkpoints:
         self.close()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            refusal = CheckpointError(
-                f"'{self.directory}' is in use: another run saves its checkpoints there; wait for it, or give another directory."
-            )
-            self._lock.enter_context(locked(self.directory / _LOCK, refusal))
+            self._lock.enter_context(self._locked())
             found = self.names()
             if found and not resume:
                 raise CheckpointError(

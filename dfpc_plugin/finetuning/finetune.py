@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.result import FinetuneResult
@@ -59,8 +60,8 @@ def finetune(
         raise FinetuneError(
             "There is a teacher that no one listens to, as distill=0; give distill=0.5, say, or no teacher."
         )
-    what = {"kind": "fine-tuning", "settings": settings.to_json()}
-    with run_for(model, train, val, teacher, settings.mixed_precision, what, checkpoint, resume, progress) as run:
+    what, checkpoints = {"kind": "fine-tuning", "settings": settings.to_json()}, Checkpoints.at(checkpoint)
+    with run_for(model, train, val, teacher, settings.mixed_precision, what, checkpoints, resume, progress) as run:
         if run.state.courses == 0:
             train_course(run, settings, "fine-tuning")
         tuned, state = finished(run), run.state

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from dfpc_plugin.criteria import as_importance
 from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, as_one
 from dfpc_plugin.finetuning.cutting import Cutter
@@ -76,7 +77,7 @@ def prune_and_tune(
     """
     model, example_inputs = plain_model(model), as_inputs(example_inputs)
     settings, wanted = settings or ScheduleSettings(), Goal.parse(target)
-    mending = RepairSettings.or_none(repair, images)
+    mending, checkpoints = RepairSettings.or_none(repair, images), Checkpoints.at(checkpoint)
     cutter = Cutter(
         example_inputs, pruning or PruneSettings(), as_importance(importance), mending, forward_fn, settings.anchored
     )  # fmt: skip
@@ -91,7 +92,7 @@ def prune_and_tune(
     }  # fmt: skip
     with run_for(
         model, train, val, model if settings.distilled else None, settings.tuning.mixed_precision, what,
-        checkpoint, resume, progress,
+        checkpoints, resume, progress,
     ) as run:  # fmt: skip
         cuts = _go(run, cutter, Goal(wanted, full), settings)
         tuned, last = finished(run), settings.final or settings.tuning

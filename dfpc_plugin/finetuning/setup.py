@@ -6,7 +6,6 @@ import contextlib
 import copy
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ def run_for(
     teacher: nn.Module | None,
     mixed_precision: str,
     what: Mapping[str, Any],
-    checkpoint: str | Path | None,
+    checkpoints: Checkpoints | None,
     resume: bool,
     progress: Progress | bool | None,
 ) -> Iterator[Run]:
@@ -50,7 +49,7 @@ def run_for(
         teacher: If the settings ask for one.
         mixed_precision: As in the settings.
         what: Kind and settings of the run, as JSON has them.
-        checkpoint: Directory to save to, if any.
+        checkpoints: Where to save, if anywhere.
         resume: Whether to take up what is saved there.
         progress: Whom to tell.
 
@@ -58,7 +57,7 @@ def run_for(
         FinetuneError: It cannot begin.
         DataError: The images are not for this model.
     """
-    if resume and checkpoint is None:
+    if resume and checkpoints is None:
         raise FinetuneError("resume=True needs to know where the run was saved; pass checkpoint=DIRECTORY.")
     for name, images in (("train", train), ("val", val)):
         if isinstance(images, DataLoader):
@@ -85,7 +84,6 @@ def run_for(
                     copy.deepcopy(model),
                     run_identity(model, teacher, len(train), engine.processes, what),
                 )
-            checkpoints = None if checkpoint is None else Checkpoints(Path(checkpoint))
             run = Run(
                 engine, model, copied, train, val, teacher, classes, identity, checkpoints,
                 Phases(tell if engine.main else None),

@@ -67,7 +67,7 @@ def push_to_hub(
         The address of the commit.
 
     Raises:
-        HubError: The hub refuses.
+        HubError: The hub refuses, or cannot be reached.
         ArtifactError: The directory holds no saved model, or a file of it is missing or damaged.
         DFPCError: As `save_pruned` raises.
         MissingDependencyError: huggingface_hub is not installed.
@@ -89,7 +89,7 @@ def push_to_hub(
                 revision=revision,
                 create_pr=create_pr,
             )
-        except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as error:
+        except _refusals(hub) as error:
             raise HubError(f"The hub does not take '{repo_id}': {_first_line(error)}") from error
     return str(commit.pr_url or commit.commit_url)
 
@@ -119,7 +119,7 @@ def from_pretrained(
         The model, in evaluation mode.
 
     Raises:
-        HubError: The repository cannot be read.
+        HubError: The repository, or the hub, cannot be reached or read.
         ArtifactError: It holds no saved model, or a damaged one.
         MissingDependencyError: huggingface_hub is not installed.
     """
@@ -131,7 +131,7 @@ def from_pretrained(
             str(name), revision=revision, cache_dir=cache_dir, local_files_only=local_files_only, token=token,
             allow_patterns=[MANIFEST, WEIGHTS, CONFIG],
         )  # fmt: skip
-    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, hub.errors.LocalEntryNotFoundError) as error:
+    except _refusals(hub) as error:
         raise HubError(
             f"'{name}' is no directory, and the hub has no such repository to read: {_first_line(error)}"
         ) from error
@@ -160,6 +160,11 @@ def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, ba
     card = model_card(manifest, repo_id, license=license, base_model=base_model)
     (folder / _CARD).write_text(card, encoding="utf-8")
     return folder
+
+
+def _refusals(hub: Any) -> tuple[type[Exception], ...]:
+    """What the client raises when the hub refuses or cannot be reached; the latter are errors of its library of HTTP."""
+    return (*hub.errors.HfHubHTTPError.__bases__, hub.errors.HFValidationError, OSError)
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 import dfpc_plugin as dfpc
 from dfpc_plugin.data import DataError
 from dfpc_plugin.evaluation import evaluate_model
-from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSettings, finetune
+from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSettings, finetune, setup
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from digit_runs import INPUTS, SETTINGS, digit_net, train_digits, tuned, val_digits
 
@@ -253,13 +253,19 @@ def test_what_is_no_checkpoint_of_this_run_is_refused(tmp_path):
             finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / name)
 
 
-def test_another_run_with_the_same_checkpoints_is_refused(tmp_path):
+def test_another_run_with_the_same_checkpoints_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
     first = Checkpoints(tmp_path / "c")
     first.open(resume=False)
-    with pytest.raises(
-        CheckpointError, match=r"^'[^']*' is in use: another run saves its checkpoints there; wait for it"
-    ):
-        finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "c")
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "probe", lambda model, images: pytest.fail("an image was looked at"))
+        for tune in (
+            finetune,
+            lambda model, images, **more: dfpc.prune_and_tune(model, INPUTS, "macs=0.6", images, **more),
+        ):
+            with pytest.raises(
+                CheckpointError, match=r"^'[^']*' is in use: another run saves its checkpoints there; wait for it"
+            ):
+                tune(digit_net(), train_digits(), checkpoint=tmp_path / "c")
     first.close()
     assert list((tmp_path / "c").iterdir()) == []
     finetune(digit_net(), train_digits(), settings=SHORT, checkpoint=tmp_path / "c")
@@ -365,7 +371,12 @@ def put(content, path, value):
 @pytest.mark.parametrize(
     ("part", "path", "value", "message"),
     [
-        ("optimiser", "state/0.weight/momentum_buffer", torch.zeros(3), "of the optimiser is not of SGD for this model"),
+        (
+            "optimiser",
+            "state/0.weight/momentum_buffer",
+            torch.zeros(3),
+            "of the optimiser is not of SGD for this model",
+        ),
         ("optimiser", "state/0.weight/momentum_buffer/more", torch.zeros(()), "is not of SGD for this model"),
         ("optimiser", "state/nothing/momentum_buffer", torch.zeros(3), "is not of SGD for this model"),
         ("content", "optimiser/groups/0/weight_decay", [1], "is not of SGD for this model"),
@@ -375,9 +386,7 @@ def put(content, path, value):
         ("content", "state/step", "2", r"state\.step must be a whole number, not '2'\."),
     ],
 )
-def test_a_checkpoint_that_is_whole_but_of_something_else_is_refused(
-    interrupted, tmp_path, part, path, value, message
-):
+def test_a_checkpoint_that_is_whole_but_of_something_else_is_refused(interrupted, tmp_path, part, path, value, message):
     """Checksums are right: somebody has written other things than a run does."""
     kept = Checkpoints(interrupted[0])
     saved = {name: dict(part) for name, part in vars(kept.load(kept.names()[-1])).items()}

@@ -158,6 +158,12 @@ def test_what_the_hub_says_is_one_sentence(saved, hub):
         push_to_hub(saved, "a/b/c")
 
 
+def test_a_hub_that_cannot_be_reached_is_the_hubs_error(saved, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(HubError, match=r"^The hub does not take 'me/small': .+\.$"):
+        push_to_hub(saved, "me/small", token="hf_none")
+
+
 def test_what_is_no_saved_model_is_not_uploaded(hub, tmp_path, saved):
     with pytest.raises(ArtifactError):
         push_to_hub(tmp_path / "nothing", "me/small")
