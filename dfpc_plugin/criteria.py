@@ -46,7 +46,7 @@ class Criterion:
 
 CRITERIA = Registry(
     "importance",
-    Criterion("dfpc", "DFPC", DFPCImportance, "share of the expected squared output of the layers that read a channel"),
+    Criterion("dfpc", "DFPC, expected", DFPCImportance, "share of the expected squared output of the layers that read a channel"),
     Criterion(
         "dfpc-output", "DFPC, output", functools.partial(DFPCImportance, "output"), "share of the variance of the model's outputs",
     ),

@@ -22,7 +22,7 @@ def bars(console: Console, quiet: bool = False) -> Iterator[Progress]:
     """Yield what to call with what is being done and the share of it that is done.
 
     In a terminal, bars that disappear at the end; elsewhere a line for what takes longer than two seconds, then every quarter
-    of a minute.
+    of a minute, with what it is a part of.
     """
     if quiet:
         yield lambda name, share: None
@@ -38,12 +38,23 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console, self._name, self._due = console, "", 0.0
+        self._begun: dict[str, float] = {}  # from the outermost on
         self._silent_until = time.monotonic() + _EVERY
 
     def __call__(self, name: str, share: float) -> None:
         now = time.monotonic()
+        self._note(name, share)
         if name != self._name:  # short work in turns for hours is not to be silent either
             self._name, self._due = name, min(now + _PATIENCE, self._silent_until)
         if now >= self._due and share < 1:
-            self._console.print(Text(f"{name}: {share:.0%}"), soft_wrap=True)
+            line = ", ".join(f"{name}: {share:.0%}" for name, share in self._begun.items())
+            self._console.print(Text(line), soft_wrap=True)
             self._due = self._silent_until = now + _EVERY
+
+    def _note(self, name: str, share: float) -> None:
+        """Note what has begun. What began after it was a part of it, and is over when it goes on."""
+        if name in self._begun:
+            for later in list(self._begun)[list(self._begun).index(name) :]:
+                del self._begun[later]
+        if share < 1:
+            self._begun[name] = share

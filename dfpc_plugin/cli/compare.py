@@ -13,7 +13,7 @@ from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
 from dfpc_plugin.cli.subject import DataOptions, OptionError
 from dfpc_plugin.comparing import CompareResult, compare
-from dfpc_plugin.criteria import AUTO
+from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_calibrate, images_to_validate
@@ -26,11 +26,12 @@ class CompareConfig(DataOptions):
     """Options of `dfpc compare`.
 
     Attributes:
-        criteria: Names of criteria: auto for what prune chooses by itself, those of recipes, or taylor, which needs images.
+        criteria: Names of criteria: auto for what prune chooses by itself, taylor, which needs images, or one of the following.
         budgets: Targets such as macs=0.5 or params=0.3; a number is the share of the MACs to keep.
         repairs: Repair methods: none, mean, merge, synthetic, or calibrate, which needs images.
         seeds: Seeds of the random criterion and of repairs; figures are averaged over them.
         ignored_layers: Layers whose outputs stay, as names or shell-style patterns.
+        coupled: Whether to prune couplings that several layers produce, such as residual streams.
         data: Labelled images to measure accuracy on; without, the error of the model's outputs is measured.
         split: Which part of them to take.
         limit: Take so many of them, evenly over the classes.
@@ -45,11 +46,12 @@ class CompareConfig(DataOptions):
         quiet: Print no table, and show no progress.
     """
 
-    criteria: tuple[str, ...] = (AUTO, "dfpc", "magnitude", "random")
+    criteria: tuple[str, ...] = field(default=(AUTO, "dfpc", "magnitude", "random"), metadata={"choices": CRITERIA})
     budgets: tuple[str, ...] = ("0.9", "0.7", "0.5")
     repairs: tuple[str, ...] = ("none", "merge")
     seeds: tuple[int, ...] = (0,)
     ignored_layers: tuple[str, ...] = ()
+    coupled: bool = True
     data: str | None = field(default=None, metadata={"metavar": "SOURCE"})
     split: Literal["train", "val", "test"] = "val"
     limit: Count | None = None
@@ -118,6 +120,7 @@ def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
             workers=config.workers,
             progress=tell,
             ignored_layers=config.ignored_layers,
+            coupled=config.coupled,
         )
 
 

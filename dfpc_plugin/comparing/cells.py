@@ -45,6 +45,7 @@ class CellResult:
         speedup: How many times faster the pruned model is, where latency was measured.
         seconds: What pruning and repair took.
         error: Why the cell failed; empty where it did not.
+        label: How tables and plots call a criterion of the user's own; empty for those that this library knows by name.
     """
 
     cell: Cell
@@ -55,6 +56,7 @@ class CellResult:
     speedup: float | None = None
     seconds: float | None = None
     error: str = ""
+    label: str = ""
 
     def to_json(self, metric: str) -> dict[str, Any]:
         """Return the cell and what came of it in one mapping, without what is not known; the value is under the metric's name."""

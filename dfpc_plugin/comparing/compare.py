@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import re
 import time
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
-from dfpc_plugin.comparing.contenders import with_gradients
+from dfpc_plugin.comparing.contenders import known_by_name, with_gradients
 from dfpc_plugin.comparing.output_error import OutputError
 from dfpc_plugin.comparing.plan import Budget, Plan
 from dfpc_plugin.comparing.result import CompareResult
@@ -37,6 +38,8 @@ from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.wrappers import plain_model
 
 __all__ = ["compare"]
+
+_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(prune).parameters.items()}
 
 
 def compare(
@@ -142,6 +145,7 @@ class _Run:
 
     def result_of(self, cell: Cell, criterion: Criterion) -> CellResult:
         """Prune, repair and measure; a failure that this library explains is a result, too."""
+        label = "" if known_by_name(criterion) else criterion.label
         torch.manual_seed(cell.seed)
         takes_images = METHODS[cell.repair].images == "given"
         repair = RepairSettings(cell.repair, self.images if takes_images else None, seed=cell.seed)
@@ -162,11 +166,11 @@ class _Run:
             seconds = time.perf_counter() - start
             value, error = self.scorer.of(found.model, found.removed)
         except DFPCError as failure:
-            return CellResult(cell, error=str(failure))
+            return CellResult(cell, error=str(failure), label=label)
         if not math.isfinite(value):
-            return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.")
+            return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.", label=label)
         macs, params = found.after.macs / found.before.macs, found.after.parameters / found.before.parameters
-        return CellResult(cell, value, error, macs, params, found.speedup, round(seconds, 2))
+        return CellResult(cell, value, error, macs, params, found.speedup, round(seconds, 2), label=label)
 
 
 def _error_scorer(
@@ -195,5 +199,9 @@ def _experiment(original: nn.Module, inputs: ExampleInputs, scorer: Scorer, opti
         "inputs": " and ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors(inputs)),
         "metric": scorer.metric.name,
         "source": scorer.source,
-        "options": {name: re.sub(r" at 0x\w+", "", repr(value)) for name, value in sorted(options.items())},
+        "options": {
+            name: re.sub(r" at 0x\w+", "", repr(value))
+            for name, value in sorted(options.items())
+            if value != _DEFAULTS.get(name)  # what is not given is the same as what is given as it is by default
+        },
     }

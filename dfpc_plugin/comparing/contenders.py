@@ -16,7 +16,7 @@ from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.repairing.inputs import collected
 from dfpc_plugin.repairing.settings import Images
 
-__all__ = ["contenders", "label_of_name", "with_gradients"]
+__all__ = ["contenders", "known_by_name", "label_of_name", "with_gradients"]
 
 _IMAGES, _BATCH = 128, 32
 
@@ -46,10 +46,15 @@ def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
     return list(found.values())
 
 
-def label_of_name(name: str) -> str:
-    """How tables and plots call a criterion; one of the user's own that is not registered goes by its name."""
+def known_by_name(criterion: Criterion) -> bool:
+    """Whether a criterion is the one that this library knows by its name."""
+    return (_MORE.get(criterion.name) or CRITERIA.get(criterion.name)) == criterion
+
+
+def label_of_name(name: str, own: str = "") -> str:
+    """How tables and plots call a criterion; one that is not registered goes by its own label, or by its name."""
     known = _MORE.get(name) or CRITERIA.get(name)
-    return name if known is None else known.label
+    return own or name if known is None else known.label
 
 
 def with_gradients(model: nn.Module, images: Images, example_inputs: ExampleInputs) -> nn.Module:

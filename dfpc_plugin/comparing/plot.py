@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.contenders import label_of_name
 from dfpc_plugin.comparing.metrics import Metric
 from dfpc_plugin.comparing.rows import Row, repairs_of
 from dfpc_plugin.criteria import AUTO
@@ -53,14 +52,16 @@ def _draw_panel(axes: Any, rows: Sequence[Row], repair: str, metric: Metric, unp
         )
     for number, criterion in enumerate(dict.fromkeys(row.criterion for row in rows)):
         own = [row for row in rows if row.criterion == criterion]
-        points = [(cost.mean, value) for row in own if (cost := row.cost("macs")) and (value := row.values(repair))]
+        points = [
+            (cost.mean, value) for row in own if (cost := row.cost("macs", repair)) and (value := row.values(repair))
+        ]
         points.sort(key=lambda point: -point[0])
         deviations = [metric.scale * value.std for _, value in points]
         axes.errorbar(
             [100 * cost for cost, _ in points],
             [metric.scale * value.mean for _, value in points],
             yerr=deviations if any(deviations) else None,
-            label=label_of_name(criterion),
+            label=own[0].name,
             color=PALETTE[number % len(PALETTE)],
             marker=_MARKERS[number % len(_MARKERS)],
             linestyle=_DASHES[number // len(PALETTE) % len(_DASHES)],

@@ -44,18 +44,28 @@ class Row:
     cells: Mapping[str, tuple[CellResult, ...]]
 
     @property
+    def name(self) -> str:
+        """The criterion, as plots call it."""
+        return label_of_name(self.criterion, next((cell.label for own in self.cells.values() for cell in own), ""))
+
+    @property
     def label(self) -> str:
         """The criterion, as tables call it, with the number of seeds where there are several."""
         seeds = max(len(cells) for cells in self.cells.values())
-        return label_of_name(self.criterion) + (f" x{seeds}" if seeds > 1 else "")
+        return self.name + (f" x{seeds}" if seeds > 1 else "")
 
     def values(self, repair: str) -> Spread | None:
         """The figure after a repair, over seeds; None where all cells failed."""
         return Spread.of(cell.value for cell in self.cells.get(repair, ()))
 
-    def cost(self, name: str) -> Spread | None:
-        """`macs`, `params` or `speedup`, over all repairs and seeds."""
-        return Spread.of(getattr(cell, name) for cells in self.cells.values() for cell in cells)
+    def cost(self, name: str, repair: str) -> Spread | None:
+        """`macs`, `params` or `speedup` of the models with a repair, over seeds."""
+        return Spread.of(getattr(cell, name) for cell in self.cells.get(repair, ()))
+
+    def costs(self, name: str) -> tuple[float, ...]:
+        """The same for each repair that has any: a criterion that goes with the repair chooses other channels for each."""
+        found = (self.cost(name, repair) for repair in self.cells)
+        return tuple(cost.mean for cost in found if cost is not None)
 
 
 def rows_of(cells: Iterable[CellResult]) -> tuple[Row, ...]:

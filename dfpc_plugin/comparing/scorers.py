@@ -71,7 +71,7 @@ class AccuracyScorer:
             DataError: The images do not fit the model.
         """
         found = evaluate_model(model, self.data, self.batch_size, self.workers, self.progress)
-        accuracy = found.top1 / 100
+        accuracy = round(found.top1 * found.count / 100) / found.count
         return accuracy, standard_error(accuracy, found.count)
 
 

@@ -114,7 +114,7 @@ class SensitivityResult:
         for coupling in self.couplings:
             first = (Text(coupling.name), str(coupling.channels), f"{coupling.macs:.1%}")
             for kind, values in coupling.errors.items():
-                table.add_row(*first, kind, *(f"{100 * value:.2g}" if value < 1e4 else ">1e6" for value in values))
+                table.add_row(*first, kind, *map(_percent, values))
                 first = (Text(""), "", "")
         return table
 
@@ -134,6 +134,11 @@ class SensitivityResult:
         bar = figure.colorbar(drawn, ax=list(panels), extend="both")
         bar.set_label("Error of the outputs (%)")
         return figure
+
+
+def _percent(value: float) -> str:
+    """A share in per cent, with two digits where it has fewer before the point."""
+    return f"{100 * value:.0f}" if 1 <= value < 1e4 else f"{100 * value:.2g}" if value < 1 else "> 1000000"
 
 
 def _short(name: str) -> str:

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.contenders import label_of_name
 from dfpc_plugin.comparing.metrics import Metric
 from dfpc_plugin.comparing.rows import Row, Spread, leaders, repairs_of
 
@@ -87,7 +86,7 @@ class Grid:
         return [(budget, [row for row in self.rows if row.budget == budget]) for budget in budgets]
 
     def _headings(self, without: tuple[str, ...]) -> list[str]:
-        known = [heading for heading, name in _COSTS.items() if any(row.cost(name) is not None for row in self.rows)]
+        known = [heading for heading, name in _COSTS.items() if any(row.costs(name) for row in self.rows)]
         return [heading for heading in known if heading not in without] + list(repairs_of(self.rows))
 
     def _cells(self, row: Row, without: tuple[str, ...]) -> list[str]:
@@ -95,13 +94,16 @@ class Grid:
         found = []
         for heading in self._headings(without):
             if heading in _COSTS:
-                cost = row.cost(_COSTS[heading])
-                written = "{:.2f}x" if heading == _SPEED else "{:.1%}"
-                found.append(_FAILED if cost is None else written.format(cost.mean))
+                found.append(_range(row.costs(_COSTS[heading]), "{:.2f}x" if heading == _SPEED else "{:.1%}"))
             else:
-                best = row.criterion in leaders(self.rows, row.budget, heading, self.metric)
+                best = self._rivals and row.criterion in leaders(self.rows, row.budget, heading, self.metric)
                 found.append(self._value(row.values(heading), best, _DEVIATIONS not in without))
         return found
+
+    @property
+    def _rivals(self) -> bool:
+        """Whether there is more than one criterion, of which one can be the best."""
+        return len({row.criterion for row in self.rows}) > 1
 
     def _value(self, value: Spread | None, best: bool, deviation: bool) -> str:
         if value is None:
@@ -126,7 +128,8 @@ class Grid:
             lines[1] = f"MACs and Params: share that remains of {macs} MACs and {params} parameters."
         several = any(len(cells) > 1 for row in self.rows for cells in row.cells.values())
         deviation = " ± Standard deviation over seeds." if several else ""
-        lines.append(f"* Best at its budget{within}.{deviation}")
+        best = f"* Best at its budget{within}." if self._rivals else ""
+        lines += [f"{best}{deviation}".strip()] if best or several else []
         lines.append(f"Seconds for each cell: {', '.join(self._seconds())}.")
         lines += self._failures()
         if without:
@@ -142,7 +145,7 @@ class Grid:
                 found.setdefault((row.budget, cell.error), []).append((row, repair))
         lines = []
         for (budget, reason), failed in found.items():
-            names = dict.fromkeys(f"{label_of_name(row.criterion)} with {repair}" for row, repair in failed)
+            names = dict.fromkeys(f"{row.name} with {repair}" for row, repair in failed)
             everything = len(failed) == sum(row.budget == budget for row, _, _ in cells)
             lines.append(f"Failed at {budget}, {'all' if everything else ', '.join(names)}: {reason}")
         return lines
@@ -154,6 +157,12 @@ class Grid:
             took = Spread.of(cell.seconds for row in self.rows for cell in row.cells.get(repair, ()))
             found += [] if took is None else [f"{repair} {took.mean:.2g}"]
         return found or ["none was finished"]
+
+
+def _range(values: tuple[float, ...], written: str) -> str:
+    """The least and the greatest of some values, or the one that all are."""
+    ends = list(dict.fromkeys(written.format(value) for value in (min(values), max(values)))) if values else [_FAILED]
+    return "-".join([*(end.rstrip("%x") for end in ends[:-1]), ends[-1]])
 
 
 def _pipes(cells: list[str]) -> str:

@@ -99,5 +99,8 @@ def _of_split(paths: Sequence[PurePosixPath], split: str, source: str) -> list[P
         return list(paths)
     folder = next((name for name in _FOLDERS[split] if name in found), None)
     if folder is None:
-        raise DataError(f"There is no split '{split}' in {source}; it has {', '.join(sorted(found))}.")
+        there = [name for name, folders in _FOLDERS.items() if found.intersection(folders)]
+        raise DataError(
+            f"There is no split '{split}' in {source}; it has {', '.join(sorted(found))}: give split {' or '.join(there)}."
+        )
     return [path for path in paths if _split_of(path) == folder]

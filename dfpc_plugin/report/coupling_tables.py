@@ -17,8 +17,8 @@ from dfpc_plugin.report.couplings import ModelCouplings
 __all__ = ["print_coupling", "print_couplings"]
 
 _SMALL_PRINT = (
-    "A coupling has the name of the first layer that writes it (feed-in); feed-out layers read it. A unit is "
-    "the least that can be cut: one channel, or one of every block. MACs: of all layers that write or read "
+    "A coupling has the name of the first layer that produces it (feed-in); feed-out layers consume it. A unit is "
+    "the smallest removable part: one channel, or one of every block. MACs: of all layers that produce or consume "
     "it, so shares overlap."
 )
 

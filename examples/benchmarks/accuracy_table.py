@@ -42,7 +42,7 @@ from dfpc_plugin.demo.data import load_digits
 from dfpc_plugin.demo.network import load_network
 from dfpc_plugin.models import ModelSpec, Preprocessing, build_model, load_weights
 from dfpc_plugin.models.library import IMAGENET
-from dfpc_plugin.repairing import Method
+from dfpc_plugin.repairing import METHODS, Method
 from dfpc_plugin.selection import Target
 
 __all__ = ["NETWORKS"]
@@ -83,10 +83,11 @@ class Network:
         load_weights(model, data / self.weights)
         return model.eval()
 
-    def read(self, data: Path, tested: int | None, unlabelled: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Read images to test on with their labels, and images without labels, evenly over the classes."""
+    def read(self, data: Path, tested: int | None, unlabelled: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Read images to test on with their labels, and images without labels if there are any, evenly over the classes."""
         images, labels = self._read(data / self.images[0], "val", tested)
-        return images, labels, self._read(data / self.images[1], "train", unlabelled)[0]
+        more = data / self.images[1]
+        return images, labels, self._read(more, "train", unlabelled)[0] if unlabelled and more.exists() else None
 
     def _read(self, path: Path, split: str, count: int | None) -> tuple[Tensor, Tensor]:
         pairs = open_images(path, split, evaluation_transform(self.prepared), limit=count)
@@ -104,7 +105,7 @@ class DigitsNetwork(Network):
         """Return the network with its weights, in evaluation mode."""
         return load_network(data / self.weights)
 
-    def read(self, data: Path, tested: int | None, unlabelled: int) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, data: Path, tested: int | None, unlabelled: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Read the digits to test on, and as many as asked for of those to train with."""
         digits = load_digits()
         return digits.test_images[:tested], digits.test_labels[:tested], digits.train_images[:unlabelled]
@@ -209,15 +210,19 @@ def main(
         table: Measure nothing.
         figure: For curves of accuracy over budgets: `accuracy.svg` makes one file per network, such as `accuracy-resnet20.svg`.
     """
+    looked_at = [repair for repair in repairs if METHODS[repair].images == "given"]
+    looked_at += [name for name in criteria if name == TAYLOR.name]
     for name, network in NETWORKS.items():
         if table or not fnmatch(name, only):
             continue
-        lacking = [file for file in (network.weights, *network.images) if not (data / file).exists()]
+        needed = (network.weights, *(network.images if looked_at else network.images[:1]))
+        lacking = [file for file in needed if not (data / file).exists()]
         if lacking:
-            CONSOLE.print(f"{name} is left out: '{data}' has no {' and no '.join(lacking)}.")
+            why = f" (for {' and '.join(looked_at)})" if network.weights not in lacking and looked_at else ""
+            CONSOLE.print(f"{name} is left out: '{data}' has no {' and no '.join(lacking)}{why}.")
             continue
         model = network.build(data)
-        images, labels, unlabelled = network.read(data, test_images, unlabelled_images)
+        images, labels, unlabelled = network.read(data, test_images, unlabelled_images if looked_at else 0)
         store = Records(results, name, len(images))
         for random, seeds in ((False, 1), (True, DRAWS)):
             chosen = [criterion.name for criterion in contenders(criteria) if criterion.random == random]
@@ -227,6 +232,8 @@ def main(
                     data=TensorDataset(images, labels), images=unlabelled, batch_size=50, save_to=store,
                 )  # fmt: skip
     records = read(results)
+    if not records:
+        raise SystemExit("Nothing was measured.")
     for name in dict.fromkeys(record["network"] for record in records):
         found = result_of(records, name)
         print(f"\n## {name}\n\n{found.to_markdown()}")

@@ -53,7 +53,18 @@ def test_short_work_in_turns_is_not_silent_for_ever(clock, console):
             clock.now += 1
     lines = console.file.getvalue().splitlines()
     assert 3 <= len(lines) <= 4
-    assert set(lines) <= {"cutting: 25%", "tuning: 25%"}
+    assert set(lines) <= {"cutting: 25%", "tuning: 25%", "tuning: 25%, cutting: 25%"}
+
+
+def test_a_line_says_what_the_work_is_a_part_of(clock, console):
+    with bars(console) as tell:
+        for cell in range(4):
+            tell("comparing", cell / 4)
+            for share in (0.0, 0.5, 1.0):
+                tell("evaluating", share)
+                clock.now += 5
+    assert set(console.file.getvalue().splitlines()) >= {"comparing: 25%, evaluating: 50%"}
+    assert not [line for line in console.file.getvalue().splitlines() if "100%" in line]
 
 
 def test_what_is_done_needs_no_line(clock, console):

@@ -199,6 +199,23 @@ def test_a_stopped_run_goes_on_to_the_same_file(net, tmp_path, monkeypatch, torn
     assert len(more.cells) == 12
 
 
+def test_what_is_as_by_default_may_be_said_or_not(net, tmp_path):
+    model, x, _ = net
+    asked = {"criteria": "dfpc", "budgets": 0.8, "repairs": "none", "save_to": tmp_path / "cells.jsonl"}
+    first = dfpc.compare(model, x, **asked, ignored_layers=(), coupled=True)
+    assert dfpc.compare(model, x, **asked).cells == first.cells
+    with pytest.raises(CompareError, match=r"options is \{\} there and \{'coupled': 'False'\} here"):
+        dfpc.compare(model, x, **asked, coupled=False)
+
+
+def test_a_criterion_of_ones_own_keeps_its_label_on_the_disk(net, tmp_path):
+    model, x, _ = net
+    own = Criterion("mine", "Mine, squared", dfpc.DFPCImportance)
+    path = tmp_path / "cells.jsonl"
+    dfpc.compare(model, x, criteria=own, budgets=0.8, repairs="none", save_to=path)
+    assert [row.label for row in dfpc.CompareResult.read(path).rows()] == ["Mine, squared"]
+
+
 def test_a_file_of_another_comparison_is_refused_and_kept(net, tmp_path):
     model, x, data = net
     path = tmp_path / "cells.jsonl"

@@ -1,5 +1,6 @@
 """Tables and pictures of comparisons whose cells are written down."""
 
+import dataclasses
 import itertools
 import re
 
@@ -37,7 +38,7 @@ def test_the_best_and_what_is_within_one_standard_error_lead():
 def test_a_table_has_a_section_per_budget_and_says_what_is_measured():
     text = str(written_down(dfpc=(0.7, 0.8), magnitude=(0.5, 0.6)))
     assert re.findall(r"^ (macs=\S+)$", text, re.MULTILINE) == ["macs=0.8", "macs=0.5"]
-    assert re.search(r"^   DFPC +70\.0% +60\.0% +1\.25x +70\.0 \* +80\.0 \*$", text, re.MULTILINE)
+    assert re.search(r"^   DFPC, expected +70\.0% +60\.0% +1\.25x +70\.0 \* +80\.0 \*$", text, re.MULTILINE)
     assert re.search(r"^   Magnitude \(TP\) +70\.0% +60\.0% +1\.25x +50\.0 +60\.0$", text, re.MULTILINE)
     assert "Accuracy (%) on 100 labelled images, by repair; unpruned: 90.0, standard error 3.0." in " ".join(
         text.split()
@@ -65,9 +66,32 @@ def test_columns_go_one_at_a_time_and_nothing_is_clipped():
 
 
 def test_seeds_are_averaged_with_their_deviation():
-    text = str(written_down(seeds=(0, 2), random=(0.7, 0.8)))
+    text = str(written_down(seeds=(0, 2), random=(0.7, 0.8), lamp=(0.1, 0.1)))
     assert re.search(r"Random \(TP\) x2 .* 71\.0 ± 1\.4 \* +81\.0 ± 1\.4 \*$", text, re.MULTILINE)
     assert "± Standard deviation over seeds." in " ".join(text.split())
+
+
+def test_one_criterion_alone_is_not_called_the_best():
+    text = str(written_down(seeds=(0, 2), random=(0.7, 0.8)))
+    assert "*" not in text and "± Standard deviation over seeds." in text
+
+
+def test_costs_that_differ_between_repairs_are_a_range_and_drawn_each_in_its_place():
+    result = written_down(auto=(0.7, 0.8))
+    cells = tuple(dataclasses.replace(own, macs=0.794 if own.cell.repair == "merge" else 0.798) for own in result.cells)
+    result = dataclasses.replace(result, cells=cells)
+    assert "79.4-79.8%" in str(result) and "| 79.4-79.8% | 60.0% |" in result.to_markdown()
+    drawn = [axes.containers[0].lines[0].get_xdata()[0] for axes in result.plot().axes]
+    assert drawn == pytest.approx([79.8, 79.4])
+
+
+def test_a_criterion_of_ones_own_goes_by_its_label():
+    result = written_down(mine=(0.7, 0.8))
+    labelled = tuple(dataclasses.replace(own, label="Mine, squared") for own in result.cells)
+    result = dataclasses.replace(result, cells=labelled)
+    assert "  Mine, squared " in str(result)
+    assert CellResult.from_json(labelled[0].to_json("accuracy"), "accuracy") == labelled[0]
+    assert "Mine, squared" in [text.get_text() for text in result.plot().legends[0].get_texts()]
 
 
 def test_markdown_has_the_same_cells():
@@ -77,7 +101,7 @@ def test_markdown_has_the_same_cells():
     assert lines[at + 2 : at + 6] == [
         "| Criterion | MACs | Params | Speed-up | none | merge |",
         "|---|---|---|---|---|---|",
-        "| DFPC | 70.0% | 60.0% | 1.25x | 70.0 * | 80.0 * |",
+        "| DFPC, expected | 70.0% | 60.0% | 1.25x | 70.0 * | 80.0 * |",
         "| Magnitude (TP) | 70.0% | 60.0% | 1.25x | 50.0 | 60.0 |",
     ]
 
@@ -91,7 +115,7 @@ def test_pictures_by_their_ending_and_the_same_twice(tmp_path, suffix, start):
     first, second = (path.read_bytes() for path in paths)
     assert first.startswith(start) and first == second
     assert [axes.get_title() for axes in figure.axes] == ["not repaired", "repaired by merge"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Unpruned (90.0)", "DFPC", "own"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Unpruned (90.0)", "DFPC, expected", "own"]
     line = figure.axes[1].containers[0].lines[0]
     assert list(line.get_xdata()) == [70.0, 70.0]
     assert list(line.get_ydata()) == pytest.approx([80.5, 80.5])

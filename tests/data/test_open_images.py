@@ -61,7 +61,7 @@ def test_without_splits_it_is_all_of_it(written, prefix):
 def test_val_and_test_stand_in_for_each_other_but_not_for_train(written):
     source = written(["x/test/a/1.png", "x/test/b/2.png"])
     assert len(open_images(source, "val")) == len(open_images(source, "test")) == 2
-    with pytest.raises(DataError, match=r"There is no split 'train' in .*; it has test\."):
+    with pytest.raises(DataError, match=r"There is no split 'train' in .*; it has test: give split val or test\."):
         open_images(source, "train")
 
 
