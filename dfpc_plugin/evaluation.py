@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,11 +58,14 @@ class Evaluation:
 def evaluate_model(
     model: nn.Module | HoldsModel,
     dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
-    batch_size: int = 256,
+    batch_size: int = 64,
     workers: int = 0,
     progress: Progress | bool | None = None,
 ) -> Evaluation:
     """Evaluate a classifier, where it is, and leave it as it was.
+
+    A label is the number of an image's class in the data set. Only where the data set has some of ImageNet's 1000 classes, in
+    folders named by WordNet id, and the model all of them, labels are the numbers that these have in ImageNet-1k.
 
     Args:
         model: From images `(N, C, H, W)` to outputs `(N, classes)`, or a result that stands for its model.
@@ -78,6 +82,10 @@ def evaluate_model(
         ModelFormError: Something else than a model was given.
     """
     start, model = time.perf_counter(), as_model(model)
+    if isinstance(dataset, ImageDataset) and len(dataset):
+        outputs = probe(model, dataset)
+        dataset = dataset.numbered_for(outputs)
+        _warn_of_other_classes(outputs, dataset)
     with shown(progress) as tell:
         sums = tally(model, dataset, batch_size, workers, tell)
     found = Evaluation.of(sums, time.perf_counter() - start)
@@ -133,6 +141,18 @@ def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int)
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
 
 
+def _warn_of_other_classes(outputs: int, dataset: ImageDataset) -> None:
+    """Warn where a data set has fewer classes than the model, so that these may be numbered otherwise."""
+    classes = len(dataset.classes)
+    if 0 < classes < outputs:
+        warnings.warn(
+            f"The data set has {classes} classes and the model {outputs} outputs. Labels are the positions of the classes in the "
+            f"data set: unless these are the model's first {classes} outputs, the accuracy is wrong. Add an empty folder for every "
+            f"class that is missing.",
+            stacklevel=3,
+        )
+
+
 def _require_same_classes(model: nn.Module, dataset: Any, found: Evaluation) -> None:
     """Raise where a model of more classes than the data set does no better than chance: its classes are others.
 
@@ -146,9 +166,9 @@ def _require_same_classes(model: nn.Module, dataset: Any, found: Evaluation) -> 
     outputs = probe(model, dataset)
     if outputs > classes:
         raise DataError(
-            f"The data set has {classes} classes, the model {outputs} outputs, and {found.top1:.1f} % of the labels are "
-            f"recognised: the model's classes are others, or numbered otherwise. Build the model with num_classes={classes} and "
-            f"give it weights of these classes, or take the data it was trained for."
+            f"The data set has {classes} classes, the model {outputs} outputs, and {found.top1:.1f} % of the images are "
+            f"classified as their labels say, which is chance: the model's classes are others, or numbered otherwise. Take the "
+            f"data that the model was trained for; if it is a part of that, add an empty folder for every class that is missing."
         )
 
 

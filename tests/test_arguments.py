@@ -294,9 +294,7 @@ def knowing(outputs, one):
 def test_a_model_of_other_classes_is_not_evaluated_at_nought():
     named = Named(*IMAGES.tensors)
     for images in (named, DataLoader(named, 3)):
-        said = (
-            r"has 4 classes, the model 1000 outputs, and 0\.0 % of the labels are recognised: the model's classes are"
-        )
+        said = r"has 4 classes, the model 1000 outputs, and 0\.0 % of the images are classified as their labels say"
         with pytest.raises(DataError, match=said):
             dfpc.evaluate_model(knowing(1000, 500), images)
 

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -16,6 +18,7 @@ from dfpc_plugin.evaluation import evaluate_model, probe
 from dfpc_plugin.finetuning import FinetuneSettings, finetune
 from dfpc_plugin.models import build_model, load_weights, preprocessing_of
 from digit_runs import PREPROCESSING, digit_net, val_digits
+from image_files import write_folder
 
 DATA = os.environ.get("DFPC_DATA")
 
@@ -86,6 +89,43 @@ def test_images_that_are_drawn_at_random_leave_the_generators_alone(read):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+class Says(nn.Module):
+    """A classifier of so many classes that names one, as the first pixel says."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, images):
+        return torch.nn.functional.one_hot(images[:, 0, 0, 0].round().long(), self.outputs).float()
+
+
+def test_some_of_imagenets_classes_are_measured_by_their_wordnet_ids(tmp_path):
+    names = ImageNetInfo().label_names()
+    source = write_folder(tmp_path / "data", [f"{names[number]}/{number}.png" for number in (3, 5, 200)])
+    numbers = iter([3, 3, 5, 200])  # of the image that is looked at before, and of all
+    dataset = open_images(source, "val", lambda image: torch.full((3, 4, 4), float(next(numbers))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluate_model(Says(1000), dataset, 1).top1 == 100
+
+
+def test_fewer_classes_than_outputs_are_a_warning(tmp_path):
+    source = write_folder(tmp_path / "data", ["a/0.png", "c/1.png"])
+
+    def opened(*numbers):
+        left = iter((numbers[0], *numbers))  # the first image is looked at before
+        return open_images(source, "val", lambda image: torch.full((3, 4, 4), float(next(left))))
+
+    said = r"has 2 classes and the model 3 outputs\. .* the accuracy is wrong\. Add an empty folder"
+    with pytest.warns(UserWarning, match=said):
+        assert evaluate_model(Says(3), opened(0, 1), 1).top1 == 100
+    (source / "b").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluate_model(Says(3), opened(0, 2), 1).top1 == 100
+
+
 def test_few_outputs_have_a_top5_too():
     dataset = TensorDataset(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2]))
     assert evaluate_model(nn.Linear(4, 3), dataset).top5 == 100
@@ -121,7 +161,7 @@ def test_wrong_images(model):
         evaluate_model(model, open_images("digits", "val"))
     with pytest.raises(DataError, match="holds no images"):
         evaluate_model(model, TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0)))
-    with pytest.raises(DataError, match=r"The model is no classifier: for images it gives \(4, 24, 2, 2\)"):
+    with pytest.raises(DataError, match=r"The model is no classifier: for images it gives \(1, 24, 2, 2\)"):
         evaluate_model(model[:9], val_digits(4))
     with pytest.raises(DataError, match="batch_size must be 1 or more, not 0"):
         evaluate_model(model, val_digits(4), batch_size=0)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from dfpc_plugin.cli.bars import bars
 from dfpc_plugin.cli.consoles import Consoles
@@ -19,7 +20,7 @@ from dfpc_plugin.display import Name
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import Latency, LatencySettings
-from dfpc_plugin.latency.measure import Forwards, Threads
+from dfpc_plugin.latency.measure import BUSY, Forwards, Threads
 from dfpc_plugin.plain_data import Count, Positive
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
@@ -99,6 +100,13 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
         print_json(rows, consoles.out)
     else:
         consoles.out.print(_table(found, first, inputs, device))
+        worst = max(found, key=lambda name: found[name].noise)
+        if found[worst].noise > BUSY:
+            told = (
+                f"The machine was busy: the interquartile range is up to {found[worst].noise:.0%} of the median (for {worst}), so "
+                f"the speed-ups are uncertain. Run nothing else meanwhile, or give more --min_run_time."
+            )
+            consoles.out.print(Text(told), soft_wrap=True)
     return 0
 
 

@@ -57,7 +57,7 @@ class CompareConfig(DataOptions):
     limit: Count | None = None
     images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
     image_count: Count = 256
-    batch_size: Count = 256
+    batch_size: Count = 64
     save_to: Path = field(default=Path("dfpc-compare.jsonl"), metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     markdown: str | None = field(default=None, metadata={"metavar": "FILE"})

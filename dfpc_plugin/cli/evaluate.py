@@ -35,7 +35,7 @@ class EvaluateConfig(DataOptions):
     data: str = field(default="", metadata={"metavar": "SOURCE"})
     split: Literal["train", "val", "test"] = "val"
     limit: Count | None = None
-    batch_size: Count = 256
+    batch_size: Count = 64
     json: bool = False
     quiet: bool = False
 

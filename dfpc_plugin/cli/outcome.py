@@ -24,7 +24,7 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
         console.print(Text("Accuracy was not measured: --data.val says where labelled images are."), soft_wrap=True)
     for export in record["exports"]:
         difference, same = export["max_difference"], export["same_predictions"]
-        agreement = "" if same is None else f", the same prediction for {same:.0%} of the samples"
+        agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"
         took = export.get("latency_ms") or {}
         times = "".join(f"; {ms:.2f} ms in {RUNTIMES[k].title if k in RUNTIMES else k}" for k, ms in took.items())
         said = f"outputs differ by {difference:.1e} of the largest{agreement}{times}"

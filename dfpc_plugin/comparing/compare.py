@@ -54,7 +54,7 @@ def compare(
     score: Callable[[nn.Module], Any] | None = None,
     images: Images | None = None,
     save_to: str | Path | CellStore | None = None,
-    batch_size: int = 256,
+    batch_size: int = 64,
     workers: int = 0,
     progress: Progress | bool | None = None,
     **options: Any,

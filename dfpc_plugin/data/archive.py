@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import posixpath
 import struct
 import zipfile
 import zlib
@@ -29,8 +30,8 @@ class ArchiveImages:
     Every process opens the archive for itself: processes that share one open file would move each other's position in it.
     """
 
-    def __init__(self, path: Path, split: str) -> None:
-        """Find them; nothing is unpacked.
+    def __init__(self, path: Path, split: str, *, labelled: bool = True) -> None:
+        """Find them; nothing is unpacked. Without folders of classes there are no labels, which can be all right.
 
         Raises:
             DataError: It is no archive, or has no images.
@@ -39,11 +40,13 @@ class ArchiveImages:
         try:
             with zipfile.ZipFile(path) as archive:
                 files = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+                folders = {entry.filename.rstrip("/") for entry in archive.infolist() if entry.is_dir()}
         except _DAMAGE as error:
             raise DataError(
                 f"'{path}' is no zip archive that can be read: {error}. Give a folder or a zip of images."
             ) from error
-        layout = Layout.of(files, split, self.source)
+        empty = sorted(folders.difference(posixpath.dirname(name) for name in (*files, *folders)))
+        layout = Layout.of(files, split, self.source, empty, labelled=labelled)
         self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
         self._archive: zipfile.ZipFile | None = None
         self._process = 0

@@ -15,15 +15,18 @@ __all__ = ["FolderImages"]
 class FolderImages:
     """The images of one split of a folder, one folder for each class."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        """Find them; nothing is read yet.
+    def __init__(self, folder: Path, split: str, *, labelled: bool = True) -> None:
+        """Find them; nothing is read yet. Without folders of classes there are no labels, which can be all right.
 
         Raises:
             DataError: There are none.
         """
         self.source, self._folder = f"the folder '{folder}'", folder
-        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        layout = Layout.of(files, split, self.source)
+        paths = list(folder.rglob("*"))
+        files = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+        inside = {path.parent for path in paths}
+        empty = [path.relative_to(folder).as_posix() for path in paths if path.is_dir() and path not in inside]
+        layout = Layout.of(files, split, self.source, empty, labelled=labelled)
         self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
 
     def load(self, index: int) -> Image.Image:

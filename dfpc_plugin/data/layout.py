@@ -48,13 +48,17 @@ class Layout:
     labels: tuple[int, ...]
 
     @classmethod
-    def of(cls, names: Sequence[str], split: str, source: str) -> Layout:
+    def of(
+        cls, names: Sequence[str], split: str, source: str, empty: Sequence[str] = (), *, labelled: bool = True
+    ) -> Layout:
         """Find the images of a split among the files of a source.
 
         Args:
             names: Paths of all files relative to the source, with slashes.
             split: "train", "val" or "test". A source without folders of these names is one split, whichever is asked for.
             source: What to call it in messages.
+            empty: Paths of folders without files; beside those of classes, they are classes without images.
+            labelled: Whether labels count; if not, images may lie in no folder of a class, and then all are of one.
 
         Raises:
             DataError: There are no images, no classes, or not that split.
@@ -67,11 +71,15 @@ class Layout:
             )
         chosen = _of_split(paths, split, source)
         loose = next((path for path in chosen if len(path.parts) < 2 or path.parent.name.lower() in _KNOWN), None)
+        if loose is not None and not labelled:
+            return cls(tuple(map(str, chosen)), (source,), (0,) * len(chosen))
         if loose is not None:
             raise DataError(
                 f"The image '{loose}' of {source} lies in no folder of a class; move images into one folder for each class."
             )
-        classes = sorted({path.parent.name for path in chosen})
+        above = {path.parent.parent for path in chosen}
+        beside = (path for path in map(PurePosixPath, empty) if path.parent in above and path.name[0] not in "._")
+        classes = sorted({path.parent.name for path in chosen}.union(path.name for path in beside))
         numbers = {name: number for number, name in enumerate(classes)}
         return cls(tuple(map(str, chosen)), tuple(classes), tuple(numbers[path.parent.name] for path in chosen))
 

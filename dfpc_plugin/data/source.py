@@ -28,28 +28,30 @@ def open_images(
     root: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     download: bool = False,
+    labelled: bool = True,
 ) -> ImageDataset:
     """Open labelled images.
 
     Args:
         source: A folder or a zip archive in ImageFolder layout (CLASS/NAME.jpg at any depth, with or without folders train/,
             val/, test/ above), `torchvision/NAME`, or `digits`, scikit-learn's. Classes of folders and archives are
-            numbered in alphabetical order, those of data sets as they are there.
+            numbered in alphabetical order, empty folders among them too; those of data sets as they are there.
         split: "train", "val" or "test". Of a source that has only one of val and test, it is both; a folder or an archive
             without folders for splits is all of it.
         transform: What every image goes through, such as `evaluation_transform(preprocessing)`; None leaves PIL images.
         root: For `torchvision/NAME`: the folder that holds the data set. The working directory if not given.
         limit: Take so many images at most, as many of every class, always the same.
         download: For `torchvision/NAME`: fetch it if it is not there.
+        labelled: False if labels do not matter, as for calibration: then images may lie in no folder of a class.
 
     Raises:
         DataError: There is no such source or split, or it holds no images.
     """
-    dataset = ImageDataset(_open(os.fspath(source), split, root, download), transform)
+    dataset = ImageDataset(_open(os.fspath(source), split, root, download, labelled), transform)
     return dataset if limit is None else dataset.limited(limit)
 
 
-def _open(source: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> Images:
+def _open(source: str, split: str, root: str | os.PathLike[str] | None, download: bool, labelled: bool) -> Images:
     check_split(split)
     if source.startswith(_TORCHVISION):
         return TorchvisionImages(source.removeprefix(_TORCHVISION), split, Path(root or "."), download)
@@ -59,7 +61,7 @@ def _open(source: str, split: str, root: str | os.PathLike[str] | None, download
         return DigitImages(split)
     path = Path(source)
     if is_directory(path):
-        return FolderImages(path, split)
+        return FolderImages(path, split, labelled=labelled)
     if is_file(path):
-        return ArchiveImages(path, split)
+        return ArchiveImages(path, split, labelled=labelled)
     raise DataError(f"There is no '{source}'; give a folder, a zip archive, torchvision/NAME, or digits.")

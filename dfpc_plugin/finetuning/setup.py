@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from dfpc_plugin.data import ImageDataset
 from dfpc_plugin.evaluation import probe
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.engine import engine_for
@@ -75,8 +76,10 @@ def run_for(
         shown(progress) as tell,
     ):
         classes = probe(model, train)
+        train = train.numbered_for(classes) if isinstance(train, ImageDataset) else train
         if val is not None:
             probe(model, val)
+            val = val.numbered_for(classes) if isinstance(val, ImageDataset) else val
         with engine_for(mixed_precision) as engine:
             with exclusive(model, *([] if teacher is None else [teacher])):
                 teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()

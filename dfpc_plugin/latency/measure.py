@@ -24,7 +24,10 @@ from dfpc_plugin.wrappers import HoldsModel, as_model
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
 
-__all__ = ["FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
+__all__ = ["BUSY", "FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
+
+BUSY = 0.1
+"""A spread of the rounds, as a share of their median, from which on a figure is called uncertain."""
 
 MOST_ROUNDS = 50
 FEWEST_ROUNDS = 5

@@ -9,8 +9,10 @@ import torch
 from dfpc_plugin.cost import Cost
 from dfpc_plugin.couplings.outputs import removed_outputs
 from dfpc_plugin.couplings.sizes import changed_factors
+from dfpc_plugin.display import counted
 from dfpc_plugin.families import counting_note
 from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.latency.measure import BUSY
 from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
@@ -27,6 +29,9 @@ __all__ = ["NOT_REPAIRED", "summarise"]
 NOT_REPAIRED = (
     'The pruned model was not repaired, which costs accuracy. The repair "merge" takes seconds and needs no data.'
 )
+
+_VECTOR = 8
+"""Widths that runtimes are fast with are multiples of this."""
 
 
 def summarise(
@@ -76,7 +81,7 @@ def summarise(
         Figures(total - sum(counts), cost.macs, cost.parameters, measured.after if measured else None, after),
     )
     reached = _reached(target, *figures)
-    notes = _notes(subject, order, measured, rounded_by_default)
+    notes = _notes(subject, order, measured, rounded_by_default) + _uneven(couplings, measured)
     notes += () if mender.result else (NOT_REPAIRED,)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
@@ -121,6 +126,18 @@ def _names(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + more
 
 
+def _uneven(couplings: Sequence[CouplingCut], measured: Measured | None) -> tuple[str, ...]:
+    """A warning of widths that many processors are slow with, where nobody has measured how slow."""
+    uneven = [own for own in couplings if own.before % _VECTOR == 0 and own.after % _VECTOR]
+    if measured is not None or not uneven:
+        return ()
+    return (
+        f"The widths of {counted(len(uneven), 'coupling')} are no longer multiples of {_VECTOR}, such as {uneven[0].after} channels in "
+        f"'{uneven[0].name}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
+        f"deploy, or use round_to={_VECTOR}.",
+    )
+
+
 def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:
     """What a user should know and did not ask for."""
     notes = []
@@ -152,7 +169,7 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
     assumed = None if subject.forward_fn is not None else counting_note(subject.model, subject.inputs)
     if assumed is not None:
         notes.append(assumed)
-    if measured is not None and max(measured.before.noise, measured.after.noise) > 0.1:
+    if measured is not None and max(measured.before.noise, measured.after.noise) > BUSY:
         notes.append(
             f"The machine was busy: the interquartile range of the latency is {measured.before.noise:.0%} of the median "
             f"before pruning and {measured.after.noise:.0%} after."

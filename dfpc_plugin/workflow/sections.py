@@ -84,7 +84,7 @@ class DataSection(Checked, error=RecipeError):
     limit: Count | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
-    batch_size: Count = 256
+    batch_size: Count = 64
     workers: Natural = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from timm.data.imagenet_info import ImageNetInfo
 from torch.utils.data import DataLoader
 
 from dfpc_plugin.data import DataError, collate_images, open_images
@@ -73,6 +74,37 @@ def test_val_is_not_test_where_both_are_there(written):
 def test_a_class_may_be_called_test(written):
     dataset = open_images(written(["train/exam/1.png", "train/quiz/2.png", "train/x/test/3.png"][:2]), "train")
     assert dataset.classes == ("exam", "quiz")
+
+
+def test_an_empty_folder_beside_classes_is_a_class_so_that_numbers_stay(tmp_path):
+    folder = write_folder(tmp_path / "data", ["val/a/1.png", "val/c/2.png", "other/x.txt"])
+    for name in ("val/b", "val/.hidden", "elsewhere"):
+        (folder / name).mkdir()
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder))
+    for source in (folder, archive):
+        dataset = open_images(source, "val")
+        assert (dataset.classes, dataset.labels) == (("a", "b", "c"), (0, 2))
+
+
+def test_images_without_labels_need_no_folders(written):
+    source = written(["1.png", "more/2.png", "3.png"])
+    with pytest.raises(DataError, match="lies in no folder of a class"):
+        open_images(source, "train")
+    assert sorted(pixel(image)[0] for image, _ in open_images(source, "train", labelled=False)) == sorted(
+        shade(number)[0] for number in range(3)
+    )
+
+
+def test_some_classes_of_imagenet_are_numbered_as_a_model_of_all_has_them(written):
+    names = ImageNetInfo().label_names()
+    dataset = open_images(written([f"{names[number]}/1.png" for number in (7, 500, 999)]), "val")
+    assert dataset.labels == dataset.numbered_for(3).labels == (0, 1, 2)
+    numbered = dataset.numbered_for(1000)
+    assert numbered.labels == (7, 500, 999) == tuple(label for _, label in numbered)
+    assert numbered.classes == tuple(names) and numbered.limited(2).with_transform(tensor).labels == (7, 500)
 
 
 def test_limit_takes_evenly_and_always_the_same(written):

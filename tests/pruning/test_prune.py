@@ -15,6 +15,7 @@ from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingErro
 from dfpc_plugin.pruning import PruneResult, prune
 from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.selection import Target, TargetError
+from steady_machine import SteadyMachine
 
 BUDGETS = ("macs=0.5", "params=0.5", "ratio=0.3", "macs=0.7, params=0.8, ratio=0.1")
 
@@ -183,6 +184,17 @@ def test_the_result_says_what_was_done():
     assert all(seconds >= 0 for seconds in result.seconds.values())
     protected = "Protected couplings: 1, with 5 channels; find_couplings shows the reasons."
     assert result.notes == (protected, NOT_REPAIRED)
+
+
+def test_widths_that_may_be_slow_are_noted_unless_they_are_rounded_or_measured():
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3)).eval()
+    x = torch.randn(1, 3, 8, 8)
+    notes = prune(model, x, "params=0.7").notes
+    assert any(note.startswith("The widths of 1 coupling are no longer multiples of 8, such as 2") for note in notes), (
+        notes
+    )
+    for given in ({"round_to": 8}, {"latency": SteadyMachine()}):
+        assert not any("no longer multiples" in note for note in prune(model, x, "params=0.7", **given).notes)
 
 
 def test_the_result_is_a_table_and_plain_data():
