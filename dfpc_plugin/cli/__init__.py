@@ -9,8 +9,9 @@ import importlib.util
 import os
 import sys
 import typing
+import warnings
 from collections import UserDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _main(argv: Sequence[str] | None, consoles: Consoles) -> int:
                 str(Path.cwd())
             )  # for package.module:function; behind all else, so that no file there hides a package
     try:
-        with silenced():  # commands show progress themselves
+        with silenced(), _plain_warnings():  # commands show progress themselves
             return _run(sys.argv[1:] if argv is None else argv, consoles)
     except SystemExit as stop:  # --help, --version and --print_config have printed what was asked for
         return stop.code if isinstance(stop.code, int) else 0
@@ -98,6 +99,17 @@ def _main(argv: Sequence[str] | None, consoles: Consoles) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; the exit must not write to it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings as sentences, without the lines of code that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _run(argv: Sequence[str], consoles: Consoles) -> int:

@@ -1,7 +1,9 @@
 import json
+import warnings
 
 import pytest
 
+from dfpc_plugin import cli
 from dfpc_plugin.artifact import read_manifest
 from workflow_runs import NET, surroundings
 
@@ -99,3 +101,10 @@ def test_what_cannot_be_done_is_one_sentence(dfpc, saved, arguments, code, text)
     assert (found, out) == (code, "")
     assert text in err
     assert err.count("\n") == 1
+
+
+def test_warnings_are_sentences_without_lines_of_code():
+    before = warnings.formatwarning
+    with cli._plain_warnings():
+        assert warnings.formatwarning("Fewer classes.", UserWarning, "evaluate.py", 65) == "Warning: Fewer classes.\n"
+    assert warnings.formatwarning is before
