@@ -2,6 +2,8 @@
 
 import builtins
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -103,6 +105,19 @@ def test_notebooks_get_the_parts_of_the_report(name, said):
     html = RESULTS[name]._repr_html_()
     assert all(text in html.replace("<wbr>", "") for text in said)
     assert "@scope (.dfpc-view)" in html and ":root" not in html and "http" not in html
+
+
+def test_notebooks_get_them_from_a_fresh_process():
+    """Where nothing but the package itself was imported."""
+    code = (
+        "import torch, dfpc_plugin as dfpc; from torch import nn; "
+        "net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)); x = torch.randn(2, 4); "
+        "result = dfpc.prune(net, x, 'ratio=0.25'); "
+        "shown = (result, result.layers(), dfpc.find_couplings(net, x)); "
+        "print(sum(str(each._repr_html_()).startswith('<') or '<svg' in str(each._repr_html_()) for each in shown))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n"
 
 
 def test_without_a_view_or_its_packages_notebooks_show_the_text(monkeypatch):

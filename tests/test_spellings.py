@@ -70,6 +70,17 @@ class Pooled(Image):
         return self.last(self.middle(self.spelled(x=self.norm(self.first(image)).relu())).relu())
 
 
+class Flattened(Image):
+    """A picture behind a ReLU becomes the vector of all of its entries."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.last = nn.Linear(6 * 16, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(self.spelled(x=self.norm(self.first(image)).relu()))
+
+
 class Sum(Image):
     """`x` and `y` of two branches."""
 
@@ -125,6 +136,10 @@ class Weighted(Attention):
 
 
 GROUPS: dict[str, tuple[type[Spelled], list[str]]] = {
+    "flatten": (Flattened, [
+        "x.flatten(1)", "x.view(x.size(0), -1)", "x.reshape(len(x), -1)", "x.view(x.shape[0], x.shape[1] * x.shape[2] * x.shape[3])",
+        "x.flatten(2).view(x.size(0), -1)", "F.max_pool2d(x, 1).view(x.size(0), -1)",
+    ]),
     "relu": (Image, ["F.relu(x)", "x.relu()", "torch.relu_(x)", "nn.ReLU(inplace=True)(x)"]),
     "relu as a clamp": (Image, ["F.relu(x)", "x.clamp(min=0)", "x.clamp_min(0)", "torch.clamp(x, 0)", "x.clamp_(min=0)"]),
     "relu as a threshold": (Image, ["F.relu(x)", "F.threshold(x, 0, 0)"]),

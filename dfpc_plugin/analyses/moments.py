@@ -74,10 +74,19 @@ def _by_the_operator(call: Call) -> Any:
     if any(proxy.expectation is None for proxy in call.data):
         return None
     args, kwargs = map_tensors(_expected, (call.args, call.kwargs))
+    try:
+        found = _result_of(call, args, kwargs)
+    except RuntimeError:  # a view, for which what is repeated has to be written out
+        found = _result_of(call, *map_tensors(Tensor.contiguous, (args, kwargs)))
+    return map_tensors(_compact, found)
+
+
+def _result_of(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What an operator returns for other arguments, which it leaves as they are."""
     if call.target is not None and call.target is call.args[0]:
         args = (args[0].clone(), *args[1:])
     found = call.function(*args, **kwargs)
-    return map_tensors(_compact, args[0] if found is None else found)  # an assignment returns nothing
+    return args[0] if found is None else found  # an assignment returns nothing
 
 
 def _expected(tensor: Tensor) -> Tensor:

@@ -103,6 +103,12 @@ def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
         UnsavableModelError: Nobody knows.
     """
     found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network)
+    if found is not None and not isinstance(found, ModelSpec):
+        name = getattr(found, "__name__", type(found).__name__)
+        raise UnsavableModelError(
+            f"model is {name}, which a file cannot hold; give the path of what builds the model as text, such as "
+            f'model="{getattr(found, "__module__", "package.module")}:{name}".'
+        )
     if found is None:
         raise UnsavableModelError(
             f"How this {type(network).__name__} is built is not known, as it is not timm's; name it: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 
 __all__ = ["Shown", "as_html"]
 
@@ -18,4 +19,5 @@ class Shown:
 
     def _repr_html_(self) -> str | None:
         """What notebooks look for."""
+        importlib.import_module("dfpc_plugin.report.notebook")  # views are loaded when one is looked at
         return as_html(self)

@@ -104,6 +104,10 @@ class Target:
         """
         if isinstance(text, Target):
             return text
+        if not isinstance(text, str):
+            raise TargetError(
+                f'The target is a {type(text).__name__}, not text such as "macs=0.5"; it comes after the model and the inputs.'
+            )
         values: dict[str, float] = {}
         for part in str(text).split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))

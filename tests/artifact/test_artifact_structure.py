@@ -13,7 +13,7 @@ from artifact_tools import assert_same_model, round_trip, ties
 from torch import nn
 
 import cut_nets
-from dfpc_plugin.artifact import ArtifactError, UnsavableModelError, restructure, structure_of, tensors_of
+from dfpc_plugin.artifact import ArtifactError, UnsavableModelError, restructure, save_pruned, structure_of, tensors_of
 from dfpc_plugin.artifact.alike import Alike, same_bits
 from dfpc_plugin.artifact.plain import NotPlainError, decode, encode
 from dfpc_plugin.artifact.records import registered
@@ -317,3 +317,11 @@ def test_another_method_on_an_instance_is_no_value_of_the_class():
     model.forward = lambda x: x
     with pytest.raises(UnsavableModelError, match="'forward' is an attribute of the model and unknown"):
         structure_of(model, Declaring())
+
+
+def test_a_class_in_place_of_its_path_is_refused(tmp_path):
+    with pytest.raises(
+        UnsavableModelError,
+        match=r'^model is Linear, which a file cannot hold; give .* model="torch\.nn\.modules\.linear:Linear"\.$',
+    ):
+        save_pruned(nn.Linear(2, 2), tmp_path / "a", model=nn.Linear)

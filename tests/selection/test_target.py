@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def test_targets_know_what_they_are_about(name):
     ("max_drop=two", r"^'max_drop=two' gives no number; for example max_drop=2\.$"),
     ("macs=50%", r"^'macs=50%' gives no number; for example macs=0\.5\.$"),
     ("speedup=1.5=2", r"^'speedup=1\.5=2' gives no number; for example speedup=1\.5\.$"),
+    (torch.zeros(1), r'^The target is a Tensor, not text such as "macs=0\.5"; it comes after the model and the inputs\.$'),
     ("macs=nan", r"^macs=nan is no number; for example macs=0\.5\.$"),
     ("latency_ms=inf", r"^latency_ms=inf is no number; for example latency_ms=4\.2\.$"),
 ])  # fmt: skip
