@@ -182,7 +182,7 @@ class DFPCPruner(tp.pruner.BasePruner):
     def _prune(self) -> Iterator[DataFlowGroup]:
         """Yield what to cut in this step, coupling by coupling."""
         if self.current_step > self.iterative_steps:
-            warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=3)
+            warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=4)
             return
         self.DG.probe()
         scopes: dict[Any, tuple[float, list[Candidate]]] = {}

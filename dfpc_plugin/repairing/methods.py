@@ -59,8 +59,9 @@ def _unless_worse(
 ) -> list[LayerRepair]:
     """Repair on noise, and take it back where that makes the outputs on other noise worse."""
     best, _ = on_noise(job.example_inputs, job.settings.seed + 1, functools.partial(_as_it_is, job), _ONE_IN)
-    layers = _on_noise(job, functools.partial(repair, job))
-    return _kept_or_taken_back(job, best, layers)
+    layers = _kept_or_taken_back(job, best, _on_noise(job, functools.partial(repair, job)))
+    job.notes += [best.improvement] if best.improvement else []
+    return layers
 
 
 def _kept_or_taken_back(job: RepairJob, best: Best, layers: list[LayerRepair]) -> list[LayerRepair]:
