@@ -165,7 +165,7 @@ def test_a_model_that_takes_only_so_many_images_is_given_so_many(method):
     model, x = Clips().eval(), torch.randn(6, 3, 9, 9)
     cut = dfpc.prune(model, x, "ratio=0.4").model
     result = dfpc.repair(cut, model, x, method)
-    (note,) = (note for note in result.notes if "noise" in note)
+    (note,) = (note for note in result.notes if "images of noise" in note)
     assert note.startswith(
         "Looked at 6 images of noise only, as the model does not take 256: shape '[-1, 6, 2]' is invalid"
     )
