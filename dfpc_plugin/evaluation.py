@@ -82,14 +82,14 @@ def evaluate_model(
         ModelFormError: Something else than a model was given.
     """
     start, model = time.perf_counter(), as_model(model)
-    if isinstance(dataset, ImageDataset) and len(dataset):
-        outputs = probe(model, dataset)
-        dataset = dataset.numbered_for(outputs)
-        _warn_of_other_classes(outputs, dataset)
+    named = dataset.dataset if isinstance(dataset, DataLoader) else dataset
+    outputs = probe(model, named) if getattr(named, "classes", ()) and len(named) else 0  # type: ignore[arg-type]
+    if isinstance(dataset, ImageDataset):
+        dataset = named = dataset.numbered_for(outputs)
     with shown(progress) as tell:
         sums = tally(model, dataset, batch_size, workers, tell)
     found = Evaluation.of(sums, time.perf_counter() - start)
-    _require_same_classes(model, dataset, found)
+    _compare_classes(len(getattr(named, "classes", ())), outputs, found)
     return found
 
 
@@ -141,35 +141,26 @@ def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int)
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=collate_images)
 
 
-def _warn_of_other_classes(outputs: int, dataset: ImageDataset) -> None:
-    """Warn where a data set has fewer classes than the model, so that these may be numbered otherwise."""
-    classes = len(dataset.classes)
-    if 0 < classes < outputs:
-        warnings.warn(
-            f"The data set has {classes} classes and the model {outputs} outputs. Labels are the positions of the classes in the "
-            f"data set: unless these are the model's first {classes} outputs, the accuracy is wrong. Add an empty folder for every "
-            f"class that is missing.",
-            stacklevel=3,
-        )
-
-
-def _require_same_classes(model: nn.Module, dataset: Any, found: Evaluation) -> None:
-    """Raise where a model of more classes than the data set does no better than chance: its classes are others.
+def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
+    """Warn where a data set has fewer classes than the model, so that these may be numbered otherwise.
 
     Raises:
-        DataError: Says how many there are of both.
+        DataError: The model does no better than chance, so that they are.
     """
-    dataset = dataset.dataset if isinstance(dataset, DataLoader) else dataset
-    classes = len(getattr(dataset, "classes", ()))
-    if not classes or found.top1 > 100 / classes:
+    if outputs <= classes:
         return
-    outputs = probe(model, dataset)
-    if outputs > classes:
+    missing = "add an empty folder for every class that is missing"
+    if found.top1 <= 100 / classes:
         raise DataError(
             f"The data set has {classes} classes, the model {outputs} outputs, and {found.top1:.1f} % of the images are "
             f"classified as their labels say, which is chance: the model's classes are others, or numbered otherwise. Take the "
-            f"data that the model was trained for; if it is a part of that, add an empty folder for every class that is missing."
+            f"data that the model was trained for; if it is a part of that, {missing}."
         )
+    warnings.warn(
+        f"The data set has {classes} classes and the model {outputs} outputs. Labels are the positions of the classes in the "
+        f"data set: unless these are the model's first {classes} outputs, the accuracy is wrong. If not, {missing}.",
+        stacklevel=3,
+    )
 
 
 def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:

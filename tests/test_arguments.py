@@ -301,7 +301,8 @@ def test_a_model_of_other_classes_is_not_evaluated_at_nought():
 
 def test_outputs_for_nothing_are_no_fault():
     few = Named(IMAGES.tensors[0], torch.zeros(8).long())
-    assert dfpc.evaluate_model(knowing(1000, 0), few).top1 == 100
+    with pytest.warns(UserWarning, match="has 4 classes and the model 1000 outputs"):
+        assert dfpc.evaluate_model(knowing(1000, 0), few).top1 == 100
     assert dfpc.evaluate_model(knowing(4, 0), Named(*IMAGES.tensors)).top1 == 25
     assert dfpc.evaluate_model(knowing(1000, 500), IMAGES).top1 == 0  # it does not say how many classes there are
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dfpc_plugin.data import DataError, calibration_images, evaluation_transform, open_images
 from dfpc_plugin.evaluation import evaluate_model, probe
@@ -117,13 +117,21 @@ def test_fewer_classes_than_outputs_are_a_warning(tmp_path):
         left = iter((numbers[0], *numbers))  # the first image is looked at before
         return open_images(source, "val", lambda image: torch.full((3, 4, 4), float(next(left))))
 
-    said = r"has 2 classes and the model 3 outputs\. .* the accuracy is wrong\. Add an empty folder"
+    said = r"has 2 classes and the model 3 outputs\. .* the accuracy is wrong\. If not, add an empty folder"
     with pytest.warns(UserWarning, match=said):
         assert evaluate_model(Says(3), opened(0, 1), 1).top1 == 100
     (source / "b").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert evaluate_model(Says(3), opened(0, 2), 1).top1 == 100
+
+
+def test_any_data_set_that_names_its_classes_is_a_warning_behind_a_loader_too():
+    data = TensorDataset(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4), torch.tensor([0, 1]))
+    data.classes = ("a", "c")
+    for images in (data, DataLoader(data, 2)):
+        with pytest.warns(UserWarning, match="has 2 classes and the model 3 outputs"):
+            assert evaluate_model(Says(3), images).top1 == 100
 
 
 def test_few_outputs_have_a_top5_too():

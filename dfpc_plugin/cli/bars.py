@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -53,8 +54,6 @@ class _Lines:
 
     def _note(self, name: str, share: float) -> None:
         """Note what has begun. What began after it was a part of it, and is over when it goes on."""
-        if name in self._begun:
-            for later in list(self._begun)[list(self._begun).index(name) :]:
-                del self._begun[later]
+        self._begun = dict(itertools.takewhile(lambda entry: entry[0] != name, self._begun.items()))
         if share < 1:
             self._begun[name] = share

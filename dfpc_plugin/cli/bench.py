@@ -19,8 +19,8 @@ from dfpc_plugin.cli.subject import ModelOptions, OptionError, section_of
 from dfpc_plugin.display import Name
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.latency import Latency, LatencySettings
-from dfpc_plugin.latency.measure import BUSY, Forwards, Threads
+from dfpc_plugin.latency import BUSY, Latency, LatencySettings
+from dfpc_plugin.latency.measure import Forwards, Threads
 from dfpc_plugin.plain_data import Count, Positive
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs

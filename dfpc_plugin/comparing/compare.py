@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
-from dfpc_plugin.comparing.contenders import known_by_name, with_gradients
+from dfpc_plugin.comparing.contenders import own_label, with_gradients
 from dfpc_plugin.comparing.output_error import OutputError
 from dfpc_plugin.comparing.plan import Budget, Plan
 from dfpc_plugin.comparing.result import CompareResult
@@ -123,7 +123,8 @@ def compare(
                 tell("comparing", number / len(cells))
             if cell not in store.known:
                 run = _Run(original, example_inputs, scorer, images, plan.options, tell)
-                store.add(run.result_of(cell, plan.criteria[cell.criterion]))
+                criterion = plan.criteria[cell.criterion]
+                store.add(replace(run.result_of(cell, criterion), label=own_label(criterion)))
         if tell is not None:
             tell("comparing", 1.0)
     assert store.unpruned is not None
@@ -145,7 +146,6 @@ class _Run:
 
     def result_of(self, cell: Cell, criterion: Criterion) -> CellResult:
         """Prune, repair and measure; a failure that this library explains is a result, too."""
-        label = "" if known_by_name(criterion) else criterion.label
         torch.manual_seed(cell.seed)
         takes_images = METHODS[cell.repair].images == "given"
         repair = RepairSettings(cell.repair, self.images if takes_images else None, seed=cell.seed)
@@ -166,11 +166,11 @@ class _Run:
             seconds = time.perf_counter() - start
             value, error = self.scorer.of(found.model, found.removed)
         except DFPCError as failure:
-            return CellResult(cell, error=str(failure), label=label)
+            return CellResult(cell, error=str(failure))
         if not math.isfinite(value):
-            return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.", label=label)
+            return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.")
         macs, params = found.after.macs / found.before.macs, found.after.parameters / found.before.parameters
-        return CellResult(cell, value, error, macs, params, found.speedup, round(seconds, 2), label=label)
+        return CellResult(cell, value, error, macs, params, found.speedup, round(seconds, 2))
 
 
 def _error_scorer(

@@ -16,7 +16,7 @@ from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.repairing.inputs import collected
 from dfpc_plugin.repairing.settings import Images
 
-__all__ = ["contenders", "known_by_name", "label_of_name", "with_gradients"]
+__all__ = ["contenders", "label_of_name", "own_label", "with_gradients"]
 
 _IMAGES, _BATCH = 128, 32
 
@@ -46,15 +46,19 @@ def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
     return list(found.values())
 
 
-def known_by_name(criterion: Criterion) -> bool:
-    """Whether a criterion is the one that this library knows by its name."""
-    return (_MORE.get(criterion.name) or CRITERIA.get(criterion.name)) == criterion
+def own_label(criterion: Criterion) -> str:
+    """How tables call a criterion of the user's own; empty for one that goes by its name."""
+    return "" if _known(criterion.name) == criterion else criterion.label
 
 
-def label_of_name(name: str, own: str = "") -> str:
-    """How tables and plots call a criterion; one that is not registered goes by its own label, or by its name."""
-    known = _MORE.get(name) or CRITERIA.get(name)
-    return own or name if known is None else known.label
+def label_of_name(name: str) -> str:
+    """How tables and plots call a criterion; one that is not registered goes by its name."""
+    known = _known(name)
+    return name if known is None else known.label
+
+
+def _known(name: str) -> Criterion | None:
+    return _MORE.get(name) or CRITERIA.get(name)
 
 
 def with_gradients(model: nn.Module, images: Images, example_inputs: ExampleInputs) -> nn.Module:

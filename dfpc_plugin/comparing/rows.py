@@ -46,7 +46,8 @@ class Row:
     @property
     def name(self) -> str:
         """The criterion, as plots call it."""
-        return label_of_name(self.criterion, next((cell.label for own in self.cells.values() for cell in own), ""))
+        own = next((cell.label for cells in self.cells.values() for cell in cells), "")
+        return own or label_of_name(self.criterion)
 
     @property
     def label(self) -> str:

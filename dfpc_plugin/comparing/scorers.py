@@ -71,7 +71,7 @@ class AccuracyScorer:
             DataError: The images do not fit the model.
         """
         found = evaluate_model(model, self.data, self.batch_size, self.workers, self.progress)
-        accuracy = round(found.top1 * found.count / 100) / found.count
+        accuracy = round(found.top1 * found.count / 100) / found.count  # top1 / 100 can be 0.7929999999999999
         return accuracy, standard_error(accuracy, found.count)
 
 

@@ -137,8 +137,10 @@ class SensitivityResult:
 
 
 def _percent(value: float) -> str:
-    """A share in per cent, with two digits where it has fewer before the point."""
-    return f"{100 * value:.0f}" if 1 <= value < 1e4 else f"{100 * value:.2g}" if value < 1 else "> 1000000"
+    """A share in per cent, with two digits at least."""
+    if value >= 1e4:
+        return "> 1000000"
+    return f"{100 * value:.0f}" if value >= 1 else f"{100 * value:.2g}"
 
 
 def _short(name: str) -> str:

@@ -161,8 +161,10 @@ class Grid:
 
 def _range(values: tuple[float, ...], written: str) -> str:
     """The least and the greatest of some values, or the one that all are."""
-    ends = list(dict.fromkeys(written.format(value) for value in (min(values), max(values)))) if values else [_FAILED]
-    return "-".join([*(end.rstrip("%x") for end in ends[:-1]), ends[-1]])
+    if not values:
+        return _FAILED
+    least, greatest = written.format(min(values)), written.format(max(values))
+    return greatest if least == greatest else f"{least.rstrip('%x')}-{greatest}"
 
 
 def _pipes(cells: list[str]) -> str:

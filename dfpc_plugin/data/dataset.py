@@ -38,7 +38,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         """Offer all images of a source, or some (their indices), whose classes are the source's or are among `classes`."""
         self.images, self.transform = images, transform
         self.indices = tuple(range(len(images.labels)) if indices is None else indices)
-        self._renamed = classes
+        self._given_classes = classes
         self.classes = tuple(images.classes if classes is None else classes)
         numbers = {name: number for number, name in enumerate(self.classes)}
         self._numbers = [numbers[name] for name in images.classes] if classes is not None else None
@@ -60,7 +60,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
     def with_transform(self, transform: Transform | None) -> ImageDataset:
         """The same images through another transform."""
-        return ImageDataset(self.images, transform, self.indices, self._renamed)
+        return ImageDataset(self.images, transform, self.indices, self._given_classes)
 
     def numbered_for(self, outputs: int) -> ImageDataset:
         """The same images, labelled for a model of so many outputs.
@@ -80,7 +80,9 @@ class ImageDataset(Dataset[tuple[Any, int]]):
             DataError: `count` is not positive.
         """
         chosen = evenly(self.labels, count)
-        return ImageDataset(self.images, self.transform, [self.indices[position] for position in chosen], self._renamed)
+        return ImageDataset(
+            self.images, self.transform, [self.indices[position] for position in chosen], self._given_classes
+        )
 
     def __len__(self) -> int:
         """The number of images."""

@@ -71,9 +71,9 @@ class Layout:
             )
         chosen = _of_split(paths, split, source)
         loose = next((path for path in chosen if len(path.parts) < 2 or path.parent.name.lower() in _KNOWN), None)
-        if loose is not None and not labelled:
-            return cls(tuple(map(str, chosen)), (source,), (0,) * len(chosen))
         if loose is not None:
+            if not labelled:
+                return cls(tuple(map(str, chosen)), (source,), (0,) * len(chosen))
             raise DataError(
                 f"The image '{loose}' of {source} lies in no folder of a class; move images into one folder for each class."
             )

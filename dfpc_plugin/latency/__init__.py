@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from dfpc_plugin.latency.measure import FEWEST_ROUNDS, Latency, LatencyError, measure_latency
-from dfpc_plugin.latency.predict import LatencyModel
+from dfpc_plugin.latency.measure import BUSY, FEWEST_ROUNDS, Latency, LatencyError, measure_latency
+from dfpc_plugin.latency.predict import FAST_MULTIPLE, LatencyModel
 from dfpc_plugin.latency.settings import LatencySettings
 
-__all__ = ["FEWEST_ROUNDS", "Latency", "LatencyError", "LatencyModel", "LatencySettings", "measure_latency"]
+__all__ = [
+    "BUSY",
+    "FAST_MULTIPLE",
+    "FEWEST_ROUNDS",
+    "Latency",
+    "LatencyError",
+    "LatencyModel",
+    "LatencySettings",
+    "measure_latency",
+]

@@ -28,11 +28,12 @@ from dfpc_plugin.latency.measure import timer_class
 from dfpc_plugin.latency.settings import LatencySettings
 from dfpc_plugin.preserve import evaluating, watched
 
-__all__ = ["LatencyModel"]
+__all__ = ["FAST_MULTIPLE", "LatencyModel"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHARES = (0.3, 0.6, 1.0)
-_VECTOR = 8
+FAST_MULTIPLE = 8
+"""Runtimes are fast with widths that are multiples of this."""
 _SECONDS, _REPEATS = 0.01, 3
 """How long to time a layer at each pair of widths, and in how many parts, of which the fastest counts."""
 
@@ -68,7 +69,7 @@ class _Table:
     def at(self, inputs: int, outputs: int) -> float:
         """Interpolate in both widths."""
         whole = [_up(inputs) if len(self.inputs) > 1 else self.inputs[0], _up(outputs)]
-        uneven = (inputs % _VECTOR and len(self.inputs) > 1) or outputs % _VECTOR
+        uneven = (inputs % FAST_MULTIPLE and len(self.inputs) > 1) or outputs % FAST_MULTIPLE
         rows = [_interpolated(self.outputs, row, whole[1]) for row in self.seconds]
         return _interpolated(self.inputs, rows, whole[0]) * (self.odd if uneven else 1.0)
 
@@ -239,7 +240,7 @@ def _measured(module: Any, kind: _Kind) -> _Table:
     seconds = tuple(tuple(_time(module, kind, i, o) for o in outputs) for i in inputs)
     odd = 1.0
     middle = outputs[len(outputs) // 2]
-    if not tied and middle > 2 * _VECTOR:
+    if not tied and middle > 2 * FAST_MULTIPLE:
         uneven = _time(module, kind, inputs[-1], middle - 3)
         odd = max(1.0, uneven / seconds[-1][len(outputs) // 2])
     return _Table(inputs, outputs, seconds, odd)
@@ -287,7 +288,7 @@ def _widths(full: int) -> tuple[int, ...]:
 
 
 def _up(width: int) -> int:
-    return -(-width // _VECTOR) * _VECTOR
+    return -(-width // FAST_MULTIPLE) * FAST_MULTIPLE
 
 
 def _interpolated(at: Sequence[int], values: Sequence[float], x: int) -> float:

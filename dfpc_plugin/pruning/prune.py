@@ -19,7 +19,7 @@ from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
-from dfpc_plugin.latency import LatencyModel, LatencySettings
+from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel, LatencySettings
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
@@ -124,7 +124,7 @@ def prune(
         rescore,
         max_ratio,
         min_channels,
-        8 if by_default else round_to,
+        FAST_MULTIPLE if by_default else round_to,
         ignored,
         coupled,
         whole_heads,

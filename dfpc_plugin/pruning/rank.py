@@ -17,7 +17,7 @@ from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.latency import LatencyModel
+from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
@@ -159,7 +159,7 @@ def order_of(
     per = settings.per or "channel"
     if per == "channel":
         return by_saliency(candidates, settings.round_to)
-    together = 8 if per == "latency" else 1
+    together = FAST_MULTIPLE if per == "latency" else 1
     changed = toward.changed if per == "target" else None
     return by_saliency_per_cost(
         candidates, prices[per], costs, removed, settings.round_to, together=together, changed=changed

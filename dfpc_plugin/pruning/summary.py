@@ -11,8 +11,7 @@ from dfpc_plugin.couplings.outputs import removed_outputs
 from dfpc_plugin.couplings.sizes import changed_factors
 from dfpc_plugin.display import counted
 from dfpc_plugin.families import counting_note
-from dfpc_plugin.latency import LatencySettings
-from dfpc_plugin.latency.measure import BUSY
+from dfpc_plugin.latency import BUSY, FAST_MULTIPLE, LatencySettings
 from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
@@ -29,9 +28,6 @@ __all__ = ["NOT_REPAIRED", "summarise"]
 NOT_REPAIRED = (
     'The pruned model was not repaired, which costs accuracy. The repair "merge" takes seconds and needs no data.'
 )
-
-_VECTOR = 8
-"""Widths that runtimes are fast with are multiples of this."""
 
 
 def summarise(
@@ -81,7 +77,7 @@ def summarise(
         Figures(total - sum(counts), cost.macs, cost.parameters, measured.after if measured else None, after),
     )
     reached = _reached(target, *figures)
-    notes = _notes(subject, order, measured, rounded_by_default) + _uneven(couplings, measured)
+    notes = _notes(subject, order, measured, rounded_by_default) + _slow_widths(couplings, measured)
     notes += () if mender.result else (NOT_REPAIRED,)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
@@ -126,15 +122,15 @@ def _names(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def _uneven(couplings: Sequence[CouplingCut], measured: Measured | None) -> tuple[str, ...]:
+def _slow_widths(couplings: Sequence[CouplingCut], measured: Measured | None) -> tuple[str, ...]:
     """A warning of widths that many processors are slow with, where nobody has measured how slow."""
-    uneven = [own for own in couplings if own.before % _VECTOR == 0 and own.after % _VECTOR]
-    if measured is not None or not uneven:
+    slow = [own for own in couplings if own.before % FAST_MULTIPLE == 0 and own.after % FAST_MULTIPLE]
+    if measured is not None or not slow:
         return ()
     return (
-        f"The widths of {counted(len(uneven), 'coupling')} are no longer multiples of {_VECTOR}, such as {uneven[0].after} channels in "
-        f"'{uneven[0].name}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
-        f"deploy, or use round_to={_VECTOR}.",
+        f"The widths of {counted(len(slow), 'coupling')} are no longer multiples of {FAST_MULTIPLE}, such as {slow[0].after} channels in "
+        f"'{slow[0].name}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
+        f"deploy, or use round_to={FAST_MULTIPLE}.",
     )
 
 
@@ -149,7 +145,7 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
         )
     if rounded_by_default:
         notes.append(
-            "Widths are rounded to multiples of 8, because the target is a latency; round_to=1 switches this off."
+            f"Widths are rounded to multiples of {FAST_MULTIPLE}, because the target is a latency; round_to=1 switches this off."
         )
     protected = [
         coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in

@@ -24,17 +24,17 @@ class Best:
     def __init__(self, job: RepairJob, inputs: Batches, *, noise: bool = False) -> None:
         """Begin with the model as it is; `inputs` are data, or `noise`."""
         self._job, self._inputs, self._noise = job, inputs, noise
-        self.error = self._begun = job.error(inputs, noise=noise)
+        self.error = self._first_error = job.error(inputs, noise=noise)
         self._state = copy.deepcopy(job.model)
 
     @property
     def improvement(self) -> str:
         """How the error has changed since the beginning, in a sentence; empty where it is not known or has not."""
-        if self._begun is None or self.error is None or not self.error < self._begun:
+        if self._first_error is None or self.error is None or not self.error < self._first_error:
             return ""
         return (
             f"On {'noise' if self._noise else 'inputs'} that it had not seen, the repair takes the error of the outputs from "
-            f"{self._begun:.2g} to {self.error:.2g} of their variance. That is no accuracy: measure it if you have labelled images."
+            f"{self._first_error:.2g} to {self.error:.2g} of their variance. That is no accuracy: measure it if you have labelled images."
         )
 
     def keep(self, name: str) -> bool:

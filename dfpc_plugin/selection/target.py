@@ -109,7 +109,7 @@ class Target:
                 f'The target is a {type(text).__name__}, not text such as "macs=0.5"; it comes after the model and the inputs.'
             )
         values: dict[str, float] = {}
-        for part in str(text).split(","):
+        for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in BUDGETS:
                 hint = did_you_mean(name, BUDGETS, f"; write for example macs=0.5; there are {', '.join(BUDGETS)}.")

@@ -286,7 +286,7 @@ def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> Image
 
 
 def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: bool = True) -> ImageDataset:
-    """Open the images to train on, varied as the section says, or as they are.
+    """Open the images to train on, varied as the section says; or as they are, to calibrate with, whatever their labels.
 
     Raises:
         RecipeError: Nobody says where they are.

@@ -84,10 +84,9 @@ class Network:
         return model.eval()
 
     def read(self, data: Path, tested: int | None, unlabelled: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Read images to test on with their labels, and images without labels if there are any, evenly over the classes."""
+        """Read images to test on with their labels, and images without labels if any are asked for, evenly over the classes."""
         images, labels = self._read(data / self.images[0], "val", tested)
-        more = data / self.images[1]
-        return images, labels, self._read(more, "train", unlabelled)[0] if unlabelled and more.exists() else None
+        return images, labels, self._read(data / self.images[1], "train", unlabelled)[0] if unlabelled else None
 
     def _read(self, path: Path, split: str, count: int | None) -> tuple[Tensor, Tensor]:
         pairs = open_images(path, split, evaluation_transform(self.prepared), limit=count)
@@ -210,19 +209,19 @@ def main(
         table: Measure nothing.
         figure: For curves of accuracy over budgets: `accuracy.svg` makes one file per network, such as `accuracy-resnet20.svg`.
     """
-    looked_at = [repair for repair in repairs if METHODS[repair].images == "given"]
-    looked_at += [name for name in criteria if name == TAYLOR.name]
+    by_images = [repair for repair in repairs if METHODS[repair].images == "given"]
+    by_images += [name for name in criteria if name == TAYLOR.name]
     for name, network in NETWORKS.items():
         if table or not fnmatch(name, only):
             continue
-        needed = (network.weights, *(network.images if looked_at else network.images[:1]))
+        needed = (network.weights, *(network.images if by_images else network.images[:1]))
         lacking = [file for file in needed if not (data / file).exists()]
         if lacking:
-            why = f" (for {' and '.join(looked_at)})" if network.weights not in lacking and looked_at else ""
+            why = f" (for {' and '.join(by_images)})" if network.weights not in lacking and by_images else ""
             CONSOLE.print(f"{name} is left out: '{data}' has no {' and no '.join(lacking)}{why}.")
             continue
         model = network.build(data)
-        images, labels, unlabelled = network.read(data, test_images, unlabelled_images if looked_at else 0)
+        images, labels, unlabelled = network.read(data, test_images, unlabelled_images if by_images else 0)
         store = Records(results, name, len(images))
         for random, seeds in ((False, 1), (True, DRAWS)):
             chosen = [criterion.name for criterion in contenders(criteria) if criterion.random == random]
