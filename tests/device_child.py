@@ -5,98 +5,15 @@ import traceback
 import warnings
 
 import torch
-import torch_pruning as tp
-from torch import nn
 
-import dfpc_plugin as dfpc
 import odd_numbers
-from dfpc_plugin.repairing import RepairSettings
+from device_cases import CASES, IMAGES, NETWORKS
 from fake_device import DEVICE, OnDevice, held, moved
-from steady_machine import RealForwards
-
-IMAGES = odd_numbers.IMAGES
-
-
-class Attention(nn.Module):
-    """Attention, a depthwise convolution, layer norms, a gate and a table of positions."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.depthwise = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.table = nn.Parameter(torch.randn(1, 16, 8))
-        self.register_buffer("scale", torch.rand(8))
-        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
-        self.gate, self.up, self.down = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x):
-        x = self.depthwise(self.stem(x)).flatten(2).mT * self.scale + self.table
-        y = self.norm(x)
-        x = x + self.attention(y, y, y, need_weights=False)[0]
-        x = x + self.down(self.gate(x).sigmoid() * self.up(x))
-        mask = torch.arange(x.shape[1], device=x.device) % 2
-        return self.head((x * mask[:, None]).mean(1))
-
-
-def attention():
-    torch.manual_seed(0)
-    return Attention().eval()
-
-
-def images(tensor, device):
-    return OnDevice(tensor) if device else tensor
-
-
-def by_action(name):
-    return lambda net, device: odd_numbers.ACTIONS[name](net, images(IMAGES[:1], device), images(IMAGES, device))
-
-
-def calibrated_on_the_cpu(net, device):
-    how = RepairSettings("calibrate", IMAGES, count=16)
-    return dfpc.prune(net, images(IMAGES[:1], device), "macs=0.7", repair=how).model
-
-
-def by_torch_pruning(net, device):
-    pruner = tp.MetaPruner(
-        net, images(IMAGES[:1], device), importance=dfpc.DFPCImportance(), pruning_ratio=0.3, ignored_layers=[net.head]
-    )
-    pruner.step()
-    return net
-
-
-def by_own_pruner(net, device):
-    importance = dfpc.DFPCImportance()
-    dfpc.DFPCPruner(
-        net, images(IMAGES[:1], device), importance=importance, pruning_ratio=0.3, ignored_layers=[net.head]
-    ).step()
-    return net
-
-
-def replayed(net, device):
-    inputs = images(IMAGES[:1], device)
-    return dfpc.replay(net, inputs, dfpc.prune(net, inputs, "macs=0.7").removed)
-
-
-def timed(net, device):
-    inputs = images(IMAGES[:2], device)
-    dfpc.measure_latency({"net": net}, inputs, forwards=8)
-    dfpc.prune(net, inputs, "speedup=1.01", latency=RealForwards(forwards=16), round_to=1)
-
-
-CASES = {name: by_action(name) for name in odd_numbers.ACTIONS} | {
-    "calibrate with images on the CPU": calibrated_on_the_cpu,
-    "Torch-Pruning's pruner": by_torch_pruning,
-    "own pruner": by_own_pruner,
-    "replay": replayed,
-    "latency": timed,
-}
-SOME = ("bgsc output", "find_couplings", "prune merge", "repair calibrate", "own pruner", "replay")
-"""What is done to the second network; images are made from batch norms, of which it has none."""
 
 
 def difference(build, act):
     """The largest difference between weights that come of the device and those that come of the CPU."""
-    there, here = act(moved(build()), True), act(build(), False)
+    there, here = act(moved(build()), OnDevice), act(build(), lambda images: images)
     if here is None:
         return 0.0
     mine, other = held(there), here.state_dict()
@@ -116,8 +33,7 @@ def main():
         except (RuntimeError, TypeError):
             continue
         raise AssertionError("the device takes tensors of the CPU")
-    cases = [(odd_numbers.model, name) for name in CASES] + [(attention, name) for name in SOME]
-    for build, name in cases:
+    for build, name in NETWORKS:
         try:
             found = difference(build, CASES[name])
         except Exception:

@@ -44,6 +44,7 @@ from dfpc_plugin.models import ModelSpec, Preprocessing, build_model, load_weigh
 from dfpc_plugin.models.library import IMAGENET
 from dfpc_plugin.repairing import METHODS, Method
 from dfpc_plugin.selection import Target
+from dfpc_plugin.workflow.opening import device_of
 
 __all__ = ["NETWORKS"]
 
@@ -194,6 +195,7 @@ def main(
     unlabelled_images: int = 250,
     table: bool = False,
     figure: Path | None = None,
+    device: str = "auto",
 ) -> None:
     """Measure what is not known yet, and print the table.
 
@@ -208,6 +210,7 @@ def main(
         unlabelled_images: How many `calibrate` gets.
         table: Measure nothing.
         figure: For curves of accuracy over budgets: `accuracy.svg` makes one file per network, such as `accuracy-resnet20.svg`.
+        device: Where networks run: cpu, cuda, or auto for a GPU if there is one.
     """
     by_images = [repair for repair in repairs if METHODS[repair].images == "given"]
     by_images += [name for name in criteria if name == TAYLOR.name]
@@ -220,14 +223,14 @@ def main(
             why = f" (for {' and '.join(by_images)})" if network.weights not in lacking and by_images else ""
             CONSOLE.print(f"{name} is left out: '{data}' has no {' and no '.join(lacking)}{why}.")
             continue
-        model = network.build(data)
+        model = network.build(data).to(device_of(device))
         images, labels, unlabelled = network.read(data, test_images, unlabelled_images if by_images else 0)
         store = Records(results, name, len(images))
         for random, seeds in ((False, 1), (True, DRAWS)):
             chosen = [criterion.name for criterion in contenders(criteria) if criterion.random == random]
             if chosen:
                 dfpc.compare(
-                    model, images[:1], criteria=chosen, budgets=budgets, repairs=repairs, seeds=range(seeds),
+                    model, images[:1].to(device_of(device)), criteria=chosen, budgets=budgets, repairs=repairs, seeds=range(seeds),
                     data=TensorDataset(images, labels), images=unlabelled, batch_size=50, save_to=store,
                 )  # fmt: skip
     records = read(results)
