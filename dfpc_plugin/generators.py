@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from dfpc_plugin.interrupts import interrupts_held, undone
 
-__all__ = ["generators_kept"]
+__all__ = ["generators_kept", "seed_torch"]
 
 _lock = threading.Lock()
 _inside: dict[int, int] = {}
@@ -22,27 +22,21 @@ _first: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
-def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
-    """Put the generators of Python, NumPy and torch back as they were, whatever is drawn or seeded in between.
+def generators_kept() -> Iterator[None]:
+    """Put the generators of Python, NumPy, torch and its CUDA devices back as they were, whatever is drawn or seeded in between.
 
     Where threads are in such blocks at the same time, each draws from what others leave; when the last one is done, all is
     as it was before the first.
-
-    Args:
-        devices: Numbers of CUDA devices whose generators are kept, too.
     """
-    thread, devices = threading.get_ident(), tuple(devices)
-    depth = 0
+    thread, depth = threading.get_ident(), 0
     back: Callable[[], None]
 
     def enter() -> None:
         nonlocal back, depth
         with interrupts_held(), _lock:
-            back = _restorer(devices)
+            back = _restorer()
             if not _inside:
                 _first[:] = [back]
-            elif devices:
-                _first.insert(0, _restorer(devices))
             _inside[thread] = depth = _inside.get(thread, 0) + 1
 
     def restore() -> None:
@@ -62,16 +56,25 @@ def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
         yield
 
 
-def _restorer(devices: tuple[int, ...]) -> Callable[[], None]:
-    """A function that gives the generators the states that they have now."""
+def seed_torch(seed: int) -> None:
+    """Seed torch's generators, those of CUDA devices too if CUDA is in use.
+
+    `torch.manual_seed` would also seed CUDA devices that are used for the first time later, when it is too late to put them back.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+def _restorer() -> Callable[[], None]:
+    """Return a function that gives the generators the states that they have now."""
     python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
     def restore() -> None:
         random.setstate(python)
         np.random.set_state(arrays)  # noqa: NPY002
         torch.set_rng_state(cpu)
-        for device, state in cuda.items():
-            torch.cuda.set_rng_state(state, device)
+        torch.cuda.set_rng_state_all(cuda)
 
     return restore

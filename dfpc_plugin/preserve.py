@@ -75,7 +75,6 @@ def _kept(model: nn.Module) -> Iterator[None]:
     buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
     memory = _Memory([*parameters, *(grad for _, grad in gradients), *buffers, *_tensors_in(attributes)])
     values = [(buffer, buffer.detach().clone()) for buffer in buffers if _has_values(buffer)]
-    devices = sorted({parameter.get_device() for parameter in parameters if parameter.is_cuda})
     recorded = torch.is_grad_enabled()
 
     def restore() -> None:
@@ -94,7 +93,7 @@ def _kept(model: nn.Module) -> Iterator[None]:
                 with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                     buffer.copy_(value)
 
-    with generators_kept(devices), memory, undone(restore):
+    with generators_kept(), memory, undone(restore):
         for module in modules:
             if module.training:
                 module.training = False

@@ -72,12 +72,35 @@ def timed(net, there):
     dfpc.prune(net, inputs, "speedup=1.01", latency=RealForwards(forwards=16), round_to=1)
 
 
+class OnTwoDevices(nn.Module):
+    """What comes from a network on a device goes through two layers that are on the CPU."""
+
+    def __init__(self, body):
+        super().__init__()
+        torch.manual_seed(1)
+        self.body, self.hidden, self.head = body, nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.body(x).cpu()).relu())
+
+
+def on_two_devices(net, there):
+    result = dfpc.prune(OnTwoDevices(net).eval(), there(IMAGES[:1]), "macs=0.7", repair="merge")
+    assert {
+        str(parameter.device) for parameter in [*result.model.hidden.parameters(), *result.model.head.parameters()]
+    } == {"cpu"}
+    assert result.model.hidden.out_features < 16
+    assert result.model(there(IMAGES[:2])).shape == (2, 3)
+    return result.model.body
+
+
 CASES = {name: by_action(name) for name in odd_numbers.ACTIONS} | {
     "calibrate with images on the CPU": calibrated_on_the_cpu,
     "Torch-Pruning's pruner": by_torch_pruning,
     "own pruner": by_own_pruner,
     "replay": replayed,
     "latency": timed,
+    "two devices": on_two_devices,
 }
 SOME = ("bgsc output", "find_couplings", "prune merge", "repair calibrate", "own pruner", "replay")
 """What is done to the second network; images are made from batch norms, of which it has none."""

@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
 from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
@@ -15,7 +14,8 @@ from device_cases import CASES, IMAGES, NETWORKS
 from dfpc_plugin.artifact import load_pruned
 from dfpc_plugin.cli import main as command
 from dfpc_plugin.couplings import map_couplings
-from zero_cut import error_of_cut, random_units, randomise
+from dfpc_plugin.errors import DFPCError
+from zero_cut import error_of_cut, masked_statistics, random_units, randomise
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 MODELS = [
@@ -70,16 +70,18 @@ def test_the_same_channels_go_and_the_cut_is_exact(name):
 def test_a_cut_on_the_device_is_exact(name):
     model, x = randomise(timm.create_model(name).eval()).cuda(), torch.randn(1, 3, 224, 224, device="cuda")
     couplings = map_couplings(model, x)
-    assert error_of_cut(model, couplings, x, random_units(couplings)) < 1e-4
+    with masked_statistics():
+        assert error_of_cut(model, couplings, x, random_units(couplings)) < 1e-4
 
 
 @pytest.mark.parametrize("repair", ["merge", "synthetic"])
 def test_the_random_state_of_the_device_is_left(repair):
+    model, x = odd_numbers.model().cuda(), IMAGES[:1].cuda()
     torch.cuda.manual_seed(7)
     before = torch.cuda.get_rng_state()
-    result = dfpc.prune(odd_numbers.model().cuda(), IMAGES[:1].cuda(), "macs=0.7", repair=repair)
+    result = dfpc.prune(model, x, "macs=0.7", repair=repair)
     assert torch.equal(torch.cuda.get_rng_state(), before)
-    again = dfpc.prune(odd_numbers.model().cuda(), IMAGES[:1].cuda(), "macs=0.7", repair=repair)
+    again = dfpc.prune(model, x, "macs=0.7", repair=repair)
     for name, tensor in result.model.state_dict().items():
         torch.testing.assert_close(tensor, again.model.state_dict()[name])
 
@@ -106,13 +108,14 @@ def test_a_latency_on_the_device_is_measured_and_reached():
     model, x = timm.create_model("resnet50").eval().cuda(), torch.randn(64, 3, 224, 224, device="cuda")
     result = dfpc.prune(model, x, "speedup=1.3", repair=None, latency=dfpc.LatencySettings(batch_size=64))
     times = dfpc.measure_latency({"before": model, "after": result.model}, x, forwards=100)
-    assert times["before"].seconds / times["after"].seconds > 1.2
+    assert times["after"].speedup_over(times["before"]) > 1.2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_model_is_timed_on_the_device():
     model, x = torchvision.models.resnet18().eval().cuda(), torch.randn(8, 3, 64, 64, device="cuda")
     found = dfpc.measure_latency({"net": model}, x, forwards=20, runtime="compile")
-    assert found["net"].seconds > 0
+    assert found["net"].median > 0
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
@@ -161,6 +164,10 @@ def test_sensitivity_and_compare_on_the_device():
     )
     assert all(0 <= cell.value <= 1 for cell in found.cells)
     assert dfpc.sensitivity(model, x)
+    torch.cuda.manual_seed(7)
+    before = torch.cuda.get_rng_state()
+    dfpc.compare(model, x, criteria=["random"], budgets=(0.7,), data=data, seeds=(0, 1))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
 def test_images_for_calibration_may_stay_on_the_cpu_or_be_on_the_device():
@@ -173,24 +180,6 @@ def test_images_for_calibration_may_stay_on_the_cpu_or_be_on_the_device():
         torch.testing.assert_close(tensor, other.state_dict()[name])
 
 
-class HalfOnEach(nn.Module):
-    """A network whose classifier is on the CPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).cuda(), nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(self.body(x).mean((2, 3)).cpu())
-
-
-def test_a_network_on_two_devices_is_pruned_where_it_is():
-    model, x = HalfOnEach().eval(), IMAGES[:1].cuda()
-    result = dfpc.prune(model, x, "macs=0.7", repair=None)
-    assert result.model.body[0].weight.is_cuda and not result.model.head.weight.is_cuda
-    assert result.after.macs < result.before.macs and result.model(x).shape == (1, 4)
-
-
 def test_an_input_on_the_wrong_device_is_one_sentence():
-    with pytest.raises(dfpc.DFPCError, match="device"):
+    with pytest.raises(DFPCError, match="device"):
         dfpc.prune(odd_numbers.model().cuda(), IMAGES[:1], "macs=0.7")

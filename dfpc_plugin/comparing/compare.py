@@ -26,7 +26,7 @@ from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.generators import generators_kept
+from dfpc_plugin.generators import generators_kept, seed_torch
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Progress, shown
@@ -146,7 +146,7 @@ class _Run:
 
     def result_of(self, cell: Cell, criterion: Criterion) -> CellResult:
         """Prune, repair and measure; a failure that this library explains is a result, too."""
-        torch.manual_seed(cell.seed)
+        seed_torch(cell.seed)
         takes_images = METHODS[cell.repair].images == "given"
         repair = RepairSettings(cell.repair, self.images if takes_images else None, seed=cell.seed)
         start = time.perf_counter()

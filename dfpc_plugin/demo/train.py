@@ -20,6 +20,7 @@ from dfpc_plugin.demo.data import Digits, load_digits
 from dfpc_plugin.demo.measure import accuracy
 from dfpc_plugin.demo.network import ARCHITECTURE, WEIGHTS, build_network, load_network
 from dfpc_plugin.files import write_tensors
+from dfpc_plugin.generators import generators_kept, seed_torch
 
 __all__ = ["main", "train"]
 
@@ -35,8 +36,8 @@ SEED = 0
 def train(digits: Digits, console: Console, *, epochs: int = EPOCHS, seed: int = SEED) -> nn.Module:
     """Train the demo's network on the training images: SGD, cosine schedule, small random rotations and shifts."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with generators_kept():
+        seed_torch(seed)
         model = build_network().train()
     steps = epochs * (len(digits.train_images) // BATCH)
     optimiser = torch.optim.SGD(

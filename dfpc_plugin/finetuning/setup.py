@@ -67,14 +67,7 @@ def run_for(
             )
     if not hasattr(train, "__len__"):
         raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with (
-        _one_at_a_time,
-        generators_kept(devices),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        shown(progress) as tell,
-    ):
+    with _one_at_a_time, generators_kept(), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
         classes = probe(model, train)
         train = train.numbered_for(classes) if isinstance(train, ImageDataset) else train
         if val is not None:

@@ -84,13 +84,37 @@ def to_integers(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return input
 
 
-@operator(
-    *present("to", "cuda", "cpu", "type"), convention=EXACT, channels=_unchanged, means=Means.LINEAR, kind="moves", view=True
-)  # fmt: skip
+_SENT: dict[str, Any] = {
+    "convention": EXACT,
+    "channels": _unchanged,
+    "means": Means.LINEAR,
+    "kind": "moves",
+    "view": True,
+}
+
+
+@operator(*present("to", "type"), **_SENT)
 def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The identity, on another device if one is asked for."""
-    devices = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.device | str) and arg != "meta"]
-    return input.to(devices[0]) if devices else input
+    """The identity, on another device if one is asked for: by its name or number, or by a tensor that is there."""
+    for arg in (*args, *kwargs.values()):
+        if isinstance(arg, Tensor):
+            return input.to(arg.device)
+        if isinstance(arg, torch.device | str | int) and not isinstance(arg, bool):
+            device = torch.device(arg)
+            return input if device.type == "meta" else input.to(device)
+    return input
+
+
+@operator(*present("cpu"), **_SENT)
+def move_to_cpu(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The identity, on the CPU."""
+    return input.cpu()
+
+
+@operator(*present("cuda"), **_SENT)
+def move_to_cuda(input: Tensor, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Tensor:
+    """The identity, on a CUDA device."""
+    return input.to(device)
 
 
 def _roll_channels(call: ChannelCall, input: Any, shifts: Any, dims: Any = None) -> Any:
