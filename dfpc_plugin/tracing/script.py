@@ -1,8 +1,8 @@
 """Run TorchScript on proxies.
 
-Scripted code runs in C++, below the Python API where the rules live. A scripted module dispatches to
-`__torch_function__`, a scripted function does not, so its call is redirected while a pass runs; either way the graph
-is interpreted here, one operator at a time, through the same rules as everything else.
+Scripted code runs in C++, below the Python API. A scripted module dispatches to `__torch_function__`; a scripted
+function does not, so its call is redirected during a pass. Either way, the graph is interpreted here, operator by
+operator, by the usual rules.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def is_scripted(function: Any) -> bool:
 
 
 def scripted_functions_redirected() -> AbstractContextManager[None]:
-    """Interpret scripted functions that meet a proxy; all other calls of them go on as before."""
+    """Interpret scripted functions that are called with a proxy; other calls are not affected."""
     return _exchange.block()
 
 
 def _install(undo: contextlib.ExitStack) -> None:
-    """Exchange what calls a scripted function."""
+    """Replace the call of scripted functions."""
     if torch._C.ScriptFunction.__call__ is not _call:
         put(undo, torch._C.ScriptFunction, "__call__", _call)
 
@@ -59,7 +59,7 @@ def interpret(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """Run a scripted function or method operator by operator.
 
     Raises:
-        DFPCError: Its graph holds a construct that has no meaning without data.
+        DFPCError: Its graph holds a construct that cannot run without data.
     """
     graph = function.inlined_graph
     owner = getattr(function, "owner", None)
@@ -196,7 +196,7 @@ _CONSTRUCTS: dict[str, Callable[[Any, list[Any], dict[str, Any]], list[Any]]] = 
     "prim::Loop": _loop,
     "prim::RaiseException": _raise,
 }
-"""What TorchScript calls prim: everything that is not an operator."""
+"""Handlers of nodes that are not operators."""
 
 _PLAIN: dict[str, Callable[..., Any]] = {
     "__getitem__": lambda container, index: container[index],
@@ -209,4 +209,4 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "append": lambda items, item: (items.append(item), items)[1],
     "warn": lambda *args: None,
 }
-"""Operators on numbers and containers, which torch.ops does not offer or not for every type."""
+"""Operators on numbers and containers that torch.ops lacks, at least for some types."""
