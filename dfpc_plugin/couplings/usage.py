@@ -1,4 +1,4 @@
-"""Which layers a forward uses, in which order, and which it never uses: these have no couplings, and stay as they are."""
+"""The layers that a forward uses, in order, and those it never uses, which have no couplings and are not pruned."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["unused_layers", "used_modules"]
 
 
 def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str, int]:
-    """Name the layers whose parameters are all unused, and single parameters of others.
+    """Name the layers whose parameters are all unused, and single unused parameters of others.
 
     Args:
         modules: All modules of a model by path.
-        used: Identities of the parameters that operators were called on; scripted modules are not looked at.
+        used: Ids of the parameters that operators were called on; scripted modules are ignored.
 
     Returns:
-        How many values each holds, by path: of the outermost modules of which nothing is used.
+        The number of values by path, of the outermost modules of which nothing is used.
     """
     found: dict[str, int] = {}
     held = [
@@ -50,7 +50,7 @@ def used_modules(modules: Mapping[str, nn.Module], used: Iterable[int]) -> tuple
 
     Args:
         modules: All modules of a model by path.
-        used: Identities of the parameters that operators were called on, in the order of the calls.
+        used: Ids of the parameters that operators were called on, in the order of the calls.
     """
     owner: dict[int, str] = {}
     for path, module in modules.items():
