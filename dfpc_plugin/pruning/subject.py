@@ -1,4 +1,4 @@
-"""The model that is pruned, with all that is known about it."""
+"""The model that is pruned, with everything that pruning needs to know about it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is pruned, and how.
+    """A model, its couplings, and how to call and prune it.
 
     Attributes:
         graph: The graph of the model.
-        inputs: What the model is called with.
-        forward_fn: How, if not plainly.
+        inputs: Its example inputs.
+        forward_fn: Calls it, if given.
         settings: What may be pruned.
-        costs: What channels cost.
+        costs: Costs by channels.
     """
 
     graph: DataFlowGraph
@@ -36,7 +36,7 @@ class Subject:
     costs: CostModel
 
     def removed_with(self, channels: Tensor) -> Tensor:
-        """Which channels are removed when some (their numbers) are removed too, `(channels,)` of bool."""
+        """Which channels are removed when some more (their numbers) are, `(channels,)` of bool."""
         removed = self.channels.removed.clone()
         removed[channels] = True
         return removed
@@ -48,9 +48,9 @@ class Subject:
 
     @property
     def channels(self) -> Channels:
-        """What is known about its channels."""
+        """The model's channels."""
         return self.graph.coupling_map.channels
 
     def copy_without(self, channels: Tensor) -> nn.Module:
-        """A copy without some channels (their numbers), in evaluation mode."""
+        """Return a copy without some channels (their numbers), in evaluation mode."""
         return pruned_copy(self.model, self.graph.coupling_map, channels).eval()
