@@ -1,4 +1,4 @@
-"""How far to follow an order."""
+"""Binary search for the length of an order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["shortest"]
 
 
 def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | None:
-    """Return the smallest number from `least` to `most` that fits, if every larger one fits too; None if none does.
+    """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too.
 
     Args:
-        fits: Tells whether a number does; it is asked about as few as there are binary digits.
+        fits: Tells whether a number fits; called about log2(most - least) times.
         most: The largest number.
         least: The smallest number.
     """
