@@ -1,4 +1,4 @@
-"""Keep the random generators of the process, which all threads share."""
+"""Restore the random generators of the process, which all threads share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["generators_kept"]
 
 _lock = threading.Lock()
 _inside: dict[int, int] = {}
-"""Blocks that threads are in, by thread."""
+"""Number of blocks that each thread is in."""
 _first: list[Callable[[], None]] = []
-"""What puts the generators back as they were before any thread was in a block."""
+"""Functions that restore the state from before any thread was in a block."""
 
 
 @contextlib.contextmanager
 def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
-    """Put the generators of Python, NumPy and torch back as they were, whatever is drawn or seeded in between.
+    """Restore the generators of Python, NumPy and torch at exit.
 
-    Where threads are in such blocks at the same time, each draws from what others leave; when the last one is done, all is
-    as it was before the first.
+    If several threads are in such blocks at the same time, each draws from the shared generators; when the last one leaves,
+    the state is that from before the first.
 
     Args:
-        devices: Numbers of CUDA devices whose generators are kept, too.
+        devices: Numbers of CUDA devices whose generators are restored, too.
     """
     thread, devices = threading.get_ident(), tuple(devices)
     depth = 0
@@ -47,7 +47,7 @@ def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
 
     def restore() -> None:
         with _lock:
-            if not depth:  # Ctrl-C came before anything was entered
+            if not depth:  # Ctrl-C came before `enter`
                 return
             back()
             if depth > 1:
@@ -58,12 +58,12 @@ def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
                 _first.clear()
 
     with undone(restore):
-        enter()  # in here, as a Ctrl-C that has waited is raised at its end
+        enter()  # inside the block, as a delayed Ctrl-C is raised at its end
         yield
 
 
 def _restorer(devices: tuple[int, ...]) -> Callable[[], None]:
-    """A function that gives the generators the states that they have now."""
+    """Return a function that restores the present states of the generators."""
     python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
 

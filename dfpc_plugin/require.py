@@ -1,4 +1,4 @@
-"""Optional packages, imported when they are needed and not before."""
+"""Import optional packages when they are needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["require"]
 
 
 def require(module: str, package: str, extra: str) -> ModuleType:
-    """Import and return `module`, which the installable `package` provides and this project's `extra` asks for.
+    """Import and return `module` of the optional `package`, which this project's `extra` installs.
 
     Raises:
         MissingDependencyError: The package is not installed.
@@ -21,5 +21,5 @@ def require(module: str, package: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         top_level = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != top_level:
-            raise  # the package is there and one of its own imports is broken: another story
+            raise  # the package is installed, but one of its own imports fails
         raise MissingDependencyError(package, extra) from error

@@ -75,9 +75,7 @@ def length_for_latency(
             1 + _AIM
         )  # aiming at the limit itself misses it half the time
         length = _first_within(predict, bracket.predicted_for(wanted), low, high)
-        if (
-            length in tried or number >= _TRIES
-        ):  # if predictions do not help, as on a busy machine, halve the range
+        if length in tried or number >= _TRIES:  # if predictions do not help, as on a busy machine, halve the range
             length = (low + high) // 2
         pair = {"before": predictor.prepared, "after": subject.copy_without(order.channels(length))}
         found = _measured(subject, pair, length, settings if length not in tried else longer)
