@@ -43,7 +43,6 @@ def _rows_of(operand: Any) -> tuple[Tensor, ...]:
 
 
 def _distinct(rows: Sequence[Tensor], shape: torch.Size) -> tuple[Tensor, ...]:
-    """Expand rows to the shape of a sum and drop duplicates."""
     kept: list[Tensor] = []
     for row in rows:
         laid_out = row.expand(shape)

@@ -149,7 +149,6 @@ def traced_convolution(
 
 
 def _every(input: Tensor, steps: Sequence[int]) -> Tensor:
-    """Keep every n-th position of the last axes."""
     if max(steps) == 1:
         return input
     leading = [slice(None)] * (input.dim() - len(steps))

@@ -217,5 +217,4 @@ def _note_groups(call: ChannelCall, slots: list[Tensor], groups: Any) -> None:
 
 
 def _full(sizes: dict[int, int]) -> frozenset[int]:
-    """Axes of size above one."""
     return frozenset(axis for axis, size in sizes.items() if size > 1)

@@ -19,16 +19,7 @@ __all__ = ["Axis", "padding_sides", "spell_out", "spread"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a convolution.
-
-    Attributes:
-        size: Length of the input.
-        out: Length of the output.
-        kernel: Length of the kernel.
-        stride: Step between outputs.
-        dilation: Step between kernel entries.
-        before: Padding before the input.
-    """
+    """One axis of a convolution: lengths of input (`size`), output and kernel, steps, and padding `before` the input."""
 
     size: int
     out: int

@@ -19,7 +19,6 @@ __all__: list[str] = []
 
 
 def _slots(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Labels of a tensor; none for an ordinary one."""
     return tensor.slots if isinstance(tensor, Proxy) else ()
 
 
@@ -61,7 +60,6 @@ def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
 
 
 def _extents(tensor: Tensor, dim: int) -> frozenset[int]:
-    """Axes other than `dim` of size above one."""
     return frozenset(axis for axis, size in enumerate(shape_of(tensor)) if size > 1 and axis != dim)
 
 

@@ -137,7 +137,6 @@ def linear(flow: LayerContext, input: Tensor, weight: Tensor, bias: Tensor | Non
 
 
 def _bilinear_channels(call: ChannelCall, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
-    """Read both inputs; write the first axis of the weight."""
     leading: list[Any] = list(range(len(shape_of(input1)) - 1))
     operands: list[tuple[Any, list[Any]]] = [
         (weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])

@@ -29,7 +29,6 @@ def native(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _moves(names: str, *, view: bool) -> None:
-    """Register operators of one tensor that run on any tensor."""
     for name in names.split():
         for function in forms(name):
             if function.__name__.endswith("_"):
@@ -60,7 +59,6 @@ for _attribute in ("T", "mT", "H", "mH"):
 
 
 def _unchanged(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Same labels; only dtype or device change."""
     return call.moved(input, lambda labels: labels)
 
 

@@ -72,7 +72,6 @@ def _scripted_batch_norm_channels(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Batch norm in TorchScript's order of arguments."""
     return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
 
 
@@ -315,7 +314,6 @@ def renorm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _weight_norm_channels(call: ChannelCall, v: Any, g: Any, dim: int = 0) -> Any:
-    """Unite the direction v with its lengths g."""
     return call.elementwise(v, g)
 
 

@@ -80,7 +80,6 @@ def _scales_on(call: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _same_mean(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """The mean is unchanged."""
     return variance, mean_of(next(iter(given.values())))
 
 

@@ -29,7 +29,6 @@ def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any)
 
 
 def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Pooling that also returns positions."""
     shape = call.on_meta((input, *args), kwargs)[0].shape
     return call.resized(input, shape), call.make(shape, part=1, dtype=torch.long)
 
@@ -151,7 +150,6 @@ def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant
 
 
 def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Pad an axis with elements that belong to no channel."""
     if before < 0 or after < 0:
         slot = slot.narrow(axis, max(-before, 0), slot.size(axis) - max(-before, 0) - max(-after, 0))
     pieces = []

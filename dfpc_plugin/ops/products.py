@@ -48,7 +48,6 @@ def _matmul_channels(call: ChannelCall, input: Any, other: Any = None, **kwargs:
 
 
 def _inner_channels(call: ChannelCall, input: Any, other: Any) -> Any:
-    """Matrix product with the transpose of `other`."""
     return product(call, input, other.mT if other.dim() > 1 else other)
 
 
@@ -61,7 +60,6 @@ def _added_channels(call: ChannelCall, input: Any, first: Any, second: Any, **kw
 
 
 def _einsum_channels(call: ChannelCall, equation: str, *operands: Any) -> Proxy:
-    """Sum over the letters that are missing in the output."""
     factors = operands[0] if isinstance(operands[0], list | tuple) else operands
     terms, output = spelled_equation(equation, [len(shape_of(factor)) for factor in factors])
     return call.einsum(list(zip(factors, terms, strict=True)), list(output), work=True)

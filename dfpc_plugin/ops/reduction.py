@@ -68,7 +68,6 @@ def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 
 
 def _total(name: str) -> Callable[..., Any]:
-    """Return a sum as a rule for bounds."""
     function = getattr(torch, name)
 
     def total(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -113,7 +112,6 @@ def running_product(input: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tenso
 
 
 def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
-    """Return the axes of a reduction as a tuple."""
     dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     return dims or tuple(range(input.dim()))
 
@@ -203,7 +201,6 @@ def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, 
 
 
 def _both_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """The channels of a mean, for both results."""
     first = _variance_channels(call, input, dim, *args, **kwargs)
     return tuple(call.make(shape_of(first), first.slots, part=part) for part in range(2))
 
@@ -244,7 +241,6 @@ def count(input: Tensor, dim: Any = None) -> Tensor:
 
 
 def _order_axis(call: ChannelCall, args: tuple, kwargs: dict[str, Any], rank: int, position: int) -> int:
-    """The axis along which elements are ordered."""
     numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
     return int(kwargs.get("dim", numbers[position] if len(numbers) > position else -1)) % max(rank, 1)
 

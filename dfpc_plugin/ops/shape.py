@@ -20,7 +20,6 @@ __all__: list[str] = []
 
 
 def _shapes(channels: Callable[..., Any], *functions: Callable[..., Any], name: str) -> None:
-    """Register operators that run on bounds as they are."""
     for function in functions:
         if function.__name__.endswith("_"):
             continue
@@ -33,7 +32,6 @@ def _shapes(channels: Callable[..., Any], *functions: Callable[..., Any], name: 
 
 
 def _spelled(sizes: tuple[Any, ...]) -> list[int]:
-    """Return sizes given one by one or as one sequence."""
     return list(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
 
 
@@ -164,7 +162,6 @@ def _tensor_split_channels(call: ChannelCall, input: Proxy, *args: Any, dim: int
 
 
 def _chunked(call: ChannelCall, input: Proxy, chunks: int, dim: int, cut: Any) -> Any:
-    """Split into a number of parts."""
     parts = _parts(call, input, lambda slot: cut(slot, int(chunks), dim))
     if len(parts) > 1:
         for slot in input.slots:
@@ -187,7 +184,6 @@ def _note_chunks(call: ChannelCall, slot: Tensor, dim: int, chunks: int, sizes: 
 
 
 def _split_channels(call: ChannelCall, input: Proxy, split_size: Any = None, dim: int = 0, **kwargs: Any) -> Any:
-    """Require the size of every part."""
     asked = next((v for k, v in kwargs.items() if k.startswith("split_size")), split_size)
     dim = dim % input.dim()
     plain = int(asked) if isinstance(asked, int) else [int(size) for size in asked]
@@ -216,7 +212,6 @@ def _note_rows(call: ChannelCall, slot: Tensor, dim: int, count: int, size: Any)
 
 
 def _unbind_channels(call: ChannelCall, input: Proxy, dim: int = 0) -> Any:
-    """Require the present number of slices."""
     dim = dim % input.dim()
     for slot in input.slots:
         if dim in varying(slot):

@@ -88,7 +88,6 @@ def _assigns(name: str, spelled: Callable[..., tuple[Any, Any]]) -> None:
 
 
 def _at(rank: int, dim: int, place: Any) -> tuple[Any, ...]:
-    """The index of positions along one axis."""
     return (*[slice(None)] * (dim % rank), place)
 
 
