@@ -68,11 +68,7 @@ class Bounds:
         self._widths: dict[str, int] = {}
 
     def apply(self, call: Call) -> Found:
-        """Return the bounds of a result.
-
-        Raises:
-            RuleError: The operator is used in a form that its rule cannot do.
-        """
+        """Return the bounds of a result; raises RuleError if the rule does not support this form of the operator."""
         operator = call.operator
         for proxy in call.data:
             proxy.look_again()
@@ -139,7 +135,6 @@ class Bounds:
         return tensor.square() if self.expected else tensor
 
     def _unwrap_additive(self, tensor: Tensor) -> Tensor:
-        """Like `_unwrap`, with zeros for constants."""
         if is_data(tensor):
             return self._unwrap(tensor)
         return torch.zeros((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)

@@ -24,11 +24,7 @@ class Unfollowed(Exception):
 
 
 class ChannelCall(Demands):
-    """First argument of a channel rule: makes results and notes constraints.
-
-    Attributes:
-        call: The operation.
-    """
+    """First argument of a channel rule, for the operation `call`: makes results and notes constraints."""
 
     def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
         """Prepare for one operation."""
@@ -176,10 +172,7 @@ class ChannelCall(Demands):
         return self.make(shape, slots)
 
     def moved(self, tensor: Any, move: Callable[[Tensor], Tensor]) -> Any:
-        """Make the result of an operator that moves, copies or selects elements of one tensor.
-
-        An ordinary tensor, with only a shape from labelled ones, is moved itself.
-        """
+        """Make the result of an operator that moves or selects elements of one tensor; move an ordinary tensor itself."""
         if not isinstance(tensor, Proxy):
             return move(tensor)
         slots = [canonical(move(slot)) for slot in tensor.slots]

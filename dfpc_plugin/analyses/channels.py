@@ -65,11 +65,7 @@ class ChannelTrace:
             self.buffers.add(path)
 
     def apply(self, call: Call) -> Any:
-        """Return the result of an operator as proxies with labels.
-
-        Raises:
-            RuleError: The channel rule cannot be applied, for example because shapes do not fit.
-        """
+        """Return the result of an operator with labels; raises RuleError if its channel rule fails, as for unfit shapes."""
         rule = call.operator.channels
         channel_call = ChannelCall(self, self._run, call)
         changed = call.target.viewed if isinstance(call.target, Proxy) else None
@@ -127,7 +123,6 @@ class ChannelTrace:
 
 
 def _takes(rule: Any, call: Call) -> bool:
-    """Whether a rule accepts the arguments of a call."""
     try:
         inspect.signature(rule).bind(None, *call.args, **call.kwargs)
     except TypeError:

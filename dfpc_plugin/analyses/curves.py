@@ -29,14 +29,7 @@ _DEEPEST = 16
 
 @dataclass(frozen=True)
 class Curve:
-    """A function of the elements of one tensor.
-
-    Attributes:
-        root: The tensor.
-        version: The root's `version` when the function was applied.
-        function: Computes it for tensors of any shape.
-        depth: Number of operators that it consists of.
-    """
+    """A function of the elements of the tensor `root`, at its `version`, made of `depth` operators."""
 
     root: Proxy
     version: int

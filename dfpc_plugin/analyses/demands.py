@@ -41,12 +41,7 @@ class Notebook(Protocol):
 
 
 class Demands:
-    """Notes the constraints of an operation.
-
-    Attributes:
-        notes: Where constraints are noted.
-        table: Its labels.
-    """
+    """Notes the constraints of an operation in `notes` and in their `table` of labels."""
 
     def __init__(self, notes: Notebook, func: Callable[..., Any], *, weights: bool = False) -> None:
         """Note constraints of one call of `func`; `weights`: it computes a weight from parameters, without data."""
@@ -105,11 +100,11 @@ class Demands:
             self.size(slot, 1, said)
 
     def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, along: int, positions: int) -> None:
-        """Note that a layer reads the channels along one axis of `weight` and writes those along another.
+        """Note that a layer reads the channels along axis `reads` of `weight` and writes those along axis `writes`.
 
         Args:
             weight: The layer's weight.
-            input: Its input, read along `along`. Channels along other axes, such as tokens, share its MACs.
+            input: Its input, read along the axis `along`. Channels along other axes, such as tokens, share its MACs.
             reads: Axis of the weight.
             writes: Axis of the weight.
             along: Axis of the input.
@@ -160,10 +155,7 @@ class Demands:
             self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
-        """Note the MACs of a sum of products, and the channels of weights that it reads and writes.
-
-        A product of weights alone, which computes a layer's weight, reads and writes nothing.
-        """
+        """Note the MACs of a sum of products, and the channels of weights that it reads and writes, if any factor is data."""
         sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
         nothing = torch.zeros(0, dtype=torch.long, device="cpu")
         reads, writes = [nothing], [nothing]
@@ -197,6 +189,5 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
 
 
 def _all_labels(tensor: Tensor) -> Tensor:
-    """Labels of all slots, `(entries,)`."""
     slots = tensor.slots if isinstance(tensor, Proxy) else ()
     return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])

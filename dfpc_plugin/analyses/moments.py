@@ -45,12 +45,7 @@ _MOST_CONSTANTS = 4096
 
 
 def with_moments(call: Call, variances: Any) -> tuple[Any, Any]:
-    """Return the variances and the means (None where unknown) of an operator's result.
-
-    Args:
-        call: The operation.
-        variances: The result of the rule for the operands' variances and the squared weights.
-    """
+    """Return variances and means (None where unknown) of a result, from the `variances` that its rule computed."""
     means = call.operator.means
     if means is Means.LINEAR:
         return variances, _by_the_operator(call)

@@ -31,14 +31,7 @@ __all__ = ["Stated", "Statements"]
 
 @dataclass(frozen=True)
 class Stated:
-    """A width that a model states about itself.
-
-    Attributes:
-        module: Path of the module that states it.
-        name: The attribute.
-        entry: Position in the attribute if that is a list, such as `feature_info`.
-        expression: The width in terms of labels.
-    """
+    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states."""
 
     module: str
     name: str
@@ -94,7 +87,6 @@ class Statements:
         self._compare(seen)
 
     def _compare(self, seen: Mapping[tuple[str, str], list[torch.Size]]) -> None:
-        """Note confirmed statements; the others stay open."""
         found = [(statement, _expression_of(statement, seen)) for statement in self._open]
         self._open = [statement for statement, expression in found if expression is None]
         self._notes.stated += [

@@ -76,7 +76,6 @@ def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[State
 def _of_integer(
     modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]
 ) -> Iterator[Statement]:
-    """The width in an integer attribute, if there is one."""
     value = vars(modules[path]).get(name)
     if type(value) is int:
         yield Statement(path, name, None, value, places)
@@ -111,7 +110,6 @@ def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -
 
 
 def _paths_of_classifiers(modules: Mapping[str, nn.Module], module: Any) -> list[str]:
-    """Paths of the layers that the module's `get_classifier` returns."""
     if not callable(getattr(type(module), "get_classifier", None)):
         return []
     try:

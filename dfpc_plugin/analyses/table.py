@@ -112,11 +112,7 @@ class Work:
 
 
 def fixed_by(where: str) -> str:
-    """Return why channels are protected that an operator combines with a tensor of fixed size.
-
-    Args:
-        where: The operator, and the module that calls it: "torch.conv2d in 'conv_stem'".
-    """
+    """Return why channels combined with a tensor of fixed size are protected; `where`: "torch.conv2d in 'conv_stem'"."""
     name = where.partition(" ")[0].rpartition(".")[2]
     if name == "linear" or name.startswith("conv"):
         return f"is fixed by the input of {where}"
