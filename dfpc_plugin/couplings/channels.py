@@ -63,13 +63,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a layer or of a matrix product.
-
-    Attributes:
-        channels: All channels of its operands and outputs.
-        macs: Its MACs before pruning.
-        work: The pass's note, in terms of labels.
-    """
+    """One call of a layer or matrix product: all its channels, its MACs before pruning, and the pass's note."""
 
     channels: Tensor
     macs: int
@@ -131,10 +125,7 @@ class Channels:
 
 
 def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
-    """Translate what a pass has noted about labels into channels.
-
-    With `whole_heads`, the channels of an attention head are pruned together.
-    """
+    """Translate a pass's notes about labels into channels; with `whole_heads`, a head's channels are pruned together."""
     table = run.table
     heads = [rows for rows in table.rows if whole_heads and "conv" not in rows.where]
     for rows in heads:
@@ -189,7 +180,6 @@ def _with_rows(run: ChannelTrace) -> Tensor:
 
 
 def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
-    """Why channels are protected, by channel."""
     reasons: dict[int, str] = {0: "is not a channel"}
     for labels, reason in run.table.frozen:
         for channel in torch.unique(numbers[labels]).tolist():
@@ -250,7 +240,6 @@ def _scales(
 
 
 def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:
-    """Attributes that required sizes and factors are computed from."""
     expressions = [*(entry.expression for entry in run.table.sizes), *(scaling.expression for scaling in run.scaled)]
     return frozenset(
         (leaf.module, leaf.name)

@@ -34,7 +34,6 @@ class CodeReads:
         return name in self._own.get(type(module), ()) or name in self._others
 
     def _follow(self, kind: type, function: Any) -> None:
-        """Read a function as a method of `kind`."""
         function = getattr(function, "__wrapped__", function)
         function = getattr(function, "__func__", function)
         if isinstance(function, types.FunctionType) and not function.__module__.startswith("torch."):

@@ -120,7 +120,6 @@ class DataFlowCoupling:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    """The first four names and the number of others."""
     shown = ", ".join(names[:4]) or "nothing"
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 

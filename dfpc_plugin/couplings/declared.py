@@ -75,11 +75,7 @@ def width_of(channels: Channels, own: Tensor) -> AxisSize:
 
 
 def _agreed(*widths: int) -> int:
-    """Return the common value of all widths.
-
-    Raises:
-        Unequal: They differ.
-    """
+    """Return the common value of all widths; raise Unequal if they differ."""
     if len(set(widths)) > 1:
         raise Unequal
     return widths[0]
@@ -99,7 +95,6 @@ class _Sets:
     """Sets of channels, by the dimensions that hold them."""
 
     def __init__(self, channels: Channels) -> None:
-        """Start with the dimensions of `channels`."""
         self._channels = channels
         self._widths: dict[bytes, AxisSize] = {}
 

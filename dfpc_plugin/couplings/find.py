@@ -115,7 +115,6 @@ def map_couplings(
 
 
 def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> CouplingMap:
-    """Arrange channels in couplings."""
     structures = find_structure(channels)
     number_of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, structure in enumerate(structures):
@@ -211,7 +210,6 @@ def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:
 
 
 def _mentions(channels: Channels) -> dict[Attribute, list[Size]]:
-    """Required sizes by the attributes they are computed from."""
     mentions: dict[Attribute, list[Size]] = defaultdict(list)
     for size in channels.sizes:
         if size.expression is not None:
@@ -229,7 +227,6 @@ def _axes_by_portion(channels: Channels, of: Tensor) -> Mapping[int, list[Axis]]
 
 
 def _macs_by_portion(channels: Channels, of: Tensor) -> Mapping[int, int]:
-    """MACs of the layers that read or write channels of each coupling."""
     macs: dict[int, int] = defaultdict(int)
     for coupling, position in _pairs([layer.channels for layer in channels.layers], of):
         macs[coupling] += channels.layers[position].macs

@@ -90,11 +90,7 @@ def channels_of_record(couplings: CouplingMap, removed: Mapping[str, Sequence[in
 
 
 def _numbers(layer: str, indices: Sequence[int]) -> list[int]:
-    """Convert indices to integers.
-
-    Raises:
-        RecordError: They are not integers.
-    """
+    """Convert indices to integers; raise RecordError if they are not."""
     try:
         return [operator.index(index) for index in indices]
     except TypeError:

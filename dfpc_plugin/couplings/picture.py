@@ -46,12 +46,7 @@ class _Lane:
 
 
 def draw_couplings(couplings: Iterable[DataFlowCoupling], order: Sequence[str] = ()) -> Svg:
-    """Draw couplings that layers write and read.
-
-    Args:
-        couplings: What to draw; those that no layer writes or reads are left out.
-        order: Paths of modules in the order of the forward.
-    """
+    """Draw couplings that some layer writes or reads, with layers in the `order` of the forward."""
     drawn = [coupling for coupling in couplings if coupling.feed_in or coupling.feed_out]
     rows = _rows(drawn, order)
     lanes = _lanes(drawn, rows)
@@ -102,7 +97,6 @@ def _lanes(couplings: Sequence[DataFlowCoupling], rows: dict[str, int]) -> list[
 
 
 def _sizes(couplings: Iterable[DataFlowCoupling]) -> dict[str, str]:
-    """Numbers of inputs and outputs of every layer, as text."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for coupling in couplings:
         for axis in coupling.axes:
@@ -113,7 +107,6 @@ def _sizes(couplings: Iterable[DataFlowCoupling]) -> dict[str, str]:
 
 
 def _key() -> Iterable[str]:
-    """The legend of colours and dots."""
     x = _LEFT
     for label, colour in _STYLES.items():
         yield f'<path class="lane" stroke="{colour}" d="M{x} 16h18"/><text x="{x + 24}" y="20">{label}</text>'

@@ -25,11 +25,7 @@ class Unequal(Exception):
 
 
 def count(size: Size, removed: Tensor) -> int:
-    """Count a required size without the `removed` channels.
-
-    Raises:
-        Unequal: Rows have different lengths.
-    """
+    """Count a required size without the `removed` channels; raises Unequal if rows have different lengths."""
     left = ~removed[size.channels]
     if size.along_rows:
         return int(left.any(1).sum())
@@ -52,16 +48,13 @@ def evaluate(expression: Expression, channels: Channels, removed: Tensor, values
 
 
 def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapping[Attribute, list[Size]]) -> dict:
-    """Find attribute values with which every requested size equals the size that remains.
+    """Find attribute values with which every requested size equals the size that remains; returns those that change.
 
     Args:
         channels: The model's channels.
         removed: All removed channels, those pruned earlier included.
         sizes: Required sizes that the removal changes.
         mentions: Required sizes by the attributes that they are computed from.
-
-    Returns:
-        New values by attribute.
 
     Raises:
         Violation: There are none.
@@ -91,7 +84,6 @@ def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapp
 
 
 def _asked(size: Size, channels: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> int:
-    """The size that the forward requests."""
     try:
         return evaluate(size.expression, channels, removed, values)
     except Unequal:

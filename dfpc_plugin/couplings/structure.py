@@ -28,12 +28,7 @@ _WRAP = 2**64
 
 @dataclass(frozen=True)
 class Structure:
-    """A set of channels that are pruned together.
-
-    Attributes:
-        cells: The channels of each combination of bundle and block, in order.
-        balance: The operators that need equal blocks, for messages.
-    """
+    """Channels that are pruned together, in cells (one bundle and block each); `balance`: operators that need equal blocks."""
 
     cells: tuple[Tensor, ...]
     balance: tuple[str, ...]
@@ -204,7 +199,6 @@ def _tell_rows_apart(
 
 
 def _first_of_each(rows: Tensor) -> tuple[list[int], list[int]]:
-    """Distinct entries and their first positions."""
     first: dict[int, int] = {}
     for position, row in enumerate(rows.tolist()):
         first.setdefault(row, position)
