@@ -153,7 +153,6 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
 
 
 def _asked_dtype(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> torch.dtype | None:
-    """The dtype that a call asks for, or None."""
     name = getattr(func, "__name__", "")
     if name in CASTS:
         return CASTS[name]

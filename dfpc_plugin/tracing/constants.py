@@ -58,7 +58,6 @@ class Constants(TorchFunctionMode):
 
 
 def _sizes(args: tuple, kwargs: dict[str, Any]) -> Sequence[Any]:
-    """The sizes that a constant is created with, given one by one or as a sequence."""
     given = args[0] if args else kwargs.get("size", ())
     return given if isinstance(given, list | tuple) else args
 
@@ -143,7 +142,6 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 def _of_value(run: Tracer, tensor: Tensor, *, data: bool = False) -> Proxy:
-    """A proxy with known values."""
     return Proxy(tensor.shape, run, tensor.dtype, tensor.device, data=data, value=functools.partial(_same, tensor))
 
 

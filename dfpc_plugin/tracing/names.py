@@ -26,11 +26,7 @@ _ENGINE = (
 
 
 class ModelNames:
-    """Dotted paths of a model's modules and parameters, looked up by identity.
-
-    Attributes:
-        modules: The modules by path, each once.
-    """
+    """Dotted paths of a model's `modules` (each once) and parameters, looked up by identity."""
 
     def __init__(self, model: nn.Module) -> None:
         """Read the paths of `model`, which is not changed."""

@@ -121,11 +121,7 @@ def register(functions: tuple[Callable[..., Any], ...], record: Operator, *, ove
 
 
 def register_name(name: str, record: Operator) -> None:
-    """Enter `record` for an operator of another library, such as "torchvision::roi_align".
-
-    Raises:
-        DuplicateRuleError: The operator has a record.
-    """
+    """Enter `record` for another library's operator, such as "torchvision::roi_align", or raise DuplicateRuleError."""
     if name in _BY_NAME:
         raise DuplicateRuleError(name)
     _BY_NAME[name] = record

@@ -40,7 +40,6 @@ def scripted_functions_redirected() -> AbstractContextManager[None]:
 
 
 def _install(undo: contextlib.ExitStack) -> None:
-    """Replace the call of scripted functions."""
     if torch._C.ScriptFunction.__call__ is not _call:
         put(undo, torch._C.ScriptFunction, "__call__", _call)
 
@@ -56,11 +55,7 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def interpret(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run a scripted function or method operator by operator.
-
-    Raises:
-        DFPCError: Its graph holds a construct that cannot run without data.
-    """
+    """Run a scripted function or method operator by operator; raises DFPCError for constructs that need data."""
     graph = function.inlined_graph
     owner = getattr(function, "owner", None)
     given = args if owner is None or (args and args[0] is owner) else (owner, *args)
@@ -76,7 +71,6 @@ def interpret(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def _run_block(block: Any, values: dict[str, Any]) -> None:
-    """Execute the nodes of a graph or block in order."""
     for node in block.nodes():
         inputs = [values[value.debugName()] for value in node.inputs()]
         handler = _CONSTRUCTS.get(node.kind())

@@ -90,7 +90,6 @@ class _Traced:
     __array_priority__ = 1000
 
     def __new__(cls, value: Any, expression: Expression) -> Any:
-        """Make the number `value`, computed by `expression`."""
         self = super().__new__(cls, value)  # type: ignore[call-arg]
         self.expression = expression
         return self
@@ -101,13 +100,11 @@ class _Traced:
         return plain, (_plain(self),)
 
     def __int__(self) -> int:
-        """Return a plain number, and report the cast."""
         value = int(_plain(self))
         _tell(value, self.expression)
         return value
 
     def __float__(self) -> float:
-        """Return a plain number, and report the cast."""
         value = float(_plain(self))
         _tell(value, self.expression)
         return value
@@ -154,11 +151,9 @@ class Casts:
                 found.append((module, expression))
 
     def origin_of(self, value: float, module: Callable[[], str | None]) -> Expression | None:
-        """Return how a plain number was computed from widths, or None; roots and inverses of casts count, too.
+        """Return how a number was computed from widths, or None; roots and inverses of casts count, too.
 
-        Args:
-            value: The number.
-            module: Returns the path of the module that uses it; called only if the value matches a cast.
+        `module` returns the path of the module that uses the number; it is called only if the value matches a cast.
         """
         for base, noted in self._noted.items():
             for power in self._POWERS:
@@ -191,7 +186,6 @@ def _tell(value: float, expression: Expression) -> None:
 
 
 def _within(path: str, other: str) -> bool:
-    """Whether a module is `other` or a part of it."""
     return path == other or not other or path.startswith(f"{other}.")
 
 

@@ -27,14 +27,7 @@ __all__ = ["Found", "TracedRun"]
 
 @dataclass(frozen=True)
 class Found:
-    """What the bound analysis found for a result.
-
-    Attributes:
-        bounds: Bounds, or variances, structured like the result.
-        sources: The feed-in layers that reach it.
-        means: Means in the same structure, or None if they are unknown.
-        curve: The function of a single tensor that the result is, if it is one.
-    """
+    """Bounds or variances of a result, its feed-in layers, means (None if unknown), and the curve that it is, if any."""
 
     bounds: Any
     sources: frozenset[str]
@@ -135,7 +128,6 @@ class TracedRun:
             self._depth -= 1
 
     def _carry_out(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
-        """Handle an operation by its operator's record."""
         proxies = [operand for operand in operands if isinstance(operand, Proxy)]
         if len(proxies) < len(operands) and (self.written or any(id(operand) in self.state for operand in operands)):
             args, kwargs = map_tensors(self.known, (args, kwargs))
@@ -191,11 +183,7 @@ class TracedRun:
         return self.written.known(tensor) if found is None else found
 
     def _take_in(self, func: Callable[..., Any], target: Tensor) -> None:
-        """Give an ordinary tensor a proxy, as `func` writes data into it.
-
-        Raises:
-            DFPCError: It has no memory that can be shared.
-        """
+        """Give an ordinary tensor a proxy, as `func` writes data into it; raise DFPCError if its memory is not accessible."""
         if not self.written.add(target):
             raise DFPCError(
                 f"{function_name(func)} in module '{self.names.caller() or ''}' writes data into a {type(target).__name__} of "
@@ -267,7 +255,6 @@ class TracedRun:
         return result
 
     def _change(self, call: Call) -> Any:
-        """Carry out an operation in place."""
         target = call.target
         if not isinstance(target, Proxy):
             values, named = map_tensors(value_of, (call.args, call.kwargs))
@@ -330,11 +317,7 @@ class TracedRun:
         self._missing.clear()
 
     def finish(self) -> None:
-        """Raise if any operator had no record.
-
-        Raises:
-            UnsupportedOperatorError: Names all of them.
-        """
+        """Raise UnsupportedOperatorError if any operator had no record; it names all of them."""
         if self._missing:
             raise UnsupportedOperatorError(self.missing)
 
