@@ -79,7 +79,6 @@ class _Changes:
     """Changes of a model that can be undone."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Start without changes."""
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._tensors: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
@@ -87,7 +86,6 @@ class _Changes:
         self._solved: set[tuple[nn.Module, str]] = set()
 
     def shrink(self, path: str, axes: list[Axis], before: Tensor, removed: Tensor) -> None:
-        """Remove channels from one parameter or buffer."""
         owner, _, name = path.rpartition(".")
         module = self._modules.get(owner)
         tensor = None if module is None else _held(module, name)
@@ -138,7 +136,6 @@ class _Changes:
                 self._multiply(axis, index[~removed[axis.channels][rows]], (old / new) ** scale.power)
 
     def _multiply(self, axis: Axis, index: Tensor, factor: float) -> None:
-        """Multiply rows of a parameter along one dimension."""
         owner, _, name = axis.tensor.rpartition(".")
         module = self._modules[owner]
         tensor = module._parameters.get(name)
@@ -153,7 +150,6 @@ class _Changes:
         tensor.data = data * factors.view(rows)
 
     def set_attributes(self, values: Mapping[Attribute, int]) -> None:
-        """Set attributes of modules."""
         for attribute, value in values.items():
             module = self._modules[attribute.module]
             current = vars(module)[attribute.name]
@@ -195,7 +191,6 @@ class _Changes:
         vars(module)[name] = value
 
     def undo(self) -> None:
-        """Restore everything."""
         for module, name, value in reversed(self._attributes):
             vars(module)[name] = value
         for tensor, data, grad in reversed(self._tensors):

@@ -108,12 +108,7 @@ def _culprits(trial: _Trial, couplings: CouplingMap, numbers: Sequence[int]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-    """What goes wrong in a trial.
-
-    Attributes:
-        reason: The reason for which a coupling is protected.
-        modules: Paths of the modules whose code was running, the innermost first.
-    """
+    """What goes wrong in a trial: why a coupling is protected for it, and the modules that were running (innermost first)."""
 
     reason: str
     modules: tuple[str, ...] = ()
@@ -130,7 +125,6 @@ class _Trial:
     def __init__(
         self, model: nn.Module, inputs: ExampleInputs, couplings: CouplingMap, forward: ForwardFunction | None
     ) -> None:
-        """Prepare to run without values."""
         self._model, self._inputs, self._couplings, self._forward = model, inputs, couplings, forward
         recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # step by step without values
         self._make: Callable[[Tensor], Tensor] = torch.clone if recurrent else _without_values
@@ -148,10 +142,7 @@ class _Trial:
         return failure
 
     def restate(self, number: int, failure: _Failure) -> bool:
-        """Update attributes of the failing modules with a coupling; returns whether the forward then runs.
-
-        On success, `couplings.channels.stated` has the attributes.
-        """
+        """Update attributes of failing modules (in `couplings.channels.stated`); returns whether the forward then runs."""
         known = self._couplings.channels
         before = list(known.stated)
         for _ in range(_MOST_RESTATED):
@@ -171,10 +162,7 @@ class _Trial:
         return False
 
     def _checked_by(self, coupling: DataFlowCoupling, modules: Sequence[str]) -> Iterator[Stated]:
-        """Attributes of some modules that equal the size of a dimension with the coupling's channels.
-
-        Attributes that sizes and factors of the forward are computed from are left out: they are solved for, or fixed.
-        """
+        """Attributes of modules that equal a dimension of the coupling, except those that are solved for or fixed."""
         known = self._couplings.channels
         done = known.asked | {(stated.module, stated.name) for stated in known.stated}
         widths: dict[tuple[int, ...], Tensor] = {}
@@ -203,11 +191,7 @@ class _Trial:
         return None if shapes == self._shapes else _Failure("changes the shapes of the outputs when it is pruned")
 
     def _run_uncut(self) -> None:
-        """Find out what the unpruned model returns, and whether it can run without values.
-
-        Raises:
-            ForwardError: It cannot run at all.
-        """
+        """Find out what the unpruned model returns, and whether it needs values; raise ForwardError if it cannot run."""
         self._compared = True
         try:
             self._shapes = self._run(())
