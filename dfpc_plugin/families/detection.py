@@ -52,7 +52,6 @@ def detector_forward(model: nn.Module, example_inputs: Any) -> list[Any]:
 
 @register_note(f"{_DETECTION}.faster_rcnn.FasterRCNN", f"{_DETECTION}.generalized_rcnn.GeneralizedRCNN")
 def _note(model: nn.Module, example_inputs: Any) -> str:
-    """State the assumed image size and numbers of regions."""
     detector: Any = model
     height, width = _resized(detector, _batch(example_inputs))
     found = counted_regions(detector, None)
@@ -105,7 +104,6 @@ def _pool(heads: Any, kind: str) -> Any:
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor has only a shape."""
     return tensor.is_meta or (isinstance(tensor, Proxy) and tensor.run.traces_sizes)
 
 
@@ -123,7 +121,6 @@ def _resized(detector: Any, images: Tensor) -> tuple[int, int]:
 
 
 def _batch(example_inputs: Any) -> Tensor:
-    """Stack images into one batch."""
     while isinstance(example_inputs, list | tuple) and len(example_inputs) == 1:
         example_inputs = example_inputs[0]
     if isinstance(example_inputs, Tensor):
