@@ -17,12 +17,10 @@ class _Regularising(DFPCPruner):
 
     @property
     def _groups(self) -> list[DataFlowGroup]:
-        """Groups to regularise."""
         return self._own_groups
 
     @_groups.setter
     def _groups(self, groups: Iterable[DataFlowGroup]) -> None:
-        """Take groups as the graph gives them."""
         self._own_groups = [group.by_weight() for group in groups]
 
 

@@ -21,12 +21,7 @@ __all__ = ["init_with_graph"]
 
 
 def init_with_graph(pruner: Any, graph: Callable[[], DataFlowGraph], **arguments: Any) -> None:
-    """Run `BasePruner.__init__` with `graph` in place of its own graph class.
-
-    Args:
-        pruner: The pruner to initialise.
-        graph: Makes an empty graph.
-        **arguments: The constructor's.
+    """Run `BasePruner.__init__` with `graph`, which makes an empty graph, in place of its own graph class.
 
     Raises:
         DFPCError: This version of Torch-Pruning builds its graph in another way.

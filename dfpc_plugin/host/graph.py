@@ -132,7 +132,6 @@ class DataFlowGraph(tp.DependencyGraph):
             self.__dict__.pop("_share", None)
 
     def _number_units(self) -> None:
-        """Store the coupling and the unit of every channel."""
         self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
         self._unit_of = self._coupling_of.clone()
         for number, coupling in enumerate(self.couplings):
@@ -218,7 +217,6 @@ class DataFlowGraph(tp.DependencyGraph):
         return int((~self.coupling_map.channels.removed[axis.channels]).sum())
 
     def _side(self, pruning_fn: Callable[..., Any]) -> Side:
-        """The side of a layer that one of Torch-Pruning's functions prunes."""
         if self.is_out_channel_pruning_fn(pruning_fn):
             return "out"
         if self.is_in_channel_pruning_fn(pruning_fn):
@@ -226,7 +224,6 @@ class DataFlowGraph(tp.DependencyGraph):
         raise GroupError(f"{pruning_fn!r} is no function of this graph; use tp.prune_conv_out_channels or alike.")
 
     def _group_by_units(self, module: Any, function: UnitFunction, idxs: list[int]) -> DataFlowGroup:
-        """The group of units by number, counted over couplings."""
         left = [self.units_left(coupling) for coupling in function.couplings]
         total = sum(map(len, left))
         check_range(idxs, total, f"the coupling of '{function.couplings[0].name}'", "units")
@@ -239,7 +236,6 @@ class DataFlowGraph(tp.DependencyGraph):
         return DataFlowGroup(self, couplings, units, self._places.root_of(couplings[0], module))
 
     def _group_by_channels(self, module: Any, side: Side, idxs: list[int]) -> DataFlowGroup:
-        """The group of units that hold some channels of a layer."""
         root = self._places.requested(module, side)
         removed = self.coupling_map.channels.removed
         alive = root.axis.channels[~removed[root.axis.channels]]

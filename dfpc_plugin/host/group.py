@@ -23,11 +23,7 @@ _DEAR = 2**28
 
 
 class DataFlowDependency(tp.Dependency):
-    """What one item of a group removes, and from which layer.
-
-    Attributes:
-        role: "feed-in", "feed-out" or "transform", as in `Slice`.
-    """
+    """What one item of a group removes, and from which layer; `role` as in `Slice`."""
 
     def __init__(self, root: Place, root_function: UnitFunction, place: Place, is_root: bool) -> None:
         """State that pruning units at `root` removes channels at `place`."""
@@ -166,14 +162,12 @@ def _counted(units: int) -> str:
 
 
 def _item(dep: tp.Dependency, idxs: list[int], roots: list[int]) -> GroupItem:
-    """Make an item of a group."""
     item = GroupItem(dep, idxs)
     item.root_idxs = roots
     return item
 
 
 def _described(item: GroupItem) -> str:
-    """Describe what an item removes."""
     node = item.dep.target
     where = f" in dimension {node.pruning_dim}" if isinstance(node.module, nn.Parameter) else ""
     return f"{node.name}: {item.dep.handler.__name__}{where}"
@@ -189,6 +183,5 @@ def _is_dear(place: Place, lines: int) -> bool:
 
 
 def _size(target: Any) -> int:
-    """Number of elements of a layer's weight, or of a bare parameter."""
     weight = getattr(target, "weight", target)
     return weight.numel() if isinstance(weight, Tensor) else 0

@@ -53,7 +53,6 @@ def listed(layers: Any) -> list[Any]:
 
 
 def _named(named: dict[str, Any], pattern: str) -> list[Any]:
-    """All layers that match a name or a pattern."""
     if pattern in named:
         return [named[pattern]]
     found = [layer for name, layer in named.items() if fnmatch.fnmatchcase(name, pattern)]

@@ -71,7 +71,6 @@ class Places:
         raise GroupError(f"The {side}puts of '{name}' are no channels that can be named; name a layer next to it.")
 
     def _place(self, axis: Axis) -> Place | None:
-        """The node and the function of one dimension."""
         owner, tensor = self.owner_of(axis)
         self._names[id(tensor)] = axis.tensor
         path, _, name = axis.tensor.rpartition(".")

@@ -171,7 +171,6 @@ class DFPCPruner(tp.pruner.BasePruner):
         return 1
 
     def _groups_to_rank(self) -> Iterator[DataFlowGroup]:
-        """Yield the group of every coupling that may lose units."""
         for group in self.DG.get_all_groups(self.ignored_layers, self.root_module_types):
             is_attention = self._is_atten_group(group)[0] and not group.couplings[0].whole_heads
             if self.prune_head_dims or not is_attention:
@@ -179,7 +178,6 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     @torch.no_grad()
     def _prune(self) -> Iterator[DataFlowGroup]:
-        """Yield the groups to prune in this step."""
         if self.current_step > self.iterative_steps:
             warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=4)
             return
@@ -244,7 +242,6 @@ class DFPCPruner(tp.pruner.BasePruner):
 
 
 def _why_nothing(graph: DataFlowGraph) -> str:
-    """Return why no coupling can be pruned."""
     if any(coupling.protected is None for coupling in graph.couplings):
         return "Every coupling that could be pruned holds an ignored layer or has no root layer; ignore fewer layers."
     reasons = [f"'{c.name}' ({c.protected})" for c in graph.couplings[:3]]

@@ -15,13 +15,9 @@ __all__ = ["UnitFunction", "positions", "units_left"]
 
 
 class UnitFunction:
-    """A pruning function of Torch-Pruning that counts units of couplings instead of a layer's channels.
+    """A pruning `function` of Torch-Pruning that counts units of `couplings`, one after the other, not channels.
 
     It is equal to the function itself, so code that looks for the function finds it.
-
-    Attributes:
-        function: Torch-Pruning's function.
-        couplings: The couplings whose units are counted, one after the other.
     """
 
     def __init__(self, function: Callable[..., Any], couplings: tuple[DataFlowCoupling, ...]) -> None:
@@ -54,7 +50,7 @@ def units_left(coupling: DataFlowCoupling, removed: Tensor) -> Tensor:
 
 
 def positions(axis: Axis, channels: Tensor, removed: Tensor) -> Tensor:
-    """Find the positions of units along a dimension, as it is now.
+    """Find the positions of units along a dimension of the present model.
 
     Args:
         axis: The dimension.
