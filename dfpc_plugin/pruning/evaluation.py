@@ -18,11 +18,7 @@ Evaluate = Callable[[nn.Module], Any]
 
 
 class Scores:
-    """Calls `evaluate`, and keeps the scores before and after pruning.
-
-    Attributes:
-        known: Scores by name.
-    """
+    """Calls `evaluate`, and keeps the scores before and after pruning in `known`."""
 
     def __init__(self, evaluate: Evaluate | None, phases: Phases) -> None:
         """Score models by `evaluate`, in a phase of its own."""
@@ -30,11 +26,7 @@ class Scores:
         self.known: dict[str, float] = {}
 
     def of(self, name: str, model: nn.Module) -> float:
-        """Score a copy that is used for nothing else, and keep the score under a name.
-
-        Raises:
-            TargetError: `evaluate` returned no number.
-        """
+        """Score a copy that is used for nothing else, and keep the score; raises TargetError if it is no number."""
         assert self._evaluate is not None
         with self._phases("evaluating"), evaluating(model, hooks=False):
             found = self._evaluate(model)

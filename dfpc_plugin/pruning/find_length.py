@@ -94,21 +94,15 @@ def length_for_latency(
 
 
 class _Bracket:
-    """Predictions and measurements on both sides of the target.
-
-    Attributes:
-        full: Seconds of the unpruned model, as measured last.
-    """
+    """Predictions and measurements on both sides of the target; `full`: seconds of the unpruned model, measured last."""
 
     def __init__(self, full: float) -> None:
-        """Start with the unpruned model, whose prediction is a measurement."""
         self.full = full
         self._predicted_full = full
         self._slow: tuple[float, float] | None = None
         self._fast: tuple[float, float] | None = None
 
     def learn(self, predicted: float, found: Measured, enough: bool) -> None:
-        """Store a measurement, on its side of the target."""
         self.full = found.before.median
         if enough:
             self._fast = predicted, found.after.median
@@ -127,11 +121,7 @@ class _Bracket:
 
 
 def _best(target: Target, tried: Collection[Measured]) -> Measured:
-    """The shortest length that was fast enough.
-
-    Raises:
-        TargetError: None was.
-    """
+    """The shortest length that was fast enough; raise TargetError if none was."""
     enough = [found for found in tried if _surplus(target, found) >= 1]
     if enough:
         return min(enough, key=lambda found: found.length)
@@ -150,14 +140,12 @@ def _first_within(predict: Callable[[int], float], seconds: float, low: int, hig
 
 
 def _measured(subject: Subject, pair: dict[str, nn.Module], length: int, settings: LatencySettings) -> Measured:
-    """Measure a pruned model and the unpruned one in turns."""
     pair["after"] = settings.prepared(pair["after"], subject.inputs)  # once for all measurements
     latencies = settings.measure(pair, subject.inputs)
     return Measured(length, latencies["before"], latencies["after"])
 
 
 def _seconds_wanted(target: Target, now: float) -> float:
-    """The strictest of the target's limits."""
     return min(budget.seconds(value, now) for _, budget, value in target.given(Timed))
 
 
@@ -167,9 +155,9 @@ def _surplus(target: Target, found: Measured) -> float:
 
 
 def length_for_score(score_of: Callable[[int], float], base: float, max_drop: float, most: int) -> tuple[int, float]:
-    """Find the greatest length whose score has dropped by at most `max_drop`, to a hundredth of `most`.
+    """Find the greatest length up to `most` whose score has dropped by at most `max_drop`, to a hundredth of `most`.
 
-    Scores are assumed to fall with the length; the returned length has been scored.
+    Scores are assumed to fall with the length.
 
     Args:
         score_of: Scores the model after that many steps of an order; higher is better.
@@ -178,7 +166,7 @@ def length_for_score(score_of: Callable[[int], float], base: float, max_drop: fl
         most: The greatest length.
 
     Returns:
-        The length and its score.
+        The length and its score, which was computed.
     """
     low, score, high = 0, base, most + 1
     tolerance = max(1, most // 100)

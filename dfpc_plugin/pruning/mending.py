@@ -24,11 +24,7 @@ __all__ = ["Mender"]
 
 
 class Mender:
-    """Repairs pruned versions of one model.
-
-    Attributes:
-        result: The final repair; None if there is none.
-    """
+    """Repairs pruned versions of one model; `result` is the final repair, or None."""
 
     def __init__(
         self,
@@ -52,9 +48,7 @@ class Mender:
     def share_images(self, importance: Importance, *, by_default: bool) -> None:
         """Let ranking and repair use the same images, if both have the same settings.
 
-        Args:
-            importance: Scores the channels.
-            by_default: Whether it was chosen by default; the user's own may already have its images.
+        The user's own importance may already have its images; one chosen `by_default` takes those of the repair.
         """
         ranking = repaired_in(importance)
         if ranking is None or self._calibration is None or self._settings is None:

@@ -229,11 +229,7 @@ def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, re
 def _length_for_score(
     subject: Subject, order: Order, target: Target, scores: Scores, length: int, mender: Mender
 ) -> int:
-    """The greatest length that the accuracy allows; with other budgets, check that their length is allowed.
-
-    Raises:
-        TargetError: It is not.
-    """
+    """The length that the accuracy allows; raise TargetError if it does not allow the one for other budgets."""
     assert target.max_drop is not None
     base = scores.of("before", copy_of(subject.model))
 

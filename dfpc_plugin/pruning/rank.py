@@ -60,13 +60,7 @@ def candidates_of(
     settings: PruneSettings,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Candidate]:
-    """Score every coupling that may lose units.
-
-    Args:
-        graph: The graph of the model.
-        importance: Scores groups.
-        settings: What may be pruned.
-        progress: Called with the fraction of the couplings that are scored.
+    """Score every coupling that may lose units; `progress` is called with the fraction that is scored.
 
     Raises:
         NothingToPruneError: There is no such coupling.
@@ -95,13 +89,7 @@ def candidates_of(
 def left_out(
     graph: DataFlowGraph, candidates: Sequence[Candidate], settings: PruneSettings
 ) -> list[tuple[DataFlowCoupling, str]]:
-    """List couplings that could be pruned but were not ranked, each with the reason.
-
-    Args:
-        graph: The graph of the model.
-        candidates: The ranked couplings.
-        settings: What may be pruned.
-    """
+    """List couplings that could be pruned but are not among the ranked `candidates`, each with the reason."""
     ranked = {id(candidate.coupling) for candidate in candidates}
     known = {id(group.couplings[0]) for group in graph.get_all_groups()}
     ignored = ignored_modules(graph.model, settings.ignored_layers)
@@ -169,14 +157,12 @@ class _Toward:
     """The saving for `per="target"`: for every unmet count of the target, the share of the required saving, summed."""
 
     def __init__(self, target: Target, costs: CostModel, channels: int) -> None:
-        """Compute the limits for a model with `channels` channels that can be pruned or have been."""
         self._costs, self._channels = costs, channels
         self._full = Counts(1.0, costs.full.macs, costs.full.parameters)
         self._budgets = [(budget, budget.limit(value, self._full)) for _, budget, value in target.given(Counted)]
         self._open = self._budgets
 
     def __call__(self, removed: Tensor, more: Tensor) -> float:
-        """The saving of removing `more` channels."""
         saving = self._costs.saving(removed, more)
         saved = Counts(len(more) / self._channels, saving.macs, saving.parameters)
         return sum(budget.count(saved) / (budget.count(self._full) - limit) for budget, limit in self._open)

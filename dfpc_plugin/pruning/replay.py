@@ -71,11 +71,7 @@ def _replayed(
 
 
 def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -> Tensor:
-    """Numbers of the channels that a record names.
-
-    Raises:
-        CutError: Some do not exist, or channels that must be pruned together are missing.
-    """
+    """Numbers of the recorded channels; raise CutError if some do not exist, or are not all that is pruned together."""
     try:
         gone = channels_of_record(couplings, removed)
     except RecordError as error:

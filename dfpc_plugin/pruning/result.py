@@ -176,7 +176,6 @@ class PruneResult(HoldsModel, Shown):
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    """One model's figures, with latency in milliseconds."""
     content: dict[str, Any] = {
         "channels": figures.channels,
         "macs": figures.macs,

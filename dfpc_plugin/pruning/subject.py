@@ -19,15 +19,7 @@ __all__ = ["Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, its couplings, and how to call and prune it.
-
-    Attributes:
-        graph: The graph of the model.
-        inputs: Its example inputs.
-        forward_fn: Calls it, if given.
-        settings: What may be pruned.
-        costs: Costs by channels.
-    """
+    """A model's graph and costs, its example inputs, how to call it (`forward_fn`), and what may be pruned."""
 
     graph: DataFlowGraph
     inputs: ExampleInputs

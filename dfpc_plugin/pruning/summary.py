@@ -111,13 +111,11 @@ def _counted(subject: Subject) -> Cost:
 
 
 def _reached(target: Target, before: Figures, after: Figures) -> Mapping[str, float]:
-    """The reached value of every budget of the target."""
     found = {name: budget.reached(before, after) for name, budget, _ in target.given(Budget)}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _names(names: Sequence[str], shown: int = 4) -> str:
-    """The first names, and the number of others."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
@@ -135,7 +133,6 @@ def _slow_widths(couplings: Sequence[CouplingCut], measured: Measured | None) ->
 
 
 def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:
-    """Warnings and hints on the result."""
     notes = []
     changed = changed_factors(subject.channels)
     if changed:

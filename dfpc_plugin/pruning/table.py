@@ -90,7 +90,6 @@ def _figures(result: Any) -> Table:
 
 
 def _couplings(result: Any) -> str:
-    """The numbers of pruned and of protected couplings."""
     cut = sum(coupling.after < coupling.before for coupling in result.couplings)
     protected = f"; {len(result.protected)} more protected" if result.protected else ""
     return f"{cut} of {counted(len(result.couplings), 'coupling')} lost channels{protected}."

@@ -40,16 +40,7 @@ def kept_state(couplings: CouplingMap) -> CouplingMap:
 
 
 def pruned_copy(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> nn.Module:
-    """Return a copy of `model` without some channels; the model and `couplings` are not changed.
-
-    Args:
-        model: A model, in the state of `couplings`.
-        couplings: Its couplings.
-        channels: Numbers of the channels to remove.
-
-    Raises:
-        CutError: The model's forward cannot work without them.
-    """
+    """Return a copy of `model` without `channels` (their numbers); raises CutError. `couplings` is not changed."""
     result = copy_of(model)
     cut(result, kept_state(couplings), channels)
     return result
