@@ -14,20 +14,12 @@ __all__ = ["keeps_budgets", "length_for_budgets"]
 
 
 def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: float) -> bool:
-    """Tell whether the counted budgets hold: channels, MACs and parameters.
-
-    Args:
-        target: The budgets; other kinds are ignored.
-        costs: Costs by channels.
-        removed: Removed channels, `(channels,)` of bool.
-        ratio: Their share of the units.
-    """
+    """Tell whether the counted budgets hold without `removed` channels, `(channels,)` of bool, a share `ratio` of units."""
     now, full = _counts(costs.cost(removed), ratio), _counts(costs.full, 0.0)
     return all(budget.holds(value, now, full) for _, budget, value in target.given(Counted))
 
 
 def _counts(cost: Cost, ratio: float) -> Counts:
-    """The counts of a model that has lost a share of its units."""
     return Counts(1 - ratio, cost.macs, cost.parameters)
 
 

@@ -8,13 +8,7 @@ __all__ = ["shortest"]
 
 
 def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | None:
-    """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too.
-
-    Args:
-        fits: Tells whether a number fits; called about log2(most - least) times.
-        most: The largest number.
-        least: The smallest number.
-    """
+    """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too."""
     if least > most or not fits(most):
         return None
     while least < most:

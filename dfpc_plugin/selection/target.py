@@ -78,11 +78,7 @@ class Target:
     max_drop: float | None = _budget(Scored("loss to allow, 0 or more", 2, 0, math.inf))
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            TargetError: Names an invalid value.
-        """
+        """Raise TargetError, naming the value, unless all values are valid."""
         given = list(self.given(Budget))
         if not given:
             raise TargetError(f"A target needs at least one of {', '.join(BUDGETS)}; for example macs=0.5.")
