@@ -26,10 +26,7 @@ _PARAMETRIZATIONS = ".parametrizations."
 
 
 def computed_by_hooks(module: nn.Module) -> dict[str, Tensor]:
-    """Compute the weights that torch's hooks would set before the next forward of `module`, by attribute.
-
-    The module is not changed, and the results need no gradients.
-    """
+    """Compute the weights, by attribute, that torch's hooks would set before the next forward; `module` is not changed."""
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for hook in module._forward_pre_hooks.values():
@@ -65,12 +62,7 @@ def advised(reason: str, model: nn.Module) -> str:
 
 
 def advice_for(model: nn.Module, layer: str) -> str | None:
-    """Return how to make a layer's computed weights ordinary parameters; None if it has none.
-
-    Args:
-        model: The model.
-        layer: Path of the layer, or of a module inside its parametrizations.
-    """
+    """Return how to make the computed weights of a layer (or module inside its parametrizations) ordinary, or None."""
     layer, _, inside = layer.partition(_PARAMETRIZATIONS)
     try:
         module = model.get_submodule(layer)

@@ -26,12 +26,7 @@ Factor = tuple[Tensor, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a model, for the example inputs.
-
-    Attributes:
-        macs: MACs of one forward, in layers and matrix products.
-        parameters: Number of parameters.
-    """
+    """MACs of one forward of the example inputs, in layers and matrix products, and number of parameters."""
 
     macs: int
     parameters: int
@@ -66,18 +61,10 @@ class _Term:
 
 
 class CostModel:
-    """Exact costs of a model after removing channels.
-
-    Attributes:
-        full: The cost with all channels.
-    """
+    """Exact costs of a model after removing channels; `full` is the cost with all channels."""
 
     def __init__(self, channels: Channels) -> None:
-        """Read how costs depend on channels.
-
-        Args:
-            channels: From `map_couplings`; whether channels are already pruned is ignored.
-        """
+        """Read how costs depend on channels; whether channels are already pruned is ignored."""
         costs: dict[tuple[object, ...], tuple[tuple[Factor, ...], Cost]] = {}
         for factors, each in [*_of_layers(channels), *_of_parameters(channels)]:
             key = tuple((names, tuple(which.reshape(-1).tolist())) for which, names in factors)
@@ -120,7 +107,6 @@ class CostModel:
 
 
 def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
-    """MACs of every layer call, per combination of channels."""
     for layer in channels.layers:
         factors = tuple(_factor(channels.numbers, labels, names) for labels, names in layer.work.factors)
         sizes = {name: n for which, names in factors for name, n in zip(names, which.shape, strict=True)}

@@ -101,10 +101,7 @@ def tally(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Sum over a data set: images, top-1 hits, top-5 hits, cross-entropy.
-
-    Returns:
-        The four sums in float64 on the CPU, which can be added over parts of a data set.
+    """Sum images, top-1 hits, top-5 hits and cross-entropy over a data set; float64 on the CPU, to be added over parts.
 
     Raises:
         DataError: As `evaluate_model` says.
@@ -126,11 +123,7 @@ def tally(
 
 
 def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int) -> DataLoader[Any]:
-    """Read a data set in batches.
-
-    Raises:
-        DataError: It is empty or no map-style data set, or a setting is invalid.
-    """
+    """Read a data set in batches; raise DataError if it is empty or no map-style data set, or a setting is invalid."""
     if not hasattr(dataset, "__len__"):
         raise DataError(
             f"The images are a {type(dataset).__name__}; give a map-style data set, such as open_images returns, or a DataLoader."
@@ -143,11 +136,7 @@ def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int)
 
 
 def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
-    """Warn if a data set has fewer classes than the model, which may number them differently.
-
-    Raises:
-        DataError: Accuracy is at chance level, so it does.
-    """
+    """Warn if a data set has fewer classes than the model; raise DataError if accuracy is at chance level, too."""
     if outputs <= classes:
         return
     missing = "add an empty folder for every class that is missing"
@@ -165,10 +154,7 @@ def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
 
 
 def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
-    """Check that a model, which is not changed, takes the first image and has an output for every known label.
-
-    Returns:
-        The number of the model's outputs.
+    """Check that a model takes the first image and has an output for every known label; return its number of outputs.
 
     Raises:
         DataError: It does not.
@@ -183,15 +169,10 @@ def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
 
 
 def check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
-    """Check that every label has an output.
-
-    Args:
-        outputs: `(N, classes)`.
-        labels: `(N,)`.
-        dataset: The data set; if it has `classes`, each needs an output.
+    """Check that `outputs (N, classes)` cover all `labels (N,)` and the `classes` of the data set, if it has some.
 
     Raises:
-        DataError: A label has none.
+        DataError: A label has no output.
     """
     classes = max(len(getattr(dataset, "classes", ())), int(labels.max()) + 1)
     if classes > outputs.shape[1]:
@@ -208,11 +189,7 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    """Call the model.
-
-    Raises:
-        DataError: It cannot take the images, or is no classifier.
-    """
+    """Call the model; raise DataError if it cannot take the images, or is no classifier."""
     try:
         outputs = model(images)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -229,7 +206,6 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _sums(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The sums over one batch."""
     ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
     hits = ranked == labels[:, None]
     loss = F.cross_entropy(outputs, labels, reduction="sum")

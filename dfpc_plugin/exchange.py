@@ -19,8 +19,6 @@ def put(undo: contextlib.ExitStack, owner: Any, name: str, own: Any) -> None:
 
 
 class _ThreadState(threading.local):
-    """The number of blocks that a thread is in."""
-
     depth = 0
 
 

@@ -45,11 +45,7 @@ class OutputError(DFPCError):
 
 
 def require_writable(path: Path) -> None:
-    """Check, before any work is done, that `path` can be written.
-
-    Raises:
-        OutputError: Says why not.
-    """
+    """Raise OutputError, before any work is done, if `path` cannot be written."""
     try:
         if path.is_dir():
             raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
@@ -72,11 +68,7 @@ def is_file(name: str | Path) -> bool:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write `content` atomically, so that a reader sees the old file or the new one; return `path`.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write `content` atomically (a reader sees the old file or the new one), or raise OutputError; return `path`."""
     require_writable(path)
     try:
         if _is_special(path):
@@ -89,11 +81,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write `content` as UTF-8, atomically, with unchanged line ends.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write `content` as UTF-8, atomically, with unchanged line ends, or raise OutputError."""
     return write_bytes(path, content.encode())
 
 
@@ -178,7 +166,6 @@ def _host() -> str:
 
 
 def _runs(process: int) -> bool:
-    """Whether there is a process of this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -63,7 +63,6 @@ def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
 
 
 def _restorer(devices: tuple[int, ...]) -> Callable[[], None]:
-    """Return a function that restores the present states of the generators."""
     python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
 

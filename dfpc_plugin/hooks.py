@@ -77,7 +77,6 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, Callable[.
 
 
 def _function_of(hook: Any) -> types.FunctionType | None:
-    """The Python function that a hook calls."""
     while isinstance(hook, functools.partial):
         hook = hook.func
     if not isinstance(hook, types.FunctionType | types.MethodType):
@@ -90,7 +89,6 @@ class _Reached:
     """The state that hooks reach, for restoring."""
 
     def __init__(self) -> None:
-        """Start with no state."""
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
@@ -133,7 +131,6 @@ class _Reached:
         return parts
 
     def restore(self) -> None:
-        """Restore everything that has changed."""
         for cell, content in self._cells.values():
             if cell.cell_contents is not content and isinstance(cell.cell_contents, torch.Tensor):
                 cell.cell_contents = content

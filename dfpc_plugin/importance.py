@@ -55,15 +55,10 @@ def unchanged(graph: tp.DependencyGraph) -> Iterator[None]:
 def remembered(
     graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, compute: Callable[[], T]
 ) -> tuple[ModelState, T]:
-    """Return a cached result for the model of `graph`, with the state of the model that it was computed for.
+    """Return a result for the model of `graph`, with the state of the model that it was computed for.
 
-    The cache belongs to the graph. When the model has changed, the result is computed again.
-
-    Args:
-        graph: The graph.
-        key: Key of the result in the cache.
-        group: The group that it is needed for; contents of other layers need not be compared.
-        compute: Computes the result.
+    Results are cached with the graph, by `key`, and computed again when the model has changed. `group` is the group to be
+    scored; contents of other layers need not be compared.
     """
     kept: dict[Any, tuple[ModelState, T]] = graph.__dict__.setdefault(_SCORES, {})
     checked: set[Any] | None = graph.__dict__.get(_CHECKED)
@@ -111,11 +106,7 @@ def call_of(graph: tp.DependencyGraph, example_inputs: ExampleInputs | None) -> 
 
 
 def require_brackets(name: str, first: Any) -> None:
-    """Check that an importance was not made by a pruner that called its class with a group.
-
-    Raises:
-        PrunerSettingError: Says what to write.
-    """
+    """Raise PrunerSettingError if an importance was made by a pruner that called its class with a group."""
     if hasattr(first, "_DG"):
         raise PrunerSettingError(f"importance={name} is a class; write importance={name}(), with brackets.")
 
@@ -200,7 +191,6 @@ class DFPCImportance(tp.importance.Importance):
 
     @property
     def _published(self) -> Ranking:
-        """The ranking of `bgsc` that this one uses."""
         return "published" if self.ranking == "coupling-mean" else self.ranking
 
     @property
@@ -211,10 +201,7 @@ class DFPCImportance(tp.importance.Importance):
     def score_by(self, graph: tp.DependencyGraph, bounds: Bounds) -> None:
         """Score by what was propagated while `graph` was built, which saves a run.
 
-        Does nothing if this importance calls the model on other inputs.
-
-        Raises:
-            DFPCError: As `bgsc` raises.
+        Does nothing if this importance calls the model on other inputs. Raises DFPCError like `bgsc`.
         """
         call = flowed(graph, bounds, self.flow, self.example_inputs)
         if call is not None:

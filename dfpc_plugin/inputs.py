@@ -35,11 +35,7 @@ ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return `example_inputs` as positional and keyword arguments.
-
-    Raises:
-        ExampleInputsError: It is neither a tensor nor a tuple, list or dict.
-    """
+    """Return `example_inputs` as positional and keyword arguments; raises ExampleInputsError for other types."""
     if isinstance(example_inputs, torch.Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
@@ -78,11 +74,7 @@ def as_inputs(example_inputs: Any) -> ExampleInputs:
 
 
 def _as_tensor(value: Any) -> Any:
-    """Convert an array to a tensor; return other values unchanged.
-
-    Raises:
-        ExampleInputsError: It is one picture with its channels last, which no model takes.
-    """
+    """Convert an array to a tensor; raise ExampleInputsError for one picture with its channels last."""
     if not isinstance(value, np.ndarray):
         return value
     if value.ndim == 3 and value.shape[-1] in _COLOURS and value.shape[0] not in _COLOURS:
@@ -155,10 +147,7 @@ def described(inputs: Any) -> str:
 
 
 def fresh(inputs: Any) -> Any:
-    """Copy the tensors of `inputs` for one call of a model, as some forwards write to their inputs.
-
-    Nested lists, tuples and dicts keep their structure; copies stay connected to the autograd graph.
-    """
+    """Copy the tensors of `inputs`, which some forwards write to; copies stay connected to the autograd graph."""
     return map_tensors(torch.Tensor.clone, inputs)
 
 

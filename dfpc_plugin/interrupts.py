@@ -32,11 +32,7 @@ def interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def undone(restore: Callable[[], None]) -> Iterator[None]:
-    """Call `restore` at the end of the block, completely, whatever happens.
-
-    Args:
-        restore: Restores something; may be called twice.
-    """
+    """Call `restore`, which may run twice, at the end of the block, completely, whatever happens."""
     done = False
 
     def finish() -> None:

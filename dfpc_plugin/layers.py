@@ -23,13 +23,7 @@ _SHORT = 14
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One layer of a model.
-
-    Attributes:
-        kind: Class of the module, such as Conv2d.
-        inputs: Number of input channels.
-        outputs: Number of output channels.
-    """
+    """A layer's kind (class of the module, such as Conv2d) and its numbers of input and output channels."""
 
     kind: str
     inputs: int
@@ -171,13 +165,7 @@ def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
 def layer_table(
     before: Mapping[str, LayerShape], after: Mapping[str, LayerShape], order: Sequence[str] = ()
 ) -> LayerTable:
-    """Combine the layers of a model before and after pruning.
-
-    Args:
-        before: Layers of the unpruned model.
-        after: Layers of the pruned model.
-        order: Paths of modules in the order of the forward; layers of other modules come last, in the order of the model.
-    """
+    """Combine the layers of a model before and after pruning, in the `order` of the forward; others come last."""
     position = {path: index for index, path in enumerate(order)}
     paths = [path for path in before if path in after]
     paths.sort(key=lambda path: position.get(path.removesuffix(".in_proj_weight"), len(position)))

@@ -117,12 +117,10 @@ class _Memory:
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Memory:
-        """Start to copy before writes."""
         _Memory._active.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop copying before writes."""
         _Memory._active.remove(self)
 
     @staticmethod
@@ -139,7 +137,6 @@ class _Memory:
                         memory._copies[address] = storage.clone()
 
     def restore(self) -> None:
-        """Restore every tensor's memory, and its contents."""
         for address, copy in self._copies.items():
             storage = self._storages[address]
             if storage.nbytes() != copy.nbytes():
@@ -155,7 +152,6 @@ class _Watch(TorchDispatchMode):
     """Calls `_Memory.before_write` for every write that an operator's schema declares."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """Report the writes of one operator, and run it."""
         kwargs = kwargs or {}
         schema = getattr(func, "_schema", None)
         if schema is not None and schema.is_mutable:
@@ -204,7 +200,6 @@ def has_storage(tensor: Tensor) -> bool:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Whether the contents of a tensor can be compared."""
     return has_storage(tensor) and not tensor.is_meta
 
 
@@ -214,7 +209,6 @@ def memory_address(tensor: Tensor) -> int:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """A tensor's memory and layout."""
     layout = (tensor.shape, tensor.stride(), tensor.storage_offset())
     return (memory_address(tensor), tensor.dtype, tensor.device, *layout)
 

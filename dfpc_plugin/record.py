@@ -31,15 +31,7 @@ class RecordError(DFPCError):
 
 @dataclass(frozen=True)
 class Point:
-    """A model on the curve of accuracy against cost.
-
-    Attributes:
-        label: Name of the model.
-        macs: MACs.
-        parameters: Number of parameters.
-        top1: Accuracy in per cent, or None.
-        latency_ms: Latency of one forward in ms, or None.
-    """
+    """A model on the curve of accuracy (per cent) against cost; accuracy and latency (ms) are None if not measured."""
 
     label: str
     macs: int
@@ -118,11 +110,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
-        """Read the result of `to_json`; entries may be missing.
-
-        Raises:
-            RecordError: An entry has another type.
-        """
+        """Read the result of `to_json`; entries may be missing. Raises RecordError for an entry of another type."""
         known = {entry.name: content[entry.name] for entry in fields(cls) if content.get(entry.name) is not None}
         try:
             return checked(cls, vars(cls()) | known, "")

@@ -16,12 +16,7 @@ EXTENSIONS = "dfpc_plugin"
 
 
 class Named(Protocol):
-    """An entry of a registry.
-
-    Attributes:
-        name: In Python, in recipes and on the command line.
-        summary: One line for help texts and the documentation.
-    """
+    """An entry of a registry: its name, and a line for help texts and the documentation."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -50,11 +45,7 @@ class Registry(Mapping[str, N]):
             self.register(entry)
 
     def register(self, entry: N) -> N:
-        """Add an entry, and return it.
-
-        Raises:
-            RegistryError: The name is taken.
-        """
+        """Add an entry, and return it; raises RegistryError if its name is taken."""
         if entry.name in self._entries:
             raise RegistryError(f"{self._setting} '{entry.name}' is registered already; choose another name.")
         self._entries[entry.name] = entry
@@ -81,12 +72,9 @@ class Registry(Mapping[str, N]):
 
         Args:
             name: What the user gave.
-            error: Type of the error if there is no such entry.
+            error: Type of the error, whose message has the nearest name.
             *others: Further names that the setting takes.
             setting: Name of the setting for the user, if it is not the registry's.
-
-        Raises:
-            DFPCError: There is none; the message has the nearest name.
         """
         if isinstance(name, str) and name in self:
             return self[name]
@@ -96,11 +84,7 @@ class Registry(Mapping[str, N]):
 
 
 def _import_extensions() -> None:
-    """Import the modules that installed packages name, once.
-
-    Raises:
-        RegistryError: One of them cannot be imported.
-    """
+    """Import the modules that installed packages name, once; raise RegistryError if one of them cannot be imported."""
     if Registry._extended:
         return
     Registry._extended = True  # before importing, as the modules may look up names

@@ -108,15 +108,7 @@ class RepairedImportance(tp.importance.Importance):
         return f"DFPC, {self.ranking}, after repair by {self.settings.method}"
 
     def prepare(self, graph: tp.DependencyGraph, progress: Callable[[float], None]) -> None:
-        """Make or load the images before scoring, with a report of progress.
-
-        Args:
-            graph: Graph of the model that will be scored.
-            progress: Called with the fraction of the images.
-
-        Raises:
-            RepairError: No images can be made from the model.
-        """
+        """Make or load the images before scoring, and report `progress`; raises RepairError if the model cannot make any."""
         if self.calibration is not None:
             with evaluating(graph.model):
                 self.calibration.batches(graph.model, call_of(graph, self.example_inputs).example_inputs, progress)
@@ -194,12 +186,7 @@ class RepairedImportance(tp.importance.Importance):
 def default_importance(
     repair: RepairSettings | None, example_inputs: ExampleInputs
 ) -> DFPCImportance | RepairedImportance:
-    """Return the default importance: the error at the model's outputs.
-
-    Args:
-        repair: The repair after pruning. If it uses covariances, the error is that after repair.
-        example_inputs: Inputs for the model.
-    """
+    """Return the default importance: the error at the model's outputs, after `repair` if that uses covariances."""
     if repair is not None and repair.how.anticipated:
         return RepairedImportance(repair, example_inputs=example_inputs, ranking="output")
     return DFPCImportance("output", example_inputs=example_inputs)

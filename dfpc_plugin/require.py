@@ -11,11 +11,7 @@ __all__ = ["require"]
 
 
 def require(module: str, package: str, extra: str) -> ModuleType:
-    """Import and return `module` of the optional `package`, which this project's `extra` installs.
-
-    Raises:
-        MissingDependencyError: The package is not installed.
-    """
+    """Import `module` of the optional `package`, or raise MissingDependencyError, which names this project's `extra`."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -151,11 +151,7 @@ def bgsc(
 def followed(
     model: nn.Module | HoldsModel, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow
 ) -> Bounds:
-    """Propagate `flow` through a model whose weights are finite.
-
-    Raises:
-        DFPCError: As `bgsc` raises.
-    """
+    """Propagate `flow` through a model whose weights are finite; raises DFPCError like `bgsc`."""
     model = plain_model(model, scripted=True)
     with exclusive(model):
         require_finite(model)
@@ -170,11 +166,7 @@ def flow_of(ranking: Ranking) -> Flow:
 
 
 def saliency_of(bounds: Bounds, ranking: Ranking) -> Saliency:
-    """Score every channel by what was propagated through a model.
-
-    Raises:
-        NonFiniteScoreError: A score is not finite.
-    """
+    """Score every channel by what was propagated; raises NonFiniteScoreError if a score is not finite."""
     scores = _backward(bounds, ranking)
     for name, value in scores.items():
         if not torch.isfinite(value).all():

@@ -34,13 +34,7 @@ __all__ = ["Flow", "ForwardFunction", "Trace", "missing_operators", "trace_model
 
 @dataclass(frozen=True)
 class Trace:
-    """The results of one traced run.
-
-    Attributes:
-        run: The run.
-        channels: Channels and the forward's constraints on them, or None.
-        bounds: The layers that write and read couplings, with their bounds, or None.
-    """
+    """The results of one traced run: channels with the forward's constraints, and bounds; None if not requested."""
 
     run: TracedRun
     channels: ChannelTrace | None
@@ -55,7 +49,7 @@ def trace_model(
     channels: bool = False,
     flow: Flow | None = None,
 ) -> Trace:
-    """Run `model` once on proxies shaped like `example_inputs`, whose values are not used, except integers.
+    """Run `model` once on proxies shaped like `example_inputs`; of their values, only integers are used.
 
     The model is not changed. Works under `torch.no_grad()` and `torch.inference_mode()`.
 

@@ -30,12 +30,7 @@ _ATTRIBUTE = "_dfpc_traced_call"
 
 @dataclass(frozen=True)
 class TracedCall:
-    """How a graph's model is called.
-
-    Attributes:
-        example_inputs: The user's example inputs without their values (masks keep theirs).
-        forward_fn: The user's `forward_fn(model, example_inputs)`, if one was given.
-    """
+    """How a graph's model is called: example inputs without their values (masks keep theirs), and `forward_fn`."""
 
     example_inputs: ExampleInputs
     forward_fn: ForwardFunction | None

@@ -22,11 +22,7 @@ _PLAIN = (nn.Parameter, torch.Tensor, type(None))
 
 
 class HoldsModel:
-    """A result that is accepted in place of its model.
-
-    Attributes:
-        model: The model.
-    """
+    """A result that is accepted in place of its `model`."""
 
     model: nn.Module
 
@@ -56,7 +52,6 @@ def as_model(value: Any, name: str = "model") -> nn.Module:
 
 
 def _text(value: str | Path) -> str:
-    """Describe a name or a path given in place of a model."""
     if is_directory(value):
         return f"the path '{value}'; load the model first: load_pruned('{value}')"
     if is_file(value):
@@ -144,11 +139,7 @@ def _unusual(tensor: torch.Tensor) -> str | None:
 
 
 def _inside(model: nn.Module, inplace: bool) -> nn.Module:
-    """Remove wrappers that only change how a forward is run.
-
-    Raises:
-        ModelFormError: The wrapper cannot be removed.
-    """
+    """Remove wrappers that only change how a forward is run; raise ModelFormError for one that cannot be removed."""
     while True:
         if _is_compiled(model):
             model = model._orig_mod  # type: ignore[assignment]
