@@ -70,7 +70,7 @@ def _row_sums(module: nn.Module) -> list[Tensor]:
 def _contents(tensor: Tensor) -> Tensor:
     """One number per row, which depends on all elements and their order; small tensors are copied."""
     tensor = tensor.detach()
-    if tensor.is_complex():  # both parts count
+    if tensor.is_complex():  # real and imaginary part
         tensor = torch.view_as_real(tensor)
     if tensor.dim() < 2:
         return tensor.clone()

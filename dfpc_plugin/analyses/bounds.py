@@ -170,7 +170,7 @@ class Bounds:
         return self._gradients([reader.total for reader in self.readers], weights)
 
     def output_shares(self) -> list[Tensor | None]:
-        """Return the share of the outputs' variance, summed, per variance of every element of the writers' leaves."""
+        """Return the gradient of the outputs' relative variance, summed over outputs, for each writer's leaf."""
         if self._shares is None:  # the graph is freed afterwards
             with torch.inference_mode(False), torch.enable_grad():
                 totals = [output.sum() for output in self.outputs if output.requires_grad]

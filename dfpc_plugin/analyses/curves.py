@@ -46,7 +46,7 @@ def curve_of(call: Call) -> Curve | None:
     if call.operator.kind not in _KINDS or call.target is not None:
         return None
     if len(call.data) > 1 and len({id(proxy if proxy.curve is None else proxy.curve.root) for proxy in call.data}) > 1:
-        return None  # two tensors meet, as in most sums
+        return None  # two tensors are combined, as in most sums
     curves = [_existing(proxy) for proxy in call.data]
     root, depth = curves[0].root, max(curve.depth for curve in curves)
     if depth >= _DEEPEST or any(curve.root is not root or curve.version != root.version for curve in curves):

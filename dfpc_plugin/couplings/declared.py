@@ -2,9 +2,9 @@
 
 A block that merges several convolutions into one reads its own `in_channels`, `out_channels` and `groups`; an adapter reads
 the `in_features` of the layer that it wraps. Pruning must update them. An attribute counts as a declared width if it is named
-like one, equals a dimension of the module's tensors, and is not read by the forward. Where several dimensions have that size,
-the name decides: one produced by other layers, one that other layers read, or one used inside only. Where they lose different
-numbers of channels, the attribute is unchanged.
+like one, equals a dimension of the module's tensors, and is not read by the forward. If several dimensions have that size, the
+name decides: an input width is produced by other layers, an output width is read by them, a hidden width is used inside only.
+If these dimensions lose different numbers of channels, the attribute is not changed.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def declared_widths(
 
 
 def width_of(channels: Channels, own: Tensor) -> AxisSize:
-    """Return an expression for the number of remaining ones among some channels, `(entries,)`."""
+    """Return an expression for how many of the channels `own`, `(entries,)`, remain."""
     leaf = AxisSize(own, 0, 0)
     channels.leaves[leaf] = Size(own[None], False, leaf, "")
     return leaf

@@ -53,7 +53,7 @@ class Places:
             places = [place for place in places if place.node.module is module]
         if not places:
             raise GroupError(f"The coupling of '{coupling.name}' has no channels there; name a layer of it.")
-        return min(places, key=_order)  # the first of those that are equal
+        return min(places, key=_order)  # of equal places, the first
 
     def requested(self, module: Any, side: Side) -> Place:
         """Return the place of one side of a layer that a user named."""

@@ -126,7 +126,9 @@ class _Trial:
         self, model: nn.Module, inputs: ExampleInputs, couplings: CouplingMap, forward: ForwardFunction | None
     ) -> None:
         self._model, self._inputs, self._couplings, self._forward = model, inputs, couplings, forward
-        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # step by step without values
+        recurrent = any(
+            isinstance(module, nn.RNNBase) for module in model.modules()
+        )  # torch runs these step by step on the meta device
         self._make: Callable[[Tensor], Tensor] = torch.clone if recurrent else _without_values
         self._shapes = list(couplings.channels.outputs)
         self._compared = False

@@ -204,7 +204,7 @@ def present(*names: str) -> tuple[Callable[..., Any], ...]:
 @functools.lru_cache(maxsize=1024)
 def function_name(function: Callable[..., Any]) -> str:
     """Name an operator as users write it: `torch.nn.functional.relu`, `torch.Tensor.add_`."""
-    attribute = getattr(function, "__self__", None)  # of Tensor.shape.__get__: the attribute itself
+    attribute = getattr(function, "__self__", None)  # for Tensor.shape.__get__: the attribute
     if attribute is not None and getattr(attribute, "__objclass__", None) is not None:
         return f"torch.Tensor.{attribute.__name__}"
     name = getattr(function, "__name__", None) or type(function).__name__

@@ -166,7 +166,7 @@ class Proxy(torch.Tensor):
         return self if self._view is None else self._view.source.viewed
 
     def copy_of_labels(self) -> Proxy:
-        """Return a copy without bounds that is a view of nothing."""
+        """Return a copy without bounds, which is no view."""
         made = Proxy(
             shape_of(self), self.run, self.dtype, self.device, data=self.holds_data, value=self.value, slots=self.slots
         )

@@ -263,7 +263,7 @@ class TracedRun:
                 if target is call.args[0]
                 else call.function(*values, out=target, **named)
             )
-        if call.data and target is not call.args[0]:  # out=
+        if call.data and target is not call.args[0]:  # with out=
             return target.copy_(self._result(call))
         if not call.data and target.wild:  # change the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
