@@ -201,7 +201,10 @@ class DFPCImportance(tp.importance.Importance):
     def score_by(self, graph: tp.DependencyGraph, bounds: Bounds) -> None:
         """Score by what was propagated while `graph` was built, which saves a run.
 
-        Does nothing if this importance calls the model on other inputs. Raises DFPCError like `bgsc`.
+        Does nothing if this importance calls the model on other inputs.
+
+        Raises:
+            DFPCError: As `bgsc` raises.
         """
         call = flowed(graph, bounds, self.flow, self.example_inputs)
         if call is not None:

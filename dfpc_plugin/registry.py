@@ -45,7 +45,11 @@ class Registry(Mapping[str, N]):
             self.register(entry)
 
     def register(self, entry: N) -> N:
-        """Add an entry, and return it; raises RegistryError if its name is taken."""
+        """Add an entry, and return it.
+
+        Raises:
+            RegistryError: The name is taken.
+        """
         if entry.name in self._entries:
             raise RegistryError(f"{self._setting} '{entry.name}' is registered already; choose another name.")
         self._entries[entry.name] = entry
@@ -72,9 +76,12 @@ class Registry(Mapping[str, N]):
 
         Args:
             name: What the user gave.
-            error: Type of the error, whose message has the nearest name.
+            error: Type of the error to raise.
             *others: Further names that the setting takes.
             setting: Name of the setting for the user, if it is not the registry's.
+
+        Raises:
+            DFPCError: There is no such entry; the message has the nearest name.
         """
         if isinstance(name, str) and name in self:
             return self[name]

@@ -108,7 +108,11 @@ class RepairedImportance(tp.importance.Importance):
         return f"DFPC, {self.ranking}, after repair by {self.settings.method}"
 
     def prepare(self, graph: tp.DependencyGraph, progress: Callable[[float], None]) -> None:
-        """Make or load the images before scoring, and report `progress`; raises RepairError if the model cannot make any."""
+        """Make or load the images before scoring; `progress` is called with the fraction that is done.
+
+        Raises:
+            RepairError: No images can be made from the model.
+        """
         if self.calibration is not None:
             with evaluating(graph.model):
                 self.calibration.batches(graph.model, call_of(graph, self.example_inputs).example_inputs, progress)

@@ -131,7 +131,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         """Prune one step: all couplings at once, or, if `interactive`, yield the groups for the caller to prune.
 
         Raises:
-            CutError: The model's forward could not follow; the model is as it was before the step.
+            CutError: The forward cannot work without these channels; the model is as before the step.
         """
         self.current_step += 1
         if interactive:

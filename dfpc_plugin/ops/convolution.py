@@ -1,8 +1,8 @@
 """Convolutions: their weight has one axis of input channels and one of output channels.
 
 They read and write couplings as linear layers do. The kernel is summed over the channels on one side and spread over
-positions, which costs as much as a convolution with one channel. Depthwise convolutions mix no channels and count as
-part of the path between two layers.
+positions, which costs as much as a convolution with one channel. Depthwise convolutions mix no channels and are part of the
+transform between two layers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def convolution(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """|W| * x, bias dropped. Depthwise: part of the path. Otherwise: read sum(|W| * x), write |W| * 1."""
+    """|W| * x, bias dropped. Depthwise: part of the transform. Otherwise: read sum(|W| * x), write |W| * 1."""
     weight = weight.abs()
     axes = weight.dim() - 2
     native = _CONV[axes]
@@ -101,7 +101,7 @@ def transposed_convolution(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    """|W| transposed-* x, bias dropped. Depthwise: part of the path. Otherwise: read and write like a convolution."""
+    """|W| transposed-* x, bias dropped. Depthwise: part of the transform. Otherwise: read and write like a convolution."""
     weight = weight.abs()
     axes = weight.dim() - 2
     native = _CONV_TRANSPOSE[axes]

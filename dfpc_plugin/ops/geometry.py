@@ -36,7 +36,7 @@ class Axis:
 
     @staticmethod
     def of_transposed(size: int, kernel: int, stride: int, dilation: int, padding: int, output_padding: int) -> Axis:
-        """Return the axis of the convolution whose adjoint this is; `size` is that convolution's *output*."""
+        """Return, for a transposed convolution, the axis of its adjoint convolution, whose *output* has the length `size`."""
         full = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
         return Axis(full, size, kernel, stride, dilation, padding)
 
