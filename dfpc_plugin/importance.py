@@ -234,7 +234,7 @@ def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> 
 
 
 def name_of(state: ModelState, target: Any, group: Any) -> str | None:
-    """Return the name in a saliency of a module, or of a parameter without a layer in Torch-Pruning."""
+    """Return the name under which a saliency lists a module, or a parameter without a layer in Torch-Pruning."""
     if isinstance(target, nn.Parameter):
         return group._DG._param_to_name.get(target, "").removesuffix(".weight")
     return state.names.get(target)

@@ -33,7 +33,7 @@ class ModelState:
         self._settings = {module: _settings(module) for module in self.names}
 
     def holds_for(self, layers: Iterable[nn.Module]) -> bool:
-        """Tell whether nothing has changed that a score of `layers` depends on; only their contents are compared."""
+        """Tell whether nothing has changed that a score of `layers` depends on; contents of other layers are not compared."""
         if any(self._empty) or any(_outline(table) != outline for table, outline in self._outlines):
             return False
         for layer in layers:

@@ -96,7 +96,7 @@ class ChannelTrace:
                 self.table.freeze(slot, f"passes through {where}, which has no rule for channels")
 
     def original_of(self, parameter: Tensor) -> Proxy | None:
-        """What stands for a parameter."""
+        """Return the proxy of a parameter."""
         return self._run.state.get(id(parameter))
 
     def output(self, tensor: Tensor) -> None:

@@ -73,7 +73,7 @@ class Demands:
             self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
 
     def bounded(self, slot: Tensor, axis: int, bound: int) -> None:
-        """Require that the bound of a slice along `axis` has as many channels before it (after it, if negative) as it says."""
+        """Require that as many channels precede the slice bound `bound` as it says (or follow it, if it is negative)."""
         position, size = int(bound), slot.size(axis)
         if 0 < position < size:
             self.size(slot.narrow(axis, 0, position), axis, bound, flexible=inner_axis(slot))

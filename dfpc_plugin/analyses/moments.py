@@ -203,7 +203,7 @@ def aligned(vector: Any, like: Tensor, axis: int) -> Any:
 
 
 def once_more(constant: Any) -> Any:
-    """|k|, if the rule used |k| instead of k^2, as for numbers and integer tensors, which are not squared before; else 1."""
+    """Return |k| for numbers and integer tensors, by which rules multiply variances once instead of twice; else 1."""
     constant = term(constant)
     if isinstance(constant, Tensor) and (constant.is_floating_point() or constant.dtype == torch.bool):
         return 1

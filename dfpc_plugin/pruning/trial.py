@@ -40,7 +40,7 @@ def kept_state(couplings: CouplingMap) -> CouplingMap:
 
 
 def pruned_copy(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> nn.Module:
-    """Return a copy of `model` without `channels` (their numbers); raises CutError. `couplings` is not changed."""
+    """Return a copy of `model` without `channels` (their numbers), or raise CutError; `couplings` is not changed."""
     result = copy_of(model)
     cut(result, kept_state(couplings), channels)
     return result
