@@ -1,4 +1,4 @@
-"""Keep Python's garbage collector out of passes that make many objects."""
+"""Pause Python's garbage collector during passes that create many objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["collector_paused"]
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's collector from walking every object of the process again and again while many are made."""
+    """Disable the garbage collector, which would walk all objects of the process again and again."""
     if not gc.isenabled():
         yield
         return

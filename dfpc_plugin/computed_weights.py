@@ -1,7 +1,7 @@
-"""Weights that a module of torch computes from other tensors before it uses them: parametrizations, and hooks that came before.
+"""Weights that a torch module computes from other tensors: by parametrizations, or by the older hooks.
 
-`torch.nn.utils.parametrize`, `weight_norm`, `spectral_norm` and `torch.nn.utils.prune` keep the original tensors of a weight
-and compute the weight from them. A cut takes channels from the originals; the weight follows.
+`torch.nn.utils.parametrize`, `weight_norm`, `spectral_norm` and `torch.nn.utils.prune` store original tensors and compute the
+weight from them. Pruning removes channels from the originals; the weight follows.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ _PARAMETRIZATIONS = ".parametrizations."
 
 
 def computed_by_hooks(module: nn.Module) -> dict[str, Tensor]:
-    """Compute the weights that hooks of torch's would set before the next forward of `module`, by attribute.
-
-    Nothing of the module is changed, and the results take no gradients.
-    """
+    """Compute the weights, by attribute, that torch's hooks would set before the next forward; `module` is not changed."""
     found: dict[str, Tensor] = {}
     with torch.no_grad():
         for hook in module._forward_pre_hooks.values():
@@ -54,7 +51,7 @@ def layer_of_original(model: nn.Module, path: str) -> str | None:
 
 
 def advised(reason: str, model: nn.Module) -> str:
-    """Return why channels are protected, with what to do about it where a computed weight is the reason."""
+    """Return why channels are protected, with advice if a computed weight is the reason."""
     place = re.search(f"in '([^']*)'({re.escape(WITHOUT_DATA)}|{re.escape(COMPUTED)})", reason)
     advice = None if place is None else advice_for(model, place[1])
     return (
@@ -65,12 +62,7 @@ def advised(reason: str, model: nn.Module) -> str:
 
 
 def advice_for(model: nn.Module, layer: str) -> str | None:
-    """Say how the computed weights of a layer are made ordinary ones; None if it has none.
-
-    Args:
-        model: The model.
-        layer: Path of the layer, or of a module inside its parametrizations.
-    """
+    """Return how to make the computed weights of a layer (or module inside its parametrizations) ordinary, or None."""
     layer, _, inside = layer.partition(_PARAMETRIZATIONS)
     try:
         module = model.get_submodule(layer)
@@ -90,7 +82,7 @@ def advice_for(model: nn.Module, layer: str) -> str | None:
 
 @contextlib.contextmanager
 def parametrizations_at_rest(module: nn.Module) -> Iterator[None]:
-    """Let the weights of `module` be read without changing it: a spectral norm in training iterates whenever it is read."""
+    """Allow reading weights of `module` without changes: in training, a spectral norm iterates whenever it is read."""
     inner = list(module.parametrizations.modules()) if parametrize.is_parametrized(module) else []  # type: ignore[union-attr]
     training = [part for part in inner if part.training]
 
@@ -105,7 +97,7 @@ def parametrizations_at_rest(module: nn.Module) -> Iterator[None]:
 
 
 def _hooked(module: nn.Module) -> dict[str, object]:
-    """Hooks of torch's that compute weights of `module`, by the weight's name."""
+    """Hooks of torch that compute weights of `module`, by the weight's name."""
     found: dict[str, object] = {}
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm | SpectralNorm):

@@ -1,4 +1,4 @@
-"""Contents of plain containers, compared by identity and put back."""
+"""Compare and restore the contents of plain containers, by identity."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["CONTAINERS", "NO_TENSORS", "PLAIN", "refill", "same_contents"]
 
 CONTAINERS = (dict, list, set, deque)
 PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
-"""Types of attributes that are neither containers nor tensors: looking a type up is faster than `isinstance`."""
+"""Types of attributes other than containers and tensors: looking a type up is faster than `isinstance`."""
 NO_TENSORS = PLAIN | {dict, OrderedDict, list, set}
 """Types of most attributes of modules."""
 
 
 def same_contents(container: Any, contents: Any) -> bool:
-    """Compare by identity: tensors have no truth value and equal objects may still have been exchanged."""
+    """Compare by identity: tensors have no truth value, and an object may have been replaced by an equal one."""
     if len(container) != len(contents):
         return False
     if isinstance(container, dict):
@@ -28,6 +28,6 @@ def same_contents(container: Any, contents: Any) -> bool:
 
 
 def refill(container: Any, contents: Any) -> None:
-    """Replace the contents of `container`, which stays the same object, by `contents`."""
+    """Replace the contents of `container`, which stays the same object."""
     container.clear()
     container.extend(contents) if isinstance(container, list | deque) else container.update(contents)

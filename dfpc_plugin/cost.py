@@ -1,8 +1,8 @@
-"""What channels cost: MACs and parameters, exactly, for any set of channels that is removed.
+"""Exact costs by channels: MACs and parameters for any set of removed channels.
 
-A layer's MACs, like a parameter's entries, are as many as there are combinations of what remains along
-its axes: outputs times inputs of a linear layer, the sum of such products over the groups of a convolution, channels and
-heads of attention's products. All of this is known from one pass, so that no model need be built to know its cost.
+A layer's MACs, like a parameter's elements, are the combinations of remaining channels along its axes: outputs times inputs of
+a linear layer, the sum of such products over the groups of a convolution, channels and heads in attention. One pass provides
+all of this, so no pruned model has to be built to know its cost.
 """
 
 from __future__ import annotations
@@ -21,36 +21,31 @@ from dfpc_plugin.tracing.axes import squeezed, varying
 __all__ = ["Cost", "CostModel"]
 
 Factor = tuple[Tensor, tuple[int, ...]]
-"""Channels, and the names of the axes that they are laid out on."""
+"""Channels, and the names of the axes of their tensor."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs, for the example inputs.
-
-    Attributes:
-        macs: MACs of one forward, in layers and products of matrices.
-        parameters: Entries of its parameters.
-    """
+    """MACs of one forward of the example inputs, in layers and matrix products, and number of parameters."""
 
     macs: int
     parameters: int
 
     def __sub__(self, other: Cost) -> Cost:
-        """What is between two."""
+        """Return the difference."""
         return Cost(self.macs - other.macs, self.parameters - other.parameters)
 
     def __add__(self, other: Cost) -> Cost:
-        """Both together."""
+        """Return the sum."""
         return Cost(self.macs + other.macs, self.parameters + other.parameters)
 
 
 @dataclass(frozen=True)
 class _Term:
-    """Something that costs `each` for every combination of what remains along its axes.
+    """A cost of `each` for every combination of remaining channels along its axes.
 
     Attributes:
-        parts: Factors that share axes, together; what shares none multiplies.
+        parts: Groups of factors that share axes; the counts of different groups are multiplied.
         each: The cost of one combination.
     """
 
@@ -58,7 +53,7 @@ class _Term:
     each: Cost
 
     def cost(self, alive: Tensor) -> Cost:
-        """Count what remains; `alive` holds one for every channel that is, and else zero."""
+        """The cost of what remains; `alive` is one for remaining channels and zero for others."""
         count = 1
         for factors in self.parts:
             count *= _combinations(factors, alive)
@@ -66,18 +61,10 @@ class _Term:
 
 
 class CostModel:
-    """Exact costs of a model with some of its channels gone.
-
-    Attributes:
-        full: What the model costs with all of its channels.
-    """
+    """Exact costs of a model after removing channels; `full` is the cost with all channels."""
 
     def __init__(self, channels: Channels) -> None:
-        """Read how costs depend on channels.
-
-        Args:
-            channels: From `map_couplings`; channels that have been cut before count as gone only where they are given.
-        """
+        """Read how costs depend on channels; whether channels are already pruned is ignored."""
         costs: dict[tuple[object, ...], tuple[tuple[Factor, ...], Cost]] = {}
         for factors, each in [*_of_layers(channels), *_of_parameters(channels)]:
             key = tuple((names, tuple(which.reshape(-1).tolist())) for which, names in factors)
@@ -88,7 +75,6 @@ class CostModel:
 
     @cached_property
     def _by_channel(self) -> Mapping[int, list[int]]:
-        """Numbers of the terms that depend on each channel."""
         found: dict[int, list[int]] = defaultdict(list)
         for number, term in enumerate(self._terms):
             held = [which.reshape(-1) for part in term.parts for which, _ in part]
@@ -97,12 +83,12 @@ class CostModel:
         return found
 
     def cost(self, removed: Tensor) -> Cost:
-        """What remains to pay once `removed` channels, `(channels,)` of bool, are removed."""
+        """Return the cost without the `removed` channels, `(channels,)` of bool."""
         alive = (~removed).double()
         return sum((term.cost(alive) for term in self._terms), Cost(0, 0))
 
     def saving(self, removed: Tensor, channels: Tensor) -> Cost:
-        """What it saves to remove `channels` (their numbers) too, where `removed` ones are removed already."""
+        """Return the saving of removing `channels` (their numbers) when the `removed` ones are removed already."""
         touched = [self._terms[number] for number in self._touched(channels)]
         alive = (~removed).double()
         before = sum((term.cost(alive) for term in touched), Cost(0, 0))
@@ -110,7 +96,7 @@ class CostModel:
         return before - sum((term.cost(alive) for term in touched), Cost(0, 0))
 
     def neighbours(self, channels: Tensor) -> frozenset[int]:
-        """Which terms depend on some channels: what shares none of them saves the same with and without the others."""
+        """Return the terms that depend on some channels; channels without common terms do not affect each other's savings."""
         return frozenset(self._touched(channels))
 
     def _touched(self, channels: Tensor) -> Iterable[int]:
@@ -121,7 +107,6 @@ class CostModel:
 
 
 def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
-    """MACs of every call, per combination of channels."""
     for layer in channels.layers:
         factors = tuple(_factor(channels.numbers, labels, names) for labels, names in layer.work.factors)
         sizes = {name: n for which, names in factors for name, n in zip(names, which.shape, strict=True)}
@@ -129,14 +114,14 @@ def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
 
 
 def _factor(numbers: Tensor, labels: Tensor, names: Sequence[int]) -> Factor:
-    """Labels as channels, on the axes that they vary along."""
+    """Channels of labels, on the axes along which they vary."""
     axes = varying(labels)
     which = numbers[squeezed(labels)].reshape([labels.size(axis) for axis in axes])
     return which, tuple(names[axis] for axis in axes)
 
 
 def _of_parameters(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:
-    """Entries of every parameter, per combination of channels."""
+    """Elements of every parameter, per combination of channels."""
     axes: Mapping[str, list[Axis]] = defaultdict(list)
     for axis in channels.axes:
         axes[axis.tensor].append(axis)
@@ -145,7 +130,7 @@ def _of_parameters(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cos
         for axis in axes[path]:
             if axis.groups == 1:
                 factors.append((axis.channels, (axis.dim,)))
-            else:  # every group's rows have inputs of their own
+            else:  # each group's rows have their own inputs
                 own = axis.channels.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
                 factors.append((own, (0, axis.dim)))
         held = {name for _, names in factors for name in names}
@@ -154,7 +139,7 @@ def _of_parameters(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cos
 
 
 def _parts(factors: Sequence[Factor]) -> Iterable[tuple[Factor, ...]]:
-    """Gather factors that share axes, directly or by way of others."""
+    """Group factors that share axes, directly or through others."""
     parts: list[list[Factor]] = []
     for factor in factors:
         near = [part for part in parts if any(set(factor[1]) & set(names) for _, names in part)]
@@ -164,7 +149,7 @@ def _parts(factors: Sequence[Factor]) -> Iterable[tuple[Factor, ...]]:
 
 
 def _distinct(part: Sequence[Factor]) -> tuple[Factor, ...]:
-    """Drop what says the same twice: queries and keys hold the same channels."""
+    """Drop duplicates: queries and keys hold the same channels."""
     kept: list[Factor] = []
     for which, names in part:
         if not any(names == others and torch.equal(which, other) for other, others in kept):
@@ -173,7 +158,7 @@ def _distinct(part: Sequence[Factor]) -> tuple[Factor, ...]:
 
 
 def _combinations(factors: Sequence[Factor], alive: Tensor) -> int:
-    """Count the combinations of positions along all axes at which every channel is left."""
+    """Count the positions along all axes at which every channel remains."""
     if len(factors) == 1:
         return int(alive[factors[0][0]].sum())
     operands: list[Tensor | list[int]] = []

@@ -1,4 +1,4 @@
-"""Layer-level view of data-flow couplings: which layers write, and which read, the same channels."""
+"""Layer-level view of couplings: which layers write and which read the same channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["LayerCoupling", "couple_layers", "couplings_of"]
 
 @dataclass(frozen=True)
 class LayerCoupling:
-    """Feed-in layers whose outputs meet entry by entry, and the layers that read them.
+    """Feed-in layers whose outputs are combined element by element, and the layers that read them.
 
     Attributes:
         feed_in: Layers that write the coupled channels, in the order of the forward pass.
@@ -23,7 +23,7 @@ class LayerCoupling:
     feed_out: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """First layers, and how many more there are."""
+        """Show the first layers, and the number of others."""
         return f"LayerCoupling({_first(self.feed_in)} -> {_first(self.feed_out)})"
 
 
@@ -38,7 +38,7 @@ def couple_layers(
 
     Args:
         written: Feed-in layers in the order of the forward pass; repeats are ignored.
-        met: Sets of feed-in layers that met in one operator.
+        met: Sets of feed-in layers that were combined in one operator.
         read: Feed-out layers, each with the feed-in layers that reach it.
 
     Returns:
@@ -68,7 +68,7 @@ def couple_layers(
 
 
 def couplings_of(run: Bounds) -> tuple[LayerCoupling, ...]:
-    """Group the layers that a pass over a model has met."""
+    """Group the layers of a pass into couplings."""
     return couple_layers(
         [writer.name for writer in run.writers], run.met, [(reader.name, reader.sources) for reader in run.readers]
     )

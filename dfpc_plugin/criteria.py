@@ -1,4 +1,4 @@
-"""The importance criteria that go by a name: `CRITERIA`, the one place where they are registered."""
+"""The registry of importance criteria that have a name: `CRITERIA`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from dfpc_plugin.registry import Registry
 __all__ = ["AUTO", "CRITERIA", "TAYLOR", "Criterion", "Importance", "as_importance", "label_of"]
 
 AUTO = "auto"
-"""The name that stands for the criterion that goes with the repair."""
+"""The name of the criterion that fits the repair."""
 
 Importance = Callable[[tp.dependency.Group], torch.Tensor | None]
-"""What Torch-Pruning asks for: from a group of coupled channels to one score per channel."""
+"""From a group of coupled channels to one score per channel, as in Torch-Pruning."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to tell which channels matter.
+    """An importance criterion with a name.
 
     Attributes:
         name: In recipes, on the command line, and for `prune(importance=...)`.
         label: In tables, plots and reports.
-        build: Makes a fresh importance for Torch-Pruning; None leaves the choice to `prune`.
+        build: Makes a new importance for Torch-Pruning; None leaves the choice to `prune`.
         summary: What it scores by, in one line, for help texts and the documentation.
-        random: Whether it draws random numbers, so that one cut says little.
-        gradients: Whether it reads gradients of a loss, for which images are needed.
+        random: Whether it draws random numbers, so that a single result means little.
+        gradients: Whether it uses gradients of a loss, which need images.
     """
 
     name: str
@@ -76,17 +76,17 @@ TAYLOR = Criterion(
     "gradients of a loss on images",
     gradients=True,
 )
-"""Torch-Pruning's criterion that reads gradients; it is not in `CRITERIA`, as `prune` computes none."""
+"""Torch-Pruning's criterion of gradients; not in `CRITERIA`, as `prune` computes no gradients."""
 
 
 def as_importance(value: Any) -> Importance | None:
-    """Return the importance that a user means: an object that scores groups, its class, or the name of one.
+    """Return an importance from an object that scores groups, its class, or the name of a criterion.
 
     Args:
         value: What the user gave; None, or "auto", for the default.
 
     Raises:
-        PrunerSettingError: It is none; the message says what to give.
+        PrunerSettingError: It is none of these; the message says what to give.
     """
     if value is None or value == AUTO:
         return None
@@ -108,6 +108,6 @@ def as_importance(value: Any) -> Importance | None:
 
 
 def label_of(importance: Any) -> str:
-    """Return how reports call what channels are ranked by: its label, or the name of its class or function."""
-    inner = getattr(importance, "importance", importance)  # a wrapper names what it wraps
+    """Return the name of an importance in reports: its label, or the name of its class or function."""
+    inner = getattr(importance, "importance", importance)  # a wrapper has the label of its content
     return str(getattr(inner, "label", getattr(inner, "__name__", type(inner).__name__)))

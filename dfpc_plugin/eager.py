@@ -1,10 +1,10 @@
-"""Call a model's own Python code, operator by operator, whatever is wrapped around it.
+"""Run a model's Python code eagerly, operator by operator, inside torch's wrappers.
 
-Three wrappers of torch keep a pass from seeing what it needs, or make it slow:
+Three of these hide operators from a pass, or make it slow:
 
-- `torch.compile`, of the model, of submodules or of functions, would compile anew for every width that is tried.
+- `torch.compile`, of the model, of submodules or of functions, would compile again for every width that is tried.
 - `torch.utils.checkpoint` runs its function without a graph and again in the backward pass.
-- `torch.inference_mode` in a forward keeps the rules of a pass from recording a graph.
+- `torch.inference_mode` in a forward prevents the rules of a pass from recording a graph.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _original_enter = torch.inference_mode.__enter__
 
 
 def running_eagerly() -> AbstractContextManager[None]:
-    """Run compiled code as it is written, checkpointed functions once, and inference mode as `torch.no_grad()`.
+    """Run compiled code eagerly, checkpointed functions once, and inference mode as `torch.no_grad()`.
 
-    For this thread, except that compiled code runs eagerly in all threads (torch has one setting for all of them). It
-    does so from torch 2.6 on; before, compiled submodules are still compiled.
+    This holds for this thread, but compiled code runs eagerly in all threads (torch has one setting for all). Before torch
+    2.6, compiled submodules are still compiled.
     """
     return _exchange.block()
 
 
 def _install(undo: contextlib.ExitStack) -> None:
-    """Exchange what torch looks up when the wrappers run."""
+    """Replace what torch looks up when the wrappers run."""
     if torch.inference_mode.__enter__ is _enter_inference_mode:
         return
     put(undo, torch.utils.checkpoint, "CheckpointFunction", _CheckpointFunction)
@@ -57,19 +57,19 @@ class _CheckpointFunction:
 
     @staticmethod
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        """Call `function`; checkpoint it in threads that no pass runs in."""
+        """Call `function`; in threads without a pass, checkpoint it."""
         if _exchange.here:
             return function(*args)
         return _OriginalFunction.apply(function, preserve_rng_state, *args)
 
 
 def _checkpoint_hook(frame: Any) -> Any:
-    """Replace what drops the saved tensors of other checkpoints: keep them, so that nothing runs twice."""
+    """Replace the hook that drops tensors of other checkpoints: keep them, so that nothing runs twice."""
     return contextlib.nullcontext() if _exchange.here else _original_hook(frame)
 
 
 def _enter_inference_mode(self: Any) -> None:
-    """Replace `torch.inference_mode.__enter__`; whatever it enters, its `__exit__` leaves."""
+    """Replace `torch.inference_mode.__enter__`; the original `__exit__` leaves what it entered."""
     if _exchange.here and self.mode:
         self._inference_mode_context = torch.no_grad()
         self._inference_mode_context.__enter__()

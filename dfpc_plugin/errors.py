@@ -1,4 +1,4 @@
-"""The errors that users of this package meet; every message says what was wrong, where, and what to do."""
+"""The errors of this package. Every message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def system_reason(error: BaseException) -> str:
-    """Return why a file cannot be used: what the operating system says, without the path, or what the error says."""
+    """Return why a file cannot be used: the operating system's message without the path, or the error's."""
     return str(getattr(error, "strerror", None) or error)
 
 
@@ -41,7 +41,7 @@ class MissingOperator:
     """An operator without a rule.
 
     Attributes:
-        function: Its name, as the model's author would write it.
+        function: Its name, as users write it.
         modules: Dotted paths of the modules that called it ('' is the model itself), in order of first call.
     """
 
@@ -50,7 +50,7 @@ class MissingOperator:
 
 
 class DFPCError(Exception):
-    """Base class of every error raised on purpose by this package."""
+    """Base class of all errors of this package."""
 
 
 class UnsupportedOperatorError(DFPCError):
@@ -63,10 +63,7 @@ class UnsupportedOperatorError(DFPCError):
     def __init__(
         self, missing: Iterable[MissingOperator], stopped_by: str | None = None, *, needs_values: bool = False
     ) -> None:
-        """Describe all of `missing` at once; `stopped_by` says why later operators could not be looked at.
-
-        `needs_values`: it was because the forward asked for the values of its data, which no rule can give.
-        """
+        """List `missing`; `stopped_by` says why the pass ended early, `needs_values` that it needed values of the data."""
         self.missing = tuple(missing)
         lines = [f"{len(self.missing)} operator(s) of this model have no data-flow rule:"]
         lines += [
@@ -105,7 +102,7 @@ class HookError(DFPCError):
     """A forward hook needs what a pass without data does not have."""
 
     def __init__(self, module: str, hook: str, problem: str) -> None:
-        """Name the `module` that has the hook, the function that the hook calls, and what went wrong in it."""
+        """Name the `module` of the hook, the function that the `hook` calls, and the `problem`."""
         owner = f"module '{module}'" if module else "the model itself"
         super().__init__(
             f"The forward hook {hook} of {owner} cannot run without data ({problem.rstrip('.')}); remove the hook with "
@@ -117,7 +114,7 @@ class NonFiniteWeightError(DFPCError):
     """A parameter or a running statistic holds NaN or infinity."""
 
     def __init__(self, name: str, count: int) -> None:
-        """Name the parameter or buffer (dotted path) and how many of its entries are not finite."""
+        """Name the parameter or buffer (dotted path) and the number of its values that are not finite."""
         self.name = name
         super().__init__(
             f"'{name}' holds {count} value(s) that are not finite, so no score can be computed from it; "
@@ -126,7 +123,7 @@ class NonFiniteWeightError(DFPCError):
 
 
 class NonFiniteScoreError(DFPCError):
-    """A score came out as NaN or infinite although every weight is finite."""
+    """A score is NaN or infinite although all weights are finite."""
 
     def __init__(self, layer: str) -> None:
         """Name the feed-in layer."""
@@ -137,10 +134,10 @@ class NonFiniteScoreError(DFPCError):
 
 
 class RuleError(DFPCError, RuntimeError):
-    """An operator could not be applied to bounds: the model's shapes do not fit, or its rule cannot do this form."""
+    """An operator could not be applied: the model's shapes do not fit, or its rule does not support this form."""
 
     def __init__(self, function: str, module: str, problem: str) -> None:
-        """Name the operator, the module that called it, and what happened."""
+        """Name the operator, the module that called it, and the problem."""
         super().__init__(
             f"{function}, called by {module or 'the model itself'}, could not be applied without data: {problem}. "
             f"If the model runs with these example inputs, register a rule that can do this with "
@@ -160,14 +157,14 @@ class DuplicateRuleError(DFPCError):
 
 
 class ExampleInputsError(DFPCError):
-    """The example inputs are missing or are not what the model takes."""
+    """The example inputs are missing, or the model cannot be called with them."""
 
 
 class ForwardError(DFPCError, RuntimeError):
-    """A model cannot be called with the inputs that were given."""
+    """A model cannot be called with the given inputs."""
 
     def __init__(self, inputs: str, modules: Iterable[str], error: BaseException) -> None:
-        """Describe the `inputs`, the `modules` that were running (the innermost first), and what was raised in there."""
+        """Describe the `inputs`, the running `modules` (innermost first), and the `error`."""
         said = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         problem = f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
         place = next((f" in '{path}'" for path in modules if path), "")
@@ -177,22 +174,22 @@ class ForwardError(DFPCError, RuntimeError):
 
 
 class ModelChangedError(DFPCError):
-    """A model no longer is what an earlier result was computed for."""
+    """A model has changed since an earlier result was computed."""
 
 
 class ModelFormError(DFPCError, ValueError):
-    """The model is in a form that cannot be pruned: in TorchScript, exported, spread over devices, not initialised."""
+    """The model cannot be pruned in its form: TorchScript, exported, sharded, or not initialised."""
 
 
 class UnknownModelError(DFPCError):
-    """A model name that neither timm nor torchvision knows."""
+    """Neither timm nor torchvision knows a model of this name."""
 
 
 class MissingDependencyError(DFPCError):
-    """An optional package is needed and not installed."""
+    """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        """Name the missing `package` and the `extra` of this project that brings it."""
+        """Name the missing `package` and the `extra` of this project that installs it."""
         super().__init__(
             f"This needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\", "
             f'or in a clone of the repository: pip install -e ".[{extra}]"'
@@ -200,11 +197,11 @@ class MissingDependencyError(DFPCError):
 
 
 class CutError(DFPCError):
-    """Channels cannot be removed; the model is as it was."""
+    """Channels cannot be removed; the model is not changed."""
 
 
 class GroupError(DFPCError, ValueError):
-    """Channels were asked for that are not there, or that must stay."""
+    """The requested channels do not exist or are protected."""
 
 
 class NothingToPruneError(DFPCError):
@@ -212,12 +209,12 @@ class NothingToPruneError(DFPCError):
 
 
 class PrunerSettingError(DFPCError, ValueError):
-    """A pruner was given a setting that it cannot follow."""
+    """A setting of a pruner is invalid."""
 
 
 class RegistryError(DFPCError, ValueError):
-    """Something cannot be registered by its name, or a package that registers cannot be imported."""
+    """A name cannot be registered, or an extension cannot be imported."""
 
 
 class RepairError(DFPCError):
-    """A pruned model cannot be repaired in the way that was asked for; it is as it was."""
+    """A pruned model cannot be repaired by this method; it is not changed."""

@@ -1,4 +1,4 @@
-"""How well a model does on labelled images."""
+"""Accuracy on labelled images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Evaluation", "check_classes", "evaluate_model", "probe", "tally"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """Accuracy and loss of a model on a data set.
 
     Attributes:
-        top1: How often the largest output is the label's, in per cent.
-        top5: How often the label's output is among the five largest, in per cent.
+        top1: Top-1 accuracy in per cent.
+        top5: Top-5 accuracy in per cent.
         loss: Mean cross-entropy.
-        count: Images.
-        seconds: How long it took.
+        count: Number of images.
+        seconds: Time of the evaluation.
     """
 
     top1: float
@@ -42,16 +42,16 @@ class Evaluation:
 
     @classmethod
     def of(cls, sums: Tensor, seconds: float) -> Evaluation:
-        """Read the sums that `tally` returns."""
+        """Convert the sums that `tally` returns."""
         count, top1, top5, loss = sums.tolist()
         return cls(100 * top1 / count, 100 * top5 / count, loss / count, int(count), seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same as numbers by name."""
+        """Return the attributes by name."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """One line."""
+        """Summarise in one line."""
         return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, loss {self.loss:.4f} on {self.count} images"
 
 
@@ -62,24 +62,25 @@ def evaluate_model(
     workers: int = 0,
     progress: Progress | bool | None = None,
 ) -> Evaluation:
-    """Evaluate a classifier, where it is, and leave it as it was.
+    """Evaluate a classifier on its device, and leave it unchanged.
 
-    A label is the number of an image's class in the data set. Only where the data set has some of ImageNet's 1000 classes, in
-    folders named by WordNet id, and the model all of them, labels are the numbers that these have in ImageNet-1k.
+    A label is the number of an image's class in the data set. If the data set has some of ImageNet's 1000 classes, in folders
+    named by WordNet id, and the model all of them, labels are the numbers of ImageNet-1k.
 
     Args:
-        model: From images `(N, C, H, W)` to outputs `(N, classes)`, or a result that stands for its model.
-        dataset: A map-style data set of pairs (image, label), such as `open_images` returns; or a DataLoader, which has its own
+        model: From images `(N, C, H, W)` to outputs `(N, classes)`, or a result that holds a model.
+        dataset: A map-style data set of pairs (image, label), such as `open_images` returns; or a DataLoader with its own
             batch size and workers.
-        batch_size: Images at a time.
+        batch_size: Images per batch.
         workers: Processes that read images.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        progress: True for bars at once, False for none, or a function that is called with the phase and the fraction of it
+            that is done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all
+            calls.
 
     Raises:
         DataError: There are no images, labels go beyond the model's outputs, the model has more classes than the data set and
-            recognises nothing, or it cannot take the images.
-        ModelFormError: Something else than a model was given.
+            accuracy is at chance level, or it cannot take the images.
+        ModelFormError: `model` is not a model.
     """
     start, model = time.perf_counter(), as_model(model)
     named = dataset.dataset if isinstance(dataset, DataLoader) else dataset
@@ -100,10 +101,7 @@ def tally(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Sum up over a data set: images, hits of the largest output, hits of the five largest, cross-entropy.
-
-    Returns:
-        The four sums in float64 on the CPU, so that those of several parts of a data set can be added.
+    """Sum images, top-1 hits, top-5 hits and cross-entropy over a data set; float64 on the CPU, to be added over parts.
 
     Raises:
         DataError: As `evaluate_model` says.
@@ -115,7 +113,7 @@ def tally(
     sums = torch.zeros(4, dtype=torch.float64)
     with evaluating(model, hooks=False), torch.no_grad():
         for images, labels in loader:
-            with watched() if sums[0] == 0 else contextlib.nullcontext():  # what it writes to, it writes to always
+            with watched() if sums[0] == 0 else contextlib.nullcontext():  # all batches write to the same tensors
                 outputs = _outputs(model, images.to(device))
             check_classes(outputs, labels, dataset)
             sums += _sums(outputs.float(), labels.to(device))
@@ -125,11 +123,7 @@ def tally(
 
 
 def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int) -> DataLoader[Any]:
-    """Read a data set in batches.
-
-    Raises:
-        DataError: It is empty or no map-style data set, or the settings make no sense.
-    """
+    """Read a data set in batches; raise DataError if it is empty or no map-style data set, or a setting is invalid."""
     if not hasattr(dataset, "__len__"):
         raise DataError(
             f"The images are a {type(dataset).__name__}; give a map-style data set, such as open_images returns, or a DataLoader."
@@ -142,11 +136,7 @@ def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int)
 
 
 def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
-    """Warn where a data set has fewer classes than the model, so that these may be numbered otherwise.
-
-    Raises:
-        DataError: The model does no better than chance, so that they are.
-    """
+    """Warn if a data set has fewer classes than the model; raise DataError if accuracy is at chance level, too."""
     if outputs <= classes:
         return
     missing = "add an empty folder for every class that is missing"
@@ -164,13 +154,10 @@ def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
 
 
 def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
-    """Call a model, which stays as it was, with the first image, to see whether the two fit; and see to all labels that are known.
-
-    Returns:
-        The number of the model's outputs.
+    """Check that a model takes the first image and has an output for every known label; return its number of outputs.
 
     Raises:
-        DataError: They do not.
+        DataError: It does not.
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise DataError("The data set holds no images.")
@@ -182,15 +169,10 @@ def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
 
 
 def check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
-    """Raise unless every label has an output.
-
-    Args:
-        outputs: `(N, classes)`.
-        labels: `(N,)`.
-        dataset: What they come from; if it has `classes`, these must have outputs too.
+    """Check that `outputs (N, classes)` cover all `labels (N,)` and the `classes` of the data set, if it has some.
 
     Raises:
-        DataError: Says how many there are of both.
+        DataError: A label has no output.
     """
     classes = max(len(getattr(dataset, "classes", ())), int(labels.max()) + 1)
     if classes > outputs.shape[1]:
@@ -207,11 +189,7 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    """Call the model.
-
-    Raises:
-        DataError: It cannot take the images, or does not classify.
-    """
+    """Call the model; raise DataError if it cannot take the images, or is no classifier."""
     try:
         outputs = model(images)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -228,7 +206,6 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _sums(outputs: Tensor, labels: Tensor) -> Tensor:
-    """What one batch adds."""
     ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
     hits = ranked == labels[:, None]
     loss = F.cross_entropy(outputs, labels, reduction="sum")

@@ -1,4 +1,4 @@
-"""Exchange functions of other packages for a while: for all threads, but to any effect in some."""
+"""Replace functions of other packages temporarily; only some threads see the effect."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ def put(undo: contextlib.ExitStack, owner: Any, name: str, own: Any) -> None:
 
 
 class _ThreadState(threading.local):
-    """How many blocks a thread is in."""
-
     depth = 0
 
 
 class Exchange:
-    """Blocks in which functions are exchanged, from when the first thread enters one until the last leaves one.
+    """Blocks in which functions are replaced, from when the first thread enters one until the last leaves.
 
-    What replaces a function asks `here`, and does as the original does where that is false.
+    A replacement checks `here`, and calls the original where that is false.
     """
 
     def __init__(self, install: Callable[..., None]) -> None:
-        """Prepare; `install(undo, ...)` exchanges, at the start of every block, what is not exchanged yet."""
+        """Prepare; `install(undo, ...)` replaces, at the start of every block, what is not replaced yet."""
         self._install, self._state, self._lock = install, _ThreadState(), threading.Lock()
         self._blocks: set[object] = set()
         self._undo = contextlib.ExitStack()
@@ -43,7 +41,7 @@ class Exchange:
 
     @contextlib.contextmanager
     def block(self, *arguments: Any) -> Iterator[None]:
-        """Exchange; `arguments` are for `install`."""
+        """Replace functions; `arguments` are passed to `install`."""
         depth = self._state.depth
         mine = object()
 

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -41,15 +41,11 @@ __all__ = [
 
 
 class OutputError(DFPCError):
-    """A file cannot be written where it was asked for."""
+    """A file cannot be written."""
 
 
 def require_writable(path: Path) -> None:
-    """Raise, before any work is done, if `path` is no place for a file.
-
-    Raises:
-        OutputError: Says why.
-    """
+    """Raise OutputError, before any work is done, if `path` cannot be written."""
     try:
         if path.is_dir():
             raise OutputError(f"Cannot write '{path}': it is a directory; name a file in it.")
@@ -62,38 +58,30 @@ def require_writable(path: Path) -> None:
 
 
 def is_directory(name: str | Path) -> bool:
-    """Whether there is a directory of that name; no, if it is a name that nothing can have, such as one that is too long."""
+    """Whether there is a directory of that name; False for invalid names, such as one that is too long."""
     return os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises an OSError for such names
 
 
 def is_file(name: str | Path) -> bool:
-    """Whether there is a file of that name; no, if it is a name that nothing can have."""
+    """Whether there is a file of that name; False for invalid names."""
     return os.path.isfile(name)  # noqa: PTH113
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write `content` in one step, so that a reader finds the old file or the new one; return `path`.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write `content` atomically (a reader sees the old file or the new one), or raise OutputError; return `path`."""
     require_writable(path)
     try:
         if _is_special(path):
             path.write_bytes(content)  # a device or a pipe is written to, not replaced
         else:
-            _replace(path.resolve(), content)  # the file that a link leads to, not the link
+            _replace(path.resolve(), content)  # the target of a link, not the link
     except OSError as error:
         raise OutputError(f"Cannot write '{path}': {system_reason(error)}.") from error
     return path
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write `content` as UTF-8, in one step; line ends are kept as they are.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write `content` as UTF-8, atomically, with unchanged line ends, or raise OutputError."""
     return write_bytes(path, content.encode())
 
 
@@ -103,7 +91,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def finite(content: Any) -> Any:
-    """The same with None in place of every number that JSON does not have: NaN and the infinities."""
+    """Return the content with None for every number that JSON does not have: NaN and infinity."""
     if isinstance(content, Mapping):
         return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -112,12 +100,12 @@ def finite(content: Any) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write named tensors and a few words about them as safetensors."""
+    """Write named tensors and metadata as safetensors."""
     return write_bytes(path, tensor_bytes({name: t.contiguous() for name, t in tensors.items()}, metadata))
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return contiguous tensors that share no memory, and a few words about them, as safetensors: always the same bytes."""
+    """Return contiguous tensors that share no memory, with metadata, as safetensors; equal inputs give equal bytes."""
     data = save(dict(tensors), metadata=dict(metadata))
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(
@@ -132,7 +120,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write beside `path`, then move into place."""
+    """Write to a temporary file beside `path`, and rename it."""
     clear_leftovers(path)
     temporary = path.with_name(hidden_name(path.name))
     try:
@@ -147,20 +135,20 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def hidden_name(name: str) -> str:
-    """A name that nothing else has, for what will be called `name` when it is finished; it tells which process has it."""
+    """Return a unique temporary name for the future file `name`; it contains the machine and process."""
     return f".{name[:40]}.{_host()}-{os.getpid()}-{secrets.token_hex(8)}.unfinished"
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what processes that died have left of writing to `path`.
+    """Remove temporary files for `path` that dead processes have left.
 
-    That is what has a name by `hidden_name`, of a process of this machine that is no more. What another machine or
-    container has written stays, as nobody here knows whether it is at work.
+    Only files by `hidden_name` of processes on this machine are removed. Those of another machine or container are kept, as
+    their process may be running.
     """
-    if os.name != "posix":  # elsewhere, asking for a process may end it
+    if os.name != "posix":  # elsewhere, `os.kill(process, 0)` may end the process
         return
     name = re.compile(rf"\.{re.escape(path.name[:40])}\.{_host()}-(\d{{1,10}})-[0-9a-f]{{16}}\.unfinished")
-    with contextlib.suppress(OSError):  # nothing depends on it
+    with contextlib.suppress(OSError):  # cleaning up is optional
         for entry in path.parent.iterdir():
             found = name.fullmatch(entry.name)
             if found is not None and not entry.is_symlink() and not _runs(int(found[1])):
@@ -169,7 +157,7 @@ def clear_leftovers(path: Path) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _host() -> str:
-    """Tells where the number of a process counts: the machine, and its container if it has some."""
+    """Identify the machine and its container, in which a process number is valid."""
     try:
         space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  a name, not a path
     except OSError:
@@ -178,7 +166,6 @@ def _host() -> str:
 
 
 def _runs(process: int) -> bool:
-    """Whether there is a process of this number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -190,14 +177,14 @@ def _runs(process: int) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
-    """Hold a lock, which a process that dies releases, too.
+    """Hold a file lock, which is also released when the process dies.
 
     Args:
-        path: The file to lock, which is made, and removed at the end.
+        path: The file to lock; it is created, and removed at the end.
         refusal: Raised if another process or thread holds the lock.
 
     Raises:
-        DFPCError: `refusal`, or an error of its type if there can be no such file.
+        DFPCError: `refusal`, or an error of its type if the file cannot be created.
     """
     lock = FileLock(path)
     try:
@@ -214,7 +201,7 @@ def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk; some systems cannot wait for directories."""
+    """Wait until a file or directory is on the disk; not possible for directories on some systems."""
     if path.is_dir() and os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)

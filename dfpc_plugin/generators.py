@@ -1,4 +1,4 @@
-"""Keep the random generators of the process, which all threads share."""
+"""Restore the random generators of the process, which all threads share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["generators_kept", "seed_torch"]
 
 _lock = threading.Lock()
 _inside: dict[int, int] = {}
-"""Blocks that threads are in, by thread."""
+"""Number of blocks that each thread is in."""
 _first: list[Callable[[], None]] = []
-"""What puts the generators back as they were before any thread was in a block."""
+"""Functions that restore the state from before any thread was in a block."""
 
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """Put the generators of Python, NumPy, torch and its CUDA devices back as they were, whatever is drawn or seeded in between.
+    """Restore the generators of Python, NumPy, torch and its CUDA devices at exit.
 
-    Where threads are in such blocks at the same time, each draws from what others leave; when the last one is done, all is
-    as it was before the first.
+    If several threads are in such blocks at the same time, each draws from the shared generators; when the last one leaves,
+    the state is that from before the first.
     """
     thread, depth = threading.get_ident(), 0
     back: Callable[[], None]
@@ -41,7 +41,7 @@ def generators_kept() -> Iterator[None]:
 
     def restore() -> None:
         with _lock:
-            if not depth:  # Ctrl-C came before anything was entered
+            if not depth:  # Ctrl-C came before `enter`
                 return
             back()
             if depth > 1:
@@ -52,14 +52,14 @@ def generators_kept() -> Iterator[None]:
                 _first.clear()
 
     with undone(restore):
-        enter()  # in here, as a Ctrl-C that has waited is raised at its end
+        enter()  # inside the block, as a delayed Ctrl-C is raised at its end
         yield
 
 
 def seed_torch(seed: int) -> None:
-    """Seed torch's generators, those of CUDA devices too if CUDA is in use.
+    """Seed torch's generators: the CPU's, and those of CUDA devices if CUDA is in use.
 
-    `torch.manual_seed` would also seed CUDA devices that are used for the first time later, when it is too late to put them back.
+    `torch.manual_seed` would also seed CUDA devices that are first used later, when `generators_kept` cannot restore them.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -67,7 +67,6 @@ def seed_torch(seed: int) -> None:
 
 
 def _restorer() -> Callable[[], None]:
-    """Return a function that gives the generators the states that they have now."""
     python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 

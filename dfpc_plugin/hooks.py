@@ -1,4 +1,4 @@
-"""Forward hooks of the user's, which run during a pass but must not keep what they see."""
+"""A user's forward hooks run during a pass, but must not keep proxies."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["hook_state_kept", "hook_that_raised"]
 
 _NO_STATE = (type, types.ModuleType, types.BuiltinFunctionType, torch.Tensor, str, bytes, int, float, complex)
 _DEPTH = 4
-"""Steps from a hook to what it fills: `self` of a method, its attributes, a dict in one of them, a list in that dict."""
+"""Steps from a hook to a container: `self` of a method, its attributes, a dict in one of them, a list in that dict."""
 _LARGEST = 1000
-"""Entries of the largest container that is searched for others; a larger one holds data, not features by layer."""
+"""Maximum size of a container that is searched for others; a larger one holds data, not features by layer."""
 
 
 @contextlib.contextmanager
 def hook_state_kept(model: nn.Module) -> Iterator[None]:
-    """Put back, at exit, what the forward hooks of `model` have collected meanwhile.
+    """Restore, at exit, what the forward hooks of `model` have collected.
 
-    Hooks run, since some are part of the forward: weight normalisation, pruning masks, hooks that return other data.
-    What they see has no values, so nothing of it may stay behind. Of everything that a hook reaches in a few steps
-    (variables of the enclosing functions and globals that its code names, default arguments, arguments of
-    `functools.partial`, the object that it is a method of), lists, dicts, sets and deques get their contents back and
-    objects their attributes. A variable gets its value back if a tensor was assigned to it.
+    Hooks run, since some are part of the forward: weight normalisation, pruning masks, hooks that return other data. They see
+    tensors without values, which must not stay in what they collect. From every hook, a few steps are searched (enclosing
+    variables and globals that its code names, default arguments, arguments of `functools.partial`, the object of a method).
+    Lists, dicts, sets and deques found there get their contents back, and objects their attributes. A variable gets its value
+    back if a tensor was assigned to it.
     """
     found = _Reached()
     for _, _, hook in _hooks(model):
@@ -43,7 +43,7 @@ def hook_state_kept(model: nn.Module) -> Iterator[None]:
 
 
 def hook_that_raised(model: nn.Module, error: BaseException) -> tuple[str, str] | None:
-    """Name the module and the function of the forward hook that `error` was raised in; None if it was in none."""
+    """Name the module and the function of the forward hook in which `error` was raised, or None."""
     codes: dict[types.CodeType, list[tuple[str, nn.Module | None, Callable[..., Any]]]] = {}
     for path, module, hook in _hooks(model):
         function = _function_of(hook)
@@ -63,11 +63,11 @@ def hook_that_raised(model: nn.Module, error: BaseException) -> tuple[str, str] 
 
 
 _PARTS_OF_FORWARDS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
-"""Modules of torch whose hooks make a layer's weight: an error in there is one of the layer."""
+"""torch modules whose hooks compute a layer's weight: their errors are errors of the layer."""
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, Callable[..., Any]]]:
-    """Forward hooks of every module and of all modules: path, module, hook."""
+    """All forward hooks, global ones included: path, module, hook."""
     for path, module in model.named_modules():
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
             yield path, module, hook
@@ -77,7 +77,6 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, Callable[.
 
 
 def _function_of(hook: Any) -> types.FunctionType | None:
-    """The Python function that runs when a hook is called."""
     while isinstance(hook, functools.partial):
         hook = hook.func
     if not isinstance(hook, types.FunctionType | types.MethodType):
@@ -87,16 +86,15 @@ def _function_of(hook: Any) -> types.FunctionType | None:
 
 
 class _Reached:
-    """What hooks reach, as it was."""
+    """The state that hooks reach, for restoring."""
 
     def __init__(self) -> None:
-        """Nothing is reached yet."""
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._cells: dict[int, tuple[types.CellType, Any]] = {}
         self._globals: dict[tuple[int, str], tuple[dict[str, Any], Any]] = {}
 
     def visit(self, value: Any, depth: int = _DEPTH) -> None:
-        """Note `value` and what it leads to."""
+        """Store `value` and what can be reached from it."""
         if isinstance(value, _NO_STATE) or value is None or depth < 0 or id(value) in self._containers:
             return
         if isinstance(value, functools.partial):
@@ -133,7 +131,6 @@ class _Reached:
         return parts
 
     def restore(self) -> None:
-        """Put everything back that has changed."""
         for cell, content in self._cells.values():
             if cell.cell_contents is not content and isinstance(cell.cell_contents, torch.Tensor):
                 cell.cell_contents = content
@@ -146,7 +143,7 @@ class _Reached:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """Names of globals and attributes in a function's code and in the functions that it defines."""
+    """Names of globals and attributes in a function's code, inner functions included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -1,4 +1,4 @@
-"""DFPC as a Torch-Pruning importance: the door for everyone who already prunes with Torch-Pruning."""
+"""DFPC as an importance for Torch-Pruning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 ImportanceRanking = Literal["output", "expected", "relative", "coupling-mean", "published"]
-"""How channels of different couplings are compared; see `DFPCImportance`."""
+"""How scores of different couplings compare; see `DFPCImportance`."""
 
 
 _CHECKED = "_dfpc_checked"
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def unchanged(graph: tp.DependencyGraph) -> Iterator[None]:
-    """Promise that the model of `graph` does not change meanwhile: scores that were found true of it are not checked again."""
+    """Assume that the model of `graph` does not change in the block: scores that were checked once are not checked again."""
     before = graph.__dict__.get(_CHECKED)
     graph.__dict__[_CHECKED] = set()
     try:
@@ -55,16 +55,10 @@ def unchanged(graph: tp.DependencyGraph) -> Iterator[None]:
 def remembered(
     graph: tp.DependencyGraph, key: tuple[Any, ...], group: Any, compute: Callable[[], T]
 ) -> tuple[ModelState, T]:
-    """Return what `compute` says of the model of `graph` as it is, with the record of what it was computed for.
+    """Return a result for the model of `graph`, with the state of the model that it was computed for.
 
-    It is kept with the graph, so that it lives as long as that does and no longer, and computed again when the model has
-    changed.
-
-    Args:
-        graph: A graph.
-        key: Tells it from other things that are kept there.
-        group: The group that it is wanted for; layers of others are not looked at closely.
-        compute: Computes it.
+    Results are cached with the graph, by `key`, and computed again when the model has changed. `group` is the group to be
+    scored; contents of other layers need not be compared.
     """
     kept: dict[Any, tuple[ModelState, T]] = graph.__dict__.setdefault(_SCORES, {})
     checked: set[Any] | None = graph.__dict__.get(_CHECKED)
@@ -82,20 +76,20 @@ def remembered(
 
 
 def keep(graph: tp.DependencyGraph, key: tuple[Any, ...], value: Any) -> None:
-    """Keep what is true of the model of `graph` as it is, for `remembered`."""
+    """Cache a result for the present model of `graph`, for `remembered`."""
     graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(graph.model), value
 
 
 def flowed(
     graph: tp.DependencyGraph, bounds: Bounds, flow: Flow, example_inputs: ExampleInputs | None
 ) -> TracedCall | None:
-    """How the model of `graph` was called when `bounds` flowed; None if it would be called otherwise, or other things flow."""
+    """Return the model call that `bounds` come from, or None if the call, or what was propagated, would differ."""
     noted, call = traced_call(graph), call_of(graph, example_inputs)
     return call if noted is not None and noted.signature == call.signature and bounds.flow == flow else None
 
 
 def call_of(graph: tp.DependencyGraph, example_inputs: ExampleInputs | None) -> TracedCall:
-    """How to call the model of `graph`: on `example_inputs`, else as its pruner was told.
+    """Return how to call the model of `graph`: on `example_inputs`, or else as its pruner does.
 
     Raises:
         ExampleInputsError: Neither is known.
@@ -112,11 +106,7 @@ def call_of(graph: tp.DependencyGraph, example_inputs: ExampleInputs | None) -> 
 
 
 def require_brackets(name: str, first: Any) -> None:
-    """Raise if an importance was made by a pruner that has called its class with a group.
-
-    Raises:
-        PrunerSettingError: Says what to write.
-    """
+    """Raise PrunerSettingError if an importance was made by a pruner that called its class with a group."""
     if hasattr(first, "_DG"):
         raise PrunerSettingError(f"importance={name} is a class; write importance={name}(), with brackets.")
 
@@ -124,23 +114,23 @@ def require_brackets(name: str, first: Any) -> None:
 class DFPCImportance(tp.importance.Importance):
     """Score a group's channels by BGSC, without data.
 
-    Give it to any Torch-Pruning pruner: `tp.MetaPruner(model, x, importance=DFPCImportance())`. The scores of all groups
-    come from one pass over the model, which is repeated when its weights or shapes have changed, not before. A group
-    that no layer reads, such as a classifier's outputs, gets None and is left alone.
+    Works with every Torch-Pruning pruner: `tp.MetaPruner(model, x, importance=DFPCImportance())`. One pass over the model
+    scores all groups; it is repeated when weights or shapes have changed. A group that no layer reads, such as a classifier's
+    outputs, gets None and is not pruned.
 
-    The rankings, which differ in how they compare channels of *different* couplings:
+    The rankings differ in how they compare channels of *different* couplings:
 
-    - `expected` (default): a channel's share of the expected squared output of each layer that reads it, in multiples of
-      an equal share, added up over those layers. Layers of all scales and widths compare, and what many layers read, such
-      as a residual stream, is cut last. Keeps most of the accuracy of trained CIFAR ResNets
+    - `expected` (default): a channel's share of the expected squared output of each layer that reads it, in multiples of an
+      equal share, summed over those layers. Layers of all scales and widths are comparable, and channels that many layers
+      read, such as a residual stream, are pruned last. Keeps most of the accuracy of trained CIFAR ResNets
       (`examples/benchmarks/criteria_on_cifar.py`).
-    - `output`: a channel's share of the variance of the model's outputs, an estimate of the relative squared error that
-      removing it makes there. To be divided by what channels cost, as `prune(..., per="macs")` does.
-    - `relative`: the same as `expected` with the published bounds in place of expected squares.
-    - `coupling-mean`: published scores divided by their mean over the group, as Torch-Pruning's own criteria do. Within
-      one group the order is the published one.
-    - `published`: Algorithm 1's raw scores in one global ranking, for comparison with the paper. Layers with many
-      positions or large weights have large scores, so others are emptied first.
+    - `output`: a channel's share of the variance of the model's outputs, an estimate of the relative squared error there when
+      it is removed. It is to be divided by a saving, as in `prune(..., per="macs")`.
+    - `relative`: like `expected`, with the published bounds instead of expected squares.
+    - `coupling-mean`: published scores divided by their mean over the group, like Torch-Pruning's own criteria. Within one
+      group the order is the published one.
+    - `published`: Algorithm 1's raw scores in one global ranking, for comparison with the paper. Layers with many positions or
+      large weights have large scores, so others are emptied first.
     """
 
     def __init__(
@@ -150,11 +140,11 @@ class DFPCImportance(tp.importance.Importance):
 
         Args:
             ranking: `output`, `expected`, `relative`, `coupling-mean` or `published`.
-            example_inputs: What to call the model with; by default what the pruner was given.
-            options: Options of Torch-Pruning's importances, such as `p`; there are none here, and the error says so.
+            example_inputs: Inputs for the model; by default those of the pruner.
+            options: Options of Torch-Pruning's importances, such as `p`, are refused.
 
         Raises:
-            DFPCError: An unknown ranking, or an option.
+            DFPCError: The ranking is unknown, or an option was given.
         """
         if options:
             raise PrunerSettingError(
@@ -168,7 +158,7 @@ class DFPCImportance(tp.importance.Importance):
         self.example_inputs = None if example_inputs is None else as_inputs(example_inputs)
 
     def __call__(self, group: Any) -> Tensor | None:
-        """Return one score per root index of `group`, float64 on the root's device, or None.
+        """Return one score per root index of `group`, float64 on the model's device, or None.
 
         Raises:
             ExampleInputsError: The graph was not built by a pruner and `example_inputs` was not given.
@@ -191,28 +181,27 @@ class DFPCImportance(tp.importance.Importance):
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return f"DFPC, {self.ranking}"
 
     @property
     def in_output_error(self) -> bool:
-        """Whether scores are errors at the model's outputs, which compare with what channels cost."""
+        """Whether scores are errors at the model's outputs, which can be divided by costs."""
         return self.ranking == "output"
 
     @property
     def _published(self) -> Ranking:
-        """The ranking of `bgsc` that this one is made from."""
         return "published" if self.ranking == "coupling-mean" else self.ranking
 
     @property
     def flow(self) -> Flow:
-        """What has to flow through a model for this ranking."""
+        """What this ranking propagates through a model."""
         return flow_of(self._published)
 
     def score_by(self, graph: tp.DependencyGraph, bounds: Bounds) -> None:
-        """Score by what has flowed through the model while `graph` was built, which spares a run.
+        """Score by what was propagated while `graph` was built, which saves a run.
 
-        Nothing happens if this importance calls the model on other inputs.
+        Does nothing if this importance calls the model on other inputs.
 
         Raises:
             DFPCError: As `bgsc` raises.
@@ -223,7 +212,7 @@ class DFPCImportance(tp.importance.Importance):
             keep(graph, (self.ranking, *call.signature), saliency_of(bounds, self._published))
 
     def _scores_for(self, group: Any) -> tuple[ModelState, Saliency]:
-        """Return scores that are true of the model as it is, with the record of what they were computed for."""
+        """Return scores for the present model, with the state of the model that they were computed for."""
         graph = group._DG
         call = call_of(graph, self.example_inputs)
 
@@ -234,7 +223,7 @@ class DFPCImportance(tp.importance.Importance):
 
 
 def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> None:
-    """Add a group item's scores at the positions of the root indices that they are coupled with."""
+    """Add a group item's scores at the positions of its root indices."""
     if item.root_idxs == roots and len(item.idxs) == len(scores) == len(roots):
         importance += scores[torch.tensor(item.idxs)]
         return
@@ -245,7 +234,7 @@ def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> 
 
 
 def name_of(state: ModelState, target: Any, group: Any) -> str | None:
-    """Return the name that a module, or a parameter that Torch-Pruning has no layer for, goes by in a saliency."""
+    """Return the name under which a saliency lists a module, or a parameter without a layer in Torch-Pruning."""
     if isinstance(target, nn.Parameter):
         return group._DG._param_to_name.get(target, "").removesuffix(".weight")
     return state.names.get(target)
@@ -254,7 +243,7 @@ def name_of(state: ModelState, target: Any, group: Any) -> str | None:
 def _scores_of(saliency: Saliency, name: str | None, item: Any, group: Any) -> Tensor | None:
     """Return the scores of a group item's output channels if it is a feed-in layer, else None."""
     target = item.dep.target.module
-    bare = isinstance(target, nn.Parameter)  # has scores along the dimension that is written, known to our own graph
+    bare = isinstance(target, nn.Parameter)  # only `DataFlowGraph` knows which of its dimensions is written
     role = getattr(item.dep, "role", None if bare else "feed-in")
     if name is None or role != "feed-in" or not group._DG.is_out_channel_pruning_fn(item.dep.handler):
         return None
@@ -264,7 +253,7 @@ def _scores_of(saliency: Saliency, name: str | None, item: Any, group: Any) -> T
     scores = torch.stack(parts).sum(0)
     if bare:
         gates, rest = divmod(target.size(item.dep.target.pruning_dim), len(scores))
-        return None if rest else scores.repeat(gates) / gates  # a recurrent layer has rows per gate for every score
+        return None if rest else scores.repeat(gates) / gates  # a recurrent layer has one row per gate and score
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Example inputs: how a model is called, written once, and what is said where they do not fit it."""
+"""Example inputs: how a model is called with them, and error messages if they do not fit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 _COLOURS = (1, 3, 4)
 _MOST_CHANNELS = 16
-"""An image has so many; a layer that reads more is not the first to run, though it may be the first that was made."""
+"""Maximum number of channels of an image; a first convolution with more need not be the first that runs."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
@@ -35,11 +35,7 @@ ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments that `example_inputs` stands for.
-
-    Raises:
-        ExampleInputsError: It is neither a tensor nor a tuple, list or dict.
-    """
+    """Return `example_inputs` as positional and keyword arguments; raises ExampleInputsError for other types."""
     if isinstance(example_inputs, torch.Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
@@ -53,10 +49,10 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, A
 
 
 def as_inputs(example_inputs: Any) -> ExampleInputs:
-    """Return what a model is called with: arrays of NumPy become tensors, their floats of torch's default type.
+    """Convert NumPy arrays in `example_inputs` to tensors, floats to torch's default dtype.
 
     Raises:
-        ExampleInputsError: It is nothing to call a model with; the message says what to give.
+        ExampleInputsError: A model cannot be called with it; the message says what to give.
     """
     if isinstance(example_inputs, DataLoader):
         raise ExampleInputsError("example_inputs is a DataLoader; give the images of one batch: next(iter(loader))[0].")
@@ -78,11 +74,7 @@ def as_inputs(example_inputs: Any) -> ExampleInputs:
 
 
 def _as_tensor(value: Any) -> Any:
-    """An array as a tensor; all else as it is.
-
-    Raises:
-        ExampleInputsError: It is one picture with its channels last, which no model takes.
-    """
+    """Convert an array to a tensor; raise ExampleInputsError for one picture with its channels last."""
     if not isinstance(value, np.ndarray):
         return value
     if value.ndim == 3 and value.shape[-1] in _COLOURS and value.shape[0] not in _COLOURS:
@@ -96,14 +88,14 @@ def _as_tensor(value: Any) -> Any:
 
 @contextlib.contextmanager
 def inputs_explained(model: nn.Module, example_inputs: ExampleInputs) -> Iterator[None]:
-    """Where a call of `model` fails on inputs that do not fit it, say what does not and what to give.
+    """Explain why a call of `model` fails if its inputs do not fit.
 
     Raises:
-        ExampleInputsError: In place of what the call raised, if the reason is plain to see.
+        ExampleInputsError: Replaces the call's error if the reason is obvious.
     """
     try:
         yield
-    except Exception as error:  # a forward is anybody's code
+    except Exception as error:  # a forward may raise anything
         if isinstance(error, DFPCError) and not isinstance(error, RuleError | ForwardError):
             raise
         fault = _fault(model, *as_call(example_inputs))
@@ -115,7 +107,7 @@ def inputs_explained(model: nn.Module, example_inputs: ExampleInputs) -> Iterato
 
 
 def _fault(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """What is wrong with inputs that a model has refused, and what to give; None if it is not plain to see."""
+    """What is wrong with refused inputs, and what to give; None if it is not obvious."""
     if kwargs or not args or not isinstance(args[0], torch.Tensor):
         return None
     x, shape = args[0], tuple(args[0].shape)
@@ -149,16 +141,13 @@ def shapes_of(example_inputs: ExampleInputs) -> tuple[tuple[int, ...], ...]:
 
 
 def described(inputs: Any) -> str:
-    """The shapes and types of the tensors in `inputs`, for a sentence."""
+    """Return shapes and types of the tensors in `inputs` as a part of a sentence."""
     found = [f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in tensors(inputs)]
     return f"inputs {', '.join(found[:4])}{', ...' if len(found) > 4 else ''}" if found else "inputs without tensors"
 
 
 def fresh(inputs: Any) -> Any:
-    """Copy the tensors of `inputs`, for one call of a model: some forwards write to what they are given.
-
-    A nest of lists, tuples and dicts keeps its structure; a copy of a tensor with a graph is part of that graph.
-    """
+    """Copy the tensors of `inputs`, which some forwards write to; copies stay connected to the autograd graph."""
     return map_tensors(torch.Tensor.clone, inputs)
 
 

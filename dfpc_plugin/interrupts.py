@@ -1,4 +1,4 @@
-"""Undo what was changed for a while, also when Ctrl-C comes while that is being undone."""
+"""Restore temporary changes, even if Ctrl-C is pressed meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the end of the block; only the main thread ever gets one."""
+    """Delay Ctrl-C until the end of the block; only the main thread receives it."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
@@ -32,11 +32,7 @@ def interrupts_held() -> Iterator[None]:
 
 @contextlib.contextmanager
 def undone(restore: Callable[[], None]) -> Iterator[None]:
-    """Call `restore` at the end of the block, to its end, whatever happens.
-
-    Args:
-        restore: Puts something back; it may be called twice.
-    """
+    """Call `restore`, which may run twice, at the end of the block, completely, whatever happens."""
     done = False
 
     def finish() -> None:
@@ -51,13 +47,13 @@ def undone(restore: Callable[[], None]) -> Iterator[None]:
         finally:
             finish()
     finally:
-        if not done:  # Ctrl-C came between the end of the block and the beginning of `finish`
+        if not done:  # Ctrl-C came between the block's end and `finish`
             finish()
 
 
 @contextlib.contextmanager
 def entered(mode: AbstractContextManager[T]) -> Iterator[T]:
-    """Enter and leave one of PyTorch's modes without an interrupt inside its own code, which would keep it on PyTorch's stack."""
+    """Enter and leave a PyTorch mode without an interrupt inside its code, which would leave it on PyTorch's stack."""
     inside: list[AbstractContextManager[T]] = []
 
     def leave() -> None:

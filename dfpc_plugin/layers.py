@@ -18,18 +18,12 @@ from dfpc_plugin.display.figures import draw_layers
 __all__ = ["LayerShape", "LayerTable", "LayerWidths", "layer_shapes", "layer_table", "weight_bytes"]
 
 _SHORT = 14
-"""Layers of a short table: with its title and head it leaves room on a screen of 24 lines."""
+"""Layers in the short table, which fits a screen of 24 lines."""
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One layer of one model.
-
-    Attributes:
-        kind: Class of the module, such as Conv2d.
-        inputs: Channels that it reads.
-        outputs: Channels that it produces.
-    """
+    """A layer's kind (class of the module, such as Conv2d) and its numbers of input and output channels."""
 
     kind: str
     inputs: int
@@ -43,10 +37,10 @@ class LayerWidths:
     Attributes:
         layer: Its path in the model.
         kind: Class of the module, such as Conv2d.
-        inputs_before: Channels that it read before.
-        inputs_after: Channels that it reads now.
-        outputs_before: Channels that it produced before.
-        outputs_after: Channels that it produces now.
+        inputs_before: Input channels before pruning.
+        inputs_after: Input channels after pruning.
+        outputs_before: Output channels before pruning.
+        outputs_after: Output channels after pruning.
     """
 
     layer: str
@@ -58,18 +52,18 @@ class LayerWidths:
 
     @property
     def remaining(self) -> float:
-        """Share of its outputs that remains, 0 to 1."""
+        """Remaining share of its outputs, 0 to 1."""
         return self.outputs_after / self.outputs_before if self.outputs_before else 1.0
 
 
 class LayerTable(Sequence[LayerWidths], Shown):
     """Layers with their widths before and after pruning, in the order in which the forward first uses them.
 
-    A sequence of `LayerWidths`. `print` it for a table; `to_dicts`, `to_csv` and `plot` give it in other forms.
+    A sequence of `LayerWidths`. `print` it for a table, or convert it with `to_dicts`, `to_csv` and `plot`.
     """
 
     def __init__(self, layers: Iterable[LayerWidths] = ()) -> None:
-        """Hold `layers` in their order."""
+        """Store `layers` in their order."""
         self._layers = tuple(layers)
 
     @overload
@@ -77,7 +71,7 @@ class LayerTable(Sequence[LayerWidths], Shown):
     @overload
     def __getitem__(self, index: slice) -> LayerTable: ...
     def __getitem__(self, index: int | slice) -> LayerWidths | LayerTable:
-        """Return one layer, or a table of some."""
+        """Return one layer, or a table for a slice."""
         return LayerTable(self._layers[index]) if isinstance(index, slice) else self._layers[index]
 
     def __len__(self) -> int:
@@ -89,11 +83,11 @@ class LayerTable(Sequence[LayerWidths], Shown):
         return iter(self._layers)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other table has the same layers."""
+        """Whether `other` has the same layers."""
         return isinstance(other, LayerTable) and self._layers == other._layers
 
     def __hash__(self) -> int:
-        """Equal tables have equal hashes."""
+        """Return equal hashes for equal tables."""
         return hash(self._layers)
 
     def to_dicts(self) -> list[dict[str, Any]]:
@@ -101,7 +95,7 @@ class LayerTable(Sequence[LayerWidths], Shown):
         return [asdict(layer) for layer in self._layers]
 
     def to_csv(self) -> str:
-        """Return one row per layer under a header with the same keys."""
+        """Return one row per layer, with a header of the same keys."""
         return csv_text([*LayerWidths.__annotations__], (asdict(layer).values() for layer in self._layers))
 
     def plot(self, path: str | Path | None = None) -> Any:
@@ -118,7 +112,7 @@ class LayerTable(Sequence[LayerWidths], Shown):
         return draw_layers(rows, path)
 
     def short(self) -> tuple[str, Table]:
-        """Return a heading and a table of the layers that lost the largest shares of their outputs, in the forward's order."""
+        """Return a heading and a table of the layers that lost the largest shares of their outputs, in order."""
         if len(self) <= _SHORT:
             return f"Channels of {counted(len(self), 'layer')}", _table(self._layers)
         most = sorted(self._layers, key=lambda layer: layer.remaining)[:_SHORT]
@@ -127,15 +121,15 @@ class LayerTable(Sequence[LayerWidths], Shown):
         return f"Channels of the layers that lost most; print(result.layers()) shows {more} more", _table(shown)
 
     def __str__(self) -> str:
-        """The table of all layers."""
+        """Return the table of all layers."""
         return as_text(f"Channels of {counted(len(self), 'layer')}", _table(self._layers))
 
     def __repr__(self) -> str:
-        """The short table."""
+        """Return the short table."""
         return as_text(*self.short())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the table as a record keeps it: widths are pairs of inputs and outputs."""
+        """Return the table for a record: widths are pairs of inputs and outputs."""
         return [
             {
                 "path": layer.layer,
@@ -148,15 +142,15 @@ class LayerTable(Sequence[LayerWidths], Shown):
 
     @classmethod
     def from_json(cls, content: Iterable[Mapping[str, Any]]) -> LayerTable:
-        """Read what `to_json` has returned."""
+        """Read the result of `to_json`."""
         rows = ((row["path"], row["kind"], *row["before"], *row["after"]) for row in content)
         return cls(LayerWidths(path, kind, i, k, o, m) for path, kind, i, o, k, m in rows)
 
 
 def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
-    """Return the layers of a model by their paths: modules whose weight has two or more dimensions.
+    """Return the layers of a model by path: modules whose weight has two or more dimensions.
 
-    Only sizes are read. The input projection of a `MultiheadAttention` goes by the path of its parameter.
+    Only sizes are read. The input projection of a `MultiheadAttention` has the path of its parameter.
     """
     found = {}
     for path, module in model.named_modules():
@@ -171,13 +165,7 @@ def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
 def layer_table(
     before: Mapping[str, LayerShape], after: Mapping[str, LayerShape], order: Sequence[str] = ()
 ) -> LayerTable:
-    """Put the layers of a model and of the same model after pruning side by side.
-
-    Args:
-        before: Layers of the model as it was.
-        after: Layers of the model as it is.
-        order: Paths of modules in the order of the forward; layers of other modules come last, in the order of the model.
-    """
+    """Combine the layers of a model before and after pruning, in the `order` of the forward; others come last."""
     position = {path: index for index, path in enumerate(order)}
     paths = [path for path in before if path in after]
     paths.sort(key=lambda path: position.get(path.removesuffix(".in_proj_weight"), len(position)))
@@ -189,13 +177,13 @@ def layer_table(
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Return the size of a model's parameters and buffers in bytes, which is about that of a file with its weights."""
+    """Return the size of a model's parameters and buffers in bytes, about the size of its weight file."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _held(module: nn.Module, name: str) -> Tensor | None:
-    """A weight of a module, or what it is computed from; nothing is computed, since that can change buffers."""
+    """A weight of a module, or its original; nothing is computed, since that can change buffers."""
     if module._parameters.get(name) is not None:
         return module._parameters[name]
     parametrizations = module._modules.get("parametrizations")
@@ -220,7 +208,6 @@ def _change(before: int, after: int) -> str:
 
 
 def _table(layers: Sequence[LayerWidths]) -> Table:
-    """A row for each layer."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("layer", min_width=14)
     table.add_column("kind")

@@ -1,7 +1,7 @@
-"""Leave a model exactly as it was found, also when it raises half-way.
+"""Restore a model exactly as it was, even if it raises.
 
-Buffers are small and are copied up front. Parameters are not: a forward that writes to its own weights is rare, so a
-weight is copied just before the first write, which `watched` sees below autograd, where `.data` hides nothing.
+Buffers are small and copied at the start. Forwards rarely write to weights, so a weight is copied just before the first write;
+`watched` sees it below autograd, where `.data` hides nothing.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _locks_guard = threading.Lock()
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module, *, hooks: bool = True) -> Iterator[None]:
-    """Put `model` in evaluation mode and undo, at exit, whatever its forward did to itself or to the generators.
+    """Put `model` in evaluation mode and undo, at exit, whatever its forward changed in it or in random generators.
 
-    Kept bit for bit: training flags, parameters, gradients and buffers (the same storage with the same contents), every
+    Restored bit for bit: training flags, parameters, gradients and buffers (the same storage with the same contents), every
     attribute of every module (including the contents of dicts, lists, sets and deques, one level deep), hooks,
-    `requires_grad`, and the random states of Python, NumPy, the CPU and the model's CUDA devices. Threads that score one model
-    take turns.
+    `requires_grad`, and the random states of Python, NumPy, the CPU and the model's CUDA devices. Only one thread at a time
+    evaluates a model.
 
-    Writes to parameters and to tensors in attributes are undone if the forward ran inside `watched()`; writes that
-    torch's dispatcher does not see (through NumPy, or in an extension that does not declare them) are not undone.
+    Writes to parameters and to tensors in attributes are undone if the forward ran inside `watched()`, except writes that
+    torch's dispatcher does not see (through NumPy, or in an extension that does not declare them).
 
     Args:
         model: Any module.
-        hooks: Also put back what forward hooks collect (see `hooks.hook_state_kept`). False where the forward runs on
-            the user's own data, so that hooks may collect.
+        hooks: Also restore what forward hooks collect (see `hooks.hook_state_kept`). False if the forward runs on the user's
+            own data, so that hooks may collect.
     """
     with exclusive(model), hook_state_kept(model) if hooks else contextlib.nullcontext(), _kept(model):
         yield
@@ -51,10 +51,10 @@ def evaluating(model: nn.Module, *, hooks: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(*models: nn.Module) -> Iterator[None]:
-    """Hold a lock on every one of these models. `evaluating` holds the same lock.
+    """Hold a lock on each of these models. `evaluating` holds the same lock.
 
-    A model that is being scored has its training flags off, and its modules may hold proxies instead of tensors. Code that
-    reads or copies the model enters `exclusive` first, so that it does not see this state.
+    During evaluation a model's training flags are off, and its modules may hold proxies instead of tensors. Code that reads or
+    copies the model enters `exclusive` first, so that it does not see this state.
     """
     with contextlib.ExitStack() as stack:
         for model in sorted(models, key=id):  # the same order in every thread avoids deadlocks
@@ -66,7 +66,7 @@ def exclusive(*models: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
-    """Do what `evaluating` says, for one thread."""
+    """Restore the state as `evaluating` says, for one thread."""
     modules = list(model.modules())
     attributes = [_copy_attributes(module) for module in modules]
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
@@ -101,13 +101,13 @@ def _kept(model: nn.Module) -> Iterator[None]:
 
 
 class _Memory:
-    """Where the tensors of a model lie, and copies of what a forward was about to overwrite there."""
+    """The memory of a model's tensors, with copies of what a forward overwrote."""
 
     _active: list[_Memory] = []  # noqa: RUF012
-    """Of all models that are kept now: a forward may run in a thread of its own."""
+    """The memories of all models in evaluation, in any thread, as a forward may start threads."""
 
     def __init__(self, tensors: Iterable[Tensor | None]) -> None:
-        """Note where `tensors` lie; nothing is copied yet."""
+        """Store the memory addresses of `tensors`; nothing is copied yet."""
         found = {id(tensor): tensor for tensor in tensors if tensor is not None and has_storage(tensor)}
         self._tensors = [(tensor, tensor.detach()) for tensor in found.values()]
         storages = [tensor.untyped_storage() for tensor, _ in self._tensors]
@@ -116,17 +116,15 @@ class _Memory:
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Memory:
-        """Have writes announced from now on."""
         _Memory._active.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop that."""
         _Memory._active.remove(self)
 
     @staticmethod
     def before_write(tensor: Tensor) -> None:
-        """Copy the memory of `tensor`, once, if it belongs to a model that is kept."""
+        """Copy the memory of `tensor`, once, if it belongs to a model in evaluation."""
         if not has_storage(tensor):
             return
         address = memory_address(tensor)
@@ -138,7 +136,6 @@ class _Memory:
                         memory._copies[address] = storage.clone()
 
     def restore(self) -> None:
-        """Give every tensor its memory back, and the memory its contents."""
         for address, copy in self._copies.items():
             storage = self._storages[address]
             if storage.nbytes() != copy.nbytes():
@@ -151,10 +148,9 @@ class _Memory:
 
 
 class _Watch(TorchDispatchMode):
-    """Announces every write to memory that an operator's schema declares."""
+    """Calls `_Memory.before_write` for every write that an operator's schema declares."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """Announce the writes of one operator and run it."""
         kwargs = kwargs or {}
         schema = getattr(func, "_schema", None)
         if schema is not None and schema.is_mutable:
@@ -170,7 +166,7 @@ class _Watch(TorchDispatchMode):
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Let `evaluating` undo what forwards that run in this block write to weights, in this thread."""
+    """Let `evaluating` undo writes to weights by forwards in this block and thread."""
     if not _Memory._active:
         yield
         return
@@ -179,7 +175,7 @@ def watched() -> Iterator[None]:
 
 
 def unwatched(function: Any, *args: Any) -> Any:
-    """Call `function(*args)`, which writes to no weights, without the cost of `watched`."""
+    """Call `function(*args)`, which writes to no weights, without the overhead of `watched`."""
     if not torch._C._len_torch_dispatch_stack():
         return function(*args)
     mode = torch._C._pop_torch_dispatch_stack(None)
@@ -192,7 +188,7 @@ def unwatched(function: Any, *args: Any) -> Any:
 
 
 def has_storage(tensor: Tensor) -> bool:
-    """Whether a tensor has memory of its own: not sparse, not lazy, and no subclass that wraps others."""
+    """Whether a tensor has memory of its own: not sparse, not lazy, and no subclass that wraps other tensors."""
     if tensor.layout != torch.strided:
         return False
     if type(tensor) is Tensor or type(tensor) is nn.Parameter:
@@ -203,23 +199,21 @@ def has_storage(tensor: Tensor) -> bool:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Whether the contents of a tensor can be compared."""
     return has_storage(tensor) and not tensor.is_meta
 
 
 def memory_address(tensor: Tensor) -> int:
-    """What tells the memory of one tensor from that of others, also on the meta device."""
+    """Return a number that identifies a tensor's memory, also on the meta device."""
     return tensor.untyped_storage()._cdata
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Where and how a tensor lies in memory."""
     layout = (tensor.shape, tensor.stride(), tensor.storage_offset())
     return (memory_address(tensor), tensor.dtype, tensor.device, *layout)
 
 
 def _tensors_in(attributes: Iterable[tuple[dict[str, Any], list[tuple[Any, Any]]]]) -> Iterator[Tensor]:
-    """Tensors in what `_copy_attributes` saved, one level deep."""
+    """Tensors in the result of `_copy_attributes`, one level deep."""
     for saved, containers in attributes:
         for values in (saved, *(contents for _, contents in containers if contents)):
             for value in values.values() if isinstance(values, dict) else values:
@@ -228,7 +222,7 @@ def _tensors_in(attributes: Iterable[tuple[dict[str, Any], list[tuple[Any, Any]]
 
 
 def _copy_attributes(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, Any]]]:
-    """Copy the attributes, and pair plain containers, which a forward could fill or empty, with shallow copies."""
+    """Copy the attributes, and pair plain containers, which a forward could change, with shallow copies."""
     if isinstance(module, torch.jit.ScriptModule):
         return {"training": module.training}, []
     saved = dict(module.__dict__)
@@ -237,7 +231,7 @@ def _copy_attributes(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any,
 
 
 def _restore_attributes(module: nn.Module, saved: dict[str, Any], containers: list[tuple[Any, Any]]) -> None:
-    """Put back what `_copy_attributes` saved: the same objects, with the same contents."""
+    """Restore the result of `_copy_attributes`: the same objects, with the same contents."""
     if isinstance(module, torch.jit.ScriptModule):
         module.training = saved["training"]
         return

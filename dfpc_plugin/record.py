@@ -1,4 +1,4 @@
-"""The record of a whole run: plain data that a saved model carries with it, and that its report is drawn from."""
+"""The record of a run: plain data that is saved with a model, and from which its report is made."""
 
 from __future__ import annotations
 
@@ -22,24 +22,16 @@ __all__ = ["TOTAL", "Point", "RecordError", "RunRecord", "machine"]
 
 _FORMAT = 1
 TOTAL = "in all"
-"""The key of the time that a whole run took, among those of its stages."""
+"""Key of the total time of a run, among the times of its stages."""
 
 
 class RecordError(DFPCError):
-    """A record that was not written by this library."""
+    """A record was not written by this library."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model on the curve of accuracy against cost.
-
-    Attributes:
-        label: What the model is.
-        macs: MACs.
-        parameters: Entries of its parameters.
-        top1: Accuracy in per cent; None if it was not measured.
-        latency_ms: Milliseconds of one forward; None if they were not measured.
-    """
+    """A model on the curve of accuracy (per cent) against cost; accuracy and latency (ms) are None if not measured."""
 
     label: str
     macs: int
@@ -50,24 +42,24 @@ class Point:
 
 @dataclass
 class RunRecord:
-    """What was asked for, done and found, as far as it was; everything in it goes through JSON.
+    """Settings and results of a run, as far as it got; all of it can be converted to JSON.
 
     Attributes:
-        model: Name, options, and where the weights came from.
-        asked: The target in the user's words.
-        prune: `PruneResult.to_json()`, without what the next two have.
-        saliency: Scores and what went, per coupling; None where saliency was computed anew after every round.
-        protected: Couplings that had to stay.
+        model: Name, options, and the source of the weights.
+        asked: The target as text.
+        prune: `PruneResult.to_json()`, without the entries of the next two.
+        saliency: Scores and removed units per coupling; None if saliency was recomputed after every round.
+        protected: Couplings that were not pruned.
         preprocessing: How images become inputs.
-        layers: Widths of the layers before and after, as of `LayerTable.to_json`.
+        layers: Widths of the layers before and after, as in `LayerTable.to_json`.
         evaluations: Accuracy by stage.
         curve: Points of accuracy against cost.
-        finetune: Settings, history and outcome of fine-tuning.
-        exports: Files that were exported, and how near their outputs are.
+        finetune: Settings, history and result of fine-tuning.
+        exports: Exported files, and the errors of their outputs.
         recipe: The resolved recipe as YAML.
-        changes: What of the recipe differs from the defaults, as YAML.
+        changes: The part of the recipe that differs from the defaults, as YAML.
         sizes: Bytes of the weights "before" and "after".
-        seconds: What each stage took, and under `TOTAL` all together.
+        seconds: Time of each stage, and their total under `TOTAL`.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +79,7 @@ class RunRecord:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add_pruning(self, result: PruneResult) -> None:
-        """Note what pruning did, with the scores it went by."""
+        """Add the result of pruning, with its scores."""
         content = result.to_json()
         importance = content["importance"] = content.pop("criterion")
         self.layers = content.pop("layers")
@@ -101,28 +93,24 @@ class RunRecord:
         self.seconds |= result.seconds
 
     def add_evaluation(self, stage: str, data: str, found: Evaluation) -> None:
-        """Note an accuracy."""
+        """Add an accuracy."""
         loss = found.loss if math.isfinite(found.loss) else None  # JSON has no infinity
         self.evaluations.append(
             {"stage": stage, "data": data, "top1": found.top1, "top5": found.top5, "loss": loss, "count": found.count}
         )
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """Note what a stage took that came after all that was noted before."""
+        """Add the time of a stage that came after all others."""
         whole = self.seconds.get(TOTAL, sum(self.seconds.values()))
         self.seconds = self.seconds | {stage: self.seconds.get(stage, 0.0) + seconds, TOTAL: whole + seconds}
 
     def add_point(self, point: Point) -> None:
-        """Note a point of the curve."""
+        """Add a point of the curve."""
         self.curve.append(to_plain(point))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
-        """Read what `to_json` has written, as far as it is there.
-
-        Raises:
-            RecordError: It is of another kind.
-        """
+        """Read the result of `to_json`; entries may be missing. Raises RecordError for an entry of another type."""
         known = {entry.name: content[entry.name] for entry in fields(cls) if content.get(entry.name) is not None}
         try:
             return checked(cls, vars(cls()) | known, "")
@@ -130,7 +118,7 @@ class RunRecord:
             raise RecordError(f"The record was not written by this library: {error.sentence}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it with when and where it was made, as the report and the manifest take it."""
+        """Return the record with time, versions and machine, for the report and the manifest."""
         return {
             "format": _FORMAT,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -141,7 +129,7 @@ class RunRecord:
 
 
 def machine() -> dict[str, Any]:
-    """Return what timings depend on."""
+    """Return the properties of the machine that timings depend on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "processor": platform.processor() or platform.machine(),

@@ -1,4 +1,4 @@
-"""Registries: what users choose by name is registered once, and is known by that name everywhere."""
+"""Registries of everything that users choose by name."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ from dfpc_plugin.plain_data import did_you_mean
 __all__ = ["EXTENSIONS", "Named", "Registry"]
 
 EXTENSIONS = "dfpc_plugin"
-"""The group of entry points that names modules of other packages, which register their own when they are imported."""
+"""The entry point group in which other packages name modules that register their own entries."""
 
 
 class Named(Protocol):
-    """What a registry holds.
-
-    Attributes:
-        name: In Python, in recipes and on the command line.
-        summary: What help texts and the documentation say of it, in one line.
-    """
+    """An entry of a registry: its name, and a line for help texts and the documentation."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -36,19 +31,14 @@ N = TypeVar("N", bound=Named)
 class Registry(Mapping[str, N]):
     """Entries by name, in the order of their registration.
 
-    Installed packages add entries of their own: they name a module under the entry point group `dfpc_plugin`, which is
-    imported the first time that a name is unknown, or that all names are asked for.
+    Installed packages can add entries: they name a module under the entry point group `dfpc_plugin`. It is imported when a
+    name is unknown, or all names are requested, for the first time.
     """
 
     _extended = False
 
     def __init__(self, setting: str, *entries: N) -> None:
-        """Hold some entries.
-
-        Args:
-            setting: The setting that takes such names, for errors.
-            *entries: The first entries.
-        """
+        """Register the first entries; `setting` names the setting in error messages."""
         self._setting = setting
         self._entries: dict[str, N] = {}
         for entry in entries:
@@ -66,18 +56,18 @@ class Registry(Mapping[str, N]):
         return entry
 
     def __getitem__(self, name: str) -> N:
-        """The entry of a name."""
+        """Return the entry of a name."""
         if name not in self._entries:
             _import_extensions()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        """All names."""
+        """Iterate over all names."""
         _import_extensions()
         return iter(dict(self._entries))
 
     def __len__(self) -> int:
-        """How many entries there are."""
+        """Return the number of entries."""
         _import_extensions()
         return len(self._entries)
 
@@ -86,12 +76,12 @@ class Registry(Mapping[str, N]):
 
         Args:
             name: What the user gave.
-            error: What to raise if there is no such entry.
-            *others: Names that the setting takes beside those of the registry.
-            setting: What the user calls the setting, if it is not the registry's own.
+            error: Type of the error to raise.
+            *others: Further names that the setting takes.
+            setting: Name of the setting for the user, if it is not the registry's.
 
         Raises:
-            DFPCError: There is none; the message names the nearest.
+            DFPCError: There is no such entry; the message has the nearest name.
         """
         if isinstance(name, str) and name in self:
             return self[name]
@@ -101,18 +91,14 @@ class Registry(Mapping[str, N]):
 
 
 def _import_extensions() -> None:
-    """Import the modules that installed packages name, once.
-
-    Raises:
-        RegistryError: One of them cannot be imported.
-    """
+    """Import the modules that installed packages name, once; raise RegistryError if one of them cannot be imported."""
     if Registry._extended:
         return
-    Registry._extended = True  # first, as the modules may look names up
+    Registry._extended = True  # before importing, as the modules may look up names
     for point in entry_points(group=EXTENSIONS):
         try:
             point.load()
-        except Exception as error:  # importing runs whatever the module says
+        except Exception as error:  # an import may raise anything
             Registry._extended = False
             raise RegistryError(
                 f"The extension '{point.name}' ({point.value}) cannot be imported ({type(error).__name__}: {error}); "

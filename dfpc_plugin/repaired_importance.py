@@ -1,4 +1,4 @@
-"""An importance that anticipates repair: what a channel costs after its neighbours replace it."""
+"""An importance that anticipates repair: the error that remains after the other channels compensate for a pruned one."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ __all__ = ["RepairedImportance", "default_importance", "repaired_in"]
 
 _SENSITIVITIES = "sensitivities"
 _RIDGE, _RIDGE_OF_IMAGES = 0.3, 0.01
-"""What is added to covariances, in multiples of the mean variance, so that less of what looks alike is believed.
+"""Ridge added to covariances, in multiples of the mean variance, so that correlations are trusted less.
 
 For errors at the outputs of EfficientNet-Lite0, at 0.8 of the MACs, the smaller one loses 20 points with noise and 50 with 128
-photographs. For shares of every reader on images, it is the better one on CIFAR ResNets.
+photographs. For shares of every reader on images, the smaller one is better on CIFAR ResNets.
 """
 AnticipatedRanking = Literal["output", "expected"]
-"""How couplings compare; see `RepairedImportance`."""
+"""How scores of different couplings compare; see `RepairedImportance`."""
 
 
 class RepairedImportance(tp.importance.Importance):
-    """Score a group's channels by what they cost once the channels that stay replace them, as `repair` lets them.
+    """Score a group's channels by the error that remains when the other channels replace them, as in `repair`.
 
-    For every layer that reads a coupling, the covariance of its inputs tells how much of a channel the others do not tell;
-    that part, through the layer's weights, is what cannot be repaired. Channels go one after the other, the cheapest first,
-    and each time the others stand in: of two that are alike only one is cheap, and the last ones of a layer are dear.
+    For every layer that reads a coupling, the covariance of its inputs determines which part of a channel the other channels
+    cannot predict. That part, multiplied by the layer's weights, is the error that repair cannot remove. Channels are removed
+    one by one, the cheapest first, and their error is recomputed each time: of two similar channels only one is cheap, and the
+    last ones of a layer are expensive.
 
-    Scores of different couplings compare as those of `DFPCImportance` with the same ranking, which also scores what no layer
-    reads, such as attention's queries:
+    Scores of different couplings compare like those of `DFPCImportance` with the same ranking, which also scores couplings
+    that no layer reads, such as attention's queries:
 
-    - `output`: shares of the variance of the model's outputs. It is what `prune` ranks by where it repairs by covariances.
-    - `expected` (default): shares of the expected squared output of every reader, in multiples of an equal share, added up
-      over readers; for Torch-Pruning's pruners, which cannot divide by what a channel costs.
+    - `output`: shares of the variance of the model's outputs. `prune` uses it with a repair that uses covariances.
+    - `expected` (default): shares of the expected squared output of every reading layer, in multiples of an equal share,
+      summed over these layers; for Torch-Pruning's pruners, which do not divide by costs.
 
-    Covariances are those of noise that runs through the model, of images that are made from the model, or of images of yours.
-    Where there is no noise to be had, as for models of text, `DFPCImportance` scores everything. Cuts chosen so are for models
-    that are repaired.
+    Covariances are measured on noise, on images synthesised from the model, or on images of the user. Where noise is not
+    possible, as for text models, `DFPCImportance` scores everything. The scores are meant for models that are repaired after
+    pruning.
 
     Attributes:
-        settings: What was asked for.
-        calibration: The images, once they are there; None if noise is looked at.
+        settings: The repair settings.
+        calibration: The images; None for noise.
     """
 
     def __init__(
@@ -73,18 +74,18 @@ class RepairedImportance(tp.importance.Importance):
         example_inputs: ExampleInputs | None = None,
         ranking: AnticipatedRanking = "expected",
     ) -> None:
-        """Choose what to look at.
+        """Choose the data for covariances.
 
         Args:
-            how: "merge" for noise, "synthetic", or "calibrate" with images of your own; or `RepairSettings`, so that the same
-                images are used as for a repair with them.
+            how: "merge" for noise, "synthetic", or "calibrate" with your own images; or `RepairSettings`, to use the same
+                images as a repair with them.
             images: For "calibrate".
-            example_inputs: What to call the model with; by default what the pruner was given.
-            ranking: How couplings compare.
+            example_inputs: Inputs for the model; by default those of the pruner.
+            ranking: How scores of different couplings compare.
 
         Raises:
-            DFPCError: An unknown ranking.
-            RepairError: Settings that cannot be followed, or of another method.
+            DFPCError: The ranking is unknown.
+            RepairError: The settings are invalid, or their method uses no covariances.
         """
         require_brackets(type(self).__name__, how)
         self.settings = RepairSettings.of(how, images)
@@ -103,15 +104,11 @@ class RepairedImportance(tp.importance.Importance):
 
     @property
     def label(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return f"DFPC, {self.ranking}, after repair by {self.settings.method}"
 
     def prepare(self, graph: tp.DependencyGraph, progress: Callable[[float], None]) -> None:
-        """Make or take the images before anything is scored, which would do so too, but tell nobody.
-
-        Args:
-            graph: Of the model that will be scored.
-            progress: Told the share of the images that are there.
+        """Make or load the images before scoring; `progress` is called with the fraction that is done.
 
         Raises:
             RepairError: No images can be made from the model.
@@ -121,7 +118,7 @@ class RepairedImportance(tp.importance.Importance):
                 self.calibration.batches(graph.model, call_of(graph, self.example_inputs).example_inputs, progress)
 
     def __call__(self, group: Any) -> Tensor | None:
-        """Return one score per root index of `group`, float64 on the root's device, or None.
+        """Return one score per root index of `group`, float64 on the model's device, or None.
 
         Raises:
             RepairError: No images can be made from the model.
@@ -156,27 +153,27 @@ class RepairedImportance(tp.importance.Importance):
 
     @property
     def in_output_error(self) -> bool:
-        """Whether scores are errors at the model's outputs, which compare with what channels cost."""
+        """Whether scores are errors at the model's outputs, which can be divided by costs."""
         return self._unread.in_output_error
 
     @property
     def flow(self) -> Flow:
-        """What has to flow through a model for this ranking."""
+        """What this ranking propagates through a model."""
         return self._unread.flow
 
     def score_by(self, graph: tp.DependencyGraph, bounds: Bounds) -> None:
-        """Use what has flowed through the model while `graph` was built, as `DFPCImportance` does."""
+        """Use what was propagated while `graph` was built, like `DFPCImportance`."""
         self._unread.score_by(graph, bounds)
         call = flowed(graph, bounds, self.flow, self.example_inputs)
         if call is not None and self.in_output_error:
             keep(graph, (_SENSITIVITIES, *call.signature), sensitivities(bounds))
 
     def _sensitivities(self, model: nn.Module, call: TracedCall) -> dict[str, Sensitivity]:
-        """How much errors of layers matter, by a run of its own."""
+        """The sensitivity of the outputs to errors of each layer, by a separate run."""
         return sensitivities(followed(model, call.example_inputs, call.forward_fn, self.flow))
 
     def _moments(self, model: nn.Module, call: TracedCall) -> dict[str, list[LayerMoments]]:
-        """Run the model on noise or on the images, which are made or taken once."""
+        """Run the model on noise, or on the images, which are made or loaded once."""
         settings, given = self.settings, call.example_inputs
         measure = functools.partial(layer_moments, model, forward_fn=call.forward_fn, seed=settings.seed)
         with evaluating(model):
@@ -193,38 +190,30 @@ class RepairedImportance(tp.importance.Importance):
 def default_importance(
     repair: RepairSettings | None, example_inputs: ExampleInputs
 ) -> DFPCImportance | RepairedImportance:
-    """Return what channels are ranked by where nothing else is asked for: the error at the model's outputs.
-
-    It is the error after the repair that follows, if that repair goes by covariances.
-
-    Args:
-        repair: The repair that follows the cut.
-        example_inputs: What to call the model with.
-    """
+    """Return the default importance: the error at the model's outputs, after `repair` if that uses covariances."""
     if repair is not None and repair.how.anticipated:
         return RepairedImportance(repair, example_inputs=example_inputs, ranking="output")
     return DFPCImportance("output", example_inputs=example_inputs)
 
 
 def repaired_in(importance: Any) -> RepairedImportance | None:
-    """Return the importance that looks at images, if `importance` is one or has one as its own `importance`."""
+    """Return the `RepairedImportance` that `importance` is or wraps, or None."""
     inner = getattr(importance, "importance", importance)
     return inner if isinstance(inner, RepairedImportance) else None
 
 
 def _anticipated() -> list[str]:
-    """Names of the methods that the ranking can anticipate."""
     return [name for name, method in METHODS.items() if method.anticipated]
 
 
 def _is_read(item: Any, group: Any) -> bool:
-    """Whether an item of a group is the inputs of a layer."""
+    """Whether an item of a group stands for the inputs of a layer."""
     role = getattr(item.dep, "role", "feed-out")
     return role == "feed-out" and bool(group._DG.is_in_channel_pruning_fn(item.dep.handler))
 
 
 def _layers(model: nn.Module, name: str | None, moments: dict[str, list[LayerMoments]]) -> list[str]:
-    """Names under which a module's matrices over its inputs are known, or the layer that computes its weight from a parameter."""
+    """Names of a module (or of the layer whose weight is computed from the parameter) in `moments`."""
     if name is None:
         return []
     if name not in moments:

@@ -1,4 +1,4 @@
-"""Optional packages, imported when they are needed and not before."""
+"""Import optional packages when they are needed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ __all__ = ["require"]
 
 
 def require(module: str, package: str, extra: str) -> ModuleType:
-    """Import and return `module`, which the installable `package` provides and this project's `extra` asks for.
-
-    Raises:
-        MissingDependencyError: The package is not installed.
-    """
+    """Import `module` of the optional `package`, or raise MissingDependencyError, which names this project's `extra`."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         top_level = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != top_level:
-            raise  # the package is there and one of its own imports is broken: another story
+            raise  # the package is installed, but one of its own imports fails
         raise MissingDependencyError(package, extra) from error

@@ -5,12 +5,12 @@ For channel c of a coupling with feed-in layers A, feed-out layers B and the tra
 
     s_c = sum over a in A, b in B downstream of a of the sum of all entries of (|M_b| |F_ab|)[:, c] (|M_a|)[c, :]
 
-factorises, as the sum of all entries of a product of two non-negative matrices is the column sums of the left one times
-the row sums of the right one:
+factorises: the sum of all entries of a product of two non-negative matrices is the column sums of the left one times the row
+sums of the right one:
 
     u_a = |M_a| 1,    v_a = d/du_a sum_b 1' |M_b| F(u),    s_c = sum_a sum_{positions p of c} (u_a v_a)[c, p]
 
-"Downstream" is by data flow here; the authors' code compares the layers' names as strings.
+"Downstream" refers to the data flow here; the authors' code compares the layers' names as strings.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from dfpc_plugin.wrappers import HoldsModel, plain_model
 __all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "followed", "require_finite", "saliency_of"]
 
 Ranking = Literal["published", "relative", "expected", "output"]
-"""What is scored: bounds, with all feed-out layers alike (published) or each in shares of its own total (relative); shares
-of each feed-out layer's expected squared output (expected); or shares of the variance of the model's outputs (output)."""
+"""What is scored: bounds, with equal weights (published) or as shares of every feed-out layer's total (relative); shares
+of every feed-out layer's expected squared output (expected); or shares of the variance of the outputs (output)."""
 
 _FLOWS: dict[Ranking, Flow] = {
     "published": "bounds", "relative": "bounds", "expected": "variances", "output": "variances to outputs"
@@ -46,8 +46,8 @@ _FLOWS: dict[Ranking, Flow] = {
 class Saliency(Mapping[str, Tensor]):
     """Scores per feed-in layer: module path -> 1-D float64 CPU tensor, one score per output channel.
 
-    A layer whose coupling no layer reads (the classifier) is not in the mapping. A parameter that is not called `weight`
-    goes by its own path (`attn.in_proj_weight`).
+    A layer whose coupling no layer reads (the classifier) is not in the mapping. A parameter that is not called `weight` has
+    its own path (`attn.in_proj_weight`).
 
     Attributes:
         couplings: The layer-level couplings, in the order of the forward pass.
@@ -60,10 +60,7 @@ class Saliency(Mapping[str, Tensor]):
         couplings: tuple[LayerCoupling, ...],
         computed: Mapping[str, str] | None = None,
     ) -> None:
-        """Hold `scores` (one 1-D tensor per feed-in layer) and the couplings they belong to.
-
-        `computed` names the layer whose weight is computed from a parameter, by the parameter's path.
-        """
+        """Store `scores` (one 1-D tensor per feed-in layer) and the attributes."""
         self._scores = dict(scores)
         self.couplings = couplings
         self.computed = dict(computed or {})
@@ -81,7 +78,7 @@ class Saliency(Mapping[str, Tensor]):
         return len(self._scores)
 
     def __repr__(self) -> str:
-        """Say how much is in it."""
+        """Show the numbers of layers, channels and couplings."""
         channels = sum(len(scores) for scores in self._scores.values())
         return f"Saliency({len(self)} layers, {channels} channels, {len(self.couplings)} couplings)"
 
@@ -89,8 +86,8 @@ class Saliency(Mapping[str, Tensor]):
         """Sum the scores of a coupling's feed-in layers, channel by channel, `(width,)`.
 
         Raises:
-            DFPCError: Its layers have different widths (their outputs are concatenated or split on the way), so
-                channels do not correspond by position.
+            DFPCError: Its layers have different widths (their outputs are concatenated or split), so channels do not
+                correspond by position.
         """
         layers = [self._scores[name] for name in coupling.feed_in]
         widths = {len(scores) for scores in layers}
@@ -112,34 +109,34 @@ def bgsc(
 ) -> Saliency:
     """Score every channel of `model` without data: one forward, one backward.
 
-    Each operator's convention (exact, a bound, or an approximation) is in the documentation's table of rules. Scores
-    sum over the batch, so a batch of one is what you want; only shapes and dtypes of the inputs are used. The model is
-    left bit for bit as it was, and its mode does not matter: evaluation is what is scored.
+    The documentation's table of rules states for each operator whether its rule is exact, a bound or an approximation. Scores
+    sum over the batch, so use a batch of one; only shapes and dtypes of the inputs matter. The model is scored in evaluation
+    mode and left unchanged, bit for bit.
 
     Args:
         model: Any module; float32, float64, bfloat16 or float16, on any device.
         example_inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
-        ranking: `published`, or `relative`: a channel's share of every feed-out layer's total, in multiples of an equal
-            share (one over the layer's number of channels), added up over the feed-out layers. A score of 1 is an
-            average channel that one layer reads, whatever the scales and widths of layers. `expected` is the same with
-            variances in place of bounds, by what BatchNorm's statistics and the weights tell of the data: see
-            `analyses.moments`. `output` is a channel's share of the variance of the model's outputs: an estimate of the
-            relative squared error that removing it makes there.
+        ranking: `published`, or `relative`: a channel's share of every feed-out layer's total, in multiples of an equal share
+            (one over the layer's number of channels), summed over the feed-out layers. A score of 1 is an average channel that
+            one layer reads, whatever the scales and widths of layers. `expected` is the same with variances instead of bounds,
+            from BatchNorm's statistics and the weights: see `analyses.moments`. `output` is a channel's share of the variance
+            of the model's outputs: an estimate of the relative squared error there when it is removed.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of `model(...)`, as in Torch-Pruning.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        progress: True for bars at once, False for none, or a function that is called with the phase and the fraction of it
+            that is done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all
+            calls.
 
     Returns:
         Scores per feed-in layer, on the CPU in float64.
 
     Raises:
-        UnsupportedOperatorError: Operators without a rule, all of them listed.
+        UnsupportedOperatorError: Operators have no rule; lists all of them.
         ValueDependentError: The forward needs the values of its data.
         NonFiniteWeightError: A weight or a running statistic is NaN or infinite.
         NonFiniteScoreError: A score is, though the weights are not.
         ModelFormError: The model is exported, sharded, or has lazy layers without weights.
-        RuleError: An operator is used in a form that its rule cannot do, or the model's shapes do not fit.
-        ExampleInputsError: `example_inputs` is not something to call a model with.
+        RuleError: A rule does not support a form of its operator, or the model's shapes do not fit.
+        ExampleInputsError: `example_inputs` holds no data, or the model cannot be called with it.
     """
     if ranking not in get_args(Ranking):
         raise DFPCError(f"ranking must be one of {', '.join(get_args(Ranking))}, not {ranking!r}.")
@@ -154,11 +151,7 @@ def bgsc(
 def followed(
     model: nn.Module | HoldsModel, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, flow: Flow
 ) -> Bounds:
-    """Let something flow through a model whose weights are finite.
-
-    Raises:
-        DFPCError: As `bgsc` raises.
-    """
+    """Propagate `flow` through a model whose weights are finite; raises DFPCError like `bgsc`."""
     model = plain_model(model, scripted=True)
     with exclusive(model):
         require_finite(model)
@@ -168,16 +161,12 @@ def followed(
 
 
 def flow_of(ranking: Ranking) -> Flow:
-    """What flows through a model to rank its channels so."""
+    """Return what a ranking propagates through a model."""
     return _FLOWS[ranking]
 
 
 def saliency_of(bounds: Bounds, ranking: Ranking) -> Saliency:
-    """Score every channel by what has flowed through a model.
-
-    Raises:
-        NonFiniteScoreError: A score is not finite.
-    """
+    """Score every channel by what was propagated; raises NonFiniteScoreError if a score is not finite."""
     scores = _backward(bounds, ranking)
     for name, value in scores.items():
         if not torch.isfinite(value).all():
@@ -188,7 +177,7 @@ def saliency_of(bounds: Bounds, ranking: Ranking) -> Saliency:
 
 
 def _backward(bounds: Bounds, ranking: Ranking) -> dict[str, Tensor]:
-    """Pull what is scored back to the leaves and sum u * v over positions."""
+    """Backpropagate to the leaves and sum u * v over positions."""
     scores: dict[str, Tensor] = {}
     gradients = bounds.output_shares() if bounds.to_outputs else bounds.gradients(_weights(bounds, ranking))
     for writer, gradient in zip(bounds.writers, gradients, strict=False):
@@ -201,7 +190,7 @@ def _backward(bounds: Bounds, ranking: Ranking) -> dict[str, Tensor]:
 
 
 def _weights(bounds: Bounds, ranking: Ranking) -> list[Tensor]:
-    """What each reader counts: one, or one over the total of its layer."""
+    """The weight of each reader: one, or one over the total of its layer."""
     if ranking == "published":
         return [torch.ones_like(reader.total) for reader in bounds.readers]
     totals = bounds.totals_by_layer()
@@ -216,7 +205,7 @@ def require_finite(model: nn.Module) -> None:
         for name, tensor in {**module._parameters, **statistics}.items():
             if tensor is None or tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
                 continue
-            if not math.isfinite(float(tensor.sum())):  # also on overflow of the sum, so count before complaining
+            if not math.isfinite(float(tensor.sum())):  # the sum itself may overflow, so count below
                 count = int((~torch.isfinite(tensor)).sum())
                 if count:
                     raise NonFiniteWeightError(f"{path}.{name}" if path else name, count)

@@ -1,4 +1,4 @@
-"""Imported before everything else: Ctrl-C while a command imports torch, which takes seconds, ends it without a traceback."""
+"""Imported first: Ctrl-C while a command imports torch, which takes seconds, ends it without a traceback."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from types import FrameType
 __all__ = ["INTERRUPTED", "begun"]
 
 INTERRUPTED = 130
-"""What a command returns that Ctrl-C has ended."""
+"""Exit code of a command that Ctrl-C has ended."""
 
 
 def _is_command() -> bool:
-    """Whether this process is `dfpc` or `python -m dfpc_plugin`, and not one that imports the package."""
+    """Whether this process is `dfpc` or `python -m dfpc_plugin`, not a program that imports the package."""
     words = sys.orig_argv
     by_module = any(pair in (("-m", "dfpc_plugin"), ("-m", "dfpc_plugin.cli")) for pair in itertools.pairwise(words))
     return by_module or Path(sys.argv[0] if sys.argv else "").stem == "dfpc"
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Nothing has been begun that would have to be ended well."""
+    """Exit at once, as nothing has to be cleaned up yet."""
     os._exit(INTERRUPTED)
 
 
 def begun() -> None:
-    """From now on, Ctrl-C is an error as in any program."""
+    """Let Ctrl-C raise KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _end and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

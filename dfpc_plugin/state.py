@@ -1,4 +1,4 @@
-"""Tell whether a model still is the one that something was computed for."""
+"""Check whether a model has changed since something was computed for it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["ModelState"]
 
 
 class ModelState:
-    """A record of a model's structure and weights, cheap to check.
+    """A record of a model's structure and weights that is cheap to check.
 
-    Identity, storage, shape and version counter of every parameter and buffer show optimiser steps, loading and
-    pruning. They do not show writes through `.data`, so the contents of the layers that a caller asks about are
-    compared as well, by one weighted sum per row, and so are their settings, such as a stride.
+    Identity, storage, shape and version counter of every parameter and buffer show optimiser steps, loading and pruning. They
+    do not show writes through `.data`. So for the layers in question, contents are compared as well, by one weighted sum per
+    row, and so are settings, such as a stride.
 
     Attributes:
         names: Dotted path of every module.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Record `model` as it is now: one number per output channel of every tensor."""
+        """Record the present `model`."""
         self.names = {module: name for name, module in model.named_modules()}
         tables = [t for module in self.names for t in (module._parameters, module._buffers, module._modules)]
         self._outlines = [(table, _outline(table)) for table in tables if table]
@@ -33,11 +33,7 @@ class ModelState:
         self._settings = {module: _settings(module) for module in self.names}
 
     def holds_for(self, layers: Iterable[nn.Module]) -> bool:
-        """Tell whether nothing that a score of `layers` depends on has changed since.
-
-        Args:
-            layers: Modules of the recorded model whose own tensors are compared by content.
-        """
+        """Tell whether nothing has changed that a score of `layers` depends on; contents of other layers are not compared."""
         if any(self._empty) or any(_outline(table) != outline for table, outline in self._outlines):
             return False
         for layer in layers:
@@ -51,7 +47,7 @@ class ModelState:
 
 
 def _outline(table: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Everything about a module's parameters, buffers or children that can be told without reading tensors."""
+    """A module's parameters, buffers or children, as far as known without reading tensors."""
     return [
         (name, id(value), value.data_ptr(), 0 if value.is_inference() else value._version, value.shape)
         if isinstance(value, Tensor)
@@ -61,20 +57,20 @@ def _outline(table: Mapping[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """A module's own numbers, strings and tuples, which its forward may use; the training flag is not scored."""
+    """A module's own numbers, strings and tuples, which its forward may use, without the training flag."""
     plain = (bool, int, float, str, tuple)
     return {name: value for name, value in module.__dict__.items() if name != "training" and isinstance(value, plain)}
 
 
 def _row_sums(module: nn.Module) -> list[Tensor]:
-    """The contents of a module's own parameters and buffers."""
+    """The contents of a module's own parameters and buffers, as weighted sums."""
     return [_contents(t) for table in (module._parameters, module._buffers) for t in table.values() if t is not None]
 
 
 def _contents(tensor: Tensor) -> Tensor:
-    """One number per row that changes with any entry and with the order of entries; small tensors as they are."""
+    """One number per row, which depends on all elements and their order; small tensors are copied."""
     tensor = tensor.detach()
-    if tensor.is_complex():  # both parts count
+    if tensor.is_complex():  # real and imaginary part
         tensor = torch.view_as_real(tensor)
     if tensor.dim() < 2:
         return tensor.clone()
@@ -84,5 +80,4 @@ def _contents(tensor: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _weights(length: int, device: torch.device) -> Tensor:
-    """Weights without a pattern that weights of a network could have."""
     return torch.arange(1, length + 1, dtype=torch.float32, device=device).sin()

@@ -1,4 +1,4 @@
-"""Trace a model: run its forward once on proxies, for every analysis that is asked for."""
+"""Trace a model: run its forward once on proxies, for all requested analyses."""
 
 from __future__ import annotations
 
@@ -34,13 +34,7 @@ __all__ = ["Flow", "ForwardFunction", "Trace", "missing_operators", "trace_model
 
 @dataclass(frozen=True)
 class Trace:
-    """What one run of a forward has shown.
-
-    Attributes:
-        run: The run.
-        channels: Channels and what the forward demands of them; None if they were not followed.
-        bounds: Who reads and who writes couplings, and how much; None if nothing flowed.
-    """
+    """The results of one traced run: channels with the forward's constraints, and bounds; None if not requested."""
 
     run: TracedRun
     channels: ChannelTrace | None
@@ -55,21 +49,21 @@ def trace_model(
     channels: bool = False,
     flow: Flow | None = None,
 ) -> Trace:
-    """Run `model` once on proxies of the shapes of `example_inputs`; their values are not used, but for those of integers.
+    """Run `model` once on proxies shaped like `example_inputs`; of their values, only integers are used.
 
-    The model is left as it was found. Works under `torch.no_grad()` and `torch.inference_mode()`.
+    The model is not changed. Works under `torch.no_grad()` and `torch.inference_mode()`.
 
     Args:
         model: A module without wrappers, as `wrappers.plain_model` returns it.
-        example_inputs: What it is called with.
+        example_inputs: Inputs for the model.
         forward_fn: Called as `forward_fn(model, example_inputs)` in place of the model.
-        channels: Follow channels.
-        flow: What flows in place of data; None for nothing.
+        channels: Whether to follow channels.
+        flow: What to propagate in place of data; None for nothing.
 
     Raises:
         UnsupportedOperatorError: Operators of the model have no record.
         ValueDependentError: The forward needs the values of its data.
-        ExampleInputsError: `example_inputs` is not something to call a model with.
+        ExampleInputsError: `example_inputs` holds no data, or the model cannot be called with it.
     """
     trace = _traced(model, example_inputs, forward_fn, channels=channels, flow=flow)
     trace.run.finish()
@@ -85,7 +79,7 @@ def missing_operators(
 
     Raises:
         ValueDependentError: The forward needs the values of its data.
-        ExampleInputsError: `example_inputs` is not something to call a model with.
+        ExampleInputsError: `example_inputs` holds no data, or the model cannot be called with it.
     """
     try:
         model = plain_model(model, scripted=True)
@@ -102,7 +96,7 @@ def _traced(
     channels: bool,
     flow: Flow | None,
 ) -> Trace:
-    """Run the forward and return what the run has shown, complete or not."""
+    """Run the forward and return the results, complete or not."""
     example_inputs = as_inputs(example_inputs)
     run = TracedRun(model)
     followed, bounds = ChannelTrace(run) if channels else None, None
@@ -131,13 +125,13 @@ def _traced(
                     statements.look_aside(run, model, example_inputs)
     if not run.calls:
         raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
-    run.channels = run.bounds = None  # they may know the run
+    run.channels = run.bounds = None  # they may refer to the run
     return Trace(run, followed, bounds)
 
 
 @contextlib.contextmanager
 def _watching(run: TracedRun, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
-    """Watch what a forward does beside calling operators: plain numbers it makes from widths, widths that modules state."""
+    """Watch for plain numbers that a forward makes from widths, and for widths that modules state."""
     if followed is None or statements is None:
         yield
         return
@@ -148,7 +142,7 @@ def _watching(run: TracedRun, followed: ChannelTrace | None, statements: Stateme
 
 @contextlib.contextmanager
 def _recording(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, whatever mode the caller is in; the model is restored at exit."""
+    """Enter evaluation mode without gradients, whatever the caller's mode; the model is restored at exit."""
     with (
         collector_paused(),
         torch.inference_mode(False),

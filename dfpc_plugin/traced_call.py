@@ -1,10 +1,10 @@
-"""Remember what a Torch-Pruning dependency graph was traced with.
+"""Store the example inputs of a Torch-Pruning dependency graph.
 
-Torch-Pruning gives an importance the group to score, and through it the graph and the model, but not the example inputs
-that the user gave to the pruner. Asking for them twice would be a nuisance and a source of mismatches, so building a
-graph notes them down, as shapes: `DependencyGraph.build_dependency` is wrapped once, when this module is imported, and
-does what it did before. It is the only change to Torch-Pruning, and there is no way around it: the graph keeps neither the inputs nor
-their shapes, the pruner does not pass itself to its importance, and the importance is not called before the graph is there.
+Torch-Pruning gives an importance the group to score, which leads to the graph and the model, but not to the example inputs of
+the pruner. To ask the user twice would allow mismatches. So `DependencyGraph.build_dependency` is wrapped once, when this
+module is imported, to store the inputs' shapes on the graph. This is the only change to Torch-Pruning, and it is unavoidable:
+the graph keeps neither inputs nor shapes, the pruner does not pass itself to its importance, and the importance is not called
+before the graph exists.
 """
 
 from __future__ import annotations
@@ -30,36 +30,31 @@ _ATTRIBUTE = "_dfpc_traced_call"
 
 @dataclass(frozen=True)
 class TracedCall:
-    """How a graph's model is called.
-
-    Attributes:
-        example_inputs: The user's example inputs without their values (masks keep theirs).
-        forward_fn: The user's `forward_fn(model, example_inputs)`, if one was given.
-    """
+    """How a graph's model is called: example inputs without their values (masks keep theirs), and `forward_fn`."""
 
     example_inputs: ExampleInputs
     forward_fn: ForwardFunction | None
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What scores depend on of this: shapes and dtypes, and the function."""
+        """What scores depend on: shapes, dtypes and the function."""
         return (*((tensor.shape, tensor.dtype) for tensor in tensors(self.example_inputs)), id(self.forward_fn))
 
 
 def traced_call(graph: tp.DependencyGraph) -> TracedCall | None:
-    """Return what `graph` was traced with, or None if it was built before this package was imported."""
+    """Return the call that `graph` was built with, or None if it was built before this package was imported."""
     return getattr(graph, _ATTRIBUTE, None)
 
 
 def _without_values(tensor: Tensor) -> Tensor:
-    """The same shape, dtype and device in no memory; masks are kept."""
+    """Return a tensor of the same shape, dtype and device that takes no memory; masks are kept."""
     if tensor.dtype == torch.bool:
         return tensor
     return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def noting(build: Callable[..., tp.DependencyGraph]) -> Callable[..., tp.DependencyGraph]:
-    """Wrap `build_dependency` so that it notes its call on the graph."""
+    """Wrap `build_dependency` so that it stores its call on the graph."""
     signature = inspect.signature(build)
 
     @functools.wraps(build)

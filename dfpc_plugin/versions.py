@@ -1,4 +1,4 @@
-"""Versions of what results and saved models depend on."""
+"""Versions of the packages that results and saved models depend on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _PACKAGES = ("dfpc-plugin", "torch", "timm", "torchvision", "torch-pruning", "sa
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries, as far as they are installed, by their import names."""
+    """Return the versions of Python and of the installed libraries, by import name."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package.replace("-", "_")] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue  # run from a copy of the sources, say
+            continue  # such as a copy of the sources
     return found

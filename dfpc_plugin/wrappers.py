@@ -1,4 +1,4 @@
-"""Models as users hold them: in results, compiled, wrapped for several processes, in TorchScript, exported, not initialised."""
+"""Unwrap models: from results, `torch.compile` and `DistributedDataParallel`; refuse other forms."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ from dfpc_plugin.files import is_directory, is_file
 __all__ = ["HoldsModel", "as_model", "plain_model"]
 
 _PLAIN = (nn.Parameter, torch.Tensor, type(None))
-"""Types of tensors with a shape, which most are."""
+"""Types of most tensors, which have a shape."""
 
 
 class HoldsModel:
-    """A result that stands for its model wherever a model is taken.
-
-    Attributes:
-        model: The model.
-    """
+    """A result that is accepted in place of its `model`."""
 
     model: nn.Module
 
 
 def as_model(value: Any, name: str = "model") -> nn.Module:
-    """Return the model that a user means: a module, or that of a result such as `prune` returns.
+    """Return the model that a user means: a module, or the model of a result of `prune`, for example.
 
     Args:
         value: What the user gave.
@@ -56,7 +52,6 @@ def as_model(value: Any, name: str = "model") -> nn.Module:
 
 
 def _text(value: str | Path) -> str:
-    """Of a name or a path in place of a model."""
     if is_directory(value):
         return f"the path '{value}'; load the model first: load_pruned('{value}')"
     if is_file(value):
@@ -68,7 +63,7 @@ def _text(value: str | Path) -> str:
 
 
 def _mapping(value: Mapping[Any, Any]) -> str | None:
-    """Of a state dict in place of a model; None for other mappings."""
+    """Describe a state dict given in place of a model; None for other mappings."""
     if any(isinstance(entry, torch.Tensor) for entry in value.values()):
         return "a state_dict, which is weights without a model; build the model, and call its load_state_dict"
     return None
@@ -80,19 +75,19 @@ _NO_MODELS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str | None]], .
     (type, lambda value: f"the class {value.__name__}; call it, and give the model that it makes"),
     (types.FunctionType, lambda value: f"the function {value.__name__}; call it, and give the model that it returns"),
 )
-"""What is easily given instead of a model, and what to say of it."""
+"""Types that are often given instead of a model, with messages."""
 
 
 def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) -> nn.Module:
-    """Return the module whose layers can be followed and cut.
+    """Return the module whose layers can be traced and pruned.
 
-    That is `model` itself, or what `torch.compile` or `DistributedDataParallel` wraps. Results for a wrapped model are
-    about the module inside: its names have no prefix, and a pruned copy of it is not wrapped.
+    This is `model` itself, or the module inside `torch.compile` or `DistributedDataParallel`. Results for a wrapped model
+    refer to the module inside: names have no prefix, and a pruned copy is not wrapped.
 
     Args:
         model: What the user gave.
-        inplace: The model itself will be cut or trained on, which a `DistributedDataParallel` does not notice.
-        scripted: TorchScript can be followed, which is so for scores but not for cuts.
+        inplace: Whether the model itself will be pruned or trained, which a `DistributedDataParallel` does not notice.
+        scripted: Whether TorchScript is accepted, which can be scored but not pruned.
 
     Raises:
         ModelFormError: It cannot be used in this form; the message says what to give.
@@ -133,7 +128,7 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
 
 
 def _unusual(tensor: torch.Tensor) -> str | None:
-    """What is unusual about a tensor that its channels cannot be looked at; None if nothing is."""
+    """Why the channels of a tensor cannot be read, or None."""
     if tensor.layout != torch.strided:
         return f"sparse ({tensor.layout})"
     if tensor.is_quantized:
@@ -144,11 +139,7 @@ def _unusual(tensor: torch.Tensor) -> str | None:
 
 
 def _inside(model: nn.Module, inplace: bool) -> nn.Module:
-    """Take off wrappers that only change how a forward is run.
-
-    Raises:
-        ModelFormError: The wrapper cannot be taken off.
-    """
+    """Remove wrappers that only change how a forward is run; raise ModelFormError for one that cannot be removed."""
     while True:
         if _is_compiled(model):
             model = model._orig_mod  # type: ignore[assignment]
@@ -164,7 +155,7 @@ def _inside(model: nn.Module, inplace: bool) -> nn.Module:
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    """Whether `torch.compile` returned this module; its class is only looked up where it has been imported."""
+    """Whether `torch.compile` returned this module; its class is looked up only if it has been imported."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     return dynamo is not None and isinstance(model, dynamo.OptimizedModule)
 

@@ -1,1 +1,1 @@
-"""What is followed through a forward: channels, and bounds or variances of data."""
+"""Analyses of a forward: channels, and bounds or variances of data."""

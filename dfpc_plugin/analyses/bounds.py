@@ -1,12 +1,11 @@
-"""Bounds, or variances and means, of data that is not there: carried through a forward by the rule of every operator.
+"""Bounds, or variances and means, carried through a forward by the rule of every operator.
 
-For BGSC, what flows is a bound per entry on its absolute change. In a pass over expected errors, variances flow in place of
-bounds: weights act by their squares, and `moments` adds what the plain rules do not know. Where a layer begins a coupling, its
-output is a leaf of torch's autograd graph; where one ends a coupling, its total is noted; so one backward pass gives the share
-of every channel in every total.
+For BGSC, each element has a bound on its absolute change. In a pass over expected errors it has a variance instead: weights
+act by their squares, and `moments` adds means. The output of a layer that begins a coupling is a leaf of the autograd graph,
+and the total of a layer that ends one is noted, so one backward pass gives every channel's share in every total.
 
-In a pass to the outputs, variances do not end where a layer reads them: its output is a function of them. So one backward pass
-gives the share of every channel in the variance of the model's outputs.
+In a pass to the outputs, a layer's output variance is a function of its input's, so one backward pass gives every channel's
+share in the variance of the model's outputs.
 """
 
 from __future__ import annotations
@@ -32,30 +31,29 @@ from dfpc_plugin.tracing.tree import map_tensors
 __all__ = ["Bounds", "Flow", "bound_dtype"]
 
 Flow = Literal["bounds", "variances", "variances to outputs"]
-"""What flows in place of data: bounds on changes, or variances and means, from layer to layer or on to the outputs."""
+"""What is propagated: bounds on changes, or variances and means, from layer to layer or on to the outputs."""
 
 
 class Bounds:
-    """Carries bounds, or variances and means, and collects who reads and who writes couplings.
+    """Carries bounds, or variances and means, and collects the layers that read and write couplings.
 
     Attributes:
-        flow: What flows.
-        expected: Variances flow instead of bounds.
-        to_outputs: They flow through layers, on to the outputs.
-        dtype: What bounds are kept in.
+        flow: What is propagated.
+        expected: Whether variances are propagated instead of bounds.
+        to_outputs: Whether they pass through layers, to the outputs.
+        dtype: Dtype of bounds.
         names: Paths of the model's modules and parameters.
         writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
         readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
         outputs: In a pass to the outputs, the variances of what the model returns.
-        met: Sets of feed-in layers that met entry by entry in one operator.
-        arriving: In a pass over expected errors, the expected inputs of every layer where they are known, laid out as these
-            are, by the layer's name.
-        varying: The variances that go with them.
+        met: Sets of feed-in layers that one operator combined element by element.
+        arriving: In a pass over expected errors, each layer's expected input by name, or None if it is unknown.
+        varying: The variances of these inputs by layer name.
         computed: The layer that uses a weight computed from a parameter, by the parameter's path.
     """
 
     def __init__(self, run: TracedRun, flow: Flow = "bounds") -> None:
-        """Follow what flows in `run`."""
+        """Propagate `flow` in `run`."""
         self.flow = flow
         self.expected, self.to_outputs = flow != "bounds", flow == "variances to outputs"
         self.dtype, self.names = run.dtype, run.names
@@ -70,11 +68,7 @@ class Bounds:
         self._widths: dict[str, int] = {}
 
     def apply(self, call: Call) -> Found:
-        """Return the bounds of a result.
-
-        Raises:
-            RuleError: The operator is used in a form that its rule cannot do.
-        """
+        """Return the bounds of a result; raises RuleError if the rule does not support this form of the operator."""
         operator = call.operator
         for proxy in call.data:
             proxy.look_again()
@@ -98,7 +92,7 @@ class Bounds:
             return Found(variances, sources, means, curve)
 
     def _on_curve(self, curve: Curve, sources: frozenset[str]) -> Found | None:
-        """The bounds of a function of one tensor that is written out; None if it has no Lipschitz constant."""
+        """The bounds of a written-out function of one tensor, or None if it has no Lipschitz constant."""
         root = curve.root
         slope = lipschitz_constant(curve, root.bound)
         if slope is None:
@@ -126,7 +120,7 @@ class Bounds:
             raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
 
     def _unwrap(self, tensor: Tensor) -> Tensor:
-        """Give a rule the bounds of data, and weights (or, for variances, their squares) in the precision of the bounds."""
+        """Return what a rule gets: bounds of data, and weights (squared for variances) in the dtype of bounds."""
         if isinstance(tensor, Proxy):
             if tensor.holds_data:
                 return tensor.bound
@@ -141,13 +135,12 @@ class Bounds:
         return tensor.square() if self.expected else tensor
 
     def _unwrap_additive(self, tensor: Tensor) -> Tensor:
-        """Like `_unwrap`, with zeros in place of constants."""
         if is_data(tensor):
             return self._unwrap(tensor)
         return torch.zeros((), dtype=self.dtype, device=tensor.device).expand(tensor.shape)
 
     def layer_of(self, weight: Any) -> str:
-        """Name the layer that owns a weight; a weight that was computed from parameters is that of the running module."""
+        """Name the layer that owns a weight; a computed weight belongs to the running module."""
         name = self.names.layer(weight)
         if isinstance(weight, Proxy) and not self.names.owns(weight):
             for path in filter(None, map(self.names.path_of, weight.origins)):
@@ -155,7 +148,7 @@ class Bounds:
         return name
 
     def note_arrival(self, name: str, data: Any) -> None:
-        """Remember what a layer is expected to be given; nothing if that differs between its calls."""
+        """Note a layer's expected input, or None if it differs between calls."""
         found = None
         if is_data(data):
             self.varying[name] = data.bound.detach()
@@ -166,19 +159,19 @@ class Bounds:
             self.arriving[name] = None
 
     def free_name(self, name: str, width: int) -> str:
-        """Return `name`, or `name#2` and so on if it stands for a layer of another width already."""
+        """Return `name`, or `name#2` and so on if it already names a layer of another width."""
         candidates = itertools.chain([name], (f"{name}#{number}" for number in itertools.count(2)))
         free = next(candidate for candidate in candidates if self._widths.get(candidate, width) == width)
         self._widths[free] = width
         return free
 
     def gradients(self, weights: list[Tensor]) -> list[Tensor | None]:
-        """Pull the readers' totals, each times its weight, back to the writers' leaves."""
+        """Backpropagate the readers' totals, each times its weight, to the writers' leaves."""
         return self._gradients([reader.total for reader in self.readers], weights)
 
     def output_shares(self) -> list[Tensor | None]:
-        """Shares of the outputs' variance per variance of every entry of the writers' leaves, summed over outputs."""
-        if self._shares is None:  # the graph is removed afterwards
+        """Return the gradient of the outputs' relative variance, summed over outputs, for each writer's leaf."""
+        if self._shares is None:  # the graph is freed afterwards
             with torch.inference_mode(False), torch.enable_grad():
                 totals = [output.sum() for output in self.outputs if output.requires_grad]
             self._shares = self._gradients(totals, [torch.where(total > 0, 1 / total.detach(), 0) for total in totals])
@@ -192,7 +185,7 @@ class Bounds:
             return list(torch.autograd.grad(totals, leaves, weights, allow_unused=True))
 
     def totals_by_layer(self) -> dict[str, Tensor]:
-        """The total of every feed-out layer over its calls."""
+        """Sum each feed-out layer's totals over its calls."""
         totals: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
         for reader in self.readers:
             totals[reader.name] = reader.total.detach() + totals[reader.name].to(reader.total)
@@ -200,6 +193,6 @@ class Bounds:
 
 
 def bound_dtype(model: nn.Module) -> torch.dtype:
-    """Bounds are kept in float64 for a float64 model, else in float32: half precision would overflow."""
+    """Return float64 for a float64 model, else float32: half precision would overflow."""
     is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
     return torch.float64 if is_double else torch.float32

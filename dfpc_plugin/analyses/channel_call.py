@@ -1,4 +1,4 @@
-"""One operation of a forward, as the channels rule of its record sees it."""
+"""The first argument of a channel rule: one operation of a forward."""
 
 from __future__ import annotations
 
@@ -20,18 +20,14 @@ __all__ = ["ChannelCall", "Unfollowed", "same_rows"]
 
 
 class Unfollowed(Exception):
-    """An operator is used in a way that its record does not know; says in which."""
+    """An operator is used in a way that its channel rule does not support; the message says in which."""
 
 
 class ChannelCall(Demands):
-    """First argument of what a record knows of channels: makes results and notes demands.
-
-    Attributes:
-        call: The operation.
-    """
+    """First argument of a channel rule, for the operation `call`: makes results and notes constraints."""
 
     def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
-        """Look at the operands."""
+        """Prepare for one operation."""
         super().__init__(
             notes, call.function, weights=not call.data and any(operand.origins for operand in call.operands)
         )
@@ -58,7 +54,7 @@ class ChannelCall(Demands):
         return made
 
     def opaque(self, reason: str) -> Any:
-        """Make the result of an operator whose effect on channels is not known: its operands' channels stay."""
+        """Make the result of an operator with unknown effect on channels: its operands' channels are protected."""
         for operand in self.call.operands:
             for slot in operand.slots:
                 self.freeze(slot, reason)
@@ -73,7 +69,7 @@ class ChannelCall(Demands):
         return on_shapes(self._func, args, kwargs)
 
     def elementwise(self, *operands: Any) -> Proxy:
-        """Make the result of an operator that acts on entries that broadcasting brings together."""
+        """Make the result of an operator that combines elements by broadcasting."""
         given = [operand for operand in operands if isinstance(operand, Tensor)]
         shapes = [shape_of(operand) for operand in given]
         shape = shapes[0] if all(s == shapes[0] for s in shapes) else torch.broadcast_shapes(*shapes)
@@ -85,9 +81,9 @@ class ChannelCall(Demands):
         return self.make(shape, merged)
 
     def per_channel(self, input: Any, vectors: Sequence[Any], *, first: int = 0) -> Proxy:
-        """Make `input`, with entries of its axis one in the channels of the entries of `vectors`.
+        """Make `input`, with axis one united with the elements of `vectors`.
 
-        The result's channels are named by the operand number `first`: 0 for the input, n for the n-th vector.
+        Operand number `first` names the result's channels: 0 for the input, n for the n-th vector.
         """
         shape = shape_of(input)
         place: Any = (None, slice(None), *(None,) * (len(shape) - 2))
@@ -119,9 +115,9 @@ class ChannelCall(Demands):
     def einsum(
         self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any], *, work: bool = False
     ) -> Proxy:
-        """Make the sum of products over the axes that `output` lacks; axes are named by `operands`.
+        """Make the sum of products over the axes that `output` lacks; `operands` name the axes.
 
-        With `work`, its MACs are noted; a product with a weight is a layer.
+        With `work`, the MACs are noted; a product with a weight is a layer.
         """
         axes = list(dict.fromkeys([*output, *(letter for _, letters in operands for letter in letters)]))
         if work:
@@ -157,11 +153,11 @@ class ChannelCall(Demands):
         return result
 
     def same(self, tensor: Any, shape: Sequence[int] | None = None) -> Proxy:
-        """Make a result whose entries belong to the channels of `tensor`, on another shape where they do not vary."""
+        """Make a result with the channels of `tensor`, on another shape where they do not vary."""
         return self.make(shape_of(tensor) if shape is None else shape, getattr(tensor, "slots", ()))
 
     def resized(self, tensor: Any, shape: Sequence[int]) -> Proxy:
-        """Make a result of another size along some axes; channels along these stay."""
+        """Make a result of another size along some axes; channels along these are protected."""
         slots = []
         for slot in getattr(tensor, "slots", ()):
             changed = [axis for axis in varying(slot) if slot.size(axis) != shape[axis]]
@@ -176,10 +172,7 @@ class ChannelCall(Demands):
         return self.make(shape, slots)
 
     def moved(self, tensor: Any, move: Callable[[Tensor], Tensor]) -> Any:
-        """Make the result of an operator that moves, copies or picks entries of one tensor.
-
-        An ordinary tensor, which takes only its shape from labelled ones, is moved itself.
-        """
+        """Make the result of an operator that moves or selects elements of one tensor; move an ordinary tensor itself."""
         if not isinstance(tensor, Proxy):
             return move(tensor)
         slots = [canonical(move(slot)) for slot in tensor.slots]
@@ -191,13 +184,13 @@ class ChannelCall(Demands):
 
 
 def _naming(operand: Tensor) -> tuple[bool, int]:
-    """Sorts what a weight is computed from: its channels are named by a parameter, not a buffer, and by the largest."""
+    """Sort key for the operands of a computed weight: a parameter, then the largest, names its channels."""
     origins = operand.origins if isinstance(operand, Proxy) else ()
     return not any(isinstance(origin, nn.Parameter) for origin in origins), -shape_of(operand).numel()
 
 
 def same_rows(first: Any, second: Any) -> bool:
-    """Whether two tensors have been made by the same rows of the same weights."""
+    """Whether two tensors scale with the same rows of the same weights."""
     ours, theirs = ([torch.unique(squeezed(row)) for row in getattr(tensor, "rows", ())] for tensor in (first, second))
     equal = len(ours) == len(theirs) and all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     return equal and bool(ours)

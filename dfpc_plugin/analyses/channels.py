@@ -1,4 +1,4 @@
-"""Channels: which entries of which tensors belong together, and what the forward demands of their number."""
+"""Channel analysis: which elements share a channel, and which numbers of channels the forward requires."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["ChannelTrace"]
 
 
 class ChannelTrace:
-    """Follows channels through a run, and keeps what operators demand.
+    """Follows channels through a run and collects the operators' constraints.
 
     Attributes:
-        table: Labels and demands.
+        table: Labels and constraints.
         names: Paths of the model's modules and parameters.
-        work: Calls of layers and products of matrices.
-        twins: Labels of the outputs of weights and of the biases added to them.
-        scaled: Entries multiplied by numbers that depend on widths.
-        casts: Plain numbers that the forward has made from widths.
-        buffers: Paths of labelled tensors that are no parameters.
+        work: Calls of layers and matrix products.
+        twins: Labels of weights' outputs and of the biases added to them.
+        scaled: Elements multiplied by numbers that depend on widths.
+        casts: Plain numbers that the forward made from widths.
+        buffers: Paths of labelled tensors other than parameters.
         parameters: Shapes of the model's parameters by path.
         outputs: Shapes of the tensors that the model returns.
-        stated: Widths that the model states about itself, as far as they are true.
+        stated: Widths that the model states about itself and that the pass confirms.
     """
 
     def __init__(self, run: TracedRun) -> None:
@@ -65,11 +65,7 @@ class ChannelTrace:
             self.buffers.add(path)
 
     def apply(self, call: Call) -> Any:
-        """Return the result of an operator as proxies with labels.
-
-        Raises:
-            RuleError: What the record knows of channels cannot be applied: shapes do not fit.
-        """
+        """Return the result of an operator with labels; raises RuleError if its channel rule fails, as for unfit shapes."""
         rule = call.operator.channels
         channel_call = ChannelCall(self, self._run, call)
         changed = call.target.viewed if isinstance(call.target, Proxy) else None
@@ -93,18 +89,18 @@ class ChannelTrace:
             raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
 
     def leaves(self, func: Callable[..., Any], operands: list[Proxy]) -> None:
-        """Note that an operator without a record takes the values of some weights: their channels stay."""
+        """Protect the channels of weights whose values an operator without a record reads."""
         where = Demands(self, func, weights=True).where
         for operand in operands:
             for slot in operand.slots:
                 self.table.freeze(slot, f"passes through {where}, which has no rule for channels")
 
     def original_of(self, parameter: Tensor) -> Proxy | None:
-        """What stands for a parameter."""
+        """Return the proxy of a parameter."""
         return self._run.state.get(id(parameter))
 
     def output(self, tensor: Tensor) -> None:
-        """Note that the model returns `tensor`: its channels stay."""
+        """Protect the channels of `tensor`, which the model returns."""
         self.outputs.append(shape_of(tensor))
         if isinstance(tensor, Proxy):
             for slot in tensor.slots:
@@ -112,7 +108,7 @@ class ChannelTrace:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """Forget, at exit, what was noted since: what is run here is only looked at."""
+        """Discard, at exit, what was noted in the block, which is only a trial."""
         calls = self._run.calls
         notes: list[list[Any]] = [*self.table.notes, self.work, self.twins, self.scaled]
         lengths = [len(noted) for noted in notes]
@@ -127,7 +123,6 @@ class ChannelTrace:
 
 
 def _takes(rule: Any, call: Call) -> bool:
-    """Whether a rule knows the arguments that an operator is called with."""
     try:
         inspect.signature(rule).bind(None, *call.args, **call.kwargs)
     except TypeError:

@@ -1,8 +1,8 @@
-"""What happens to channels where operands meet entry by entry, and where entries are summed.
+"""Labels where operands are combined element by element, and where elements are summed.
 
-Every operator that mixes operands is a sum of products over named axes, an einsum: an addition has no summed axis, a
-linear layer sums over its input channels, attention logits sum over the channels of a head. Operands are laid out on all
-the axes at once, with size one where they lack an axis; `meet` unites their labels, `contract` sums axes away.
+Every operator that mixes operands is a sum of products over named axes, an einsum: an addition sums over no axis, a linear
+layer over its input channels, attention logits over the channels of a head. Operands are laid out on all axes, with size one
+for axes they lack. `meet` unites their labels, `contract` sums axes away.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Operand:
     """A tensor laid out on all axes of an operator.
 
     Attributes:
-        slots: Its labels; every one has all axes, of size one where the operand lacks the axis.
-        extents: Axes along which the operand has entries of its own, not one entry for all.
-        wild: It takes whatever shape its partners have.
-        spread: Axes along which it was expanded from one entry, with the size asked for; None if that is noted elsewhere.
+        slots: Its labels, each with all axes, of size one where the operand lacks the axis.
+        extents: Axes along which the operand has more than one element of its own.
+        wild: Whether it adapts to the shape of its partners.
+        spread: Axes expanded from one element, with the requested size; None if that is noted elsewhere.
     """
 
     slots: tuple[Tensor, ...]
@@ -38,10 +38,10 @@ class Operand:
 
 
 def meet(table: LabelTable, operands: Sequence[Operand], where: str) -> list[Tensor]:
-    """Unite the labels of operands that meet entry by entry; returns the labels of the entries of the product.
+    """Unite the labels of operands that are combined element by element; returns the labels of the product.
 
-    Labels along an axis that a partner lacks meet nothing and stay as they are. Labels along an axis where a partner
-    has entries but no channels cannot go.
+    Labels along an axis that a partner lacks are unchanged. Labels along an axis where a partner has elements but no channels
+    are protected.
     """
     merged: list[Tensor] = []
     for operand in operands:
@@ -52,7 +52,7 @@ def meet(table: LabelTable, operands: Sequence[Operand], where: str) -> list[Ten
 
 
 def _meets_nothing(table: LabelTable, slot: Tensor, operands: Sequence[Operand], where: str) -> bool:
-    """Freeze channels that are combined with an axis of fixed size, as their axis then has a fixed size, too."""
+    """Freeze channels that are combined with an axis of fixed size; returns whether they were."""
     inner = inner_axis(slot)
     assert inner is not None
     for operand in operands:
@@ -69,7 +69,7 @@ def _meets_nothing(table: LabelTable, slot: Tensor, operands: Sequence[Operand],
 
 
 def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, where: str) -> None:
-    """Unite `slot` with the one of the first `count` of `merged` that its channels lie along with, or append it."""
+    """Unite `slot` with the one of the first `count` of `merged` that varies along its channel axis, or append it."""
     axes = set(varying(slot))
     for position in sorted(range(count), key=lambda position: set(varying(merged[position])) != axes):
         other = merged[position]
@@ -94,7 +94,7 @@ def _join(table: LabelTable, merged: list[Tensor], slot: Tensor, count: int, whe
 
 
 def _relate_each_other(table: LabelTable, slot: Tensor, other: Tensor, shared: Sequence[int], where: str) -> None:
-    """Note that rows of two tensors of labels go together: the inputs and the outputs of a group."""
+    """Note that rows of two tensors of labels are pruned together, such as the inputs and outputs of a group."""
     shape = [max(slot.size(axis), other.size(axis)) if axis in shared else 1 for axis in range(slot.dim())]
     row = table.new(int(torch.Size(shape).numel())).view(shape)
     _relate_rows(table, row, slot, where)
@@ -102,7 +102,7 @@ def _relate_each_other(table: LabelTable, slot: Tensor, other: Tensor, shared: S
 
 
 def _relate_rows(table: LabelTable, row: Tensor, labels: Tensor, where: str) -> None:
-    """Note that entries of `row` stand for all entries of `labels` that share their position."""
+    """Note that each element of `row` stands for all elements of `labels` at its position."""
     shared = varying(row)
     rest = [axis for axis in range(labels.dim()) if axis not in shared]
     matrix = squeezed(labels).permute(*shared, *rest)
@@ -110,7 +110,7 @@ def _relate_rows(table: LabelTable, row: Tensor, labels: Tensor, where: str) -> 
 
 
 def sum_away(table: LabelTable, slots: Sequence[Tensor], summed: Iterable[int], where: str) -> list[Tensor]:
-    """Sum over axes (which keep size one); returns the labels of the entries of the result."""
+    """Sum over axes (which keep size one); returns the labels of the result."""
     settled: list[Tensor] = []
     for slot in slots:
         left = contract(table, slot, summed, where)
@@ -120,11 +120,10 @@ def sum_away(table: LabelTable, slots: Sequence[Tensor], summed: Iterable[int], 
 
 
 def contract(table: LabelTable, slot: Tensor, summed: Iterable[int], where: str) -> Tensor | None:
-    """Sum over axes (which keep size one); returns the labels left, or None if none are.
+    """Sum over axes (which keep size one); returns the remaining labels, or None.
 
-    Summing all axes of the channels reads them. Where channels are laid out in rows and only the channels of a row are
-    summed (the heads of attention), the result has one entry per row, which stands for the row. Where rows are summed
-    into each other (the paths of a selective kernel), their channels go together.
+    A sum over all channel axes reads the channels. A sum over the channels of each row (attention heads) leaves one label per
+    row. A sum over rows (the paths of a selective kernel) unites their channels.
     """
     summed = set(summed)
     axes = varying(slot)
@@ -143,7 +142,7 @@ def contract(table: LabelTable, slot: Tensor, summed: Iterable[int], where: str)
 
 
 def laid_out(slot: Tensor, letters: Sequence[object], axes: Sequence[object]) -> Tensor:
-    """Lay a tensor with named axes `letters` out on all `axes`."""
+    """Lay labels with the named axes `letters` out on all `axes`."""
     order = [letters.index(axis) for axis in axes if axis in letters]
     index = tuple(slice(None) if axis in letters else None for axis in axes)
     return canonical(slot.permute(order))[index]

@@ -1,9 +1,9 @@
-"""Functions of one tensor that are written out: `x * x.sigmoid()`, `torch.where(x > 0, x, 0.2 * x)`.
+"""Written-out functions of one tensor, such as `x * x.sigmoid()` or `torch.where(x > 0, x, 0.2 * x)`.
 
-Rules see one operator at a time, and take the factors of a product, or the summands of a sum, for tensors of their own. Where
-all of them are functions of the entries of one and the same tensor, the result is such a function too, a *curve* over that
-tensor: its bound is its Lipschitz constant times the tensor's, and its mean and variance are integrals over the tensor's
-distribution, as for any activation. So an activation counts the same whether it is called by its name or written out.
+Rules see one operator at a time and treat the factors of a product, or the terms of a sum, as different tensors. If all of
+them are functions of the same tensor's elements, the result is such a function, too: a *curve* over that tensor. Its bound is
+its Lipschitz constant times the tensor's; its mean and variance are integrals over the tensor's distribution. So an activation
+counts the same whether it is called by name or written out.
 """
 
 from __future__ import annotations
@@ -24,19 +24,12 @@ __all__ = ["Curve", "curve_of", "lipschitz_constant"]
 _KINDS = ("pointwise", "combines")
 _NEAR, _FAR, _POINTS = 8.0, 64.0, 16001
 _DEEPEST = 16
-"""Longer chains of operators are followed one by one."""
+"""Longer chains are treated operator by operator."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A function of the entries of one tensor.
-
-    Attributes:
-        root: The tensor.
-        version: The root's count of changes in place when the function was applied to it.
-        function: Computes it, of tensors of any shape.
-        depth: How many operators it consists of.
-    """
+    """A function of the elements of the tensor `root`, at its `version`, made of `depth` operators."""
 
     root: Proxy
     version: int
@@ -47,13 +40,13 @@ class Curve:
 def curve_of(call: Call) -> Curve | None:
     """Return the result of an operator as a curve, or None if it is none.
 
-    It is one if the operator acts on every entry by itself, its data are curves over one tensor or that tensor itself, and
-    everything else are numbers.
+    It is one if the operator is element-wise, its data operands are curves over one tensor (or that tensor), and all other
+    operands are numbers.
     """
     if call.operator.kind not in _KINDS or call.target is not None:
         return None
     if len(call.data) > 1 and len({id(proxy if proxy.curve is None else proxy.curve.root) for proxy in call.data}) > 1:
-        return None  # two tensors meet, as in most sums
+        return None  # two tensors are combined, as in most sums
     curves = [_existing(proxy) for proxy in call.data]
     root, depth = curves[0].root, max(curve.depth for curve in curves)
     if depth >= _DEEPEST or any(curve.root is not root or curve.version != root.version for curve in curves):
@@ -85,12 +78,12 @@ def curve_of(call: Call) -> Curve | None:
 
 
 def _existing(proxy: Proxy) -> Curve:
-    """The curve that a tensor is, or else the tensor as a curve over itself."""
+    """The curve that a tensor is, or the identity over the tensor itself."""
     return proxy.curve or Curve(proxy, proxy.version, lambda at: at, 0)
 
 
 def _is_uniform(tensor: Tensor) -> bool:
-    """Whether all entries of a constant are the same, as in a tensor of zeros."""
+    """Whether all elements of a constant are equal, as in a tensor of zeros."""
     if not shape_of(tensor).numel() or (isinstance(tensor, Proxy) and tensor.origins):
         return False
     value = value_of(tensor)
@@ -98,7 +91,7 @@ def _is_uniform(tensor: Tensor) -> bool:
 
 
 def lipschitz_constant(curve: Curve, like: Tensor) -> float | None:
-    """The steepest slope of a curve; None if there is none, as of x^2 or at a jump."""
+    """Return the steepest slope of a curve, or None if it is unbounded, as of x^2 or at a jump."""
     slopes = []
     for reach in (_NEAR, _FAR):
         at = torch.linspace(-reach, reach, _POINTS, dtype=torch.float64, device="cpu" if like.is_meta else like.device)

@@ -1,4 +1,4 @@
-"""What one operation of a forward demands: sizes, channels that stay, and the work it does."""
+"""Constraints of one operation of a forward (sizes and protected channels), and its MACs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_o
 __all__ = ["COMPUTED", "WITHOUT_DATA", "Demands"]
 
 WITHOUT_DATA = " (without data)"
-"""What messages say of operators on parameters alone, such as those that compute a weight."""
+"""Suffix in messages on operators on parameters alone, such as those that compute a weight."""
 
 COMPUTED = " through a computed weight"
-"""What they say of a layer whose weight has lost its channels while it was computed."""
+"""Suffix in messages on a layer whose weight lost its labels while it was computed."""
 
 
 class Notebook(Protocol):
-    """Where demands are noted."""
+    """Where constraints are noted."""
 
     table: LabelTable
     names: ModelNames
@@ -37,19 +37,14 @@ class Notebook(Protocol):
     casts: Casts
 
     def original_of(self, parameter: Tensor) -> Proxy | None:
-        """What stands for a parameter."""
+        """Return the proxy of a parameter."""
 
 
 class Demands:
-    """Notes what an operation demands.
-
-    Attributes:
-        notes: Where demands are noted.
-        table: Its labels.
-    """
+    """Notes the constraints of an operation in `notes` and in their `table` of labels."""
 
     def __init__(self, notes: Notebook, func: Callable[..., Any], *, weights: bool = False) -> None:
-        """Note demands of one call of `func`; `weights`: it computes a weight from parameters, without data."""
+        """Note constraints of one call of `func`; `weights`: it computes a weight from parameters, without data."""
         self.notes, self.table, self._func, self._weights = notes, notes.table, func, weights
 
     @cached_property
@@ -65,11 +60,11 @@ class Demands:
         return getattr(self._func, "__name__", "").strip("_")
 
     def freeze(self, slot: Tensor, reason: str) -> None:
-        """Demand that no channel of `slot` goes."""
+        """Protect every channel of `slot`."""
         self.table.freeze(slot, reason)
 
     def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
-        """Demand that `slot` keeps `size` entries along `axis`; None: as many in every row."""
+        """Require that `slot` keeps `size` elements along `axis`; None: equally many in every row."""
         flexible = inner_axis(slot) if flexible is None else flexible
         if flexible is not None and (size is not None or len(varying(slot)) > 1):
             expression = None if size is None else expression_of(size)
@@ -78,7 +73,7 @@ class Demands:
             self.table.sizes.append(Sized(squeezed(slot), axis, expression, flexible, self.where))
 
     def bounded(self, slot: Tensor, axis: int, bound: int) -> None:
-        """Demand that as many channels stay before a bound along `axis` as it says, or after it if it counts from the end."""
+        """Require that as many channels precede the slice bound `bound` as it says (or follow it, if it is negative)."""
         position, size = int(bound), slot.size(axis)
         if 0 < position < size:
             self.size(slot.narrow(axis, 0, position), axis, bound, flexible=inner_axis(slot))
@@ -86,7 +81,7 @@ class Demands:
             self.size(slot.narrow(axis, size + position, -position), axis, -bound, flexible=inner_axis(slot))
 
     def read(self, written: Proxy) -> None:
-        """Demand that a constant that channels were written into has the sizes that the forward asked for."""
+        """Require the requested sizes of a constant that channels were written into."""
         for axis, bound in (*written.spread.items(), *written.ends):
             slot = written.labels_along(axis)
             if slot is None or bound is None:
@@ -97,7 +92,7 @@ class Demands:
                 self.bounded(slot, axis, bound)
 
     def described(self, input: Tensor, attribute: str) -> None:
-        """Note that the module that runs says in `attribute` how many channels its input has on axis one."""
+        """Note that `attribute` of the running module states the number of its input's channels, on axis one."""
         module = self.notes.names.module()
         said = vars(module).get(attribute) if module is not None else None
         slot = input.labels_along(1) if isinstance(input, Proxy) else None
@@ -105,16 +100,15 @@ class Demands:
             self.size(slot, 1, said)
 
     def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, along: int, positions: int) -> None:
-        """Note that a layer reads the channels along one axis of `weight` and writes those along another.
+        """Note that a layer reads the channels along axis `reads` of `weight` and writes those along axis `writes`.
 
         Args:
-            weight: What the layer multiplies by.
-            input: What it reads, along the axis `along`. Channels that lie along its other axes, which a layer over
-                tokens carries along, share its work.
+            weight: The layer's weight.
+            input: Its input, read along the axis `along`. Channels along other axes, such as tokens, share its MACs.
             reads: Axis of the weight.
             writes: Axis of the weight.
             along: Axis of the input.
-            positions: How often each entry of the weight is used.
+            positions: How often each element of the weight is used.
         """
         macs = shape_of(weight).numel() * positions
         rank, depth = len(shape_of(weight)), len(shape_of(input))
@@ -129,20 +123,20 @@ class Demands:
         self.notes.work.append(Work(*parts, macs, tuple(factors)))
 
     def _unfollowed(self, input: Tensor, along: int) -> None:
-        """Freeze what a weight reads whose channels were lost while it was computed."""
+        """Protect the input channels of a computed weight that lost its labels."""
         for slot in input.slots if isinstance(input, Proxy) else ():
             if slot.size(along) > 1 and slot.stride(along):
                 self.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
 
     def _original_outputs(self, weight: Proxy, writes: int) -> Tensor:
-        """Labels of the parameter that such a weight is computed from, along the same axis."""
+        """Labels, along the same axis, of the parameter that a computed weight comes from."""
         parameters = [origin for origin in weight.origins if isinstance(origin, nn.Parameter)]
         originals = map(self.notes.original_of, parameters)
         alike = [original for original in originals if original is not None and shape_of(original) == shape_of(weight)]
         return _along(alike[0], writes) if alike else torch.zeros(0, dtype=torch.long, device="cpu")
 
     def written(self, weight: Tensor, axis: int) -> None:
-        """Note that channels along one axis of `weight` are written without being computed, as by a table."""
+        """Note that channels along one axis of `weight` are written without MACs, as by an embedding."""
         nothing = torch.zeros(0, dtype=torch.long, device="cpu")
         self.notes.work.append(Work(nothing, _along(weight, axis), nothing, 0))
 
@@ -161,10 +155,7 @@ class Demands:
             self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
-        """Note the MACs of a sum of products, and which channels of weights it reads and writes.
-
-        A product of weights alone, from which a layer's weight is computed, reads and writes nothing.
-        """
+        """Note the MACs of a sum of products, and the channels of weights that it reads and writes, if any factor is data."""
         sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
         nothing = torch.zeros(0, dtype=torch.long, device="cpu")
         reads, writes = [nothing], [nothing]
@@ -181,14 +172,14 @@ class Demands:
 
 
 def _factors(tensor: Tensor, names: Sequence[int], but: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-    """Labels of every slot with the names of its axes; no slot that varies along the axis `but`."""
+    """Labels of every slot with the names of its axes, without slots that vary along the axis `but`."""
     for slot in tensor.slots if isinstance(tensor, Proxy) else ():
         if but is None or slot.size(but) == 1 or not slot.stride(but):
             yield slot, tuple(names)
 
 
 def _along(tensor: Tensor, axis: int) -> Tensor:
-    """Labels along one axis, `(entries,)`; none if there are no channels."""
+    """Labels along one axis, `(entries,)`; empty without channels."""
     rank = len(shape_of(tensor))
     if isinstance(tensor, Proxy) and -rank <= axis < rank:
         slot = tensor.labels_along(axis % rank)
@@ -198,6 +189,5 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
 
 
 def _all_labels(tensor: Tensor) -> Tensor:
-    """Labels of all slots, `(entries,)`."""
     slots = tensor.slots if isinstance(tensor, Proxy) else ()
     return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])

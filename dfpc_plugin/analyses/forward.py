@@ -21,16 +21,13 @@ __all__ = ["follow"]
 
 
 def follow(run: TracedRun, model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> Any:
-    """Call `forward_fn`, or what is registered for the model's family, or the model itself, on proxies.
-
-    Returns:
-        What the forward returns.
+    """Call the model on proxies and return its output: by `forward_fn`, by its family's function, or directly.
 
     Raises:
-        UnsupportedOperatorError: The forward raised, and had met operators without a rule before.
+        UnsupportedOperatorError: The forward raised after it had met operators without a rule.
         ValueDependentError: The forward needs the values of its data.
-        HookError: A forward hook of the user's does.
-        ExampleInputsError: `example_inputs` is not something to call a model with.
+        HookError: A forward hook of the user needs them.
+        ExampleInputsError: `example_inputs` holds no data, or a model cannot be called with it.
         Exception: Whatever else the forward raises.
     """
     forward_fn = forward_fn or data_flow_forward(model)

@@ -1,4 +1,4 @@
-"""What a layer's rule can do: read the coupling that ends at the layer, and start the one that begins there."""
+"""The context of a layer's rule: it ends the coupling that reaches the layer, and starts the next one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["LayerContext", "Reader", "Writer"]
 
 @dataclass(frozen=True)
 class Writer:
-    """A feed-in layer's call: `u = |M_a| 1`, as the leaf that everything downstream depends on.
+    """A feed-in layer's call: `u = |M_a| 1`, a leaf that everything downstream depends on.
 
     Attributes:
         name: The layer.
@@ -33,7 +33,7 @@ class Writer:
     channel_dim: int
 
     def per_channel(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum what is laid out like the leaf over everything but channels, `(channels,)` float64."""
+        """Sum values laid out like the leaf over all axes but channels, `(channels,)` float64."""
         others = [axis for axis in range(values.dim()) if axis != self.channel_dim % values.dim()]
         return values.sum(others, dtype=torch.float64) if others else values.double()
 
@@ -54,7 +54,7 @@ class Reader:
 
 
 class LayerCollector(Protocol):
-    """Collects which layers write and read couplings."""
+    """Collects the layers that write and read couplings."""
 
     expected: bool
     to_outputs: bool
@@ -63,10 +63,10 @@ class LayerCollector(Protocol):
     readers: list[Reader]
 
     def note_arrival(self, name: str, data: Any) -> None:
-        """Remember what a layer is expected to be given."""
+        """Note a layer's expected input."""
 
     def free_name(self, name: str, width: int) -> str:
-        """Return a name that stands for no layer of another width."""
+        """Return a name that no layer of another width has."""
 
     def layer_of(self, weight: Any) -> str:
         """Name the layer that owns a weight."""
@@ -82,7 +82,7 @@ class LayerContext:
     """First argument of a layer's rule.
 
     Attributes:
-        sources: The feed-in layers that reach this point of the rule; `write` starts afresh.
+        sources: The feed-in layers that reach this point of the rule; `write` replaces them.
         arguments: The positional arguments as the model passed them.
     """
 
@@ -105,15 +105,15 @@ class LayerContext:
         return self._collector.names.caller() or "the model itself"
 
     def on_shapes(self) -> Any:
-        """Run the operator on shapes and dtypes alone, on the meta device."""
+        """Run the operator on the meta device, for shapes and dtypes."""
         return on_shapes(self._call.function, self._call.args, self._call.kwargs)
 
     def original(self, argument: str) -> Any:
-        """Return an argument as the model passed it: its own parameter, or a data-flow tensor."""
+        """Return an argument as the model passed it: a proxy for data and weights."""
         return self._originals.get(argument)
 
     def is_data(self, argument: str) -> bool:
-        """Tell whether an argument is data; what is not cannot change."""
+        """Tell whether an argument depends on data."""
         return is_data(self.original(argument))
 
     def name(self, weight: str) -> str:
@@ -130,7 +130,7 @@ class LayerContext:
 
     @property
     def expected(self) -> bool:
-        """Whether variances flow instead of bounds: a layer then writes what its inputs' variances make of its outputs'."""
+        """Whether variances are propagated instead of bounds; a layer then writes the variances of its outputs."""
         return self._collector.expected
 
     def read(self, name: str, total: torch.Tensor) -> None:
@@ -148,12 +148,12 @@ class LayerContext:
 
         Args:
             name: The layer.
-            bound: What it produces, without the batch and without what is the same along an axis.
+            bound: Bounds on its output, without the batch and without axes along which they are equal.
             channel_dim: The axis of its channels.
-            whole: Applies the layer to what it reads, `(batch, ...)`; for a pass to the outputs.
+            whole: Applies the layer to its input, `(batch, ...)`; for a pass to the outputs.
 
         Returns:
-            The leaf to build the output from (expand it over the batch).
+            The leaf, which the rule expands to the output.
         """
         leaf = bound.detach().requires_grad_()
         if self._collector.to_outputs:
@@ -166,7 +166,8 @@ class LayerContext:
     def _connected(self, leaf: torch.Tensor, whole: Callable[[], torch.Tensor] | None) -> torch.Tensor:
         """Variances of a layer's output as a function of those of its inputs.
 
-        Where the rule cannot apply the layer, what it has read is spread over its outputs as their variances are.
+        Where the rule cannot apply the layer, the total that it read is distributed over its outputs in proportion to their
+        variances.
         """
         if whole is not None:
             result = whole()

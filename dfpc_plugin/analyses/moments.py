@@ -1,15 +1,15 @@
-"""Expected values and variances of data that is not there, as far as weights and stored statistics tell them.
+"""Means and variances of data, as far as weights and stored statistics tell them.
 
-In a pass over expected errors, what flows is a variance per entry in place of a bound. The record of every operator says how
-means and variances pass it:
+In a pass over expected errors, every element has a variance instead of a bound. The operator's record says how means and
+variances pass it:
 
-- Behind a batch norm in evaluation, a channel has the mean beta and the variance gamma^2, whatever it was made from.
-- A function f of every entry by itself turns a channel that is about normal, N(m, v), into one with the mean and the variance
-  of f: a channel that a ReLU mostly cuts off hardly varies. Both are integrals over one variable, taken numerically, for any f.
-- Sums add both; a linear layer maps the mean by its weights and its bias; what moves entries moves means.
+- After a batch norm in evaluation, a channel has the mean beta and the variance gamma^2.
+- An element-wise function f maps a roughly normal channel, N(m, v), to the mean and the variance of f. Both are
+  one-dimensional integrals, computed numerically: a channel that a ReLU mostly cuts off hardly varies.
+- Sums add both; a linear layer maps the mean by its weights and its bias; operators that move elements move means.
 
-Variances stay linear in those they come from, with the ratio held fixed, so that a channel's share in what reads it is
-found by one backward pass, as for bounds. Means are kept per channel, where they are known; nothing depends on the rest.
+Variances stay linear in those they come from, with the ratio held fixed, so one backward pass gives the channels' shares, as
+for bounds. Means are kept per channel, where they are known.
 """
 
 from __future__ import annotations
@@ -41,16 +41,11 @@ __all__ = [
 ]
 
 _MOST_CONSTANTS = 4096
-"""Above as many different constants, a function of data and constants is not integrated for each of them."""
+"""Maximum number of different constants for which a function of data and constants is integrated."""
 
 
 def with_moments(call: Call, variances: Any) -> tuple[Any, Any]:
-    """Return the variances and the means of an operator's result; None where means are not known.
-
-    Args:
-        call: The operation.
-        variances: What the rule made of the operands' variances and the squares of weights.
-    """
+    """Return variances and means (None where unknown) of a result, from the `variances` that its rule computed."""
     means = call.operator.means
     if means is Means.LINEAR:
         return variances, _by_the_operator(call)
@@ -70,19 +65,19 @@ def _parameter_names(function: Callable[..., Any], context: bool) -> tuple[str, 
 
 
 def _by_the_operator(call: Call) -> Any:
-    """What a linear operator makes of means, in the structure of its result; None where some are not known."""
+    """Means after a linear operator, structured like its result, or None if an operand's are unknown."""
     if any(proxy.expectation is None for proxy in call.data):
         return None
     args, kwargs = map_tensors(_expected, (call.args, call.kwargs))
     try:
         found = _result_of(call, args, kwargs)
-    except RuntimeError:  # a view, for which what is repeated has to be written out
+    except RuntimeError:  # a view, which needs contiguous means
         found = _result_of(call, *map_tensors(Tensor.contiguous, (args, kwargs)))
     return map_tensors(_compact, found)
 
 
 def _result_of(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What an operator returns for other arguments, which it leaves as they are."""
+    """Call the operator on other arguments, which it leaves unchanged."""
     if call.target is not None and call.target is call.args[0]:
         args = (args[0].clone(), *args[1:])
     found = call.function(*args, **kwargs)
@@ -90,7 +85,7 @@ def _result_of(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _expected(tensor: Tensor) -> Tensor:
-    """Means in the shape of the data; constants are what they are."""
+    """Means in the shape of the data; a constant is its own mean."""
     if not is_data(tensor):
         return value_of(tensor).detach()
     assert isinstance(tensor, Proxy) and tensor.expectation is not None
@@ -98,7 +93,7 @@ def _expected(tensor: Tensor) -> Tensor:
 
 
 def _compact(expectation: Tensor) -> Tensor:
-    """Keep one of what an expansion repeats."""
+    """Keep one element along expanded axes."""
     for axis, step in enumerate(expectation.stride()):
         if step == 0 and expectation.shape[axis] > 1:
             expectation = expectation.narrow(axis, 0, 1)
@@ -106,7 +101,7 @@ def _compact(expectation: Tensor) -> Tensor:
 
 
 def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The mean and the variance of f(N(m, v)), for whatever f computes of one data operand."""
+    """The variance and the mean of f(N(m, v)), for an element-wise operator f of one data operand."""
     if len(call.data) != 1:
         return variance, None
     (data,) = call.data
@@ -131,13 +126,13 @@ def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
 def through_function(
     function: Callable[[Tensor], Tensor], data: Proxy, fallback: Callable[[], Tensor], *, full_rank: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """The variance and the mean of a function of every entry, by integrals over a normal variable.
+    """Return the variance and the mean of an element-wise function, by integrals over a normal variable.
 
     Args:
-        function: Computes it, of tensors with one axis more in front.
-        data: What it is a function of.
-        fallback: Makes the variance where the mean of `data` is not known, or the function has a pole.
-        full_rank: The function has constants that line up with the data from the right.
+        function: Computes it for tensors with an additional first axis.
+        data: Its argument.
+        fallback: Computes the variance where the mean of `data` is unknown or the function has a pole.
+        full_rank: The function has constants that are broadcast with the data.
     """
     mean, before = mean_of(data), data.bound
     if mean is None:
@@ -150,13 +145,13 @@ def through_function(
     weights = weights.view(-1, *(1,) * (found.dim() - 1))
     expected = (found * weights).sum(0)
     target = ((found - expected).square() * weights).sum(0)
-    if not target.is_meta and not torch.isfinite(target).all():  # a pole or the edge of where f is defined
+    if not target.is_meta and not torch.isfinite(target).all():  # a pole, or undefined
         return fallback(), None
     return before * ratio(target, small), expected
 
 
 def _small_constants(call: Call, data: Proxy) -> dict[int, Tensor] | None:
-    """Constants among the arguments, with one of what is the same along an axis; None if there are too many of them."""
+    """Constants among the arguments, without repetitions along axes; None if one of them is too large."""
     found: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -169,7 +164,7 @@ def _small_constants(call: Call, data: Proxy) -> dict[int, Tensor] | None:
 
 
 def _reduced(constant: Tensor) -> Tensor:
-    """Keep one of what is the same along an axis."""
+    """Keep one element along axes on which a constant does not vary."""
     for axis, size in enumerate(constant.shape):
         if size > 1 and bool((constant == constant.narrow(axis, 0, 1)).all()):
             constant = constant.narrow(axis, 0, 1)
@@ -177,25 +172,25 @@ def _reduced(constant: Tensor) -> Tensor:
 
 
 def per_channel(mean: Tensor, axes: int) -> bool:
-    """Whether a mean of `(N, C, *axes)` tells nothing but channels apart."""
+    """Whether a mean of `(N, C, *axes)` varies along channels only."""
     others = [size for axis, size in enumerate(mean.shape, axes + 2 - mean.dim()) if axis != 1]
     return all(size == 1 for size in others)
 
 
 def mean_of(value: Any) -> Tensor | None:
-    """The mean of data; None if it is not known."""
+    """The mean of data, or None if it is unknown."""
     return value.expectation if is_data(value) else None
 
 
 def term(value: Any) -> Any:
-    """The mean of an operand: constants are what they are."""
+    """The mean of an operand; a constant is its own mean."""
     if is_data(value):
         return value.expectation
     return value_of(value).detach() if isinstance(value, Tensor) else value
 
 
 def real_values(tensor: Tensor) -> Tensor:
-    """The values of a constant; magnitudes of complex ones, by whose squares variances grow."""
+    """The values of a constant; magnitudes of complex ones, whose squares scale variances."""
     value = value_of(tensor).detach()
     return value.abs() if value.is_complex() else value
 
@@ -208,7 +203,7 @@ def aligned(vector: Any, like: Tensor, axis: int) -> Any:
 
 
 def once_more(constant: Any) -> Any:
-    """|k| where a rule took it for k^2: for numbers and tensors of integers, which are not squared on the way there."""
+    """Return |k| for numbers and integer tensors, by which rules multiply variances once instead of twice; else 1."""
     constant = term(constant)
     if isinstance(constant, Tensor) and (constant.is_floating_point() or constant.dtype == torch.bool):
         return 1
@@ -216,12 +211,12 @@ def once_more(constant: Any) -> Any:
 
 
 def ratio(target: Tensor, now: Tensor) -> Tensor:
-    """Target / now; what does not vary stays so."""
+    """Return `target / now`, or zero where `now` is zero."""
     return torch.where(now > 0, target / now.clamp_min(torch.finfo(now.dtype).tiny), torch.zeros_like(now))
 
 
 def _averaged(variance: Tensor, like: Tensor) -> Tensor:
-    """Average over what a mean does not tell apart."""
+    """Average a variance over the axes along which the mean `like` does not vary."""
     lacking = variance.dim() - like.dim()
     axes = [dim for dim in range(variance.dim()) if dim < lacking or like.shape[dim - lacking] == 1]
     small = variance.mean(axes, keepdim=True) if axes else variance

@@ -1,4 +1,4 @@
-"""Labels of a model's parameters and buffers: every index of every dimension that can hold channels gets a number."""
+"""Labels of a model's parameters and buffers: a number per index of every dimension that can hold channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["label_parameter"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-"""Layers whose vectors have an entry per output channel of their weight, and share its labels."""
+"""Layers whose vectors have an element per output channel of their weight, and share its labels."""
 
 
 def label_parameter(table: LabelTable, proxy: Proxy, path: str, module: Any) -> None:
@@ -29,7 +29,7 @@ def label_parameter(table: LabelTable, proxy: Proxy, path: str, module: Any) -> 
 
 
 def _vector_labels(tensor: Tensor, path: str, module: Any, table: LabelTable) -> Tensor | None:
-    """Labels of a layer's bias or statistics: those of the outputs of its weight."""
+    """Labels of a layer's bias or statistics: those of its weight's outputs."""
     if tensor.dim() != 1 or not isinstance(module, _ONE_PER_OUTPUT):
         return None
     for other in (*module._parameters.values(), *module._buffers.values()):
@@ -42,7 +42,7 @@ def _vector_labels(tensor: Tensor, path: str, module: Any, table: LabelTable) ->
 
 
 def _dimensions(tensor: Tensor, path: str, module: Any, table: LabelTable) -> Iterator[Tensor]:
-    """Labels of every dimension with more than one entry; those of a convolution's kernel are positions."""
+    """Labels of every dimension of size above one, except the positions of a convolution's kernel."""
     parameters = [p.original if isinstance(p, Proxy) else p for p in (module._parameters.get("weight"),)]
     convolves = isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and tensor is parameters[0]
     for dim, size in enumerate(tensor.shape[:2] if convolves else tensor.shape):

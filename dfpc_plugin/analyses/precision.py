@@ -1,4 +1,4 @@
-"""Bounds keep their own precision, whatever the model or its caller asks of automatic mixed precision."""
+"""Keep bounds in their own precision under automatic mixed precision."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Widths that a model states about itself, and that its own forward need not ask for.
+"""Widths that a model states in attributes, but that its forward need not use.
 
-Models of timm, and those that follow their manners, say how wide their features are in `num_features`,
-`head_hidden_size`, `embed_dim` and `feature_info`; `reset_classifier` and feature extractors believe them. A pass sees
-the tensors that these are about: where one is as wide as stated, the statement is noted together with that axis, whose
-entries can be counted again when channels are removed. What no tensor bears out is not noted.
+Models of timm and similar ones state the width of their features in `num_features`, `head_hidden_size`, `embed_dim` and
+`feature_info`; `reset_classifier` and feature extractors rely on them. Where a pass sees a tensor of the stated width, the
+statement is noted with that axis, so that the attribute can be updated after pruning. A statement that no tensor confirms is
+not noted.
 """
 
 from __future__ import annotations
@@ -31,14 +31,7 @@ __all__ = ["Stated", "Statements"]
 
 @dataclass(frozen=True)
 class Stated:
-    """A width that a model states about itself.
-
-    Attributes:
-        module: Path of the module that states it.
-        name: The attribute that it does so in.
-        entry: Position in the attribute where that is a list, as `feature_info` is.
-        expression: The width in terms of labels.
-    """
+    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states."""
 
     module: str
     name: str
@@ -47,20 +40,20 @@ class Stated:
 
 
 class Notebook(Protocol):
-    """Where true statements are noted."""
+    """Where confirmed statements are noted."""
 
     names: ModelNames
     stated: list[Stated]
 
     def aside(self) -> contextlib.AbstractContextManager[None]:
-        """Forget, at exit, what operators have noted since."""
+        """Discard, at exit, what operators have noted in the block."""
 
 
 class Statements:
-    """What the modules of a model state about their widths, and what of it has been found true."""
+    """The widths that a model's modules state; those that the pass confirms are noted."""
 
     def __init__(self, notes: Notebook) -> None:
-        """Read the attributes, which are still plain numbers; what is true will be noted in `notes.stated`."""
+        """Read the attributes, which are still plain numbers; confirmed ones are noted in `notes.stated`."""
         self._notes = notes
         self._open = [
             statement for path in notes.names.modules for statement in statements_of(notes.names.modules, path)
@@ -68,7 +61,7 @@ class Statements:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch what the forward makes of its features, and compare at exit."""
+        """Watch the forward's features, and compare their widths at exit."""
         seen: dict[tuple[str, str], list[torch.Size]] = {}
         with contextlib.ExitStack() as stack:
             for path, what in dict.fromkeys(place[:2] for statement in self._open for place in statement.places):
@@ -79,7 +72,7 @@ class Statements:
         self._compare(seen)
 
     def look_aside(self, run: TracedRun, model: nn.Module, example_inputs: ExampleInputs) -> None:
-        """Ask `forward_intermediates` for features that no module of the name in `feature_info` has returned."""
+        """Get the features in `feature_info` that no module has returned from `forward_intermediates`."""
         place = Place("", "intermediates")
         entries = [statement for statement in self._open if (statement.module, statement.name) == ("", INFO)]
         if not entries or not callable(getattr(type(model), "forward_intermediates", None)):
@@ -89,12 +82,11 @@ class Statements:
         try:
             with self._notes.aside():
                 _keeper(seen, place[:2])(follow(run, model, example_inputs, _intermediates))
-        except Exception:  # the model has no such features for these inputs, and nothing is known of them
+        except Exception:  # no such features for these inputs: the statements stay unconfirmed
             return
         self._compare(seen)
 
     def _compare(self, seen: Mapping[tuple[str, str], list[torch.Size]]) -> None:
-        """Note what is true, and leave the rest open."""
         found = [(statement, _expression_of(statement, seen)) for statement in self._open]
         self._open = [statement for statement, expression in found if expression is None]
         self._notes.stated += [
@@ -104,13 +96,12 @@ class Statements:
 
 
 def _intermediates(model: Any, inputs: ExampleInputs) -> Any:
-    """All intermediate features of a model."""
     args, kwargs = as_call(inputs)
     return model.forward_intermediates(*args, **kwargs, intermediates_only=True)
 
 
 def _keeper(seen: dict[tuple[str, str], list[torch.Size]], key: tuple[str, str]) -> Callable[[Any], None]:
-    """What is to be told of the tensors at one place; those of the last call count."""
+    """Return a function that keeps the sizes of tensors seen at one place; the last call counts."""
 
     def keep(tree: Any) -> None:
         seen[key] = [tensor.sizes() for tensor in returned_tensors(tree) if isinstance(tensor, Proxy)]
@@ -127,7 +118,7 @@ def _watch_outputs(module: nn.Module, keep: Callable[[Any], None]) -> Callable[[
 
 
 def _watch_features(module: nn.Module, keep: Callable[[Any], None]) -> Callable[[], None]:
-    """Watch a method, which has no hooks: the module has another in its place for a while."""
+    """Replace the method, which has no hooks, while it is watched."""
     attributes: dict[str, Any] = vars(module)
     own: Any = attributes.get("forward_features")
     original: Any = module.forward_features
@@ -149,7 +140,7 @@ _WATCHES = {"in": _watch_inputs, "out": _watch_outputs, "features": _watch_featu
 
 
 def _expression_of(statement: Statement, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
-    """The width of a tensor that bears a statement out, in terms of labels; None if there is none."""
+    """The width of a tensor that confirms a statement, in terms of labels, or None."""
     for place in statement.places:
         shapes = seen.get(place[:2], [])
         if place.number is not None:
@@ -161,7 +152,7 @@ def _expression_of(statement: Statement, seen: Mapping[tuple[str, str], list[tor
 
 
 def _widths(shapes: Sequence[torch.Size]) -> Iterator[TracedInt]:
-    """Sizes of the axes that hold channels, of one tensor after the other, and of all together."""
+    """Sizes of the axes that hold channels: of each tensor, then of all together."""
     for shape in shapes:
         yield from (size for size in reversed(shape) if isinstance(size, TracedInt))
     for axis in (-1, 1) if len(shapes) > 1 else ():

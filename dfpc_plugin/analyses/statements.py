@@ -1,4 +1,4 @@
-"""What modules state about the widths of their features: which attributes, and which tensors would bear them out."""
+"""Widths that modules state in attributes, and the tensors that can confirm them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INFO = "feature_info"
 """The attribute in which a model lists its features."""
 
 WIDTH = "num_chs"
-"""Where an entry of that list keeps its width."""
+"""The key of the width in an entry of that list."""
 
 
 class Place(NamedTuple):
@@ -23,8 +23,8 @@ class Place(NamedTuple):
 
     Attributes:
         module: Path of a module.
-        what: "in" for what the module is called with, "out" for what it returns, "features" for what its
-            `forward_features` returns, "intermediates" for what its `forward_intermediates` does.
+        what: "in" for the module's arguments, "out" for its output, "features" for the output of its `forward_features`,
+            "intermediates" for that of its `forward_intermediates`.
         number: Which of several tensors; None for any of them, or all together.
     """
 
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Statement:
-    """A width that may be true: the value, and where a tensor of that width is to be seen, the likeliest place first."""
+    """A stated width, and the places where a tensor of that width may be seen, the likeliest first."""
 
     module: str
     name: str
@@ -45,7 +45,7 @@ class Statement:
 
 
 def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Statement]:
-    """Everything that one module may state about the widths of its features and of its heads."""
+    """Yield every width that a module states about its features and its heads."""
     module = modules[path]
     if isinstance(module, torch.jit.ScriptModule):
         return
@@ -76,7 +76,6 @@ def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[State
 def _of_integer(
     modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]
 ) -> Iterator[Statement]:
-    """What a module states in an integer, if it does."""
     value = vars(modules[path]).get(name)
     if type(value) is int:
         yield Statement(path, name, None, value, places)
@@ -85,7 +84,7 @@ def _of_integer(
 def _of_stages(
     modules: Mapping[str, nn.Module], path: str, name: str, features: Place, places: Sequence[tuple[Place, ...]]
 ) -> Iterator[Statement]:
-    """What a module states in a list with an integer per branch of its features, or per entry of its `feature_info`."""
+    """Widths in a list with an integer per branch of the features, or per entry of `feature_info`."""
     value: Any = vars(modules[path]).get(name)
     if type(value) in (list, tuple):
         for entry, width in enumerate(value):
@@ -95,7 +94,7 @@ def _of_stages(
 
 
 def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[Statement]:
-    """What `feature_info` says: of the modules that it names, or, where it says which are returned, of these tensors."""
+    """Widths in `feature_info`: of the named modules' outputs and, if it says which features are returned, of these."""
     info: Any = vars(modules[path]).get(INFO)
     parts = getattr(info, "__dict__", {})
     entries, indices = parts.get("info", info), parts.get("out_indices", ())
@@ -111,12 +110,11 @@ def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -
 
 
 def _paths_of_classifiers(modules: Mapping[str, nn.Module], module: Any) -> list[str]:
-    """Paths of the layers that `module` says are its classifiers."""
     if not callable(getattr(type(module), "get_classifier", None)):
         return []
     try:
         found = module.get_classifier()
-    except Exception:  # it has lost its head, or means another thing by that name
+    except Exception:  # the head was removed, or the method means something else
         return []
     listed = [*found] if isinstance(found, tuple | list | nn.ModuleList) else [found]
     wanted = {id(layer) for layer in listed}

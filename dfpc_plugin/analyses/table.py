@@ -1,7 +1,7 @@
-"""Channel labels, and what the forward demands of them.
+"""Channel labels, and the forward's constraints on them.
 
-Every index of every labelled axis of every parameter gets a number, its label; 0 is no channel. Operators unite labels
-whose channels stand or fall together and freeze those that cannot be removed.
+Every index of every labelled axis of every parameter has a number, its label; 0 means no channel. Operators unite labels whose
+channels must be pruned together, and freeze labels whose channels cannot be pruned.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work", "fixed_by"
 
 @dataclass(frozen=True)
 class Owner:
-    """An axis of a parameter or buffer, whose indices are labelled.
+    """A labelled axis of a parameter or buffer.
 
     Attributes:
         tensor: Path of the parameter or buffer, as in the state dict.
         dim: Its labelled dimension.
-        groups: Above one for the dimension of a grouped convolution's weight that holds one group's channels: the
-            labels then run over all groups, group by group.
+        groups: Above one for the dimension of a grouped convolution's weight that holds one group's channels: the labels then
+            run over all groups, group by group.
         labels: `(groups * size,)`, consecutive.
         shared: The labels were made for another owner.
     """
@@ -40,13 +40,14 @@ class Owner:
 
 @dataclass(frozen=True)
 class Sized:
-    """A size that the forward asks for: along `axis`, `labels` must keep `expression` entries.
+    """A size that the forward requires: along `axis`, `labels` must keep `expression` elements.
 
     Attributes:
         labels: Squeezed: varies along every axis of size above one.
         axis: The axis that has the size.
-        expression: How the forward computes the size; None where torch infers it, and rows only have to be equal.
-        flexible: The axis along which entries can be pruned; the others index rows, which go as a whole or keep equally many.
+        expression: How the forward computes the size; None where torch infers it and rows only have to be equally long.
+        flexible: The axis along which elements can be pruned. The others index rows, which are pruned as a whole or keep
+            equally many.
         where: Module and operator, for messages.
     """
 
@@ -59,7 +60,7 @@ class Sized:
 
 @dataclass(frozen=True)
 class Rows:
-    """`row[i]` goes exactly when all of `labels[i]` go: heads that a matrix product has summed the channels of.
+    """`row[i]` is pruned exactly when all of `labels[i]` are, such as heads whose channels a matrix product has summed.
 
     Attributes:
         row: `(rows,)` labels.
@@ -74,13 +75,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Entries multiplied by a number that a cut changes, such as attention's queries by the root of a head's width.
+    """Elements multiplied by a number that pruning changes, such as attention's queries by the root of a head's width.
 
     Attributes:
-        labels: What made the entries: rows of weights, of norms and of biases. Of a product, those of either factor; none if
-            no rows can compensate for the number.
+        labels: Rows of weights, norms and biases that scale the elements. Of a product: those of each factor. Empty if no rows
+            can compensate for the number.
         expression: How the number is computed.
-        power: 1 where the entries are multiplied by it, -1 where they are divided.
+        power: 1 if the elements are multiplied by it, -1 if they are divided.
         where: Module and operator.
     """
 
@@ -92,15 +93,15 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Work:
-    """One call of a layer or of a product of matrices.
+    """One call of a layer or of a matrix product.
 
     Attributes:
         reads: Labels it sums over.
         writes: Labels of its outputs.
         carried: All labels of its operands.
         macs: Its MACs.
-        factors: The labels that its MACs are proportional to, each with the names of all of its axes: as
-            many for every combination of positions along the axes on which some labels vary.
+        factors: Labels with the names of their axes. The MACs are proportional to the number of combinations of positions
+            along all named axes whose labels remain.
     """
 
     reads: Tensor
@@ -111,11 +112,7 @@ class Work:
 
 
 def fixed_by(where: str) -> str:
-    """Return why channels stay that an operator combines with a tensor of fixed size.
-
-    Args:
-        where: The operator, and the module that calls it: "torch.conv2d in 'conv_stem'".
-    """
+    """Return why channels combined with a tensor of fixed size are protected; `where`: "torch.conv2d in 'conv_stem'"."""
     name = where.partition(" ")[0].rpartition(".")[2]
     if name == "linear" or name.startswith("conv"):
         return f"is fixed by the input of {where}"
@@ -125,14 +122,14 @@ def fixed_by(where: str) -> str:
 
 
 class LabelTable:
-    """Labels and demands, as they are collected in one pass.
+    """The labels and constraints of one pass.
 
     Attributes:
         owners: Labelled axes of parameters and buffers.
-        sizes: Sizes the forward asks for.
+        sizes: Sizes that the forward requires.
         rows: Which labels stand for whole rows of others.
-        frozen: Labels that cannot go, each batch with the reason.
-        count: Number of labels, with that of no channel.
+        frozen: Labels that cannot be pruned, in batches with the reason.
+        count: Number of labels, label 0 included.
     """
 
     def __init__(self) -> None:
@@ -146,7 +143,7 @@ class LabelTable:
 
     @property
     def notes(self) -> tuple[list, ...]:
-        """Everything that operators have noted, each in the order of the pass."""
+        """All notes of operators, each in the order of the pass."""
         return self.sizes, self.rows, self.frozen, self._pairs
 
     def new(self, count: int) -> Tensor:
@@ -162,11 +159,11 @@ class LabelTable:
         return labels
 
     def share(self, tensor: str, dim: int, labels: Tensor) -> None:
-        """Let another dimension have labels that were handed out before."""
+        """Give another dimension labels that were handed out before."""
         self.owners.append(Owner(tensor, dim, 1, labels, shared=True))
 
     def unite(self, first: Tensor, second: Tensor, where: str) -> None:
-        """Demand that entries of two tensors of labels (which broadcast) go together."""
+        """Require that elements of two tensors of labels (which broadcast) are pruned together."""
         if first is second:
             return
         first, second = squeezed(first), squeezed(second)
@@ -182,7 +179,7 @@ class LabelTable:
         self._pairs.append((first, second))
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:
-        """Demand that entries which differ only along `axes` go together; returns the first of them."""
+        """Require that elements which differ only along `axes` are pruned together; returns the first of them."""
         first = labels
         for axis in axes:
             first = first.narrow(axis, 0, 1)
@@ -190,11 +187,11 @@ class LabelTable:
         return first
 
     def freeze(self, labels: Tensor, reason: str) -> None:
-        """Demand that no entry goes."""
+        """Require that no element is pruned."""
         self.frozen.append((squeezed(labels).reshape(-1), reason))
 
     def roots(self) -> Tensor:
-        """Return, for every label, the smallest label it goes together with, `(labels,)`."""
+        """Return, for every label, the smallest label that it is pruned with, `(labels,)`."""
         if not self._pairs:
             return torch.arange(self.count, device="cpu")
         first, second = (torch.cat(side) for side in zip(*self._pairs, strict=True))
@@ -206,7 +203,7 @@ class LabelTable:
 
 
 def _smallest_connected(first: Tensor, second: Tensor, count: int) -> Tensor:
-    """The smallest node that each of `count` nodes is connected to, by edges between `first` and `second`."""
+    """The smallest node connected to each of `count` nodes, by edges between `first` and `second`."""
     parent = torch.arange(count, device="cpu")
     one, other = first, second
     while len(one):

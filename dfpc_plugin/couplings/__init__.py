@@ -1,4 +1,4 @@
-"""Couplings: which channels can only be removed together, and everything that goes with them."""
+"""Couplings: sets of channels that can only be pruned together, in every parameter they pass through."""
 
 from __future__ import annotations
 

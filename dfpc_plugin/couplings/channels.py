@@ -1,7 +1,7 @@
-"""The channels of a model: labels that go together, and where each of them lies.
+"""The channels of a model: sets of united labels, and where each of them lies.
 
-A *channel* is a set of labels that an operator has united: one index of every parameter it passes through. Everything a
-pass has noted is kept here in terms of channels; what a cut removes is marked, and positions are counted without it.
+A *channel* is a set of labels that operators have united: one index of every parameter it passes through. The notes of a pass
+are kept here in terms of channels. Pruned channels are marked, and positions are counted without them.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class Axis:
 
     @property
     def layer(self) -> str:
-        """Path of the layer that owns it."""
+        """Path of the layer that owns the tensor."""
         return self.tensor.removesuffix(".weight")
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size that the forward asks for.
+    """A size that the forward requires.
 
     Attributes:
         channels: `(rows, entries)` along the flexible axis, or `(positions, entries)` of another axis.
-        along_rows: The size is the number of rows that are left rather than of entries in each.
-        expression: How it is computed; None where rows only have to keep equally many.
+        along_rows: The size is the number of remaining rows, not of entries in each.
+        expression: How it is computed; None where rows only have to be equally long.
         where: Module and operator.
     """
 
@@ -63,13 +63,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a layer or of a product of matrices.
-
-    Attributes:
-        channels: Everything it reads, writes or carries along.
-        macs: Its MACs before any cut.
-        work: What the pass has noted, in terms of labels.
-    """
+    """One call of a layer or matrix product: all its channels, its MACs before pruning, and the pass's note."""
 
     channels: Tensor
     macs: int
@@ -78,12 +72,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scale:
-    """A number that depends on widths, with the rows of weights and biases whose results it multiplies.
+    """A number that depends on widths, and the rows of weights and biases whose results it multiplies.
 
     Attributes:
         expression: How it is computed.
-        power: 1 where results are multiplied by it, -1 where they are divided.
-        rows: Per labelled dimension (by its position in `Channels.axes`), the indices of the rows.
+        power: 1 if results are multiplied by it, -1 if they are divided.
+        rows: Indices of the rows, per position of a labelled dimension in `Channels.axes`.
     """
 
     expression: Expression
@@ -93,24 +87,24 @@ class Scale:
 
 @dataclass
 class Channels:
-    """What a pass has learnt about a model's channels.
+    """What a pass has found about a model's channels.
 
     Attributes:
         axes: Labelled dimensions.
-        sizes: Sizes that the forward asks for.
-        layers: Layers with their work.
-        reasons: Why channels cannot go.
-        removed: Which channels have been cut, `(channels,)`.
+        sizes: Sizes that the forward requires.
+        layers: Layers with their MACs.
+        reasons: Why channels are protected, by channel.
+        removed: Which channels have been pruned, `(channels,)`.
         leaves: Sizes read from shapes, in terms of channels.
-        scales: Numbers that depend on widths and multiply what some rows of weights make.
+        scales: Numbers that depend on widths and multiply the results of some rows of weights.
         heads: Which channels are whole attention heads, `(channels,)`.
         numbers: The channel of every label, `(labels,)`.
-        parameters: Shapes of the model's parameters by path, before any cut.
+        parameters: Shapes of the model's parameters by path, before pruning.
         outputs: Shapes of the tensors that the model returns.
-        stated: Widths that the model states about itself and does not ask for.
-        values: What cuts have changed attributes of modules to.
+        stated: Widths that the model states in attributes which its forward does not use.
+        values: Attributes of modules that pruning has changed, with their new values.
         asked: Attributes, `(module, name)`, that sizes and factors of the forward are computed from.
-        unscaled: Numbers that depend on widths and multiply what no rows can compensate for, by operator.
+        unscaled: Numbers that depend on widths and that no rows can compensate for, by operator.
     """
 
     axes: list[Axis]
@@ -131,10 +125,7 @@ class Channels:
 
 
 def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
-    """Turn what a pass has noted about labels into what it means for channels.
-
-    With `whole_heads`, the channels of an attention head go together, with the head itself.
-    """
+    """Translate a pass's notes about labels into channels; with `whole_heads`, a head's channels are pruned together."""
     table = run.table
     heads = [rows for rows in table.rows if whole_heads and "conv" not in rows.where]
     for rows in heads:
@@ -167,12 +158,11 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
 
 
 def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
-    """Channels in place of labels."""
     return numbers[torch.cat(labels)].split([some.numel() for some in labels]) if labels else []
 
 
 def _with_rows(run: ChannelTrace) -> Tensor:
-    """Roots of all labels, where a row whose entries go together goes with them."""
+    """Roots of all labels; a row label joins its entries if these are all united."""
     table = run.table
     roots = table.roots()
     while True:
@@ -190,7 +180,6 @@ def _with_rows(run: ChannelTrace) -> Tensor:
 
 
 def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
-    """Why channels cannot go, by channel."""
     reasons: dict[int, str] = {0: "is not a channel"}
     for labels, reason in run.table.frozen:
         for channel in torch.unique(numbers[labels]).tolist():
@@ -203,14 +192,13 @@ def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
 
 
 def _size(entry: Sized, numbers: Tensor, leaves: dict[AxisSize, Size]) -> Size:
-    """One demand, laid out as rows; the shapes that its expression reads are laid out too."""
+    """One required size, laid out as rows, like the shapes that its expression reads."""
     _lay_out_leaves(entry.expression, numbers, leaves)
     rows, along = _rows(numbers, entry.labels, entry.axis, entry.flexible)
     return Size(rows, along, entry.expression, entry.where)
 
 
 def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSize, Size]) -> None:
-    """Lay out the sizes that an expression reads from shapes."""
     for leaf in leaves_of(expression) if expression is not None else ():
         if isinstance(leaf, AxisSize) and leaf not in leaves:
             rows, along = _rows(numbers, leaf.labels, leaf.axis, leaf.flexible)
@@ -220,7 +208,7 @@ def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSi
 def _scales(
     run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]
 ) -> tuple[list[Scale], dict[str, list[Expression]]]:
-    """Numbers that depend on widths, with the rows they act on and the biases that go with those; and those without rows."""
+    """Numbers that depend on widths, with their rows (and these rows' biases); and the numbers without rows."""
     owner_of = _owner_of(run)
     nothing = torch.zeros(0, dtype=torch.long, device="cpu")
     read = torch.zeros(len(numbers), dtype=torch.bool, device="cpu")
@@ -236,7 +224,7 @@ def _scales(
         _lay_out_leaves(scaling.expression, numbers, leaves)
         choices = [torch.unique(torch.cat([some, twin[some]])) for some in scaling.labels]
         choices = [some[owner_of[some] >= 0] for some in choices]
-        # rows whose channels other layers read would be scaled for those, too
+        # other layers may read some rows' channels, and must not see them scaled
         labels = next((some for some in choices if len(some) and not read[numbers[some]].any()), None)
         if labels is None:
             unscaled.setdefault(scaling.where, []).append(scaling.expression)
@@ -252,7 +240,6 @@ def _scales(
 
 
 def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:
-    """Attributes that the forward asks for."""
     expressions = [*(entry.expression for entry in run.table.sizes), *(scaling.expression for scaling in run.scaled)]
     return frozenset(
         (leaf.module, leaf.name)
@@ -264,7 +251,7 @@ def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:
 def _stated(
     run: ChannelTrace, asked: Collection[tuple[str, str]], numbers: Tensor, leaves: dict[AxisSize, Size]
 ) -> list[Stated]:
-    """What the model states about its widths, but for attributes that the forward asks for: those have to fit its demands."""
+    """Stated widths, without attributes that the forward uses: these must fit its required sizes."""
     result = [stated for stated in run.stated if (stated.module, stated.name) not in asked]
     for stated in result:
         _lay_out_leaves(stated.expression, numbers, leaves)
@@ -291,7 +278,7 @@ def _rows(numbers: Tensor, labels: Tensor, axis: int, flexible: int) -> tuple[Te
 
 
 def _roles(run: ChannelTrace) -> dict[int, str]:
-    """Which labelled dimensions are written, and which are read, by number of their owner."""
+    """Whether layers write or read each labelled dimension, by number of its owner."""
     owner_of = _owner_of(run)
     roles: dict[int, str] = {}
     if run.work:

@@ -1,4 +1,4 @@
-"""Which attributes the code of a forward reads, found in the code itself: a number that it reads must not change by itself."""
+"""Finds the attributes that the code of a forward reads: changing such a number would change the forward."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CodeReads"]
 
 
 class CodeReads:
-    """Attributes that the forwards of a model's modules read, by the class that reads them."""
+    """Attributes that the forwards of a model's modules read, by class."""
 
     def __init__(self, modules: Iterable[nn.Module], *functions: Callable[..., Any] | None) -> None:
         """Read the code of every class's forward, of the methods and functions that it calls, and of `functions`."""
@@ -30,18 +30,17 @@ class CodeReads:
             self._follow(nn.Module, function)
 
     def __call__(self, module: nn.Module, name: str) -> bool:
-        """Whether the forward reads an attribute of a module, as far as its code tells."""
+        """Whether the forward reads an attribute of a module, as far as the code shows."""
         return name in self._own.get(type(module), ()) or name in self._others
 
     def _follow(self, kind: type, function: Any) -> None:
-        """Read one function and what it calls, as a method of `kind`."""
         function = getattr(function, "__wrapped__", function)
         function = getattr(function, "__func__", function)
         if isinstance(function, types.FunctionType) and not function.__module__.startswith("torch."):
             self._read(kind, function.__code__, function.__globals__)
 
     def _read(self, kind: type, code: types.CodeType, names: dict[str, Any]) -> None:
-        """Note attributes that are read in some code, and in the functions that it defines or calls."""
+        """Note the attributes that some code reads, and those in functions that it defines or calls."""
         if (kind, code) in self._seen:
             return
         self._seen.add((kind, code))
@@ -65,12 +64,12 @@ class CodeReads:
 
 @functools.lru_cache(maxsize=4096)
 def _attributes(code: types.CodeType) -> tuple[tuple[bool, str], ...]:
-    """Attributes that code reads, each with whether it is one of `self`; methods that it calls on others are left out."""
+    """Attributes that code reads, each with whether it belongs to `self`; methods called on others are left out."""
     return tuple(_read_attributes(code))
 
 
 def _read_attributes(code: types.CodeType) -> Iterator[tuple[bool, str]]:
-    """Read the attributes from the instructions, which takes long."""
+    """Read the attributes from the instructions, which is slow."""
     previous: Any = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):

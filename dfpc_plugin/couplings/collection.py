@@ -1,4 +1,4 @@
-"""All couplings of a model, as users get them."""
+"""The list of a model's couplings that users get."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dfpc_plugin.files import write_text
 __all__ = ["Couplings"]
 
 _SHORT = 16
-"""Couplings of the short table, which fits a screen of 24 lines with its head and what stands around it."""
+"""Rows of the short table, which fits a screen of 24 lines."""
 
 
 class Couplings(list[DataFlowCoupling], Shown):
-    """The couplings of a model: a list that shows itself as a table, and that `plot` draws.
+    """The couplings of a model: a list that is shown as a table, and that `plot` draws.
 
     Attributes:
         order: Paths of the model's modules in the order of the forward.
@@ -34,7 +34,7 @@ class Couplings(list[DataFlowCoupling], Shown):
         self.order = order
 
     def plot(self, path: str | Path | None = None) -> Svg:
-        """Draw the coupling graph: a row for every layer, a vertical line for every coupling. Needs no other package.
+        """Draw the coupling graph: a row per layer, a vertical line per coupling. Needs no other package.
 
         A layer reads the couplings at the hollow dots of its row and writes those at the solid dots.
 
@@ -54,7 +54,7 @@ class Couplings(list[DataFlowCoupling], Shown):
 
     @property
     def summary(self) -> str:
-        """How many there are, in a line."""
+        """The number of couplings, in one line."""
         prunable = sum(coupling.protected is None for coupling in self)
         return f"{counted(len(self), 'coupling')}, {prunable} can be pruned"
 
@@ -63,7 +63,7 @@ class Couplings(list[DataFlowCoupling], Shown):
         return as_text(self.summary, _table(self, whole=True))
 
     def __repr__(self) -> str:
-        """The table of the first few."""
+        """The table of the first couplings."""
         parts: list[str | Table] = [self.summary, _table(self[:_SHORT], whole=False)]
         if len(self) > _SHORT:
             parts.append(f"and {len(self) - _SHORT} more; print it for all of them")
@@ -71,7 +71,7 @@ class Couplings(list[DataFlowCoupling], Shown):
 
 
 def _table(couplings: Iterable[DataFlowCoupling], *, whole: bool) -> Table:
-    """A row for each; reasons end with their line unless they are to be `whole`."""
+    """One row per coupling; reasons are cut off at the line's end unless `whole`."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("written by", min_width=14)
     table.add_column("read by", min_width=14)

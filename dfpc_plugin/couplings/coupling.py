@@ -1,4 +1,4 @@
-"""What the user sees of a coupling."""
+"""One coupling, as users get it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["DataFlowCoupling", "Slice"]
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What goes from one dimension of one parameter or buffer.
+    """The indices that a coupling holds in one dimension of a parameter or buffer.
 
     Attributes:
         tensor: Path of the parameter or buffer, as in the state dict.
         dim: The dimension.
-        groups: Above one for the weight of a grouped convolution, whose dimension holds one group's channels: an index
-            is then `group * size + position`.
-        indices: `(units, indices per unit)`: what goes with each unit.
+        groups: Above one for the weight of a grouped convolution, whose dimension holds one group's channels: an index is then
+            `group * size + position`.
+        indices: `(units, indices per unit)`.
         role: "feed-in" where a layer writes the channels, "feed-out" where it reads them, "transform" elsewhere.
     """
 
@@ -34,28 +34,28 @@ class Slice:
 
     @property
     def layer(self) -> str:
-        """Path of the layer that owns it."""
+        """Path of the layer that owns the tensor."""
         return self.tensor.removesuffix(".weight")
 
     def __repr__(self) -> str:
-        """Sizes in place of indices."""
+        """Show sizes instead of indices."""
         units, each = self.indices.shape
         return f"Slice({self.tensor!r}, dim={self.dim}, {units} units of {each} indices, {self.role})"
 
 
 @dataclass(frozen=True, eq=False)
 class DataFlowCoupling:
-    """Channels that can only be removed together, in every parameter they pass through.
+    """Channels that can only be pruned together, in every parameter they pass through.
 
     Attributes:
         name: The first layer that writes it.
-        blocks: `(blocks, units)` numbers of the channels; one column, a unit, is the least that can be cut: one channel
-            of every block.
-        balance: Why there are blocks: what must keep equally many of each.
+        blocks: `(blocks, units)` numbers of the channels. One column is a unit, the least that can be pruned: one channel of
+            every block.
+        balance: Why there are blocks: the operators that need equally many channels of each.
         protected: Why it must not be pruned; None if it can be.
         macs: MACs of the layers that read or write it, as a share of the model's.
         axes: Labelled dimensions of parameters and buffers that hold its channels.
-        whole_heads: Its units are whole attention heads.
+        whole_heads: Whether its units are whole attention heads.
     """
 
     name: str
@@ -68,17 +68,17 @@ class DataFlowCoupling:
 
     @property
     def channels(self) -> int:
-        """How many units can be pruned, one by one."""
+        """The number of units."""
         return self.blocks.size(1)
 
     @property
     def width(self) -> int:
-        """How many channels there are in all blocks."""
+        """The number of channels in all blocks."""
         return self.blocks.numel()
 
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
-        """Every (parameter, dimension, indices) that goes with the units."""
+        """The indices of the units in every parameter and dimension."""
         unit = torch.full(
             (int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1, device="cpu"
         )
@@ -92,21 +92,21 @@ class DataFlowCoupling:
 
     @property
     def feed_out(self) -> tuple[str, ...]:
-        """Layers that read them."""
+        """Layers that read the channels."""
         return tuple(dict.fromkeys(axis.layer for axis in self.axes if axis.role == "feed-out"))
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Every layer that holds a slice of it, in the order of the model."""
+        """All layers that hold its channels, in the order of the model."""
         return tuple(dict.fromkeys(axis.layer for axis in self.axes))
 
     def __repr__(self) -> str:
-        """The same in a line."""
+        """Summarise in one line."""
         state = "prunable" if self.protected is None else f"protected: {self.protected}"
         return f"DataFlowCoupling({self.name!r}, {self.width} channels, {len(self.layers)} layers, {state})"
 
     def __str__(self) -> str:
-        """Name, width, what it joins, and why it is protected if it is."""
+        """Describe name, width, layers, and why it is protected if it is."""
         blocks = f" in {len(self.blocks)} blocks" if len(self.blocks) > 1 else ""
         lines = [
             f"{self.name}: {self.width} channels{blocks}, {self.macs:.1%} of the MACs",
@@ -120,13 +120,12 @@ class DataFlowCoupling:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    """A few names and how many more there are."""
     shown = ", ".join(names[:4]) or "nothing"
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
 def _slice(axis: Axis, unit: Tensor, units: int) -> Slice:
-    """Positions of every unit along one labelled dimension, unit by unit."""
+    """Positions of every unit along one labelled dimension."""
     of = unit[axis.channels]
     positions = (of >= 0).nonzero().squeeze(1)
     positions = positions[torch.argsort(of[positions], stable=True)]

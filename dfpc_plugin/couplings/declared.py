@@ -1,10 +1,10 @@
-"""Integers in which modules keep the widths of their layers: no forward asks for them, but methods that fuse branches do.
+"""Integer attributes that state layers' widths: the forward does not read them, but methods that fuse branches do.
 
-A block that builds one convolution from several reads its own `in_channels`, `out_channels` and `groups`; an adapter
-reads the `in_features` of the layer that it wraps. After a cut these must say what is there. An attribute counts as a
-declared width if it is named like one, is as large as a dimension of the module's tensors, and the forward does not read
-it. Where several dimensions are as large, its name tells which: that which other layers produce, that which they read, or
-one that is used inside alone. Where they lose different numbers of channels, it stays as it is.
+A block that merges several convolutions into one reads its own `in_channels`, `out_channels` and `groups`; an adapter reads
+the `in_features` of the layer that it wraps. Pruning must update them. An attribute counts as a declared width if it is named
+like one, equals a dimension of the module's tensors, and is not read by the forward. If several dimensions have that size, the
+name decides: an input width is produced by other layers, an output width is read by them, a hidden width is used inside only.
+If these dimensions lose different numbers of channels, the attribute is not changed.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ def declared_widths(
     """Find the integers in which modules declare the widths of their own layers.
 
     Args:
-        modules: By path, those of the model that `channels` were found on, not cut since.
+        modules: Modules by path, of the model that `channels` were found on and not pruned since.
         channels: Its channels; the sizes that the result reads are added to `channels.leaves`.
-        forward_fn: What calls the model, if it is not called plainly.
+        forward_fn: Calls the model, if given.
     """
     known = channels.asked | {(stated.module, stated.name) for stated in channels.stated}
     sets = _Sets(channels)
-    reads: CodeReads | None = None  # reading the code of all modules takes long, and is seldom needed
+    reads: CodeReads | None = None  # reading the code of all modules is slow and seldom needed
     for path, module in modules.items():
         if isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith("torch.nn."):
-            continue  # layers of torch describe themselves
+            continue  # these are updated from their weights
         for name, value in vars(module).items():
             if type(value) is not int or value < 2 or (path, name) in known:
                 continue
@@ -68,25 +68,21 @@ def declared_widths(
 
 
 def width_of(channels: Channels, own: Tensor) -> AxisSize:
-    """Return an expression for how many of some channels, `(entries,)`, are left."""
+    """Return an expression for how many of the channels `own`, `(entries,)`, remain."""
     leaf = AxisSize(own, 0, 0)
     channels.leaves[leaf] = Size(own[None], False, leaf, "")
     return leaf
 
 
 def _agreed(*widths: int) -> int:
-    """The number that all expressions come to.
-
-    Raises:
-        Unequal: They do not come to the same one.
-    """
+    """Return the common value of all widths; raise Unequal if they differ."""
     if len(set(widths)) > 1:
         raise Unequal
     return widths[0]
 
 
 def _groups(module: nn.Module, path: str, value: int) -> list[Expression]:
-    """The groups of the convolutions in a module that have as many."""
+    """The `groups` attributes of a module's convolutions that equal `value`."""
     prefix = f"{path}." if path else ""
     return [
         Attribute(f"{prefix}{name}", "groups", value)
@@ -96,35 +92,27 @@ def _groups(module: nn.Module, path: str, value: int) -> list[Expression]:
 
 
 class _Sets:
-    """Sets of channels, by where dimensions hold them."""
+    """Sets of channels, by the dimensions that hold them."""
 
     def __init__(self, channels: Channels) -> None:
-        """Look at the dimensions that `channels` has now."""
         self._channels = channels
         self._widths: dict[bytes, AxisSize] = {}
 
     @functools.cached_property
     def _by_size(self) -> Mapping[int, list[Axis]]:
-        """The dimensions by their number of channels."""
         found: dict[int, list[Axis]] = defaultdict(list)
         for axis in self._channels.axes:
             found[axis.channels.numel()].append(axis)
         return found
 
     def width(self, own: bytes) -> AxisSize:
-        """Return an expression for how many channels of a set are left."""
+        """Return an expression for the number of remaining channels of a set."""
         if own not in self._widths:
             self._widths[own] = width_of(self._channels, torch.frombuffer(bytearray(own), dtype=torch.long))
         return self._widths[own]
 
     def chosen(self, name: str, path: str, value: int) -> list[bytes]:
-        """Return all sets of `value` channels in a module that an attribute of this name may be about.
-
-        Args:
-            name: The attribute's name in lower case.
-            path: The module's path.
-            value: The attribute's value.
-        """
+        """Return the sets of `value` channels in a module that an attribute `name` (in lower case) may refer to."""
         pattern = next((pattern for pattern in (_INPUT, _OUTPUT, _INNER, _WIDTH) if pattern.fullmatch(name)), None)
         if pattern is None:
             return []

@@ -1,4 +1,4 @@
-"""From a model and example inputs to its couplings."""
+"""Find the couplings of a model."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ __all__ = ["CouplingMap", "find_couplings", "map_couplings"]
 
 @dataclass(frozen=True, repr=False)
 class CouplingMap:
-    """A model's channels and couplings, and which demands depend on what.
+    """A model's channels and couplings, and which required sizes depend on which.
 
     Attributes:
-        channels: Where every channel lies, and what the forward demands.
+        channels: Where every channel lies, and the sizes that the forward requires.
         couplings: In the order of the model's parameters.
-        structure: Which structure, a set of couplings that depend on each other, each channel belongs to; -1 for none.
-        touching: Demands by the structures that they count or read.
-        mentions: Demands by the attributes that they are computed from.
+        structure: The structure (set of interdependent couplings) of each channel; -1 for none.
+        touching: Required sizes by the structures that they count or read.
+        mentions: Required sizes by the attributes that they are computed from.
         unused: Layers and parameters that the forward never uses, with the number of their values.
         order: Paths of the modules that hold parameters, in the order in which the forward first uses them.
-        bounds: What flowed in the same run, if something was asked to.
+        bounds: What was propagated in the same run, if anything.
     """
 
     channels: Channels
@@ -55,11 +55,11 @@ class CouplingMap:
     bounds: Bounds | None = None
 
     def __repr__(self) -> str:
-        """How much is in it."""
+        """Summarise in one line."""
         return f"CouplingMap({self.couplings.summary})"
 
     def sizes_of(self, removed: Tensor) -> list[Size]:
-        """Demands that removing channels may touch."""
+        """Required sizes that removing channels may change."""
         touched = torch.unique(self.structure[removed]).tolist()
         found = {id(size): size for number in touched for size in self.touching.get(number, ())}
         return list(found.values())
@@ -72,23 +72,23 @@ def find_couplings(
     *,
     whole_heads: bool = False,
 ) -> Couplings:
-    """Find the data-flow couplings of `model`: the sets of channels that can only be removed together.
+    """Find the data-flow couplings of `model`: the sets of channels that can only be pruned together.
 
-    Runs the model once on tensors that carry channel labels instead of values: reshapes, splits, concatenations and
-    windows are followed exactly, entry by entry. Nothing of the model is changed. With `forward_fn`, calls
-    `forward_fn(model, example_inputs)` in place of the model.
+    Runs the model once on tensors that carry channel labels instead of values, so reshapes, splits, concatenations and windows
+    are followed exactly. The model is not changed. With `forward_fn`, calls `forward_fn(model, example_inputs)` in place of
+    the model.
 
     Attention loses dimensions of every head by default; with `whole_heads`, it loses whole heads.
 
     Returns:
-        A list of couplings in the order of the model's parameters, which `plot` draws. One that must not be pruned says why
-        in `protected`.
+        A list of couplings in the order of the model's parameters, which `plot` draws. `protected` says why one must not be
+        pruned.
 
     Raises:
-        UnsupportedOperatorError: Operators of the model are not known.
+        UnsupportedOperatorError: The model uses operators without a rule.
         ValueDependentError: The forward needs the values of its data.
         ModelFormError: The model is in TorchScript, exported, sharded, or has lazy layers without weights.
-        ExampleInputsError: `example_inputs` is not something to call a model with.
+        ExampleInputsError: `example_inputs` holds no data, or a model cannot be called with it.
     """
     return map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads).couplings
 
@@ -101,7 +101,7 @@ def map_couplings(
     whole_heads: bool = False,
     flow: Flow | None = None,
 ) -> CouplingMap:
-    """As `find_couplings`, with everything that a cut needs to know; `flow` may be followed in the same run."""
+    """Like `find_couplings`, with everything that pruning needs; `flow` is propagated in the same run."""
     model = plain_model(model)
     with collector_paused(), exclusive(model):
         trace = trace_model(model, example_inputs, forward_fn, channels=True, flow=flow)
@@ -115,7 +115,6 @@ def map_couplings(
 
 
 def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> CouplingMap:
-    """Arrange channels in couplings."""
     structures = find_structure(channels)
     number_of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, structure in enumerate(structures):
@@ -145,7 +144,7 @@ def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> Coupli
 
 @dataclass(frozen=True)
 class _Portion:
-    """Channels in units, and why they must stay, if they must."""
+    """Channels in units, and why they are protected, if they are."""
 
     blocks: Tensor
     balance: tuple[str, ...]
@@ -153,7 +152,7 @@ class _Portion:
 
 
 def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> list[_Portion]:
-    """Arrange channels in the units that the forward can follow; a coupling that has none is protected."""
+    """Arrange channels in units that the forward can lose; a coupling without such units is protected."""
     channels = result.channels
     own = structure.channels
     fixed = [channel for channel in own.tolist() if channel in channels.reasons]
@@ -174,11 +173,11 @@ def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> l
 
 
 def _problem(result: CouplingMap, blocks: Tensor, sizes: list[Size]) -> str | None:
-    """Why units cannot be cut, found by cutting one and then half of them on paper."""
+    """Why units cannot be pruned, found by computing the sizes without one of them, then without half of them."""
     units = blocks.size(1)
     if units < 2:
         return "has one channel" if blocks.numel() == 1 else "has one channel in every block"
-    # Where sizes are sums and multiples of others, what holds for one unit holds for any number.
+    # If all sizes are linear in others, what holds for one unit holds for any number.
     for some in {1} if all(is_linear(size.expression) for size in sizes) else {1, units // 2}:
         removed = result.channels.removed.clone()
         removed[blocks[:, :some]] = True
@@ -190,7 +189,7 @@ def _problem(result: CouplingMap, blocks: Tensor, sizes: list[Size]) -> str | No
 
 
 def _not_written(axes: tuple[Axis, ...], unused: Collection[str]) -> str | None:
-    """Why what no layer writes (tokens of a position embedding, say) is no coupling to prune."""
+    """Why channels that no layer writes (such as tokens of a position embedding) are not pruned."""
     if any(axis.role == "feed-in" for axis in axes):
         return None
     within = [any(f"{axis.tensor}.".startswith(f"{path}.") for path in unused) for axis in axes]
@@ -198,7 +197,7 @@ def _not_written(axes: tuple[Axis, ...], unused: Collection[str]) -> str | None:
 
 
 def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:
-    """Demands by the structures they count, directly or through a size read from a shape."""
+    """Required sizes by the structures they count, directly or through a size read from a shape."""
     touching: dict[int, list[Size]] = defaultdict(list)
     for size in channels.sizes:
         counted = {*structure[size.channels].reshape(-1).tolist()}
@@ -211,7 +210,6 @@ def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:
 
 
 def _mentions(channels: Channels) -> dict[Attribute, list[Size]]:
-    """Demands by the attributes they are computed from."""
     mentions: dict[Attribute, list[Size]] = defaultdict(list)
     for size in channels.sizes:
         if size.expression is not None:
@@ -229,7 +227,6 @@ def _axes_by_portion(channels: Channels, of: Tensor) -> Mapping[int, list[Axis]]
 
 
 def _macs_by_portion(channels: Channels, of: Tensor) -> Mapping[int, int]:
-    """MACs of the layers that read or write channels of each coupling."""
     macs: dict[int, int] = defaultdict(int)
     for coupling, position in _pairs([layer.channels for layer in channels.layers], of):
         macs[coupling] += channels.layers[position].macs

@@ -1,4 +1,4 @@
-"""Names for the outputs that couplings remove: how a record of a cut names them, and how they are found again."""
+"""Names of the outputs that pruning removes, as records list them, and how to find them again."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["RecordError", "channels_of_record", "output_axes", "removed_outputs"
 
 
 class RecordError(Exception):
-    """A record names outputs that a model does not have.
+    """A record names outputs that the model does not have.
 
     Attributes:
         layer: The name.
-        width: How many outputs there are; None where the model has no such layer.
+        width: The number of its outputs; None if the model has no such layer.
         problem: What is wrong with a record that lists no indices at all; '' for others.
     """
 
     def __init__(self, layer: str, width: int | None, problem: str = "") -> None:
-        """Keep the name, the width and the problem."""
+        """Store the attributes."""
         super().__init__(layer, width, problem)
         self.layer, self.width, self.problem = layer, width, problem
 
@@ -32,9 +32,9 @@ class RecordError(Exception):
 def output_axes(channels: Channels) -> dict[str, Axis]:
     """Return the dimensions of weights that produce channels, by the name under which a record lists their outputs.
 
-    That is the layer's path. A weight that is used in both directions, as `F.linear(x, W)` and `F.linear(h, W.t())`,
-    produces channels in two dimensions: the first that can be pruned has the layer's path, each other one the path with
-    its dimension, "encoder (dim 1)".
+    The name is the layer's path. A weight used in both directions, as `F.linear(x, W)` and `F.linear(h, W.t())`, produces
+    channels in two dimensions: the first that can be pruned has the layer's path, the other one the path with its dimension,
+    "encoder (dim 1)".
     """
     written: dict[str, list[Axis]] = {}
     for axis in channels.axes:
@@ -50,7 +50,7 @@ def output_axes(channels: Channels) -> dict[str, Axis]:
 
 
 def removed_outputs(channels: Channels, removed: Tensor) -> dict[str, tuple[int, ...]]:
-    """List the outputs that `removed` channels, `(channels,)` of bool, are of every layer that produces some of them."""
+    """List, for every layer, the indices of its outputs among the `removed` channels, `(channels,)` of bool."""
     found = {name: removed[axis.channels].nonzero().squeeze(1).tolist() for name, axis in output_axes(channels).items()}
     return {name: tuple(indices) for name, indices in found.items() if indices}
 
@@ -59,12 +59,11 @@ def channels_of_record(couplings: CouplingMap, removed: Mapping[str, Sequence[in
     """Find the channels that a record names.
 
     Args:
-        couplings: Of the model before the cut.
+        couplings: Of the model before pruning.
         removed: Indices of outputs by name, as `removed_outputs` returns them.
 
     Returns:
-        The channels that are removed, `(channels,)` of bool. Channels that no layer produces are removed with the units
-        that they belong to.
+        The removed channels, `(channels,)` of bool. Channels that no layer produces are removed with their units.
 
     Raises:
         RecordError: The model has no such outputs.
@@ -91,11 +90,7 @@ def channels_of_record(couplings: CouplingMap, removed: Mapping[str, Sequence[in
 
 
 def _numbers(layer: str, indices: Sequence[int]) -> list[int]:
-    """Indices as numbers, whatever they are held in.
-
-    Raises:
-        RecordError: They are none.
-    """
+    """Convert indices to integers; raise RecordError if they are not."""
     try:
         return [operator.index(index) for index in indices]
     except TypeError:

@@ -1,7 +1,7 @@
 """The coupling graph of a model as a picture.
 
 Layers are rows, in the order of the forward; couplings are vertical lines, each from the first layer that touches it to the
-last. Long lines lie to the left, so that a residual stream is a rail that its blocks leave and come back to.
+last. Long lines are on the left, so a residual stream is a rail beside its blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CSS = (
 
 @dataclass(frozen=True)
 class _Lane:
-    """One coupling in the picture: from row to row, in a column."""
+    """One coupling in the picture: its rows and its column."""
 
     coupling: DataFlowCoupling
     first: int
@@ -46,12 +46,7 @@ class _Lane:
 
 
 def draw_couplings(couplings: Iterable[DataFlowCoupling], order: Sequence[str] = ()) -> Svg:
-    """Draw couplings that layers write and read.
-
-    Args:
-        couplings: What to draw; those that no layer writes or reads are left out.
-        order: Paths of modules in the order of the forward.
-    """
+    """Draw couplings that some layer writes or reads, with layers in the `order` of the forward."""
     drawn = [coupling for coupling in couplings if coupling.feed_in or coupling.feed_out]
     rows = _rows(drawn, order)
     lanes = _lanes(drawn, rows)
@@ -74,19 +69,18 @@ def draw_couplings(couplings: Iterable[DataFlowCoupling], order: Sequence[str] =
 
 
 def _rows(couplings: Sequence[DataFlowCoupling], order: Sequence[str]) -> dict[str, int]:
-    """The row of every layer."""
     names = dict.fromkeys(name for coupling in couplings for name in (*coupling.feed_in, *coupling.feed_out))
     position = {path: index for index, path in enumerate(order)}
 
     def place(name: str) -> int:
-        """A layer is a module, or a parameter of one."""
+        """Position of a module, or of the module of a parameter."""
         return position.get(name, position.get(name.rpartition(".")[0], len(position)))
 
     return {name: row for row, name in enumerate(sorted(names, key=place))}
 
 
 def _lanes(couplings: Sequence[DataFlowCoupling], rows: dict[str, int]) -> list[_Lane]:
-    """Give every coupling the leftmost column that is free from its first to its last row, the longest first."""
+    """Give every coupling, longest first, the leftmost column that is free from its first to its last row."""
     spans = []
     for coupling in couplings:
         touched = [rows[name] for name in (*coupling.feed_in, *coupling.feed_out)]
@@ -103,7 +97,6 @@ def _lanes(couplings: Sequence[DataFlowCoupling], rows: dict[str, int]) -> list[
 
 
 def _sizes(couplings: Iterable[DataFlowCoupling]) -> dict[str, str]:
-    """Inputs and outputs of every layer, in words."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for coupling in couplings:
         for axis in coupling.axes:
@@ -114,7 +107,6 @@ def _sizes(couplings: Iterable[DataFlowCoupling]) -> dict[str, str]:
 
 
 def _key() -> Iterable[str]:
-    """What the colours and dots mean."""
     x = _LEFT
     for label, colour in _STYLES.items():
         yield f'<path class="lane" stroke="{colour}" d="M{x} 16h18"/><text x="{x + 24}" y="20">{label}</text>'
@@ -133,7 +125,7 @@ def _touching(name: str, lanes: Iterable[_Lane]) -> list[_Lane]:
 
 
 def _drawn_row(name: str, row: int, lanes: Sequence[_Lane], names_at: int, sizes: str) -> str:
-    """The layer's name, and a line from the first coupling that it touches to the name."""
+    """The layer's name, and a line from its first coupling to the name."""
     left = min(lane.x for lane in _touching(name, lanes))
     return (
         f'<path class="row" d="M{left} {_y(row)}H{names_at - 6}"/><text class="name" x="{names_at}" y="{_y(row) + 4}">'
@@ -150,7 +142,7 @@ def _drawn_lane(lane: _Lane) -> str:
 
 
 def _dots(name: str, row: int, lanes: Sequence[_Lane]) -> str:
-    """Hollow where the layer reads, solid where it writes; half of each where it does both."""
+    """Dots where the layer reads (hollow) or writes (solid) couplings."""
     dots = []
     for lane in _touching(name, lanes):
         fill = lane.colour if name in lane.coupling.feed_in else "#fff"

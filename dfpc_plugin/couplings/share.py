@@ -1,4 +1,4 @@
-"""How much of a model lies in couplings that can be pruned."""
+"""The share of a model that lies in couplings that can be pruned."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["prunable_share"]
 
 
 def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
-    """Return the shares of the uncut model's MACs and parameters in couplings that can be pruned.
+    """Return the shares (0 to 1) of the unpruned model's MACs and parameters in couplings that can be pruned.
 
-    Both lie between 0 and 1. A layer counts as a whole if some of its channels lie in a coupling that is not
-    protected; of a parameter only the entries count that go with some unit, each of them once.
+    A layer counts as a whole if some of its channels lie in a coupling that is not protected. Of a parameter, only elements
+    that belong to some unit count, each once.
 
     Args:
         coupling_map: From `map_couplings`.
@@ -31,7 +31,7 @@ def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
     axes: dict[str, list[Axis]] = defaultdict(list)
     for axis in channels.axes:
         axes[axis.tensor].append(axis)
-    # A parameter with several names is listed once here, by the first of them, and so it is in axes.
+    # A parameter with several names is listed once, by its first name, in both tables.
     parameters = channels.parameters
     touched = sum(_touched(shape, axes[name], free) for name, shape in parameters.items())
     worked = sum(layer.macs for layer in channels.layers if free[layer.channels].any())
@@ -40,7 +40,7 @@ def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
 
 
 def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
-    """Count the entries of a parameter that go with some channel."""
+    """Count the elements of a parameter that belong to some channel of `free`."""
     touched = torch.zeros(shape, dtype=torch.bool, device="cpu")
     for axis in axes:
         goes = free[axis.channels]
@@ -48,7 +48,7 @@ def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
             continue
         laid_out = [1] * len(shape)
         laid_out[axis.dim] = shape[axis.dim]
-        if axis.groups > 1:  # the rows of each group have inputs of their own
+        if axis.groups > 1:  # each group's rows have their own inputs
             laid_out[0] = shape[0]
             goes = goes.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
         touched |= goes.view(laid_out)

@@ -1,4 +1,4 @@
-"""What sizes a forward would ask for after a cut, and which attributes must change so that it asks for the right ones."""
+"""The sizes that a forward requests after pruning, and the attributes that must change so that these fit."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ __all__ = ["Unequal", "Violation", "changed_factors", "count", "evaluate", "solv
 
 
 class Violation(Exception):
-    """A cut that the forward cannot follow; says which operator asks for what."""
+    """The forward cannot work without these channels; the message says which operator needs what size."""
 
 
 class Unequal(Exception):
-    """Rows that have to keep equally many entries do not."""
+    """Rows that must be equally long are not."""
 
 
 def count(size: Size, removed: Tensor) -> int:
-    """How many entries a demand finds when `removed` channels are removed.
-
-    Raises:
-        Unequal: Rows have different numbers.
-    """
+    """Count a required size without the `removed` channels; raises Unequal if rows have different lengths."""
     left = ~removed[size.channels]
     if size.along_rows:
         return int(left.any(1).sum())
@@ -52,16 +48,13 @@ def evaluate(expression: Expression, channels: Channels, removed: Tensor, values
 
 
 def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapping[Attribute, list[Size]]) -> dict:
-    """Find the attributes' values with which every size asked for is the size found.
+    """Find attribute values with which every requested size equals the size that remains; returns those that change.
 
     Args:
         channels: The model's channels.
-        removed: Every channel gone, those of earlier cuts included.
-        sizes: Demands that the cut touches.
-        mentions: Demands by the attributes that they are computed from.
-
-    Returns:
-        New values by attribute.
+        removed: All removed channels, those pruned earlier included.
+        sizes: Required sizes that the removal changes.
+        mentions: Required sizes by the attributes that they are computed from.
 
     Raises:
         Violation: There are none.
@@ -91,7 +84,6 @@ def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapp
 
 
 def _asked(size: Size, channels: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> int:
-    """The size that the forward asks for."""
     try:
         return evaluate(size.expression, channels, removed, values)
     except Unequal:
@@ -103,7 +95,7 @@ def _asked(size: Size, channels: Channels, removed: Tensor, values: Mapping[Attr
 def _try_attributes(
     size: Size, unknown: list[Attribute], needed: int, channels: Channels, removed: Tensor, values: dict[Attribute, int]
 ) -> None:
-    """Give one attribute a value with which the expression comes out right: in proportion, or else the largest."""
+    """Give one attribute a value with which the expression fits: in proportion, or else the largest."""
     asked = _asked(size, channels, removed, values)
     for attribute in unknown:
         in_proportion = attribute.value * needed // asked if asked > 0 else 0
@@ -114,7 +106,7 @@ def _try_attributes(
 
 
 def changed_factors(channels: Channels) -> list[str]:
-    """Operators that multiply by a number which cuts have changed, and which no rows of weights can compensate for."""
+    """List operators that multiply by a number which pruning changed and no rows of weights can compensate for."""
     before, changed = torch.zeros_like(channels.removed), []
     for where, expressions in channels.unscaled.items():
         for expression in expressions:

@@ -1,9 +1,9 @@
-"""Which channels form a coupling, and in what portions they can be pruned.
+"""Which channels form a coupling, and in which units they can be pruned.
 
-Channels that lie in the same dimensions of the same parameters form a *bundle*. Bundles are tied where the forward asks for
+Channels that lie in the same dimensions of the same parameters form a *bundle*. Bundles are tied where the forward requires
 sizes that depend on both: rows of one reshape, a width computed from another, an attribute that several reshapes use. A
-coupling is a set of tied bundles. Within it, channels that must keep equally many (the heads of attention, the groups of a
-convolution) are *blocks*; one channel from every block is a *unit*, the least that can be cut.
+coupling is a set of tied bundles. Channels in it that must keep equal numbers (the heads of attention, the groups of a
+convolution) form *blocks*; one channel from every block is a *unit*, the least that can be pruned.
 """
 
 from __future__ import annotations
@@ -23,17 +23,12 @@ from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
 __all__ = ["Bundles", "Structure", "find_structure"]
 
 _WRAP = 2**64
-"""Sums of marks are taken as torch's integers take them."""
+"""Sums of marks wrap like torch's integers."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A set of channels that are cut together.
-
-    Attributes:
-        cells: Channels of one bundle and one block each, in order.
-        balance: What the blocks are, for messages: the operators that need them to be equal.
-    """
+    """Channels that are pruned together, in cells (one bundle and block each); `balance`: operators that need equal blocks."""
 
     cells: tuple[Tensor, ...]
     balance: tuple[str, ...]
@@ -44,21 +39,21 @@ class Structure:
         return torch.cat(self.cells).sort().values
 
     def proportional(self) -> Tensor:
-        """Units that keep all cells in proportion: `(blocks, units)`, with as many units as divide every cell."""
+        """Units that keep all cells in proportion, `(blocks, units)`; their number is the gcd of the cell sizes."""
         units = math.gcd(*(len(cell) for cell in self.cells))
         return torch.cat([cell.view(-1, units) for cell in self.cells])
 
     def one_of_each(self) -> Tensor:
-        """Units with one channel of every cell: `(cells, units)`; what larger cells have in excess stays."""
+        """Units with one channel of every cell: `(cells, units)`; surplus channels of larger cells are unused."""
         units = min(len(cell) for cell in self.cells)
         return torch.stack([cell[:units] for cell in self.cells])
 
 
 class Bundles:
-    """Channels by where they lie, with union-find over the bundles."""
+    """Bundles of channels, with union-find over them."""
 
     def __init__(self, channels: Channels) -> None:
-        """Group channels that lie in the same dimensions, equally often, and are equally free to be pruned."""
+        """Group channels that lie in the same dimensions equally often and are equally protected."""
         count = len(channels.removed)
         generator = torch.Generator("cpu").manual_seed(0)
         marks = torch.randint(2**62, (len(channels.axes) + 1,), generator=generator, device="cpu")
@@ -78,37 +73,37 @@ class Bundles:
         self._parent = list(range(int(self.of.max()) + 1))
 
     def __len__(self) -> int:
-        """How many bundles there are."""
+        """The number of bundles."""
         return len(self._parent)
 
     def root(self, bundle: int) -> int:
-        """The bundle that stands for the tied ones."""
+        """The representative of the tied bundles."""
         while self._parent[bundle] != bundle:
             self._parent[bundle] = self._parent[self._parent[bundle]]
             bundle = self._parent[bundle]
         return bundle
 
     def tie(self, bundles: Iterable[int]) -> None:
-        """Cut these bundles together."""
+        """Make these bundles one coupling."""
         first, *others = (self.root(bundle) for bundle in bundles)
         for other in others:
             low, high = sorted((self.root(first), self.root(other)))
             self._parent[high] = low
 
     def tie_free(self, *channels: Tensor) -> None:
-        """Tie the bundles of channels from several places; where one of them has only channels that stay, none."""
+        """Tie the bundles of channels from several places, unless all channels of one place are protected."""
         found = [self.among(some) for some in channels]
         if all(found):
             self.tie([bundle for bundles in found for bundle in bundles])
 
     def among(self, channels: Tensor) -> list[int]:
-        """Bundles that some channels belong to; those that must stay anyway need no ties."""
+        """Bundles of the channels that are not protected."""
         bundles = torch.unique(self.free[channels.reshape(-1)])
         return bundles[bundles >= 0].tolist()
 
 
 def find_structure(channels: Channels) -> list[Structure]:
-    """Tie bundles, cut them into blocks, and arrange each coupling's channels in units."""
+    """Tie bundles, split them into blocks, and arrange each coupling's channels in units."""
     bundles = Bundles(channels)
     blocks = torch.zeros(len(channels.removed), dtype=torch.long, device="cpu")
     balance: dict[int, dict[str, None]] = defaultdict(dict)
@@ -127,7 +122,7 @@ def find_structure(channels: Channels) -> list[Structure]:
 
 
 def _structure(own: Tensor, bundles: Bundles, blocks: Tensor, notes: tuple[str, ...]) -> Structure:
-    """Tell the cells apart: channels of the same bundle and block."""
+    """Split channels into cells: channels of the same bundle and block."""
     own = own.sort().values
     keys = bundles.of[own] * 1_000_003 + blocks[own]
     order = torch.argsort(keys, stable=True)
@@ -136,7 +131,7 @@ def _structure(own: Tensor, bundles: Bundles, blocks: Tensor, notes: tuple[str, 
 
 
 def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]]) -> None:
-    """Read the demands: tie bundles that depend on each other, and tell blocks apart."""
+    """Tie bundles that depend on each other through required sizes, and tell blocks apart."""
     marks = torch.randint(
         2**62, (len(channels.removed),), generator=torch.Generator("cpu").manual_seed(1), device="cpu"
     )
@@ -155,18 +150,18 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
             elif isinstance(leaf, Attribute) and not size.along_rows:
                 users[leaf][int(marks[size.channels].sum())] = size
     for by_count in users.values():
-        if len(by_count) > 1:  # one attribute for several sets of channels keeps them equal
+        if len(by_count) > 1:  # sets of channels that share an attribute stay equal in size
             bundles.tie_free(*(size.channels for size in by_count.values()))
 
 
 def _always_holds(size: Size, channels: Channels, marks: Tensor) -> bool:
-    """Whether a size is a sum of sizes of the very channels that it asks for, as that of parts side by side."""
+    """Whether a size is a sum of sizes of exactly the channels that it counts, as after a concatenation."""
     found = _mark(size, marks)
     return found is not None and found == _mark_of(size.expression, channels, marks)
 
 
 def _mark_of(expression: Expression, channels: Channels, marks: Tensor) -> int | None:
-    """The mark of all channels that a sum of sizes counts; None of anything else."""
+    """The mark of all channels that a sum of sizes counts; None for any other expression."""
     if isinstance(expression, AxisSize):
         return _mark(channels.leaves[expression], marks)
     if isinstance(expression, Operation) and expression.function in (operator.add, operator.sub):
@@ -176,16 +171,16 @@ def _mark_of(expression: Expression, channels: Channels, marks: Tensor) -> int |
 
 
 def _mark(size: Size, marks: Tensor) -> int | None:
-    """The mark of a row of channels; None of several rows."""
+    """The mark of a single row of channels; None for several rows."""
     return None if size.along_rows or len(size.channels) != 1 else int(marks[size.channels].sum()) % _WRAP
 
 
 def _tell_rows_apart(
     size: Size, bundles: Bundles, blocks: Tensor, balance: dict[int, dict[str, None]], marks: Tensor, seen: set[int]
 ) -> None:
-    """Rows of different channels that must keep equally many are blocks, and are cut together."""
+    """Make rows of different channels that must stay equally long blocks of one coupling."""
     if size.channels.size(0) == 1 or (size.channels == size.channels[:, :1]).all():
-        return  # one row, or rows that go as a whole
+        return  # one row, or rows that are pruned as a whole
     rows = marks[size.channels].sum(1)
     different, first = _first_of_each(rows)
     if len(different) == 1:
@@ -204,7 +199,6 @@ def _tell_rows_apart(
 
 
 def _first_of_each(rows: Tensor) -> tuple[list[int], list[int]]:
-    """Distinct entries and where each first occurs."""
     first: dict[int, int] = {}
     for position, row in enumerate(rows.tolist()):
         first.setdefault(row, position)

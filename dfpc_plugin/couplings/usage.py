@@ -1,4 +1,4 @@
-"""Which layers a forward uses, in which order, and which it never uses: these have no couplings, and stay as they are."""
+"""The layers that a forward uses, in order, and those it never uses, which have no couplings and are not pruned."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ __all__ = ["unused_layers", "used_modules"]
 
 
 def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str, int]:
-    """Name the layers whose parameters are all unused, and single parameters of others.
+    """Name the outermost layers whose parameters are all unused, and single unused parameters, with numbers of values.
 
     Args:
         modules: All modules of a model by path.
-        used: Identities of the parameters that operators were called on; scripted modules are not looked at.
-
-    Returns:
-        How many values each holds, by path: of the outermost modules of which nothing is used.
+        used: Ids of the parameters that operators were called on; scripted modules are ignored.
     """
     found: dict[str, int] = {}
     held = [
@@ -46,12 +43,7 @@ def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str,
 
 
 def used_modules(modules: Mapping[str, nn.Module], used: Iterable[int]) -> tuple[str, ...]:
-    """Return the paths of modules in the order in which the forward first uses their parameters.
-
-    Args:
-        modules: All modules of a model by path.
-        used: Identities of the parameters that operators were called on, in the order of the calls.
-    """
+    """Return the paths of modules in the order in which the forward first uses parameters; `used`: their ids in order."""
     owner: dict[int, str] = {}
     for path, module in modules.items():
         holder = path.partition(".parametrizations.")[0].removeprefix("parametrizations.")

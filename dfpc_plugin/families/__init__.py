@@ -1,4 +1,4 @@
-"""What families of models need beyond what their forward tells."""
+"""What families of models need beyond their own forward."""
 
 from __future__ import annotations
 

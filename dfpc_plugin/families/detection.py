@@ -1,8 +1,8 @@
-"""torchvision's detectors: backbone and heads, without the choice of boxes between them.
+"""torchvision's detectors: backbone and heads, without the selection of boxes between them.
 
-Where only shapes matter, as for counting MACs, images have the size that the detector resizes them to, and heads see as
-many regions as its settings allow. Where values are computed, heads see one region per feature map of the images as given:
-what channels do does not depend on how often they do it.
+To count MACs, images have the size that the detector resizes them to, and heads see the maximum number of regions that its
+settings allow. To compute values, images keep their size and heads see one region per feature map: the result for channels
+does not depend on the number of regions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DETECTION = "torchvision.models.detection"
     f"{_DETECTION}.ssd.SSD",
 )
 def detector_forward(model: nn.Module, example_inputs: Any) -> list[Any]:
-    """Run a detector's backbone and every head on the feature maps that it sees.
+    """Run a detector's backbone, and every head on the feature maps that it sees.
 
     Args:
         model: One of torchvision's detectors.
@@ -52,7 +52,6 @@ def detector_forward(model: nn.Module, example_inputs: Any) -> list[Any]:
 
 @register_note(f"{_DETECTION}.faster_rcnn.FasterRCNN", f"{_DETECTION}.generalized_rcnn.GeneralizedRCNN")
 def _note(model: nn.Module, example_inputs: Any) -> str:
-    """Say which numbers of regions are assumed."""
     detector: Any = model
     height, width = _resized(detector, _batch(example_inputs))
     found = counted_regions(detector, None)
@@ -66,10 +65,10 @@ def _note(model: nn.Module, example_inputs: Any) -> str:
 
 
 def counted_regions(detector: Any, maps: Sequence[tuple[int, int]] | None) -> dict[str, int]:
-    """Return how many regions of an image each kind of head sees at most.
+    """Return the maximum number of regions per image for each kind of head.
 
     Args:
-        detector: A detector in two stages.
+        detector: A two-stage detector.
         maps: Heights and widths of its feature maps, which limit the number of proposals; None for no limit.
     """
     rpn, heads = detector.rpn, detector.roi_heads
@@ -82,7 +81,7 @@ def counted_regions(detector: Any, maps: Sequence[tuple[int, int]] | None) -> di
 
 
 def _regions(heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] | None, images: int) -> list[Any]:
-    """Run the heads that look at regions: on one region per feature map, or as many as are counted per image."""
+    """Run the heads on regions: one per feature map, or `counts` per image."""
     outputs = []
     for kind in ("box", "mask", "keypoint"):
         pool = _pool(heads, kind)
@@ -100,17 +99,16 @@ def _regions(heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] |
 
 
 def _pool(heads: Any, kind: str) -> Any:
-    """What takes regions out of feature maps for one kind of head; None where the detector has no such head."""
+    """The layer that extracts regions for one kind of head, or None without such a head."""
     return getattr(heads, f"{kind}_roi_pool", None)
 
 
 def _has_no_values(tensor: Tensor) -> bool:
-    """Whether a tensor only stands for its shape."""
     return tensor.is_meta or (isinstance(tensor, Proxy) and tensor.run.traces_sizes)
 
 
 def _resized(detector: Any, images: Tensor) -> tuple[int, int]:
-    """Height and width of the images after the detector's own resizing and padding."""
+    """Height and width of images after the detector's resizing and padding."""
     transform = detector.transform
     height, width = int(images.shape[-2]), int(images.shape[-1])
     if transform.fixed_size is not None:
@@ -123,7 +121,6 @@ def _resized(detector: Any, images: Tensor) -> tuple[int, int]:
 
 
 def _batch(example_inputs: Any) -> Tensor:
-    """Images as one batch."""
     while isinstance(example_inputs, list | tuple) and len(example_inputs) == 1:
         example_inputs = example_inputs[0]
     if isinstance(example_inputs, Tensor):

@@ -1,4 +1,4 @@
-"""Forwards for models whose own forward depends on values, so that it cannot run without data."""
+"""Forwards for models whose own forward depends on values and cannot run without data."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
 ]
 
 ForwardFunction = Callable[[nn.Module, Any], Any]
-"""Calls a model in a way of its own: `forward_fn(model, example_inputs)`."""
+"""Calls a model in another way: `forward_fn(model, example_inputs)`."""
 
 _FORWARDS: dict[str, ForwardFunction] = {}
 _NOTES: dict[str, Callable[[nn.Module, Any], str]] = {}
 
 
 def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFunction]:
-    """Register the decorated function as what data flows through in models of `classes`.
+    """Register the decorated function as the forward of models of `classes` in passes without data.
 
-    The function calls every layer on what the model's forward calls it on, and leaves out what depends on values, such
-    as the choice of boxes.
+    The function calls every layer on the inputs that the model's forward gives it, and leaves out what depends on values, such
+    as the selection of boxes.
 
     Args:
         *classes: Full names, `package.module.Class`: the package need not be installed. Subclasses are included.
@@ -50,7 +50,7 @@ def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFuncti
 
 
 def register_note(*classes: str) -> Callable[[Callable[[nn.Module, Any], str]], Callable[[nn.Module, Any], str]]:
-    """Register the decorated function as what says, of a model and its inputs, what is assumed when its MACs are counted.
+    """Register a function of a model and its inputs that returns the assumptions under which its MACs are counted.
 
     Args:
         *classes: As for `register_forward`.
@@ -64,7 +64,7 @@ def register_note(*classes: str) -> Callable[[Callable[[nn.Module, Any], str]], 
 
 
 def counting_note(model: nn.Module, example_inputs: Any) -> str | None:
-    """Return what is assumed when the MACs of `model` are counted; None where its forward runs as it is."""
+    """Return the assumptions under which the MACs of `model` are counted, or None if there are none."""
     for base in type(model).__mro__:
         note = _NOTES.get(f"{base.__module__}.{base.__qualname__}")
         if note is not None:
@@ -73,7 +73,7 @@ def counting_note(model: nn.Module, example_inputs: Any) -> str | None:
 
 
 def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
-    """Return the registered forward of `model`, or None where its own will do."""
+    """Return the registered forward of `model`, or None if its own is used."""
     for base in type(model).__mro__:
         forward = _FORWARDS.get(f"{base.__module__}.{base.__qualname__}")
         if forward is not None:
@@ -82,7 +82,7 @@ def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
 
 
 def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | None) -> Any:
-    """Call `forward_fn`, or what is registered for the model's family, or the model itself, on data.
+    """Call the model on data: by `forward_fn`, by its family's function, or directly.
 
     Args:
         model: Any model.
@@ -90,7 +90,7 @@ def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | Non
         forward_fn: Called as `forward_fn(model, inputs)` if given.
 
     Raises:
-        ForwardError: The forward raised something that is no error of this package.
+        ForwardError: The forward raised an error that is not of this package.
     """
     forward = forward_fn or data_flow_forward(model)
     explained = contextlib.nullcontext() if forward else inputs_explained(model, inputs)
@@ -103,17 +103,17 @@ def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | Non
             return model(*args, **kwargs)
     except DFPCError:
         raise
-    except Exception as error:  # a forward is anybody's code
+    except Exception as error:  # a forward may raise anything
         raise failed_forward(model, inputs, error) from error
 
 
 def failed_forward(model: nn.Module, inputs: Any, error: BaseException) -> ForwardError:
-    """Say what a forward of `model` on `inputs` has raised, and where."""
+    """Return an error that says what a forward of `model` on `inputs` has raised, and where."""
     return ForwardError(described(inputs), running_modules(model, error), error)
 
 
 def running_modules(model: nn.Module, error: BaseException) -> tuple[str, ...]:
-    """Paths of the modules in whose methods an error was raised, the innermost first."""
+    """Return paths of the modules in whose methods an error was raised, the innermost first."""
     paths = {id(module): path for path, module in model.named_modules()}
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     found = [paths.get(id(frame.f_locals.get("self"))) for frame in reversed(frames)]

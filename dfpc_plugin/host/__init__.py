@@ -1,4 +1,4 @@
-"""Torch-Pruning as a host: its pruners and importances on couplings that are found by data flow."""
+"""Torch-Pruning's pruners and importances, on couplings found by data flow."""
 
 from __future__ import annotations
 

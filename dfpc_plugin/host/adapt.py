@@ -13,21 +13,19 @@ __all__ = ["with_data_flow"]
 
 
 class _Regularising(DFPCPruner):
-    """What Torch-Pruning's pruners with a `regularize` need: they index weights by the items of `_groups`."""
+    """For pruners with a `regularize` method, which index weights by the items of `_groups`."""
 
     @property
     def _groups(self) -> list[DataFlowGroup]:
-        """Groups to regularise."""
         return self._own_groups
 
     @_groups.setter
     def _groups(self, groups: Iterable[DataFlowGroup]) -> None:
-        """Take groups as the graph gives them."""
         self._own_groups = [group.by_weight() for group in groups]
 
 
 def with_data_flow(pruner_class: type[tp.pruner.BasePruner]) -> type[DFPCPruner]:
-    """Let another pruner of Torch-Pruning, such as `tp.pruner.GroupNormPruner`, work on couplings found by data flow.
+    """Make another pruner of Torch-Pruning, such as `tp.pruner.GroupNormPruner`, work on couplings found by data flow.
 
     Returns:
         A subclass of `pruner_class` and of `DFPCPruner` that takes the arguments of `pruner_class`.

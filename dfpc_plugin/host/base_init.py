@@ -1,9 +1,9 @@
-"""Torch-Pruning's constructor of pruners, on a graph of ours.
+"""Torch-Pruning's constructor of pruners, with a graph of this package.
 
-`BasePruner.__init__` makes its graph itself, as `DependencyGraph().build_dependency(...)`, and takes no other: there is no argument
-and no method to override. To let it trace the model and to replace the graph afterwards fails for every model that
-Torch-Pruning cannot trace, and to write the constructor anew would break with each of its versions. So its own code runs, with
-one global name bound to our graph, in a function of ours: Torch-Pruning's module is not changed.
+`BasePruner.__init__` creates its graph by `DependencyGraph().build_dependency(...)`; no argument or method can replace it.
+Replacing the graph afterwards would fail for models that Torch-Pruning cannot trace, and a copy of the constructor would break
+with new versions. So the constructor's own code runs in a function of this package, with one global name bound to another
+graph. Torch-Pruning's module is not changed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,7 @@ __all__ = ["init_with_graph"]
 
 
 def init_with_graph(pruner: Any, graph: Callable[[], DataFlowGraph], **arguments: Any) -> None:
-    """Run `BasePruner.__init__`, where the name by which it builds its graph means `graph`.
-
-    Args:
-        pruner: What is made.
-        graph: Makes an empty graph.
-        **arguments: The constructor's.
+    """Run `BasePruner.__init__` with `graph`, which makes an empty graph, in place of its own graph class.
 
     Raises:
         DFPCError: This version of Torch-Pruning builds its graph in another way.

@@ -1,4 +1,4 @@
-"""Whether what a user asks of a pruner or a graph can be done."""
+"""Checks of a user's settings for a pruner or graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_heads", "check_modules", "check_range", "check_ratio", "counta
 
 
 def countable(target: Target) -> Target:
-    """Raise unless a pruner can tell by itself whether it is there."""
+    """Raise if a target must be measured, which a pruner does not do."""
     if target.measured or target.max_drop is not None:
         raise PrunerSettingError(
             f"The target {target} has to be measured, which a pruner does not; use dfpc_plugin.prune, or a target of "
@@ -25,7 +25,7 @@ def countable(target: Target) -> Target:
 
 
 def check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Module, float] | None) -> None:
-    """Raise on settings about heads that contradict each other, or would have no effect."""
+    """Raise for settings of heads that contradict each other, or would have no effect."""
     if heads and dims:
         raise PrunerSettingError(
             "prune_num_heads and prune_head_dims are both set, but a unit is a whole head or a dimension of all heads; "
@@ -42,7 +42,7 @@ def check_heads(heads: bool, dims: bool, ratio: float, by_layer: Mapping[nn.Modu
 
 
 def check_modules(model: nn.Module, keys: Iterable[Any]) -> None:
-    """Raise unless every key of a dictionary of ratios is a module of the model, or a tuple of such."""
+    """Raise unless every key of a dictionary of ratios is a module of the model, or a tuple of such modules."""
     modules = set(model.modules())
     for key in keys:
         for layer in key if isinstance(key, tuple) else (key,):
@@ -59,7 +59,7 @@ def check_ratio(name: str, value: float) -> None:
 
 
 def check_range(idxs: list[int], count: int, where: str, kind: str) -> None:
-    """Raise on indices that are not there."""
+    """Raise for indices out of range."""
     if not idxs:
         raise GroupError(f"No {kind} of {where} were named; name at least one.")
     wrong = [i for i in idxs if not 0 <= i < count]

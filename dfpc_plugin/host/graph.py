@@ -35,19 +35,19 @@ class DataFlowGraph(tp.DependencyGraph):
     """Torch-Pruning's dependency graph, with couplings in place of a traced graph.
 
     Attributes:
-        coupling_map: Everything a cut needs to know.
+        coupling_map: The couplings, with everything that pruning needs.
     """
 
     coupling_map: CouplingMap
 
     def __init__(self, *, whole_heads: bool = False, probe: bool = True, flow: Flow | None = None) -> None:
-        """Choose what units of attention are, and whether couplings are tried before they are offered.
+        """Choose the units of attention, and when couplings are pruned on trial.
 
         Args:
-            whole_heads: Attention loses whole heads rather than dimensions of all of them.
-            probe: Cut one unit of every coupling on trial at once, and protect what breaks the forward; otherwise, that
-                is done before the first cut, or by `probe`.
-            flow: What flows through the model in the same run, for an importance that scores by it.
+            whole_heads: Attention loses whole heads instead of dimensions of all of them.
+            probe: Prune units of every coupling on trial when the graph is built, and protect what breaks the forward.
+                Otherwise this is done before the first pruning, or by `probe`.
+            flow: What is propagated through the model in the same run, for an importance that needs it.
         """
         super().__init__()
         self._whole_heads, self._at_once, self._flow = whole_heads, probe, flow
@@ -55,7 +55,7 @@ class DataFlowGraph(tp.DependencyGraph):
 
     @property
     def couplings(self) -> list[DataFlowCoupling]:
-        """All couplings, those that must not be pruned included."""
+        """All couplings, protected ones included."""
         return self.coupling_map.couplings
 
     @cached_property
@@ -64,12 +64,12 @@ class DataFlowGraph(tp.DependencyGraph):
 
     @property
     def prunable_macs(self) -> float:
-        """Share of the uncut model's MACs in layers of couplings that can be pruned, 0 to 1."""
+        """Share of the unpruned model's MACs in layers of couplings that can be pruned, 0 to 1."""
         return self._share[0]
 
     @property
     def prunable_parameters(self) -> float:
-        """Share of the uncut model's parameters, by entries, that go with such couplings, 0 to 1."""
+        """Share of the unpruned model's parameters, by elements, in such couplings, 0 to 1."""
         return self._share[1]
 
     @noting
@@ -85,17 +85,17 @@ class DataFlowGraph(tp.DependencyGraph):
         ignored_params: Sequence[nn.Parameter] | None = None,
         verbose: bool = True,
     ) -> DataFlowGraph:
-        """Find the couplings of `model`. Takes no gradients, and leaves the model as it is.
+        """Find the couplings of `model`. Computes no gradients, and does not change the model.
 
         Args:
             model: The model to prune.
             example_inputs: As for `find_couplings`.
             forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
-            output_transform: Not needed: every output counts.
-            unwrapped_parameters: Dimensions are found by data flow; given ones are kept for who asks.
-            customized_pruners: Registered, so that groups name them; cutting is done by this package.
-            ignored_layers: Modules of which no channel is to be pruned.
-            ignored_params: Parameters of which no channel is to be pruned.
+            output_transform: Not used: every output counts.
+            unwrapped_parameters: Kept as an attribute; dimensions are found by data flow.
+            customized_pruners: Registered, so that groups name them; this package removes the channels.
+            ignored_layers: Modules whose channels are not pruned.
+            ignored_params: Parameters whose channels are not pruned.
             verbose: As in Torch-Pruning; nothing is printed.
 
         Raises:
@@ -109,7 +109,7 @@ class DataFlowGraph(tp.DependencyGraph):
         self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or ())
         self.ignored_params = list(ignored_params or ())
         given = unwrapped_parameters.items() if isinstance(unwrapped_parameters, Mapping) else unwrapped_parameters
-        self.verbose = False  # Torch-Pruning would warn of parameters whose dimension it guesses
+        self.verbose = False  # else Torch-Pruning warns of parameters whose dimension it guesses
         self._param_to_name, self.unwrapped_parameters = self._detect_unwrapped_parameters(list(given or ()))
         self.verbose = verbose
         self.coupling_map = map_couplings(
@@ -125,14 +125,13 @@ class DataFlowGraph(tp.DependencyGraph):
         return self
 
     def probe(self) -> None:
-        """Try the couplings if that has not been done: see `surgery.protect_what_breaks`."""
+        """Prune the couplings on trial, if not done yet: see `surgery.protect_what_breaks`."""
         if self._untried is not None:
             self._untried()
             self._untried = None
             self.__dict__.pop("_share", None)
 
     def _number_units(self) -> None:
-        """Remember the coupling and the unit that every channel belongs to."""
         self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
         self._unit_of = self._coupling_of.clone()
         for number, coupling in enumerate(self.couplings):
@@ -140,15 +139,15 @@ class DataFlowGraph(tp.DependencyGraph):
             self._unit_of[coupling.blocks] = torch.arange(coupling.channels).expand(coupling.blocks.shape)
 
     def place_of(self, axis: Axis) -> Place | None:
-        """Where Torch-Pruning sees a dimension; None if its importances cannot."""
+        """Return the place of a dimension in Torch-Pruning's graph, or None if importances cannot index it."""
         return self._places.by_axis.get(id(axis))
 
     def name_of(self, module: Any) -> str:
-        """Path of a module or parameter."""
+        """Return the path of a module or parameter."""
         return self._module2name[module]
 
     def units_left(self, coupling: DataFlowCoupling) -> Tensor:
-        """Columns of `coupling.blocks` that no cut has taken."""
+        """Return the columns of `coupling.blocks` that have not been pruned."""
         return units_left(coupling, self.coupling_map.channels.removed)
 
     def get_all_groups(
@@ -156,12 +155,12 @@ class DataFlowGraph(tp.DependencyGraph):
         ignored_layers: Iterable[Any] = (),
         root_module_types: Iterable[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM),
     ) -> Iterator[DataFlowGroup]:
-        """Yield one group per coupling that may be pruned, with all units that it has left.
+        """Yield one group, with all remaining units, per coupling that may be pruned.
 
         Args:
-            ignored_layers: Couplings that one of these writes or transforms are left out; reading one does no harm.
-            root_module_types: Couplings that no such layer writes are left out. Matrices that are not in a layer which
-                Torch-Pruning knows, such as those of attention, count as linear layers.
+            ignored_layers: Couplings that one of these writes or transforms are left out; layers that read one do not matter.
+            root_module_types: Couplings that no such layer writes are left out. Matrices outside of layers that Torch-Pruning
+                knows, such as those of attention, count as linear layers.
         """
         ignored = {id(layer) for layer in [*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING, *self.ignored_params]}
         types = tuple(root_module_types)
@@ -170,12 +169,12 @@ class DataFlowGraph(tp.DependencyGraph):
                 yield self.group_of(coupling)
 
     def group_of(self, coupling: DataFlowCoupling, units: Tensor | None = None) -> DataFlowGroup:
-        """Return the group of some units of a coupling, columns of its blocks; of all that it has left by default."""
+        """Return the group of some units of a coupling (columns of its blocks), by default all remaining ones."""
         units = self.units_left(coupling) if units is None else units.sort().values
         return DataFlowGroup(self, [coupling], [units], self._places.root_of(coupling))
 
     def _is_wanted(self, coupling: DataFlowCoupling, ignored: set[int], types: tuple[type, ...]) -> bool:
-        """Tell whether some layer of these types writes a coupling, and nothing that is ignored holds it."""
+        """Tell whether a layer of these types writes a coupling and nothing ignored holds it; ignored layers may read it."""
         found = False
         for axis in coupling.axes:
             owner, tensor = self._places.owner_of(axis)
@@ -189,17 +188,17 @@ class DataFlowGraph(tp.DependencyGraph):
     def get_pruning_group(
         self, module: Any, pruning_fn: Callable[..., Any], idxs: int | Iterable[int] | Tensor
     ) -> DataFlowGroup:
-        """Return what goes with some channels.
+        """Return the group of units that hold some channels.
 
         Args:
             module: A module or bare parameter of the model.
-            pruning_fn: A function of Torch-Pruning such as `tp.prune_conv_out_channels`, or the handler of a group's
-                first item.
-            idxs: Indices of `module`'s outputs, or of its inputs, as the function says; with a group's handler, numbers
-                of units among all that its couplings have left.
+            pruning_fn: A function of Torch-Pruning such as `tp.prune_conv_out_channels`, or the handler of a group's first
+                item.
+            idxs: Indices of `module`'s outputs or inputs, depending on the function; with a group's handler, numbers of units
+                among all remaining ones of its couplings.
 
         Raises:
-            GroupError: There are no such channels, or they must stay.
+            GroupError: There are no such channels, or they are protected.
         """
         asked = torch.as_tensor(idxs if isinstance(idxs, int | Tensor) else list(idxs), dtype=torch.long)
         chosen = list(dict.fromkeys(asked.reshape(-1).tolist()))
@@ -211,14 +210,13 @@ class DataFlowGraph(tp.DependencyGraph):
         return self._group_by_channels(module, self._side(pruning_fn), chosen)
 
     def count_channels(self, module: Any, pruning_fn: Callable[..., Any]) -> int:
-        """How many channels one side of a layer has left, as `get_pruning_group` counts them."""
+        """Return the number of remaining channels on one side of a layer, as `get_pruning_group` counts them."""
         if isinstance(pruning_fn, UnitFunction):
             return sum(len(self.units_left(coupling)) for coupling in pruning_fn.couplings)
         axis = self._places.requested(module, self._side(pruning_fn)).axis
         return int((~self.coupling_map.channels.removed[axis.channels]).sum())
 
     def _side(self, pruning_fn: Callable[..., Any]) -> Side:
-        """The side of a layer that one of Torch-Pruning's functions is about."""
         if self.is_out_channel_pruning_fn(pruning_fn):
             return "out"
         if self.is_in_channel_pruning_fn(pruning_fn):
@@ -226,7 +224,6 @@ class DataFlowGraph(tp.DependencyGraph):
         raise GroupError(f"{pruning_fn!r} is no function of this graph; use tp.prune_conv_out_channels or alike.")
 
     def _group_by_units(self, module: Any, function: UnitFunction, idxs: list[int]) -> DataFlowGroup:
-        """Units by number, counted over couplings."""
         left = [self.units_left(coupling) for coupling in function.couplings]
         total = sum(map(len, left))
         check_range(idxs, total, f"the coupling of '{function.couplings[0].name}'", "units")
@@ -239,7 +236,6 @@ class DataFlowGraph(tp.DependencyGraph):
         return DataFlowGroup(self, couplings, units, self._places.root_of(couplings[0], module))
 
     def _group_by_channels(self, module: Any, side: Side, idxs: list[int]) -> DataFlowGroup:
-        """Units that hold some channels of a layer."""
         root = self._places.requested(module, side)
         removed = self.coupling_map.channels.removed
         alive = root.axis.channels[~removed[root.axis.channels]]
@@ -264,16 +260,16 @@ class DataFlowGraph(tp.DependencyGraph):
         return all(len(own) < len(self.units_left(coupling)) for coupling, own in pairs)
 
     def protection_of(self, coupling: DataFlowCoupling) -> str | None:
-        """Why a coupling must stay, as is known by now; None if it may be pruned."""
+        """Return why a coupling is protected by now, or None if it is not."""
         return self.couplings[int(self._coupling_of[coupling.blocks[0, 0]])].protected
 
     def prune_together(self, groups: Sequence[DataFlowGroup], record_history: bool = True) -> None:
-        """Remove several groups at once: all of them, or nothing at all.
+        """Prune several groups at once: all of them, or none.
 
         Raises:
-            GroupError: A group was made before a cut that took some of its channels, would leave nothing, or breaks the
+            GroupError: A group holds channels that were pruned after it was made, holds a whole coupling, or breaks the
                 forward on trial.
-            CutError: The model's forward could not follow; the model is unchanged.
+            CutError: The model's forward cannot work without them; the model is unchanged.
         """
         self.probe()
         removed, entries = self.coupling_map.channels.removed.clone(), []
@@ -286,7 +282,7 @@ class DataFlowGraph(tp.DependencyGraph):
         self._pruning_history += entries if record_history else []
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
-        """Do again what another graph's history says."""
+        """Repeat another graph's history."""
         for name, is_out, idxs in pruning_history:
             path, _, last = name.rpartition(".")
             try:

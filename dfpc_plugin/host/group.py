@@ -23,25 +23,21 @@ _DEAR = 2**28
 
 
 class DataFlowDependency(tp.Dependency):
-    """What one item of a group removes, and from where.
-
-    Attributes:
-        role: "feed-in", "feed-out" or "transform", as in `Slice`.
-    """
+    """What one item of a group removes, and from which layer; `role` as in `Slice`."""
 
     def __init__(self, root: Place, root_function: UnitFunction, place: Place, is_root: bool) -> None:
-        """Say that removing units at `root` removes channels at `place`."""
+        """State that pruning units at `root` removes channels at `place`."""
         handler = root_function if is_root else place.handler
         super().__init__(root_function, handler, source=root.node, target=place.node)
         self.role = place.axis.role
 
 
 class DataFlowGroup(tp.Group):
-    """Units of one or more couplings, and everything that goes with them, as Torch-Pruning's importances read it.
+    """Units of one or more couplings, with all their channels, in the form that Torch-Pruning's importances read.
 
-    Items are `(dep, idxs)` with `root_idxs`: the positions `idxs` of the layer `dep.target` go with the units
-    `root_idxs`, which count the units of this group from 0. A layer of which several channels go with a unit, such as
-    one per attention head, has several items, each with one channel per unit. The first item covers every unit.
+    Items are `(dep, idxs)` with `root_idxs`: the positions `idxs` of the layer `dep.target` belong to the units `root_idxs`,
+    which count the units of this group from 0. A layer with several channels per unit, such as one per attention head, has
+    several items, each with one channel per unit. The first item covers every unit.
 
     Attributes:
         couplings: The couplings.
@@ -51,7 +47,7 @@ class DataFlowGroup(tp.Group):
     def __init__(
         self, graph: tp.DependencyGraph, couplings: Sequence[DataFlowCoupling], units: Sequence[Tensor], root: Place
     ) -> None:
-        """Collect what goes with `units` of a `DataFlowGraph`; `root` is the layer to name first."""
+        """Collect the channels of `units` in a `DataFlowGraph`; `root` is the layer of the first item."""
         super().__init__()
         self._DG = graph
         self.couplings = tuple(couplings)
@@ -61,19 +57,19 @@ class DataFlowGroup(tp.Group):
 
     @property
     def channels(self) -> Tensor:
-        """Numbers of the channels that are removed, in all couplings."""
+        """Numbers of the group's channels, in all couplings."""
         return torch.cat([c.blocks[:, own].reshape(-1) for c, own in zip(self.couplings, self.units, strict=True)])
 
     def prune(self, idxs: Iterable[int] | None = None, record_history: bool = True) -> None:
-        """Remove the group from the model: everything, or nothing at all.
+        """Remove the group from the model: all of it, or nothing.
 
         Args:
-            idxs: Remove these units instead, counted among all that the group's couplings have left.
-            record_history: Note it in the graph's history.
+            idxs: Remove these units instead, counted among all remaining ones of the group's couplings.
+            record_history: Append it to the graph's history.
 
         Raises:
-            GroupError: Some of it has been removed before, or nothing would be left of a coupling.
-            CutError: The model's forward could not follow; the model is unchanged.
+            GroupError: Some of it has been pruned before, or nothing of a coupling would remain.
+            CutError: The model's forward cannot work without it; the model is unchanged.
         """
         if idxs is not None:
             self._DG.get_pruning_group(self[0].dep.target.module, self[0].dep.handler, idxs).prune(
@@ -83,7 +79,7 @@ class DataFlowGroup(tp.Group):
         self._DG.prune_together([self], record_history)
 
     def check(self) -> None:
-        """Raise unless all of it is there and something would be left."""
+        """Raise if some of it has been pruned, is protected, or nothing of a coupling would remain."""
         removed = self._DG.coupling_map.channels.removed
         if removed[self.channels].any():
             raise GroupError(
@@ -100,13 +96,13 @@ class DataFlowGroup(tp.Group):
                 )
 
     def history_entry(self, removed: Tensor | None = None) -> list[Any]:
-        """What Torch-Pruning keeps of a cut, by positions as they are now, or with `removed` channels gone."""
+        """Return Torch-Pruning's history entry, with positions as they are now, or without `removed` channels."""
         item = self._items(root_only=True, removed=removed)[0]
         module = item.dep.target.module
         return [self._DG.name_of(module), self._DG.is_out_channel_pruning_fn(item.dep.handler), item.idxs]
 
     def _items(self, root_only: bool = False, removed: Tensor | None = None) -> list[GroupItem]:
-        """One item per layer, side and channel of a unit, the root's first."""
+        """One item per layer, side and channel of a unit; the root's comes first."""
         removed = self._DG.coupling_map.channels.removed if removed is None else removed
         found: dict[tuple[Any, ...], tuple[Place, list[int], list[int]]] = {(self._root.key, 0): (self._root, [], [])}
         start = 0
@@ -131,7 +127,7 @@ class DataFlowGroup(tp.Group):
         ]
 
     def by_weight(self) -> DataFlowGroup:
-        """Return a copy where inputs of a grouped convolution are columns of its weight, as regularisers index it."""
+        """Return a copy in which inputs of a grouped convolution are columns of its weight, as regularisers index it."""
         result = copy.copy(self)
         result._group, seen = [], set()
         for item in self.items:
@@ -145,7 +141,7 @@ class DataFlowGroup(tp.Group):
         return result
 
     def __str__(self) -> str:
-        """The couplings, and one line per layer and side."""
+        """List the couplings, and one line per layer and side."""
         lines = [f"{_counted(sum(map(len, self.units)))} of {', '.join(c.name for c in self.couplings)}"]
         sides: dict[str, int] = {}
         for item in self.items:
@@ -155,42 +151,37 @@ class DataFlowGroup(tp.Group):
         return "\n".join(lines)
 
     def details(self) -> str:
-        """As `str`, with the indices of every item."""
+        """Like `str`, with the indices of every item."""
         lines = [f"{_counted(sum(map(len, self.units)))} of {', '.join(c.name for c in self.couplings)}"]
         lines += [f"  [{number}] {_described(item)} {item.idxs}" for number, item in enumerate(self.items)]
         return "\n".join(lines)
 
 
 def _counted(units: int) -> str:
-    """A number of units, in words."""
     return "1 unit" if units == 1 else f"{units} units"
 
 
 def _item(dep: tp.Dependency, idxs: list[int], roots: list[int]) -> GroupItem:
-    """An item of a group, as Torch-Pruning makes it."""
     item = GroupItem(dep, idxs)
     item.root_idxs = roots
     return item
 
 
 def _described(item: GroupItem) -> str:
-    """What is cut, in words."""
     node = item.dep.target
     where = f" in dimension {node.pruning_dim}" if isinstance(node.module, nn.Parameter) else ""
     return f"{node.name}: {item.dep.handler.__name__}{where}"
 
 
 def _is_dear(place: Place, lines: int) -> bool:
-    """Tell whether an item per channel of a unit would take importances too long.
+    """Tell whether an item per channel of a unit would make importances too slow.
 
-    They look at all of a layer's weight for every item about its inputs. Of a classifier behind flattened maps, a unit
-    takes as many inputs as a map has positions; one item with repeated `root_idxs` then holds all of them, as
-    Torch-Pruning has it.
+    They read a layer's whole weight for every item of its inputs. A unit of a classifier behind flattened maps has as many
+    inputs as a map has positions. One item with repeated `root_idxs` then holds all of them, as in Torch-Pruning.
     """
     return lines > 1 and place.axis.role == "feed-out" and lines * _size(place.node.module) > _DEAR
 
 
 def _size(target: Any) -> int:
-    """Number of entries of a layer's weight, or of a bare parameter."""
     weight = getattr(target, "weight", target)
     return weight.numel() if isinstance(weight, Tensor) else 0

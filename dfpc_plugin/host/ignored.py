@@ -1,4 +1,4 @@
-"""Layers that a user wants left alone, however they are named."""
+"""Layers that a user excludes from pruning, by object, type or name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["ignored_modules", "listed"]
 
 
 def ignored_modules(model: nn.Module, layers: Any) -> list[Any]:
-    """Return the modules and parameters of `model` that `layers` stand for, with all modules inside of these.
+    """Return the modules and parameters of `model` that `layers` refers to, with all modules inside them.
 
     Args:
         model: The model.
-        layers: One or several of modules, parameters, types of modules (every module of that type), names ("layer1.0.conv1", also of
-            parameters) or shell-style patterns ("*.attn.qkv").
+        layers: One or several of modules, parameters, types of modules (every module of that type), names ("layer1.0.conv1",
+            also of parameters) or shell-style patterns ("*.attn.qkv").
 
     Raises:
-        PrunerSettingError: Something is none of these, or a name or pattern fits nothing.
+        PrunerSettingError: An entry is none of these, or a name or pattern matches nothing.
     """
     modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
     named: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
@@ -45,7 +45,7 @@ def ignored_modules(model: nn.Module, layers: Any) -> list[Any]:
 
 
 def listed(layers: Any) -> list[Any]:
-    """One layer, several, or none, as a list; a container of layers is one."""
+    """Return one layer, several, or none, as a list."""
     if layers is None:
         return []
     single = isinstance(layers, str | type | nn.Module | nn.Parameter) or not isinstance(layers, Iterable)
@@ -53,7 +53,6 @@ def listed(layers: Any) -> list[Any]:
 
 
 def _named(named: dict[str, Any], pattern: str) -> list[Any]:
-    """Everything that a name or a pattern fits."""
     if pattern in named:
         return [named[pattern]]
     found = [layer for name, layer in named.items() if fnmatch.fnmatchcase(name, pattern)]

@@ -1,4 +1,4 @@
-"""Where Torch-Pruning's layers keep their channels, and which of its functions stands for removing them."""
+"""The tensors and dimensions of channels in Torch-Pruning's layers, and its functions that prune them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _NOTHING: Layout = {"out": (), "in": ()}
 
 @dataclass(frozen=True)
 class Place:
-    """A dimension of a tensor as Torch-Pruning sees it.
+    """A dimension of a tensor in Torch-Pruning's graph.
 
     Attributes:
-        key: Equal for dimensions that one item of a group stands for, such as a layer's weight and bias.
+        key: Equal for dimensions that share an item of a group, such as a layer's weight and bias.
         node: The node of the layer, or of the bare parameter.
         handler: Torch-Pruning's function that removes such channels.
         axis: The dimension.
@@ -55,10 +55,10 @@ class Place:
 
 
 def layout_of(module: Any) -> Layout:
-    """Return where Torch-Pruning's functions and importances expect the channels of `module`; empty if nowhere.
+    """Return where Torch-Pruning's functions and importances expect the channels of `module`; may be empty.
 
-    Attention and recurrent layers are not listed: their matrices take part in several couplings, so that each is shown
-    as a parameter.
+    Attention and recurrent layers are not listed: their matrices belong to several couplings, so each matrix appears as a
+    parameter.
     """
     kind = ops.module2type(module)
     if kind == ops.OPTYPE.CONV and module.transposed:
@@ -69,7 +69,7 @@ def layout_of(module: Any) -> Layout:
 
 
 def request_layout_of(module: nn.Module) -> Layout:
-    """Return where a user who names `module` and a side of it means channels to be."""
+    """Return the dimensions that a user refers to by `module` and a side of it."""
     if isinstance(module, nn.MultiheadAttention):
         return _ATTENTION
     if isinstance(module, nn.LSTM):
@@ -78,16 +78,16 @@ def request_layout_of(module: nn.Module) -> Layout:
 
 
 def side_of(module: nn.Module, tensor: str, dim: int) -> Side | None:
-    """Return the side of a layer that a dimension of one of its tensors belongs to."""
+    """Return the side of a layer that a dimension of one of its tensors belongs to, or None."""
     sides: tuple[Side, ...] = ("out", "in")
     return next((side for side in sides if (tensor, dim) in layout_of(module)[side]), None)
 
 
 def handler_for(module: nn.Module, pruner: Any, side: Side) -> Callable[..., Any] | None:
-    """Return Torch-Pruning's function for one side of a layer; None where its importances cannot index the layer."""
+    """Return Torch-Pruning's function for one side of a layer; None if its importances cannot index the layer."""
     if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups != module.out_channels:
         if module.transposed and side == "out":
-            return tp.prune_depthwise_conv_out_channels  # they would look for all outputs in one group's columns
+            return tp.prune_depthwise_conv_out_channels  # importances would index one group's columns by all outputs
         if side == "in" and module.groups == module.in_channels:
-            return None  # they take it for a depthwise convolution, of which they read no inputs
+            return None  # importances take it for a depthwise convolution, whose inputs they do not read
     return pruner.prune_out_channels if side == "out" else pruner.prune_in_channels

@@ -1,4 +1,4 @@
-"""Every labelled dimension of a model as Torch-Pruning's graph shows it: a node, and a pruning function."""
+"""The node and the pruning function of Torch-Pruning for every labelled dimension of a model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Places"]
 
 
 class Places:
-    """Where channels lie, in Torch-Pruning's terms.
+    """The places of channels in Torch-Pruning's graph.
 
     Attributes:
         nodes: A node for every module and every bare parameter that holds channels.
-        by_axis: The place of every labelled dimension, by its id; those that importances cannot index have none.
+        by_axis: The place of every labelled dimension, by its id, except those that importances cannot index.
     """
 
     def __init__(self, graph: tp.DependencyGraph) -> None:
-        """Make nodes and places for everything in the `coupling_map` of a `DataFlowGraph`."""
+        """Make nodes and places for the `coupling_map` of a `DataFlowGraph`."""
         self._graph = graph
         self._modules = dict(graph.model.named_modules(remove_duplicate=False))
         self.nodes: dict[Any, Node] = {}
@@ -41,22 +41,22 @@ class Places:
                 self.by_axis[id(axis)] = place
 
     def owner_of(self, axis: Axis) -> tuple[nn.Module, Tensor]:
-        """The module that holds a dimension's tensor, and the tensor."""
+        """Return the module that holds a dimension's tensor, and the tensor."""
         path, _, name = axis.tensor.rpartition(".")
         owner = self._modules[path]
         return owner, getattr(owner, name)
 
     def root_of(self, coupling: DataFlowCoupling, module: Any = None) -> Place:
-        """The place to name a coupling by: in `module` if given, else the first layer that writes it."""
+        """Return the place that names a coupling: in `module` if given, else the first layer that writes it."""
         places = [place for place in map(self._graph.place_of, coupling.axes) if place is not None]
         if module is not None:
             places = [place for place in places if place.node.module is module]
         if not places:
             raise GroupError(f"The coupling of '{coupling.name}' has no channels there; name a layer of it.")
-        return min(places, key=_order)  # the first of those that are equal
+        return min(places, key=_order)  # of equal places, the first
 
     def requested(self, module: Any, side: Side) -> Place:
-        """The place of one side of a layer that a user named."""
+        """Return the place of one side of a layer that a user named."""
         if isinstance(module, nn.Parameter):
             return self.by_axis[id(self._axes[self.nodes[module].name, self.nodes[module].pruning_dim])]
         for name, dim in request_layout_of(module)[side]:
@@ -71,7 +71,6 @@ class Places:
         raise GroupError(f"The {side}puts of '{name}' are no channels that can be named; name a layer next to it.")
 
     def _place(self, axis: Axis) -> Place | None:
-        """The node and the function for one dimension."""
         owner, tensor = self.owner_of(axis)
         self._names[id(tensor)] = axis.tensor
         path, _, name = axis.tensor.rpartition(".")
@@ -90,7 +89,7 @@ class Places:
         return Place((axis.tensor, axis.dim), node, dummy, axis)
 
     def _bare(self, axis: Axis, tensor: nn.Parameter) -> Place:
-        """A parameter that Torch-Pruning has no layer for; one node per dimension, the likeliest to be named known."""
+        """A parameter of no layer that Torch-Pruning knows; `nodes` keeps its dimension that is likeliest to be named."""
         node = Node(tensor, None, axis.tensor)
         node.pruning_dim = axis.dim
         rank = (id(axis) in self._free, axis.role == "feed-in")
@@ -102,7 +101,7 @@ class Places:
 
 
 def _order(place: Place) -> int:
-    """How well a place stands for its coupling: a layer that writes it best."""
+    """Rank of a place as the name of its coupling: layers that write it come first."""
     if place.axis.role != "feed-in":
         return 3
     if isinstance(place.node.module, nn.Parameter):

@@ -35,18 +35,17 @@ __all__ = ["DFPCPruner"]
 class DFPCPruner(tp.pruner.BasePruner):
     """Prune any model that `find_couplings` can follow, with Torch-Pruning's pruner interface.
 
-    Takes what `tp.pruner.BasePruner` takes, in the same order, and has the same methods. What differs:
+    Takes the arguments of `tp.pruner.BasePruner`, in the same order, and has the same methods. Differences:
 
-    - Groups are couplings found by data flow, so models that Torch-Pruning cannot trace are pruned too.
-    - Ratios and scores are about *units*, the least that can be cut: one channel, or one of every attention head or
+    - Groups are couplings found by data flow, so models that Torch-Pruning cannot trace are pruned, too.
+    - Ratios and scores refer to *units*, the least that can be pruned: one channel, or one of every attention head or
       convolution group. `num_heads` and channel groups need not be given.
-    - A coupling keeps at least one unit and two channels, however low its scores. Where it would lose more, others lose
-      instead.
+    - A coupling keeps at least one unit and two channels, however low its scores; others lose more instead.
     - `ignored_layers` may also hold names and shell-style patterns.
-    - A step cuts everything at once, or raises and leaves the model as it was.
-    - `round_to` is about units too: every head and every group of a convolution keeps a multiple.
-    - With `prune_num_heads=True, prune_head_dims=False`, attention loses whole heads, by `head_pruning_ratio` if it is
-      given, else by `pruning_ratio`.
+    - A step prunes everything at once, or raises and leaves the model unchanged.
+    - `round_to` refers to units, too: every head and every group of a convolution keeps a multiple.
+    - With `prune_num_heads=True, prune_head_dims=False`, attention loses whole heads, by `head_pruning_ratio` if it is given,
+      else by `pruning_ratio`.
     """
 
     DG: DataFlowGraph
@@ -83,15 +82,15 @@ class DFPCPruner(tp.pruner.BasePruner):
         *,
         target: str | Target | None = None,
     ) -> None:
-        """Find the couplings of `model`, and how many units each is to lose.
+        """Find the couplings of `model`, and the number of units that each will lose.
 
-        All arguments are Torch-Pruning's, but for `target`: a budget such as "macs=0.5" instead of a ratio, which the
-        last of the `iterative_steps` reaches with one ranking of everything.
+        All arguments are Torch-Pruning's, except `target`: a budget such as "macs=0.5" instead of a ratio. The last of the
+        `iterative_steps` reaches it, with one ranking of all units.
 
         Raises:
             NothingToPruneError: No coupling can be pruned.
-            PrunerSettingError: A setting that cannot be followed.
-            TargetError: A target that makes no sense.
+            PrunerSettingError: A setting is not possible.
+            TargetError: The target is invalid.
             DFPCError: As `find_couplings` raises.
         """
         model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
@@ -103,7 +102,7 @@ class DFPCPruner(tp.pruner.BasePruner):
                 "A target is for one ranking of everything; leave out ratios by layer, isomorphic and heads."
             )
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
-            arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into what it is given
+            arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into these
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
         check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
         check_ratio("max_pruning_ratio", max_pruning_ratio)
@@ -119,20 +118,20 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     @property
     def graph(self) -> DataFlowGraph:
-        """The graph, which Torch-Pruning calls `DG`."""
+        """The graph, `DG` in Torch-Pruning."""
         return self.DG
 
     @property
     def couplings(self) -> list[DataFlowCoupling]:
-        """All couplings of the model, those that must not be pruned included; they are tried now at the latest."""
+        """All couplings of the model, protected ones included; they are pruned on trial if not done yet."""
         self.DG.probe()
         return self.DG.couplings
 
     def step(self, interactive: bool = False) -> Iterator[DataFlowGroup] | None:
-        """Prune by one step: all couplings at once, or, if `interactive`, group by group as the caller likes.
+        """Prune one step: all couplings at once, or, if `interactive`, yield the groups for the caller to prune.
 
         Raises:
-            CutError: The model's forward could not follow; the model is as it was before the step.
+            CutError: The forward cannot work without these channels; the model is as before the step.
         """
         self.current_step += 1
         if interactive:
@@ -147,12 +146,12 @@ class DFPCPruner(tp.pruner.BasePruner):
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable[..., Any], pruning_ratios_or_idxs: float | Iterable[int]
     ) -> None:
-        """Prune what goes with one side of a layer.
+        """Prune one side of a layer, with everything coupled to it.
 
         Args:
             layer: A layer of the model.
             pruning_fn: Torch-Pruning's function for one of its sides.
-            pruning_ratios_or_idxs: The share of its units to cut, those with the lowest scores; or channels by index.
+            pruning_ratios_or_idxs: The share of its units to prune, those with the lowest scores; or channels by index.
         """
         if not isinstance(pruning_ratios_or_idxs, float):
             self.DG.get_pruning_group(layer, pruning_fn, pruning_ratios_or_idxs).prune()
@@ -168,11 +167,10 @@ class DFPCPruner(tp.pruner.BasePruner):
                 group.prune(torch.argsort(scores, stable=True)[:cut].tolist())
 
     def _get_channel_groups(self, group: DataFlowGroup) -> int:
-        """One: units already hold a channel of every group."""
+        """Return one: units already hold a channel of every group."""
         return 1
 
     def _groups_to_rank(self) -> Iterator[DataFlowGroup]:
-        """Every coupling that may lose units."""
         for group in self.DG.get_all_groups(self.ignored_layers, self.root_module_types):
             is_attention = self._is_atten_group(group)[0] and not group.couplings[0].whole_heads
             if self.prune_head_dims or not is_attention:
@@ -180,7 +178,6 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     @torch.no_grad()
     def _prune(self) -> Iterator[DataFlowGroup]:
-        """Yield what to cut in this step, coupling by coupling."""
         if self.current_step > self.iterative_steps:
             warnings.warn("All steps of this pruner are done; no pruning will be performed.", stacklevel=4)
             return
@@ -201,7 +198,7 @@ class DFPCPruner(tp.pruner.BasePruner):
             yield from self._groups_of(order, max(0, now - int(initial * (1 - ratio) + 1e-9)))
 
     def _to_target(self, candidates: list[Candidate], target: Target) -> Iterator[DataFlowGroup]:
-        """Yield what to cut to be as far as this step should be."""
+        """Yield the groups to prune in this step on the way to the target."""
         if not candidates:
             raise NothingToPruneError(_why_nothing(self.DG))
         removed = self.DG.coupling_map.channels.removed
@@ -212,13 +209,12 @@ class DFPCPruner(tp.pruner.BasePruner):
         yield from self._groups_of(order, length_for_budgets(order, self._costs, removed, part, gone))
 
     def _groups_of(self, order: Order, length: int) -> Iterator[DataFlowGroup]:
-        """Groups of the first units of an order."""
         for candidate, count in zip(order.candidates, order.counts(length), strict=True):
             if count:
                 yield self.DG.group_of(candidate.coupling, candidate.units[:count])
 
     def _candidates(self) -> Iterator[tuple[Candidate, DataFlowGroup]]:
-        """Every coupling that may lose units and has scores, with the group of all its units."""
+        """Yield every coupling that may lose units and has scores, with the group of all its units."""
         for group in self._groups_to_rank():
             scores = self.estimate_importance(group)
             if scores is not None:
@@ -227,7 +223,7 @@ class DFPCPruner(tp.pruner.BasePruner):
                 yield Candidate.ranked(coupling, units, scores, keep), group
 
     def _scope_of(self, group: DataFlowGroup) -> tuple[Any, float]:
-        """What a coupling is ranked with, and the ratio of that."""
+        """The scope in which a coupling is ranked, and its ratio."""
         own = ("coupling", id(group.couplings[0]))
         for item in group.items:
             module = item.dep.target.module
@@ -246,7 +242,6 @@ class DFPCPruner(tp.pruner.BasePruner):
 
 
 def _why_nothing(graph: DataFlowGraph) -> str:
-    """Say why no coupling is pruned."""
     if any(coupling.protected is None for coupling in graph.couplings):
         return "Every coupling that could be pruned holds an ignored layer or has no root layer; ignore fewer layers."
     reasons = [f"'{c.name}' ({c.protected})" for c in graph.couplings[:3]]

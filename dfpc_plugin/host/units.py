@@ -1,4 +1,4 @@
-"""Units of couplings: which are left after earlier cuts, and where they lie in the tensors as they are now."""
+"""Units of couplings: which remain, and their positions in the present tensors."""
 
 from __future__ import annotations
 
@@ -15,32 +15,28 @@ __all__ = ["UnitFunction", "positions", "units_left"]
 
 
 class UnitFunction:
-    """One of Torch-Pruning's pruning functions that counts the units of couplings instead of a layer's channels.
+    """A pruning `function` of Torch-Pruning that counts units of `couplings`, one after the other, not channels.
 
-    Equal to the function itself, so that whatever looks for that function finds it.
-
-    Attributes:
-        function: Torch-Pruning's function.
-        couplings: Whose units are counted, one coupling after the other.
+    It is equal to the function itself, so code that looks for the function finds it.
     """
 
     def __init__(self, function: Callable[..., Any], couplings: tuple[DataFlowCoupling, ...]) -> None:
-        """Let `function` count units of `couplings`."""
+        """Count units of `couplings`."""
         self.function = function
         self.couplings = couplings
         self.__name__: str = function.__name__
         self.__self__: Any = getattr(function, "__self__", None)
 
     def __call__(self, layer: Any, idxs: list[int]) -> Any:
-        """Do what the function does, to the layer alone."""
+        """Apply the function to the layer alone."""
         return self.function(layer, idxs)
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether `other` is the function, or stands for it as well."""
+        """Tell whether `other` is the function or another `UnitFunction` of it."""
         return self.function == (other.function if isinstance(other, UnitFunction) else other)
 
     def __hash__(self) -> int:
-        """The function's."""
+        """Return the function's hash."""
         return hash(self.function)
 
     def __repr__(self) -> str:
@@ -49,20 +45,20 @@ class UnitFunction:
 
 
 def units_left(coupling: DataFlowCoupling, removed: Tensor) -> Tensor:
-    """Return the columns of `coupling.blocks` that no cut has taken, in order."""
+    """Return the columns of `coupling.blocks` that have not been pruned, in order."""
     return (~removed[coupling.blocks]).all(0).nonzero().squeeze(1)
 
 
 def positions(axis: Axis, channels: Tensor, removed: Tensor) -> Tensor:
-    """Find units along a dimension as it is now.
+    """Find the positions of units along a dimension of the present model.
 
     Args:
         axis: The dimension.
-        channels: `(blocks, units)` numbers of channels that are left.
-        removed: Which channels have been cut.
+        channels: `(blocks, units)` numbers of remaining channels.
+        removed: Which channels have been pruned.
 
     Returns:
-        `(units, indices per unit)`, each row in ascending order; no columns where the dimension holds none of them.
+        `(units, indices per unit)`, each row in ascending order; no columns if the dimension holds none of them.
     """
     unit = torch.full(removed.shape, -1)
     unit[channels] = torch.arange(channels.size(1)).expand(channels.shape)

@@ -1,4 +1,4 @@
-"""One record per operator, by kind; importing this package fills the table."""
+"""The operator table: one record per operator. Importing this package fills it."""
 
 from dfpc_plugin.ops.record import composed, rule
 from dfpc_plugin.tracing.operator import Convention, process_wide, registered_rules, rule_scope

@@ -1,7 +1,7 @@
-"""Sums, products and choices of tensors that meet entry by entry.
+"""Element-wise sums, products and selections.
 
-Sums add bounds; constants cannot change and add nothing. A product of two data factors has no bound without their values; each
-is taken to stay within [-1, 1].
+Bounds of summands add up; a constant adds nothing. The bound of a product of two data tensors depends on their values,
+so each factor is assumed to lie within [-1, 1].
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__: list[str] = []
 _SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "subtract")
 _POWERS = dict.fromkeys(("mul", "imul", "rmul", "multiply"), 1)
 _POWERS |= dict.fromkeys(("div", "truediv", "itruediv", "divide"), -1)
-"""Names of products, with the power of their second operand."""
+"""Power of the second operand in each product operator."""
 
 
 def sum_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
-    """Unites what meets; a sum scales with the rows that have made all of its summands."""
+    """Unite the operands' channels. Scaling the weight rows of all summands scales the sum."""
     result = combines_entries(call, *operands, **kwargs)
     if any(is_data(operand) for operand in operands) and all(_rows_of(operand) for operand in operands):
         result.rows = _distinct([row for operand in operands for row in _rows_of(operand)], shape_of(result))
@@ -43,7 +43,6 @@ def _rows_of(operand: Any) -> tuple[Tensor, ...]:
 
 
 def _distinct(rows: Sequence[Tensor], shape: torch.Size) -> tuple[Tensor, ...]:
-    """Rows on the shape of a sum, each once."""
     kept: list[Tensor] = []
     for row in rows:
         laid_out = row.expand(shape)
@@ -53,7 +52,7 @@ def _distinct(rows: Sequence[Tensor], shape: torch.Size) -> tuple[Tensor, ...]:
 
 
 def product_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
-    """Unites what meets; notes a product with, or a quotient by, a number that depends on widths."""
+    """Unite the operands' channels, and note a product with, or a quotient by, a number computed from widths."""
     power = _POWERS.get(call.name)
     data = [operand for operand in operands if is_data(operand)]
     if power is not None and len(data) == 1 and (power == 1 or data[0] is operands[0]):
@@ -69,7 +68,7 @@ def product_channels(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
 
 
 def _expression(call: ChannelCall, number: Any) -> Any:
-    """How a number was computed from widths, or None if it was not: a traced one, or one that tells it by its value."""
+    """Return how a number was computed from widths (traced, or recognised by its value), or None."""
     if isinstance(number, TracedFloat | TracedInt):
         return number.expression
     if isinstance(number, Tensor):
@@ -81,24 +80,24 @@ def _expression(call: ChannelCall, number: Any) -> Any:
 
 
 def _sum(input: Any, other: Any) -> Tensor:
-    """Add two bounds; numbers are constants."""
+    """Add two bounds; a number is a constant and adds nothing."""
     if not isinstance(other, Tensor):
         return input
     return input + other if isinstance(input, Tensor) else other
 
 
 def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Means add, the second one times alpha; its variance counts alpha^2 times."""
+    """Mean x + alpha y; variance x + alpha^2 y."""
     return _signed_sum(given, variance, 1)
 
 
 def _difference_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Means are subtracted."""
+    """Mean x - alpha y."""
     return _signed_sum(given, variance, -1)
 
 
 def _reversed_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Means are subtracted the other way round."""
+    """Mean y - alpha x."""
     variance, mean = _signed_sum(given, variance, -1)
     return variance, None if mean is None else -mean
 
@@ -146,7 +145,7 @@ def subtract_from(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     couples=True, additive=True, kind="combines",
 )  # fmt: skip
 def extremum(input: Tensor, other: Tensor) -> Tensor:
-    """x + y: the larger would bound the change, but credit it to one operand alone; a constant adds nothing."""
+    """x + y: max(x, y) would bound the change, too, but credit it to one operand alone; a constant adds nothing."""
     return input + other
 
 
@@ -155,7 +154,7 @@ def extremum(input: Tensor, other: Tensor) -> Tensor:
     couples=True, additive=True, kind="combines",
 )  # fmt: skip
 def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
-    """x + y: Lipschitz constants; a constant adds nothing."""
+    """x + y: the Lipschitz constants are one; a constant adds nothing."""
     return input + other
 
 
@@ -166,25 +165,25 @@ def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
     convention=APPROXIMATION, channels=combines_entries, couples=True, additive=True, kind="combines",
 )  # fmt: skip
 def joined(*operands: Any, **kwargs: Any) -> Tensor:
-    """x + y: slopes at one; a constant adds nothing."""
+    """x + y: slope one for either operand; a constant adds nothing."""
     return _sum(*operands)
 
 
 @operator(*present("heaviside"), channels=combines_entries, couples=True, additive=True, kind="combines")
 def step(input: Tensor, values: Tensor) -> Tensor:
-    """x + y: as a straight-through estimate."""
+    """x + y: straight-through estimate."""
     return input + values
 
 
 @composed(*present("glu"))
 def gated_half(input: Any, dim: int = -1) -> Any:
-    """One half gates the other."""
+    """The first half times the sigmoid of the second."""
     first, second = input.chunk(2, dim)
     return first * second.sigmoid()
 
 
 def _where_channels(call: ChannelCall, condition: Any, input: Any = None, other: Any = None) -> Any:
-    """What is chosen meets what is not; without a choice, torch lists where the condition holds."""
+    """Unite the channels of both choices. The form with one argument depends on values and raises."""
     if input is None:
         raise ValueDependentError("torch.where with one argument", call.notes.names.caller() or "the model itself")
     return combines_entries(call, condition, input, other)
@@ -192,7 +191,7 @@ def _where_channels(call: ChannelCall, condition: Any, input: Any = None, other:
 
 @operator(*forms("where"), convention=BOUND, channels=_where_channels, couples=True, context=True, kind="combines")
 def where(flow: LayerContext, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
-    """The chosen operand's bound, for a constant condition; x + y for one that depends on data."""
+    """The chosen operand's bound for a constant condition; x + y for a condition that depends on data."""
     if input is None:
         raise ValueDependentError("torch.where with one argument", flow.caller)
     zero = torch.zeros((), device=condition.device)
@@ -213,7 +212,7 @@ def interpolated(flow: LayerContext, input: Tensor, end: Tensor, weight: Any) ->
 
 
 def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """K m and k^2 v for a constant k: what the rule took |k| for, once more. Of two data, the product of their means."""
+    """Mean k m and variance k^2 v for a constant k; for two data factors the product of their means."""
     data, constant = given.get("input"), given.get("other")
     if is_data(constant):
         data, constant = constant, data
@@ -230,12 +229,12 @@ def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     kind="combines",
 )  # fmt: skip
 def multiply(flow: LayerContext, input: Any, other: Any, *, out: None = None) -> Tensor:
-    """|w| x for a constant w (exact); x + y for two data factors, each taken to stay within [-1, 1]."""
+    """|w| x for a constant w (exact); x + y for two data factors, each assumed to lie within [-1, 1]."""
     return _product(input, other, flow.is_data("input"), flow.is_data("other"))
 
 
 def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """M / k and v / k^2 for a constant k."""
+    """Mean m / k and variance v / k^2 for a constant k."""
     data, constant = given.get("input"), given.get("other")
     if is_data(constant) or not is_data(data):
         return variance, None
@@ -249,7 +248,7 @@ def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     couples=True, kind="combines",
 )  # fmt: skip
 def divide(flow: LayerContext, input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """x / |w| for a constant w (exact); x + y for data over data and |w| y below a constant, at unit size."""
+    """x / |w| for a constant w (exact); x + y for data over data; |w| y for w / y, with y assumed of size one."""
     return _quotient(input, other, flow.is_data("input"), flow.is_data("other"))
 
 
@@ -258,7 +257,7 @@ def divide(flow: LayerContext, input: Any, other: Any, *, rounding_mode: str | N
     couples=True, additive=False, kind="combines",
 )  # fmt: skip
 def divide_reversed(input: Tensor, other: Any) -> Tensor:
-    """|w| x for w / x, at unit size."""
+    """|w| x for w / x, with x assumed of size one."""
     return _quotient(other, input, False, True)
 
 
@@ -272,14 +271,14 @@ def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor,
 
 @operator(*forms("addcdiv"), channels=combines_entries, context=True, couples=True, kind="combines")
 def addcdiv(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
-    """x + |value| times the rule of the quotient."""
+    """x + |value| times the quotient rule of the two factors."""
     parts = flow.is_data("tensor1"), flow.is_data("tensor2")
     start = input if flow.is_data("input") else torch.zeros_like(input)
     return start + abs(value) * _quotient(tensor1, tensor2, *parts) if any(parts) else start
 
 
 def _whole_power(input: Any, exponent: Any) -> Tensor:
-    """x^p for p = 0, 1, 2, ...; other powers have poles, or are not defined everywhere."""
+    """x^p for p = 0, 1, 2, ...; NaN for other powers, which have poles or are undefined somewhere."""
     if isinstance(exponent, int | float) and exponent >= 0 and exponent == int(exponent):
         return input**exponent
     return torch.full_like(input if isinstance(input, Tensor) else exponent, torch.nan)
@@ -290,7 +289,7 @@ def _whole_power(input: Any, exponent: Any) -> Tensor:
     couples=True, kind="combines",
 )  # fmt: skip
 def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
-    """|p| x for x^p: slope at one; |ln c| x for c^x: slope at zero; x + y for data to the power of data."""
+    """|p| x for x^p (slope at one); |ln c| x for c^x (slope at zero); x + y for data to the power of data."""
     if flow.is_data("input"):
         return input + exponent if flow.is_data("exponent") else input * abs(exponent)
     return reversed_power(exponent, input)
@@ -298,7 +297,7 @@ def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
 
 @operator(Tensor.__rpow__, channels=combines_entries, kind="combines")
 def reversed_power(input: Tensor, other: Any) -> Tensor:
-    """|ln c| x for c^x: slope at zero."""
+    """|ln c| x for c^x (slope at zero)."""
     base = other if isinstance(other, Tensor) else torch.tensor(other, dtype=input.dtype, device=input.device)
     return input * base.abs().log().abs()
 

@@ -1,4 +1,4 @@
-"""Attention written as one function: by the rules of the products that it consists of."""
+"""Fused attention functions, by the rules of the products that they consist of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__: list[str] = []
 
 
 def _note_scale(call: ChannelCall, query: Any, scale: Any = None) -> None:
-    """Note what the logits are multiplied by: one over the root of the width of a head, unless a number is given."""
+    """Note the scale of the logits: `scale`, or by default one over the square root of the head width."""
     width = query.shape[-1]
     default = Operation(operators.pow, (expression_of(width), -0.5))
     if scale is None:
@@ -45,7 +45,7 @@ def _fused_channels(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Products of queries with keys and of their softmax with values."""
+    """Product of queries and keys, then product of its softmax and the values."""
     if enable_gqa:
         repeats = shape_of(query)[-3] // shape_of(key)[-3]
         key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -82,7 +82,7 @@ def _multi_head_channels(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Projections around attention; torch asks for one width of the input, the heads together and the output."""
+    """Projections around attention. torch requires the input, all heads together and the output to have one width."""
     for slot in getattr(query, "slots", ()):
         if slot.dim() - 1 in varying(slot):
             call.size(slot, slot.dim() - 1, embed_dim_to_check)
@@ -108,13 +108,13 @@ def _multi_head_channels(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Mean over tokens of the value, plus the mean change of the logits: (..., L, D), (..., S, D), (..., S, E)."""
+    """Mean value over tokens plus the mean change of the logits; (..., L, D), (..., S, D), (..., S, E)."""
     logits = scale * query.mean(-1, keepdim=True) + key.mean((-2, -1), keepdim=True)
     return value.mean(-2, keepdim=True) + logits
 
 
 def _mean_value(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """The mean of the values over the tokens: rows of attention weights add up to one. The scale acts by its square."""
+    """Average the means of the values over tokens: attention weights sum to one. Variances take the squared scale."""
     query: Any = given.get("query")
     scale: Any = given.get("scale")
     if is_data(query):
@@ -137,7 +137,7 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """mean_tokens v + scale mean_d q + mean k: matmul, softmax, matmul by their rules."""
+    """mean_tokens v + scale mean_d q + mean k: the rules of matmul, softmax and matmul."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
@@ -177,7 +177,7 @@ def multi_head_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Linear layers around the attention rule; (L, N, E) or (L, E), as torch's own function."""
+    """Linear layers around the attention rule; (L, N, E) or (L, E), as in torch's function."""
     if use_separate_proj_weight:
         names = ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
         weights = [q_proj_weight, k_proj_weight, v_proj_weight]
@@ -195,7 +195,7 @@ def multi_head_attention(
         written = write_linear(flow, name, magnitude, query, ()).chunk(3)
         parts = [part.expand(*x.shape[:-1], -1) for part, x in zip(written, (query, key, value), strict=True)]
     heads = [part.unflatten(-1, (num_heads, -1)).movedim(0, -2) for part in parts]
-    scale = heads[0].shape[-1] ** -0.5  # which acts on variances by its square
+    scale = heads[0].shape[-1] ** -0.5  # squared for variances
     mixed = _attend(heads[0], heads[1], heads[2], scale=scale**2 if flow.expected else scale)
     length = query.shape[0]
     mixed = mixed.expand(*mixed.shape[:-2], length, mixed.shape[-1]).movedim(-2, 0).flatten(-2)

@@ -1,7 +1,8 @@
-"""Convolutions: they read the channels along one axis of their weight and write those along another.
+"""Convolutions: their weight has one axis of input channels and one of output channels.
 
-Read and write as linear layers do, at the cost of one channel of the convolution: the kernel is summed over the channels at
-one end, and spread over positions. Depthwise convolutions mix nothing and belong to the transform between layers.
+They read and write couplings as linear layers do. The kernel is summed over the channels on one side and spread over
+positions, which costs as much as a convolution with one channel. Depthwise convolutions mix no channels and are part of the
+transform between two layers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 
 
 def _noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """W m + b, away from the borders."""
+    """W m + b, without border effects."""
     mean, weight = mean_of(given.get("input")), given["weight"]
     if mean is None or is_data(weight) or not per_channel(mean, weight.dim() - 2):
         return variance, None
@@ -100,7 +101,7 @@ def transposed_convolution(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    """|W| transposed-* x, bias dropped. Depthwise: part of the transform. Otherwise: read and write like a conv."""
+    """|W| transposed-* x, bias dropped. Depthwise: part of the transform. Otherwise: read and write like a convolution."""
     weight = weight.abs()
     axes = weight.dim() - 2
     native = _CONV_TRANSPOSE[axes]
@@ -141,14 +142,13 @@ def traced_convolution(
     groups: int,
     *backend_flags: bool,
 ) -> Tensor:
-    """|W| * x as traced TorchScript spells it."""
+    """|W| * x, in the form that traced TorchScript uses."""
     if transposed:
         return transposed_convolution(flow, input, weight, bias, stride, padding, output_padding, groups, dilation)
     return convolution(flow, input, weight, bias, stride, padding, dilation, groups)
 
 
 def _every(input: Tensor, steps: Sequence[int]) -> Tensor:
-    """Keep every n-th position of the last axes."""
     if max(steps) == 1:
         return input
     leading = [slice(None)] * (input.dim() - len(steps))

@@ -1,4 +1,4 @@
-"""What becomes of channels in convolutions: they are read along one axis of the weight and written along another."""
+"""Channels of convolutions: one axis of the weight has the input channels, another the output channels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def convolution_channels(
     dilation: Any = 1,
     groups: Any = 1,
 ) -> Proxy:
-    """Reads axis one of its group by axis one of the weight; writes axis zero."""
+    """Read the input's channels along axis one of the weight, group by group; write axis zero."""
     own, kernel = shape_of(input), shape_of(weight)[2:]
     count = len(kernel)
     steps, dilations = spell_out(stride, count), spell_out(dilation, count)
@@ -51,7 +51,7 @@ def transposed_channels(
     groups: Any = 1,
     dilation: Any = 1,
 ) -> Proxy:
-    """Reads axis zero of the weight; writes axis one of its group."""
+    """Read the input's channels along axis zero of the weight; write axis one, group by group."""
     own, kernel = shape_of(input), shape_of(weight)[2:]
     count = len(kernel)
     numbers = [spell_out(value, count) for value in (stride, dilation, padding, output_padding)]
@@ -73,7 +73,7 @@ def traced_channels(
     groups: Any,
     *backend_flags: bool,
 ) -> Proxy:
-    """A convolution as traced TorchScript spells it."""
+    """A convolution in the form that traced TorchScript uses."""
     if transposed:
         return transposed_channels(call, input, weight, bias, stride, padding, output_padding, groups, dilation)
     return convolution_channels(call, input, weight, bias, stride, padding, dilation, groups)
@@ -82,7 +82,7 @@ def traced_channels(
 def _convolved(
     call: ChannelCall, input: Any, weight: Any, bias: Any, groups: Any, out: torch.Size, *, transposed: bool
 ) -> Proxy:
-    """Lay input and weight out on (batch, group, out, in) and sum over the inputs of a group."""
+    """Lay input and weight out on `(batch, group, out, in)` and sum over the inputs of each group."""
     own, sizes = shape_of(input), shape_of(weight)
     kernel = len(sizes) - 2
     lead = own[: -kernel - 1]
@@ -106,7 +106,7 @@ def _convolved(
 
 
 def _plain_channels(call: ChannelCall, input: Any, weight: Any, groups: Any, channel: int) -> Tensor | None:
-    """Output channels of the usual convolutions, without groups or depthwise, on nothing but channels; else None."""
+    """Output channels of an ungrouped or depthwise convolution with one label layer per operand; else None."""
     slots: tuple[Tensor, ...] = getattr(input, "slots", ())
     own: tuple[Tensor, ...] = getattr(weight, "slots", ())
     if len(slots) != 1 or len(own) != 2 or varying(slots[0]) != (channel,) or varying(own[0]) != (0,):
@@ -127,7 +127,7 @@ def _plain_channels(call: ChannelCall, input: Any, weight: Any, groups: Any, cha
 def _grouped_channels(
     call: ChannelCall, input: Any, weight: Any, groups: Any, out: torch.Size, *, transposed: bool
 ) -> list[Tensor]:
-    """Labels of a convolution's outputs, laid out on groups, for any groups and any labels of its input."""
+    """Labels of a convolution's outputs, for any groups and any labels of its input."""
     count, kernel = int(groups), len(shape_of(weight)) - 2
     channel = len(shape_of(input)) - kernel - 1
     first = _of_weight(weight, count, transposed)
@@ -160,7 +160,7 @@ def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
 
 
 def _of_input(call: ChannelCall, input: Any, channel: int, count: int, out: torch.Size) -> list[tuple[Tensor, Tensor]]:
-    """Labels along the channel axis of an input, `(groups, 1, in)`; channels that differ between positions go together."""
+    """Labels along an input's channel axis, `(groups, 1, in)`; channels that differ between positions are united."""
     laid = []
     for slot in getattr(input, "slots", ()):
         axes = varying(slot)
@@ -174,12 +174,12 @@ def _of_input(call: ChannelCall, input: Any, channel: int, count: int, out: torc
 
 
 def _reads(slot: Tensor, channel: int) -> bool:
-    """Whether the labels of an input are its channels: of a map, channels that differ between positions count, too."""
+    """Whether the layer reads the labels of an input as channels. In a map they may differ between positions, too."""
     return inner_axis(slot) == channel or (channel in varying(slot) and slot.dim() > channel + 2)
 
 
 def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size) -> list[Tensor]:
-    """Labels along other axes, on which the kernel works position by position (channels laid out as positions)."""
+    """Labels along axes other than the channel axis (channels laid out as positions), which the kernel preserves."""
     carried = []
     for slot in getattr(input, "slots", ()):
         if _reads(slot, channel):
@@ -194,7 +194,7 @@ def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size) -> li
 
 
 def _depthwise(call: ChannelCall, weight: list[Tensor], input: Operand) -> None:
-    """Every input channel makes output channels of its own, which go with it."""
+    """Unite every input channel with the output channels that are computed from it."""
     for slot in weight:
         if 0 not in varying(slot):
             continue
@@ -205,7 +205,7 @@ def _depthwise(call: ChannelCall, weight: list[Tensor], input: Operand) -> None:
 
 
 def _note_groups(call: ChannelCall, slots: list[Tensor], groups: Any) -> None:
-    """Groups keep equally many channels, and there are as many groups as the layer says."""
+    """Require equally many channels in every group, and the layer's number of groups."""
     if int(groups) == 1:
         return
     for slot in slots:
@@ -217,5 +217,4 @@ def _note_groups(call: ChannelCall, slots: list[Tensor], groups: Any) -> None:
 
 
 def _full(sizes: dict[int, int]) -> frozenset[int]:
-    """Axes of size above one."""
     return frozenset(axis for axis, size in sizes.items() if size > 1)

@@ -1,4 +1,4 @@
-"""Fourier transforms: linear maps along positions, whose entries all have the same size."""
+"""Fourier transforms: linear maps along positions, whose matrix entries all have the same magnitude."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AXES: dict[str, tuple[int, ...] | None] = {
     "fft": _ONE, "ifft": _ONE, "rfft": _ONE, "irfft": _ONE, "hfft": _ONE, "ihfft": _ONE,
     "fft2": _TWO, "ifft2": _TWO, "rfft2": _TWO, "irfft2": _TWO, "fftn": _MANY, "ifftn": _MANY, "rfftn": _MANY, "irfftn": _MANY,
 }  # fmt: skip
-"""Axes that each transform takes unless it is told others; None for all."""
+"""Default axes of each transform; None for all axes."""
 
 
 def _transformed(name: str, rank: int, sizes: Any, dim: Any) -> list[int]:
@@ -37,7 +37,7 @@ def _transformed(name: str, rank: int, sizes: Any, dim: Any) -> list[int]:
 def _fourier_channels(
     call: ChannelCall, input: Any, n: Any = None, dim: Any = None, norm: Any = None, **kwargs: Any
 ) -> Any:
-    """Mixes all positions; channels along the axes of the transform stay."""
+    """Protect channels along the transformed axes; keep the others."""
     sizes = kwargs.get("s", n)
     axes = _transformed(call.name.removeprefix("fft_"), input.dim(), sizes, dim)
     shapes = call.on_meta(call.call.args, call.call.kwargs)
@@ -51,12 +51,12 @@ def _fourier_channels(
 
 
 def _of_one(flow: LayerContext, input: Tensor, n: Any = None, dim: Any = None, norm: Any = None) -> Tensor:
-    """The sum over the axis, as every entry of the matrix has size one; divided as `norm` says."""
+    """The sum over the axis (all matrix entries have magnitude one), divided as `norm` says."""
     return _summed(flow, input, n, dim, norm)
 
 
 def _of_several(flow: LayerContext, input: Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> Tensor:
-    """The sum over the axes, as every entry of the matrix has size one; divided as `norm` says."""
+    """The sum over the axes (all matrix entries have magnitude one), divided as `norm` says."""
     return _summed(flow, input, s, dim, norm)
 
 
@@ -78,7 +78,6 @@ for _name in _AXES:
 
 
 def _kept(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Every entry keeps its place."""
     return call.same(input)
 
 
@@ -90,13 +89,13 @@ def _kept(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     dtypes=(torch.float32,),
 )
 def part(input: Tensor) -> Tensor:
-    """x: a part is no larger than the whole."""
+    """x: neither part is larger than the whole."""
     return input
 
 
 @operator(torch.view_as_real, channels=lambda call, input: call.moved(input, _doubled), dtypes=(torch.float32,))
 def parts(input: Tensor) -> Tensor:
-    """x, twice."""
+    """x, for both parts."""
     return _doubled(input)
 
 
@@ -105,11 +104,11 @@ def _doubled(input: Tensor) -> Tensor:
 
 
 def _joined_channels(call: ChannelCall, input: Any) -> Any:
-    """Both parts of an entry belong to its channel."""
+    """Unite the labels of the real and the imaginary part."""
     return call.moved(input, lambda slot: call.table.unite_along(slot, [slot.dim() - 1], call.where)[..., 0])
 
 
 @operator(torch.view_as_complex, channels=_joined_channels, dtypes=(torch.complex64,))
 def whole(input: Tensor) -> Tensor:
-    """The sum of both parts."""
+    """The sum over both parts."""
     return input.sum(-1)

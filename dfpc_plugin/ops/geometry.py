@@ -1,8 +1,8 @@
-"""Sums of convolution matrices without the matrices.
+"""Row and column sums of convolution matrices, without the matrices.
 
-Along one axis a convolution connects output o to input p through kernel entry k when p = o * stride - before + k * dilation
-and p is inside. Row sums of the matrix need, per kernel entry, which outputs it serves; column sums need how many outputs
-it serves at each input. Both are small tables per axis, and the sums over all axes follow by one contraction per axis.
+Along one axis, output o reads input p = o * stride - before + k * dilation through kernel entry k, where p is inside
+the input. Row sums need, per kernel entry, the outputs whose p is inside; column sums need how often each input is
+read. Both are small tables per axis, and the sums over all axes follow by one contraction per axis.
 """
 
 from __future__ import annotations
@@ -19,16 +19,7 @@ __all__ = ["Axis", "padding_sides", "spell_out", "spread"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a convolution.
-
-    Attributes:
-        size: Length of the convolution's input.
-        out: Length of its output.
-        kernel: Length of its kernel.
-        stride: Step between outputs.
-        dilation: Step between kernel entries.
-        before: Padding in front of the input.
-    """
+    """One axis of a convolution: lengths of input (`size`), output and kernel, steps, and padding `before` the input."""
 
     size: int
     out: int
@@ -39,20 +30,20 @@ class Axis:
 
     @staticmethod
     def of_convolution(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> Axis:
-        """The axis of a convolution with padding `before` and `after`."""
+        """Return the axis of a convolution with padding `before` and `after`."""
         out = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
         return Axis(size, out, kernel, stride, dilation, before)
 
     @staticmethod
     def of_transposed(size: int, kernel: int, stride: int, dilation: int, padding: int, output_padding: int) -> Axis:
-        """The axis of the convolution that a transposed convolution is the adjoint of: `size` is *its* output."""
+        """Return, for a transposed convolution, the axis of its adjoint convolution, whose *output* has the length `size`."""
         full = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
         return Axis(full, size, kernel, stride, dilation, padding)
 
 
 @lru_cache(maxsize=512)
 def _tables(axis: Axis, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Per kernel entry: outputs it serves, `(kernel, out)`, and how often it serves each input, `(kernel, size)`."""
+    """Per kernel entry: the outputs it serves, `(kernel, out)`, and how often it reads each input, `(kernel, size)`."""
     outputs = torch.arange(axis.out, device="cpu")
     entries = torch.arange(axis.kernel, device="cpu")[:, None]
     positions = outputs * axis.stride - axis.before + entries * axis.dilation
@@ -66,7 +57,7 @@ def spread(kernel_sums: Tensor, axes: Sequence[Axis], *, over: str) -> Tensor:
     """Spread `kernel_sums (channels, *kernel)` over positions.
 
     Args:
-        kernel_sums: The absolute kernel, summed over the channels at the other end.
+        kernel_sums: The absolute kernel, summed over the channels on the other side.
         axes: One per axis of the kernel.
         over: `outputs` for row sums of the convolution's matrix, `inputs` for its column sums.
 
@@ -80,13 +71,13 @@ def spread(kernel_sums: Tensor, axes: Sequence[Axis], *, over: str) -> Tensor:
 
 
 def spell_out(value: int | Sequence[int], length: int) -> tuple[int, ...]:
-    """Spell out torch's int-or-sequence arguments."""
+    """Return torch's int-or-sequence argument as a tuple of `length` numbers."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * length if len(values) == 1 else values
 
 
 def padding_sides(padding: str | int | Sequence[int], reach: Sequence[int]) -> list[tuple[int, int]]:
-    """Padding before and after each axis, for a kernel that reaches `reach` = dilation * (size - 1) further."""
+    """Padding before and after each axis; `reach` is dilation * (kernel - 1) per axis."""
     if isinstance(padding, str):
         return [(r // 2, r - r // 2) if padding == "same" else (0, 0) for r in reach]
     return [(side, side) for side in spell_out(padding, len(reach))]

@@ -1,4 +1,4 @@
-"""Picking entries."""
+"""Indexing and selecting."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["is_known", "note_positions", "on_labels", "spread_of_part"]
 
 
 def is_known(index: Any) -> bool:
-    """Whether the positions in an index are known; without data, and on the meta device, they are not."""
+    """Whether the positions in an index are known: not if they depend on data or lie on the meta device."""
     return not any((isinstance(tensor, Proxy) and tensor.value is None) or tensor.is_meta for tensor in tensors(index))
 
 
 def on_labels(index: Any) -> Any:
-    """An index as labels take it: on the CPU, with the values of the model's constants."""
+    """Convert an index for label tensors: on the CPU, with the values of the model's constants."""
     return map_tensors(lambda tensor: value_of(tensor).detach().cpu(), index)
 
 
 def note_positions(call: ChannelCall, input: Proxy, index: Any) -> None:
-    """Note the sizes that slices and positions along axes of channels ask for."""
+    """Note the sizes that slices and positions require along axes of channels."""
     parts = _by_axis(index, input.dim())
     if any(map(_is_mask, parts)):
         return
@@ -42,7 +42,7 @@ def note_positions(call: ChannelCall, input: Proxy, index: Any) -> None:
 
 
 def _by_axis(index: Any, rank: int) -> list[Any]:
-    """What an index picks from each of the axes that are there; a mask counts for all of its axes."""
+    """The part of an index for each axis of the tensor; a mask is repeated for all of its axes."""
     given = [part for part in (index if isinstance(index, tuple) else (index,)) if part is not None]
     parts = [[part] * part.dim() if _is_mask(part) else [] if part is Ellipsis else [part] for part in given]
     rest = [[slice(None)] * (rank - sum(map(len, parts)))]
@@ -55,7 +55,7 @@ def _is_mask(part: Any) -> bool:
 
 
 def _note_position(call: ChannelCall, slot: Tensor, axis: int, part: Any) -> None:
-    """Note what one entry of an index asks for along one axis of channels."""
+    """Note what one part of an index requires along one axis of channels."""
     length = slot.size(axis)
     if isinstance(part, slice):
         step = int(part.step or 1)
@@ -74,7 +74,7 @@ def _note_position(call: ChannelCall, slot: Tensor, axis: int, part: Any) -> Non
 
 
 def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None:
-    """Channels that a strided slice takes apart go together."""
+    """Unite the channels that a strided slice separates."""
     whole = slot.size(axis) // step * step
     if whole == slot.size(axis):
         call.table.unite_along(slot.unflatten(axis, (-1, step)), [axis + 1], call.where)
@@ -83,9 +83,9 @@ def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None
 
 
 def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
-    """Picks entries; bounds of slices ask for the number of channels before them."""
+    """Select labels. A slice's bound fixes the number of channels before it."""
     keep_positions(call, index)
-    if not isinstance(input, Proxy):  # an ordinary tensor, at positions that labelled constants or data tell
+    if not isinstance(input, Proxy):  # an ordinary tensor, indexed by labelled constants or data
         return call.make(call.on_meta((input, index), {}).shape)
     note_positions(call, input, index)
     if not is_known(index):
@@ -98,9 +98,10 @@ def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
 
 
 def spread_of_part(input: Proxy, index: Any, plain: Any) -> dict[int, int | None]:
-    """Axes of a part of a constant that still take channels: those along which it was sliced, not picked from by positions.
+    """Return the expanded axes of a constant that stay expanded: those sliced, not indexed by positions.
 
-    Where the slices end is noted, as it counts once the constant is read, with all that was written into it.
+    The ends of the slices are noted on `input`; they count when the constant is read, after everything was written into
+    it.
     """
     found: dict[int, int | None] = {}
     shape = shape_of(input)
@@ -115,14 +116,14 @@ def spread_of_part(input: Proxy, index: Any, plain: Any) -> dict[int, int | None
 
 
 def keep_positions(call: ChannelCall, index: Any) -> None:
-    """Channels whose entries are positions in another tensor stay: which entries these pick is not followed."""
+    """Protect channels whose elements are positions in another tensor: where they point to is not tracked."""
     for tensor in tensors(index):
         for slot in getattr(tensor, "slots", ()):
             call.freeze(slot, f"is a position in {call.where}")
 
 
 def _at_any_position(slot: Tensor, index: Any) -> Tensor | None:
-    """Labels at positions that are not known: those of the axes that these do not run along."""
+    """Labels at unknown positions, or None if they differ along the indexed axes."""
     found = canonical(slot[map_tensors(_first_position, index)])
     return found if varying(found) else None
 
@@ -136,7 +137,7 @@ def _first_position(tensor: Tensor) -> Tensor:
     first_only=False,
 )  # fmt: skip
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """Picks entries; at positions that depend on data, the largest along the axis (of several channels, their sum)."""
+    """Selects elements; at positions that depend on data, the largest along the axis (over channels, the sum)."""
     if not any(tensor.is_floating_point() for tensor in tensors(index)):
         return input[index]
     parts = enumerate(_by_axis(index, input.dim()))
@@ -150,12 +151,10 @@ def getitem(input: Tensor, index: Any) -> Tensor:
 
 
 def _select_channels(call: ChannelCall, input: Any, dim: int, index: int) -> Any:
-    """Picks one position."""
     return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), index))
 
 
 def _narrow_channels(call: ChannelCall, input: Any, dim: int, start: int, length: int) -> Any:
-    """Picks a range."""
     return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), slice(start, start + length)))
 
 
@@ -170,7 +169,7 @@ for _function in forms("narrow"):
 
 
 def _arguments(args: tuple, kwargs: dict[str, Any], rank: int) -> tuple[Tensor, int | None]:
-    """The index and the axis of a function that picks along an axis."""
+    """The index and the axis among the arguments of a function that selects along an axis."""
     given = (*args, *kwargs.values())
     index = next(arg for arg in given if isinstance(arg, Tensor))
     dim = next((int(arg) for arg in given if isinstance(arg, int) and not isinstance(arg, bool)), None)
@@ -178,7 +177,7 @@ def _arguments(args: tuple, kwargs: dict[str, Any], rank: int) -> tuple[Tensor, 
 
 
 def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Picks entries along an axis."""
+    """Select along an axis, and protect the channels along it."""
     _, dim = _arguments(args, kwargs, len(shape_of(input)))
     keep_positions(call, (args, kwargs))
     slots = getattr(input, "slots", ())
@@ -198,7 +197,7 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
 
 
 def _fitting(slot: Tensor, shape: torch.Size) -> Tensor | None:
-    """Labels on another shape, where they do not vary along what differs."""
+    """Expand labels to another shape, or None where they vary along an axis of another size."""
     axes = varying(slot)
     if any(slot.size(axis) != shape[axis] for axis in axes):
         return None
@@ -206,11 +205,11 @@ def _fitting(slot: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def _picks_along(name: str) -> None:
-    """Register a function that picks entries along an axis."""
+    """Register a function that selects elements along an axis."""
     function = getattr(torch, name)
 
     def pick(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Picks entries; at positions that depend on data, the largest along the axis (of several channels, their sum)."""
+        """Selects elements; at positions that depend on data, the largest along the axis (over channels, the sum)."""
         index, dim = _arguments(args, kwargs, input.dim())
         if not index.is_floating_point():
             return function(input, *args, **kwargs)

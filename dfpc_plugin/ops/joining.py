@@ -1,4 +1,4 @@
-"""Putting tensors side by side."""
+"""Concatenation and stacking."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ __all__: list[str] = []
 
 
 def _slots(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Labels of data, weights, or an ordinary tensor, which has none."""
     return tensor.slots if isinstance(tensor, Proxy) else ()
 
 
 def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
-    """Join along `dim`: channels along it are put side by side; channels along other axes go together."""
+    """Concatenate channels along `dim`, and unite channels along other axes."""
     tensors = [t for t in tensors if shape_of(t).numel()] or list(tensors)
     shapes = [shape_of(t) for t in tensors]
     dim = dim % len(shapes[0])
@@ -47,7 +46,7 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
 
 
 def _joined_rows(tensors: Sequence[Tensor], join: Callable[[list[Tensor]], Tensor]) -> tuple[Tensor, ...]:
-    """The rows that scale all of several tensors, side by side; none if one of them has none."""
+    """Concatenate the weight rows that scale the tensors; none if a tensor has none."""
     rows = [getattr(t, "rows", ()) for t in tensors]
     if not all(rows):
         return ()
@@ -56,22 +55,20 @@ def _joined_rows(tensors: Sequence[Tensor], join: Callable[[list[Tensor]], Tenso
 
 
 def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """Labels that do not vary along `dim`, at one position of it."""
+    """Labels that do not vary along `dim`, with size one there."""
     return tuple(squeezed(slot) for slot in _slots(tensor) if dim not in varying(slot))
 
 
 def _extents(tensor: Tensor, dim: int) -> frozenset[int]:
-    """Axes other than `dim` along which the tensor has entries of its own."""
     return frozenset(axis for axis, size in enumerate(shape_of(tensor)) if size > 1 and axis != dim)
 
 
 def _cat_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Proxy:
-    """Puts tensors side by side along an axis."""
     return _joined(call, tensors, kwargs.get("axis", dim))
 
 
 def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) -> Proxy:
-    """Puts tensors side by side along a new axis, where each keeps channels of its own."""
+    """Stack along a new axis; each tensor keeps its own channels."""
     dim = dim % (len(shape_of(tensors[0])) + 1)
     shape = list(shape_of(tensors[0]))
     shape.insert(dim, len(tensors))
@@ -97,7 +94,7 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
 
 
 def _along(axis: int) -> Callable[..., Any]:
-    """Join along one axis, or the only one."""
+    """Channel rule that joins along `axis`, or along the only axis of vectors."""
 
     def join(call: ChannelCall, tensors: Sequence[Tensor]) -> Proxy:
         return _joined(call, tensors, axis if len(shape_of(tensors[0])) > 1 else 0)
@@ -109,13 +106,13 @@ _CHANNELS: dict[str, Callable[..., Any] | None] = {
     "cat": _cat_channels, "concat": _cat_channels, "concatenate": _cat_channels, "stack": _stack_channels,
     "hstack": _along(1), "vstack": _along(0), "dstack": None, "column_stack": None,
 }  # fmt: skip
-"""Of `dstack` and `column_stack`, which change ranks, channels are protected."""
+"""`dstack` and `column_stack` change ranks, so the channels that enter them are protected."""
 
 for _name, _rule in _CHANNELS.items():
     _native = getattr(torch, _name)
 
     def _join(*args: Any, _native: Any = _native, **kwargs: Any) -> Tensor:
-        """Puts entries side by side; constants (class tokens) have bound zero."""
+        """Concatenates bounds; constants (class tokens) have bound zero."""
         return _native(*args, **kwargs)
 
     _join.__name__ = _name

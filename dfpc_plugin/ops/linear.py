@@ -1,10 +1,12 @@
-"""Linear layers: each ends the couplings that reach it and starts one of its own.
+"""Linear layers: each ends the couplings that reach it and starts a new one.
 
-For the matrix M of such a layer, entry-wise absolute and at its true input size:
+For the matrix M of such a layer, in absolute values:
+
     read:   total = sum(|M| x)          every output changes by at most its entry of |M| x
-    write:  u = |M| 1                   what the layer can produce from inputs bounded by one
-Neither needs |M| x itself: sums of all entries need the matrix summed over its outputs, and an input of ones needs it
-summed over its inputs. In a pass over expected errors, a layer writes what its inputs' variances make of its outputs'.
+    write:  u = |M| 1                   the largest output for inputs bounded by one
+
+Neither needs |M| x: the read needs M summed over outputs, the write needs it summed over inputs. In a pass over
+expected errors, a layer writes the variances of its outputs, given those of its inputs.
 """
 
 from __future__ import annotations
@@ -47,13 +49,13 @@ def variances_by_channel(input: Tensor, axes: int) -> Tensor:
 
 
 def _other_axes(input: Tensor, axes: int) -> list[int]:
-    """Every axis of `(..., C, *axes)` but that of the channels; none of a vector, for which torch would take all."""
+    """All axes of `(..., C, *axes)` but the channel axis; may be empty, which torch's `sum` would take for all axes."""
     channel = input.dim() - axes - 1
     return [dim for dim in range(input.dim()) if dim != channel]
 
 
 def row_sums(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:
-    """Sum `weight (groups * C_out, C_in, ...)` over what arrives: ones, or the variances of `input` by channel."""
+    """Sum `weight (groups * C_out, C_in, ...)` over inputs, weighted by their variances in a variance pass."""
     if not flow.expected:
         return weight.sum(1)
     variances = variances_by_channel(input, axes)
@@ -69,7 +71,7 @@ def read_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) ->
 
 
 def write_linear(flow: LayerContext, name: str, weight: Tensor, input: Tensor, leading: Sequence[int]) -> Tensor:
-    """Write the row sums of the absolute matrix `weight (C_out, C_in)`, applied to `input`, to `(*leading, C_out)`."""
+    """Write the row sums of the absolute matrix `weight (C_out, C_in)`, expanded to `(*leading, C_out)`."""
     rows = row_sums(flow, weight, input, 0, 1)
     return flow.write(name, rows, channel_dim=0).expand(*leading, weight.shape[0])
 
@@ -83,7 +85,7 @@ def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -
 
 
 def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Labels of the rows of a weight, laid out along the axis of its outputs."""
+    """Labels of a weight's rows, laid out along the output's axis `axis`."""
     shape = shape_of(output)
     place = [-1 if at == axis else 1 for at in range(len(shape))]
     rows = [row for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
@@ -96,7 +98,7 @@ def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
 
 
 def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = None) -> Any:
-    """Reads the last axis by the columns of the weight; writes its rows."""
+    """Read the last axis by the columns of the weight; write its rows."""
     leading: list[Any] = list(range(len(shape_of(input)) - 1))
     call.layer(weight, input, reads=-1, writes=-2, along=-1, positions=shape_of(input)[:-1].numel())
     out: list[Any] = ["out"] if len(shape_of(weight)) > 1 else []
@@ -116,7 +118,7 @@ def _linear_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     mean, weight = mean_of(given.get("input")), given.get("weight")
     if mean is None or is_data(weight) or weight is None or (mean.dim() > 1 and mean.shape[:-1].numel() > 1):
         return variance, None
-    if value_of(weight).is_complex():  # what is expected of data is real
+    if value_of(weight).is_complex():  # expected values are real
         return variance, None
     matrix = real_values(weight).to(variance.dtype)
     mapped = mean.reshape(-1).expand(matrix.shape[1]) @ matrix.t()
@@ -129,13 +131,12 @@ def _linear_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 )
 def linear(flow: LayerContext, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """|W| x, bias dropped: read sum(|W| x), write |W| 1."""
-    if not flow.is_data("input"):  # weights made from data
+    if not flow.is_data("input"):  # the weight depends on data
         return torch.nn.functional.linear(input.abs(), weight)
     return apply_linear(flow, flow.name("weight"), input, weight)
 
 
 def _bilinear_channels(call: ChannelCall, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
-    """Reads both inputs; writes the first axis of the weight."""
     leading: list[Any] = list(range(len(shape_of(input1)) - 1))
     operands: list[tuple[Any, list[Any]]] = [
         (weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])
@@ -146,7 +147,7 @@ def _bilinear_channels(call: ChannelCall, input1: Any, input2: Any, weight: Any,
 
 @operator(*forms("bilinear"), channels=_bilinear_channels, context=True, kind="layer")
 def bilinear(flow: LayerContext, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """|W| x + |W| y, each with the other input at unit size: reads both, writes |W| 1."""
+    """|W| x + |W| y, each with the other input assumed of size one: reads both, writes |W| 1."""
     name, weight = flow.name("weight"), weight.abs()
     if flow.is_data("input1"):
         read_linear(flow, name, input1, weight.sum(2))
@@ -156,7 +157,7 @@ def bilinear(flow: LayerContext, input1: Tensor, input2: Tensor, weight: Tensor,
 
 
 def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
-    """Rows of a table, which stay; its columns are written."""
+    """Write the columns of the table; protect its rows."""
     slots = []
     for slot in getattr(weight, "slots", ()):
         if slot.stride(0):
@@ -177,7 +178,7 @@ def embedding(flow: LayerContext, input: Tensor, weight: Tensor, *args: Any, **k
 
 
 def _table_channels(call: ChannelCall, weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same with its arguments exchanged."""
+    """Embedding, with the table as first argument."""
     return _embedding_channels(call, indices, weight)
 
 

@@ -1,4 +1,4 @@
-"""Losses: what a forward that is given labels returns beside its outputs."""
+"""Losses, which some models return beside their outputs when given targets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _NAMES = (
 
 
 def _loss_channels(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
-    """Entries are compared with targets, position by position: channels stay."""
+    """Protect the operands' channels: they are compared with targets position by position."""
     return call.opaque(f"is compared with a target in {call.where}")
 
 
 @operator(*present(*_NAMES), channels=_loss_channels, kind="reduces", context=True)
 def loss(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
-    """The mean of the bounds of all that is compared: slopes at unit size."""
+    """The sum of the mean bounds of all data operands: slope one is assumed."""
     originals = (*flow.arguments, *(flow.original(name) for name in kwargs))
     compared = [
         given.mean()

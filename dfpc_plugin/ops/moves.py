@@ -1,4 +1,4 @@
-"""Operators that move, copy or cast entries: the same operator on bounds, on means and on labels."""
+"""Operators that move, copy or cast elements: the operator itself is applied to bounds, means and labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 
 def native(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The operator itself, as a rule for bounds."""
+    """Return the operator itself as a rule for bounds."""
 
     def move(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -29,11 +29,10 @@ def native(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _moves(names: str, *, view: bool) -> None:
-    """Register operators of one tensor that run on anything."""
     for name in names.split():
         for function in forms(name):
             if function.__name__.endswith("_"):
-                continue  # a tensor of the model cannot change its shape in place here
+                continue  # a proxy cannot change its shape in place
             bound = native(function, name)
             operator(
                 function,
@@ -60,11 +59,12 @@ for _attribute in ("T", "mT", "H", "mH"):
 
 
 def _unchanged(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same entries, perhaps of another dtype or on another device."""
     return call.moved(input, lambda labels: labels)
 
 
-_CASTS = "detach contiguous float half double bfloat16 type_as requires_grad alias positive resolve_conj resolve_neg"
+_CASTS = (
+    "detach contiguous type float half double bfloat16 type_as requires_grad alias positive resolve_conj resolve_neg"
+)
 
 
 @operator(
@@ -72,7 +72,7 @@ _CASTS = "detach contiguous float half double bfloat16 type_as requires_grad ali
     convention=EXACT, channels=_unchanged, means=Means.LINEAR, kind="moves", view=True,
 )  # fmt: skip
 def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The identity: bounds keep their own precision and layout, and in evaluation nothing is cut from the data."""
+    """x: bounds keep their own precision and layout."""
     return input
 
 
@@ -80,7 +80,7 @@ def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     *present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves"
 )  # fmt: skip
 def to_integers(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: as without rounding."""
+    """x: rounding is ignored."""
     return input
 
 
@@ -93,9 +93,9 @@ _SENT: dict[str, Any] = {
 }
 
 
-@operator(*present("to", "type"), **_SENT)
+@operator(*present("to"), **_SENT)
 def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The identity, on another device if one is asked for: by its name or number, or by a tensor that is there."""
+    """x, on another device if one is given: its name or number, or a tensor on it."""
     for arg in (*args, *kwargs.values()):
         if isinstance(arg, Tensor):
             return input.to(arg.device)
@@ -107,18 +107,18 @@ def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @operator(*present("cpu"), **_SENT)
 def move_to_cpu(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The identity, on the CPU."""
+    """x, on the CPU."""
     return input.cpu()
 
 
 @operator(*present("cuda"), **_SENT)
 def move_to_cuda(input: Tensor, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Tensor:
-    """The identity, on a CUDA device."""
+    """x, on a CUDA device."""
     return input.to(device)
 
 
 def _roll_channels(call: ChannelCall, input: Any, shifts: Any, dims: Any = None) -> Any:
-    """Moves entries round; channels along a rolled axis stay, as after a cut others would come round."""
+    """Roll labels, and protect channels along a rolled axis: pruning would change which elements wrap around."""
     rolled = range(input.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
     axes = {int(axis) % input.dim() for axis in rolled}
     for slot in getattr(input, "slots", ()):
@@ -134,12 +134,12 @@ operator(*forms("roll"), convention=EXACT, channels=_roll_channels, means=Means.
 
 @composed(*forms("channel_shuffle", "native_channel_shuffle"))
 def channel_shuffle(input: Any, groups: int) -> Any:
-    """Moves entries: groups become the inner axis."""
+    """Moves elements: groups become the inner axis."""
     return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _pixel_shuffle_channels(call: ChannelCall, input: Any, upscale_factor: int) -> Any:
-    """Entries of an output channel come from a block of channels, which go together."""
+    """Unite each block of channels that makes one output channel."""
     axis, length = input.dim() - 3, int(upscale_factor) ** 2
     slots = []
     for slot in input.slots:
@@ -157,13 +157,13 @@ _moves("pixel_unshuffle", view=False)
 
 
 def _is_window(args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Tell sliding windows of a tensor from those of an image, whose first argument is a kernel size."""
+    """Tell `Tensor.unfold` (sliding windows) from `F.unfold`, whose first argument is a kernel size."""
     of_an_image = {"kernel_size", "dilation", "padding", "stride"} & set(kwargs)
     return len(args) + len(kwargs) == 3 and not of_an_image and all(isinstance(arg, int) for arg in args)
 
 
 def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Windows hold the channels of what they show."""
+    """Every window has the channels of its elements."""
     if _is_window(args, kwargs):
         axis = int(kwargs.get("dimension", args[0] if args else 0)) % input.dim()
         for slot in input.slots:
@@ -179,12 +179,12 @@ def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -
 
 @operator(Tensor.unfold, F.unfold, convention=EXACT, channels=_unfold_channels, means=Means.LINEAR, kind="moves")
 def unfold(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Moves entries: sliding windows of a tensor, or of an image when the first argument is a kernel size."""
+    """Moves elements: sliding windows of a tensor, or of an image when the first argument is a kernel size."""
     return input.unfold(*args, **kwargs) if _is_window(args, kwargs) else F.unfold(input, *args, **kwargs)
 
 
 def _fold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Windows summed back into an image: the entries of a channel's window go together."""
+    """Sum windows back into an image: the elements of a channel's window are united."""
     shape = call.on_meta((input, *args), kwargs).shape
     slots = []
     for slot in input.slots:
@@ -201,7 +201,7 @@ operator(*forms("fold"), convention=EXACT, channels=_fold_channels, means=Means.
 def _repeat_interleave_channels(
     call: ChannelCall, input: Any, repeats: Any, dim: int | None = None, **kwargs: Any
 ) -> Any:
-    """Copies of entries side by side; channels that are not all copied alike stay."""
+    """Repeat labels; protect channels that are repeated unequally often."""
     if isinstance(repeats, Tensor):
         repeats = value_of(repeats).cpu()
         for slot in input.slots:
@@ -216,7 +216,7 @@ operator(
 
 
 def _repeat_channels(call: ChannelCall, input: Any, *sizes: Any, **kwargs: Any) -> Any:
-    """Copies of the tensor; a single channel that is repeated to several is spelled out by what it meets."""
+    """Repeat labels, and require equally many channels in every copy."""
     sizes = sizes or tuple(kwargs.values())
     counts = list(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
     counts = [1] * (input.dim() - len(counts)) + counts

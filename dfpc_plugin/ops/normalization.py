@@ -1,8 +1,8 @@
-"""Normalisations.
+"""Normalisation layers.
 
-Batch normalisation in evaluation is the diagonal |gamma| / sqrt(running_var + eps). Normalisations that take their
-statistics from the data have no bound without it; they are taken as diagonal too, with the statistic held fixed at the
-root mean square of the incoming bounds, so that a factor in front of them cancels as it does in the model.
+Batch norm in evaluation is the diagonal map |gamma| / sqrt(running_var + eps). Norms that compute statistics from data
+have no bound without the data; they are treated as diagonal, too, with the statistic fixed at the root mean square of
+the incoming bounds. A factor in front of such a norm thus cancels, as it does in the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__: list[str] = []
 
 
 def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
-    """Divide by the root mean square over `dims`, a constant for the backward pass; zeros stay zero."""
+    """Divide by the root mean square over `dims`, which gets no gradient; zeros stay zero."""
     scale = input.detach().square().mean(list(dims), keepdim=True).add(eps or 1e-12).sqrt()
     return input / scale
 
@@ -37,7 +37,7 @@ def _on_axis_one(parameter: Tensor, input: Tensor) -> Tensor:
 
 
 def _per_channel(call: ChannelCall, input: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
-    """Meet vectors with axis one. Of data, the result's channels are named by the weight, which made them last."""
+    """Unite vectors with axis one. If the input is data, the weight's labels name the result's channels."""
     vectors = [vector for vector in (weight, bias, *statistics) if vector is not None]
     by_weight = weight is not None and (not isinstance(input, Proxy) or input.holds_data)
     if by_weight and bias is not None:
@@ -57,7 +57,7 @@ def _batch_norm_channels(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Statistics, weight and bias per channel, of which the module says how many there are."""
+    """Unite statistics, weight and bias with axis one, whose size the module's `num_features` states."""
     call.described(input, "num_features")
     return _per_channel(call, input, weight, bias, running_mean, running_var)
 
@@ -72,12 +72,11 @@ def _scripted_batch_norm_channels(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """The same in TorchScript's order of arguments."""
     return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
 
 
 def _batch_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Beta and gamma^2: statistics are those of what arrives, so that they need not be looked at."""
+    """Mean beta and variance gamma^2: the running statistics are assumed to be those of the input."""
     before = given["input"].bound
     weight, bias = (aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
     target = torch.ones((), dtype=variance.dtype, device=variance.device) if weight is None else weight.square()
@@ -141,7 +140,7 @@ def _layer_norm_channels(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Statistics over the last axes, whose sizes it asks for; a weight per entry of them."""
+    """Require the normalised sizes, and unite weight and bias with the last axes."""
     sizes = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
     rank = len(shape_of(input))
     for slot in getattr(input, "slots", ()):
@@ -161,12 +160,12 @@ def _layer_norm_channels(
 def _rms_norm_channels(
     call: ChannelCall, input: Any, normalized_shape: Any, weight: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
-    """As a layer norm without a bias."""
+    """Like layer norm without a bias."""
     return _layer_norm_channels(call, input, normalized_shape, weight)
 
 
 def _layer_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Beta, and gamma^2 v over the mean of v, which the norm divides by."""
+    """Mean beta and variance gamma^2 v / mean(v), with the mean over the normalised axes."""
     before, weight, bias = given["input"].bound, given.get("weight"), given.get("bias")
     level = before.detach().mean(list(range(-_count(given["normalized_shape"]), 0)), keepdim=True)
     mean = variance.new_zeros(()) if bias is None else real_values(bias).to(variance.dtype)
@@ -178,12 +177,12 @@ def _count(normalized_shape: Any) -> int:
 
 
 def _rms_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """As a layer norm, with a mean that is not known: it does not centre."""
+    """Variance like layer norm; the mean is unknown, as this norm does not centre."""
     return _layer_norm_noise(given, variance)[0], None
 
 
 def _normalised(before: Tensor, level: Tensor, given: Mapping[str, Any], weight: Tensor | None) -> Tensor:
-    """Gamma^2 v / (level + eps)."""
+    """gamma^2 v / (level + eps)."""
     target = torch.ones_like(level) if weight is None else weight.to(before.dtype).square()
     return before * ratio(target, level + (given.get("eps") or 0))
 
@@ -213,7 +212,7 @@ def rms_norm(
 def _group_norm_channels(
     call: ChannelCall, input: Any, num_groups: Any, weight: Any = None, bias: Any = None, *args: Any, **kwargs: Any
 ) -> Any:
-    """Statistics over groups of channels, which keep equally many; weight and bias per channel."""
+    """Require equally many channels per group; unite weight and bias with axis one."""
     count = int(num_groups)
     call.described(input, "num_channels")
     for slot in getattr(input, "slots", ()):
@@ -226,7 +225,7 @@ def _group_norm_channels(
 
 
 def _group_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """As a layer norm, with channels along axis one."""
+    """Like layer norm, per group of channels on axis one."""
     before = given["input"].bound
     weight, bias = (aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
     grouped = before.detach().unflatten(1, (int(given["num_groups"]), -1))
@@ -274,7 +273,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, o
 
 
 def _neighbours(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Mixes neighbouring channels: after a cut others would be neighbours, so they stay."""
+    """Protect the channels: pruning would change which of them are neighbours."""
     for slot in input.slots:
         call.freeze(slot, f"is normalised with neighbouring channels in {call.where}")
     return call.same(input)
@@ -287,40 +286,38 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 
 def _softmax_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Weights add up to one, so that each is one over their number on average."""
+    """The mean is one over the number of elements, as they sum to one."""
     dim = given.get("dim")
     return variance, None if dim is None else variance.new_full((), 1 / shape_of(given["input"])[dim])
 
 
 @operator(*forms("log_softmax", "gumbel_softmax"), channels=along_an_axis, kind="norm")
 def log_softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """x: each weight is taken to follow its own logit."""
+    """x: each output is assumed to depend on its own logit alone."""
     return input
 
 
 @operator(*forms("softmax", "softmin"), channels=along_an_axis, noise=_softmax_noise, kind="norm")
 def softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """x: each weight is taken to follow its own logit."""
+    """x: each output is assumed to depend on its own logit alone."""
     return input
 
 
 def _row_norm_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Rows keep their place."""
     return call.same(input)
 
 
 @operator(*present("renorm"), channels=_row_norm_channels, kind="norm")
 def renorm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: rows are only made shorter."""
+    """x: rows are only scaled down."""
     return input
 
 
 def _weight_norm_channels(call: ChannelCall, v: Any, g: Any, dim: int = 0) -> Any:
-    """A direction and a length per entry of one axis."""
     return call.elementwise(v, g)
 
 
 @operator(torch._weight_norm, channels=_weight_norm_channels, kind="norm", couples=True)
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """x + y: a direction times a length, at unit size."""
+    """x + y: a direction times a length, both assumed of size one."""
     return v + g

@@ -1,7 +1,7 @@
-"""Functions that act on every entry by itself.
+"""Element-wise functions of one tensor.
 
-A function f with |f(x) - f(y)| <= L |x - y| maps a bound x to L x. Where no such L exists the rule takes the slope at
-one and says so. Variances and means pass by integrals of f, so that no function needs more than its slope here.
+A function f with |f(x) - f(y)| <= L |x - y| maps a bound x to L x. Where no such L exists, the rule takes the slope at
+one and says so. Variances and means come from integrals of f, so a function needs no more than its slope here.
 """
 
 from __future__ import annotations
@@ -73,14 +73,13 @@ def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _scales_on(call: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Every entry stays in its channel, and scales with the weight that made it."""
+    """Every element keeps its channel, and scales with the weight rows that scale the input."""
     result = call.same(input)
     result.rows = input.rows
     return result
 
 
 def _same_mean(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Means stay what they are."""
     return variance, mean_of(next(iter(given.values())))
 
 
@@ -91,7 +90,7 @@ operator(*forms(*_IDENTITIES.split()), convention=EXACT, channels=_scales_on, no
 
 @operator(*forms("neg", "negative"), convention=EXACT, channels=_scales_on, means=Means.LINEAR, kind="pointwise")
 def negative(input: Tensor) -> Tensor:
-    """x: the sign does not count."""
+    """x: the sign does not matter."""
     return input
 
 
@@ -117,17 +116,17 @@ for _bound in (softplus, leaky_relu, elu):
 
 
 def _on_axis_one(weight: Tensor, input: Tensor) -> Tensor:
-    """Slopes belong to the channels on axis one."""
+    """Align one slope per channel with axis one."""
     return weight.reshape(-1, *(1,) * (input.dim() - 2)) if weight.numel() > 1 and input.dim() > 1 else weight
 
 
 def _prelu_channels(call: ChannelCall, input: Any, weight: Any) -> Any:
-    """Slopes meet the channels on axis one."""
+    """Unite the slopes with axis one."""
     return call.elementwise(input, _on_axis_one(weight, input))
 
 
 def _prelu_value(input: Tensor, weight: Tensor) -> Tensor:
-    """PReLU of `input`, which has one axis more in front."""
+    """PReLU of `input`, which has an additional first axis."""
     slope = weight.reshape(-1, *(1,) * (input.dim() - 3)) if weight.numel() > 1 and input.dim() > 2 else weight
     return torch.where(input > 0, input, slope * input)
 
@@ -143,7 +142,7 @@ register(
 
 
 def _fills(names: str) -> None:
-    """Register operators that overwrite entries with constants or with noise."""
+    """Register operators that overwrite elements with constants or noise."""
 
     def fill(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Zero: a constant does not change."""
@@ -156,10 +155,10 @@ _fills("zero fill bernoulli normal uniform exponential random")
 
 
 def _answers(names: str, *, couples: bool) -> None:
-    """Register comparisons: what they answer is a mask, which is taken not to change."""
+    """Register comparisons, whose result is a mask."""
 
     def compare(input: Any, *others: Any, **kwargs: Any) -> Tensor:
-        """Zero: a mask is taken to stay as it is."""
+        """Zero: a mask is assumed not to change."""
         given = [tensor for tensor in (input, *others, *kwargs.values()) if isinstance(tensor, Tensor)]
         shape = torch.broadcast_shapes(*[tensor.shape for tensor in given])
         return torch.zeros((), dtype=torch.float32, device=given[0].device).expand(shape)
@@ -179,7 +178,7 @@ _answers("isnan isinf isfinite isreal isposinf isneginf signbit", couples=False)
 
 
 def _of_bits(input: Any, other: Any = None) -> Tensor:
-    """Zero: whole numbers and masks are taken to stay as they are."""
+    """Zero: integers and masks are assumed not to change."""
     given = [tensor for tensor in (input, other) if isinstance(tensor, Tensor)]
     return torch.zeros((), device=given[0].device).expand(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
 
@@ -197,7 +196,7 @@ def _observed_channels(
     zero_point: Any, averaging_const: Any, quant_min: Any, quant_max: Any, ch_axis: Any, per_row_fake_quant: Any = False,
     *args: Any,
 ) -> Any:  # fmt: skip
-    """One scale for all: as it is. A scale per channel lies in tensors that are not cut, so those channels stay."""
+    """Protect channels that have a scale each: the tensors of scales cannot be pruned."""
     slot = input.labels_along(int(ch_axis) % input.dim()) if per_row_fake_quant and isinstance(input, Proxy) else None
     if slot is not None:
         call.freeze(slot, f"has a scale per channel in {call.where}")
@@ -206,5 +205,5 @@ def _observed_channels(
 
 @operator(*present("fused_moving_avg_obs_fake_quant"), channels=_observed_channels, first_only=True)
 def observed(input: Tensor, *args: Any) -> Tensor:
-    """x: as without rounding."""
+    """x: rounding is ignored."""
     return input

@@ -1,4 +1,4 @@
-"""Pooling, padding and resampling: they work position by position on channels."""
+"""Pooling, padding and resampling: they act on positions, channel by channel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__: list[str] = []
 
 
 def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Another size along positions; channels stay where they are."""
+    """Resize positions; channels are unchanged."""
     result = call.on_meta((input, *args), kwargs)
     if isinstance(result, Tensor):
         return call.resized(input, result.shape)
@@ -29,13 +29,12 @@ def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any)
 
 
 def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """As pooling, with positions."""
     shape = call.on_meta((input, *args), kwargs)[0].shape
     return call.resized(input, shape), call.make(shape, part=1, dtype=torch.long)
 
 
 def _native(name: str, formula: str) -> Callable[..., Any]:
-    """The operator itself, on bounds."""
+    """Return the operator itself as a rule for bounds."""
     function = next(getattr(home, name) for home in (F, torch, Tensor) if hasattr(home, name))
 
     def apply(*args: Any, **kwargs: Any) -> Any:
@@ -46,7 +45,7 @@ def _native(name: str, formula: str) -> Callable[..., Any]:
 
 
 def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Means per channel stay what they are; those of columns or rows are no longer known."""
+    """Keep means per channel; means that differ between positions are dropped."""
     mean = mean_of(next(iter(given.values())))
     return variance, mean if mean is not None and per_channel(mean, 2) else None
 
@@ -87,7 +86,7 @@ operator(
     context=True,
 )
 def unpool(flow: LayerContext, input: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """mean(x) per channel at every position: where entries come to lie depends on data."""
+    """mean(x) per channel at every position: the positions of the elements depend on data."""
     shape = flow.on_shapes().shape
     return input.mean(list(range(2, input.dim())), keepdim=True).expand(shape)
 
@@ -102,14 +101,14 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:
-    """The resampling of the bounds, exact as its weights are not negative; bicubic is taken as bilinear, no bound."""
+    """The resampled bounds, exact as the weights are not negative; bicubic is treated as bilinear (no bound)."""
     if mode == "bicubic":
         mode, antialias = "bilinear", False
     return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
 
 
 def _grid_channels(call: ChannelCall, input: Any, grid: Any, *args: Any, **kwargs: Any) -> Any:
-    """Samples positions of every channel."""
+    """Sample positions of every channel; protect channels of the grid."""
     own, moved = shape_of(input), shape_of(grid)
     for slot in getattr(grid, "slots", ()):
         call.freeze(slot, f"gives positions to {call.where}")
@@ -118,7 +117,7 @@ def _grid_channels(call: ChannelCall, input: Any, grid: Any, *args: Any, **kwarg
 
 @operator(*forms("grid_sample"), channels=_grid_channels, kind="pools", context=True)
 def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The sampling of the bounds for a constant grid, exact unless bicubic; mean(x) + mean(grid) for one of data."""
+    """The sampled bounds for a constant grid (exact unless bicubic); mean(x) + mean(grid) for a grid of data."""
     if not flow.is_data("grid"):
         return F.grid_sample(input, grid, *args, **kwargs)
     positions = list(range(2, input.dim()))
@@ -128,7 +127,7 @@ def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **k
 
 
 def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Proxy:
-    """Longer along some axes; entries added along an axis of channels are none of them."""
+    """Pad labels; elements added along an axis of channels belong to no channel."""
     own = shape_of(input)
     sides = [(int(pad[2 * n]), int(pad[2 * n + 1])) for n in range(len(pad) // 2)]
     shape = list(own)
@@ -151,7 +150,6 @@ def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant
 
 
 def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Pad an axis with entries that hold no channel."""
     if before < 0 or after < 0:
         slot = slot.narrow(axis, max(-before, 0), slot.size(axis) - max(-before, 0) - max(-after, 0))
     pieces = []
@@ -170,5 +168,5 @@ def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
 
 @operator(F.pad, convention=EXACT, channels=_pad_channels, means=Means.LINEAR, kind="moves")
 def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
-    """Copies entries at the border, or adds constants, which have bound zero."""
+    """Copies border elements, or adds constants, which have bound zero."""
     return F.pad(input, pad, mode)

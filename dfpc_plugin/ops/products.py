@@ -1,12 +1,12 @@
-"""Products of data with data, and attention.
+"""Products of two data tensors.
 
-A product of two data tensors has no bound without their values. Convention: entries have unit size, and where entries
-are summed over an axis of length K, the partner's are taken as 1 / K, as a row of attention weights is. So
+Their bound depends on the values, so a convention is used: elements have size one, and where elements are summed over
+an axis of length K, the other factor's are taken as 1 / K, like a row of attention weights. So
 
     (x y)[i, j] = sum_k x[i, k] y[k, j]   becomes   mean_k x[i, k] + mean_k y[k, j]
 
-which keeps the map linear, moves a value's bound through attention as the average over the tokens it is mixed from, and
-gives fused and written-out attention the same scores.
+The map stays linear, a value's bound passes attention as an average over the tokens, and fused and written-out
+attention get the same scores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["product", "spelled_equation"]
 
 
 def product(call: ChannelCall, input: Tensor, other: Tensor) -> Proxy:
-    """Matrix product with batch axes, which broadcast."""
+    """Matrix product; batch axes broadcast."""
     ranks = len(shape_of(input)), len(shape_of(other))
     batch = list(range(max(*ranks, 2) - 2))
     rows = [] if ranks[0] == 1 else ["row"]
@@ -42,36 +42,31 @@ def product(call: ChannelCall, input: Tensor, other: Tensor) -> Proxy:
 
 
 def _matmul_channels(call: ChannelCall, input: Any, other: Any = None, **kwargs: Any) -> Proxy:
-    """Matrix product."""
     if other is None:
         other = next(value for key, value in kwargs.items() if key in ("other", "mat2", "vec", "tensor"))
     return product(call, input, other)
 
 
 def _inner_channels(call: ChannelCall, input: Any, other: Any) -> Any:
-    """As matmul with the transpose."""
     return product(call, input, other.mT if other.dim() > 1 else other)
 
 
 def _reversed_channels(call: ChannelCall, input: Any, other: Any) -> Proxy:
-    """The same with its factors exchanged."""
     return product(call, other, input)
 
 
 def _added_channels(call: ChannelCall, input: Any, first: Any, second: Any, **kwargs: Any) -> Proxy:
-    """A product added to a tensor."""
     return call.elementwise(product(call, first, second), input)
 
 
 def _einsum_channels(call: ChannelCall, equation: str, *operands: Any) -> Proxy:
-    """Sums over the letters that the output lacks."""
     factors = operands[0] if isinstance(operands[0], list | tuple) else operands
     terms, output = spelled_equation(equation, [len(shape_of(factor)) for factor in factors])
     return call.einsum(list(zip(factors, terms, strict=True)), list(output), work=True)
 
 
 def _noise_of(first: str, second: str) -> Callable[[Mapping[str, Any], Tensor], Any]:
-    """The product of means: of factors that have nothing to do with each other it is the mean of the product."""
+    """Return the rule that multiplies means, which is exact for independent factors."""
 
     def noise(given: Mapping[str, Any], variance: Tensor) -> Any:
         x, y = _summed_mean(given.get(first), -1), _summed_mean(given.get(second), -2)
@@ -83,7 +78,7 @@ def _noise_of(first: str, second: str) -> Callable[[Mapping[str, Any], Tensor], 
 
 
 def _summed_mean(factor: Any, axis: int) -> Any:
-    """Means of a factor, laid out in full along the axis that is summed, or None if they are not known."""
+    """Means of a factor, expanded along the axis that is summed, or None if they are unknown."""
     if not is_data(factor):
         return value_of(factor).detach()
     mean = mean_of(factor)
@@ -133,7 +128,7 @@ def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
 
 @operator(*forms("inner"), channels=_inner_channels, context=True, kind="products")
 def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
-    """As matmul with the transpose."""
+    """The rule of matmul with the transpose of y."""
     return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
 
 
@@ -141,30 +136,30 @@ def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     *forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"), context=True, kind="products"
 )
 def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
-    """As matmul."""
+    """The rule of matmul."""
     return _matmul(flow, "input", "mat2", input, mat2)
 
 
 @operator(*forms("mv"), channels=_matmul_channels, context=True, kind="products")
 def matrix_times_vector(flow: LayerContext, input: Tensor, vec: Tensor) -> Tensor:
-    """As matmul."""
+    """The rule of matmul."""
     return _matmul(flow, "input", "vec", input, vec)
 
 
 @operator(torch.Tensor.__rmatmul__, channels=_reversed_channels, context=True, kind="products")
 def matmul_reversed(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
-    """The same with its factors exchanged."""
+    """The rule of matmul with exchanged factors."""
     return _matmul(flow, "other", "input", other, input)
 
 
 def _added(flow: LayerContext, input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
-    """|beta| x + |alpha| product, where x may be a constant bias."""
+    """|beta| x + |alpha| product; a constant x adds nothing."""
     product = product * abs(alpha)
     return product + input * abs(beta) if flow.is_data("input") else product
 
 
 def _added_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Beta times the first mean, and alpha times the product of the others."""
+    """Mean beta m + alpha times the product of the factors' means."""
     variance, mean = _noise_of("mat1", "mat2")(given, variance)
     start = term(given.get("input"))
     if mean is None or start is None:
@@ -196,7 +191,7 @@ def addmv(flow: LayerContext, input: Tensor, mat: Tensor, vec: Tensor, *, beta: 
 
 @operator(*forms("einsum"), channels=_einsum_channels, context=True, kind="products")
 def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
-    """Means over shared summed indices, added up over data operands; |W| x when one operand is data."""
+    """The sum, over data operands, of means over the summed indices; |W| x when only one operand is data."""
     factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], list | tuple) else operands
     originals = flow.arguments[1] if isinstance(operands[0], list | tuple) else flow.arguments[1:]
     data = [is_data(original) for original in originals]
@@ -217,7 +212,7 @@ def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
 
 
 def spelled_equation(equation: str, ranks: list[int]) -> tuple[list[str], str]:
-    """Return the operands' letters and the output's, with letters for `...` and for an output left out."""
+    """Return the letters of every operand and of the output, with `...` and a missing output written out."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms, spare = inputs.split(","), "".join(c for c in string.ascii_uppercase if c not in equation)
     extra = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
@@ -231,7 +226,7 @@ def spelled_equation(equation: str, ranks: list[int]) -> tuple[list[str], str]:
 
 
 def _aligned_mean(factor: Tensor, term: str, output: str) -> Tensor:
-    """Average over the letters missing in `output` and line up the others with it."""
+    """Average over the letters missing in `output`, and permute the others to its order."""
     summed = [axis for axis, letter in enumerate(term) if letter not in output]
     kept = [letter for letter in term if letter in output]
     mean = factor.mean(summed) if summed else factor
@@ -240,13 +235,13 @@ def _aligned_mean(factor: Tensor, term: str, output: str) -> Tensor:
 
 
 def _distance_channels(call: ChannelCall, x1: Any, x2: Any, *args: Any, **kwargs: Any) -> Any:
-    """Both are read along their last axis, where they meet."""
+    """Read both operands along their last axis, whose channels are united."""
     return product(call, x1, x2.transpose(-2, -1))
 
 
 @operator(*present("cdist"), channels=_distance_channels, context=True, kind="products")
 def distance(flow: LayerContext, x1: Tensor, x2: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """sum_k x + sum_k y: a distance changes by at most the lengths of both changes."""
+    """sum_k x + sum_k y: a distance changes by at most the norms of both changes."""
     zero = torch.zeros((), dtype=x1.dtype, device=x1.device)
     first = x1.sum(-1).unsqueeze(-1) if flow.is_data("x1") else zero
     second = x2.sum(-1).unsqueeze(-2) if flow.is_data("x2") else zero

@@ -1,8 +1,7 @@
-"""How records of operators are written: one declaration says what becomes of bounds, variances, means and channels.
+"""Functions that declare an operator's record: how bounds, variances, means and channels pass it.
 
-Most operators are of a kind, and the kind says it all: `pointwise` for functions of every entry by itself, `moves` for what
-moves, copies or picks entries, `combines` for what joins tensors entry by entry, `reduces` for what sums axes away. `operator`
-writes any other record, and `composed` an operator that does what some known ones do.
+`pointwise` is for element-wise functions of one tensor, `rule` for users' operators, `composed` for an operator that is
+a composition of known ones, and `operator` for all others.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ EXACT, BOUND, APPROXIMATION = Convention.EXACT, Convention.BOUND, Convention.APP
 
 
 def keeps_entries(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Every entry stays in its channel; tensors among the other arguments meet it entry by entry."""
+    """Every element keeps its channel; tensors among the other arguments are united with it element by element."""
     others = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     return call.elementwise(input, *others) if others else call.same(input)
 
 
 def combines_entries(call: ChannelCall, *operands: Any, **kwargs: Any) -> Any:
-    """Entries that meet, with broadcasting, belong to one channel."""
+    """Elements combined by broadcasting belong to one channel."""
     return call.elementwise(*operands, *kwargs.values())
 
 
 def moves_entries(native: Callable[..., Any]) -> Callable[..., Any]:
-    """Labels are moved by the operator itself."""
+    """Return a channel rule that applies the operator itself to labels."""
 
     def move(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
         return call.moved(input, lambda labels: native(labels, *args, **kwargs))
@@ -60,7 +59,7 @@ def operator(
     first_only: bool | None = None,
     dtypes: tuple[torch.dtype | None, ...] = (),
 ) -> Callable[[Rule], Rule]:
-    """Write the record of `functions`; the decorated function is their rule for bounds. See `Operator`."""
+    """Register a record for `functions`, with the decorated function as their rule for bounds. See `Operator`."""
     passing = means or (Means.AS_BOUNDS if noise is None else Means.OWN)
 
     def write(bound: Rule) -> Rule:
@@ -98,7 +97,7 @@ def pointwise(
     compute: Callable[..., Any] | None = None,
     name: str = "",
 ) -> None:
-    """Write the record of functions of every entry by itself, whose bound is `slope` times that of the entry."""
+    """Register element-wise functions whose bound is `slope` times that of their input."""
 
     def scaled(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return input if slope == 1 else input * slope
@@ -111,30 +110,29 @@ def pointwise(
 def pointwise_record(
     bound: Callable[..., Any], convention: Convention, *, compute: Callable[..., Any] | None = None
 ) -> Operator:
-    """The record of a function of every entry by itself."""
+    """Return the record of an element-wise function."""
     return Operator(
         bound, convention, keeps_entries, Means.POINTWISE, compute=compute, kind="pointwise", first_only=True
     )  # fmt: skip
 
 
 def _nowhere(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Not integrated: of a function with a pole, or that is not defined everywhere, the slope has to do."""
+    """NaN, so that a function with a pole, or undefined somewhere, is not integrated and its slope is used."""
     return torch.full_like(input, torch.nan)
 
 
 def composed(*functions: Callable[..., Any], override: bool = False) -> Callable[[Rule], Rule]:
-    """Say that `functions` do what the decorated function does with operators that are known.
+    """Declare `functions` as compositions of known operators, written out in the decorated function.
 
-    The function takes the operator's own arguments and is followed in its place, for scores and for channels, so that one
-    declaration serves both. It need not compute the same values to the last bit, and may leave out what has no effect on
-    shapes and weights.
+    The decorated function takes the operator's arguments and is traced in its place, for scores and for channels. It
+    may differ from the operator in rounding, and may leave out what has no effect on shapes and weights.
 
     Args:
         *functions: Operators as the model calls them.
         override: Replace an existing record for the process.
 
     Raises:
-        DuplicateRuleError: An operator has a record already.
+        DuplicateRuleError: An operator already has a record.
         TypeError: An entry of `functions` is not callable.
     """
 
@@ -160,21 +158,21 @@ def rule(
 ) -> Callable[[Rule], Rule]:
     """Register the decorated function as the rule of `functions` for bounds, and their `kind` for channels.
 
-    Inside `rule_scope()` the registration ends with the block and may replace a built-in rule; elsewhere it holds for
-    the process and a second rule for the same operator is an error unless `override` is set.
+    Inside `rule_scope()` the registration ends with the block and may replace a built-in rule. Elsewhere it holds for
+    the process, and a second rule for an operator is an error unless `override` is set.
 
     Args:
-        *functions: Operators as the model calls them: `torch.nn.functional.relu`, `torch.Tensor.relu_`, your own
-            function if it hands over to `torch.overrides.handle_torch_function`.
-        convention: What the rule promises; an approximation unless said otherwise.
-        kind: What becomes of channels. "pointwise": a function of every entry by itself; it is also integrated for expected
-            errors. "combines": operands meet entry by entry. "moves": the rule moves, copies or picks entries of its first
-            argument, and does the same to whatever it is given. None: as of the record that the rule replaces; of a new
-            operator, channels that enter it are protected; for a layer, see `composed`.
+        *functions: Operators as the model calls them: `torch.nn.functional.relu`, `torch.Tensor.relu_`, or your own
+            function if it dispatches to `torch.overrides.handle_torch_function`.
+        convention: Whether the rule is exact, a bound or an approximation.
+        kind: How channels pass. "pointwise": an element-wise function of one tensor; it is also integrated for expected
+            errors. "combines": operands are combined element by element. "moves": the rule moves, copies or selects
+            elements of its first argument, and can be applied to any tensor. None: as in the record that the rule
+            replaces; channels that enter a new operator are protected. For a layer, see `composed`.
         context: The rule takes a `LayerContext` as its first argument.
-        couples: Operands meet entry by entry, so their layers belong to one coupling.
+        couples: Operands are combined element by element, so their layers belong to one coupling.
         view: The operator returns views of its first argument.
-        additive: Constant tensors reach the rule as zeros: they add to the result without changing.
+        additive: Constant tensors only add to the result; the rule gets zeros in their place.
         override: Replace an existing rule for the process.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Recurrent layers: a hidden unit has a row per gate, and is read by the next step and by what reads the output."""
+"""Recurrent layers: a hidden unit has one weight row per gate; the next step and the output's consumers read it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _recurrent_channels(
     bidirectional: bool,
     batch_first: bool,
 ) -> Any:
-    """Per layer and direction: gates' rows of both weights, the biases, and the columns that read the state."""
+    """Unite, per layer and direction, the gates' rows of both weights, the biases, and the state's columns."""
     states = list(hx) if isinstance(hx, tuple | list) else [hx]
     directions = 2 if bidirectional else 1
     per_cell = len(params) // (int(num_layers) * directions)
@@ -48,15 +48,15 @@ def _recurrent_channels(
         _begins(call, state, by_cell)
     batch = [1] * (len(shape_of(states[0])) - 2)
     finals = [call.make(shape_of(s), [by_cell.view(len(units), *batch, -1)] if s is states[0] else ()) for s in states]
-    if len(states) > 1:  # an LSTM's cells have a unit per hidden unit
+    if len(states) > 1:  # an LSTM has one cell per hidden unit
         finals[1:] = [call.make(shape_of(s), finals[0].slots) for s in states[1:]]
     return input, *finals
 
 
 def _begins(call: ChannelCall, state: Any, by_cell: Tensor) -> None:
-    """A first state, `(cells, batch, hidden)` or `(cells, hidden)`, has an entry per hidden unit of every cell."""
+    """Unite an initial state, `(cells, batch, hidden)` or `(cells, hidden)`, with the hidden units of every cell."""
     if not isinstance(state, Proxy):
-        return  # zeros of its own, which a recurrent layer makes anew for every call
+        return  # zeros that the layer itself creates in every call
     shape = shape_of(state)
     units = by_cell.view(len(by_cell), *[1] * (len(shape) - 2), -1)
     operands = [Operand((units,), frozenset({0, len(shape) - 1})), call.broadcast(state, shape)]
@@ -95,10 +95,10 @@ def _recurrent(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, ...]:
-    """Per direction and layer: reads |W_ih| x and |W_hh| h, writes h = the gates' rows of |W_ih| 1 added up.
+    """Per direction and layer: read |W_ih| x and |W_hh| h, write h = the sum of the gates' rows of |W_ih| 1.
 
-    An approximation: gates are taken at their full size, and a state is the same at every step. Scores are named after the
-    input weights of each direction, one per hidden unit.
+    This is an approximation: gates are taken as one, and the state as equal at every step. Scores are named after each
+    direction's input weight and have one value per hidden unit.
     """
     originals = flow.original("params")
     per_cell = len(params) // (num_layers * (2 if bidirectional else 1))
@@ -129,11 +129,11 @@ def _recurrent(
 
 @operator(torch.lstm, channels=_recurrent_channels, context=True, kind="layer")
 def lstm(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, ...]:
-    """Reads |W_ih| x and |W_hh| h; writes the four gates' rows of |W_ih| 1, added up."""
+    """Reads |W_ih| x and |W_hh| h; writes the sum of the four gates' rows of |W_ih| 1."""
     return _recurrent(flow, input, hx, params, *options)
 
 
 @operator(torch.gru, torch.rnn_tanh, torch.rnn_relu, channels=_recurrent_channels, context=True, kind="layer")
 def gru(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, ...]:
-    """Reads |W_ih| x and |W_hh| h; writes the gates' rows of |W_ih| 1, added up."""
+    """Reads |W_ih| x and |W_hh| h; writes the sum of the gates' rows of |W_ih| 1."""
     return _recurrent(flow, input, hx, params, *options)

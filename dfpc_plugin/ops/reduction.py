@@ -1,4 +1,4 @@
-"""Sums, means, extremes and norms over axes."""
+"""Sums, means, extrema, norms and sorting along axes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["along_an_axis", "largest"]
 
 
 def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
-    """Sum over axes; None: over all."""
+    """Sum labels over axes; None: over all."""
     own = shape_of(input)
     dims = range(len(own)) if dim is None or dim == [] or dim == () else [dim] if isinstance(dim, int) else dim
     axes = {int(axis) % max(len(own), 1) for axis in dims}
@@ -36,7 +36,7 @@ def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
 
 
 def _reduces(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Reads the channels it sums over; others stay."""
+    """Read the channels along the reduced axes; keep the others."""
     given = [arg for arg in args if not isinstance(arg, torch.dtype)]
     if call.name in ("norm", "vector_norm", "linalg_norm", "linalg_vector_norm"):
         given = given[1:]
@@ -45,7 +45,7 @@ def _reduces(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _native(name: str) -> Callable[..., Any]:
-    """The operator itself, on bounds."""
+    """Return the operator itself as a rule for bounds."""
     function = getattr(torch, name)
 
     def apply(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def _native(name: str) -> Callable[..., Any]:
 
 
 def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """As many times a mean: entries along the axes are taken to vary together, as a mean takes them to."""
+    """n times the mean; the n elements are assumed to vary together, so the variance is n^2 times their average."""
     data = given["input"]
     count = shape_of(data).numel() / max(1, variance.numel())
     dim, keepdim = given.get("dim"), bool(given.get("keepdim", False))
@@ -68,7 +68,6 @@ def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 
 
 def _total(name: str) -> Callable[..., Any]:
-    """A sum, on bounds."""
     function = getattr(torch, name)
 
     def total(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
@@ -86,9 +85,9 @@ for _name in ("sum", "nansum"):
 
 
 def along_an_axis(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Mixes entries along an axis without summing it away: as a norm does, it works on whatever is left.
+    """Mix elements along an axis without summing it away, like a norm, which works for any number of channels.
 
-    Along an axis of rows it mixes entries of one position, which go together.
+    Along an axis of rows, the elements at one position are united.
     """
     numbers = [arg for arg in args if isinstance(arg, int)]
     if call.name == "normalize":
@@ -108,12 +107,11 @@ operator(*forms("cumsum"), convention=EXACT, channels=along_an_axis, kind="reduc
 
 @operator(*present("cumprod", "logcumsumexp"), channels=along_an_axis, kind="reduces")
 def running_product(input: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
-    """The running sum of the bounds: entries taken to be of unit size."""
+    """The running sum of the bounds: elements are assumed of size one."""
     return input.cumsum(dim)
 
 
 def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
-    """Spell out the axes of a reduction."""
     dims = (dim,) if isinstance(dim, int) else tuple(dim or ())
     return dims or tuple(range(input.dim()))
 
@@ -121,8 +119,8 @@ def _dims(input: Tensor, dim: Any) -> tuple[int, ...]:
 def _within_channels(input: Tensor, dims: Iterable[int]) -> bool:
     """Tell whether `dims` are positions of an (N, C, ..., H, W) map: its last two axes.
 
-    A maximum or a norm over positions of one channel is that channel's own. Over several channels it would credit a
-    change to the largest one only; the sum bounds each one's share.
+    A maximum or norm over positions belongs to one channel. Over several channels, a maximum would credit a change to
+    the largest one only, so the sum is used.
     """
     return input.dim() >= 4 and all(dim % input.dim() >= input.dim() - 2 for dim in dims)
 
@@ -151,12 +149,12 @@ def largest(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
 
 @operator(*forms("prod"), channels=_reduces, kind="reduces")
 def product(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """The sum: factors are taken to be of unit size."""
+    """The sum: factors are assumed of size one."""
     return input.sum(_dims(input, dim), keepdim=keepdim)
 
 
 def _extreme_channels(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Largest or smallest entries along an axis, with their positions; over all axes without one; or of two tensors."""
+    """Extrema along an axis with their positions; over all axes; or of two tensors."""
     other = kwargs.get("other", dim)
     if isinstance(other, Tensor):
         return combines_entries(call, input, other)
@@ -185,25 +183,24 @@ def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *
 
 
 def _variance_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """As a mean; torch lets the axes precede or leave out the flag `unbiased`."""
+    """Reduce like a mean; the axes come before `unbiased`, or are left out."""
     dims = None if isinstance(dim, bool) else dim
     return _reduced(call, input, dims, bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False)))
 
 
 def _mean_over(input: Tensor, dim: Any, args: tuple, keepdim: bool) -> Tensor:
-    """Mean over `dim`, which torch lets precede or leave out the flag `unbiased`; a third argument is keepdim."""
+    """Mean over `dim`, which may be left out before `unbiased`; a third argument is `keepdim`."""
     dims = None if isinstance(dim, bool) else dim
     return input.mean(dims, keepdim=bool(args[1]) if len(args) > 1 else keepdim)
 
 
 @operator(*forms("var", "std"), channels=_variance_channels, kind="reduces")
 def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
-    """mean(x) over the axes: slope of a deviation at unit size."""
+    """mean(x) over the axes: the slope of a deviation of size one."""
     return _mean_over(input, dim, args, keepdim)
 
 
 def _both_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """As a mean, twice."""
     first = _variance_channels(call, input, dim, *args, **kwargs)
     return tuple(call.make(shape_of(first), first.slots, part=part) for part in range(2))
 
@@ -216,7 +213,7 @@ def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool 
 
 
 def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """An answer about several entries, which tells of no channels; positions among channels would shift, so these stay."""
+    """The result has no channels. argmax and argmin protect channels along the axis: positions would shift."""
     if call.name in ("argmax", "argmin"):
         for slot in input.slots:
             if dim is None or int(dim) % input.dim() in varying(slot):
@@ -227,30 +224,29 @@ def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool =
 
 @operator(*forms("argmax", "argmin"), channels=_all_at_once, dtypes=(torch.long,), kind="reduces")
 def position(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Zero: positions are taken to stay as they are."""
+    """Zero: positions are assumed not to change."""
     return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
 
 
 @operator(*forms("all", "any"), channels=_all_at_once, dtypes=(torch.bool,), kind="reduces")
 def answer(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Zero: an answer is taken to stay as it is."""
+    """Zero: the answer is assumed not to change."""
     return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
 
 
 @operator(*forms("count_nonzero"), channels=_all_at_once, dtypes=(torch.long,), kind="reduces")
 def count(input: Tensor, dim: Any = None) -> Tensor:
-    """Zero: a count is taken to stay as it is."""
+    """Zero: the count is assumed not to change."""
     return torch.zeros_like(input.sum(_dims(input, dim)))
 
 
 def _order_axis(call: ChannelCall, args: tuple, kwargs: dict[str, Any], rank: int, position: int) -> int:
-    """The axis that entries are put in order along."""
     numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
     return int(kwargs.get("dim", numbers[position] if len(numbers) > position else -1)) % max(rank, 1)
 
 
 def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Entries in the order of their values; channels along the axis stay."""
+    """Order elements by value; protect channels along the axis."""
     dim = _order_axis(call, args, kwargs, input.dim(), 1 if call.name in ("topk", "kthvalue") else 0)
     shapes = call.on_meta((input, *args), kwargs)
     if isinstance(shapes, Tensor):
@@ -275,7 +271,7 @@ def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) 
     context=True,
 )
 def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Every result changes by at most the largest change along the axis (of several channels, their sum)."""
+    """The largest change along the axis bounds that of every result (over several channels, their sum)."""
     found = flow.on_shapes()
     if isinstance(found, Tensor):
         return largest(input)
@@ -287,7 +283,7 @@ def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> An
 
 
 def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Positions in an order; channels along the axis stay."""
+    """Positions in an order have no channels; channels along the axis are protected."""
     dim = _order_axis(call, args, kwargs, input.dim(), 0)
     for slot in input.slots:
         if dim in varying(slot):
@@ -297,12 +293,12 @@ def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 @operator(*present("argsort"), channels=_positions, dtypes=(torch.long,), kind="reduces")
 def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Zero: positions are taken to stay as they are."""
+    """Zero: positions are assumed not to change."""
     return torch.zeros_like(input)
 
 
 def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
-    """Positions in a table, which tell of no channels; those that are looked for stay."""
+    """Positions in a table have no channels; the operands' channels are protected."""
     if call.name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
         raise ValueDependentError(
             "torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself"
@@ -322,7 +318,7 @@ def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     context=True,
 )
 def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
-    """Zero: positions are taken to stay as they are."""
+    """Zero: positions are assumed not to change."""
     if flow.function_name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
         raise ValueDependentError("torch.nn.functional.one_hot without num_classes", flow.caller)
     shape = flow.on_shapes().shape

@@ -1,4 +1,4 @@
-"""Operators that change shapes: executed on bounds, means and labels, and the sizes that they ask for are noted."""
+"""Operators that change shapes: they are applied to bounds, means and labels, and the requested sizes are noted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ __all__: list[str] = []
 
 
 def _shapes(channels: Callable[..., Any], *functions: Callable[..., Any], name: str) -> None:
-    """Register operators that are executed on bounds as they are."""
     for function in functions:
         if function.__name__.endswith("_"):
             continue
@@ -33,12 +32,11 @@ def _shapes(channels: Callable[..., Any], *functions: Callable[..., Any], name: 
 
 
 def _spelled(sizes: tuple[Any, ...]) -> list[int]:
-    """Sizes given one by one or as one sequence."""
     return list(sizes[0] if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes)
 
 
 def _reshaped(call: ChannelCall, input: Proxy, sizes: list[int]) -> Proxy:
-    """Reshape, and note every size asked for along an axis of channels."""
+    """Reshape labels, and note every size requested along an axis of channels."""
     plain = [int(size) for size in sizes]
     _align_rows(call, input, plain)
     result = call.moved(input, lambda slot: slot.reshape(plain))
@@ -46,15 +44,16 @@ def _reshaped(call: ChannelCall, input: Proxy, sizes: list[int]) -> Proxy:
     inner = [inner_axis(slot) for slot in slots]
     for slot, own in zip(slots, inner, strict=True):
         for axis in varying(slot):
-            if axis == own or axis not in inner:  # where others lie, this slot's rows are not all there is to count
+            if axis == own or axis not in inner:  # else this axis also holds other slots' channels
                 call.size(slot, axis, None if plain[axis] == -1 else sizes[axis])
     return result
 
 
 def _align_rows(call: ChannelCall, input: Proxy, sizes: list[int]) -> None:
-    """Unite rows whose entries a reshape pairs up by position, as a channel shuffle does, or lays among positions.
+    """Unite rows whose elements a reshape pairs by position, as in a channel shuffle, or lays among positions.
 
-    After a cut the n-th entry that is left of one row meets the n-th of another, so the same ones must be pruned.
+    After pruning, the n-th remaining element of one row is paired with the n-th of another, so both must lose the same
+    ones.
     """
     own = shape_of(input)
     slots = [slot for slot in getattr(input, "slots", ()) if len(varying(slot)) > 1]
@@ -76,7 +75,7 @@ def _align_rows(call: ChannelCall, input: Proxy, sizes: list[int]) -> None:
 
 
 def _joined_axes(before: Sequence[int], after: Sequence[int]) -> list[list[int]]:
-    """Runs of axes of a reshaped tensor that are joined with each other, as far as sizes tell."""
+    """Groups of axes that a reshape merges, as far as the sizes tell."""
     runs: list[list[int]] = []
     start = stop = 0
     while start < len(before):
@@ -96,7 +95,7 @@ def _joined_axes(before: Sequence[int], after: Sequence[int]) -> list[list[int]]
 
 
 def _reshape_channels(call: ChannelCall, input: Proxy, *shape: Any, **kwargs: Any) -> Proxy:
-    """Asks for every size but the one left to torch."""
+    """Require every given size except the one that torch infers."""
     shape = shape or tuple(kwargs.values())
     if isinstance(shape[0], torch.dtype):
         return call.same(input)
@@ -106,7 +105,7 @@ def _reshape_channels(call: ChannelCall, input: Proxy, *shape: Any, **kwargs: An
 
 
 def _flatten_channels(call: ChannelCall, input: Proxy, *args: Any, **kwargs: Any) -> Proxy:
-    """Asks for no size, but rows of channels that are joined keep equally many."""
+    """Require equally long rows where a row axis is merged with its channels; request no size."""
     shape = torch.flatten(torch.empty(shape_of(input), device="meta"), *args, **kwargs).shape
     _align_rows(call, input, list(shape))
     for slot in input.slots:
@@ -117,14 +116,14 @@ def _flatten_channels(call: ChannelCall, input: Proxy, *args: Any, **kwargs: Any
 
 
 def _unflatten_channels(call: ChannelCall, input: Proxy, dim: int, sizes: Any) -> Proxy:
-    """Asks for the sizes of the axes that one is split into."""
+    """Require the sizes of the axes that one is split into."""
     dim = dim % input.dim()
     own = list(input.shape)
     return _reshaped(call, input, [*own[:dim], *sizes, *own[dim + 1 :]])
 
 
 def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any) -> Proxy:
-    """Copies entries along new axes or axes of size one; asks for the sizes of the others."""
+    """Copy labels along new axes or axes of size one; require the sizes of the others."""
     sizes = sizes or tuple(kwargs.values())
     asked = list(sizes[0].shape) if isinstance(sizes[0], Tensor) else _spelled(sizes)
     plain = [int(size) for size in asked]
@@ -145,7 +144,7 @@ def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any
 
 
 def _chunk_channels(call: ChannelCall, input: Proxy, chunks: int, dim: int = 0) -> Any:
-    """Parts of one size, but for what remains for the last."""
+    """Parts of equal size, except the last."""
     return _chunked(call, input, chunks, dim % input.dim(), torch.chunk)
 
 
@@ -163,7 +162,6 @@ def _tensor_split_channels(call: ChannelCall, input: Proxy, *args: Any, dim: int
 
 
 def _chunked(call: ChannelCall, input: Proxy, chunks: int, dim: int, cut: Any) -> Any:
-    """Cut into a number of parts."""
     parts = _parts(call, input, lambda slot: cut(slot, int(chunks), dim))
     if len(parts) > 1:
         for slot in input.slots:
@@ -173,7 +171,7 @@ def _chunked(call: ChannelCall, input: Proxy, chunks: int, dim: int, cut: Any) -
 
 
 def _note_chunks(call: ChannelCall, slot: Tensor, dim: int, chunks: int, sizes: list[int]) -> None:
-    """All parts are of one size, but for what remains for the last."""
+    """Require equal parts, except the last."""
     if len(set(sizes)) == 1:
         _note_rows(call, slot, dim, len(sizes), None)
         return
@@ -186,7 +184,6 @@ def _note_chunks(call: ChannelCall, slot: Tensor, dim: int, chunks: int, sizes: 
 
 
 def _split_channels(call: ChannelCall, input: Proxy, split_size: Any = None, dim: int = 0, **kwargs: Any) -> Any:
-    """Asks for the size of every part."""
     asked = next((v for k, v in kwargs.items() if k.startswith("split_size")), split_size)
     dim = dim % input.dim()
     plain = int(asked) if isinstance(asked, int) else [int(size) for size in asked]
@@ -205,7 +202,7 @@ def _split_channels(call: ChannelCall, input: Proxy, split_size: Any = None, dim
 
 
 def _note_rows(call: ChannelCall, slot: Tensor, dim: int, count: int, size: Any) -> None:
-    """Equal parts keep equally many channels, `size` if it is asked for, and there are as many parts as before."""
+    """Require that equal parts keep equally many channels (`size`, if given), and that their number stays `count`."""
     rows = slot.unflatten(dim, (count, -1))
     if rows.size(dim + 1) > 1:
         call.size(rows, dim + 1, size, flexible=dim + 1)
@@ -215,7 +212,6 @@ def _note_rows(call: ChannelCall, slot: Tensor, dim: int, count: int, size: Any)
 
 
 def _unbind_channels(call: ChannelCall, input: Proxy, dim: int = 0) -> Any:
-    """Asks for as many slices as there are."""
     dim = dim % input.dim()
     for slot in input.slots:
         if dim in varying(slot):
@@ -224,7 +220,7 @@ def _unbind_channels(call: ChannelCall, input: Proxy, dim: int = 0) -> Any:
 
 
 def _parts(call: ChannelCall, input: Proxy, cut: Any) -> Any:
-    """Cut labels into parts; returns one tensor per part."""
+    """Split labels; returns one tensor per part."""
     pieces = [cut(slot) for slot in input.slots]
     rows = [cut(row) for row in input.rows]
     shapes = [piece.shape for piece in (pieces[0] if pieces else cut(blank(input)))]
@@ -252,7 +248,7 @@ _shapes(_reshape_channels, Tensor.reshape, torch.reshape, name="reshape")
     kind="moves", view=True,
 )  # fmt: skip
 def view(input: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
-    """Moves entries (bounds may be strided differently from the data, so this reshapes)."""
+    """Moves elements (bounds may have other strides than the data, so this reshapes)."""
     shape = shape or tuple(kwargs.values())
     if isinstance(shape[0], torch.dtype):
         return input

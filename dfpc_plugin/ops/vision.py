@@ -1,4 +1,4 @@
-"""Operators of torchvision, known by their names so that torchvision need not be there."""
+"""Operators of torchvision, registered by name so that torchvision need not be installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 
 def _are_positions(call: ChannelCall, *given: Any) -> None:
-    """Channels of offsets, masks and boxes stay: each means another place of the image."""
+    """Protect the channels of offsets, masks and boxes: each refers to positions of the image."""
     for tensor in given:
         for slot in tensor.slots if isinstance(tensor, Proxy) else ():
             call.freeze(slot, f"gives positions to {call.where}")
@@ -29,7 +29,7 @@ def _deformed_channels(
     call: ChannelCall, input: Any, weight: Any, offset: Any, mask: Any, bias: Any, stride_h: int, stride_w: int, pad_h: int,
     pad_w: int, dil_h: int, dil_w: int, groups: int, offset_groups: int, use_mask: bool,
 ) -> Any:  # fmt: skip
-    """As a convolution; groups of inputs that share offsets keep equally many channels."""
+    """Like a convolution; inputs that share offsets form groups, which keep equally many channels."""
     _are_positions(call, offset, mask)
     slot = input.labels_along(1) if isinstance(input, Proxy) else None
     if slot is not None and int(offset_groups) > 1:
@@ -43,12 +43,12 @@ def _deformed(
     flow: LayerContext, input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor, bias: Tensor, stride_h: int, stride_w: int,
     pad_h: int, pad_w: int, dil_h: int, dil_w: int, groups: int, offset_groups: int, use_mask: bool,
 ) -> Tensor:  # fmt: skip
-    """|W| * x as if nothing were deformed, and masks one."""
+    """|W| * x with offsets zero and masks one."""
     return convolution(flow, input, weight, None, (stride_h, stride_w), (pad_h, pad_w), (dil_h, dil_w), groups)
 
 
 def _pooled_channels(call: ChannelCall, input: Any, rois: Any, *args: Any) -> Any:
-    """Channels pass; boxes say where."""
+    """Keep the input's channels; protect those of boxes."""
     _are_positions(call, rois)
     shape = call.on_meta((input, rois, *args), {})
     shape = (shape if isinstance(shape, Tensor) else shape[0]).shape
@@ -62,7 +62,7 @@ def _pooled_channels(call: ChannelCall, input: Any, rois: Any, *args: Any) -> An
 
 
 def _aligned(flow: LayerContext, input: Tensor, rois: Tensor, *args: Any) -> Tensor:
-    """The largest entry of every channel: boxes are taken to stay where they are."""
+    """The largest element of every channel: boxes are assumed not to move."""
     shape = flow.on_shapes().shape
     if not flow.is_data("input"):
         return torch.zeros((), dtype=rois.dtype, device=rois.device).expand(shape)

@@ -1,4 +1,4 @@
-"""Writing entries of tensors."""
+"""Assignments to elements of tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__: list[str] = []
 
 
 def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> Any:
-    """Writes entries: what is written over belongs to the channels of what is written."""
+    """Replace labels; elements that are overwritten are united with what is written."""
     if not isinstance(value, Proxy):
         note_positions(call, input, index)
         return call.same(input)
@@ -52,14 +52,13 @@ def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> 
     kind="writes",
 )
 def setitem(flow: LayerContext, input: Tensor, index: Any, value: Any) -> Tensor:
-    """Replaces entries; a constant has bound zero."""
+    """Replaces elements; a constant has bound zero."""
     out = input.clone() if flow.is_data("input") else torch.zeros_like(input)
     out[index] = value if flow.is_data("value") else 0
     return out
 
 
 def _copy_channels(call: ChannelCall, input: Any, src: Any, non_blocking: bool = False) -> Any:
-    """Replaces all entries."""
     return call.elementwise(input, src)
 
 
@@ -68,17 +67,17 @@ def _copy_channels(call: ChannelCall, input: Any, src: Any, non_blocking: bool =
     convention=EXACT, channels=_copy_channels, means=Means.LINEAR, couples=True, additive=True, kind="writes",
 )  # fmt: skip
 def copy(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
-    """Replaces all entries."""
+    """Replaces all elements."""
     return src.expand(input.shape)
 
 
 def _assigns(name: str, spelled: Callable[..., tuple[Any, Any]]) -> None:
-    """Register a function that does what an assignment does; `spelled` makes the index and the value from its arguments."""
+    """Register a function that is an assignment; `spelled` makes index and value from its arguments."""
     for function in forms(name):
         in_place = function.__name__.endswith("_")
 
         def assign(input: Tensor, *args: Any, _in_place: bool = in_place, **kwargs: Any) -> Tensor:
-            """Replaces entries, as an assignment does."""
+            """Replaces elements by an assignment."""
             index, value = spelled(input.dim(), *args, **kwargs)
             result = input if _in_place else input.clone()
             result[index] = value
@@ -89,7 +88,6 @@ def _assigns(name: str, spelled: Callable[..., tuple[Any, Any]]) -> None:
 
 
 def _at(rank: int, dim: int, place: Any) -> tuple[Any, ...]:
-    """The index of some positions along one axis."""
     return (*[slice(None)] * (dim % rank), place)
 
 

@@ -1,4 +1,4 @@
-"""Prune a model to a budget: from a target in the user's terms to a smaller model and a record of what was done."""
+"""Prune a model to a target; the result is a smaller model with a record of what was removed."""
 
 from __future__ import annotations
 

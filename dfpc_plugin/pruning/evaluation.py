@@ -1,4 +1,4 @@
-"""Scores of models by the user's own measure."""
+"""Scores of models by the user's own function."""
 
 from __future__ import annotations
 
@@ -14,27 +14,19 @@ from dfpc_plugin.selection import TargetError
 __all__ = ["Evaluate", "Scores"]
 
 Evaluate = Callable[[nn.Module], Any]
-"""From a model in evaluation mode to a number, more is better."""
+"""From a model in evaluation mode to a number, higher is better."""
 
 
 class Scores:
-    """Calls `evaluate` and remembers what it said of the model before and after.
-
-    Attributes:
-        known: Scores by name.
-    """
+    """Calls `evaluate`, and keeps the scores before and after pruning in `known`."""
 
     def __init__(self, evaluate: Evaluate | None, phases: Phases) -> None:
-        """Let `evaluate` score models, in a phase of its own."""
+        """Score models by `evaluate`, in a phase of its own."""
         self._evaluate, self._phases = evaluate, phases
         self.known: dict[str, float] = {}
 
     def of(self, name: str, model: nn.Module) -> float:
-        """Score a copy that is for nothing else, and remember its score by a name.
-
-        Raises:
-            TargetError: `evaluate` returned no number.
-        """
+        """Score a copy that is used for nothing else, and keep the score; raises TargetError if it is no number."""
         assert self._evaluate is not None
         with self._phases("evaluating"), evaluating(model, hooks=False):
             found = self._evaluate(model)
@@ -50,12 +42,12 @@ class Scores:
         return score
 
     def before(self, model: Callable[[], nn.Module]) -> None:
-        """Score the model before it is cut, unless that has been done or there is no `evaluate`."""
+        """Score the unpruned model, unless that has been done or there is no `evaluate`."""
         if self._evaluate is not None and "before" not in self.known:
             self.of("before", model())
 
     def both(self, after: Callable[[], nn.Module]) -> tuple[float | None, float | None]:
-        """The scores before and after, the latter computed now if it is not known; None without `evaluate`."""
+        """Return the scores before and after (computed if unknown); None without `evaluate`."""
         if self._evaluate is None:
             return None, None
         if "after" not in self.known:

@@ -1,4 +1,4 @@
-"""How far to follow an order until measured latency or accuracy is what was asked for."""
+"""Find the length of an order at which measured latency or accuracy meets the target."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Measured", "length_for_latency", "length_for_score"]
 
 _TRIES = 10
 _TOLERANCE, _AIM = 0.05, 0.02
-"""How much faster than asked for a cut may be to end the search, and how much faster it is sought to be."""
+"""The search ends within the first fraction beyond the target; it aims at the second."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A cut and its latency, side by side with that of the model as it was."""
+    """A number of removed units, with the latencies before and after, measured in turns."""
 
     length: int
     before: Latency
@@ -29,7 +29,7 @@ class Measured:
 
     @property
     def speedup(self) -> float:
-        """How many times faster it is."""
+        """The speed-up over the unpruned model."""
         return self.after.speedup_over(self.before)
 
 
@@ -42,23 +42,22 @@ def length_for_latency(
     least: int,
     progress: Callable[[float], None],
 ) -> Measured:
-    """Find the shortest cut that is as fast as asked for, by measuring some that are predicted to be.
+    """Find the shortest length that is fast enough, by measuring some that are predicted to be.
 
-    Every measurement corrects the prediction by the ratio of the two, and tells from which length on the target is
-    reached, or up to which it is not. A cut within 5 % beyond the target ends the search if a longer measurement says the
-    same: the figures that are returned meet the target.
+    Every measurement corrects the prediction, and narrows the range of lengths. A length within 5 % beyond the target ends the
+    search if a longer measurement confirms it, so the returned latencies meet the target.
 
     Args:
         subject: The model, which is not changed.
-        order: What goes first.
+        order: The order of the units.
         predictor: Predicts latency.
-        target: Its `speedup` or `latency_ms` is asked for.
+        target: Its `speedup` or `latency_ms` is used.
         settings: How latency is measured.
         least: The shortest length that other budgets allow.
-        progress: Called with the share of the tries that are used.
+        progress: Called with the fraction of the tries that are used.
 
     Raises:
-        TargetError: No length is as fast; the message has the best that was found.
+        TargetError: No length is fast enough; the message has the best that was found.
     """
 
     def predict(length: int) -> float:
@@ -74,16 +73,14 @@ def length_for_latency(
             break
         wanted = _seconds_wanted(target, bracket.full) / (
             1 + _AIM
-        )  # what is sought at the limit itself misses it half the time
+        )  # aiming at the limit itself misses it half the time
         length = _first_within(predict, bracket.predicted_for(wanted), low, high)
-        if (
-            length in tried or number >= _TRIES
-        ):  # where predictions lead nowhere, as on a busy machine, halve what remains
+        if length in tried or number >= _TRIES:  # if predictions do not help, as on a busy machine, halve the range
             length = (low + high) // 2
         pair = {"before": predictor.prepared, "after": subject.copy_without(order.channels(length))}
         found = _measured(subject, pair, length, settings if length not in tried else longer)
         if _surplus(target, found) >= 1 and (_surplus(target, found) <= 1 + _TOLERANCE or length == low):
-            found = _measured(subject, pair, length, longer)  # a moment's luck is not what was asked for
+            found = _measured(subject, pair, length, longer)  # confirm it, as it may be chance
             if _surplus(target, found) >= 1:
                 return found
         tried[length] = found
@@ -97,21 +94,15 @@ def length_for_latency(
 
 
 class _Bracket:
-    """What predictions turned out to be, on both sides of what is wanted.
-
-    Attributes:
-        full: Seconds of the uncut model, as measured last.
-    """
+    """Predictions and measurements on both sides of the target; `full`: seconds of the unpruned model, measured last."""
 
     def __init__(self, full: float) -> None:
-        """Know the uncut model, of which the prediction is a measurement."""
         self.full = full
         self._predicted_full = full
         self._slow: tuple[float, float] | None = None
         self._fast: tuple[float, float] | None = None
 
     def learn(self, predicted: float, found: Measured, enough: bool) -> None:
-        """Note a measurement, and which side of the wanted it is on."""
         self.full = found.before.median
         if enough:
             self._fast = predicted, found.after.median
@@ -119,7 +110,7 @@ class _Bracket:
             self._slow = predicted, found.after.median
 
     def predicted_for(self, wanted: float) -> float:
-        """The prediction to look for, for a cut to take `wanted` seconds: on the line between the nearest two known."""
+        """The prediction at which `wanted` seconds are expected: on the line through the two nearest known points."""
         known = [(self._predicted_full, self.full), self._slow, self._fast]
         points = [point for point in known if point is not None][-2:]
         if len(points) == 1 or points[0][1] == points[1][1]:
@@ -130,11 +121,7 @@ class _Bracket:
 
 
 def _best(target: Target, tried: Collection[Measured]) -> Measured:
-    """The shortest cut that was fast enough, though it is faster than it need be.
-
-    Raises:
-        TargetError: None was.
-    """
+    """The shortest length that was fast enough; raise TargetError if none was."""
     enough = [found for found in tried if _surplus(target, found) >= 1]
     if enough:
         return min(enough, key=lambda found: found.length)
@@ -147,41 +134,39 @@ def _best(target: Target, tried: Collection[Measured]) -> Measured:
 
 
 def _first_within(predict: Callable[[int], float], seconds: float, low: int, high: int) -> int:
-    """The shortest length that is predicted to take so long; the longest where none is."""
+    """The shortest length that is predicted to take at most `seconds`, or else the longest."""
     length = shortest(lambda k: predict(k) <= seconds, high, low)
     return high if length is None else length
 
 
 def _measured(subject: Subject, pair: dict[str, nn.Module], length: int, settings: LatencySettings) -> Measured:
-    """Measure a cut beside the model as it is."""
-    pair["after"] = settings.prepared(pair["after"], subject.inputs)  # once, however often it is measured
+    pair["after"] = settings.prepared(pair["after"], subject.inputs)  # once for all measurements
     latencies = settings.measure(pair, subject.inputs)
     return Measured(length, latencies["before"], latencies["after"])
 
 
 def _seconds_wanted(target: Target, now: float) -> float:
-    """The strictest of what is asked for."""
     return min(budget.seconds(value, now) for _, budget, value in target.given(Timed))
 
 
 def _surplus(target: Target, found: Measured) -> float:
-    """How many times faster than asked for a cut is."""
+    """The speed-up over the latency that the target requires."""
     return min(budget.surplus(value, found.speedup, found.after.median) for _, budget, value in target.given(Timed))
 
 
 def length_for_score(score_of: Callable[[int], float], base: float, max_drop: float, most: int) -> tuple[int, float]:
-    """Find the longest cut whose score has fallen by at most `max_drop`, to a hundredth of the longest one.
+    """Find the greatest length up to `most` whose score has dropped by at most `max_drop`, to a hundredth of `most`.
 
-    Scores are taken to fall with the length of the cut; the one returned has been measured.
+    Scores are assumed to fall with the length.
 
     Args:
-        score_of: Scores the model with an order followed for so many steps; more is better.
-        base: The score of the model as it is.
-        max_drop: By how much it may fall.
-        most: The longest length.
+        score_of: Scores the model after that many steps of an order; higher is better.
+        base: The score of the unpruned model.
+        max_drop: The largest allowed drop.
+        most: The greatest length.
 
     Returns:
-        The length and its score.
+        The length and its score, which was computed.
     """
     low, score, high = 0, base, most + 1
     tolerance = max(1, most // 100)

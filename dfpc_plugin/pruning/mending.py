@@ -1,4 +1,4 @@
-"""Repair within pruning: of models that are scored, and of the one that comes out."""
+"""Repair as a part of pruning: of models that are scored, and of the result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ __all__ = ["Mender"]
 
 
 class Mender:
-    """Repairs what is cut from one model.
-
-    Attributes:
-        result: What the last repair has done; None if there is nothing to do.
-    """
+    """Repairs pruned versions of one model; `result` is the final repair, or None."""
 
     def __init__(
         self,
@@ -38,7 +34,7 @@ class Mender:
         forward_fn: ForwardFunction | None,
         phases: Phases,
     ) -> None:
-        """Remember the model of `graph`, which has not been cut, if there is something to repair with."""
+        """Keep a copy of the model of `graph`, which has not been pruned, if a repair is asked for."""
         self.result: RepairResult | None = None
         self._settings = None if settings is None or settings.method == "none" else settings
         self._inputs, self._forward_fn, self._phases = inputs, forward_fn, phases
@@ -50,18 +46,16 @@ class Mender:
                 self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint)
 
     def share_images(self, importance: Importance, *, by_default: bool) -> None:
-        """Let the ranking and the repair look at the same images, if they are asked to be alike.
+        """Let ranking and repair use the same images, if both have the same settings.
 
-        Args:
-            importance: What channels are ranked by.
-            by_default: It is not the user's, who may have made its images already.
+        The user's own importance may already have its images; one chosen `by_default` takes those of the repair.
         """
         ranking = repaired_in(importance)
         if ranking is None or self._calibration is None or self._settings is None:
             return
         if ranking.settings == self._settings and ranking.settings.images is self._settings.images:
             if by_default:
-                ranking.calibration = self._calibration  # which knows the checkpoint
+                ranking.calibration = self._calibration  # this one has the checkpoint
             else:
                 self._calibration = ranking.calibration
 
@@ -74,7 +68,7 @@ class Mender:
     def mend(self, model: nn.Module, removed: Tensor, *, final: bool = False) -> None:
         """Repair `model` itself, from which `removed` channels are removed, starting from the weights of the unpruned model.
 
-        Only the `final` repair is kept in the user's directory, and is the one that the user is told of.
+        Only the `final` repair writes to the user's checkpoint and is kept as `result`.
         """
         if self._settings is not None:
             fresh = pruned_copy(self._original, self._couplings, removed.nonzero().squeeze(1))
@@ -84,7 +78,6 @@ class Mender:
             self.result = dataclasses.replace(found, model=model) if final else None
 
     def _repaired(self, model: nn.Module, removed: Tensor, settings: RepairSettings) -> RepairResult:
-        """Repair a copy of `model`."""
         kept = Kept(self._couplings, removed)
         return repair_job(
             RepairJob(

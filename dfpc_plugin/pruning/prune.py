@@ -1,4 +1,4 @@
-"""`prune`: a model and a target in, a smaller model and the record of how it came about out."""
+"""`prune`: from a model and a target to a smaller model with a record of what was removed."""
 
 from __future__ import annotations
 
@@ -70,21 +70,21 @@ def prune(
 
     Args:
         model: Any model whose operators are known, or the result of an earlier call. It is not changed, unless `inplace`.
-        example_inputs: Example inputs of the model; MACs and latency are counted and measured for these.
+        example_inputs: Example inputs of the model; MACs and latency refer to these.
         target: The target, such as "macs=0.5" or "speedup=1.5, max_drop=2"; see `Target`.
         importance: Scores groups; any of Torch-Pruning's importances, or the name of a criterion, such as "magnitude". By
-            default `DFPCImportance("output")`, or `RepairedImportance(ranking="output")` if `merge`, `synthetic` or
-            `calibrate` follows.
+            default `DFPCImportance("output")`, or `RepairedImportance(ranking="output")` if the repair is `merge`, `synthetic`
+            or `calibrate`.
         evaluate: Returns the score of a model in evaluation mode, higher is better; needed for `max_drop`.
         per: Divide saliency by this saving before ranking; see `PruneSettings`.
-        rescore: Recompute saliency after every such fraction of the channels is removed, on the repaired model;
-            None to compute it once.
+        rescore: Recompute saliency after every such fraction of the channels is removed, on the repaired model; None to
+            compute it once.
         max_ratio: Largest fraction of its channels that a coupling loses.
         min_channels: Smallest number of channels that a layer keeps.
-        round_to: Round the remaining channels of pruned couplings to a multiple of this number. By default 8 for targets
-            in latency (1 switches this off), else no rounding.
-        ignored_layers: Layers whose outputs are not pruned, one or several: modules, parameters, types of modules, names,
-            or shell-style patterns.
+        round_to: Round the remaining channels of pruned couplings to a multiple of this number. By default 8 for targets in
+            latency (1 switches this off), else no rounding.
+        ignored_layers: Layers whose outputs are not pruned, one or several: modules, parameters, types of modules, names, or
+            shell-style patterns.
         coupled: Whether to prune couplings that several layers produce, such as residual streams.
         whole_heads: Remove whole attention heads instead of some dimensions of all heads.
         repair: How to repair the pruned model, as for the function `repair`: "mean", "merge", "synthetic" or "calibrate".
@@ -157,9 +157,9 @@ def prune(
 
 
 def _carried_out(result: PruneResult, model: nn.Module, uncut: CouplingMap, channels: Tensor) -> PruneResult:
-    """Do to `model` itself what was done to its copy. A cut is the last thing that can fail, and it cuts all or nothing."""
+    """Prune and repair `model` itself like its copy. Only `cut` can still fail, and it then changes nothing."""
     repair = result.repair
-    with exclusive(model), interrupts_held():  # an interrupt must not leave the model cut and not repaired
+    with exclusive(model), interrupts_held():  # an interrupt must not leave the model pruned but not repaired
         cut(model, uncut, channels)
         if repair is not None:
             copy_state(result.model, model)
@@ -170,7 +170,7 @@ def _carried_out(result: PruneResult, model: nn.Module, uncut: CouplingMap, chan
 def _protocol(
     latency: LatencySettings | None, target: Target, settings: PruneSettings, forward_fn: ForwardFunction | None
 ) -> LatencySettings | None:
-    """How latency is to be measured; None if it is not."""
+    """How to measure latency, or None to measure none."""
     if target.measured or settings.per == "latency":
         latency = latency or LatencySettings()
     if latency is not None and forward_fn is not None:
@@ -190,7 +190,7 @@ def _plan(
     phases: Phases,
     mender: Mender,
 ) -> tuple[Order, int, Measured | None]:
-    """Rank all units, and find how many of them go; with the latency of the result if that was measured."""
+    """Rank all units, and find how many to remove; also returns the latency of the result if it was measured."""
     ranking = repaired_in(importance)
     if ranking is not None and ranking.calibration is not None:
         with phases("images") as tell:
@@ -229,11 +229,7 @@ def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, re
 def _length_for_score(
     subject: Subject, order: Order, target: Target, scores: Scores, length: int, mender: Mender
 ) -> int:
-    """As far as accuracy allows; or check that it allows what other budgets have asked for.
-
-    Raises:
-        TargetError: It does not.
-    """
+    """The length that the accuracy allows; raise TargetError if it does not allow the one for other budgets."""
     assert target.max_drop is not None
     base = scores.of("before", copy_of(subject.model))
 
@@ -254,7 +250,7 @@ def _length_for_score(
 
 
 def _by_name(model: nn.Module, layers: Any) -> tuple[Any, ...]:
-    """Names in place of modules and parameters, which a copy of the model has under the same names."""
+    """Replace modules and parameters by their names, which are the same in a copy of the model."""
     names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
     names.update((id(parameter), name) for name, parameter in model.named_parameters())
     return tuple(names.get(id(layer), layer) for layer in listed(layers))

@@ -1,4 +1,4 @@
-"""From a model to the order in which its units go."""
+"""Rank the units of a model in the order of their removal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["UNSCORED", "Importance", "build_graph", "candidates_of", "left_out",
 UNSCORED = "has no score: the importance does not know the layers that produce it"
 
 Importance = Callable[[Any], Tensor | None]
-"""What Torch-Pruning asks for: from a group to one score per unit, or None where it has none."""
+"""From a group to one score per unit, or None where it has none, as in Torch-Pruning."""
 
 
 def build_graph(
@@ -41,8 +41,8 @@ def build_graph(
     forward_fn: ForwardFunction | None,
     importance: Importance | None = None,
 ) -> DataFlowGraph:
-    """Find the couplings of `model`; where `importance` scores by data flow, its run is the same."""
-    own = data_flow_forward(model) is None  # a family's forward may run other shapes for channels than for scores
+    """Find the couplings of `model`; an `importance` that scores by data flow is computed in the same run."""
+    own = data_flow_forward(model) is None  # a registered forward may use other shapes for channels than for scores
     by_flow = importance if isinstance(importance, DFPCImportance | RepairedImportance) else None
     flow = by_flow.flow if own and by_flow is not None else None
     graph = DataFlowGraph(whole_heads=settings.whole_heads, flow=flow)
@@ -50,7 +50,7 @@ def build_graph(
     bounds = graph.coupling_map.bounds
     if bounds is not None and by_flow is not None:
         by_flow.score_by(graph, bounds)
-        graph.coupling_map = dataclasses.replace(graph.coupling_map, bounds=None)  # which holds all that has flowed
+        graph.coupling_map = dataclasses.replace(graph.coupling_map, bounds=None)  # frees all bounds
     return graph
 
 
@@ -60,17 +60,11 @@ def candidates_of(
     settings: PruneSettings,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Candidate]:
-    """Score every coupling that may lose units.
-
-    Args:
-        graph: The graph of the model.
-        importance: Scores groups.
-        settings: What may be pruned.
-        progress: Told the share of the couplings that are scored.
+    """Score every coupling that may lose units; `progress` is called with the fraction that is scored.
 
     Raises:
-        NothingToPruneError: There is none.
-        PrunerSettingError: The importance returns another number of scores than a group has units.
+        NothingToPruneError: There is no such coupling.
+        PrunerSettingError: The importance returns a wrong number of scores, or scores that are not finite.
     """
     ignored = ignored_modules(graph.model, settings.ignored_layers)
     found = []
@@ -95,13 +89,7 @@ def candidates_of(
 def left_out(
     graph: DataFlowGraph, candidates: Sequence[Candidate], settings: PruneSettings
 ) -> list[tuple[DataFlowCoupling, str]]:
-    """List couplings that could be pruned and were not ranked, each with the reason.
-
-    Args:
-        graph: The graph of the model.
-        candidates: What was ranked.
-        settings: What may be pruned.
-    """
+    """List couplings that could be pruned but are not among the ranked `candidates`, each with the reason."""
     ranked = {id(candidate.coupling) for candidate in candidates}
     known = {id(group.couplings[0]) for group in graph.get_all_groups()}
     ignored = ignored_modules(graph.model, settings.ignored_layers)
@@ -120,7 +108,6 @@ def left_out(
 
 
 def _saliency_of(group: DataFlowGroup, importance: Importance) -> Tensor | None:
-    """One finite score per unit of a group, or None."""
     saliency = importance(group)
     if saliency is None:
         return None
@@ -148,7 +135,7 @@ def order_of(
     latency: LatencyModel | None,
     target: Target,
 ) -> Order:
-    """Rank units as the settings say, where some channels, `(channels,)` of bool, are removed already."""
+    """Rank units according to the settings; `removed` channels, `(channels,)` of bool, are removed already."""
     toward = _Toward(target, costs, sum(each.coupling.blocks.numel() for each in candidates) + int(removed.sum()))
     prices: dict[str, Price] = {
         "target": toward,
@@ -167,23 +154,21 @@ def order_of(
 
 
 class _Toward:
-    """The price of `per="target"`: for every count of the target, the share of what must be saved; nothing once enough is saved."""
+    """The saving for `per="target"`: for every unmet count of the target, the share of the required saving, summed."""
 
     def __init__(self, target: Target, costs: CostModel, channels: int) -> None:
-        """Note what has to be saved of a model with so many channels that can be pruned, or have been."""
         self._costs, self._channels = costs, channels
         self._full = Counts(1.0, costs.full.macs, costs.full.parameters)
         self._budgets = [(budget, budget.limit(value, self._full)) for _, budget, value in target.given(Counted)]
         self._open = self._budgets
 
     def __call__(self, removed: Tensor, more: Tensor) -> float:
-        """What it saves to remove more channels."""
         saving = self._costs.saving(removed, more)
         saved = Counts(len(more) / self._channels, saving.macs, saving.parameters)
         return sum(budget.count(saved) / (budget.count(self._full) - limit) for budget, limit in self._open)
 
     def changed(self, removed: Tensor) -> bool:
-        """Find out what still has to be saved; tells whether prices have changed."""
+        """Update which budgets are unmet; returns whether savings have changed."""
         cost, before = self._costs.cost(removed), self._open
         left = Counts(1 - int(removed.sum()) / self._channels, cost.macs, cost.parameters)
         self._open = [(budget, limit) for budget, limit in self._budgets if budget.count(left) > limit] or self._budgets
@@ -198,15 +183,15 @@ def rescored_order(
     progress: Callable[[float], None],
     mend: Callable[[nn.Module, Tensor], None],
 ) -> Order:
-    """Cut a copy of the model step by step, scoring what remains after every step, and return the order of it all.
+    """Prune a copy of the model step by step, scoring again after every step, and return the order of all steps.
 
     Args:
         subject: The model, which is not changed.
         importance: Scores groups.
-        rank: Orders candidates where some channels, `(channels,)` of bool, are removed.
-        enough: Tells of such channels, and the share of the units they are, whether no budget asks for more.
-        progress: Called with the share of the units that have been removed.
-        mend: Repairs a model without some channels, `(channels,)` of bool, before it is scored anew.
+        rank: Orders candidates, given the removed channels, `(channels,)` of bool.
+        enough: Whether the removed channels, and their share of the units, meet every budget.
+        progress: Called with the fraction of the units that have been removed.
+        mend: Repairs a model, given its removed channels, before it is scored again.
     """
     settings = subject.settings
     scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn, importance)
@@ -240,7 +225,7 @@ def rescored_order(
 
 
 def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
-    """What has been removed from a copy so far, in the subject's own terms."""
+    """The units removed from a copy so far, in terms of the subject."""
     couplings = {int(coupling.blocks[0, 0]): coupling for coupling in subject.graph.couplings}
     candidates = [
         _in_order(couplings[int(candidate.coupling.blocks[0, 0])], candidate, own)
@@ -250,7 +235,7 @@ def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], s
 
 
 def _in_order(coupling: DataFlowCoupling, candidate: Candidate, gone: list[int]) -> Candidate:
-    """A coupling with its units in the order they went, and the rest behind."""
+    """A coupling with its units in the order of removal, followed by the others."""
     taken = torch.tensor(gone, dtype=torch.long)
     units = torch.cat([taken, candidate.units[~torch.isin(candidate.units, taken)]])
     return Candidate(coupling, units, torch.arange(len(units)).double(), candidate.keep)

@@ -1,4 +1,4 @@
-"""Repeat a cut from its record: what was removed, by layer and index."""
+"""Repeat pruning from its record: the removed outputs by layer and index."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def replay(
     """Remove from `model`, in place, what `PruneResult.removed` lists: the record of pruning another copy of it.
 
     Args:
-        model: A model as the other was before it was pruned; weights may differ.
+        model: A model like the other before pruning; weights may differ.
         example_inputs: As for `prune`.
-        removed: Indices of outputs by layer, or the result itself. Further outputs of a weight that is used in both directions have the
-            dimension behind the layer's path, as in "encoder (dim 1)".
+        removed: Indices of outputs by layer, or the result itself. A weight that is used in both directions has its other
+            outputs under its path and dimension, as in "encoder (dim 1)".
         forward_fn: As for `prune`.
 
     Returns:
@@ -39,7 +39,7 @@ def replay(
 
     Raises:
         CutError: The model has no such layers or outputs, or the indices are not all of what must be pruned together; the
-            model is as it was.
+            model is not changed.
     """
     model, removed = plain_model(model, inplace=True), removed.removed if isinstance(removed, PruneResult) else removed
     with exclusive(model):
@@ -52,19 +52,15 @@ def _replayed(
     removed: Mapping[str, Sequence[int]],
     forward_fn: ForwardFunction | None,
 ) -> nn.Module:
-    """Do it; the first of several errors tells most.
-
-    Raises:
-        CutError: As `replay` raises.
-    """
+    """Do what `replay` says; of several errors the first is raised."""
     first: CutError | None = None
-    for whole_heads in (False, True):  # the record names outputs, which go in units of either kind
+    for whole_heads in (False, True):  # the record does not say which units were pruned
         couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
         try:
             channels = _channels_of(couplings, removed)
             protect_what_breaks(
                 model, example_inputs, couplings, forward_fn
-            )  # finds attributes that follow the cut, too
+            )  # also finds attributes that must be updated
             cut(model, couplings, channels)
         except CutError as error:
             first = first or error
@@ -75,11 +71,7 @@ def _replayed(
 
 
 def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -> Tensor:
-    """Numbers of the channels that a record names.
-
-    Raises:
-        CutError: It names what is not there, or not all of what must be pruned together.
-    """
+    """Numbers of the recorded channels; raise CutError if some do not exist, or are not all that is pruned together."""
     try:
         gone = channels_of_record(couplings, removed)
     except RecordError as error:

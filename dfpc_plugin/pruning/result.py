@@ -1,4 +1,4 @@
-"""What came of pruning a model."""
+"""The result of pruning."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a model costs.
+    """Size and speed of a model.
 
     Attributes:
         channels: Units of the couplings that were ranked.
-        macs: MACs of one forward of the example inputs, in layers and products of matrices.
-        parameters: Entries of its parameters.
-        latency: Measured time of one forward; None where no one asked for it.
-        score: What the user's `evaluate` returned; None where there is none.
+        macs: MACs of one forward of the example inputs, in layers and matrix products.
+        parameters: Number of parameters.
+        latency: Measured time of one forward, or None.
+        score: The result of the user's `evaluate`, or None.
     """
 
     channels: int
@@ -48,10 +48,9 @@ class CouplingCut:
         name: The first layer that writes it.
         layers: Every layer that writes it.
         before: Its units before.
-        after: Its units now.
-        scores: The saliency of every unit as it was before, in the order of the units; none where it was computed anew
-            after every round.
-        gone: The units that went.
+        after: Its remaining units.
+        scores: The saliency of every unit before pruning; empty if it was recomputed after every round.
+        gone: The removed units.
     """
 
     name: str
@@ -62,7 +61,7 @@ class CouplingCut:
     gone: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        """Its sizes in place of its scores."""
+        """Show sizes instead of scores."""
         layers = "" if len(self.layers) < 2 else f", {len(self.layers)} layers"
         return f"CouplingCut({self.name!r}{layers}, {self.before} -> {self.after})"
 
@@ -74,8 +73,8 @@ class ProtectedCoupling:
     Attributes:
         name: The first layer that writes it.
         layers: Every layer that writes it.
-        width: Its channels.
-        reason: Why it stays.
+        width: Its number of channels.
+        reason: Why it was not pruned.
     """
 
     name: str
@@ -84,31 +83,30 @@ class ProtectedCoupling:
     reason: str
 
     def __repr__(self) -> str:
-        """Without the names of all layers."""
+        """Leave out the names of the layers."""
         return f"ProtectedCoupling({self.name!r}, width={self.width}, reason={self.reason!r})"
 
 
 @dataclass(frozen=True, repr=False)
 class PruneResult(HoldsModel, Shown):
-    """A pruned model, and how it came about. `print` it for tables; a notebook shows it as a report.
+    """A pruned model and the record of pruning. `print` it for tables; a notebook shows it as a report.
 
     Attributes:
         model: The pruned model.
-        target: What was asked for.
-        reached: The same in figures, by the names of the budgets, counted or measured on the pruned model itself.
-        before: The model as it was.
-        after: The model as it is.
-        couplings: What each coupling has lost, in the order of the model's parameters; those that could lose nothing are
-            left out.
-        removed: Indices of the outputs that went, as they were numbered before, by layer; of a layer over several
-            matrices, by the path of the matrix. `replay` does the same to another copy of the model.
-        seconds: What each phase took.
-        notes: What a user should know and did not ask for.
-        repair: What the repair has done; None where there was none.
-        protected: Couplings that layers produce and that were not pruned, each with its reason: they must stay, have no
-            score, or were left out by the settings.
+        target: The target.
+        reached: The reached value of every budget by name, counted or measured on the pruned model itself.
+        before: Figures of the unpruned model.
+        after: Figures of the pruned model.
+        couplings: What each ranked coupling has lost, in the order of the model's parameters.
+        removed: Indices of the removed outputs, as numbered before, by layer; of a layer with several matrices, by the path of
+            the matrix. `replay` removes the same from another copy of the model.
+        seconds: Time of each phase.
+        notes: Warnings and hints.
+        repair: The result of the repair, or None.
+        protected: Couplings that layers produce and that were not pruned, each with its reason: protected, without a score, or
+            excluded by the settings.
         widths: What `layers` returns.
-        criterion: What channels were ranked by.
+        criterion: The importance criterion.
     """
 
     model: nn.Module
@@ -128,7 +126,7 @@ class PruneResult(HoldsModel, Shown):
     def layers(self) -> LayerTable:
         """Return the layers with their widths before and after, in the order of the forward.
 
-        `print` the table, or take it on with `to_dicts()`, `to_csv()` and `plot()`.
+        `print` the table, or convert it with `to_dicts()`, `to_csv()` and `plot()`.
         """
         return self.widths
 
@@ -146,7 +144,7 @@ class PruneResult(HoldsModel, Shown):
 
     @property
     def speedup(self) -> float | None:
-        """How many times faster the pruned model is, round by round of one measurement; None if not measured."""
+        """The speed-up, measured in turns; None if not measured."""
         if self.before.latency is None or self.after.latency is None:
             return None
         return self.after.latency.speedup_over(self.before.latency)
@@ -169,16 +167,15 @@ class PruneResult(HoldsModel, Shown):
         }
 
     def __str__(self) -> str:
-        """The tables of what was asked for and reached, and of the layers that lost most."""
+        """Show the target, what was reached, and the layers that lost most, as tables."""
         return result_table(self)
 
     def __repr__(self) -> str:
-        """The figures before and after, in a few lines."""
+        """Show the figures before and after, in a few lines."""
         return result_summary(self)
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    """One model's figures, its latency in milliseconds."""
     content: dict[str, Any] = {
         "channels": figures.channels,
         "macs": figures.macs,

@@ -1,4 +1,4 @@
-"""How to prune, apart from how much."""
+"""Settings of pruning, apart from the target."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dfpc_plugin.selection.budgets import Counted
 __all__ = ["Per", "PruneSettings", "default_per"]
 
 Per = Literal["channel", "macs", "params", "latency", "target"]
-"""What a ranking divides saliency by: nothing, or what removing the channel saves."""
+"""The saving that a ranking divides saliency by; none for "channel"."""
 
 
 def default_per(importance: Any, target: Target) -> Per:
-    """What a ranking divides saliency by where nothing is asked for.
+    """Return the default of `per`.
 
-    Errors at the outputs are divided by what removal saves of all that the target counts; where it counts channels alone, by
-    nothing; where it is about time or accuracy, by MACs. Other scores are divided by nothing, as their authors have it.
+    Errors at the outputs are divided by the savings that the target counts, by nothing if it counts only channels, and by MACs
+    if it counts nothing. Other scores are not divided, as their authors define them.
     """
     if not getattr(getattr(importance, "importance", importance), "in_output_error", False):
         return "channel"
@@ -36,7 +36,7 @@ class PruneSettings(Checked, error=PrunerSettingError):
 
     Attributes:
         per: Divide saliency by the saving before ranking: `channel` (no division), `macs`, `params`, `latency`, or `target`
-            for all counts of the target: what is saved of each, as a share of what has to be saved, added up. If saliency is an
+            for all counts of the target: for each, what is saved as a share of what must be saved, summed. If saliency is an
             error at the outputs, as it is by default, None means `target`: `channel` if it counts channels alone, and `macs`
             if it counts nothing. For other criteria, None means `channel`.
         rescore: Recompute saliency after every such fraction of the channels is removed, such as the paper's 0.01; None to

@@ -1,4 +1,4 @@
-"""The model that is pruned, with all that is known about it."""
+"""The model that is pruned, with everything that pruning needs to know about it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,7 @@ __all__ = ["Subject"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is pruned, and how.
-
-    Attributes:
-        graph: The graph of the model.
-        inputs: What the model is called with.
-        forward_fn: How, if not plainly.
-        settings: What may be pruned.
-        costs: What channels cost.
-    """
+    """A model's graph and costs, its example inputs, how to call it (`forward_fn`), and what may be pruned."""
 
     graph: DataFlowGraph
     inputs: ExampleInputs
@@ -36,7 +28,7 @@ class Subject:
     costs: CostModel
 
     def removed_with(self, channels: Tensor) -> Tensor:
-        """Which channels are removed when some (their numbers) are removed too, `(channels,)` of bool."""
+        """Which channels are removed when some more (their numbers) are, `(channels,)` of bool."""
         removed = self.channels.removed.clone()
         removed[channels] = True
         return removed
@@ -48,9 +40,9 @@ class Subject:
 
     @property
     def channels(self) -> Channels:
-        """What is known about its channels."""
+        """The model's channels."""
         return self.graph.coupling_map.channels
 
     def copy_without(self, channels: Tensor) -> nn.Module:
-        """A copy without some channels (their numbers), in evaluation mode."""
+        """Return a copy without some channels (their numbers), in evaluation mode."""
         return pruned_copy(self.model, self.graph.coupling_map, channels).eval()

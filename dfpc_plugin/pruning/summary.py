@@ -1,4 +1,4 @@
-"""Cut the model as planned, and look at what came out."""
+"""Prune the model as planned, and assemble the result."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def summarise(
     rounded_by_default: bool,
     criterion: str,
 ) -> PruneResult:
-    """Remove the first `length` units of `order` from the model, repair it, and put the result together.
+    """Remove the first `length` units of `order` from the model, repair it, and return the result.
 
-    Everything that can fail is done on copies before; what is counted is counted on the pruned model itself.
+    What can fail is tried on copies first; MACs and parameters are counted on the pruned model itself.
 
     Raises:
-        CutError: The forward could not follow; the model is as it was.
+        CutError: The model's forward cannot work without them; the model is not changed.
     """
     channels, counts = order.channels(length), order.counts(length)
     if latency is not None and measured is None:
@@ -86,7 +86,7 @@ def summarise(
 
 
 def _coupling(candidate: Candidate, count: int, scored: bool) -> CouplingCut:
-    """What a coupling loses when its `count` lowest units go, with its scores if these are of the model as it was."""
+    """What a coupling loses with its `count` lowest units, with scores if they are of the unpruned model (`scored`)."""
     coupling, units = candidate.coupling, candidate.units
     scores = candidate.saliency[torch.argsort(units)].tolist() if scored else []
     gone = sorted(units[:count].tolist())
@@ -94,7 +94,7 @@ def _coupling(candidate: Candidate, count: int, scored: bool) -> CouplingCut:
 
 
 def _protected(subject: Subject, order: Order) -> tuple[ProtectedCoupling, ...]:
-    """Couplings that layers produce and that stay, those that were not ranked included."""
+    """Couplings that layers produce and that were not pruned, ones that were not ranked included."""
     reasons = {id(c): c.protected for c in subject.graph.couplings if c.protected is not None and c.feed_in}
     reasons |= {id(c): reason for c, reason in left_out(subject.graph, order.candidates, subject.settings)}
     return tuple(
@@ -105,25 +105,23 @@ def _protected(subject: Subject, order: Order) -> tuple[ProtectedCoupling, ...]:
 
 
 def _counted(subject: Subject) -> Cost:
-    """What the pruned model costs: layers by the channels that are left, parameters one by one."""
+    """Cost of the pruned model: MACs by remaining channels, parameters one by one."""
     macs = subject.costs.cost(subject.channels.removed).macs
     return Cost(macs, sum(p.numel() for p in subject.model.parameters()))
 
 
 def _reached(target: Target, before: Figures, after: Figures) -> Mapping[str, float]:
-    """Each budget of the target, as it came out."""
     found = {name: budget.reached(before, after) for name, budget, _ in target.given(Budget)}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _names(names: Sequence[str], shown: int = 4) -> str:
-    """A few names and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 def _slow_widths(couplings: Sequence[CouplingCut], measured: Measured | None) -> tuple[str, ...]:
-    """A warning of widths that many processors are slow with, where nobody has measured how slow."""
+    """A warning of widths that many processors are slow with, unless latency was measured."""
     slow = [own for own in couplings if own.before % FAST_MULTIPLE == 0 and own.after % FAST_MULTIPLE]
     if measured is not None or not slow:
         return ()
@@ -135,7 +133,6 @@ def _slow_widths(couplings: Sequence[CouplingCut], measured: Measured | None) ->
 
 
 def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:
-    """What a user should know and did not ask for."""
     notes = []
     changed = changed_factors(subject.channels)
     if changed:

@@ -23,11 +23,11 @@ _ROWS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
     (_IQR, lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
     ("score", lambda figures: figures.score, "{:.4g}"),
 )
-"""Name of a figure, where it is, and how it is written."""
+"""Name of a figure, how to read it, and its format."""
 
 
 def result_table(result: Any) -> str:
-    """Return the figures before and after, the layers that lost most, and where the time went."""
+    """Return figures before and after, layers that lost most, and the time of each phase, as text."""
     seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
     return as_text(
         _asked(result),
@@ -41,7 +41,7 @@ def result_table(result: Any) -> str:
 
 
 def result_summary(result: Any) -> str:
-    """Return the same in a few lines."""
+    """Return the result in a few lines."""
     figures = [f"  {name.strip()} {' -> '.join((before, after))} {left}" for name, before, after, left in _rows(result)]
     repair = [] if result.repair is None else [f"  {result.repair.summary}"]
     return "\n".join([
@@ -58,13 +58,13 @@ def _asked(result: Any) -> str:
 
 
 def _in_runtime(result: Any) -> str:
-    """What runs the model whose latency was measured; nothing for PyTorch itself."""
+    """The runtime in which latency was measured; empty for PyTorch."""
     latency = result.after.latency
     return "" if latency is None or latency.runtime == "torch" else f" in {RUNTIMES[latency.runtime].title}"
 
 
 def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
-    """Every figure that is known, before and after, and the share that remains."""
+    """Every known figure, before and after, and the remaining share."""
     for name, read, form in _ROWS:
         before, after = read(result.before), read(result.after)
         if before is not None and after is not None:
@@ -80,7 +80,6 @@ def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _figures(result: Any) -> Table:
-    """Before and after."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for column in ("before", "after", "remaining"):
@@ -91,7 +90,6 @@ def _figures(result: Any) -> Table:
 
 
 def _couplings(result: Any) -> str:
-    """How many couplings lost channels, and how many could not."""
     cut = sum(coupling.after < coupling.before for coupling in result.couplings)
     protected = f"; {len(result.protected)} more protected" if result.protected else ""
     return f"{cut} of {counted(len(result.couplings), 'coupling')} lost channels{protected}."

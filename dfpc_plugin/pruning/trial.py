@@ -1,4 +1,4 @@
-"""Copies of a model, to score and to measure before the model itself is cut."""
+"""Copies of a model, for scoring and measuring before the model itself is pruned."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["copy_of", "kept_state", "pruned_copy"]
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Copy a model with its gradients, which some importances score by.
+    """Copy a model with its gradients, which some importances use.
 
-    Weights that a hook has computed, which torch refuses to copy as they have a history, are copied as values.
+    Weights computed by a hook are copied as values, as torch cannot copy tensors with a gradient history.
     """
     with exclusive(model):
         return _copied(model)
@@ -33,23 +33,14 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def kept_state(couplings: CouplingMap) -> CouplingMap:
-    """What is known of a model now, which later cuts of that model do not change."""
+    """Return a copy of the couplings that later pruning of the model does not change."""
     known = couplings.channels
     channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
     return dataclasses.replace(couplings, channels=channels)
 
 
 def pruned_copy(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> nn.Module:
-    """Return a copy of `model` without some channels; neither the model nor what is known of it changes.
-
-    Args:
-        model: A model, as `couplings` knows it.
-        couplings: Its couplings.
-        channels: Numbers of the channels to leave out.
-
-    Raises:
-        CutError: The forward could not follow.
-    """
+    """Return a copy of `model` without `channels` (their numbers), or raise CutError; `couplings` is not changed."""
     result = copy_of(model)
     cut(result, kept_state(couplings), channels)
     return result

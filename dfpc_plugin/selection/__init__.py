@@ -1,4 +1,4 @@
-"""Which channels go: rankings of what may be pruned, and how far to follow them for a budget."""
+"""Which channels to prune: rankings of units, and how many of them a budget needs."""
 
 from __future__ import annotations
 

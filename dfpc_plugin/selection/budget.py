@@ -1,4 +1,4 @@
-"""Budgets that can be counted: which cuts keep them, and the shortest one that does."""
+"""Budgets that can be counted: whether they hold, and the shortest length at which they do."""
 
 from __future__ import annotations
 
@@ -14,32 +14,24 @@ __all__ = ["keeps_budgets", "length_for_budgets"]
 
 
 def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: float) -> bool:
-    """Tell whether the counted budgets hold: channels, MACs and parameters.
-
-    Args:
-        target: The budgets; others are not looked at.
-        costs: What channels cost.
-        removed: Channels that are removed, `(channels,)` of bool.
-        ratio: The share of the units that they are.
-    """
+    """Tell whether the counted budgets hold without `removed` channels, `(channels,)` of bool, a share `ratio` of units."""
     now, full = _counts(costs.cost(removed), ratio), _counts(costs.full, 0.0)
     return all(budget.holds(value, now, full) for _, budget, value in target.given(Counted))
 
 
 def _counts(cost: Cost, ratio: float) -> Counts:
-    """What a model costs that has lost a share of its units."""
     return Counts(1 - ratio, cost.macs, cost.parameters)
 
 
 def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: Target, gone: int = 0) -> int:
-    """Return how far to follow an order until the budgets that can be counted hold.
+    """Return the shortest length of an order at which the counted budgets hold.
 
     Args:
-        order: What goes first.
-        costs: What channels cost.
+        order: The order of the units.
+        costs: Costs by channels.
         removed: Channels that are removed already, `(channels,)` of bool.
         target: The budgets.
-        gone: How many units that is.
+        gone: The number of units that are removed already.
 
     Raises:
         TargetError: Removing everything that can be removed is not enough.

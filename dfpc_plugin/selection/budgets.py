@@ -1,4 +1,4 @@
-"""What a budget is about: how it is written, counted or measured, and when it holds."""
+"""Kinds of budgets: how each is counted or measured, and when it holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROUNDING = 1e-9
 
 
 class HasCounts(Protocol):
-    """What a model costs: `Counts`, or the figures of a result."""
+    """Counts of a model: `Counts`, or the figures of a result."""
 
     @property
     def channels(self) -> float: ...
@@ -25,7 +25,7 @@ class HasCounts(Protocol):
 
 
 class Counts(NamedTuple):
-    """What a model costs: its channels as a share of all, MACs, and entries of its parameters."""
+    """Counts of a model: its channels as a share of all, MACs, and parameters."""
 
     channels: float
     macs: float
@@ -38,9 +38,9 @@ class Budget:
 
     Attributes:
         summary: What the number is, for errors, help texts and the documentation.
-        example: A number that one might ask for.
-        low: It is above this.
-        high: It is below this.
+        example: An example value.
+        low: Lower limit (exclusive).
+        high: Upper limit (exclusive).
     """
 
     summary: str
@@ -49,28 +49,28 @@ class Budget:
     high: float
 
     def allows(self, value: float) -> bool:
-        """Whether a number can be meant."""
+        """Whether a number lies within the limits."""
         return self.low < value < self.high
 
     def meets(self, figure: float, asked: float) -> bool:
-        """Whether a figure, as `reached` returns it, is what was asked for: at most that."""
+        """Whether a figure, as `reached` returns it, meets the requested number: at most that."""
         return figure <= asked
 
     def part(self, value: float, share: float) -> float:
-        """What to ask for after a share of the way, 0 to 1; the same where that cannot be told."""
+        """The number to ask for after a share (0 to 1) of the steps; unchanged for budgets that cannot be split."""
         return value
 
     def reached(self, before: Any, after: Any) -> float | None:
-        """The same number of a model that was pruned, from the `Figures` before and after; None if it was not measured."""
+        """Return the number that pruning reached, from the `Figures` before and after; None if it was not measured."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Counted(Budget):
-    """The share of a count that stays.
+    """The share of a count that remains.
 
     Attributes:
-        count: Counts.
+        count: Returns the count.
         unit: What is counted.
     """
 
@@ -78,43 +78,43 @@ class Counted(Budget):
     unit: str
 
     def kept(self, value: float) -> float:
-        """From what is asked for to the share that stays, and back."""
+        """Convert the requested number to the remaining share, or back."""
         return value
 
     def limit(self, value: float, full: HasCounts) -> float:
-        """The most that may be left."""
+        """The largest count that may remain."""
         return self.kept(value) * self.count(full)
 
     def holds(self, value: float, now: HasCounts, full: HasCounts) -> bool:
-        """Whether a model that costs `now` is within the budget; one that costs `full` has lost nothing."""
+        """Whether a model with the counts `now` is within the budget, if the unpruned model has the counts `full`."""
         return self.count(now) <= self.limit(value, full)
 
     def part(self, value: float, share: float) -> float:
-        """Of two steps, the first is to leave 0.75 where 0.5 is to be left in the end."""
+        """The remaining share after a share of the steps: 0.75 after the first of two steps to 0.5."""
         return 1 - (1 - value) * share
 
     def reached(self, before: HasCounts, after: HasCounts) -> float:
-        """The share that is left."""
+        """The remaining share."""
         return self.kept(self.count(after) / self.count(before))
 
 
 class Removed(Counted):
-    """The share of a count that goes."""
+    """The share of a count that is removed."""
 
     def kept(self, value: float) -> float:
-        """The rest."""
+        """Convert the removed share to the remaining one, or back."""
         return 1 - value
 
     def holds(self, value: float, now: HasCounts, full: HasCounts) -> bool:
-        """As of what stays, but for rounding."""
+        """Like `Counted.holds`, up to rounding errors."""
         return self.count(now) <= self.limit(value, full) + _ROUNDING * self.count(full)
 
     def meets(self, figure: float, asked: float) -> bool:
-        """At least what was asked for, but for rounding."""
+        """Whether at least the requested share is removed, up to rounding errors."""
         return figure >= asked - _ROUNDING
 
     def part(self, value: float, share: float) -> float:
-        """The same share of what goes."""
+        """The removed share after a share of the steps."""
         return value * share
 
 
@@ -123,9 +123,9 @@ class Timed(Budget):
     """A number about the latency of a forward.
 
     Attributes:
-        seconds: From the number, and the seconds of the model as it was, to the seconds that are allowed.
-        surplus: How many times faster than asked for a model is, from the number, the measured speed-up and its seconds.
-        measure: The number itself, from the measured speed-up and the seconds.
+        seconds: The allowed seconds, from the number and the unpruned model's seconds.
+        surplus: The speed-up over the requested latency, from the number, the measured speed-up and the measured seconds.
+        measure: The number itself, from the measured speed-up and seconds.
         at_least: Whether a larger number is faster.
     """
 
@@ -135,23 +135,23 @@ class Timed(Budget):
     at_least: bool = False
 
     def meets(self, figure: float, asked: float) -> bool:
-        """At least a speed-up, at most a latency."""
+        """Whether a speed-up is at least, or a latency at most, the requested number."""
         return figure >= asked if self.at_least else figure <= asked
 
     def reached(self, before: Any, after: Any) -> float | None:
-        """As it was measured, side by side."""
+        """The measured number, or None."""
         if before.latency is None or after.latency is None:
             return None
         return self.measure(after.latency.speedup_over(before.latency), after.latency.median)
 
 
 class Scored(Budget):
-    """By how much the user's own score may fall."""
+    """The largest allowed drop of the user's own score."""
 
     def allows(self, value: float) -> bool:
-        """Nothing at all may be lost, too."""
+        """Whether a number lies within the limits; no drop at all is allowed, too."""
         return self.low <= value < self.high
 
     def reached(self, before: Any, after: Any) -> float | None:
-        """The score before without that after."""
+        """The score before minus the score after."""
         return None if before.score is None or after.score is None else float(before.score - after.score)

@@ -18,10 +18,10 @@ class Candidate:
     """A coupling that is ranked.
 
     Attributes:
-        coupling: Whose units may be pruned.
-        units: The columns of `coupling.blocks` that are left, from the lowest saliency up; equal ones in their order.
+        coupling: The coupling.
+        units: The remaining columns of `coupling.blocks`, by increasing saliency (ties in their order).
         saliency: One per unit, in the same order, float64 on the CPU.
-        keep: How many units must stay.
+        keep: Minimum number of units to keep.
     """
 
     coupling: DataFlowCoupling
@@ -38,22 +38,22 @@ class Candidate:
 
     @property
     def free(self) -> int:
-        """How many units may be pruned."""
+        """The number of units that may be pruned."""
         return max(0, len(self.units) - self.keep)
 
     def channels(self, count: int, start: int = 0) -> Tensor:
-        """Numbers of the channels of the `count` units with the lowest saliency, from the one numbered `start` on."""
+        """Numbers of the channels of `count` units by increasing saliency, starting at the one numbered `start`."""
         return self.coupling.blocks[:, self.units[start : start + count]].reshape(-1)
 
 
 def keep_at_least(coupling: DataFlowCoupling, max_ratio: float, min_channels: int = 2) -> int:
-    """Return how many units of a coupling have to stay, at least one.
+    """Return the minimum number of units that a coupling keeps, at least one.
 
     Args:
-        coupling: The coupling, as it was before any cut.
+        coupling: The coupling, before any pruning.
         max_ratio: The share of its units that may be pruned, 0 to 1.
-        min_channels: The smallest number of channels that a layer keeps. A unit that spans several blocks has one channel in
-            each. Where whole attention heads go, this limit does not apply, and one head stays.
+        min_channels: Minimum number of channels that a layer keeps. A unit that spans several blocks has one channel in each.
+            Does not apply to whole attention heads, of which at least one is kept.
     """
     each = coupling.width // coupling.channels
     floor = 1 if coupling.whole_heads else min(math.ceil(min_channels / each), coupling.channels)

@@ -1,4 +1,4 @@
-"""In which order units go. A cut is a beginning of an order, so a larger budget never costs a unit that a smaller keeps."""
+"""Orders of removal. Pruning removes the first units, so a larger budget keeps every unit that a smaller one keeps."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from dfpc_plugin.selection.rounding import rounded
 __all__ = ["Order", "Price", "by_saliency", "by_saliency_per_cost"]
 
 Price = Callable[[Tensor, Tensor], float]
-"""What removing channels (their numbers) saves where others, `(channels,)` of bool, are removed already."""
+"""The saving of removing channels (their numbers) when others, `(channels,)` of bool, are removed already."""
 
 _ROUNDS = 100
-"""How often prices are found anew on the way through all units: after every hundredth of them, as the paper cuts."""
+"""How often prices are recomputed on the way through all units: after every hundredth, the step of the paper."""
 
 
 class Order:
-    """Units of several couplings, the first to be pruned first.
+    """Units of several couplings, in the order of their removal.
 
     Attributes:
         candidates: The couplings.
-        steps: `(steps,)`, for every unit the number of the candidate that loses its next lowest one.
-        round_to: What every coupling keeps a multiple of; None for no such wish.
+        steps: `(steps,)`, the number of the candidate that loses its next lowest unit in each step.
+        round_to: Round each coupling's remaining units to a multiple of this; None for no rounding.
     """
 
     def __init__(self, candidates: Sequence[Candidate], steps: Tensor, round_to: int | None = None) -> None:
-        """Let candidates lose units in the order of `steps`."""
+        """Remove units of the candidates in the order of `steps`."""
         self.candidates, self.steps, self.round_to = list(candidates), steps, round_to
 
     def __len__(self) -> int:
-        """How many units may be pruned."""
+        """The number of units that may be pruned."""
         return len(self.steps)
 
     @property
     def total(self) -> int:
-        """How many units there are, those that must stay included."""
+        """The number of all units."""
         return sum(len(candidate.units) for candidate in self.candidates)
 
     def removed(self, length: int, before: Tensor) -> Tensor:
-        """Which channels are removed, `(channels,)` of bool, when the order is followed from `before` for `length` steps."""
+        """Which channels are removed after `length` steps, `(channels,)` of bool, in addition to those `before`."""
         result = before.clone()
         result[self.channels(length)] = True
         return result
 
     def counts(self, length: int) -> list[int]:
-        """How many units each candidate loses when the order is followed for `length` steps."""
+        """The number of units that each candidate loses in `length` steps."""
         counts = torch.bincount(self.steps[:length], minlength=len(self.candidates)).tolist()
         return [
             rounded(len(candidate.units), count, candidate.keep, self.round_to)
@@ -57,16 +57,16 @@ class Order:
         ]
 
     def channels(self, length: int) -> Tensor:
-        """Numbers of the channels that are removed when the order is followed for `length` steps."""
+        """Numbers of the channels that are removed in `length` steps."""
         pairs = zip(self.candidates, self.counts(length), strict=True)
         parts = [candidate.channels(count) for candidate, count in pairs if count]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long, device="cpu")
 
 
 def by_saliency(candidates: Sequence[Candidate], round_to: int | None = None) -> Order:
-    """Remove the lowest saliency of all couplings first, whatever that saves.
+    """Order units of all couplings by saliency, lowest first, whatever they save.
 
-    What a candidate must keep is never removed; units of others go instead.
+    Units that a candidate must keep are left out.
     """
     if not candidates:
         return Order(candidates, torch.zeros(0, dtype=torch.long, device="cpu"), round_to)
@@ -86,19 +86,19 @@ def by_saliency_per_cost(
     together: int = 1,
     changed: Callable[[Tensor], bool] | None = None,
 ) -> Order:
-    """Remove first what loses the least saliency for what it saves.
+    """Order units by saliency per saving, lowest first.
 
-    What a unit saves depends on what has been removed before it, so prices are found anew after every hundredth of the units,
-    for couplings that share a layer with one that has lost some.
+    The saving of a unit depends on what was removed before. So after every hundredth of the units, prices are recomputed for
+    couplings that share a layer with one that has lost units.
 
     Args:
-        candidates: What may be pruned.
-        price: What removing channels saves, in MACs, parameters or seconds.
-        costs: Tells which couplings have to do with each other.
+        candidates: The couplings that may be pruned.
+        price: The saving of removing channels, in MACs, parameters or seconds.
+        costs: Tells which couplings share layers.
         removed: Channels that are removed already, `(channels,)` of bool.
-        round_to: What every coupling keeps a multiple of.
-        together: How many units are priced at once, where a single one may save nothing: hardware works in vectors.
-        changed: Tells, from the channels that are removed, whether all prices have changed.
+        round_to: Round each coupling's remaining units to a multiple of this.
+        together: Number of units that are priced at once, as one unit may save nothing on vector hardware.
+        changed: Returns, for the removed channels, whether all prices have changed.
     """
     lost, removed = [0] * len(candidates), removed.clone()
     terms = [costs.neighbours(candidate.coupling.blocks[:, 0]) for candidate in candidates]
@@ -129,7 +129,7 @@ def by_saliency_per_cost(
 
 
 def _cheapest(candidates: Sequence[Candidate], lost: Sequence[int], prices: Sequence[float], count: int) -> Tensor:
-    """Choose the next `count` units at fixed prices: the numbers of their candidates, in order."""
+    """Choose the next `count` units at fixed prices; returns the numbers of their candidates, in order."""
     ends = [min(candidate.free, done + count) for candidate, done in zip(candidates, lost, strict=True)]
     ratios = [
         candidate.saliency[done:end] / price

@@ -1,4 +1,4 @@
-"""Widths that are multiples of a number, as hardware likes them."""
+"""Rounding of widths to multiples of a number, which hardware is fast with."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["rounded"]
 
 
 def rounded(units: int, cut: int, keep: int, multiple: int | None) -> int:
-    """Cut more units so that a multiple stays, or fewer where too few would.
+    """Return how many units to prune so that a multiple remains: more than `cut`, or fewer if too few would remain.
 
-    Never cuts below `keep`, and where no multiple that large can stay, cuts nothing.
+    At least `keep` units remain. Returns 0 if no multiple is possible.
 
     Args:
-        units: How many there are.
-        cut: How many were to be pruned.
-        keep: How many must stay.
-        multiple: What the number of those that stay is to be a multiple of; None for no such wish.
+        units: Number of units.
+        cut: Number of units to prune before rounding.
+        keep: Minimum number of remaining units.
+        multiple: Round remaining units to a multiple of this; None for no rounding.
     """
     if not multiple or not cut:
         return cut

@@ -1,4 +1,4 @@
-"""How far to follow an order."""
+"""Binary search for the length of an order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ __all__ = ["shortest"]
 
 
 def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | None:
-    """Return the smallest number from `least` to `most` that fits, if every larger one fits too; None if none does.
-
-    Args:
-        fits: Tells whether a number does; it is asked about as few as there are binary digits.
-        most: The largest number.
-        least: The smallest number.
-    """
+    """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too."""
     if least > most or not fits(most):
         return None
     while least < most:

@@ -1,4 +1,4 @@
-"""What the user wants of a pruned model: `Target(macs=0.5)`, or "macs=0.5" in words."""
+"""The target of pruning: `Target(macs=0.5)`, or "macs=0.5" as text."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ B = TypeVar("B", bound=Budget)
 
 
 class TargetError(DFPCError, ValueError):
-    """A target that makes no sense, or that a model cannot be pruned to."""
+    """A target is invalid, or a model cannot be pruned to it."""
 
 
 def _budget(budget: Budget) -> Any:
-    """Declare a field of `Target`, which is all that a new budget takes."""
+    """Declare a field of `Target`; a new budget needs nothing else."""
     return field(default=None, metadata={"budget": budget})
 
 
 @dataclass(frozen=True)
 class Target:
-    """Budgets that hold together; those that are None do not matter.
+    """Budgets that must hold together; None for no such budget.
 
     Attributes:
-        ratio: Share of the channels to remove: 0.3 removes 30 % of those of all couplings that can be pruned, what limits
-            keep included.
+        ratio: Share of the channels to remove: 0.3 removes 30 % of those of all couplings that can be pruned, including
+            channels that limits keep.
         macs: Share of the MACs to keep: 0.5 halves them.
         params: Share of the parameters to keep.
-        speedup: How many times faster than before, measured: 1.5.
-        latency_ms: Milliseconds of one forward of the example inputs, measured.
-        max_drop: By how much `evaluate` may fall, in its own units. Alone, as much goes as that allows; with other
-            budgets, these are reached and this must hold as well.
+        speedup: Measured speed-up over the unpruned model: 1.5.
+        latency_ms: Measured latency of one forward of the example inputs, in ms.
+        max_drop: Largest drop of `evaluate`, in its own units. Alone, as much is pruned as it allows; with other budgets,
+            these are reached and this must hold as well.
     """
 
     ratio: float | None = _budget(
@@ -78,11 +78,7 @@ class Target:
     max_drop: float | None = _budget(Scored("loss to allow, 0 or more", 2, 0, math.inf))
 
     def __post_init__(self) -> None:
-        """Raise on values that cannot be meant.
-
-        Raises:
-            TargetError: Says which.
-        """
+        """Raise TargetError, naming the value, unless all values are valid."""
         given = list(self.given(Budget))
         if not given:
             raise TargetError(f"A target needs at least one of {', '.join(BUDGETS)}; for example macs=0.5.")
@@ -94,7 +90,7 @@ class Target:
 
     @classmethod
     def parse(cls, text: str | Target) -> Target:
-        """Read what a user writes: budgets with their values, joined by commas.
+        """Read budgets with their values, joined by commas.
 
         Args:
             text: Such as "macs=0.5" or "speedup=1.5, max_drop=2"; a target is returned as it is.
@@ -123,33 +119,33 @@ class Target:
         return cls(**values)
 
     def given(self, kind: type[B]) -> Iterator[tuple[str, B, float]]:
-        """Yield the name, the budget and the number of all that is asked for and of a kind."""
+        """Yield name, budget and value of every requested budget of a kind."""
         for name, budget in BUDGETS.items():
             value = getattr(self, name)
             if value is not None and isinstance(budget, kind):
                 yield name, budget, value
 
     def part(self, share: float) -> Target:
-        """The target of a part of the way: of two steps, the first is to leave 0.75 where 0.5 is to be left in the end."""
+        """The target after a share of the steps: 0.75 of the MACs after the first of two steps to 0.5."""
         return replace(self, **{name: budget.part(value, share) for name, budget, value in self.given(Budget)})
 
     @property
     def measured(self) -> bool:
-        """Whether it is about time."""
+        """Whether it has a budget of time."""
         return any(True for _ in self.given(Timed))
 
     @property
     def counted(self) -> bool:
-        """Whether it is about channels, MACs or parameters."""
+        """Whether it has a budget of channels, MACs or parameters."""
         return any(True for _ in self.given(Counted))
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """Return the text that `parse` reads."""
         return ", ".join(f"{name}={_spelled(value)}" for name, _, value in self.given(Budget))
 
 
 BUDGETS: Mapping[str, Budget] = {entry.name: entry.metadata["budget"] for entry in fields(Target)}
-"""Every budget by name: a field of `Target` is all that is declared of one."""
+"""Every budget by name, declared by the fields of `Target`."""
 
 
 def meets(budget: str, figure: float, asked: float) -> bool:
@@ -158,17 +154,16 @@ def meets(budget: str, figure: float, asked: float) -> bool:
 
 
 def stated(budget: str, figure: float, asked: float) -> str:
-    """A figure in four digits, or in more where four would say otherwise whether the budget is met."""
+    """Return a figure with four digits, or more if four would not show whether it meets the budget."""
     texts = (f"{figure:.{digits}g}" for digits in range(4, 17))
     met = meets(budget, figure, asked)
     return next((text for text in texts if meets(budget, float(text), asked) == met), repr(figure))
 
 
 def _example(name: str) -> str:
-    """A budget with its number, as a user writes it."""
     return f"{name}={BUDGETS[name].example:g}"
 
 
 def _spelled(value: float) -> str:
-    """A number in as few digits as tell it from every other."""
+    """The shortest text of a number that `float` reads back."""
     return str(int(value)) if value == int(value) else repr(float(value))

@@ -1,4 +1,4 @@
-"""Integers that layers and models keep about themselves: not asked for by a forward, but read by people and libraries."""
+"""Integer attributes that state a layer's or model's widths: the forward need not use them, but libraries and people do."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _DESCRIPTIONS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any], Mapping[
 
 
 def described(module: nn.Module) -> Mapping[str, int]:
-    """Return what a layer says about its own widths, read from its weights; nothing for modules without a table entry."""
+    """Return the attributes that state a layer's widths, read from its weights; empty for other modules."""
     for types, describe in _DESCRIPTIONS:
         if isinstance(module, types):
             return describe(module)
@@ -75,7 +75,7 @@ def described(module: nn.Module) -> Mapping[str, int]:
 
 
 def stated_in(value: Any, entry: int | None) -> Any:
-    """Return the width that an attribute states, or an entry of it where it is a list or holds one in `info`; else None."""
+    """Return the width in an attribute, or in entry `entry` of a list or of the list in its `info`; None if there is none."""
     if entry is None:
         return value
     entries = getattr(value, "__dict__", {}).get("info", value)
@@ -84,7 +84,7 @@ def stated_in(value: Any, entry: int | None) -> Any:
 
 
 def restated(value: Any, entry: int | None, width: int) -> Any:
-    """Return the attribute with another width in it; the object that is there stays as it is, others may share it."""
+    """Return a copy of the attribute's value with another width, as others may share the present object."""
     if entry is None:
         return width
     if "info" in getattr(value, "__dict__", {}):

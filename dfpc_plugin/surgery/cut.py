@@ -1,4 +1,4 @@
-"""Remove channels from a model: every tensor, every attribute, or nothing at all."""
+"""Remove channels from a model: all of them, with every tensor and attribute, or none."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ __all__ = ["cut"]
 def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
     """Remove `channels` (their numbers) from every tensor of `model`, and update its attributes.
 
-    Parameters stay the same objects, so ties between modules survive. `couplings` afterwards counts the channels as
-    gone.
+    Parameters stay the same objects, so ties between modules survive. `couplings` then counts the channels as removed.
 
     Raises:
-        CutError: The model's forward could not follow, or the model is not the one that `couplings` was found on; the
-            model is unchanged.
+        CutError: The model's forward cannot work without them, or `couplings` is of another model; the model is unchanged.
     """
     known = couplings.channels
     channels = torch.as_tensor(channels, dtype=torch.long, device="cpu").reshape(-1)
@@ -59,7 +57,7 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
 
 
 def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
-    """Raise if some channels must stay or are removed already."""
+    """Raise if some channels are protected or already removed, or nothing of a coupling would remain."""
     known = couplings.channels
     if len(channels) and not 0 <= int(channels.min()) <= int(channels.max()) < len(known.removed):
         raise CutError(f"Channels are numbered from 1 to {len(known.removed) - 1}; {channels.max()} is none of them.")
@@ -81,7 +79,6 @@ class _Changes:
     """Changes of a model that can be undone."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Change nothing yet."""
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._tensors: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
@@ -89,7 +86,6 @@ class _Changes:
         self._solved: set[tuple[nn.Module, str]] = set()
 
     def shrink(self, path: str, axes: list[Axis], before: Tensor, removed: Tensor) -> None:
-        """Take the removed channels out of one parameter or buffer."""
         owner, _, name = path.rpartition(".")
         module = self._modules.get(owner)
         tensor = None if module is None else _held(module, name)
@@ -114,18 +110,18 @@ class _Changes:
         self._changed.add(id(tensor))
 
     def _is_plain(self, tensor: Tensor) -> bool:
-        """Whether modules hold a tensor in attributes alone, as no parameter and no buffer."""
+        """Whether modules hold a tensor in plain attributes only, not as a parameter or buffer."""
         tables = (table for module in self._modules.values() for table in (module._parameters, module._buffers))
         return not any(tensor is other for table in tables for other in table.values())
 
     def _replace(self, tensor: Tensor, other: Tensor) -> None:
-        """Exchange a tensor in every attribute that holds it; others than the model's modules may hold the same one."""
+        """Replace a tensor in every attribute that holds it. It is not changed itself, as others may hold it, too."""
         for module in set(self._modules.values()):
             for name in [name for name, value in vars(module).items() if value is tensor]:
                 self._set(module, name, other)
 
     def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
-        """Keep what the forward multiplies by a number that depends on widths, such as attention's logits, the same."""
+        """Scale weights so that numbers that depend on widths, such as the scale of attention's logits, keep their effect."""
         for scale in known.scales:
             try:
                 old = evaluate(scale.expression, known, known.removed, known.values)
@@ -140,7 +136,6 @@ class _Changes:
                 self._multiply(axis, index[~removed[axis.channels][rows]], (old / new) ** scale.power)
 
     def _multiply(self, axis: Axis, index: Tensor, factor: float) -> None:
-        """Multiply rows of a parameter along one dimension."""
         owner, _, name = axis.tensor.rpartition(".")
         module = self._modules[owner]
         tensor = module._parameters.get(name)
@@ -155,7 +150,6 @@ class _Changes:
         tensor.data = data * factors.view(rows)
 
     def set_attributes(self, values: Mapping[Attribute, int]) -> None:
-        """Give attributes of modules new values."""
         for attribute, value in values.items():
             module = self._modules[attribute.module]
             current = vars(module)[attribute.name]
@@ -168,7 +162,7 @@ class _Changes:
             self._solved.add((module, attribute.name))
 
     def describe(self) -> None:
-        """Let every layer that has changed say its new widths, and compute its weight anew if a hook will do so."""
+        """Update the width attributes of changed layers, and weights that hooks compute."""
         for module in set(self._modules.values()):
             if not any(id(tensor) in self._changed for tensor in _weights_of(module)):
                 continue
@@ -177,28 +171,26 @@ class _Changes:
             with parametrizations_at_rest(module), torch.no_grad():
                 widths = described(module)
             for name, value in widths.items():
-                if (module, name) not in self._solved:  # what the forward asks for is known better
+                if (module, name) not in self._solved:  # the forward's own requirement is more reliable
                     self._set(module, name, value)
 
     def restate(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
-        """Let the model state its new widths where it has stated the old ones."""
+        """Update stated widths that were true before."""
         for stated in known.stated:
             try:
                 old = evaluate(stated.expression, known, known.removed, known.values)
                 new = evaluate(stated.expression, known, removed, values)
-            except Unequal:  # no one number is true
+            except Unequal:  # no single number fits
                 continue
             module = self._modules.get(stated.module)
             if module is not None and new != old == stated_in(vars(module).get(stated.name), stated.entry):
                 self._set(module, stated.name, restated(vars(module)[stated.name], stated.entry, new))
 
     def _set(self, module: nn.Module, name: str, value: Any) -> None:
-        """Set an attribute."""
         self._attributes.append((module, name, vars(module)[name]))
         vars(module)[name] = value
 
     def undo(self) -> None:
-        """Put everything back."""
         for module, name, value in reversed(self._attributes):
             vars(module)[name] = value
         for tensor, data, grad in reversed(self._tensors):
@@ -208,7 +200,6 @@ class _Changes:
 
 
 def _held(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter, a buffer, or a tensor in a plain attribute."""
     for table in (module._parameters, module._buffers, vars(module)):
         found = table.get(name)
         if isinstance(found, Tensor):
@@ -217,7 +208,7 @@ def _held(module: nn.Module, name: str) -> Tensor | None:
 
 
 def _weights_of(module: nn.Module) -> Iterator[Tensor | None]:
-    """What a layer's widths are read from: its own tensors, those of its parts, and what its weights are computed from."""
+    """A layer's own tensors, those of its parts, and those that its weights are computed from."""
     parts: list[nn.Module] = [module]
     if isinstance(module, nn.MultiheadAttention):
         parts += module.children()
@@ -228,7 +219,7 @@ def _weights_of(module: nn.Module) -> Iterator[Tensor | None]:
 
 
 def _kept(tensor: Tensor, keeps: Mapping[int, tuple[int, Tensor]]) -> Tensor:
-    """Copy what stays along every dimension."""
+    """Copy the remaining elements along every dimension."""
     grouped = next(((dim, *entry) for dim, entry in keeps.items() if entry[0] > 1), None)
     if grouped is not None:
         outputs = keeps.get(0, (1, torch.ones(tensor.size(0), dtype=torch.bool, device="cpu")))[1]
@@ -239,7 +230,7 @@ def _kept(tensor: Tensor, keeps: Mapping[int, tuple[int, Tensor]]) -> Tensor:
 
 
 def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
-    """Copy what stays of a grouped convolution's weight, where every group keeps inputs of its own choice."""
+    """Copy the remaining part of a grouped convolution's weight; groups may keep different inputs."""
     alive = inputs.view(-1, weight.size(1))
     rows = outputs.view(len(alive), -1)
     groups = alive.any(1).nonzero().squeeze(1).tolist()
@@ -251,8 +242,8 @@ def _kept_of_groups(weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _laid_out_like(before: Tensor, after: Tensor) -> Tensor:
-    """Return `after` in the memory format of `before`, such as channels last, which picking entries does not keep."""
-    # Dimensions of one entry come last among equal strides, which tells the formats of 1x1 and depthwise kernels apart.
+    """Return `after` in the memory format of `before`, such as channels last, which `index_select` does not keep."""
+    # Among equal strides, dimensions of size one come last, which distinguishes formats of 1x1 and depthwise kernels.
     places = zip(before.stride(), before.shape, strict=True)
     order = [dim for dim, _ in sorted(enumerate(places), key=lambda place: (-place[1][0], place[1][1] == 1))]
     strides, step = [0] * before.dim(), 1
@@ -265,5 +256,5 @@ def _laid_out_like(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _picked(tensor: Tensor, dim: int, keep: Tensor) -> Tensor:
-    """Copy the entries to keep; their positions are found on the CPU, as `tensor` may have no values."""
+    """Copy the remaining elements. Positions are computed on the CPU, as `tensor` may have no values."""
     return tensor.index_select(dim, keep.nonzero().squeeze(1).to(tensor.device))

@@ -1,9 +1,9 @@
-"""Try every kind of coupling before anything is cut.
+"""Try to prune every kind of coupling before any is pruned.
 
-What a forward does with numbers that no pass can follow (kept in a closure, say) shows only when it runs. So units of
-every coupling are cut on trial: the model's parameters are exchanged for others without values, on the meta device, and
-put back afterwards. Where a module fails that keeps the old width in an attribute, as one that asserts
-`x.shape[1] == self.channels` does, the attribute follows the cut if the forward then runs; else the coupling is protected.
+What a forward computes from numbers that no pass can follow (kept in a closure, for example) shows only when it runs. So units
+of every coupling are pruned on trial: parameters are replaced by tensors without values, on the meta device, and restored
+afterwards. If a module fails that keeps the old width in an attribute, such as one that asserts `x.shape[1] == self.channels`,
+the attribute is updated with the coupling if the forward then runs; else the coupling is protected.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ __all__ = ["protect_what_breaks"]
 _INTERNAL = frozenset(vars(nn.Module()))
 
 _MOST_RESTATED = 8
-"""How many attributes of one coupling may have to follow it."""
+"""Maximum number of attributes that are updated with one coupling."""
 
 
 def protect_what_breaks(
     model: nn.Module, example_inputs: ExampleInputs, couplings: CouplingMap, forward_fn: ForwardFunction | None = None
 ) -> list[DataFlowCoupling]:
-    """Cut units of every coupling on trial, and protect those with which the forward fails or returns other shapes.
+    """Prune units of every coupling on trial, and protect those that make the forward fail or return other shapes.
 
-    Once all of them together have failed, couplings of one kind (the same layers of numbered blocks, such as
-    `blocks.3.mlp.fc1`) are tried together, then halves of a kind that fails, and so on. Attributes that only have to
-    follow a cut are added to what `couplings` says is stated. Nothing of the model is changed.
+    If the trial of all couplings fails, couplings of one kind (the same layers of numbered blocks, such as `blocks.3.mlp.fc1`)
+    are tried together, then halves of a failing kind, and so on. Attributes that have to be updated are added to the stated
+    widths of `couplings`. The model is not changed.
 
     Returns:
-        The couplings that are protected now and were not before; their reason quotes the error.
+        The newly protected couplings; their reason quotes the error.
 
     Raises:
-        Exception: Whatever the uncut model raises on these inputs.
+        Exception: Whatever the unpruned model raises on these inputs.
     """
     trial = _Trial(model, example_inputs, couplings, forward_fn or data_flow_forward(model))
     found: list[DataFlowCoupling] = []
@@ -67,7 +67,7 @@ def protect_what_breaks(
                     restated = True
                 else:
                     broken[number] = failure
-        if not broken and not restated:  # only together: leave the cheapest one out after the other
+        if not broken and not restated:  # they fail only together: protect the cheapest, and try again
             broken = {_cheapest(couplings, _free(couplings)): problem}
         for number, failure in broken.items():
             coupling = dataclasses.replace(couplings.couplings[number], protected=failure.reason)
@@ -77,17 +77,15 @@ def protect_what_breaks(
 
 
 def _free(couplings: CouplingMap) -> list[int]:
-    """Numbers of the couplings that are not protected."""
     return [number for number, coupling in enumerate(couplings.couplings) if coupling.protected is None]
 
 
 def _cheapest(couplings: CouplingMap, numbers: Sequence[int]) -> int:
-    """The coupling whose layers cost the least."""
     return min(numbers, key=lambda number: couplings.couplings[number].macs)
 
 
 def _kinds(couplings: CouplingMap) -> list[list[int]]:
-    """Free couplings whose layers are the same in blocks of different numbers; the layer's own name counts as it is."""
+    """Group unprotected couplings whose layers differ only in the numbers of blocks."""
     kinds: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number in _free(couplings):
         layers = couplings.couplings[number].layers
@@ -96,7 +94,7 @@ def _kinds(couplings: CouplingMap) -> list[list[int]]:
 
 
 def _culprits(trial: _Trial, couplings: CouplingMap, numbers: Sequence[int]) -> dict[int, _Failure]:
-    """Find the couplings among some that fail when they are cut, by trying ever smaller parts of them."""
+    """Find the couplings that fail when they are pruned, by bisection."""
     failure = trial.problem(numbers)
     if failure is None:
         return {}
@@ -110,37 +108,33 @@ def _culprits(trial: _Trial, couplings: CouplingMap, numbers: Sequence[int]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-    """What goes wrong in a trial.
-
-    Attributes:
-        reason: Why a coupling is protected for it.
-        modules: Paths of the modules whose code was running, the innermost first.
-    """
+    """What goes wrong in a trial: why a coupling is protected for it, and the modules that were running (innermost first)."""
 
     reason: str
     modules: tuple[str, ...] = ()
 
     @property
     def place(self) -> tuple[str, tuple[str, ...]]:
-        """Tells one failure from another: where it is and what it says, but for numbers, which a cut may change."""
+        """Identifies a failure: its modules, and its text without numbers, which pruning may change."""
         return re.sub(r"\d+", "#", self.reason), self.modules
 
 
 class _Trial:
-    """Runs a model with cuts that are undone."""
+    """Prunes and runs a model, and undoes the pruning."""
 
     def __init__(
         self, model: nn.Module, inputs: ExampleInputs, couplings: CouplingMap, forward: ForwardFunction | None
     ) -> None:
-        """Run without values; nothing is run yet."""
         self._model, self._inputs, self._couplings, self._forward = model, inputs, couplings, forward
-        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())  # step by step without values
+        recurrent = any(
+            isinstance(module, nn.RNNBase) for module in model.modules()
+        )  # torch runs these step by step on the meta device
         self._make: Callable[[Tensor], Tensor] = torch.clone if recurrent else _without_values
         self._shapes = list(couplings.channels.outputs)
         self._compared = False
 
     def problem(self, numbers: Sequence[int]) -> _Failure | None:
-        """Say what goes wrong when units of some couplings are cut; None if nothing does."""
+        """Say what goes wrong when units of some couplings are pruned; None if nothing does."""
         if not numbers:
             return None
         failure = self._tried(numbers)
@@ -150,15 +144,7 @@ class _Trial:
         return failure
 
     def restate(self, number: int, failure: _Failure) -> bool:
-        """Let attributes of the modules that fail follow a coupling, if the forward then runs.
-
-        Args:
-            number: A coupling that fails when it is cut by itself.
-            failure: What goes wrong.
-
-        Returns:
-            Whether it runs; `couplings.channels.stated` then has the attributes.
-        """
+        """Update attributes of failing modules (in `couplings.channels.stated`); returns whether the forward then runs."""
         known = self._couplings.channels
         before = list(known.stated)
         for _ in range(_MOST_RESTATED):
@@ -178,10 +164,7 @@ class _Trial:
         return False
 
     def _checked_by(self, coupling: DataFlowCoupling, modules: Sequence[str]) -> Iterator[Stated]:
-        """Attributes of some modules that are as large as a dimension which the coupling takes channels from.
-
-        Those that sizes and factors of the forward are computed from are left out: they are solved for, or must stay.
-        """
+        """Attributes of modules that equal a dimension of the coupling, except those that are solved for or fixed."""
         known = self._couplings.channels
         done = known.asked | {(stated.module, stated.name) for stated in known.stated}
         widths: dict[tuple[int, ...], Tensor] = {}
@@ -200,33 +183,29 @@ class _Trial:
                                 yield Stated(path, name, entry, width_of(known, own))
 
     def _tried(self, numbers: Sequence[int], compared: Sequence[Stated] = ()) -> _Failure | None:
-        """Cut and run once; attributes in `compared` must not be used for anything but comparisons."""
+        """Prune and run once; attributes in `compared` may only be used in comparisons."""
         try:
             shapes = self._run(numbers, compared)
-        except Exception as error:  # whatever a forward raises is the answer
+        except Exception as error:  # a forward may raise anything
             text = str(error).strip().split("\n")[0]
             problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
             return _Failure(f"makes the forward fail when it is pruned: {problem}", running_modules(self._model, error))
         return None if shapes == self._shapes else _Failure("changes the shapes of the outputs when it is pruned")
 
     def _run_uncut(self) -> None:
-        """Find out what the uncut model returns, and whether it can run without values.
-
-        Raises:
-            ForwardError: It cannot run at all.
-        """
+        """Find out what the unpruned model returns, and whether it needs values; raise ForwardError if it cannot run."""
         self._compared = True
         try:
             self._shapes = self._run(())
-        except Exception:  # the forward needs values (of indices it keeps, say): run it on copies
+        except Exception:  # the forward needs values (such as stored indices): run it on copies
             self._make = torch.clone
             try:
                 self._shapes = self._run(())
-            except Exception as error:  # a forward is anybody's code
+            except Exception as error:  # a forward may raise anything
                 raise failed_forward(self._model, self._inputs, error) from error
 
     def _run(self, numbers: Iterable[int], compared: Sequence[Stated] = ()) -> list[torch.Size]:
-        """Cut, run and undo; returns the shapes of what the forward returns."""
+        """Prune, run and undo; returns the shapes of the outputs."""
         known = self._couplings.channels
         channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
         trial = dataclasses.replace(self._couplings, channels=channels)
@@ -246,7 +225,7 @@ class _Trial:
 
 
 class _OnlyCompared(int):
-    """A width that a forward may check and print. Computing with it would make the pruned model compute something else."""
+    """A width that a forward may compare and print, but not compute with: that would change its results."""
 
 
 def _refused(self: _OnlyCompared, *args: Any) -> Any:
@@ -262,12 +241,12 @@ for _name in (
 
 
 class _Shapes(TorchFunctionMode):
-    """Answers for batch norms without values, which torch would take apart into a dozen operations each."""
+    """Computes only the shape of batch norms on the meta device, which torch would split into a dozen operations."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Check what torch checks, and return the shape; everything else is computed."""
+        """Check sizes like torch, and return the shape; compute everything else."""
         if any(isinstance(value, _OnlyCompared) for value in (*args, *(kwargs or {}).values())):
             raise RuntimeError(f"the forward calls {func} with a number that is the width of a coupling")
         if func is torch.batch_norm and args[0].is_meta and not args[5]:
@@ -280,9 +259,9 @@ class _Shapes(TorchFunctionMode):
 
 
 def _some(coupling: DataFlowCoupling, number: int, removed: Tensor) -> Tensor:
-    """Channels of the first units that are left: one or a few, other numbers for other couplings.
+    """Channels of the first remaining units: one to seven units, differing between couplings.
 
-    Couplings that have to stay equal in width, in a way that labels do not show, would survive losing equally many.
+    If all lost equally many, couplings that must stay equal for reasons that labels do not show would pass the trial.
     """
     left = (~removed[coupling.blocks[0]]).nonzero().squeeze(1)
     count = 1 + number % max(1, min(len(left) - 1, 7))
@@ -290,13 +269,12 @@ def _some(coupling: DataFlowCoupling, number: int, removed: Tensor) -> Tensor:
 
 
 def _without_values(tensor: Tensor) -> Tensor:
-    """The same shape and dtype on the meta device."""
     return torch.empty_like(tensor, device="meta")
 
 
 @contextlib.contextmanager
 def _exchanged(model: nn.Module, make: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Exchange every parameter, buffer and floating-point tensor in an attribute for one that `make` makes, and put them back."""
+    """Replace every parameter, buffer and floating-point attribute by the result of `make`, and restore them at exit."""
     made: dict[int, Tensor] = {}
     saved: list[tuple[dict[str, Any], str, Any]] = []
 

@@ -1,1 +1,1 @@
-"""Run a model once on proxies: what it does to them is found in the table of operators."""
+"""Run a model once on proxies; the operator table says what each operation does to them."""

@@ -1,7 +1,7 @@
-"""Along which axes a tensor of labels varies.
+"""Axes along which a tensor of labels varies.
 
-Labels are kept expanded: an axis along which they do not vary has stride zero, so a feature map costs as much as its
-channels, and the operators of the model run on it as views.
+Labels are kept expanded: an axis along which they do not vary has stride zero. A feature map thus costs as much as its
+channels, and the model's operators run on it as views.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["canonical", "inner_axis", "squeezed", "varying"]
 
 _NO_STEP = 2**62
-"""More than any difference of labels."""
+"""Above any difference of labels."""
 
 
 def varying(labels: Tensor) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ def squeezed(labels: Tensor) -> Tensor:
 
 
 def canonical(labels: Tensor) -> Tensor:
-    """Give stride zero to every axis along which `labels` are the same."""
+    """Give stride zero to every axis along which `labels` do not vary."""
     small = squeezed(labels)
     for axis, size in enumerate(small.shape):
         if size > 1:
@@ -42,10 +42,10 @@ def canonical(labels: Tensor) -> Tensor:
 
 
 def inner_axis(labels: Tensor) -> int | None:
-    """The innermost of the axes that `labels` vary along, in the order of the parameter that the labels come from.
+    """Return the innermost axis that `labels` vary along, in the order of their parameter.
 
-    Labels are numbered along their parameter, so neighbours on the innermost axis are nearest in number: of a reshape
-    of 384 channels to 6 heads of 64, the axis of size 64, wherever it has been moved to since.
+    Labels are numbered along the parameter, so neighbours on the innermost axis differ least: after a reshape of 384
+    channels to 6 heads of 64, it is the axis of size 64, wherever it is moved later.
     """
     axes = varying(labels)
     if len(axes) <= 1:

@@ -1,8 +1,8 @@
-"""Functions that remember results, by `functools.lru_cache`, must not remember traced numbers.
+"""Keep functions with a `functools.lru_cache` from caching traced numbers.
 
-A traced size is equal to the plain number that it stands for, so a cache would return what it once computed for that number,
-without where it comes from, or hand traced numbers of one model to another; and a method that returns a weight would keep its
-proxy. So in the thread of a run, such functions compute anew and keep nothing. This is what einops needs, for one.
+A traced size equals its plain number. So a cache would return a result that was computed for the plain number, or pass
+traced numbers of one model to another; a cached method that returns a weight would keep its proxy. In the thread of a
+run, such functions therefore compute anew and store nothing. einops needs this, for example.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _Cached: Any = type(functools.lru_cache(maxsize=1)(len))
 _KEPT = frozenset(
     sys.stdlib_module_names | {"torch", "torchgen", "numpy", "sympy", "scipy", "matplotlib", "dfpc_plugin"}
 ) - {"__main__"}
-"""Packages whose caches hold nothing of a forward."""
+"""Packages whose caches hold no results of a forward."""
 
 
 _looked_through: set[str] = set()
 _places: dict[tuple[str, str], Any] = {}
-"""Python modules that hold cached functions, by their name and that of the function."""
+"""Python modules that hold cached functions, by the names of module and function."""
 
 
 def caches_passed_by(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
-    """Let cached functions compute anew in this thread; nothing changes for others.
+    """Let cached functions compute anew in this thread; other threads are not affected.
 
-    Functions of Python modules, and methods of the classes of `modules`, are passed by; a cached function that is kept
-    elsewhere, in a closure say, is not.
+    This covers functions of Python modules and methods of the classes of `modules`, but not functions kept elsewhere,
+    such as in a closure.
     """
     classes = {
         base for kind in {type(module) for module in modules} for base in kind.__mro__ if _is_looked_at(base.__module__)
@@ -45,7 +45,7 @@ def caches_passed_by(modules: Iterable[nn.Module]) -> AbstractContextManager[Non
 
 
 def _install(undo: contextlib.ExitStack, classes: set[type]) -> None:
-    """Exchange cached functions for those that ask which thread they are in."""
+    """Replace cached functions by functions that check the thread."""
     for owner, name, cached in (*_in_modules({base.__module__ for base in classes}), *_in_classes(classes)):
         put(undo, owner, name, _passing(cached))
 
@@ -54,7 +54,7 @@ _exchange = Exchange(_install)
 
 
 def _in_modules(changing: Iterable[str]) -> Iterator[tuple[Any, str, Any]]:
-    """Cached functions of all loaded Python modules; those that define the model are looked through every time."""
+    """Cached functions of all loaded Python modules; those that define the model are searched every time."""
     loaded = sys.modules
     new = loaded.keys() - _looked_through if len(loaded) != len(_looked_through) else set()
     for path in {"__main__", *changing, *new} & loaded.keys():
@@ -70,7 +70,6 @@ def _in_modules(changing: Iterable[str]) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _in_classes(classes: Iterable[type]) -> Iterator[tuple[Any, str, Any]]:
-    """Cached methods."""
     for owner in classes:
         for name, value in list(vars(owner).items()):
             if type(value) is _Cached:
@@ -79,7 +78,7 @@ def _in_classes(classes: Iterable[type]) -> Iterator[tuple[Any, str, Any]]:
 
 @functools.lru_cache(maxsize=4096)
 def _passing(cached: Any) -> Callable[..., Any]:
-    """A function that does as a cached one, but computes anew in the thread of a run."""
+    """Wrap a cached function so that it computes anew in the thread of a run."""
 
     @functools.wraps(cached)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -91,5 +90,5 @@ def _passing(cached: Any) -> Callable[..., Any]:
 
 
 def _is_looked_at(module: str) -> bool:
-    """Whether the caches of a Python module can hold something of a forward."""
+    """Whether the caches of a Python module may hold results of a forward."""
     return module.partition(".")[0] not in _KEPT

@@ -1,4 +1,4 @@
-"""One operation of a forward: what it is called with, what it changes, which dtype comes out, and of what it is a view."""
+"""One operation of a forward: its arguments, what it changes in place, the dtype of its result, and what it views."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Call:
 
     Attributes:
         function: The operator, as the model calls it.
-        operator: What is known of it.
-        args: What it is called with, data and weights as proxies.
-        kwargs: The same, by name, without `out`.
-        operands: The proxies among it, without what `out` names.
-        data: Those of them that depend on data.
-        target: The tensor that it changes, or None.
-        value: Computes its actual result where all operands have values, else None.
+        operator: Its record.
+        args: Positional arguments; data and weights are proxies.
+        kwargs: Keyword arguments, without `out`.
+        operands: The proxies among the arguments, without `out`.
+        data: The operands that depend on data.
+        target: The tensor that is changed in place, or None.
+        value: Computes the actual result where all operands have values, else None.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Call:
         kwargs: dict[str, Any],
         operands: list[Proxy],
     ) -> None:
-        """Look at the operands."""
+        """Sort the arguments."""
         self.function, self.operator, self.args = function, operator, args
         out = kwargs.get("out")
         if out is None:
@@ -65,7 +65,7 @@ class Call:
 
     @functools.cached_property
     def dtype(self) -> torch.dtype:
-        """What dtype the model will see; what is moved or picked keeps its own."""
+        """The dtype that the model sees; moved or selected elements keep theirs."""
         first = self.args[0] if self.args and self.operator.kind in ("moves", "picks") else None
         if isinstance(first, Proxy):
             return _asked_dtype(self.function, self.args, self.kwargs) or first.dtype
@@ -77,7 +77,7 @@ class Call:
         return (self.data or self.operands)[0].device
 
     def dtype_of(self, part: int) -> torch.dtype:
-        """The dtype of one of several results; complex and real ones of the precision of the data."""
+        """The dtype of one of several results; complex and real ones have the precision of the data."""
         special = self.operator.dtypes[part] if part < len(self.operator.dtypes) else None
         if special is torch.complex64:
             return self.dtype.to_complex()
@@ -87,7 +87,7 @@ class Call:
 
     @property
     def is_view(self) -> bool:
-        """Whether the result shows the first argument: indexing by tensors or lists, and casts, copy."""
+        """Whether the result is a view of the first argument. Casts, and indexing by tensors or lists, copy."""
         target = self.args[0] if self.args else None
         if not self.operator.view or not isinstance(target, Proxy) or self.dtype != target.dtype:
             return False
@@ -97,7 +97,7 @@ class Call:
         return not any(isinstance(part, list) for part in (index if isinstance(index, tuple) else (index,)))
 
     def taking(self, part: int | None) -> Callable[[Tensor], Tensor]:
-        """How the view, or one of several, is taken from anything that is laid out as the first argument."""
+        """Return a function that takes the view, or view number `part`, from a tensor laid out like the first argument."""
         function, args, kwargs = self.operator.bound, self.args[1:], self.kwargs
 
         def take(laid_out: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def once(compute: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def on_shapes(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run an operator on shapes and dtypes alone, on the meta device."""
+    """Run an operator on the meta device, for shapes and dtypes."""
     args, kwargs = map_tensors(_without_values, (args, kwargs))
     with torch.no_grad():
         return function(*args, **kwargs)
@@ -135,7 +135,7 @@ def _detached_value(tensor: Tensor) -> Tensor:
 
 
 def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
-    """What dtype the model will see: the one it asks for, or the promotion of its data's."""
+    """The dtype that the model sees: the one it asks for, or the promoted dtype of its data."""
     asked = _asked_dtype(func, args, kwargs)
     if asked is not None:
         return asked
@@ -153,7 +153,6 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
 
 
 def _asked_dtype(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> torch.dtype | None:
-    """The dtype that a call names, or None."""
     name = getattr(func, "__name__", "")
     if name in CASTS:
         return CASTS[name]
@@ -163,7 +162,7 @@ def _asked_dtype(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) 
 
 
 def in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Tell whether `func` changes its first argument, by torch's own naming: add_, __iadd__, __setitem__, inplace=True."""
+    """Tell whether `func` changes its first argument, by torch's naming: add_, __iadd__, __setitem__, inplace=True."""
     name = getattr(func, "__name__", "")
     if name in ("__setitem__", "__set__"):
         return True

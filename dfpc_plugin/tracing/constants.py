@@ -1,4 +1,4 @@
-"""Proxies of what a forward makes without data: constants, and what follows from weights and constants alone."""
+"""Proxies for tensors made without data: constants, and results of weights and constants alone."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ _CREATE = frozenset((torch.zeros, torch.ones, torch.full, torch.empty))
 
 
 class Constants(TorchFunctionMode):
-    """Looks after tensors that a forward makes without data.
+    """Handles tensors that a forward makes without data.
 
-    A constant of traced sizes, such as `torch.zeros(1, n, self.hidden)`, becomes a proxy that remembers them: each traced axis
-    counts as one entry that was expanded, so that it follows the channels that it meets. In place of a tensor that data was
-    written into, operators get what stands for it.
+    A constant with traced sizes, such as `torch.zeros(1, n, self.hidden)`, becomes a proxy that remembers them. Each
+    traced axis counts as expanded from one element, so it takes on the channels that it is combined with. A tensor that
+    data was written into is replaced by its proxy before operators get it.
     """
 
     def __init__(self, run: Tracer, written: WrittenTensors) -> None:
-        """Make proxies of `run`."""
+        """Make proxies for `run`."""
         super().__init__()
         self._run, self._written = run, written
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the function; look at what it is given only if it creates a constant, or if data was written somewhere."""
+        """Call the function. Arguments are inspected only if it creates a constant or data was written somewhere."""
         kwargs = kwargs or {}
         if self._written and func not in METADATA:
             args, kwargs = map_tensors(self._written.known, (args, kwargs))
         if types == (Proxy,) and func not in _CREATE and not torch._C._len_torch_function_stack():
-            return Proxy.__torch_function__(func, types, args, kwargs)  # where the call would end up, but for less
+            return Proxy.__torch_function__(func, types, args, kwargs)  # a short cut to the same call
         result = func(*args, **kwargs)
         if func not in _CREATE or isinstance(result, Proxy) or not result.is_floating_point() or "out" in kwargs:
             return result
         if func is torch.empty:
-            result.zero_()  # as what is not written to counts as constant
+            result.zero_()  # unwritten elements count as constant
         spread = _traced_axes(_sizes(args, kwargs))
         if not spread:
             return result
@@ -58,18 +58,16 @@ class Constants(TorchFunctionMode):
 
 
 def _sizes(args: tuple, kwargs: dict[str, Any]) -> Sequence[Any]:
-    """The sizes that a constant is created with, one by one or as a sequence."""
     given = args[0] if args else kwargs.get("size", ())
     return given if isinstance(given, list | tuple) else args
 
 
 def _traced_axes(sizes: Sequence[Any]) -> dict[int, int]:
-    """Axes whose sizes are traced."""
     return {axis: size for axis, size in enumerate(sizes) if isinstance(size, TracedInt)}
 
 
 def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Proxy:
-    """Make a constant of the shape of data, as `x.new_zeros` does, which the forward may still write data into."""
+    """Make a constant in the shape of data, as `x.new_zeros` does. The forward may write data into it."""
     sizes = args[0].shape if args and func.__name__.endswith("_like") else _sizes(args[1:], kwargs)
     args, kwargs = map_tensors(ordinary, (args, kwargs))
     made = func(*args, **kwargs)
@@ -79,8 +77,8 @@ def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: 
 
 
 def computed(run: Tracer, call: Call) -> Any:
-    """The actual result of an operator on weights and constants."""
-    if call.value is None:  # data, in a pass that follows nothing
+    """Compute the actual result of an operator on weights and constants."""
+    if call.value is None:  # data, in a pass without analyses
         return map_tensors(
             lambda meta: Proxy(meta.shape, run, meta.dtype, call.device, data=True),
             on_shapes(call.function, call.args, call.kwargs),
@@ -97,7 +95,7 @@ def computed(run: Tracer, call: Call) -> Any:
 
 
 def evaluated(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Call an operator without a record on the values of weights and constants, on copies where it changes them."""
+    """Call an operator without a record on the values of weights and constants; what it changes is copied first."""
     values, named = map_tensors(value_of, (args, kwargs))
     if args and in_place(func, args, kwargs):  # of one tensor, or of a list of them
         changed = map_tensors(lambda tensor: tensor.detach().clone(), values[0])
@@ -123,7 +121,7 @@ def evaluated(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[s
 
 
 def keep_values(value: Callable[[], Any], result: Any) -> None:
-    """Let the values of a result that are known be asked for."""
+    """Attach the known values of a result to its proxies."""
     if isinstance(result, Proxy):
         result.value = value
         return
@@ -144,7 +142,6 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 def _of_value(run: Tracer, tensor: Tensor, *, data: bool = False) -> Proxy:
-    """A proxy whose value is known."""
     return Proxy(tensor.shape, run, tensor.dtype, tensor.device, data=data, value=functools.partial(_same, tensor))
 
 
@@ -153,5 +150,4 @@ def _same(value: Tensor) -> Tensor:
 
 
 def _part(value: Callable[[], Any], number: int) -> Tensor:
-    """One of several results."""
     return tensors(value())[number]

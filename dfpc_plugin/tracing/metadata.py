@@ -1,4 +1,4 @@
-"""Questions about a tensor that its shape answers, and questions that only its values could answer."""
+"""Functions that a tensor's shape, dtype and device answer, and functions that need its values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CASTS", "CONSTANTS", "METADATA", "VALUES"]
 
 
 def _present(names: Iterable[str]) -> set[Callable[..., Any]]:
-    """Collect the functions and methods that the installed torch has under these names."""
+    """Collect the functions and methods of these names in the installed torch."""
     homes = (torch, torch.Tensor)
     return {getattr(home, name) for name in names for home in homes if callable(getattr(home, name, None))}
 
@@ -37,12 +37,12 @@ METADATA: frozenset[Callable[..., Any]] = frozenset(
 """Functions answered from shape, dtype and device alone."""
 
 VALUES: frozenset[Callable[..., Any]] = frozenset(_present(_VALUE_FUNCTIONS))
-"""Functions whose answer needs the values of the data; a model that calls them on data cannot run without data."""
+"""Functions that need values. A model that calls them on data cannot run without data."""
 
 CONSTANTS: frozenset[Callable[..., Any]] = frozenset(
     _present("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like".split())
 )
-"""Functions that take shape, dtype and device from data and make a constant."""
+"""Functions that make a constant with the shape, dtype and device of data."""
 
 CASTS: dict[str, torch.dtype] = {
     "float": torch.float32,

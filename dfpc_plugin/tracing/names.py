@@ -1,4 +1,4 @@
-"""Names of what runs: the module whose forward is on the Python stack, and the layer that owns a weight."""
+"""Finds the module whose forward is running, on the Python stack, and the layer that owns a weight."""
 
 from __future__ import annotations
 
@@ -22,18 +22,14 @@ _ENGINE = (
     F.__file__,
     torch.overrides.__file__,
 )
-"""Files whose functions are no module's: their frames, with many variables each, need not be looked at."""
+"""Files whose frames belong to no module and can be skipped."""
 
 
 class ModelNames:
-    """Dotted paths of a model's modules and parameters, looked up by identity.
-
-    Attributes:
-        modules: The modules by path, each once.
-    """
+    """Dotted paths of a model's `modules` (each once) and parameters, looked up by identity."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Read the paths of `model`; nothing of it is changed."""
+        """Read the paths of `model`, which is not changed."""
         self.modules = dict(model.named_modules())
         self._modules = {id(module): path for path, module in self.modules.items()}
         self._parameters: dict[int, list[str]] = defaultdict(list)
@@ -45,7 +41,7 @@ class ModelNames:
                     self._parameters[id(parameter)].append(f"{path}.{name}" if path else name)
 
     def caller(self) -> str | None:
-        """Dotted path of the module whose forward is running, found on the Python stack; None if there is none."""
+        """Return the dotted path of the module whose forward is running, or None."""
         frame = sys._getframe(1)
         while frame is not None:
             code = frame.f_code
@@ -62,7 +58,7 @@ class ModelNames:
         return None if path is None else self.modules[path]
 
     def layer(self, weight: Any) -> str:
-        """Name the layer that owns `weight`: its parameter's path without '.weight', or the module that is running."""
+        """Name the layer that owns `weight`: its parameter's path without '.weight', or else the running module."""
         owners = self._owners(weight)
         if len(owners) == 1:
             return owners[0].removesuffix(".weight")
@@ -73,19 +69,19 @@ class ModelNames:
         return caller
 
     def parameters_of(self, module: nn.Module) -> list[Any]:
-        """The parameters that `module` itself holds, as they are outside of a run."""
+        """The parameters that `module` itself holds outside of a run."""
         return self._held.get(id(module), [])
 
     def path_of(self, parameter: Any) -> str:
-        """Path of one of the model's parameters, by its first name; '' for what is none."""
+        """First path of one of the model's parameters; '' for any other tensor."""
         return next(iter(self._parameters.get(id(parameter), [""])))
 
     def owns(self, tensor: Any) -> bool:
-        """Tell whether `tensor` is a parameter of the model, or a view of one such as its transpose."""
+        """Tell whether `tensor` is a parameter of the model or a view of one, such as its transpose."""
         return bool(self._owners(tensor))
 
     def _owners(self, tensor: Any) -> list[str]:
-        """Paths of the parameter that `tensor` is or shows; weights made from data or from others are nobody's."""
+        """Paths of the parameter that `tensor` is or views; empty for computed weights."""
         while isinstance(tensor, Proxy) and tensor.original is None and tensor._view is not None:
             tensor = tensor._view.source
         if isinstance(tensor, Proxy):

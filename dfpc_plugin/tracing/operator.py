@@ -1,8 +1,7 @@
-"""The strict table of operators: one record for each, keyed by function object.
+"""The table of operators: one record each, keyed by function object.
 
-A record says everything that is known of an operator: how it carries bounds, variances and means of data, and what becomes
-of channels. Everything that follows a model reads this one table, so nothing can be known to one analysis and not to
-another. What is not in the table is an error; nothing falls through to the original function.
+A record describes how bounds, variances, means and channels pass an operator. All analyses read this table. An operator
+without a record is an error; nothing falls through to the original function.
 """
 
 from __future__ import annotations
@@ -31,51 +30,49 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
 class Convention(enum.Enum):
-    """How the output of a rule relates to the largest change of the operator's output."""
+    """How a rule's output relates to the largest change of the operator's output."""
 
     EXACT = "exact"
-    """The rule is |M| x for the operator's own matrix M (or moves entries without changing them)."""
+    """The rule is |M| x for the operator's matrix M, or moves elements unchanged."""
     BOUND = "bound"
-    """No change of the operator's output can exceed what the rule returns."""
+    """The operator's output changes by at most what the rule returns."""
     APPROXIMATION = "approximation"
-    """No bound exists without data; the rule is a stated estimate."""
+    """The rule is an estimate; no bound exists without data."""
 
 
 class Means(enum.Enum):
-    """How means and variances of data pass an operator, where its rule for bounds does not say it all."""
+    """How means and variances of data pass an operator."""
 
     AS_BOUNDS = "as bounds"
-    """Variances by the rule for bounds; means are not known behind it."""
+    """Variances by the rule for bounds; means become unknown."""
     LINEAR = "linear"
     """Variances by the rule for bounds; means by the operator itself."""
     POINTWISE = "pointwise"
     """Both by integrals of the operator over a normal variable."""
     OWN = "own"
-    """By the record's `noise`."""
+    """Both by the record's `noise`."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """What is known of one operator.
+    """The record of one operator.
 
     Attributes:
-        bound: The map from bounds to bounds; of an operator that is `composed`, the function that does the same by known
-            operators.
-        convention: What `bound` promises: exact, a bound, or an approximation.
-        channels: What becomes of channels: takes a `ChannelCall` and the operator's arguments. None if that is not known:
-            channels that enter it are protected.
-        means: How means and variances pass it.
-        noise: For `Means.OWN`: takes the arguments by name and the variances that `bound` has made, returns variances and
-            means.
-        compute: For `Means.POINTWISE`: what the operator computes, where that is not the operator itself.
-        kind: "pointwise", "moves", "reduces", "combines", "layer", "composed" or "other"; for tables.
-        context: `bound` takes a `LayerContext` as its first argument: it reads or writes couplings, or has to tell data from
-            constants.
-        couples: Operands meet entry by entry, so their channels stand or fall together.
-        view: The operator returns views of its first argument, so a change in place shows through.
-        additive: Constant tensors add to the result without changing, so `bound` gets zeros in their place.
-        first_only: Data can only be the first argument.
-        dtypes: Dtypes of the results, where they are not those of the data; None for a result that has the data's.
+        bound: Maps bounds to bounds. For a `composed` operator: the equivalent function of known operators.
+        convention: Whether `bound` is exact, a bound or an approximation.
+        channels: The channel rule; takes a `ChannelCall` and the operator's arguments. None: channels that enter are
+            protected.
+        means: How means and variances pass.
+        noise: For `Means.OWN`: takes the arguments by name and the variances from `bound`; returns variances and means.
+        compute: For `Means.POINTWISE`: the function to integrate, if it is not the operator itself.
+        kind: "pointwise", "combines", "moves", "picks", "joins", "writes", "reduces", "pools", "norm", "products",
+            "layer", "composed" or "other".
+        context: `bound` takes a `LayerContext` first, to read or write couplings or to tell data from constants.
+        couples: Operands are combined element by element, so their channels are pruned together.
+        view: The operator returns views of its first argument, which share changes in place.
+        additive: Constant tensors only add to the result, so `bound` gets zeros in their place.
+        first_only: Only the first argument can be data.
+        dtypes: Dtypes of the results where they differ from the data's; None for a result with the data's dtype.
     """
 
     bound: Callable[..., Any]
@@ -94,12 +91,12 @@ class Operator:
 
     @property
     def summary(self) -> str:
-        """First line of the rule's docstring: the formula and what it assumes."""
+        """First line of the rule's docstring: the formula and its assumptions."""
         return (self.bound.__doc__ or "").strip().split("\n", 1)[0]
 
 
 _BY_NAME: dict[str, Operator] = {}
-"""Records of operators of other libraries, which are not imported for that, by their name in the dispatcher."""
+"""Records of other libraries' operators by dispatcher name, so that the libraries need not be imported."""
 _PROCESS: dict[Callable[..., Any], Operator] = {}
 _SCOPES: contextvars.ContextVar[tuple[dict[Callable[..., Any], Operator], ...]] = contextvars.ContextVar(
     "dfpc_operators", default=()
@@ -107,10 +104,10 @@ _SCOPES: contextvars.ContextVar[tuple[dict[Callable[..., Any], Operator], ...]] 
 
 
 def register(functions: tuple[Callable[..., Any], ...], record: Operator, *, override: bool = False) -> None:
-    """Enter `record` for every one of `functions`: in the innermost `rule_scope`, else for the process.
+    """Enter `record` for each of `functions`: in the innermost `rule_scope`, else for the process.
 
     Raises:
-        DuplicateRuleError: One of them has a record, this is no scope, and `override` is not set.
+        DuplicateRuleError: One of them has a record, no scope is open, and `override` is not set.
         TypeError: One of them is not callable.
     """
     scopes = _SCOPES.get()
@@ -124,11 +121,7 @@ def register(functions: tuple[Callable[..., Any], ...], record: Operator, *, ove
 
 
 def register_name(name: str, record: Operator) -> None:
-    """Enter `record` for an operator of another library, such as "torchvision::roi_align".
-
-    Raises:
-        DuplicateRuleError: It has a record.
-    """
+    """Enter `record` for another library's operator, such as "torchvision::roi_align", or raise DuplicateRuleError."""
     if name in _BY_NAME:
         raise DuplicateRuleError(name)
     _BY_NAME[name] = record
@@ -136,7 +129,7 @@ def register_name(name: str, record: Operator) -> None:
 
 @contextlib.contextmanager
 def rule_scope() -> Iterator[None]:
-    """Keep the rules registered inside the block to the block (and to this thread or task)."""
+    """Limit the rules registered inside the block to the block (and to this thread or task)."""
     token = _SCOPES.set((*_SCOPES.get(), {}))
     try:
         yield
@@ -146,7 +139,7 @@ def rule_scope() -> Iterator[None]:
 
 @contextlib.contextmanager
 def process_wide() -> Iterator[None]:
-    """Keep the rules registered inside the block for the whole process, also where a `rule_scope` is open around it."""
+    """Register rules inside the block for the whole process, even inside a `rule_scope`."""
     token = _SCOPES.set(())
     try:
         yield
@@ -180,9 +173,9 @@ _PYTHON_OPERATORS = frozenset("add sub mul truediv div pow matmul neg abs pos an
 
 
 def forms(*names: str) -> tuple[Callable[..., Any], ...]:
-    """Return every form in which torch offers an operator: function, method, functional, in place, `+` and `+=`.
+    """Return every form of an operator in torch: function, method, functional, in place, `+` and `+=`.
 
-    Reversed operators (`__rsub__`) are not included: their operands are exchanged.
+    Reversed operators (`__rsub__`) exchange their operands and are not included.
 
     Raises:
         AttributeError: torch has none of the names.
@@ -194,7 +187,7 @@ def forms(*names: str) -> tuple[Callable[..., Any], ...]:
 
 
 def present(*names: str) -> tuple[Callable[..., Any], ...]:
-    """Return the forms of those names that the installed torch has; none is no error."""
+    """Return what `forms` does for the names that the installed torch has; may be empty."""
     found: dict[Callable[..., Any], None] = {}
     for name in names:
         spellings = [name, f"{name}_"]
@@ -210,8 +203,8 @@ def present(*names: str) -> tuple[Callable[..., Any], ...]:
 
 @functools.lru_cache(maxsize=1024)
 def function_name(function: Callable[..., Any]) -> str:
-    """Name an operator the way its user would write it: `torch.nn.functional.relu`, `torch.Tensor.add_`."""
-    attribute = getattr(function, "__self__", None)  # of Tensor.shape.__get__: the attribute itself
+    """Name an operator as users write it: `torch.nn.functional.relu`, `torch.Tensor.add_`."""
+    attribute = getattr(function, "__self__", None)  # for Tensor.shape.__get__: the attribute
     if attribute is not None and getattr(attribute, "__objclass__", None) is not None:
         return f"torch.Tensor.{attribute.__name__}"
     name = getattr(function, "__name__", None) or type(function).__name__

@@ -1,8 +1,8 @@
 """The tensor that a model's forward sees while it is traced.
 
-A proxy has a shape, a dtype and a device, but no storage. Every operation on one reaches `__torch_function__`, hence its run
-and the record of the operator; what slips below the Python API reaches `__torch_dispatch__`, which raises. A proxy carries
-what each analysis knows of its tensor: labels of channels, and bounds (or variances and means) of its entries.
+A proxy has a shape, a dtype and a device, but no storage. `__torch_function__` sends every operation on it to the run,
+which looks up the operator's record; `__torch_dispatch__` raises for operations that bypass the Python API. A proxy
+carries labels of channels, and bounds (or variances and means) of its elements.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_SPREAD: Mapping[int, int | None] = {}
 
 
 class Tracer(Protocol):
-    """What a proxy needs of its run."""
+    """What a proxy needs from its run."""
 
     traces_sizes: bool
     dtype: torch.dtype
@@ -41,27 +41,28 @@ class Tracer(Protocol):
 
 
 class Proxy(torch.Tensor):
-    """Stands for data, for weights or for constants.
+    """Replaces data, weights or constants in a traced forward.
 
     Attributes:
         run: The run that it belongs to.
-        value: Computes its actual values where they are known (weights, constants, integers that the user gave), else None.
-        original: The parameter or buffer that this stands for, if it does.
-        origins: The parameters and buffers that it was computed from, where nothing else went in.
-        slots: Labels of channels, tensors of this tensor's shape. An entry has a label per slot: a weight `(out, in)` belongs
-            to an output channel and to an input channel, a feature map to one channel. No slot: no channels.
-        wild: A constant made from the shape of data, which takes whatever shape the data has.
-        multiplied: It is a product of data with data, or of constants with constants, so no weight of a layer.
-        spread: Axes along which one entry was expanded to many, with the size asked for: they have no entries of their own, but
-            for what a forward has written into a constant. None where the size is asked for elsewhere.
+        value: Computes its values where they are known (weights, constants, integers that the user gave), else None.
+        original: The parameter or buffer that it replaces, if any.
+        origins: The parameters and buffers that it was computed from, if from nothing else.
+        slots: Labels of channels: tensors of this tensor's shape. A weight `(out, in)` has two slots (output and input
+            channels), a feature map one, a tensor without channels none.
+        wild: Whether it is a constant in the shape of data, which adapts to whatever shape the data has.
+        multiplied: Whether it is a product of data with data, or of constants with constants, and so no layer's weight.
+        spread: Axes expanded from one element, with the requested size (None if that is noted elsewhere). They have no
+            elements of their own, except those that a forward wrote into a constant.
         ends: Axes of such a constant, with the positions where slices of it begin or end.
-        rows: Labels of the rows of weights, biases and norms that have made it, with nothing but linear operators since, laid
-            out as it is: scaling all of these rows scales it. None if there are no such rows.
-        factors: Of a product of data with data, the rows of either factor: scaling those of one of them scales it.
+        rows: Labels, in this tensor's layout, of rows of weights, biases and norms: scaling all of these rows scales
+            this tensor, as only linear operators came after. Empty if there are none.
+        factors: For a product of two data tensors, the rows of each: scaling the rows of one of them scales the
+            product.
         sources: The feed-in layers that reach it.
-        expectation: Means of its entries (which broadcast to them), where these are known and asked for.
-        curve: Of what every entry is a function, if it is known as one of a single tensor.
-        version: Counts changes in place.
+        expectation: Means of its elements (broadcastable), where they are known and needed.
+        curve: The function of another tensor's elements that it is, if known.
+        version: Number of changes in place.
     """
 
     run: Tracer
@@ -99,7 +100,7 @@ class Proxy(torch.Tensor):
         value: Callable[[], Tensor] | None = None,
         slots: tuple[Tensor, ...] = (),
     ) -> Proxy:
-        """Make a proxy of some shape; the analyses attach what they know."""
+        """Make a proxy; the analyses attach what they know."""
         self = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         self.run, self.value, self._holds_data = run, value, data
         self._shape, self._dtype, self._device = shape, dtype, device
@@ -107,7 +108,7 @@ class Proxy(torch.Tensor):
             self.set_slots(slots)
         return self
 
-    # Properties of Python answer what every operator asks for faster than `__torch_function__` can.
+    # Every operator asks for these; Python properties answer faster than `__torch_function__`.
     @property
     def shape(self) -> torch.Size:  # type: ignore[override]
         """The shape, with traced integers if the run traces sizes."""
@@ -115,17 +116,17 @@ class Proxy(torch.Tensor):
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """What the model sees."""
+        """The dtype that the model sees."""
         return self._dtype
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the model's tensor lies."""
+        """The device of the model's tensor."""
         return self._device
 
     @property
     def holds_data(self) -> bool:
-        """Whether it depends on data: itself, or what it is a view of."""
+        """Whether it depends on data, itself or as a view."""
         if self._holds_data:
             return True
         view = self._view
@@ -133,25 +134,25 @@ class Proxy(torch.Tensor):
 
     @property
     def slots(self) -> tuple[Tensor, ...]:
-        """Labels as of now, also when the tensor that this one views was changed in place."""
+        """Current labels, also after the viewed tensor was changed in place."""
         self.look_again()
         return self._slots
 
     @property
     def bound(self) -> Tensor:
-        """Bounds, or variances, as of now; zero for what does not depend on data."""
+        """Current bounds, or variances; zero without data."""
         self.look_again()
         if self._bound is None:
             self._bound = torch.zeros((), dtype=self.run.dtype, device=self.device).expand(shape_of(self))
         return self._bound
 
     def set_slots(self, slots: tuple[Tensor, ...]) -> None:
-        """Replace the labels, which are canonical; a slot that is the same everywhere tells no channels apart."""
+        """Replace the labels, which must be canonical; slots that do not vary are dropped."""
         self._slots = tuple([slot for slot in slots if slot.numel() and varying(slot)])
         self._sizes = None
 
     def set_bound(self, bound: Tensor, sources: frozenset[str], expectation: Tensor | None = None) -> None:
-        """Attach bounds, or variances and means, and the feed-in layers that reach it."""
+        """Attach bounds, or variances and means, and the feed-in layers that reach the tensor."""
         self._bound = bound if bound.dtype == self.run.dtype else bound.to(self.run.dtype)
         self.sources, self.expectation = sources, expectation
 
@@ -161,11 +162,11 @@ class Proxy(torch.Tensor):
 
     @property
     def viewed(self) -> Proxy:
-        """The tensor that this is a view of in the end; itself if it is none."""
+        """The tensor at the end of the chain of views; itself if it is no view."""
         return self if self._view is None else self._view.source.viewed
 
     def copy_of_labels(self) -> Proxy:
-        """Return a proxy that knows what this one knows but for bounds, and is a view of nothing."""
+        """Return a copy without bounds, which is no view."""
         made = Proxy(
             shape_of(self), self.run, self.dtype, self.device, data=self.holds_data, value=self.value, slots=self.slots
         )
@@ -182,7 +183,7 @@ class Proxy(torch.Tensor):
         return None
 
     def change(self, result: Proxy, slots: tuple[Tensor, ...]) -> None:
-        """Become `result` in place, with the labels `slots`, here and in everything that this tensor is a view of."""
+        """Become `result` in place, with the labels `slots`, here and in every tensor that this one views."""
         bound = result._bound
         if bound is not None and bound.shape != shape_of(self):
             bound = bound.expand(shape_of(self))
@@ -210,7 +211,7 @@ class Proxy(torch.Tensor):
             self._write_through(self._view, len(before), before_bound is not None)
 
     def _write_through(self, view: View[Proxy], labels: int, bounds: bool) -> None:
-        """Change what this is a view of; before, this had so many labels, and bounds only if they have changed."""
+        """Write a change through to the source; `labels`: number of slots before, `bounds`: whether bounds changed."""
         source, shape = view.source, shape_of(view.source)
         changed = labels != len(self._slots)
         if not (changed or bounds or self._holds_data):
@@ -232,13 +233,13 @@ class Proxy(torch.Tensor):
         view.seen = source.version
 
     def means(self) -> Tensor | None:
-        """Means of all entries, in the precision of bounds; None where they are not known."""
+        """Means of all elements in the dtype of bounds, or None if they are unknown."""
         if not self.holds_data:
             return None if self.value is None else self.value().detach().to(self.run.dtype)
         return None if self.expectation is None else self.expectation.expand(shape_of(self))
 
     def look_again(self) -> None:
-        """Take a view again if its source has changed."""
+        """Update a view whose source has changed."""
         view = self._view
         if view is None:
             return
@@ -275,7 +276,7 @@ class Proxy(torch.Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Send every operation to the run; answer what shape, dtype and device answer."""
+        """Answer questions about shape, dtype and device; send every other operation to the run."""
         kwargs = kwargs or {}
         if func in METADATA:
             return _metadata(func, args, kwargs)
@@ -287,7 +288,7 @@ class Proxy(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Refuse whatever got past the Python API: there is no storage to compute with."""
+        """Raise for an operation that bypassed the Python API: there is no storage to compute with."""
         raise DFPCError(
             f"{func} reached a traced tensor below torch's Python API (a compiled extension or a custom C++ operator); "
             f"wrap the call in a Python function that hands over to torch.overrides.handle_torch_function and register a "
@@ -295,16 +296,16 @@ class Proxy(torch.Tensor):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Proxy:
-        """A copy stands for the same: there is no storage to copy."""
+        """Return the proxy itself: there is no storage to copy."""
         return self
 
     def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
-        """Say what is known, for a forward that prints."""
+        """Show shape and dtype, for a forward that prints."""
         return f"Proxy(shape={tuple(shape_of(self))}, dtype={self.dtype})"
 
 
 def _metadata(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Answer a question about shape, dtype or device; sizes of channels as traced integers."""
+    """Answer a question about shape, dtype or device, with traced integers for sizes of channels."""
     proxy = args[0] if args else None
     if isinstance(proxy, Proxy) and proxy.run.traces_sizes:
         if func in _SIZES:
@@ -325,14 +326,14 @@ def is_data(value: Any) -> bool:
 
 
 def value_of(tensor: Tensor) -> Tensor:
-    """The actual values of weights and constants, without gradients."""
+    """Return the values of a weight or constant; a proxy without known values is returned as it is."""
     if isinstance(tensor, Proxy):
         return tensor if tensor.value is None else tensor.value()
     return tensor
 
 
 def shape_of(tensor: Tensor) -> torch.Size:
-    """The shape as torch stores it."""
+    """The shape without traced integers."""
     if isinstance(tensor, Proxy):
         return tensor._shape
     with torch._C.DisableTorchFunctionSubclass():
@@ -340,5 +341,5 @@ def shape_of(tensor: Tensor) -> torch.Size:
 
 
 def blank(tensor: Tensor) -> Tensor:
-    """Labels of a tensor without channels."""
+    """Labels of a tensor without channels: zeros."""
     return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))

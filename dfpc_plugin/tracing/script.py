@@ -1,8 +1,8 @@
 """Run TorchScript on proxies.
 
-Scripted code runs in C++, below the Python API where the rules live. A scripted module dispatches to
-`__torch_function__`, a scripted function does not, so its call is redirected while a pass runs; either way the graph
-is interpreted here, one operator at a time, through the same rules as everything else.
+Scripted code runs in C++, below the Python API. A scripted module dispatches to `__torch_function__`; a scripted
+function does not, so its call is redirected during a pass. Either way, the graph is interpreted here, operator by
+operator, by the usual rules.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ def is_scripted(function: Any) -> bool:
 
 
 def scripted_functions_redirected() -> AbstractContextManager[None]:
-    """Interpret scripted functions that meet a proxy; all other calls of them go on as before."""
+    """Interpret scripted functions that are called with a proxy; other calls are not affected."""
     return _exchange.block()
 
 
 def _install(undo: contextlib.ExitStack) -> None:
-    """Exchange what calls a scripted function."""
     if torch._C.ScriptFunction.__call__ is not _call:
         put(undo, torch._C.ScriptFunction, "__call__", _call)
 
@@ -56,11 +55,7 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def interpret(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run a scripted function or method operator by operator.
-
-    Raises:
-        DFPCError: Its graph holds a construct that has no meaning without data.
-    """
+    """Run a scripted function or method operator by operator; raises DFPCError for constructs that need data."""
     graph = function.inlined_graph
     owner = getattr(function, "owner", None)
     given = args if owner is None or (args and args[0] is owner) else (owner, *args)
@@ -76,7 +71,6 @@ def interpret(function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 
 def _run_block(block: Any, values: dict[str, Any]) -> None:
-    """Execute the nodes of a graph or block in order."""
     for node in block.nodes():
         inputs = [values[value.debugName()] for value in node.inputs()]
         handler = _CONSTRUCTS.get(node.kind())
@@ -196,7 +190,7 @@ _CONSTRUCTS: dict[str, Callable[[Any, list[Any], dict[str, Any]], list[Any]]] = 
     "prim::Loop": _loop,
     "prim::RaiseException": _raise,
 }
-"""What TorchScript calls prim: everything that is not an operator."""
+"""Handlers of nodes that are not operators."""
 
 _PLAIN: dict[str, Callable[..., Any]] = {
     "__getitem__": lambda container, index: container[index],
@@ -209,4 +203,4 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "append": lambda items, item: (items.append(item), items)[1],
     "warn": lambda *args: None,
 }
-"""Operators on numbers and containers, which torch.ops does not offer or not for every type."""
+"""Operators on numbers and containers that torch.ops lacks, at least for some types."""

@@ -1,10 +1,9 @@
-"""Numbers that remember where they come from.
+"""Numbers that remember how they were computed.
 
-A forward that reshapes to `(batch, tokens, self.num_heads, self.head_dim)` will, after a cut, ask for the numbers of the
-uncut model. While a pass over channel labels runs, every integer that a module keeps in an attribute, and every size of
-an axis that holds channels, is a `TracedInt`: an ordinary integer that also knows the expression it was computed by.
-Where one ends up as the size of an axis, the expression tells which attribute has to change with that axis, or which
-other axis it has to stay equal to.
+After pruning, a forward that reshapes to `(batch, tokens, self.num_heads, self.head_dim)` still asks for the original
+sizes. So during a pass over channel labels, every integer attribute of a module and every size of an axis of channels
+is a `TracedInt`: an integer that knows its expression. Where one becomes the size of an axis, the expression tells
+which attribute must change with that axis, or which other axis must keep the same size.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer kept by a module: `module.name`, or its entry `position` where it is a tuple or a list."""
+    """An integer kept by a module: `module.name`, or entry `position` of that tuple or list."""
 
     module: str
     name: str
@@ -64,7 +63,7 @@ class AxisSize:
     flexible: int
 
     def __str__(self) -> str:
-        """Say what it is."""
+        """Describe the axis."""
         return f"the size of axis {self.axis} of {tuple(self.labels.shape)}"
 
 
@@ -91,30 +90,27 @@ class _Traced:
     __array_priority__ = 1000
 
     def __new__(cls, value: Any, expression: Expression) -> Any:
-        """Make the number `value` that came out of `expression`."""
         self = super().__new__(cls, value)  # type: ignore[call-arg]
         self.expression = expression
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles are plain numbers: nothing of a pass outlives it."""
+        """Copy and pickle as a plain number: no traced number outlives its pass."""
         plain: Any = float if isinstance(self, float) else int
         return plain, (_plain(self),)
 
     def __int__(self) -> int:
-        """A plain number, which is remembered."""
         value = int(_plain(self))
         _tell(value, self.expression)
         return value
 
     def __float__(self) -> float:
-        """A plain number, which is remembered."""
         value = float(_plain(self))
         _tell(value, self.expression)
         return value
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        """What NumPy computes of it is a plain number; it is remembered."""
+        """Let NumPy compute with plain numbers, and report the cast."""
         _tell(float(_plain(self)), self.expression)
         return getattr(ufunc, method)(
             *(_plain(value) if isinstance(value, _Traced) else value for value in inputs), **options
@@ -127,39 +123,37 @@ def _plain(value: Any) -> Any:
 
 
 class TracedFloat(_Traced, float):
-    """A number computed from traced integers, such as the scale of attention logits."""
+    """A float computed from traced integers, such as the scale of attention logits."""
 
 
 class TracedInt(_Traced, int):
-    """An integer that a module keeps, the size of an axis, or a number computed from such."""
+    """An integer attribute, the size of an axis, or an integer computed from such numbers."""
 
 
 class Casts:
-    """Plain numbers that a forward has made from traced ones, by `int(width)`, `math.sqrt(width)` or `float(width)`.
+    """Plain numbers that a forward made from traced ones, by `int(width)`, `math.sqrt(width)` or `float(width)`.
 
-    Such a number has lost where it comes from. But the cast itself is seen, so that the number, or a root of it, is
-    recognised by its value if it turns up in the same module, in a module of that, or in one around it.
+    Such a number has lost its expression. So the cast is noted, and the number, or a root or inverse of it, is
+    recognised by its value in the same module, its submodules and its parents.
     """
 
     _POWERS = (1.0, 0.5, -0.5, -1.0, 0.25, -0.25)
 
     def __init__(self) -> None:
-        """Note nothing yet."""
+        """Start without casts."""
         self._noted: dict[float, list[tuple[str, Expression]]] = {}
 
     def note(self, value: float, expression: Expression, module: str) -> None:
-        """Remember that `module` has cast a number computed by `expression`."""
-        if value > 1:  # zero and one are too common to tell anything
+        """Note that `module` cast a number computed by `expression`."""
+        if value > 1:  # zero and one are too common
             found = self._noted.setdefault(value, [])
             if (module, expression) not in found:
                 found.append((module, expression))
 
     def origin_of(self, value: float, module: Callable[[], str | None]) -> Expression | None:
-        """How a plain number was computed from widths, if it is one that was cast, or a root or inverse of it.
+        """Return how a number was computed from widths, or None; roots and inverses of casts count, too.
 
-        Args:
-            value: The number.
-            module: Names the module that uses it; asked for only if there is a cast to compare with.
+        `module` returns the path of the module that uses the number; it is called only if the value matches a cast.
         """
         for base, noted in self._noted.items():
             for power in self._POWERS:
@@ -185,24 +179,23 @@ _watch = threading.local()
 
 
 def _tell(value: float, expression: Expression) -> None:
-    """Report to the run that is watching, if one is, that a traced number became a plain one."""
+    """Report to the watching run, if any, that a traced number was cast."""
     note = getattr(_watch, "note", None)
     if note is not None:
         note(value, expression)
 
 
 def _within(path: str, other: str) -> bool:
-    """Whether a module is another one, or a part of it."""
     return path == other or not other or path.startswith(f"{other}.")
 
 
 def expression_of(value: int) -> Expression:
-    """Return how `value` was computed; a plain integer stands for itself."""
+    """Return how `value` was computed; a plain integer is its own expression."""
     return value.expression if isinstance(value, TracedInt) else int.__add__(value, 0)
 
 
 def leaves_of(expression: Expression) -> Iterator[Any]:
-    """Walk the attributes and axis sizes that an expression is made from."""
+    """Yield the attributes and axis sizes of an expression."""
     if isinstance(expression, Operation):
         for operand in expression.operands:
             yield from leaves_of(operand)
@@ -216,7 +209,7 @@ def attributes_of(expression: Expression) -> list[Attribute]:
 
 
 def is_linear(expression: Expression) -> bool:
-    """Tell whether an expression holds nothing but sums, differences and multiples."""
+    """Tell whether an expression has only sums, differences and multiples."""
     if not isinstance(expression, Operation):
         return True
     if expression.function is operator.mul and len(list(leaves_of(expression))) > 1:
@@ -245,7 +238,7 @@ TracedInt.__neg__ = _traced(operator.neg)  # type: ignore[method-assign]
 
 
 def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callable[..., Any]:
-    """Make an arithmetic method whose result is a number other than an integer."""
+    """Make an arithmetic method whose result may be a float."""
 
     def method(self: Any, other: Any) -> Any:
         operands = (other, self) if reflected else (self, other)

@@ -1,4 +1,4 @@
-"""Give a model proxies for its parameters, and integers that are traced, for the time of a run."""
+"""Replace a model's parameters by proxies, and its integers by traced ones, during a run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from dfpc_plugin.tracing.traced_run import TracedRun
 __all__ = ["Labeller", "traced_state"]
 
 Labeller = Callable[[Proxy, str, Any], None]
-"""Labels the channels of a parameter or buffer: takes its proxy, its path and the module that holds it."""
+"""Labels the channels of a parameter or buffer, given its proxy, its path and the module that holds it."""
 
 _TRACED = frozenset((int, tuple, list))
 _UNTRACED = frozenset(
     ("kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice")
 )
-"""What convolutions and pools keep about space, which no cut of channels changes."""
+"""Spatial attributes of convolutions and pools, which do not depend on channels."""
 _COMPUTED_FROM = ("_orig", "_v", "_g")
-"""Endings of parameters from which hooks compute a plain attribute before every call."""
+"""Suffixes of parameters from which hooks compute a plain attribute before every call."""
 
 
 @contextlib.contextmanager
 def traced_state(run: TracedRun, label: Labeller | None) -> Iterator[None]:
-    """Replace the model's parameters and floating-point buffers, and with `label` also integers; all is put back at exit.
+    """Replace the model's parameters and floating-point buffers by proxies; everything is restored at exit.
 
-    With `label`, constants that a module keeps in plain attributes are labelled too, so that they can lose channels.
+    With `label`, integers are traced, and constants in plain attributes are labelled so that they can be pruned.
     """
     saved: list[tuple[dict[str, Any], str, Any]] = []
 
@@ -61,11 +61,11 @@ def traced_state(run: TracedRun, label: Labeller | None) -> Iterator[None]:
     finally:
         for table, name, value in reversed(saved):
             table[name] = value
-        run.state.clear()  # proxies know their run
+        run.state.clear()  # proxies refer to their run
 
 
 def _proxy(run: TracedRun, tensor: Tensor, path: str, module: Any, label: Labeller | None) -> Proxy:
-    """The proxy of a tensor; one with two names has one proxy."""
+    """Return the proxy of a tensor; a tensor with two names has one proxy."""
     proxy = run.state.get(id(tensor))
     if proxy is None:
         proxy = Proxy(tensor.shape, run, tensor.dtype, tensor.device, value=lambda: tensor)
@@ -77,14 +77,14 @@ def _proxy(run: TracedRun, tensor: Tensor, path: str, module: Any, label: Labell
 
 
 def _is_constant(module: Any, name: str, value: Tensor) -> bool:
-    """Whether a plain attribute is a constant of the module, not computed before every call."""
+    """Whether a plain attribute is a constant of the module, not recomputed before every call."""
     if not value.is_floating_point() or value.requires_grad or value.dim() == 0 or isinstance(value, Proxy):
         return False
     return not any(name + ending in module._parameters for ending in _COMPUTED_FROM)
 
 
 def _traced(value: Any, module: str, name: str) -> Any:
-    """Trace an integer, or those in a plain tuple or list; everything else is returned as it is."""
+    """Trace an integer, or those in a tuple or list; other values are returned as they are."""
     if type(value) is int:
         return TracedInt(value, Attribute(module, name, value))
     if any(type(entry) is int for entry in value):

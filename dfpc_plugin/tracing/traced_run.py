@@ -1,4 +1,4 @@
-"""One run of a model's forward on proxies: every operation goes to the record of its operator, once, for all analyses."""
+"""One run of a model's forward on proxies: each operation goes to its operator's record once, for all analyses."""
 
 from __future__ import annotations
 
@@ -27,14 +27,7 @@ __all__ = ["Found", "TracedRun"]
 
 @dataclass(frozen=True)
 class Found:
-    """What an analysis of bounds has found of a result.
-
-    Attributes:
-        bounds: Bounds, or variances, in the structure of the result.
-        sources: The feed-in layers that reach it.
-        means: Means in the same structure; None if they are not known.
-        curve: What function of a single tensor it is, if it is one.
-    """
+    """Bounds or variances of a result, its feed-in layers, means (None if unknown), and the curve that it is, if any."""
 
     bounds: Any
     sources: frozenset[str]
@@ -43,17 +36,17 @@ class Found:
 
 
 class ChannelAnalysis(Protocol):
-    """Follows channels."""
+    """Tracks channels."""
 
     def apply(self, call: Call) -> Any:
         """Return the result as proxies with labels."""
 
     def leaves(self, func: Callable[..., Any], operands: list[Proxy]) -> None:
-        """Note that an operator without a record takes the values of some weights."""
+        """Note that an operator without a record reads the values of weights."""
 
 
 class BoundAnalysis(Protocol):
-    """Follows bounds, or variances and means."""
+    """Tracks bounds, or variances and means."""
 
     dtype: torch.dtype
 
@@ -66,18 +59,18 @@ class TracedRun:
 
     Attributes:
         names: Paths of the model's modules and parameters.
-        channels: The analysis of channels, or None.
-        bounds: The analysis of bounds, or None.
-        dtype: Of bounds.
+        channels: The channel analysis, or None.
+        bounds: The bound analysis, or None.
+        dtype: Dtype of bounds.
         calls: Number of operations so far.
-        used: Identities of the parameters and buffers that operators were called on, in the order of the first calls.
-        state: The proxy of every parameter and buffer, by the identity of the original.
+        used: Ids of the parameters and buffers that operators used, in the order of first use.
+        state: Proxies of all parameters and buffers, by id of the original.
         written: Ordinary tensors that the forward has written data into.
-        traces_sizes: Sizes that the model reads remember where they come from.
+        traces_sizes: Whether sizes that the model reads are traced.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Prepare for one run of `model`; nothing of it is changed."""
+        """Prepare for one run of `model`, which is not changed."""
         self.names = ModelNames(model)
         self.channels: ChannelAnalysis | None = None
         self.bounds: BoundAnalysis | None = None
@@ -94,18 +87,18 @@ class TracedRun:
 
     @property
     def busy(self) -> bool:
-        """Whether an operation is being carried out, so that nothing that happens is the forward's own doing."""
+        """Whether an operation is being carried out, so that what happens is not the forward's own code."""
         return self._depth > 0
 
     @property
     def missing(self) -> tuple[MissingOperator, ...]:
-        """Operators met so far that have no record."""
+        """Operators without a record so far."""
         return tuple(MissingOperator(name, tuple(callers)) for name, callers in self._missing.items())
 
     def input(self, tensor: Tensor) -> Tensor:
-        """Make what stands for an example input.
+        """Return the proxy of an example input.
 
-        Masks of truth values stay what they are. Integers are data whose values may be asked for, as the user gave them.
+        Boolean masks are returned unchanged. Integers are data with known values, as given by the user.
         """
         if tensor.dtype == torch.bool:
             return tensor
@@ -119,7 +112,7 @@ class TracedRun:
 
     @contextlib.contextmanager
     def muted(self) -> Iterator[None]:
-        """Follow channels alone: what an operator is taken apart into is no operation of the model."""
+        """Follow channels only: the parts of a decomposed operator are no operations of the model."""
         self._muted += 1
         try:
             yield
@@ -135,7 +128,6 @@ class TracedRun:
             self._depth -= 1
 
     def _carry_out(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
-        """Send an operation to the record of its operator."""
         proxies = [operand for operand in operands if isinstance(operand, Proxy)]
         if len(proxies) < len(operands) and (self.written or any(id(operand) in self.state for operand in operands)):
             args, kwargs = map_tensors(self.known, (args, kwargs))
@@ -153,7 +145,7 @@ class TracedRun:
             return self._without_record(func, args, kwargs, proxies)
         if operator.kind == "composed":
             return self._composed(func, operator, args, kwargs)
-        if operator.kind == "picks":  # by positions, which are what they are
+        if operator.kind == "picks":  # positions are used by value
             rest, kwargs = map_tensors(_position, (args[1:], kwargs))
             args, operands = (*args[:1], *rest), tensors((args[:1], rest, kwargs))
             proxies = [operand for operand in operands if isinstance(operand, Proxy)]
@@ -169,11 +161,11 @@ class TracedRun:
                 call = Call(func, operator, args, kwargs, [t for t in tensors((args, kwargs)) if isinstance(t, Proxy)])
             return self._change(call)
         if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
-            return func(args[0], *map_tensors(ordinary, args[1:]), **kwargs)  # a cast to the dtype of a proxy, say
+            return func(args[0], *map_tensors(ordinary, args[1:]), **kwargs)  # such as a cast to a proxy's dtype
         return self._result(call)
 
     def _composed(self, func: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Do what an operator consists of; the operator itself is not among it."""
+        """Run an operator's composition, which must not call the operator itself."""
         if func in self._composing:
             problem = "the function that it is composed of calls the operator itself"
             raise RuleError(function_name(func), self.names.caller() or "", problem)
@@ -184,18 +176,14 @@ class TracedRun:
             self._composing.pop()
 
     def known(self, tensor: Tensor) -> Tensor:
-        """What stands for a tensor that data was written into, or a parameter kept in a list, as recurrent layers do."""
+        """Return the proxy of a parameter kept in a list (recurrent layers), or of a tensor that data was written into."""
         if isinstance(tensor, Proxy):
             return tensor
         found = self.state.get(id(tensor))
         return self.written.known(tensor) if found is None else found
 
     def _take_in(self, func: Callable[..., Any], target: Tensor) -> None:
-        """Let an ordinary tensor that `func` writes data into hold it.
-
-        Raises:
-            DFPCError: It cannot.
-        """
+        """Give an ordinary tensor a proxy, as `func` writes data into it; raise DFPCError if its memory is not accessible."""
         if not self.written.add(target):
             raise DFPCError(
                 f"{function_name(func)} in module '{self.names.caller() or ''}' writes data into a {type(target).__name__} of "
@@ -204,7 +192,7 @@ class TracedRun:
             )
 
     def _result(self, call: Call) -> Any:
-        """What an operator returns, with what each analysis knows of it."""
+        """Return an operator's result, with what each analysis knows of it."""
         result = None
         if self.channels is not None:
             self._muted += 1
@@ -216,7 +204,7 @@ class TracedRun:
                 result = self._own(result, call)
             else:
                 result = map_tensors(lambda tensor: self._own(tensor, call), result)
-            if call.value is not None:  # of the result alone: what a rule makes on the way has other values
+            if call.value is not None:  # for the result only: intermediate results of a rule have other values
                 keep_values(call.value, result)
         if call.data and self.bounds is not None and not self._muted:
             result = self._with_bounds(call, result, self.bounds.apply(call))
@@ -230,7 +218,7 @@ class TracedRun:
         return result
 
     def _own(self, tensor: Tensor, call: Call) -> Tensor:
-        """A proxy of the result's own, where a rule has returned an operand or a view of what it is made from."""
+        """Copy a result that is an operand or a view, as rules may return these."""
         if not isinstance(tensor, Proxy):
             return tensor
         if tensor._view is not None or any(tensor is operand for operand in call.operands):
@@ -238,7 +226,7 @@ class TracedRun:
         return tensor
 
     def _with_bounds(self, call: Call, result: Any, found: Found) -> Any:
-        """Attach bounds to a result, or make it of them."""
+        """Attach bounds to a result, or create the result from them."""
         if result is None and isinstance(found.bounds, Tensor):  # most operators, in a pass without channels
             result = Proxy(found.bounds.shape, self, call.dtype_of(0), found.bounds.device, data=True, value=call.value)
             result.set_bound(found.bounds, found.sources, found.means)
@@ -267,7 +255,6 @@ class TracedRun:
         return result
 
     def _change(self, call: Call) -> Any:
-        """Carry out an operation in place."""
         target = call.target
         if not isinstance(target, Proxy):
             values, named = map_tensors(value_of, (call.args, call.kwargs))
@@ -276,9 +263,9 @@ class TracedRun:
                 if target is call.args[0]
                 else call.function(*values, out=target, **named)
             )
-        if call.data and target is not call.args[0]:  # out=, as data is among the arguments
+        if call.data and target is not call.args[0]:  # with out=
             return target.copy_(self._result(call))
-        if not call.data and target.wild:  # the values of a constant, which its views share
+        if not call.data and target.wild:  # change the values of a constant, which its views share
             args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
             call.function(*args, **kwargs) if target is call.args[0] else call.function(
                 *args, out=value_of(target), **kwargs
@@ -287,7 +274,7 @@ class TracedRun:
                 return target
             kept = target.value
         elif not call.data and call.value is not None:
-            call.value()  # before the target is the result
+            call.value()  # compute before the target changes
         result = self._result(call)
         slots = tuple(slot.expand(shape_of(target)) for slot in result.slots)
         target.change(result, slots)
@@ -300,7 +287,7 @@ class TracedRun:
     def _without_record(
         self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], proxies: list[Proxy]
     ) -> Any:
-        """Scripted: interpret. Weights and constants alone: compute. Else note it as missing."""
+        """Interpret scripted code, compute on weights and constants, or note the operator as missing."""
         if is_scripted(func):
             return interpret(func, args, kwargs)
         known = all(proxy.value is not None for proxy in proxies)
@@ -321,24 +308,20 @@ class TracedRun:
         return map_tensors(lambda meta: Proxy(meta.shape, self, meta.dtype, device, data=True), shapes)
 
     def stop_if_missing(self, reason: str, cause: BaseException | None = None, *, needs_values: bool = False) -> None:
-        """Raise with everything collected so far."""
+        """Raise for the missing operators so far, if there are any."""
         if self._missing:
             raise UnsupportedOperatorError(self.missing, stopped_by=reason, needs_values=needs_values) from cause
 
     def forget_missing(self) -> None:
-        """Forget operators that were met in something that was only looked at."""
+        """Forget missing operators, after a call that was only a trial."""
         self._missing.clear()
 
     def finish(self) -> None:
-        """Raise if any operator had no record.
-
-        Raises:
-            UnsupportedOperatorError: Names every one of them.
-        """
+        """Raise UnsupportedOperatorError if any operator had no record; it names all of them."""
         if self._missing:
             raise UnsupportedOperatorError(self.missing)
 
 
 def _position(tensor: Tensor) -> Tensor:
-    """Positions whose values are known."""
+    """Replace a proxy by its values if they are known."""
     return tensor.value().detach() if isinstance(tensor, Proxy) and tensor.value is not None else tensor

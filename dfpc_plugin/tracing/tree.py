@@ -15,7 +15,7 @@ _SEQUENCES = (tuple, list)
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
-    """Apply `function` to every tensor of a nest of lists, tuples, dicts and slices, keeping its structure."""
+    """Apply `function` to every tensor in nested lists, tuples, dicts and slices, keeping their structure."""
     kind = type(tree)  # called for every operator, so the common cases come first
     if kind in _PLAIN_TYPES:
         return tree
@@ -50,7 +50,7 @@ def _rebuild_mapping(original: dict, items: dict) -> Any:
 
 
 def tensors(tree: Any) -> list[torch.Tensor]:
-    """List every tensor of a nest of lists, tuples, dicts and slices."""
+    """List every tensor in nested lists, tuples, dicts and slices."""
     found: list[torch.Tensor] = []
     _collect(tree, found)
     return found
@@ -73,7 +73,7 @@ def _collect(tree: Any, found: list[torch.Tensor]) -> None:
 
 
 def returned_tensors(value: Any, _depth: int = 0) -> Iterator[torch.Tensor]:
-    """Walk what a model returns: containers, and objects by their attributes, some levels deep."""
+    """Yield the tensors in a model's output: in containers and in objects' attributes, up to six levels deep."""
     if isinstance(value, torch.Tensor):
         yield value
     elif _depth < 6:

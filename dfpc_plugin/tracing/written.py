@@ -1,8 +1,7 @@
 """Ordinary tensors that a forward writes data into, such as `torch.zeros(2, 8)`.
 
-They cannot hold what an analysis knows of data. So their memory gets a proxy at the first write, and whatever lies in that
-memory (the tensor, its views, those that were taken before) is a view of the proxy from then on. The memory itself stays as it
-was, and the forward keeps its ordinary tensors.
+They cannot hold what an analysis knows. So at the first write their memory gets a proxy, and every tensor in that memory
+(earlier views included) counts as a view of it. The memory is not changed, and the forward keeps its ordinary tensors.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class WrittenTensors:
     """Proxies of memory that data was written into."""
 
     def __init__(self, run: Tracer) -> None:
-        """None so far, in `run`."""
+        """Start without any."""
         self._run = run
         self._memory: dict[int, tuple[Tensor, Proxy]] = {}
 
@@ -32,7 +31,7 @@ class WrittenTensors:
         return bool(self._memory)
 
     def add(self, tensor: Tensor) -> bool:
-        """Give the memory of `tensor` a proxy; returns False if it has no memory that could be looked at."""
+        """Give the memory of `tensor` a proxy; returns False if its memory is not accessible."""
         if not has_storage(tensor):
             return False
         count = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -42,8 +41,8 @@ class WrittenTensors:
         return True
 
     def known(self, tensor: Tensor) -> Tensor:
-        """What stands for a tensor: a view of the proxy of its memory, or the tensor itself."""
-        with torch._C.DisableTorchFunction():  # asking where it lies is nothing that the forward does
+        """Return a view of the proxy of the tensor's memory, or the tensor itself."""
+        with torch._C.DisableTorchFunction():  # these are no operations of the forward
             return self._known(tensor)
 
     def _known(self, tensor: Tensor) -> Tensor:
@@ -65,5 +64,5 @@ class WrittenTensors:
 
 
 def _laid_out(layout: tuple[torch.Size, tuple[int, ...], int], memory: Tensor) -> Tensor:
-    """Take a tensor from anything that is laid out as its memory."""
+    """Take a tensor from anything laid out like its memory."""
     return memory.contiguous().as_strided(*layout)
