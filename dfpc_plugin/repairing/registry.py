@@ -41,4 +41,4 @@ class RepairMethod:
 
 
 METHODS: Registry[RepairMethod] = Registry("method")
-"""Every method by name; `METHODS.register(RepairMethod(...))` adds one. `repairing/methods.py` has the built-in ones."""
+"""Every method by name; `METHODS.register(RepairMethod(...))` adds one. Built-in ones are in `repairing/methods.py`."""
