@@ -101,7 +101,7 @@ def quantize_onnx(
         The file and its measurements.
 
     Raises:
-        ExportError: The file cannot be read or quantized, has several inputs, or does not take these images.
+        ExportError: The file cannot be read or quantized, has several inputs, or there are fewer than 4 images.
         OutputError: `path` cannot be written.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
