@@ -46,7 +46,7 @@ class OnnxExport:
         same_predictions: Share of the samples with the same largest output, 0 to 1; None if it was not checked or the
             first output is not a row of scores.
         latency: Latency in "onnxruntime" and "torch", measured in turns; None if not asked for.
-        notes: Unrequested remarks for the user.
+        notes: Remarks for the user, in sentences.
     """
 
     path: Path

@@ -65,7 +65,7 @@ def fit_layers(
         rows: Largest number of rows of a layer's inputs to sample, over all batches.
         seed: Random seed of the samples.
         memory_gib: Memory limit (GiB) for paused forwards; None for half of the free memory. The batches that do not
-            fit are run from the start for every layer, which takes half as many forwards as there are layers.
+            fit are run from the start for every layer, on average half a forward each time.
         store: Where solved layers are saved, and loaded from if they are there already.
         progress: Called with the share of the layers that is done.
 

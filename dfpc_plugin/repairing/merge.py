@@ -2,8 +2,8 @@
 
 In every layer, the input from a removed channel is replaced by its regression on the remaining channels, `x_r ~ a x_k +
 c`, position by position. This can be folded into the layer's weights, `W_k + W_r a`, and a constant. The covariances
-depend on the preceding weights. They are measured on noise that runs through the unpruned model, with every batch norm
-normalising to the statistics it has stored. This needs no data and no optimisation.
+depend on the preceding weights. They are measured on noise that runs through the unpruned model, with batch norms as in
+`ImposedStatistics`. This needs no data and no optimisation.
 """
 
 from __future__ import annotations

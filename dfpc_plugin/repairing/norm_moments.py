@@ -2,9 +2,9 @@
 
 Removing channels reduces the variance of a layer's outputs. In deep networks the loss grows from layer to layer, as the
 branches of a residual stream are less correlated. This cannot be computed from single layers. So the same noise runs
-through both models, with every batch norm normalising to the statistics it has stored (`ImposedStatistics`). Let the
-inputs of a norm have mean m and variance v in the unpruned model, and m' and v' in the pruned one, and let M and V be
-its stored statistics. The updated statistics are
+through both models, while every batch norm normalises by the batch's statistics, so that its output has the moments it
+has on data (`ImposedStatistics`). Let the inputs of a norm have mean m and variance v in the unpruned model, and m' and
+v' in the pruned one, and let M and V be its stored statistics. The updated statistics are
 
     V v' / v,    M + m' - m.
 
@@ -60,7 +60,7 @@ Norms = dict[tuple[str, str], Moments]
 
 
 class MomentsSeen(ImposedStatistics):
-    """Imposes the stored statistics of batch norms on a forward, and collects the moments of their inputs."""
+    """An `ImposedStatistics` that collects the moments of the batch norms' inputs."""
 
     def __init__(self) -> None:
         """Start without moments."""

@@ -55,7 +55,7 @@ class RepairResult(HoldsModel, Shown):
         output_error: Squared error of the model's outputs over their variance, before and after, on held-out inputs;
             None if no inputs were used.
         seconds: Duration of each phase.
-        notes: Unrequested remarks for the user.
+        notes: Remarks for the user, in sentences.
     """
 
     model: nn.Module

@@ -55,7 +55,7 @@ class NormInputs(TorchFunctionMode):
 class ImposedStatistics(TorchFunctionMode):
     """Lets every batch norm normalise by the statistics of the batch instead of those it has stored.
 
-    Every channel then has the mean and the variance that data had in training.
+    Every channel of its output then has the mean and the variance that it had on training data.
     """
 
     def __torch_function__(

@@ -47,7 +47,7 @@ class Step:
 def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Step]:
     """Run `model`, in evaluation mode, once, and return its steps.
 
-    One example as `inputs` is enough, because the activations of the whole forward are held in memory.
+    One example as `inputs` is enough; the activations of the whole forward are held in memory.
     """
     forward = SteppedForward(model, inputs, forward_fn, watch=True)
     found: list[Settlement] = []

@@ -34,7 +34,7 @@ class Converted(Generic[Checked]):
         content: Its bytes.
         exporter: The exporter of PyTorch that wrote it.
         checked: The result of the check.
-        notes: Unrequested remarks for the user.
+        notes: Remarks for the user, in sentences.
     """
 
     content: bytes
