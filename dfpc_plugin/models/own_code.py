@@ -17,7 +17,7 @@ __all__ = ["ModelInputError", "OwnCode", "is_own_code"]
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _SIZE = 224
 _MOST_CHANNELS = 4
-"""Images have at most so many channels; a layer that reads more is not the first to run, even if created first."""
+"""Images have at most this many channels; a layer that reads more is not the first to run, even if created first."""
 
 
 class ModelInputError(DFPCError, ValueError):

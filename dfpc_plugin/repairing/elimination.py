@@ -15,9 +15,9 @@ __all__ = ["Reader", "StandingInReader", "elimination_costs", "readers_of"]
 
 _ROUNDS = 32
 _WAITING = 32
-"""Updates are applied once one in so many entries is removed: few large ones cost less than many small ones."""
+"""Updates are applied once one in this many entries is removed: few large ones cost less than many small ones."""
 _SPARSE = 8
-"""Removed entries are dropped from the matrices once they are one in so many."""
+"""Removed entries are dropped from the matrices once they are one in this many."""
 
 
 class Reader:

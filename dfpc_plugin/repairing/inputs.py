@@ -23,7 +23,7 @@ DEFAULT_COUNT = 256
 _NUMBERS = 2**22
 """Largest number of values in one batch: 80 images of 3 x 131 x 131."""
 _UNSEEN = 4
-"""One in so many inputs is held out."""
+"""One in this many inputs is held out."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ _ENTRIES = 2**26
 """Largest number of values in the sampled rows of one layer: 256 MiB of float32."""
 _AT_ONCE = 2**22
 _UNSEEN = 4
-"""One in so many samples is held out."""
+"""One in this many samples is held out."""
 _EXACT = 1e-12
 _LEAST_MEMORY = 4 * 2**30
 _ALIVE = 4
@@ -175,7 +175,7 @@ class _Walk:
         *,
         hold: int,
     ) -> None:
-        """Prepare forwards of the first `hold` batches, to be paused at each layer; the others are run anew."""
+        """Prepare forwards of the first `hold` batches, to be paused at each layer; the others are restarted each time."""
         self._new = lambda batch: Pair(original, pruned, batch, forward_fn)
         self._held, self._others = [self._new(batch) for batch in batches[:hold]], batches[hold:]
 

@@ -24,7 +24,7 @@ At 224 x 224 that is 20 images. With four, `merge` loses three to seven more poi
 POSITIONS = 2**12
 """Largest number of sampled positions of a layer's inputs on noise. Neighbours are similar; 2**14 was no better."""
 _PLAIN = 3
-"""Inputs with at most so many dimensions are not images but vectors or sequences."""
+"""Inputs with at most this many dimensions are not images but vectors or sequences."""
 
 
 def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 1.5) -> Tensor:

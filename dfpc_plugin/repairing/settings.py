@@ -25,14 +25,14 @@ class RepairSettings:
     """How to repair.
 
     Attributes:
-        method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels replace
-            the removed ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every
-            layer on images generated from the model; `calibrate`: the same on your images, which need no labels; or a method
-            registered with `METHODS`.
-        images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
-            Dataset.
-        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated ones,
-            depending on their size.
+        method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels
+            replace the removed ones, by regression; both update the statistics of batch norms; `synthetic`: least
+            squares of every layer on images generated from the model; `calibrate`: the same on your images, which need
+            no labels; or a method registered with `METHODS`.
+        images: For `calibrate`: a tensor or dict of inputs, or an iterable of such batches or of single images, such as
+            a DataLoader or a Dataset.
+        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated
+            ones, depending on their size.
         steps: For `synthetic`: largest number of optimisation steps of the images.
         ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
             default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
