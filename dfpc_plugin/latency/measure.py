@@ -135,7 +135,7 @@ def measure_latency(  # type: ignore[misc]  # the overloads do not repeat the se
         models: Models by name; or one model or result that holds a model.
         inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
         threads: Number of CPU threads.
-        min_run_time: Least seconds to spend on each model.
+        min_run_time: Minimum seconds to spend on each model.
         warmup: Untimed forwards of each model before the first timed one.
         forwards: Time this many forwards of each model, regardless of `min_run_time`.
         runtime: "torch", "compile" (`torch.compile`), "onnxruntime" or "openvino". Compiling and exporting are not

@@ -25,7 +25,7 @@ class LatencySettings(Checked, error=LatencyError):
     Attributes:
         threads: Number of CPU threads; None for as many as PyTorch uses now.
         batch_size: Batch size: the first example input is repeated; None for the example inputs as they are.
-        min_run_time: Least seconds to spend on each model.
+        min_run_time: Minimum seconds to spend on each model.
         warmup: Untimed forwards of each model before the first timed one.
         forwards: Time this many forwards of each model, regardless of min_run_time.
         runtime: "torch", "compile" (torch.compile), "onnxruntime" or "openvino".

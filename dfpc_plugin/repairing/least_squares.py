@@ -175,7 +175,7 @@ class _Walk:
         *,
         hold: int,
     ) -> None:
-        """Prepare forwards of the first `hold` batches, to be paused at each layer; the others are restarted each time."""
+        """Prepare to pause forwards of the first `hold` batches at each layer; the others are restarted each time."""
         self._new = lambda batch: Pair(original, pruned, batch, forward_fn)
         self._held, self._others = [self._new(batch) for batch in batches[:hold]], batches[hold:]
 

@@ -110,7 +110,7 @@ def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: No
 def _least_squares(job: RepairJob) -> list[LayerRepair]:
     """Merge, fit every layer by least squares, and re-estimate batch norms if that improves the output.
 
-    Merging comes first, because least squares leaves as it is whatever the images do not determine.
+    Merging comes first, so that whatever the images do not determine stays as merged.
     """
     settings = job.settings
     calibration = job.calibration or Calibration(settings, job.forward_fn, settings.checkpoint)
