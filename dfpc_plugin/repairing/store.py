@@ -90,7 +90,7 @@ class Store:
         self.save_tensors(step, {"matrix": matrix, "bias": bias} if report.changed else {}, asdict(report))
 
     def load(self, step: int, like: Tensor) -> tuple[Tensor, Tensor, LayerRepair]:
-        """Load a layer's weights and report; `like` stands in for an unchanged weight or bias."""
+        """Load a layer's weights and report; `like` is returned for whatever did not change."""
         found, said = self.load_tensors(step)
         report = LayerRepair(**said)
         return found.get("matrix", like).to(like), found.get("bias", like).to(like), report
