@@ -1,7 +1,6 @@
-"""Labelled images from folders, zip archives and well-known data sets, and how they are prepared for a model.
+"""Labelled images from folders, zip archives and well-known data sets, and their transforms.
 
-The only part that knows where images come from; everything behind it takes any map-style data set of pairs
-`(image, label)`.
+All other parts take any map-style data set of pairs `(image, label)`.
 """
 
 from __future__ import annotations

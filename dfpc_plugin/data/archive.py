@@ -1,4 +1,4 @@
-"""Images in a zip archive, read where they are."""
+"""Images in a zip archive, read without unpacking it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from dfpc_plugin.data.layout import Layout
 __all__ = ["ArchiveImages"]
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, ValueError, RuntimeError)
-"""What zipfile raises: KeyError for an archive that was replaced, RuntimeError for encryption and unknown compression."""
+"""What zipfile raises: KeyError if the archive was replaced, RuntimeError for encryption and unknown compression."""
 
 
 class ArchiveImages:
     """The images of one split of a zip archive, one folder for each class at any depth.
 
-    Every process opens the archive for itself: processes that share one open file would move each other's position in it.
+    Every process opens the archive itself, as processes with a shared file would move each other's position.
     """
 
     def __init__(self, path: Path, split: str, *, labelled: bool = True) -> None:
-        """Find them; nothing is unpacked. Without folders of classes there are no labels, which can be all right.
+        """List the images; nothing is unpacked. With `labelled=False`, no folders of classes are needed.
 
         Raises:
-            DataError: It is no archive, or has no images.
+            DataError: It is not an archive, or has no images.
         """
         self.source, self._path = f"the archive '{path}'", path
         try:
@@ -72,5 +72,5 @@ class ArchiveImages:
         return self._archive
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file, which another process opens for itself."""
+        """The state without the open file, which every process opens itself."""
         return self.__dict__ | {"_archive": None}

@@ -1,4 +1,4 @@
-"""How training images are varied."""
+"""Augmentation of training images."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _Area = Annotated[float, within(above=0, most=1)]
 
 @dataclass(frozen=True)
 class AugmentSettings(Checked, error=DataError):
-    """What happens to every training image, at random.
+    """Random augmentation of training images.
 
     Attributes:
-        crop: "none" prepares images as for evaluation, and nothing else applies; "flip-crop" is for small images: a border
-            of `padding` pixels, and a crop of the model's size; "random-resized-crop" takes a part of random size and shape,
-            as is usual for ImageNet.
+        crop: "none" prepares images as for evaluation, without any augmentation; "flip-crop" is for small images: it
+            pads by `padding` pixels and crops to the model's size; "random-resized-crop" takes a part of random size
+            and shape, as is usual for ImageNet.
         padding: Pixels of the border for "flip-crop".
-        scale: Least and largest share of the area for "random-resized-crop".
-        flip: Probability of a mirror image; 0 for text and digits.
+        scale: Smallest and largest share of the area for "random-resized-crop".
+        flip: Probability of a horizontal flip; 0 for text and digits.
         auto_augment: A policy of timm's, such as "rand-m9-mstd0.5-inc1"; None for none.
-        colour_jitter: By which share brightness, contrast and saturation vary.
-        erasing: Probability that a rectangle is blanked.
+        colour_jitter: Largest relative change of brightness, contrast and saturation.
+        erasing: Probability that a rectangle is erased.
     """
 
     crop: Crop = "flip-crop"
@@ -42,7 +42,7 @@ class AugmentSettings(Checked, error=DataError):
         """Check the settings.
 
         Raises:
-            DataError: Says which cannot be followed.
+            DataError: Names the first invalid one.
         """
         super().__post_init__()
         if self.scale[0] > self.scale[1]:
@@ -52,5 +52,5 @@ class AugmentSettings(Checked, error=DataError):
 
     @classmethod
     def of(cls, settings: Crop | AugmentSettings) -> AugmentSettings:
-        """Read what a user writes: the name of a crop, or settings as they are."""
+        """Return settings for the name of a crop, or the given ones."""
         return settings if isinstance(settings, AugmentSettings) else cls(crop=settings)

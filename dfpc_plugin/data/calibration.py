@@ -18,14 +18,14 @@ def calibration_images(dataset: Dataset[tuple[Tensor, int]], count: int, seed: i
 
     Args:
         dataset: A map-style data set of pairs (image, label).
-        count: How many.
-        seed: Decides which.
+        count: Number of images.
+        seed: Random seed.
 
     Returns:
         Images `(count, C, H, W)`.
 
     Raises:
-        DataError: There are not so many, or they are no tensors of one shape.
+        DataError: There are fewer, or they are not tensors of one shape.
     """
     available = len(dataset)  # type: ignore[arg-type]
     if not 1 <= count <= available:

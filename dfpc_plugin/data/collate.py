@@ -1,4 +1,4 @@
-"""Images into batches."""
+"""Collate images into batches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["collate_images", "label_of"]
 
 
 def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
-    """Put pairs of image and label into one batch `(N, C, H, W)` and its labels `(N,)`.
+    """Collate pairs of image and label into a batch `(N, C, H, W)` and labels `(N,)`.
 
     Raises:
-        DataError: Images are no tensors, or have different shapes; labels are no whole numbers.
+        DataError: Images are not tensors, or have different shapes; labels are not whole numbers.
     """
     images = [image for image, _ in pairs]
     strange = next((image for image in images if not isinstance(image, Tensor)), None)
@@ -36,11 +36,7 @@ def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
 
 
 def label_of(label: Any) -> int:
-    """Return a label as a number.
-
-    Raises:
-        DataError: It is no whole number that can be one.
-    """
+    """Return a label as a number; raises DataError if it is not a whole one of at most 63 bits."""
     try:
         number = int(label)
         whole = bool(number == label) and abs(number) < 2**63

@@ -1,4 +1,4 @@
-"""A data set of images with labels, whatever they come from."""
+"""A data set of labelled images from any source."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dfpc_plugin.data.limit import evenly
 __all__ = ["ImageDataset", "Transform"]
 
 Transform = Callable[[Any], Any]
-"""From a PIL image to what the model takes, a tensor `(C, H, W)`."""
+"""From a PIL image to the model's input, a tensor `(C, H, W)`."""
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
-    """Pairs `(image, label)`, the image as the transform makes it.
+    """Transformed images with labels: pairs `(image, label)`.
 
     Attributes:
         images: The source.
-        transform: What every image goes through; None leaves PIL images.
-        indices: Which images of the source it has, in this order.
+        transform: Applied to every image; None leaves PIL images.
+        indices: The images of the source that it has, in this order.
         classes: Names of the classes; the label is the index.
     """
 
@@ -35,7 +35,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         indices: Sequence[int] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        """Offer all images of a source, or some (their indices), whose classes are the source's or are among `classes`."""
+        """Use all images of a source, or those at `indices`; labels index `classes`, by default the source's."""
         self.images, self.transform = images, transform
         self.indices = tuple(range(len(images.labels)) if indices is None else indices)
         self._given_classes = classes
@@ -50,23 +50,22 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """The label of every image, without reading any."""
+        """The label of every image; no image is read."""
         return tuple(map(self._label, self.indices))
 
     def _label(self, index: int) -> int:
-        """The label of an image of the source."""
         label = int(self.images.labels[index])
         return label if self._numbers is None else self._numbers[label]
 
     def with_transform(self, transform: Transform | None) -> ImageDataset:
-        """The same images through another transform."""
+        """The same images with another transform."""
         return ImageDataset(self.images, transform, self.indices, self._given_classes)
 
     def numbered_for(self, outputs: int) -> ImageDataset:
-        """The same images, labelled for a model of so many outputs.
+        """The same images, labelled for a model with `outputs` outputs.
 
-        Where a model has ImageNet's 1000 classes and the folders of the data set are named by the WordNet ids of some of these, labels
-        become the numbers in ImageNet-1k. Otherwise they stay: positions among the classes of the data set.
+        If the model has ImageNet's 1000 classes, and all folders are named by WordNet ids of these, labels become the
+        numbers in ImageNet-1k. Otherwise they stay.
         """
         names = ImageNetInfo().label_names()
         if outputs != len(names) or not set(self.images.classes) <= set(names):
@@ -74,7 +73,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return ImageDataset(self.images, self.transform, self.indices, names)
 
     def limited(self, count: int) -> ImageDataset:
-        """At most `count` of the images, evenly over the classes: the first ones of each, in the order they have here.
+        """At most `count` images, evenly over the classes: the first ones of each, in their order.
 
         Raises:
             DataError: `count` is not positive.
@@ -89,7 +88,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
-        """Read, prepare and label one image.
+        """Read, transform and label one image.
 
         Raises:
             DataError: It cannot be read.

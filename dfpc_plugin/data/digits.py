@@ -1,4 +1,4 @@
-"""Scanned handwritten digits: the data set that ships inside scikit-learn."""
+"""Scanned handwritten digits: the data set in scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ __all__ = ["GREYS", "SPLIT_SEED", "TEST_SHARE", "DigitImages", "load_scans"]
 TEST_SHARE = 0.3
 SPLIT_SEED = 0
 GREYS = 16
-"""The largest value of a scan's pixels."""
+"""The largest pixel value of a scan."""
 
 
 def load_scans(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Load the scans `(N, 8, 8)`, from 0 to 16, and labels `(N,)` of one part: 1257 to train with, or the other 540.
+    """Load the scans `(N, 8, 8)`, from 0 to 16, and labels `(N,)` of a split: 1257 for "train", 540 for anything else.
 
-    The split is stratified, and always the same: the network that ships was trained on the training part.
-
-    Args:
-        split: "train", or anything else for the other part.
+    The split is stratified and fixed, because the demo's network was trained on the training part.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.
@@ -39,13 +36,13 @@ def load_scans(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 class DigitImages:
-    """Grey images of 8 x 8 pixels: 1257 to train with and 540 to validate or test with, stratified and always the same."""
+    """Grey images of 8 x 8 pixels: 1257 to train with and 540 to validate or test with, see `load_scans`."""
 
     source = "scikit-learn's digits"
     classes = tuple("0123456789")
 
     def __init__(self, split: str) -> None:
-        """Load and split them.
+        """Load a split.
 
         Raises:
             DataError: There is no such split.
@@ -57,7 +54,7 @@ class DigitImages:
         self._pixels = np.rint(scans * (255 / GREYS)).astype(np.uint8)
 
     def load(self, index: int) -> Image.Image:
-        """Make an image of its pixels."""
+        """Return an image."""
         return Image.fromarray(self._pixels[index])
 
     def name(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with data."""
+"""`DataError`."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["DataError"]
 
 
 class DataError(DFPCError, ValueError):
-    """Images that are not there, cannot be read, or are not what the model takes."""
+    """Images are missing, cannot be read, or do not fit the model."""

@@ -16,7 +16,7 @@ class FolderImages:
     """The images of one split of a folder, one folder for each class."""
 
     def __init__(self, folder: Path, split: str, *, labelled: bool = True) -> None:
-        """Find them; nothing is read yet. Without folders of classes there are no labels, which can be all right.
+        """List the images; nothing is read yet. With `labelled=False`, no folders of classes are needed.
 
         Raises:
             DataError: There are none.

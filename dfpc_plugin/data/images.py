@@ -1,4 +1,4 @@
-"""What every source of images offers, and how a file becomes an image."""
+"""The interface of a source of images, and how a file becomes an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 __all__ = ["LARGEST_FILE", "Images", "read_image"]
 
 LARGEST_FILE = 2**28
-"""Bytes of an image file."""
+"""Largest size of an image file in bytes."""
 _MOST_PIXELS = 2**26
 _DAMAGE = (
     Image.DecompressionBombError, Image.DecompressionBombWarning, ArithmeticError, EOFError, LookupError, RuntimeError, SyntaxError,
@@ -20,14 +20,14 @@ _DAMAGE = (
 )  # fmt: skip
 """What Pillow's decoders raise on broken files, beside OSError."""
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that Pillow decodes itself; others it hands to programs, such as PostScript to Ghostscript."""
+"""Formats that Pillow decodes itself; others it passes to programs, such as PostScript to Ghostscript."""
 
 
 def read_image(file: Path | BinaryIO) -> Image.Image:
-    """Read an image, whatever its file is called.
+    """Read an image; the format is found from the content, not from the name.
 
     Raises:
-        OSError: It is of no format for photographs, damaged, or very large.
+        OSError: It has another format, or is damaged or very large.
     """
     try:
         with Image.open(file, formats=_FORMATS) as image:
@@ -57,5 +57,5 @@ class Images(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What to call an image in a message."""
+        """The name of an image in messages."""
         ...

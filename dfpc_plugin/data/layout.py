@@ -1,4 +1,4 @@
-"""The ImageFolder layout: which files are images of which class and split, for folders and archives alike."""
+"""The ImageFolder layout: which files are images of which class and split, in folders and archives."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ _FOLDERS: dict[str, tuple[str, ...]] = {
     "val": ("val", "valid", "validation", "test", "testing"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
-"""Names of the folder of each split; of several, the first that is there."""
+"""Possible folders of each split; the first that exists is used."""
 _KNOWN = frozenset(name for names in _FOLDERS.values() for name in names)
 
 
 def check_split(split: str) -> None:
-    """Raise unless `split` is one.
-
-    Raises:
-        DataError: Names them.
-    """
+    """Raise DataError unless `split` is "train", "val" or "test"."""
     if split not in get_args(Split):
         raise DataError(f"split={split!r} is none of {', '.join(get_args(Split))}; choose one of them.")
 
@@ -39,7 +35,7 @@ class Layout:
 
     Attributes:
         paths: Their paths inside the source, sorted.
-        classes: Names of the folders that hold them, sorted.
+        classes: Names of their folders, sorted.
         labels: The index of each image's class.
     """
 
@@ -55,13 +51,14 @@ class Layout:
 
         Args:
             names: Paths of all files relative to the source, with slashes.
-            split: "train", "val" or "test". A source without folders of these names is one split, whichever is asked for.
-            source: What to call it in messages.
-            empty: Paths of folders without files; beside those of classes, they are classes without images.
-            labelled: Whether labels count; if not, images may lie in no folder of a class, and then all are of one.
+            split: "train", "val" or "test". A source without folders of these names is a single split, used for all
+                three.
+            source: Its name in messages.
+            empty: Paths of empty folders; those beside folders of classes are classes without images.
+            labelled: Whether labels are needed. If not, images without folders of classes all get one class.
 
         Raises:
-            DataError: There are no images, no classes, or not that split.
+            DataError: There are no images, no classes, or no such split.
         """
         check_split(split)
         paths = [path for path in map(PurePosixPath, sorted(names)) if _is_image(path)]
@@ -85,23 +82,19 @@ class Layout:
 
 
 def _is_image(path: PurePosixPath) -> bool:
-    """Whether a file is an image by its name; hidden files and what macOS adds to archives are none."""
+    """Whether a file is an image by its name; hidden files and those that macOS adds to archives are not."""
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
     return path.suffix.lower() in IMG_EXTENSIONS and not hidden
 
 
 def _split_of(path: PurePosixPath) -> str | None:
-    """The outermost folder that is named as a split; the folder of the class counts only for files that would have none."""
+    """The outermost folder with a split's name; a class's folder counts only if there is no other."""
     above = path.parts[:-2] or path.parts[:-1]
     return next((part.lower() for part in above if part.lower() in _KNOWN), None)
 
 
 def _of_split(paths: Sequence[PurePosixPath], split: str, source: str) -> list[PurePosixPath]:
-    """Those of one split; all of them where there are no splits.
-
-    Raises:
-        DataError: There are splits, and this one is not among them.
-    """
+    """The paths of one split, or all if there are no splits; raises DataError if there are only others."""
     found = {name for path in paths if (name := _split_of(path)) is not None}
     if not found:
         return list(paths)

@@ -1,4 +1,4 @@
-"""Fewer images, as many of every class."""
+"""Choose fewer images, evenly over the classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["evenly"]
 
 
 def evenly(labels: Sequence[int], count: int) -> list[int]:
-    """Choose `count` positions, class by class in turns; a class that runs out leaves its turns to the others.
+    """Choose `count` positions, in turns over the classes; when a class runs out, the others go on.
 
     Returns:
         The positions, in ascending order; all of them if there are no more than `count`.

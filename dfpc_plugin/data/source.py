@@ -1,4 +1,4 @@
-"""Images by the name of their source."""
+"""Open images by the name of their source."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def open_images(
     """Open labelled images.
 
     Args:
-        source: A folder or a zip archive in ImageFolder layout (CLASS/NAME.jpg at any depth, with or without folders train/,
-            val/, test/ above), `torchvision/NAME`, or `digits`, scikit-learn's. Classes of folders and archives are
-            numbered in alphabetical order, empty folders among them too; those of data sets as they are there.
-        split: "train", "val" or "test". Of a source that has only one of val and test, it is both; a folder or an archive
-            without folders for splits is all of it.
-        transform: What every image goes through, such as `evaluation_transform(preprocessing)`; None leaves PIL images.
-        root: For `torchvision/NAME`: the folder that holds the data set. The working directory if not given.
-        limit: Take so many images at most, as many of every class, always the same.
-        download: For `torchvision/NAME`: fetch it if it is not there.
-        labelled: False if labels do not matter, as for calibration: then images may lie in no folder of a class.
+        source: A folder or a zip archive in ImageFolder layout (CLASS/NAME.jpg at any depth, optionally below train/,
+            val/ or test/), `torchvision/NAME`, or `digits`, scikit-learn's. Classes of folders and archives, empty ones
+            included, are numbered in alphabetical order; data sets keep their own numbers.
+        split: "train", "val" or "test". If a source has only one of val and test, it serves as both; a folder or an
+            archive without folders for splits serves as all three.
+        transform: Applied to every image, such as `evaluation_transform(preprocessing)`; None leaves PIL images.
+        root: For `torchvision/NAME`: the folder that holds the data set; by default the working directory.
+        limit: Largest number of images, evenly over the classes and always the same ones.
+        download: For `torchvision/NAME`: download it if it is not there.
+        labelled: False if labels are not needed, as for calibration: then no folders of classes are needed.
 
     Raises:
         DataError: There is no such source or split, or it holds no images.

@@ -27,16 +27,16 @@ _SPLITS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "DTD": _THREE, "Flowers102": _THREE, "FGVCAircraft": _THREE, "PCAM": _THREE,
     "ImageNet": _TRAIN_VAL, "Imagenette": _TRAIN_VAL,
 }  # fmt: skip
-"""Arguments for each split; where a data set has two, the one that is not for training is both val and test."""
+"""Arguments for each split; in data sets with two splits, the one that is not for training is both val and test."""
 _LABELS = ("targets", "labels", "_labels", "_samples")
-"""Where data sets keep their labels."""
+"""Attributes in which data sets keep their labels."""
 
 
 class TorchvisionImages:
-    """One of torchvision's data sets, with the order of classes that models were trained with."""
+    """One of torchvision's data sets, with its own order of classes, in which models are trained."""
 
     def __init__(self, name: str, split: str, root: Path, download: bool) -> None:
-        """Load it from files below `root`, which torchvision's documentation of the data set describes.
+        """Load it from files below `root`, laid out as torchvision's documentation says.
 
         Raises:
             DataError: There is no such data set, its files are missing, or it cannot be downloaded.
@@ -63,11 +63,7 @@ class TorchvisionImages:
 
 
 def _load(name: str, split: str, root: Path, download: bool) -> Any:
-    """Let torchvision load it.
-
-    Raises:
-        DataError: It does not.
-    """
+    """Let torchvision load it; raises DataError if it cannot."""
     factory = getattr(torchvision.datasets, name)
     arguments = dict(_SPLITS[name][split])
     if download:
@@ -82,7 +78,7 @@ def _load(name: str, split: str, root: Path, download: bool) -> Any:
 
 
 def _labels_of(data: Any) -> tuple[int, ...]:
-    """The labels, from wherever the data set keeps them; from its images where it keeps none."""
+    """The labels in a data set's attribute, or else those of its images."""
     held: Sequence[Any] | None = next((getattr(data, name) for name in _LABELS if hasattr(data, name)), None)
     if held is None:
         return tuple(int(data[index][1]) for index in range(len(data)))
@@ -90,7 +86,7 @@ def _labels_of(data: Any) -> tuple[int, ...]:
 
 
 def _classes_of(data: Any, labels: Sequence[int]) -> tuple[str, ...]:
-    """Names of the classes; numbers where the data set has no names."""
+    """Names of the classes, or numbers if the data set has no names."""
     names = getattr(data, "classes", None)
     if names is None:
         return tuple(map(str, range(max(labels) + 1)))

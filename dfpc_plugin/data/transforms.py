@@ -1,4 +1,4 @@
-"""From PIL images to tensors, as a model expects them; by timm."""
+"""Transforms from PIL images to a model's inputs, by timm."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ class _WithChannels:
     """Converts images to grey or colour."""
 
     def __init__(self, channels: int) -> None:
-        """For a model that takes so many channels.
-
-        Raises:
-            DataError: No image has so many.
-        """
+        """Convert to `channels` channels; raises DataError unless these are 1 or 3."""
         if channels not in _MODES:
             raise DataError(
                 f"The model takes {channels} channels, and images have 1 or 3; write a transform of your own."
@@ -42,17 +38,17 @@ class _WithChannels:
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
     """Return the transform for evaluation: resize, crop the centre, normalise.
 
-    Images that have the model's size already are not resampled where `crop_pct` is 1.
+    If `crop_pct` is 1, images of the model's size are not resampled.
     """
     made = create_transform(**_common(preprocessing), is_training=False, crop_pct=preprocessing.crop_pct)
     return transforms.Compose([_WithChannels(preprocessing.size[0]), made])
 
 
 def training_transform(preprocessing: Preprocessing, augment: Crop | AugmentSettings = "flip-crop") -> Transform:
-    """Return the transform for training: what `augment` says, then normalise.
+    """Return the transform for training: augment, then normalise.
 
     Raises:
-        DataError: The settings cannot be meant.
+        DataError: timm does not know the policy, or the model does not take images.
     """
     settings = AugmentSettings.of(augment)
     if settings.crop == "none":
@@ -71,7 +67,7 @@ def training_transform(preprocessing: Preprocessing, augment: Crop | AugmentSett
 
 
 def _flip_and_crop(preprocessing: Preprocessing, settings: AugmentSettings) -> Transform:
-    """What is usual for small images; timm crops with a border only where it resizes, too."""
+    """The usual augmentation of small images; timm pads before cropping only if it also resizes."""
     size = preprocessing.size[1:]
     resize = transforms.Resize(size, transforms.InterpolationMode(preprocessing.interpolation))
     return transforms.Compose(

@@ -1,4 +1,4 @@
-"""How many processes may read images."""
+"""Check the number of processes that read images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["checked_workers"]
 
 
 def checked_workers(workers: int) -> int:
-    """Return `workers`, unless starting so many would take the machine down.
+    """Return `workers`; raise if so many processes could bring the machine down.
 
     Raises:
-        DataError: It is no number of processes, or far more than there are processors.
+        DataError: It is negative, or far more than there are processors.
     """
     most = max(32, 4 * (os.cpu_count() or 1))
     if not 0 <= workers <= most:

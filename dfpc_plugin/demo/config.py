@@ -1,4 +1,4 @@
-"""What the demo can be asked to do."""
+"""Options of the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EACH_ONCE = Limit("one or more, each once", lambda values: 0 < len(set(values))
 
 
 class DemoConfigError(DFPCError, ValueError):
-    """An option of the demo has a value that makes no sense."""
+    """An option of the demo has an invalid value."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class DemoConfig(Checked, error=DemoConfigError):
     """Options of the demo.
 
     Attributes:
-        output: Directory for the plots, the results and the pruned networks; made if it is missing.
+        output: Directory for the plots, the results and the pruned networks; created if missing.
         budgets: Shares of the unpruned network's MACs to keep, each between 0 and 1.
         criteria: Names of the importance criteria to compare.
-        global_ranking: Whether each criterion also decides how much every layer loses; if not, all layers lose the same share
-            and the criteria only choose the channels.
-        random_seeds: How many random cuts the random criterion is averaged over.
-        seed: Seed of the first random cut.
-        threads: CPU threads when latency is measured; everything else uses as many as PyTorch is set to.
-        batch_size: Images per forward when latency is measured.
-        latency_time: Seconds spent on measuring the latency of each pruned network, and as many on the unpruned one beside it.
+        global_ranking: Compare channels across layers. If not, every layer loses the same share, and the criteria only
+            choose the channels.
+        random_seeds: Number of random seeds that the random criterion is averaged over.
+        seed: First random seed.
+        threads: Number of CPU threads in latency measurements; everything else uses PyTorch's setting.
+        batch_size: Images per forward in latency measurements.
+        latency_time: Seconds to measure the latency of each pruned network, and as many for the unpruned one beside it.
     """
 
     output: Path = Path("dfpc-demo")
@@ -53,7 +53,7 @@ class DemoConfig(Checked, error=DemoConfigError):
         """Check the options.
 
         Raises:
-            DemoConfigError: One or more options make no sense; the message names them all.
+            DemoConfigError: Names all invalid ones.
         """
         super().__post_init__()
         for name in self.criteria:

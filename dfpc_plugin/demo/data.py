@@ -1,4 +1,4 @@
-"""Scanned handwritten digits: the data set that ships inside scikit-learn."""
+"""The demo's images of handwritten digits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dfpc_plugin.data.digits import GREYS, load_scans
 __all__ = ["IMAGE_SIZE", "Digits", "load_digits"]
 
 IMAGE_SIZE = 48
-"""Side of the images the network sees; the scans have 8 x 8 pixels."""
+"""Side of the network's input images; the scans have 8 x 8 pixels."""
 _MEAN, _STD = 0.3, 0.37
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Images `(N, 1, 48, 48)` in float32, normalised, and their labels 0 to 9."""
+    """Normalised float32 images `(N, 1, 48, 48)`, and their labels 0 to 9."""
 
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -29,17 +29,12 @@ class Digits:
 
 
 def load_digits() -> Digits:
-    """Load, enlarge, normalise and split the digits: 1257 to train with and 540 to test with, stratified.
-
-    Raises:
-        MissingDependencyError: scikit-learn is not installed.
-    """
+    """Load, enlarge and normalise the digits; raises as `load_scans` does."""
     (train, train_labels), (test, test_labels) = load_scans("train"), load_scans("test")
     return Digits(_prepared(train), torch.as_tensor(train_labels), _prepared(test), torch.as_tensor(test_labels))
 
 
 def _prepared(scans: NDArray[np.float64]) -> torch.Tensor:
-    """Enlarge and normalise."""
     images = torch.as_tensor(scans, dtype=torch.float32)[:, None] / GREYS
     images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
     return (images - _MEAN) / _STD

@@ -1,4 +1,4 @@
-"""Run the demo from beginning to end."""
+"""Run the demo."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ _TITLE = "A small ResNet on scanned digits, pruned without fine-tuning"
 def run_demo(
     config: DemoConfig | None = None, console: Console | None = None, progress: Progress | bool = True
 ) -> CompareResult:
-    """Prune the network that ships with this package by several criteria, and show and store how they compare.
+    """Prune the demo's network by several criteria, and print and store a comparison.
 
-    Writes only into `config.output`: plots, all figures, and the networks pruned by the first DFPC criterion asked for.
-    PyTorch's random state and number of threads are as before afterwards.
+    Writes only into `config.output`: plots, results, and the networks pruned by the first DFPC criterion. PyTorch's
+    random state and number of threads are restored afterwards.
 
     Args:
-        config: What to do; the defaults take about a minute on two cores.
+        config: The options; the defaults take about a minute on two cores.
         console: Where to print.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: True for bars in the terminal, or a function called with the current phase and the share that is done.
 
     Raises:
         MissingDependencyError: scikit-learn or matplotlib is not installed.
     """
     config, console, start = config or DemoConfig(), console or Console(), time.perf_counter()
-    require("matplotlib", "matplotlib", "demo")  # now rather than after half a minute of work
+    require("matplotlib", "matplotlib", "demo")  # fail before half a minute of work
     digits = load_digits()
     model = load_network()
     chosen = [_criterion(name, config.global_ranking) for name in config.criteria]
@@ -81,7 +81,7 @@ def run_demo(
 
 
 def _criterion(name: str, global_ranking: bool) -> Criterion:
-    """A criterion that compares channels of all layers, or of one layer at a time."""
+    """A criterion that compares channels across layers, or within each coupling."""
     known = CRITERIA[name]
     if global_ranking:
         return known
@@ -92,7 +92,6 @@ class _Ranks:
     """Scores channels by their rank within the coupling, so that all couplings lose the same share."""
 
     def __init__(self, importance: Importance | None) -> None:
-        """Rank what `importance` scores."""
         self._importance = importance
 
     def __call__(self, group: Any) -> Tensor | None:
@@ -102,7 +101,7 @@ class _Ranks:
 
 
 def _write(result: CompareResult, directory: Path) -> Iterator[Path]:
-    """Write plots and figures; yield the files."""
+    """Write plots and results; yield the files."""
     directory.mkdir(parents=True, exist_ok=True)
     for kind in ("svg", "png"):
         result.plot(directory / f"accuracy.{kind}")
@@ -112,7 +111,7 @@ def _write(result: CompareResult, directory: Path) -> Iterator[Path]:
 
 
 def _saved(model: nn.Module, chosen: list[Criterion], config: DemoConfig) -> Iterator[Path]:
-    """Save what the first of DFPC's criteria makes of the network, without repair; yield the directories."""
+    """Save the networks pruned by the first of DFPC's criteria, without repair; yield the directories."""
     ours = next((criterion for criterion in chosen if criterion.name.startswith("dfpc")), None)
     if ours is None:
         return

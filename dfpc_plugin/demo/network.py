@@ -1,4 +1,4 @@
-"""The demo's network: a small timm ResNet, and the trained weights that ship with the package."""
+"""The demo's network: a small timm ResNet, and its trained weights."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def build_network() -> nn.Module:
 
 def load_network(path: Path = WEIGHTS) -> nn.Module:
     """Return the network with the weights in `path`, in float32 and evaluation mode."""
-    with torch.random.fork_rng(devices=[]):  # fresh weights, which are overwritten, take random numbers
+    with torch.random.fork_rng(devices=[]):  # the initial weights, overwritten below, draw random numbers
         model = build_network()
     model.load_state_dict(load_file(path))
     return model
 
 
 def example_input(batch_size: int = 1) -> torch.Tensor:
-    """Return a batch of random images, always the same, of the size that the network takes."""
+    """Return a fixed batch of random images of the network's size."""
     return torch.randn(batch_size, 1, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Make the weights that ship with the demo: `python -m dfpc_plugin.demo.train`. About a minute on one core."""
+"""Train the weights that ship with the demo: `python -m dfpc_plugin.demo.train`. About a minute on one core."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ def train(digits: Digits, console: Console, *, epochs: int = EPOCHS, seed: int =
 
 
 def _rate(done: float) -> float:
-    """Return the share of the peak step size: a short linear warm-up, then half a cosine down to zero."""
+    """The share of the peak learning rate: a short linear warm-up, then half a cosine down to zero."""
     if done < WARM_UP:
         return max(done, 1e-3) / WARM_UP
     return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
 
 def _jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Rotate by up to 11 degrees, scale by up to 10 % and shift by up to 7 % of the side, each image its own way."""
+    """Rotate by up to 11 degrees, scale by up to 10 % and shift by up to 7 % of the side, independently per image."""
     angle, scale, right, down = torch.rand(4, len(images), generator=generator) * 2 - 1
     angle, scale = 0.2 * angle, 1 + 0.1 * scale
     cos, sin = scale * angle.cos(), scale * angle.sin()
     theta = torch.stack([cos, -sin, 0.15 * right, sin, cos, 0.15 * down], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    paper = images.min()  # grid_sample fills with zeros, so let zero be the colour of the paper
+    paper = images.min()  # grid_sample fills with zeros, so shift the background to zero
     return F.grid_sample(images - paper, grid, align_corners=False) + paper
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, store in float16, and report the accuracy of what was stored."""
+    """Train, store in float16, and report the accuracy of the stored weights."""
     parser = argparse.ArgumentParser(prog="python -m dfpc_plugin.demo.train", description=__doc__)
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write (default: the one that ships)")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _metadata(options: argparse.Namespace, reached: float) -> dict[str, str]:
-    """Facts about how the file was made, which are stored in it."""
+    """How the file was made, stored in the file."""
     packages = ("torch", "timm", "scikit-learn")
     return {
         "made_by": f"python -m dfpc_plugin.demo.train --epochs {options.epochs} --seed {options.seed} "

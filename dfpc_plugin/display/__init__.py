@@ -1,4 +1,4 @@
-"""How results look: as text, as CSV, as HTML in notebooks, as pictures. Nothing here prints."""
+"""Format results as text, CSV, HTML for notebooks, and figures. Nothing here prints."""
 
 from dfpc_plugin.display.csv_text import csv_text
 from dfpc_plugin.display.html import Shown, as_html

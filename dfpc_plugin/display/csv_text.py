@@ -10,7 +10,7 @@ __all__ = ["csv_text"]
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return `rows` under `header`; lines end the same way on every system, and numbers read back exactly."""
+    """Return `rows` under `header`, with the same line ends on every system and numbers that read back exactly."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)

@@ -1,4 +1,4 @@
-"""Pictures with matplotlib: figures that notebooks show, and the widths of layers as bars."""
+"""Figures with matplotlib, and a bar chart of the widths of layers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = [
 
 _FORMATS = (".png", ".svg", ".pdf")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, which the common kinds of colour blindness tell apart; markers say it again."""
+"""Okabe and Ito's colours, which remain distinct with the common kinds of colour blindness; markers differ, too."""
 INK, GRID = "#333333", "#DDDDDD"
 _KEPT, _REMOVED = PALETTE[0], "#D9DEE3"
 _NAMES_UP_TO, _NAME_LENGTH = 130, 36
 
 
 def require_plottable(path: Path) -> None:
-    """Raise, before any work is done, if a plot cannot be written to `path`.
+    """Raise early if a plot cannot be written to `path`.
 
     Raises:
         OutputError: The file's ending is not one of .png, .svg and .pdf, or it cannot be written.
@@ -44,7 +44,7 @@ def require_plottable(path: Path) -> None:
 
 
 def plot_settings() -> Any:
-    """Return a context in which matplotlib has fixed settings, so that the same figure is drawn the same way everywhere.
+    """Return a context with fixed settings of matplotlib, so that figures look the same on every machine.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -54,10 +54,10 @@ def plot_settings() -> Any:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty matplotlib figure, sizes in inches, that notebooks show.
+    """Return an empty matplotlib figure, with sizes in inches, that notebooks can show.
 
-    It is made without pyplot: no window, no global state, whatever backend the user has set. Without pyplot, a notebook does
-    not know how to show figures, so this one brings its PNG.
+    It is made without pyplot, so it opens no window and changes no global state, with any backend. Notebooks show
+    figures only by pyplot, so this one provides a PNG.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -74,10 +74,10 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure to a PNG, SVG or PDF file, by its ending; the same figure gives the same bytes.
+    """Write a matplotlib figure to a PNG, SVG or PDF file; the same figure gives the same bytes.
 
     Raises:
-        OutputError: The file's ending is another one, or it cannot be written.
+        OutputError: The file has another ending, or cannot be written.
     """
     require_plottable(path)
     buffer, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
@@ -88,7 +88,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = None) -> Any:
-    """Return a matplotlib figure with a bar for every layer: its channels before, and of these those that remain.
+    """Return a matplotlib figure with a bar for every layer: all of its channels, and those that remain.
 
     Args:
         rows: Name of the layer, channels before, channels after.
@@ -102,14 +102,10 @@ def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = 
 
 
 def drawn(draw: Callable[[], Any], path: str | Path | None) -> Any:
-    """Draw a figure and return it; also write it to a PNG, SVG or PDF file, by its ending, if there is a path.
-
-    Args:
-        draw: Returns a matplotlib figure.
-        path: The file; None to write nothing.
+    """Call `draw` and return its figure; if there is a path, also write it to that PNG, SVG or PDF file.
 
     Raises:
-        OutputError: The file's ending is another one, or it cannot be written.
+        OutputError: The file has another ending, or cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
     if path is not None:
@@ -122,7 +118,6 @@ def drawn(draw: Callable[[], Any], path: str | Path | None) -> Any:
 
 
 def _bars(rows: Sequence[tuple[str, int, int]]) -> Any:
-    """The figure of `draw_layers`."""
     count = max(1, len(rows))
     figure = new_figure(8.0, 1.2 + (0.19 if count <= _NAMES_UP_TO else 0.06) * count)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""How results look in notebooks: `report.notebook` registers a view for every type that has one."""
+"""HTML views of results in notebooks; `report.notebook` registers one for every type that has a view."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def as_html(result: object) -> str | None:
 
 
 class Shown:
-    """A result that notebooks show by its view."""
+    """Base class of results that notebooks show as HTML."""
 
     def _repr_html_(self) -> str | None:
-        """What notebooks look for."""
-        importlib.import_module("dfpc_plugin.report.notebook")  # views are loaded when one is looked at
+        """Called by notebooks."""
+        importlib.import_module("dfpc_plugin.report.notebook")  # loads the views only when one is needed
         return as_html(self)

@@ -13,18 +13,14 @@ __all__ = ["TERMINAL_WIDTH", "Name", "as_text", "counted", "first_and_more"]
 
 TERMINAL_WIDTH = 80
 _NARROWEST = 12
-"""Columns that a name gets at least."""
+"""Smallest width of a name, in columns."""
 
 
 def as_text(*parts: RenderableType, width: int = TERMINAL_WIDTH) -> str:
-    """Return tables and paragraphs as plain text, whatever the program runs in.
+    """Return tables and paragraphs, one below the other, as plain text of `width` columns.
 
-    Left to itself, rich prints in a notebook instead of returning text, and writes colour codes where the environment asks
-    for colours.
-
-    Args:
-        parts: What to show, one below the other; a string is a paragraph without markup.
-        width: Columns that there are.
+    A string is a paragraph without markup. By default, rich would print in notebooks, and write colour codes if the
+    environment asks for colours.
     """
     text = io.StringIO()
     console = Console(
@@ -36,25 +32,25 @@ def as_text(*parts: RenderableType, width: int = TERMINAL_WIDTH) -> str:
 
 
 class Name:
-    """The path of a layer in a table: never broken over lines; where it is too long, its beginning is left out."""
+    """The path of a layer in a table, in one line; if it is too long, its beginning is left out."""
 
     def __init__(self, path: str, more: str = "", style: str = "") -> None:
-        """Show `path`, and `more` behind it, which is not shortened."""
+        """Show `path`, and behind it `more`, which is not shortened."""
         self._path, self._more, self._style = path, more, style
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """How wide it is, and how narrow it can be made."""
+        """Smallest and largest width."""
         full = len(self._path) + len(self._more)
         return Measurement(min(full, _NARROWEST + len(self._more)), full).with_maximum(options.max_width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The path in the columns that there are."""
+        """The path, shortened to the available columns."""
         path = _shortened(self._path, options.max_width - len(self._more))
         yield Text(path, style=self._style, no_wrap=True, overflow="crop").append(self._more, style="dim")
 
 
 def _shortened(path: str, room: int) -> str:
-    """A path in so many columns: whole parts from its end where one fits."""
+    """Shorten a path to `room` columns: keep whole parts from its end, if one fits."""
     if len(path) <= room:
         return path
     parts = path.split(".")
@@ -66,10 +62,10 @@ def _shortened(path: str, room: int) -> str:
 
 
 def first_and_more(names: Sequence[str]) -> Name:
-    """The first of some layers, and how many more there are."""
+    """The first of some layers, and the number of the others."""
     return Name(names[0] if names else "", f" +{len(names) - 1}" if len(names) > 1 else "")
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things: 1 layer, 2 layers."""
+    """A number with its noun: 1 layer, 2 layers."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -1,4 +1,4 @@
-"""Models as files that run without this package, ONNX and `torch.export`: checked before they are kept."""
+"""Export models to files that run without this package, ONNX and `torch.export`, and check them."""
 
 from __future__ import annotations
 

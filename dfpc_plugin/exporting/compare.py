@@ -1,4 +1,4 @@
-"""Whether two ways to run a model give the same, on several batches."""
+"""Compare the outputs of two ways to run a model, on several batches."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Difference:
-    """How far apart two ways to run a model are.
+    """The difference between two ways to run a model.
 
     Attributes:
         largest: Largest difference of an entry of any output, over the largest absolute entry of that output.
-        same_predictions: Share of the samples (pixels, for maps of classes) whose largest entry along axis
-            one of the first output is the same; None where that output has no such axis of two or more.
+        same_predictions: Share of the samples (pixels, for maps of classes) with the same argmax along axis one of the
+            first output; None if that axis has fewer than two entries.
     """
 
     largest: float
@@ -37,7 +37,7 @@ class Difference:
 
 
 def inputs_to_check(example_inputs: ExampleInputs, dynamic_batch: bool) -> Iterator[ExampleInputs]:
-    """Yield the example inputs, noise like them of either sign, and where the batch is free, noise of other sizes.
+    """Yield the example inputs, similar noise and its negative, and for a dynamic batch noise of other batch sizes.
 
     Floating-point tensors become noise of the same mean and variance; integers, which may be indices, stay.
     """
@@ -57,7 +57,7 @@ def inputs_to_check(example_inputs: ExampleInputs, dynamic_batch: bool) -> Itera
     yield example_inputs
     like_them = map_tensors(noise, example_inputs)
     yield like_them
-    yield map_tensors(opposite, like_them)  # decisions about signs and sums are the commonest
+    yield map_tensors(opposite, like_them)  # most branches of models depend on signs and sums
     if dynamic_batch:
         own = batch_size_of(example_inputs)
         for size in _OTHER_SIZES:
@@ -74,8 +74,8 @@ def compare(
     """Run both on all inputs.
 
     Raises:
-        ExportError: Outputs differ in number, shape, type or by more than `tolerance`, relative to the
-            output's scale.
+        ExportError: Outputs differ in number, shape or type, or by more than `tolerance` relative to the output's
+            scale.
     """
     largest, same, predictions = 0.0, 0, 0
     for given in inputs:
@@ -93,10 +93,9 @@ def compare(
 
 
 def _difference(name: str, ours: Tensor, theirs: Tensor, tolerance: float) -> float:
-    """Largest difference of one output over its scale; entries that both have at one infinity do not differ.
+    """Largest difference of one output over its scale; entries that are the same infinity or both NaN do not differ.
 
-    Raises:
-        ExportError: It is larger than `tolerance`, or the two cannot be compared.
+    Raises ExportError if it exceeds `tolerance`, or if shapes or types differ.
     """
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""`quantize_onnx`: an ONNX file in, one that computes in 8-bit integers out, with how far its outputs are off."""
+"""`quantize_onnx`: quantize an ONNX file to 8-bit integers, and measure the difference of its outputs."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ __all__ = ["Int8Export", "Int8Method", "quantize_onnx"]
 Int8Method = Literal["static", "dynamic"]
 
 _HELD_OUT = 0.25
-"""Share of the images that the outputs are compared on and that no range was measured on."""
+"""Share of the images on which outputs are compared; the ranges are measured on the others."""
 _OF_MATRICES = ("MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
 class Int8Export:
-    """A quantized ONNX file, and what is known of it.
+    """A quantized ONNX file and its measurements.
 
     Attributes:
         path: The file.
         method: "static": ranges of activations were measured on images; "dynamic": they are measured at every call.
-        images: How many images the ranges were measured on; 0 for "dynamic".
-        compared: How many other images the outputs were compared on.
+        images: Number of images on which ranges were measured; 0 for "dynamic".
+        compared: Number of other images on which outputs were compared.
         bytes: Size of the file.
         bytes_before: Size of the file in floating point.
-        max_difference: Largest difference of an output from the floating-point file's, over the largest entry of that output.
-        same_predictions: Share of the images whose largest output is the same, 0 to 1; None where outputs are no scores.
-        latency: Measured time of one forward in ONNX Runtime, of "float32" and of "int8", which took turns; None if not asked for.
+        max_difference: Largest difference of an output from the floating-point file's, over the largest entry of that
+            output.
+        same_predictions: Share of the images with the same largest output, 0 to 1; None if outputs are not scores.
+        latency: Latency of "float32" and "int8" in ONNX Runtime, measured in turns; None if not asked for.
     """
 
     path: Path
@@ -60,7 +61,7 @@ class Int8Export:
 
     @property
     def latency_ms(self) -> dict[str, float] | None:
-        """Median milliseconds of one forward of "float32" and of "int8"; None if not asked for."""
+        """Median milliseconds of one forward of "float32" and "int8"; None if not asked for."""
         return None if self.latency is None else {name: 1e3 * value.median for name, value in self.latency.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -80,28 +81,28 @@ def quantize_onnx(
     reduce_range: bool = True,
     latency: bool | LatencySettings = False,
 ) -> Int8Export:
-    """Quantize an ONNX file's weights and activations to 8 bits for ONNX Runtime, and compare it with the file it was made of.
+    """Quantize an ONNX file's weights and activations to 8 bits for ONNX Runtime, and compare the two files.
 
-    "static" suits convolutional networks: the ranges of activations are measured on images beforehand. "dynamic" suits
-    transformers: it quantizes products of matrices alone, and measures ranges at every call.
+    "static" suits convolutional networks: ranges of activations are measured on images in advance. "dynamic" suits
+    transformers: it quantizes only matrix products, and measures ranges at every call.
 
     Args:
-        source: An ONNX file with one input, such as `export_onnx` has written.
+        source: An ONNX file with one input, such as `export_onnx` writes.
         path: The file to write.
-        images: `(count, channels, height, width)` as the model takes them, at least 4. Ranges are measured on three quarters
-            of them, and outputs compared on the others.
+        images: `(count, channels, height, width)`, preprocessed for the model, at least 4. Ranges are measured on three
+            quarters of them, and outputs compared on the others.
         method: How the ranges of activations are found.
-        per_channel: Give every output channel of a layer's weights a scale of its own.
-        reduce_range: Use 7 of the 8 bits for weights. Processors without instructions for 8-bit dot products (AVX-512 VNNI) add
-            products in 16 bits, which overflow with 8-bit weights: outputs are then off by tens of per cent.
+        per_channel: Use one scale per output channel of a layer's weights.
+        reduce_range: Use 7 of the 8 bits for weights. Processors without instructions for 8-bit dot products (AVX-512
+            VNNI) add products in 16 bits, which overflow with 8-bit weights: outputs are then off by tens of per cent.
         latency: Measure both files, side by side, with one image; True for the defaults, or the settings.
 
     Returns:
-        What was written, and how far it is off.
+        The file and its measurements.
 
     Raises:
-        ExportError: The file cannot be read, takes something else than images, or cannot be quantized.
-        OutputError: There can be no file at `path`.
+        ExportError: The file cannot be read or quantized, has several inputs, or there are fewer than 4 images.
+        OutputError: `path` cannot be written.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
     source, path = Path(source), Path(path)
@@ -135,7 +136,6 @@ def quantize_onnx(
 
 
 def _named_outputs(graph: OnnxRuntimeModel, given: ExampleInputs) -> dict[str, Tensor]:
-    """Outputs of a graph by numbers."""
     return {f"output_{number}": output for number, output in enumerate(graph.outputs(given))}
 
 
@@ -147,10 +147,9 @@ def _read(source: Path) -> bytes:
 
 
 def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images to measure ranges on, and others to compare outputs on.
+    """Split images: to measure ranges on, and to compare outputs on.
 
-    Raises:
-        ExportError: The graph takes something else, or there are too few.
+    Raises ExportError if the graph has several inputs, or if there are fewer than 4 images.
     """
     if len(graph.input_names) != 1:
         raise ExportError(
@@ -165,7 +164,7 @@ def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Reader:
-    """Hands images to ONNX Runtime's calibration, one at a time."""
+    """Passes images to ONNX Runtime's calibration, one at a time."""
 
     def __init__(self, name: str, images: Tensor) -> None:
         self._feeds = iter([{name: image.numpy()} for image in images.split(1)])
@@ -175,11 +174,7 @@ class _Reader:
 
 
 def _quantized(source: Path, name: str, images: Tensor, method: str, options: dict[str, Any]) -> bytes:
-    """The content of the quantized file.
-
-    Raises:
-        ExportError: ONNX Runtime cannot quantize it.
-    """
+    """The content of the quantized file; raises ExportError if ONNX Runtime cannot quantize it."""
     quantization = require("onnxruntime.quantization", "onnxruntime", "export")
     shape_inference = require("onnxruntime.quantization.shape_inference", "onnxruntime", "export")
     with tempfile.TemporaryDirectory() as directory, _quiet():
@@ -190,14 +185,14 @@ def _quantized(source: Path, name: str, images: Tensor, method: str, options: di
                 quantization.quantize_dynamic(prepared, target, op_types_to_quantize=list(_OF_MATRICES), **options)
             else:
                 quantization.quantize_static(prepared, target, _Reader(name, images), **options)
-        except Exception as error:  # ONNX Runtime raises whatever its many parts do
+        except Exception as error:  # ONNX Runtime can raise anything
             raise ExportError(f"ONNX Runtime cannot quantize '{source.name}': {error}") from error
         return target.read_bytes()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what ONNX Runtime's quantization logs, which is advice to prepare a file that has been prepared."""
+    """Silence ONNX Runtime's advice to prepare the file, which is prepared already."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -208,7 +203,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _latency(before: bytes, after: bytes, image: Tensor, wanted: bool | LatencySettings) -> dict[str, Latency] | None:
-    """Measure both files in turns."""
     if not wanted:
         return None
     settings = dataclasses.replace(LatencySettings() if isinstance(wanted, bool) else wanted, runtime="torch")

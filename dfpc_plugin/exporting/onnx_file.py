@@ -1,4 +1,4 @@
-"""`export_onnx`: a model in, an ONNX file that onnxruntime was seen to run like it out."""
+"""`export_onnx`: export a model to an ONNX file, and check that onnxruntime computes the same."""
 
 from __future__ import annotations
 
@@ -31,24 +31,22 @@ Exporter = Literal["auto", "dynamo", "torchscript"]
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """An ONNX file, and what is known of it.
+    """An ONNX file and its measurements.
 
     Attributes:
         path: The file.
         opset: Version of ONNX's operators that it needs.
-        exporter: Which of PyTorch's exporters has written it: "dynamo", the current one, or "torchscript",
-            the older one.
+        exporter: The exporter of PyTorch that wrote it: "dynamo", the current one, or "torchscript", the older one.
         dynamic_batch: Whether it takes batches of any size.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
         bytes: Size of the file.
-        max_difference: Largest difference of an output from the model's, over the largest entry of that
-            output, on every batch that was tried; None if it was not checked.
-        same_predictions: Share of the samples whose largest output is the same, 0 to 1; None if it was not
-            checked or the first output is no row of scores.
-        latency: Measured time of one forward in "onnxruntime" and in "torch", which took turns; None if not
-            asked for.
-        notes: What a user should know and did not ask for.
+        max_difference: Largest difference of an output from the model's, over the largest entry of that output, on all
+            batches that were tried; None if it was not checked.
+        same_predictions: Share of the samples with the same largest output, 0 to 1; None if it was not checked or the
+            first output is not a row of scores.
+        latency: Latency in "onnxruntime" and "torch", measured in turns; None if not asked for.
+        notes: Remarks for the user, in sentences.
     """
 
     path: Path
@@ -87,36 +85,34 @@ def export_onnx(
     latency: bool | LatencySettings = False,
     exporter: Exporter = "auto",
 ) -> OnnxExport:
-    """Write `model`, as it is in evaluation mode, to an ONNX file, and check that onnxruntime computes the same.
+    """Export `model`, in evaluation mode, to an ONNX file, and check that onnxruntime computes the same.
 
-    A copy of the model on the CPU is exported; the model is left as it is. Where an export fails, no file is
-    left behind, and a file that was there stays.
+    A copy of the model on the CPU is exported; the model is not changed. If the export fails, no file is written, and
+    an existing file stays.
 
     Args:
-        model: Any model, pruned or not, or what `prune` returned.
-        example_inputs: What it is called with. Their tensors become the file's inputs; everything else is
-            fixed in it.
+        model: Any model, pruned or not, or the result of `prune`.
+        example_inputs: What it is called with. Their tensors become the file's inputs; all other values are fixed in
+            the file.
         path: The file to write.
-        opset: Version of ONNX's operators; None for the exporter's choice.
+        opset: Version of ONNX's operators; None for the exporter's default.
         dynamic_batch: Let axis zero of every input have any length.
-        check: Compare outputs with the model's in onnxruntime: on the example inputs, on noise like them of
-            either sign, and where the batch is free, on batches of other sizes.
-        tolerance: How far an output may be off, over the largest absolute entry of that output.
+        check: Compare outputs with the model's in onnxruntime: on the example inputs, on similar noise and its
+            negative, and for a dynamic batch also on batches of other sizes.
+        tolerance: Largest allowed difference of an output, over the largest absolute entry of that output.
         latency: Measure both, side by side; True for the defaults, or the settings.
-        exporter: Which of PyTorch's exporters to use. By default the current one, "dynamo", and the older
-            "torchscript" where that fails or this version of PyTorch lacks it; `OnnxExport.exporter` and
-            `notes` say so.
+        exporter: The exporter of PyTorch to use. By default the current one, "dynamo", and the older "torchscript" if
+            that fails or this version of PyTorch lacks it; `OnnxExport.exporter` and `notes` say so.
 
     Returns:
-        What was written, and how far it is off.
+        The file and its measurements.
 
     Raises:
-        ExportError: The model cannot be exported so, or what came of it differs; the message says where or
-            how far.
+        ExportError: The model cannot be exported, or the outputs differ; the message says where or by how much.
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
-        OutputError: There can be no file at `path`.
-        ExampleInputsError: Inputs that the model cannot be exported with.
-        LatencyError: Settings that cannot be followed.
+        OutputError: `path` cannot be written.
+        ExampleInputsError: The model cannot be exported with these inputs.
+        LatencyError: The settings are invalid.
     """
     path = Path(path)
     require_writable(path)
@@ -155,11 +151,7 @@ def export_onnx(
 def _compared(
     call: FlatCall, inputs: ExampleInputs, content: bytes, dynamic_batch: bool, tolerance: float
 ) -> Difference:
-    """Compare a file with the model in ONNX Runtime.
-
-    Raises:
-        ExportError: It differs.
-    """
+    """Compare a file with the model in ONNX Runtime; raises ExportError if outputs differ."""
     graph = OnnxRuntimeModel(content, call.input_names)
     return compare(call.outputs, graph.outputs, inputs_to_check(inputs, dynamic_batch), tolerance)
 
@@ -167,7 +159,7 @@ def _compared(
 def _latency(
     call: FlatCall, inputs: ExampleInputs, content: bytes, wanted: bool | LatencySettings
 ) -> dict[str, Latency] | None:
-    """Measure the file and the model in turns, with the same number of threads; the file in the runtime asked for as well."""
+    """Measure model and file in turns, with equal threads: in ONNX Runtime, and in the runtime of the settings."""
     if not wanted:
         return None
     settings = LatencySettings() if isinstance(wanted, bool) else wanted

@@ -1,4 +1,4 @@
-"""`export_program`: a model in, a `.pt2` file of `torch.export` that was seen to run like it out."""
+"""`export_program`: export a model to a `.pt2` file of `torch.export`, and check that it computes the same."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["ProgramExport", "export_program"]
 
 @dataclass(frozen=True)
 class ProgramExport:
-    """A `.pt2` file, and what is known of it. `torch.export.load(path).module()` runs it, without the model's code.
+    """A `.pt2` file and its measurements. `torch.export.load(path).module()` runs it, without the model's code.
 
     Attributes:
         path: The file.
         dynamic_batch: Whether it takes batches of any size.
         bytes: Size of the file.
-        max_difference: Largest difference of an output from the model's, over the largest entry of that
-            output, on every batch that was tried; None if it was not checked.
-        same_predictions: Share of the samples whose largest output is the same, 0 to 1; None if it was not
-            checked or the first output is no row of scores.
+        max_difference: Largest difference of an output from the model's, over the largest entry of that output, on all
+            batches that were tried; None if it was not checked.
+        same_predictions: Share of the samples with the same largest output, 0 to 1; None if it was not checked or the
+            first output is not a row of scores.
     """
 
     path: Path
@@ -61,28 +61,26 @@ def export_program(
     check: bool = True,
     tolerance: float = 1e-4,
 ) -> ProgramExport:
-    """Write `model`, as it is in evaluation mode, as a program of `torch.export`, and check what was written.
+    """Export `model`, in evaluation mode, as a program of `torch.export`, and check the file.
 
-    A copy of the model on the CPU is exported; the model is left as it is. Where an export fails, no file is
-    left behind, and a file that was there stays.
+    A copy of the model on the CPU is exported; the model is not changed. If the export fails, no file is written, and
+    an existing file stays.
 
     Args:
-        model: Any model, pruned or not, or what `prune` returned.
-        example_inputs: What it is called with, and what the program will be called with: the same nest of
-            arguments.
-        path: The file to write; PyTorch wants it to end in .pt2.
+        model: Any model, pruned or not, or the result of `prune`.
+        example_inputs: What the model is called with; the program takes the same nest of arguments.
+        path: The file to write; PyTorch requires the ending .pt2.
         dynamic_batch: Let axis zero of every input have any length.
         check: Compare outputs with the model's, as `export_onnx` does.
-        tolerance: How far an output may be off, over the largest absolute entry of that output.
+        tolerance: Largest allowed difference of an output, over the largest absolute entry of that output.
 
     Returns:
-        What was written, and how far it is off.
+        The file and its measurements.
 
     Raises:
-        ExportError: The model cannot be exported so, or what came of it differs; the message says where or
-            how far.
-        OutputError: There can be no file at `path`.
-        ExampleInputsError: Inputs that the model cannot be exported with.
+        ExportError: The model cannot be exported, or the outputs differ; the message says where or by how much.
+        OutputError: `path` cannot be written.
+        ExampleInputsError: The model cannot be exported with these inputs.
     """
     path = Path(path)
     if path.suffix != ".pt2":
@@ -91,7 +89,7 @@ def export_program(
     with torch.inference_mode(False), generators_kept():
         copied, inputs = on_cpu(model, example_inputs)
         call = FlatCall(copied, inputs)
-        call.outputs(inputs)  # a model that cannot run has its own error, which says more than an exporter's
+        call.outputs(inputs)  # if the model cannot run, its own error says more than an exporter's
         content = _content(copied, inputs, dynamic_batch)
         difference = None
         if check:
@@ -104,14 +102,10 @@ def export_program(
 
 
 def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> bytes:
-    """The bytes of the file.
-
-    Raises:
-        ExportError: torch.export cannot follow the model.
-    """
+    """The bytes of the file; raises ExportError if torch.export cannot follow the model."""
     shapes: Any = None
     if dynamic_batch and batch_size_of(inputs) < 2:
-        inputs = with_batch(inputs, 2)  # a length of one is taken for a constant
+        inputs = with_batch(inputs, 2)  # torch.export treats a length of one as a constant
     args, kwargs = as_call(fresh(inputs))
     if dynamic_batch:
         batch = torch.export.Dim("batch")
@@ -121,7 +115,7 @@ def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> by
         with EXPORTING, heard(), torch.no_grad():
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             torch.export.save(program, buffer)
-    except Exception as error:  # the model's own code runs in there, and may raise anything
+    except Exception as error:  # the model's own code can raise anything
         reason = reason_of(error, model)
         advice = advice_on_batch(reason, dynamic_batch)
         raise ExportError(f"torch.export cannot follow the model: {reason}.{advice}") from error
@@ -129,7 +123,7 @@ def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> by
 
 
 def _shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> dict[str, Any]:
-    """Mark axis zero of every tensor, in a nest like that of the arguments, by the forward's parameters."""
+    """A nest like the arguments, by the forward's parameters, with axis zero of every tensor marked."""
     bound = inspect.signature(model.forward).bind(*args, **kwargs)
 
     def marked(value: Any) -> Any:
@@ -145,7 +139,7 @@ def _shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
 
 
 def _loaded(content: bytes) -> Callable[[ExampleInputs], tuple[Tensor, ...]]:
-    """Read the program back; return what runs it on example inputs."""
+    """Load the program; return a function that runs it on example inputs."""
     with EXPORTING:
         program = torch.export.load(io.BytesIO(content)).module()
 
@@ -154,7 +148,7 @@ def _loaded(content: bytes) -> Callable[[ExampleInputs], tuple[Tensor, ...]]:
         try:
             with torch.no_grad():
                 return tuple(tensor.detach() for tensor in tensors(program(*args, **kwargs)))
-        except Exception as error:  # a guard on shapes is an AssertionError, an operator's refusal a RuntimeError
+        except Exception as error:  # guards on shapes raise AssertionError, operators RuntimeError
             raise ExportError(f"The exported program cannot run: {error}") from error
 
     return run

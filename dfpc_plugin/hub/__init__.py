@@ -1,4 +1,4 @@
-"""Saved models on the Hugging Face hub, with a model card that has their figures."""
+"""Share saved models on the Hugging Face hub, with a model card of their results."""
 
 from __future__ import annotations
 

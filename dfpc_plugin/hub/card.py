@@ -1,4 +1,4 @@
-"""The model card of a saved model: what it is, its figures, and how to load it."""
+"""The model card of a saved model: what it is, its results, and how to load it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TAGS = ("pruning", "structured-pruning", "model-compression", "dfpc")
 
 
 def model_card(manifest: Manifest, repo_id: str, *, license: str | None = None, base_model: str | None = None) -> str:
-    """Return the README.md of a repository that holds a saved model.
+    """Return the README.md of a repository for a saved model.
 
     Args:
-        manifest: The saved model's, whose record has the figures; without a record the card has none.
-        repo_id: The repository, as the card's example loads it.
-        license: The hub's name of the license; left out if it is not given.
-        base_model: The repository of the unpruned model; left out if it is not given.
+        manifest: The saved model's manifest; its record has the results. Without a record, the card has none.
+        repo_id: The repository, for the card's example.
+        license: The hub's name of the license; left out by default.
+        base_model: The repository of the unpruned model; left out by default.
 
     Raises:
         ReportError: The record was not written by this library.
@@ -33,7 +33,7 @@ def model_card(manifest: Manifest, repo_id: str, *, license: str | None = None, 
     """
     hub = require("huggingface_hub", "huggingface_hub", "hub")
     record = manifest.record or {}
-    field = Field(record if "prune" in record else {"prune": record})  # `save_pruned` of a result keeps that alone
+    field = Field(record if "prune" in record else {"prune": record})  # `save_pruned` stores only the result of `prune`
     data = hub.ModelCardData(
         library_name="dfpc-plugin", tags=[*_TAGS, *_library_tags(manifest)], license=license, base_model=base_model
     )
@@ -53,7 +53,7 @@ def _library_tags(manifest: Manifest) -> list[str]:
 
 
 def _headline(manifest: Manifest, record: Field) -> str:
-    """One paragraph: what was pruned, how far, and whether it was repaired."""
+    """A paragraph: what was pruned, how far, and whether it was repaired."""
     method = record["prune"]["repair"]["method"].text()
     asked = record["asked"].text()
     target = f" to the target `{_code(asked)}`" if asked else ""
@@ -65,7 +65,7 @@ def _headline(manifest: Manifest, record: Field) -> str:
 
 
 def _tables(record: Field) -> Iterator[str]:
-    """The figures of the record, a section for each kind that it has."""
+    """A section for each kind of result in the record."""
     costs = figures(record)
     if costs is not None:
         yield "## Before and after"
@@ -103,7 +103,6 @@ def _accuracy(entry: Field) -> tuple[str, ...]:
 
 
 def _usage(manifest: Manifest, repo_id: str) -> Iterator[str]:
-    """How to load the model."""
     factory = ""
     if manifest.spec.own_code:
         factory = ", factory=build  # a function of your own that builds the unpruned model"
@@ -122,7 +121,7 @@ def _provenance(manifest: Manifest) -> str:
 
 
 def _table(names: tuple[str, ...], rows: Any) -> str:
-    """A table of Markdown; columns without any content are left out."""
+    """A Markdown table without its empty columns."""
     cells = [[_plain(str(cell)) for cell in row] for row in rows]
     used = [column for column in range(len(names)) if column == 0 or any(row[column] for row in cells)]
     lines = [names, ["---"] * len(names), *cells]
@@ -133,10 +132,10 @@ _SPECIAL: Mapping[int, str] = str.maketrans({sign: f"\\{sign}" for sign in "\\`*
 
 
 def _plain(text: str) -> str:
-    """A text in one line that Markdown shows as it is."""
+    """Text in one line, escaped for Markdown."""
     return " ".join(text.split()).translate(_SPECIAL)
 
 
 def _code(text: str) -> str:
-    """A text for between backticks."""
+    """Text for use between backticks."""
     return " ".join(text.replace("`", "'").split())

@@ -1,4 +1,4 @@
-"""`push_to_hub` and `from_pretrained`: saved models to the Hugging Face hub and back."""
+"""`push_to_hub` and `from_pretrained`: upload saved models to the Hugging Face hub, and load them."""
 
 from __future__ import annotations
 
@@ -46,22 +46,23 @@ def push_to_hub(
     create_pr: bool = False,
     token: str | bool | None = None,
 ) -> str:
-    """Upload a saved model to a repository of the Hugging Face hub, which is made if it is not there.
+    """Upload a saved model to a repository of the Hugging Face hub, which is created if needed.
 
-    The files are those of the directory, as its manifest lists them, and a model card (README.md) with the record's figures.
+    Uploads the files that the manifest lists, and a model card (README.md) with the results.
 
     Args:
-        saved: The directory of a saved model; or a model or the result of `prune`, which is saved as `save_pruned` does it.
+        saved: The directory of a saved model; or a model or the result of `prune`, which is first saved by
+            `save_pruned`.
         repo_id: The repository, `user/name`.
-        model: How the unpruned model is built, if `saved` is no directory; see `save_pruned`.
+        model: How the unpruned model is built, if `saved` is not a directory; see `save_pruned`.
         example_inputs: What it is called with; see `save_pruned`.
-        license: The license for the card, by the hub's name of it.
+        license: The hub's name of the license, for the card.
         base_model: The repository of the unpruned model, for the card.
-        private: Whether the repository is private, if it is made; None for the hub's default.
+        private: Whether a new repository is private; None for the hub's default.
         revision: The branch to write to.
-        commit_message: What the commit says.
+        commit_message: The commit message.
         create_pr: Open a pull request instead of writing to the branch.
-        token: For the hub; by default the one that is logged in.
+        token: Token for the hub; by default that of the user who is logged in.
 
     Returns:
         The address of the commit.
@@ -109,11 +110,11 @@ def from_pretrained(
     Args:
         name: A repository, `user/name`, or the directory of a saved model.
         revision: A branch, tag or commit of the repository.
-        factory: Builds the unpruned model, if a function of your own has built it.
+        factory: Builds the unpruned model, if that was built by a function of your own.
         device: Where to put the model.
-        cache_dir: Where downloads are kept; by default where the hub keeps them.
-        local_files_only: Take what was downloaded before, and do not ask the hub.
-        token: For the hub; by default the one that is logged in.
+        cache_dir: Directory for downloads; by default the hub's.
+        local_files_only: Use only earlier downloads, without contacting the hub.
+        token: Token for the hub; by default that of the user who is logged in.
 
     Returns:
         The model, in evaluation mode.
@@ -135,20 +136,18 @@ def from_pretrained(
         raise HubError(
             f"'{name}' is no directory, and the hub has no such repository to read: {_first_line(error)}"
         ) from error
-    with tempfile.TemporaryDirectory() as scratch:  # files of the cache are links, which saved models may not contain
+    with tempfile.TemporaryDirectory() as scratch:  # the cache contains links, which saved models may not
         directory = Path(scratch) / Path(name).name
         shutil.copytree(snapshot, directory)
         return load_model(
             directory, read_manifest(directory), factory=factory, device=device
-        )  # of its files, those it needs
+        )  # reads only the files that were downloaded
 
 
 def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, base_model: str | None) -> Path:
-    """Copy what the manifest lists, which is all that belongs to a saved model, and write the card.
+    """Copy the files that the manifest lists, and write the card.
 
-    Raises:
-        ArtifactError: There is no saved model.
-        HubError: A file is not there.
+    Raises ArtifactError if there is no saved model, HubError if a file cannot be read.
     """
     manifest = read_manifest(directory)
     folder.mkdir()
@@ -163,7 +162,7 @@ def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, ba
 
 
 def _refusals(hub: Any) -> tuple[type[Exception], ...]:
-    """What the client raises when the hub refuses or cannot be reached; the latter are errors of its library of HTTP."""
+    """What the client raises if the hub refuses or cannot be reached; the latter are errors of its HTTP library."""
     return (*hub.errors.HfHubHTTPError.__bases__, hub.errors.HFValidationError, OSError)
 
 

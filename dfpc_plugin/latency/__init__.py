@@ -1,4 +1,4 @@
-"""Milliseconds: measured side by side, and predicted per coupling from measured layers."""
+"""Latency: measured side by side, and predicted from measured layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latency of several models, measured, interleaved so that their ratios are fair."""
+"""Measure the latency of several models in turns, so that their ratios are fair."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 __all__ = ["BUSY", "FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
 
 BUSY = 0.1
-"""A spread of the rounds, as a share of their median, from which on a figure is called uncertain."""
+"""From this noise on (interquartile range over median), a latency is reported as uncertain."""
 
 MOST_ROUNDS = 50
 FEWEST_ROUNDS = 5
 Threads = Annotated[int, within(1, 4096)]
 Forwards = Annotated[int, within(FEWEST_ROUNDS)]
 FORWARDS = 3
-"""Timed forwards per block where there is time enough, so that the untimed ones do not outnumber them."""
+"""Timed forwards per block if there is time enough, so that they outnumber the two untimed ones."""
 
 
 class LatencyError(DFPCError, ValueError):
-    """A measurement was asked for that cannot be made."""
+    """A latency cannot be measured in this way."""
 
 
 @dataclass(frozen=True)
 class Latency:
     """Seconds per forward of one model, one value per round.
 
-    The models of one `measure_latency` call share their rounds: value i of each was taken within the same moment.
+    The models of one `measure_latency` call share their rounds: value i of each was measured at the same time.
 
     Attributes:
         seconds: Mean seconds per forward in each round.
-        threads: CPU threads that were used.
-        runtime: What ran the model, by the name that `measure_latency` knows it by.
+        threads: Number of CPU threads.
+        runtime: The name of the runtime, as for `measure_latency`.
     """
 
     seconds: tuple[float, ...]
@@ -58,7 +58,7 @@ class Latency:
     runtime: str = "torch"
 
     def __repr__(self) -> str:
-        """Median and spread in place of every round."""
+        """Show the median and interquartile range instead of every round."""
         return (
             f"Latency({1e3 * self.median:.4g} ms, interquartile range {1e3 * self.iqr:.2g} ms, {len(self.seconds)} rounds, "
             f"{self.threads} {'thread' if self.threads == 1 else 'threads'})"
@@ -71,20 +71,20 @@ class Latency:
 
     @property
     def iqr(self) -> float:
-        """Interquartile range of the seconds per forward: the spread of the middle half of the rounds."""
+        """Interquartile range of the seconds per forward."""
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return upper - lower
 
     @property
     def noise(self) -> float:
-        """Interquartile range over median: how far a figure of this measurement can be trusted."""
+        """Interquartile range over median: the relative uncertainty of the measurement."""
         return self.iqr / self.median
 
     def speedup_over(self, reference: Latency) -> float:
         """Median over the rounds of `reference`'s time divided by this one's; more than 1 is faster.
 
         Raises:
-            LatencyError: The two do not come from one measurement.
+            LatencyError: The two are not from one measurement.
         """
         return statistics.median(self.ratios_over(reference))
 
@@ -92,7 +92,7 @@ class Latency:
         """`reference`'s time divided by this one's, round by round.
 
         Raises:
-            LatencyError: The two do not come from one measurement.
+            LatencyError: The two are not from one measurement.
         """
         if len(self.seconds) != len(reference.seconds):
             raise LatencyError(
@@ -111,7 +111,7 @@ def measure_latency(
 def measure_latency(models: nn.Module | HoldsModel, inputs: ExampleInputs, **settings: Any) -> Latency: ...
 
 
-def measure_latency(  # type: ignore[misc]  # the settings of the forms above are named here, once
+def measure_latency(  # type: ignore[misc]  # the overloads do not repeat the settings
     models: Mapping[str, nn.Module | HoldsModel] | nn.Module | HoldsModel,
     inputs: ExampleInputs,
     *,
@@ -124,32 +124,32 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
 ) -> dict[str, Latency] | Latency:
     """Time one forward of each model on `inputs`, in evaluation mode and without gradients.
 
-    Every model is called by the same runtime, but for graphs that are loaded already (`runtimes.GraphModel`), which have their
-    own. A graph is a copy of the model, exported for inputs of exactly these shapes, and runs on the CPU.
+    All models are called by the same runtime, except graphs that are already loaded (`runtimes.GraphModel`), which have
+    their own. A graph is an exported copy of the model for inputs of exactly these shapes, and runs on the CPU.
 
-    The models take turns in short blocks, in an order that reverses every round, so a machine that slows down or is
-    busy for a while hurts all of them alike. Each block starts with two forwards that are not timed. On a GPU, the clock
-    is read when all work is done. Models, flags, generators and PyTorch's number of threads are as before afterwards.
+    The models take turns in short blocks, in an order that reverses every round, so that a slow or busy phase of the
+    machine affects all of them alike. Each block starts with two untimed forwards. On a GPU, the clock is read when all
+    work is done. Models, flags, generators and PyTorch's number of threads are restored afterwards.
 
     Args:
-        models: What to time, by name; or one model, or result that stands for its model.
+        models: Models by name; or one model or result that holds a model.
         inputs: A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`.
-        threads: CPU threads.
-        min_run_time: Seconds to spend on each model, at least.
-        warmup: Forwards of each model before the first one that is timed.
-        forwards: Time this many forwards of each model, however long that takes.
-        runtime: What calls the models: "torch", "compile" (what `torch.compile` makes of them), "onnxruntime" or "openvino".
-            Compiling and exporting are not timed.
-        progress: Called after every round with the share of the work that is done, 0 to 1. Or True for a bar at once, False for
-            none; by default as for `prune`.
+        threads: Number of CPU threads.
+        min_run_time: Minimum seconds to spend on each model.
+        warmup: Untimed forwards of each model before the first timed one.
+        forwards: Time this many forwards of each model, regardless of `min_run_time`.
+        runtime: "torch", "compile" (`torch.compile`), "onnxruntime" or "openvino". Compiling and exporting are not
+            timed.
+        progress: Called after every round with the share of the work that is done, 0 to 1. Or True for a bar at once,
+            False for none; by default as for `prune`.
 
     Returns:
         The latency of each model by name; for a single model, its latency.
 
     Raises:
-        ModelFormError: Something else than a model was given.
+        ModelFormError: `models` is not a model or a mapping of models.
         ExampleInputsError: A model does not take the inputs.
-        LatencyError: No models, no threads, no time or no forwards.
+        LatencyError: There are no models, threads, time or forwards.
         RuntimeNameError: There is no such runtime.
         ExportError: A model cannot be exported for that runtime.
         MissingDependencyError: The runtime is not installed.
@@ -177,12 +177,7 @@ def measure_latency(  # type: ignore[misc]  # the settings of the forms above ar
 
 
 def _named(models: Any) -> dict[str, nn.Module]:
-    """Models by name; a single one has the name ''.
-
-    Raises:
-        ModelFormError: Something else than a model was given.
-        LatencyError: There are none.
-    """
+    """Models by name, or one as ""; raises ModelFormError if it is not a model, LatencyError for an empty mapping."""
     if not isinstance(models, Mapping) or any(isinstance(value, Tensor) for value in models.values()):
         return {"": as_model(models)}
     if not models:
@@ -192,7 +187,7 @@ def _named(models: Any) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class _Protocol(Checked, error=LatencyError):
-    """What `measure_latency` is asked for, which has to be possible."""
+    """The checked settings of `measure_latency`."""
 
     threads: Threads
     min_run_time: Positive
@@ -201,19 +196,19 @@ class _Protocol(Checked, error=LatencyError):
 
 
 def _warmed_up(timer: Timer, warmup: int, model: nn.Module, inputs: ExampleInputs) -> float:
-    """Mean seconds of the first forwards."""
+    """Run the first forwards; return their mean seconds."""
     with inputs_explained(model, inputs):
         return timer.timeit(warmup).mean
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What is timed of one model.
+    """The timed call of one model.
 
     Attributes:
-        run: Runs it once.
-        settle: Called when it has run for the first time.
-        runtime: The runtime of a graph; None for what the measurement's own calls.
+        run: Runs the model once.
+        settle: Called after the first run.
+        runtime: The runtime of a loaded graph; None for the one of the measurement.
     """
 
     run: Callable[[], Any]
@@ -222,7 +217,7 @@ class _Call:
 
     @classmethod
     def of(cls, model: nn.Module, inputs: ExampleInputs, runtime: Runtime) -> _Call:
-        """Get a model ready, which `runtime` has prepared."""
+        """Make the call of a model that `runtime` has prepared."""
         if isinstance(model, GraphModel):
             return cls(model.bound(inputs), runtime=model.runtime)
         if not runtime.compiles:
@@ -232,35 +227,33 @@ class _Call:
                 inputs_explained(model, inputs),
                 torch.no_grad(),
                 watched(),
-            ):  # nothing is compiled where writes are watched
+            ):  # checks the inputs first, as nothing can be compiled while writes are watched
                 _Forward(model, inputs)()
             forward = _Forward(torch.compile(model), inputs)
         return cls(forward, forward.reuse_inputs)
 
 
 class _Forward:
-    """One forward, which is timed: on copies of the inputs, made anew every time if the model writes to them."""
+    """A timed forward, on copies of the inputs: one copy for all calls, or one per call if the model writes to them."""
 
     def __init__(self, model: Callable[..., Any], inputs: ExampleInputs) -> None:
-        """Copy the inputs at every call for now."""
         self._model, self._inputs, self._last = model, inputs, inputs
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __call__(self) -> Any:
-        """Call the model."""
         if self._call is None:
             self._last = fresh(self._inputs)
         args, kwargs = self._call or as_call(self._last)
         return self._model(*args, **kwargs)
 
     def reuse_inputs(self) -> None:
-        """Copy no more, unless the model has written to its inputs in the last call."""
+        """Stop copying, unless the last call wrote to its inputs."""
         if not is_written_to(self._last, self._inputs):
             self._call = as_call(self._last)
 
 
 def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | None) -> dict[str, list[int]]:
-    """How many forwards to time in each round; a model too slow for the time given still gets a few rounds."""
+    """Forwards to time in each round; a model too slow for the given time still gets a few rounds."""
     if forwards is not None:
         rounds = min(MOST_ROUNDS, forwards)
         return {name: [len(range(start, forwards, rounds)) for start in range(rounds)] for name in single}
@@ -285,7 +278,7 @@ def _take_turns(
 
 
 def timer_class() -> type[Timer]:
-    """Import PyTorch's timer without the warning it logs where there is a CUDA compiler and no GPU."""
+    """Import PyTorch's timer without the warning that it logs on machines with a CUDA compiler but no GPU."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,10 @@
-"""What latency a cut will have, before it is made: layers measured at a few widths, and interpolated between them.
+"""Predict the latency of a pruned model, by interpolating between layers measured at a few widths.
 
-Latency does not fall in proportion to MACs: narrow layers use a machine worse, widths that fill no whole
-vector cost as much as the next that do, or more, and what moves data (norms, activations, additions) costs too. So every
-kind of layer that the model calls is timed by itself, on inputs as it gets them, at a grid of widths; the rest of the
-model's time is taken to shrink with the activations. This is good enough to choose by; what comes out is measured again.
+Latency does not fall in proportion to MACs: narrow layers use hardware less efficiently, widths that do not fill whole
+vectors cost as much as the next multiple or more, and operations that move data (norms, activations, additions) also
+take time. So every kind of layer is timed by itself, on inputs of its shape, at a grid of widths. The rest of the
+model's time is assumed to be proportional to the number of activations. This is accurate enough to choose channels; the
+result is measured again.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _SHARES = (0.3, 0.6, 1.0)
 FAST_MULTIPLE = 8
 """Runtimes are fast with widths that are multiples of this."""
 _SECONDS, _REPEATS = 0.01, 3
-"""How long to time a layer at each pair of widths, and in how many parts, of which the fastest counts."""
+"""Seconds to time a layer at each pair of widths, and the number of repeats, of which the fastest counts."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What makes two layers take equally long."""
+    """Layers of equal kind take equally long."""
 
     layer: str
     inputs: int
@@ -55,10 +56,10 @@ class _Table:
     """Seconds of a kind of layer at a grid of widths.
 
     Attributes:
-        inputs: Widths of its input, ascending; one for a depthwise convolution.
-        outputs: Widths of its output, ascending.
-        seconds: By number of the input width, then of the output width.
-        odd: How much longer a width takes that fills no whole vector, compared with the next that does; at least 1.
+        inputs: Input widths, ascending; one for a depthwise convolution.
+        outputs: Output widths, ascending.
+        seconds: Indexed by input width, then by output width.
+        odd: Slowdown of a width that is not a multiple of `FAST_MULTIPLE`, relative to the next multiple; at least 1.
     """
 
     inputs: tuple[int, ...]
@@ -67,7 +68,6 @@ class _Table:
     odd: float
 
     def at(self, inputs: int, outputs: int) -> float:
-        """Interpolate in both widths."""
         whole = [_up(inputs) if len(self.inputs) > 1 else self.inputs[0], _up(outputs)]
         uneven = (inputs % FAST_MULTIPLE and len(self.inputs) > 1) or outputs % FAST_MULTIPLE
         rows = [_interpolated(self.outputs, row, whole[1]) for row in self.seconds]
@@ -76,7 +76,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer's calls: where its widths come from, and how long they take."""
+    """A layer's calls: the channels that its widths count, and how long it takes."""
 
     table: _Table
     calls: int
@@ -85,20 +85,20 @@ class _Layer:
     activations: int
 
     def widths(self, alive: Tensor) -> tuple[int, int]:
-        """Channels left on both sides."""
+        """Numbers of remaining input and output channels."""
         left = [side if isinstance(side, int) else int(alive[side].sum()) for side in (self.inputs, self.outputs)]
         return left[0], left[1]
 
 
 class LatencyModel:
-    """Predicted seconds of one forward with some channels gone.
+    """Predicts the seconds of one forward with some channels removed.
 
-    Layers are timed in PyTorch. Where another runtime is asked for, all predictions are scaled by the ratio of the whole
-    model's times in the two: what is chosen by them is measured in that runtime.
+    Layers are timed in PyTorch. For another runtime, all predictions are scaled by the ratio of the whole model's times
+    in the two; the channels chosen by them are then measured in that runtime.
 
     Attributes:
-        full: Measured seconds of one forward with all of them.
-        prepared: What the runtime calls in place of the model.
+        full: Measured seconds of one forward of the unpruned model.
+        prepared: What the runtime calls instead of the model.
     """
 
     def __init__(
@@ -109,15 +109,7 @@ class LatencyModel:
         settings: LatencySettings,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        """Time the layers of `model`, which is as `channels` knows it and is not changed.
-
-        Args:
-            model: The model.
-            example_inputs: As for `prune`.
-            channels: What is known about its channels.
-            settings: How it will be measured in the end.
-            progress: Called with the share of the work that is done.
-        """
+        """Time the layers of `model`, which is not changed; `settings` are those of the final measurement."""
         inputs = settings.batched(example_inputs)
         self.prepared = settings.prepared(model, example_inputs)
         self.full = settings.measure({"model": self.prepared}, example_inputs)["model"].median
@@ -145,11 +137,11 @@ class LatencyModel:
         self._rest = max(0.0, in_torch - self.seconds(torch.zeros_like(channels.removed)) / self._scale)
 
     def seconds(self, removed: Tensor) -> float:
-        """Predict one forward once `removed` channels, `(channels,)` of bool, are removed."""
+        """Predict one forward without the `removed` channels, `(channels,)` of bool."""
         return self._of(self._layers, (~removed).double())
 
     def saving(self, removed: Tensor, channels: Tensor) -> float:
-        """Predict what removing `channels` (their numbers) saves where `removed` ones are removed already."""
+        """Predict the seconds saved by removing `channels` (their numbers) in addition to the `removed` ones."""
         numbers = {number for channel in channels.tolist() for number in self._holders.get(channel, ())}
         touched = [self._layers[number] for number in sorted(numbers)]
         alive = (~removed).double()
@@ -158,7 +150,7 @@ class LatencyModel:
         return before - self._of(touched, alive)
 
     def _of(self, layers: Sequence[_Layer], alive: Tensor) -> float:
-        """Seconds of some layers, with their part of what is not in layers."""
+        """Seconds of some layers, with their share of the time outside of layers."""
         seconds, activations = 0.0, 0.0
         for layer in layers:
             inputs, outputs = layer.widths(alive)
@@ -169,7 +161,7 @@ class LatencyModel:
 
 
 def _holders(layers: Sequence[_Layer]) -> dict[int, list[int]]:
-    """Numbers of the layers that each channel is read or written by."""
+    """The numbers of the layers that read or write each channel."""
     found: dict[int, list[int]] = defaultdict(list)
     for number, layer in enumerate(layers):
         sides = [side for side in (layer.inputs, layer.outputs) if isinstance(side, Tensor)]
@@ -183,7 +175,7 @@ def _full_width(side: Tensor | int) -> int:
 
 
 def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tuple[int, ...], int, int]]:
-    """Layers that a forward calls: path, module, shape of the input, number of calls, entries of the output."""
+    """The layers that a forward calls: path, module, shape of the input, number of calls, size of the output."""
     found: dict[tuple[str, tuple[int, ...]], tuple[str, Any, tuple[int, ...], int, int]] = {}
     handles = []
     for path, module in model.named_modules():
@@ -206,7 +198,6 @@ def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tupl
 
 
 def _kind(module: Any, shape: tuple[int, ...]) -> _Kind:
-    """Tell what decides how long a call takes."""
     if isinstance(module, nn.Linear):
         return _Kind("linear", module.in_features, module.out_features, 1, (module.bias is not None,), shape)
     geometry = (
@@ -223,7 +214,7 @@ def _kind(module: Any, shape: tuple[int, ...]) -> _Kind:
 def _layer(
     path: str, module: Any, axes: dict[tuple[str, int], Axis], table: _Table, calls: int, produced: int
 ) -> _Layer:
-    """Find the channels that a layer's widths count."""
+    """Combine a layer's table with the channels that its widths count."""
     written, read = axes.get((f"{path}.weight", 0)), axes.get((f"{path}.weight", 1))
     outputs = module.weight.size(0) if written is None else written.channels
     inputs: Tensor | int = module.weight.size(1) * getattr(module, "groups", 1)
@@ -247,7 +238,7 @@ def _measured(module: Any, kind: _Kind) -> _Table:
 
 
 def _time(module: Any, kind: _Kind, inputs: int, outputs: int) -> float:
-    """Seconds of one call at some widths."""
+    """Seconds of one call at given widths."""
     weight = module.weight
     options = {"device": weight.device, "dtype": weight.dtype, "bias": module.bias is not None}
     shape = list(kind.shape)
@@ -278,12 +269,12 @@ def _time(module: Any, kind: _Kind, inputs: int, outputs: int) -> float:
 
 
 def _plain(module: Any) -> type[nn.Module]:
-    """Torch's own convolution under a subclass."""
+    """The class of torch that a subclass of a convolution derives from."""
     return next(kind for kind in _CONVOLUTIONS if isinstance(module, kind))
 
 
 def _widths(full: int) -> tuple[int, ...]:
-    """Widths to measure at: whole vectors, and the full width."""
+    """The widths to measure: multiples of `FAST_MULTIPLE`, and the full width."""
     return tuple(sorted({min(full, _up(math.ceil(full * share))) for share in _SHARES}))
 
 
@@ -292,7 +283,7 @@ def _up(width: int) -> int:
 
 
 def _interpolated(at: Sequence[int], values: Sequence[float], x: int) -> float:
-    """Piecewise linear; below the first point in proportion to it, with a floor, and above the last constant."""
+    """Piecewise linear; below the first point proportional, but at least a quarter, and constant above the last."""
     if x >= at[-1]:
         return values[-1]
     if x <= at[0]:
@@ -304,7 +295,7 @@ def _interpolated(at: Sequence[int], values: Sequence[float], x: int) -> float:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let PyTorch use some threads, for a while."""
+    """Set PyTorch's number of threads for a while."""
     before = torch.get_num_threads()
     with undone(lambda: torch.set_num_threads(before)):
         torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""How latency is measured."""
+"""Settings of a latency measurement."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ __all__ = ["LatencySettings"]
 
 @dataclass(frozen=True)
 class LatencySettings(Checked, error=LatencyError):
-    """A protocol of measurement.
+    """How to measure latency.
 
     Attributes:
-        threads: CPU threads; None for as many as PyTorch uses now.
-        batch_size: Inputs at a time: the first along axis zero of every tensor, repeated; None for the example inputs as
-            they are.
-        min_run_time: Seconds to spend on each model, at least.
-        warmup: Forwards of each model before the first one that is timed.
-        forwards: Time this many forwards of each model, however long that takes.
-        runtime: What runs the models: "torch", "compile" (what `torch.compile` makes of them), "onnxruntime" or "openvino".
+        threads: Number of CPU threads; None for as many as PyTorch uses now.
+        batch_size: Batch size: the first example input is repeated; None for the example inputs as they are.
+        min_run_time: Minimum seconds to spend on each model.
+        warmup: Untimed forwards of each model before the first timed one.
+        forwards: Time this many forwards of each model, regardless of min_run_time.
+        runtime: "torch", "compile" (torch.compile), "onnxruntime" or "openvino".
     """
 
     threads: Threads | None = None
@@ -43,7 +42,7 @@ class LatencySettings(Checked, error=LatencyError):
         """Check the settings.
 
         Raises:
-            LatencyError: Says which cannot be followed.
+            LatencyError: Names the first invalid one.
             RuntimeNameError: There is no such runtime.
         """
         super().__post_init__()
@@ -51,7 +50,7 @@ class LatencySettings(Checked, error=LatencyError):
 
     @classmethod
     def paper(cls, device: torch.device | str = "cpu", threads: int | None = None) -> LatencySettings:
-        """The protocol of the DFPC paper: 1000 forwards after 100, of 64 images on a CPU and of 640 on a GPU."""
+        """The protocol of the DFPC paper: 1000 forwards after 100 of warmup, of 64 images on a CPU and 640 on a GPU."""
         batch_size = 64 if torch.device(device).type == "cpu" else 640
         return cls(threads, batch_size, warmup=100, forwards=1000)
 
@@ -61,11 +60,7 @@ class LatencySettings(Checked, error=LatencyError):
         example_inputs: ExampleInputs,
         progress: Callable[[float], None] | bool | None = None,
     ) -> dict[str, Latency]:
-        """Measure models side by side; see `measure_latency`.
-
-        Raises:
-            LatencyError: Settings that cannot be followed.
-        """
+        """Measure models side by side; arguments and errors are as for `measure_latency`."""
         return measure_latency(
             models,
             self.batched(example_inputs),
@@ -79,24 +74,20 @@ class LatencySettings(Checked, error=LatencyError):
 
     @property
     def used_threads(self) -> int:
-        """CPU threads of a measurement that is made now."""
+        """The number of CPU threads of a measurement that starts now."""
         return torch.get_num_threads() if self.threads is None else self.threads
 
     def prepared(self, model: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
-        """Return what the runtime calls in place of a model, to be measured several times; see `Runtime.prepared`.
-
-        Raises:
-            DFPCError: As `measure_latency` raises.
-        """
+        """Return what the runtime calls instead of a model, for several measurements; raises as `measure_latency`."""
         runtime = runtime_of(self.runtime)
         runtime.require()
         return runtime.prepared(model, self.batched(example_inputs), self.used_threads)
 
     def batched(self, example_inputs: ExampleInputs) -> ExampleInputs:
-        """Example inputs of the batch size that is measured.
+        """Return the example inputs with the batch size of the measurement.
 
         Raises:
-            LatencyError: There is no batch to make larger.
+            LatencyError: An input has no batch axis.
         """
         example_inputs, count = as_inputs(example_inputs), self.batch_size
         if count is None:

@@ -1,8 +1,8 @@
-"""Models by name: how they are built, with or without weights, and what to call them with.
+"""Build models by name, with or without weights, and make inputs for them.
 
-The only part that knows timm's and torchvision's models. A plain name is timm's (`resnet50`,
-`vit_base_patch16_224.augreg_in21k`), `torchvision/NAME` is torchvision's, `cifar/NAME` is a network of the CIFAR papers,
-and `package.module:factory` is a function of the user's own.
+No other part knows timm's and torchvision's models. A plain name is timm's (`resnet50`,
+`vit_base_patch16_224.augreg_in21k`), `torchvision/NAME` is torchvision's, `cifar/NAME` is a network of the CIFAR
+papers, and `package.module:factory` is a function of the user's own.
 """
 
 from __future__ import annotations

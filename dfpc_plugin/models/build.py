@@ -25,18 +25,18 @@ def build_model(
     """Build a model.
 
     Args:
-        spec: How, or its name alone.
-        pretrained: Load the weights that timm or torchvision hold for it; otherwise weights are random. A function of your
-            own is called with pretrained=True.
-        weights: Load the weights of this checkpoint. Class count and input channels are those of the checkpoint, unless `spec`
-            says others.
-        ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
-        meta: Build on the meta device, where a model has shapes and no weights: fast, whatever its size.
+        spec: The model's name, or a `ModelSpec` with options.
+        pretrained: Load the weights of timm or torchvision; otherwise weights are random. A function of your own is
+            called with pretrained=True.
+        weights: Load the weights of this checkpoint. The numbers of classes and input channels are taken from it,
+            unless `spec` sets them.
+        ignore_surplus: Ignore tensors of the checkpoint that the model does not have.
+        meta: Build on the meta device, with shapes but no weights: fast for any size.
 
     Raises:
         UnknownModelError: No library has it; the message names the nearest.
         ModelOptionError: It cannot be built with these options.
-        WeightsError: There are no such weights, they cannot be loaded, or they are not of this model.
+        WeightsError: There are no such weights, they cannot be loaded, or they do not match the model.
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     if weights is None:

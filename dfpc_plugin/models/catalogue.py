@@ -1,4 +1,4 @@
-"""Which library a name belongs to, which names there are, and which are near."""
+"""Which library a name belongs to, which names there are, and which are similar."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _LIBRARIES: tuple[Library, ...] = (_TIMM, *_PREFIXED)
 
 
 def library_of(name: str) -> Library:
-    """Return the library that a name belongs to by its form, whether that has such a model or not."""
+    """Return the library that a name belongs to by its form, even if it has no such model."""
     if is_own_code(name):
         return _OWN
     return next((library for library in _PREFIXED if name.startswith(library.prefix)), _TIMM)
 
 
 def is_listed(name: str) -> bool:
-    """Whether a name is one of a library's own models: none of a hub's, and no function of the user's."""
+    """Whether a name is in the list of a library: neither from a hub, nor a function of the user's."""
     return not is_own_code(name) and not name.startswith(HUB) and library_of(name).find_fault(name) is None
 
 
 def require_known(name: str) -> None:
-    """Raise if nothing is called `name`, with what the user may have meant.
+    """Raise if no model has this name.
 
     Raises:
         UnknownModelError: The message names the nearest.
@@ -44,7 +44,7 @@ def require_known(name: str) -> None:
 
 
 def _nowhere(name: str) -> str:
-    """What else is not there, where a name looks like a path."""
+    """A clause on the missing file or directory, if a name looks like a path."""
     if name.endswith(_FILES):
         return ", and there is no such file"
     path = "/" in name and library_of(name) is _TIMM and not name.startswith(HUB)
@@ -52,7 +52,7 @@ def _nowhere(name: str) -> str:
 
 
 def match_models(pattern: str) -> list[str]:
-    """Return the names that a shell-style pattern stands for; a name without `*`, `?` or `[` stands for itself.
+    """Return the names that match a shell-style pattern; a name without `*`, `?` or `[` is returned as it is.
 
     Raises:
         UnknownModelError: No name matches.
@@ -69,7 +69,7 @@ def match_models(pattern: str) -> list[str]:
 
 
 def _suggestion(name: str) -> str:
-    """End the sentence with the nearest names, whichever library they are from, or with where to look."""
+    """The end of the sentence: the nearest names of all libraries, or where to look."""
     full = {known: known for library in _LIBRARIES for known in library.names()}
     bare = {known.removeprefix(library.prefix): known for library in reversed(_LIBRARIES) for known in library.names()}
     stem = name

@@ -1,4 +1,4 @@
-"""Checkpoint files: the tensors in them, and what they say of the model. Nothing in a file is run."""
+"""Read checkpoint files: the tensors, and what the file says about the model. No code in a file is run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = ["Checkpoint", "WeightsError", "read_checkpoint"]
 
 _AVERAGES = ("state_dict_ema", "model_ema")
 _KEYS = (*_AVERAGES, "state_dict", "model", "net", "model_state_dict")
-"""Where trainers put the weights among other things; averages over the training are preferred, as timm does."""
+"""Keys under which trainers save the weights; averages over the training are preferred, as in timm."""
 _ARGUMENTS = ("args", "hyper_parameters", "config")
-"""Where trainers put their options: timm and torchvision, Lightning, others."""
+"""Keys under which trainers save their options: timm and torchvision, Lightning, others."""
 _ARCHITECTURES = ("arch", "model", "model_name", "architecture", "backbone")
 _NUMBERS = ("num_classes", "in_chans", "img_size")
 _COMPILED = "_orig_mod."
@@ -41,22 +41,22 @@ _HARMLESS: list[Any] = [
 ]
 _HARMLESS += [type(np.dtype(kind)) for kind in (np.float32, np.int64, np.bool_)]
 _HARMLESS += [np.float64(0).__reduce__()[0]]
-"""What trainers save beside weights and torch does not know: options, paths, and NumPy's numbers. All are plain values."""
+"""Plain values that trainers save beside weights, but torch does not allow: options, paths, NumPy numbers."""
 
 
 class WeightsError(DFPCError):
-    """The weights of a model cannot be had."""
+    """The weights of a model cannot be loaded."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         path: The file.
-        tensors: The weights by their names in the file, without what `torch.compile` puts into names.
-        averaged: Whether these are averages over the training, which the file has beside the last weights.
-        architectures: Names of models that the file may mean, the most likely first; all are in a library's list.
+        tensors: The weights by their names in the file, without the prefixes of `torch.compile`.
+        averaged: Whether these are averages over the training, which the file has in addition to the last weights.
+        architectures: Names of models that the file may mean, the most likely first; all are listed by a library.
         options: Arguments of the model's builder that the file states.
     """
 
@@ -68,7 +68,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a file of safetensors, or one that `torch.load` reads as mere weights.
+    """Read a safetensors file, or one that `torch.load` reads with `weights_only=True`.
 
     Raises:
         WeightsError: The file cannot be read, or holds no weights.
@@ -92,11 +92,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def _content(path: Path) -> Any:
-    """What is in a file.
-
-    Raises:
-        WeightsError: It cannot be read.
-    """
+    """The content of a file; raises WeightsError if it cannot be read."""
     _require_uncompressed(path)
     _require_no_bytearray(path)
     try:
@@ -119,7 +115,7 @@ def _content(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _harmless_allowed() -> Iterator[None]:
-    """Let `torch.load` make what is harmless, meanwhile."""
+    """Allow `torch.load` to create the types in `_HARMLESS`."""
     if hasattr(torch.serialization, "safe_globals"):
         with torch.serialization.safe_globals(_HARMLESS):
             yield
@@ -134,12 +130,12 @@ def _harmless_allowed() -> Iterator[None]:
 
 
 def _require_uncompressed(path: Path) -> None:
-    """Raise if a file takes far more memory than disk; torch itself writes archives without compression."""
+    """Raise WeightsError if an archive is compressed, as torch's are not: it could take far more memory than disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             packed = next((entry for entry in archive.infolist() if entry.file_size > entry.compress_size), None)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # of another kind, or damaged, as its reader will say
+        return  # not an archive, or damaged; the reader raises then
     if packed is not None:
         raise WeightsError(
             f"'{path}' holds '{packed.filename[:100]}' compressed, which torch.save does not do; load it where you trust it, and "
@@ -148,18 +144,18 @@ def _require_uncompressed(path: Path) -> None:
 
 
 def _require_no_bytearray(path: Path) -> None:
-    """Raise if a pickle makes a bytearray, which torch.load allows, and which takes as much memory as the file asks for."""
+    """Raise WeightsError if a pickle makes a bytearray: torch.load allows it, and it can take any amount of memory."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             found = content.find(b"\nbytearray\n") >= 0
     except (OSError, ValueError):  # an empty file cannot be mapped
-        return  # as its reader will say
+        return  # the reader raises then
     if found:
         raise WeightsError(f"'{path}' holds a bytearray, which is no weight; save the model's state_dict.")
 
 
 def _require_names(names: Collection[str], path: Path) -> None:
-    """Raise if there are far more tensors, or far longer names, than models have."""
+    """Raise WeightsError if there are far more tensors, or far longer names, than in models."""
     if len(names) > _MOST or any(len(name) > _LONGEST for name in names):
         raise WeightsError(
             f"'{path}' holds more than {_MOST} tensors, or one with a name of more than {_LONGEST} characters, which no model "
@@ -172,10 +168,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _weights_in(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None]:
-    """The mapping that holds the weights, and the key that it is under: a well-known one, or else the only one with tensors.
+    """The mapping with the weights and its key: a well-known one, or the only one with tensors.
 
-    Raises:
-        WeightsError: Several may be meant.
+    Raises WeightsError if there are several.
     """
     visited: list[Any] = []  # a checkpoint may contain itself
     last = None
@@ -202,7 +197,7 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _stated(content: Any) -> dict[str, Any]:
-    """The options of the training that made a file, by name."""
+    """The options of the training that wrote a file, by name."""
     found: dict[str, Any] = {}
     for key in _ARGUMENTS if isinstance(content, Mapping) else ():
         value = content.get(key)
@@ -212,9 +207,9 @@ def _stated(content: Any) -> dict[str, Any]:
 
 
 def _architectures(content: Any, stated: Mapping[str, Any]) -> Iterator[str]:
-    """Names of models that a file may mean, the likeliest first. A plain name is timm's or torchvision's.
+    """Names of models that a file may mean, the most likely first. A plain name is timm's or torchvision's.
 
-    timm writes `arch` and `args`. torchvision's references write `args` and `model`, PyTorch's ImageNet example `arch` alone.
+    timm writes `arch` and `args`, torchvision's references `args` and `model`, PyTorch's ImageNet example only `arch`.
     """
     outer = content if isinstance(content, Mapping) else {}
     timms = "arch" not in outer or bool(stated)
@@ -230,7 +225,7 @@ def _architectures(content: Any, stated: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _options(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the model's builder among the options of a training, by the names that timm has for them."""
+    """Arguments of the model's builder among the options of a training, by timm's names."""
     found = {name: stated[name] for name in _NUMBERS if type(stated.get(name)) is int}
     if isinstance(stated.get("gp"), str):
         found["global_pool"] = stated["gp"]

@@ -14,11 +14,11 @@ __all__ = ["CifarLibrary"]
 
 _SIZE = (3, 32, 32)
 _OWN = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-"""Mean and standard deviation of CIFAR-10's channels, as the public checkpoints of these networks use them."""
+"""Mean and standard deviation of CIFAR-10's channels, as in the public checkpoints of these networks."""
 
 
 class CifarLibrary:
-    """Networks for images of 32 by 32."""
+    """Networks for images of 32 x 32."""
 
     prefix = "cifar/"
 
@@ -27,7 +27,7 @@ class CifarLibrary:
         return [self.prefix + name for name in NETWORKS]
 
     def find_fault(self, name: str) -> str | None:
-        """Tell whether there is such a network."""
+        """See `Library.find_fault`."""
         return None if name in self.names() else ""
 
     def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
@@ -41,6 +41,6 @@ class CifarLibrary:
         return [(3, size or _SIZE[1], size or _SIZE[2])]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
-        """What the public checkpoints were trained with: images as they are, normalised."""
+        """The preprocessing of the public checkpoints: images in their own size, normalised."""
         imagenet = NETWORKS[name.removeprefix(self.prefix)].imagenet_statistics
         return Preprocessing(_SIZE, *(IMAGENET if imagenet else _OWN))

@@ -1,4 +1,4 @@
-"""Have a library build a model."""
+"""Build a model by its library."""
 
 from __future__ import annotations
 
@@ -13,13 +13,7 @@ __all__ = ["construct"]
 
 
 def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) -> nn.Module:
-    """Build a model with random weights, or those of its library; see `build_model`.
-
-    Raises:
-        UnknownModelError: No library has it; the message names the nearest.
-        ModelOptionError: It cannot be built with these options.
-        WeightsError: Its library has no weights for it, or they cannot be loaded.
-    """
+    """Build a model with random or pretrained weights; options and errors are as for `build_model`."""
     if pretrained and meta:
         raise WeightsError("A model on the meta device has no weights; ask for pretrained or for meta, not both.")
     require_known(spec.name)
@@ -31,7 +25,7 @@ def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) 
 def _pretrained(spec: ModelSpec) -> nn.Module:
     try:
         return library_of(spec.name).build(spec.name, spec.options, pretrained=True)
-    except Exception as error:  # the network, the cache, the checkpoint: each library reports these in its own way
+    except Exception as error:  # each library has its own errors for network, cache and checkpoint
         raise WeightsError(
             f"The pretrained weights of '{spec.name}' could not be loaded ({type(error).__name__}: {error}); check the "
             f"connection and the name's tag, or use random weights or a file."
@@ -41,7 +35,7 @@ def _pretrained(spec: ModelSpec) -> nn.Module:
 def _built(spec: ModelSpec) -> nn.Module:
     try:
         return library_of(spec.name).build(spec.name, spec.options, pretrained=False)
-    except Exception as error:  # whatever a constructor makes of options that it was not written for
+    except Exception as error:  # a constructor can raise anything on unexpected options
         if not spec.options and not spec.own_code:
             raise
         options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
@@ -51,7 +45,7 @@ def _built(spec: ModelSpec) -> nn.Module:
 
 
 def _on_meta(spec: ModelSpec) -> nn.Module:
-    """Build without weights; some constructors compute with values, so their model is made first and emptied after."""
+    """Build without weights. Models whose constructors compute with values are built first and then moved to meta."""
     try:
         with torch.device("meta"):
             return library_of(spec.name).build(spec.name, spec.options, pretrained=False)

@@ -1,4 +1,4 @@
-"""Build the model that a checkpoint is of: its class count, its input channels, and its architecture where the file names it."""
+"""Build the model that matches a checkpoint: its architecture, if the file names it, its classes and input channels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["FittedModel", "build_fitted"]
 _IMAGE_CHANNELS = 3
 _SHOWN = 4
 _SYNONYMS = {"num_classes": ("classes", "n_classes"), "in_chans": ("in_channels", "channels")}
-"""What functions of the user's own may call the options that timm has these names for."""
+"""Other names for timm's options in functions of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FittedModel(HoldsModel):
     Attributes:
         model: The model.
         spec: How it is built.
-        notes: What was inferred or left out, in sentences.
+        notes: What was inferred or ignored, in sentences.
     """
 
     model: nn.Module
@@ -41,16 +41,16 @@ class FittedModel(HoldsModel):
 def build_fitted(
     name: str | None, options: Mapping[str, Any], checkpoint: Checkpoint, *, ignore_surplus: bool = False
 ) -> FittedModel:
-    """Build a model, and give it the weights of a checkpoint.
+    """Build a model and load a checkpoint into it.
 
-    Where the weights do not fit, numbers of classes and input channels that were not given are inferred: from shapes, and from
-    what the file states. An inferred option is only taken if every tensor of the model fits then.
+    If the weights do not fit, the numbers of classes and input channels are inferred, unless given, from shapes and
+    from what the file states. They are used only if every tensor of the model then fits.
 
     Args:
-        name: The model's name; None for the one that the file names.
+        name: The model's name; None for the one in the file.
         options: Arguments of its builder.
-        checkpoint: What was read from a file.
-        ignore_surplus: Leave out tensors that the model does not have.
+        checkpoint: The content of a file.
+        ignore_surplus: Ignore tensors that the model does not have.
 
     Raises:
         WeightsError: No architecture is named, or the weights do not fit.
@@ -80,18 +80,14 @@ def build_fitted(
 
 
 def _named(options: Mapping[str, Any], checkpoint: Checkpoint) -> ModelSpec:
-    """The model that a file names: the first that the weights fit, whatever options it takes for that.
-
-    Raises:
-        WeightsError: It names none.
-    """
+    """The first model named in a file that its weights fit, with some options; raises WeightsError if none is named."""
     for name in checkpoint.architectures:
         spec = ModelSpec(name, options)
         match = _match_on_meta(spec, checkpoint)
         if match.complete or _inferred(spec, match, checkpoint):
             return spec
     if checkpoint.architectures:
-        return ModelSpec(checkpoint.architectures[0], options)  # whose error says what differs
+        return ModelSpec(checkpoint.architectures[0], options)  # loading it raises, and says what differs
     raise WeightsError(
         f"The checkpoint '{checkpoint.path}' does not name its architecture; give the name of the model, and the file as its "
         f"weights."
@@ -99,7 +95,7 @@ def _named(options: Mapping[str, Any], checkpoint: Checkpoint) -> ModelSpec:
 
 
 def _inferred(spec: ModelSpec, match: Match, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Options that make a checkpoint fit, apart from those that are given; empty if there are none."""
+    """Options, in addition to the given ones, that make a checkpoint fit; empty if there are none."""
     for candidate in _candidates(spec, match, checkpoint):
         own = {name: value for name, value in candidate.items() if name not in spec.options}
         if own and _fits(spec, own, checkpoint):
@@ -108,12 +104,12 @@ def _inferred(spec: ModelSpec, match: Match, checkpoint: Checkpoint) -> dict[str
 
 
 def _candidates(spec: ModelSpec, match: Match, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
-    """Options that may make a checkpoint fit: by the shapes that differ, by what the file states, and both."""
+    """Options that may make a checkpoint fit: from differing shapes, from what the file states, and from both."""
     by_shape: dict[str, Any] = {}
     outputs = {given[0] for given, own in match.differ.values() if given and given[0] != own[0]}
     for given, own in match.differ.values():
         if len(given) == len(own) > 1 and given[:1] + given[2:] == own[:1] + own[2:] and given[1] != own[1]:
-            channels, rest = divmod(_IMAGE_CHANNELS * given[1], own[1])  # some layers read several pixels at once
+            channels, rest = divmod(_IMAGE_CHANNELS * given[1], own[1])  # a layer may read several pixels at once
             by_shape |= {} if rest else {"in_chans": channels}
     if len(outputs) == 1:
         by_shape["num_classes"] = outputs.pop()
@@ -127,20 +123,20 @@ def _candidates(spec: ModelSpec, match: Match, checkpoint: Checkpoint) -> Iterat
 
 
 def _fits(spec: ModelSpec, options: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
-    """Whether the weights fit the model if it is built with these options as well."""
+    """Whether the weights fit the model if it is built with these options, too."""
     try:
         return _match_on_meta(ModelSpec(spec.name, {**spec.options, **options}), checkpoint).complete
-    except ModelOptionError:  # the builder does not take them, or they are no plain values
+    except ModelOptionError:  # the builder does not take them, or they are not plain values
         return False
 
 
 def _match_on_meta(spec: ModelSpec, checkpoint: Checkpoint) -> Match:
-    with generators_kept():  # some models are made with values, whatever the device
+    with generators_kept():  # some constructors draw random values even on the meta device
         return match_weights(construct(spec, meta=True), checkpoint)
 
 
 def _with_advice(error: MismatchError, spec: ModelSpec, checkpoint: Checkpoint) -> MismatchError:
-    """The error that says which of the given options would have to be others, or which model the file names."""
+    """The error with advice: which given options to change, or which model the file names."""
     for candidate in _candidates(spec, error.match, checkpoint):
         changed = {name: value for name, value in candidate.items() if spec.options.get(name, value) != value}
         if changed and _fits(spec, candidate, checkpoint):

@@ -1,4 +1,4 @@
-"""The `config.json` that the Hugging Face hub shows and searches a model by."""
+"""Write the `config.json` by which the Hugging Face hub shows and finds a model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ _LIBRARY = "dfpc-plugin"
 
 
 def write_hub_config(model: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Write what a hub is to know of a pruned model: timm's own configuration for models of timm.
-
-    Args:
-        model: The model; it is not changed.
-        spec: How it was built before it was pruned.
-        path: Where to write.
-    """
+    """Write the hub's configuration of a model, built by `spec` and pruned since, to `path`: timm's own for timm's."""
     path.write_text(json.dumps(_config_of(model, spec, path), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What models are called with."""
+"""Example inputs and preprocessing of models."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def example_inputs(
     Args:
         model: The model, as built by `build_model`.
         name: The name it was built by.
-        batch_size: Images, clips or pairs of images.
-        size: Height and width in pixels, instead of the size the model was made for.
-        device: Where to make them; where the model's parameters are if not given.
+        batch_size: Number of images, clips or pairs of images.
+        size: Height and width in pixels, instead of the model's own size.
+        device: Where to make them; by default the device of the model's parameters.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     made = tuple(
@@ -39,12 +39,12 @@ def example_inputs(
 
 
 def preprocessing_of(model: nn.Module, name: str, size: int | None = None) -> Preprocessing:
-    """Return how images are prepared for `model`, by the library that built it.
+    """Return how images are prepared for `model`, according to the library that built it.
 
     Args:
         model: The model, as built by `build_model`.
         name: The name it was built by.
-        size: Height and width in pixels, instead of the size the model was made for.
+        size: Height and width in pixels, instead of the model's own size.
     """
     found = library_of(name).preprocessing(model, name)
     return found if size is None else dataclasses.replace(found, size=(found.size[0], size, size))

@@ -1,4 +1,4 @@
-"""What a library of models can be asked."""
+"""The interface of a library of models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Preprocessing:
 
     Attributes:
         size: Channels, height and width.
-        mean: What is subtracted from each channel of an image scaled to 0..1.
-        std: What the rest is divided by.
+        mean: Subtracted from each channel of an image scaled to 0..1.
+        std: Divides the result, per channel.
         interpolation: How images are resized.
-        crop_pct: The share of the resized image's side that is cut out of its centre.
+        crop_pct: Side of the centre crop, as a share of the resized image's side.
     """
 
     size: tuple[int, int, int]
@@ -36,7 +36,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def configuration_of(model: nn.Module) -> dict[str, Any]:
-    """What a model says of itself in `pretrained_cfg` or `default_cfg`, as timm's do: a mapping, or a dataclass; {} for all else."""
+    """A model's `pretrained_cfg` or `default_cfg` as a dict; {} unless it is a mapping or a dataclass, as in timm."""
     found = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
         found = dataclasses.asdict(found)
@@ -44,25 +44,25 @@ def configuration_of(model: nn.Module) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One value per channel; their average where they are those of other channels."""
+    """One value per channel; their average for all channels if the number of values differs."""
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 class Library(Protocol):
-    """Builds models by their names, which begin with a prefix of its own.
+    """Builds models by name.
 
     Attributes:
-        prefix: What its names begin with.
+        prefix: The prefix of its names.
     """
 
     prefix: str
 
     def names(self) -> Sequence[str]:
-        """All of them, with the prefix."""
+        """All names, with the prefix."""
         ...
 
     def find_fault(self, name: str) -> str | None:
-        """What is wrong with a name that begins with the prefix: '' if it is not known, a sentence, or None if it is right."""
+        """What is wrong with a name with this prefix: '' if it is unknown, a sentence, or None if it is right."""
         ...
 
     def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
@@ -70,7 +70,7 @@ class Library(Protocol):
         ...
 
     def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shapes of one example, without the batch."""
+        """Shapes of one example, without the batch axis."""
         ...
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""Models that functions of the user's build."""
+"""Models built by functions of the user."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["ModelInputError", "OwnCode", "is_own_code"]
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _SIZE = 224
 _MOST_CHANNELS = 4
-"""An image has so many; a layer that reads more is not the first to run, though it may be the first that was made."""
+"""Images have at most this many channels; a layer that reads more is not the first to run, even if created first."""
 
 
 class ModelInputError(DFPCError, ValueError):
-    """A model of one's own says something about its inputs that makes no sense."""
+    """A model of the user's own states impossible inputs."""
 
 
 def is_own_code(name: str) -> bool:
@@ -30,19 +30,19 @@ def is_own_code(name: str) -> bool:
 
 
 class OwnCode:
-    """Functions and classes that return a model."""
+    """Functions and classes of the user that return a model."""
 
     prefix = ""
 
     def names(self) -> Sequence[str]:
-        """None, as they cannot be listed."""
+        """Empty, as they cannot be listed."""
         return ()
 
     def find_fault(self, name: str) -> str | None:
-        """Import the function, and say what went wrong."""
+        """Import the function; see `Library.find_fault`."""
         try:
             _factory(name)
-        except Exception as error:  # importing runs whatever the module says
+        except Exception as error:  # importing runs any code of the module
             return (
                 f"'{name}' cannot be imported ({type(error).__name__}: {error}); name a function that returns the model as "
                 f"package.module:function, of a package that Python finds from here."
@@ -63,13 +63,11 @@ class OwnCode:
         return [(channels, size or height, size or width)]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
-        """What the model's `default_cfg` says, as timm's models have one, or else what can be guessed.
+        """The preprocessing in the model's `default_cfg`, as for timm's models, or else a guess.
 
-        That is as many channels as the first convolution reads, if these can be an image's, and ImageNet's statistics for three of
-        them; other numbers of channels are scaled to 0..1 and no further.
-
-        Raises:
-            ModelInputError: The model says what makes no sense.
+        The guess has the input channels of the first convolution, if an image can have as many. Three channels get
+        ImageNet's statistics; other numbers of channels are only scaled to 0..1. Raises ModelInputError if the model
+        states an impossible size.
         """
         said = configuration_of(model)
         stated, height, width = _size(said.get("input_size"), name)
@@ -82,7 +80,7 @@ class OwnCode:
 
 
 def _size(said: Any, name: str) -> tuple[int, int, int]:
-    """Channels, height and width of an image."""
+    """Channels, height and width of an image; raises ModelInputError if they are impossible."""
     if said is None:
         return len(IMAGENET[0]), _SIZE, _SIZE
     if (
@@ -97,7 +95,7 @@ def _size(said: Any, name: str) -> tuple[int, int, int]:
 
 
 def _channels(model: nn.Module) -> int | None:
-    """How many channels the images of a model have: what its first convolution reads, if that can be an image's."""
+    """The input channels of a model's first convolution, if an image can have as many."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     return first.in_channels if first is not None and first.in_channels <= _MOST_CHANNELS else None
 

@@ -1,4 +1,4 @@
-"""How a model is built, as data."""
+"""`ModelSpec`: how a model is built, as data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _REFUSED = frozenset({
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn", "checkpoint_path",
     "cache_dir", "weights", "weights_backbone", "pretrained_backbone", "progress", "scriptable", "exportable", "no_jit",
 })  # fmt: skip
-"""Options that fetch or read weights, or set what holds for the whole process."""
+"""Options that fetch or read weights, or change global state."""
 _FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 class ModelOptionError(DFPCError, ValueError):
-    """A model cannot be built as it is described."""
+    """A model cannot be built as described."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class ModelSpec:
 
     Attributes:
         name: A timm name, `torchvision/NAME`, `cifar/NAME`, or `package.module:factory` of your own.
-        options: Keyword arguments of the builder, of what JSON can hold; lists become tuples.
+        options: Keyword arguments of the builder, as JSON can hold them; lists become tuples.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise on options that are no plain values, or that do more than describe a model.
+        """Check the options.
 
         Raises:
-            ModelOptionError: Names the option.
+            ModelOptionError: An option is not a plain value, or does more than describe the model; names it.
         """
         if not isinstance(self.name, str) or not self.name:
             raise ModelOptionError(f"A model's name is text, not {self.name!r}; give a timm name or torchvision/NAME.")
@@ -69,10 +69,10 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, content: Any) -> ModelSpec:
-        """Read what `to_json` has written, from somebody who is not trusted.
+        """Read the output of `to_json` from an untrusted source.
 
         Raises:
-            ModelOptionError: It is no description of a model that can be built without fetching anything.
+            ModelOptionError: It does not describe a model that can be built without fetching anything.
         """
         if not isinstance(content, Mapping) or set(content) != {"name", "options"}:
             raise ModelOptionError("A model is described by its name and options, and by nothing else.")
@@ -83,7 +83,7 @@ class ModelSpec:
 
 
 def _plain(value: Any, name: str, key: str) -> Any:
-    """A value of plain types, with tuples for lists."""
+    """Convert lists to tuples; raises ModelOptionError unless all values are plain."""
     if isinstance(value, list | tuple):
         return tuple(_plain(entry, name, key) for entry in value)
     if isinstance(value, Mapping) and all(isinstance(inner, str) for inner in value):

@@ -16,7 +16,7 @@ from dfpc_plugin.models.spec import ModelSpec
 __all__ = ["HUB", "TimmLibrary", "spec_of"]
 
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")
-"""timm's own prefixes for models that are in no list."""
+"""timm's prefixes for models that are not in its list."""
 _SIZE = 224
 
 
@@ -30,7 +30,7 @@ class TimmLibrary:
         return list(timm.list_models())
 
     def find_fault(self, name: str) -> str | None:
-        """Tell whether timm has the architecture, and the tag after the dot."""
+        """See `Library.find_fault`; also checks the tag after the dot."""
         if name.startswith(HUB):
             return None
         if not timm.is_model(name):
@@ -47,19 +47,19 @@ class TimmLibrary:
         return timm.create_model(name, pretrained=pretrained, **options)
 
     def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shape of one image by the model's own configuration."""
+        """Shape of one image, from the model's own configuration."""
         channels, height, width = _input_size(model)
         return [(channels, size or height, size or width)]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
-        """What timm evaluates the model's weights with."""
+        """The preprocessing by which timm evaluates the model's weights."""
         config, size = resolve_model_data_config(model), _input_size(model)
         mean, std = (spread(config[name], size[0]) for name in ("mean", "std"))
         return Preprocessing(size, mean, std, config["interpolation"], config["crop_pct"])
 
 
 def _input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width that the model was built for, which newer versions of timm know, or its weights were."""
+    """Channels, height and width that the model was built for; with older versions of timm, those of its weights."""
     config = configuration_of(model)
     if config and hasattr(timm.models, "get_model_input_config"):
         config = config | timm.models.get_model_input_config(model)
@@ -68,7 +68,7 @@ def _input_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def spec_of(model: nn.Module) -> ModelSpec | None:
-    """Return how timm has built `model`, pruned since or not; None for models that are not timm's."""
+    """Return how timm built `model`, even if pruned since; None for models that are not timm's."""
     config = configuration_of(model)
     name = config.get("architecture")
     if not isinstance(name, str) or not timm.is_model(name):

@@ -26,11 +26,11 @@ class TorchvisionLibrary:
         return [self.prefix + name for name in torchvision.models.list_models()]
 
     def find_fault(self, name: str) -> str | None:
-        """Tell whether torchvision has the model."""
+        """See `Library.find_fault`."""
         return None if name in self.names() else ""
 
     def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
-        """Build a model by torchvision; without weights, nothing of it is fetched."""
+        """Build a model by torchvision; nothing is fetched unless `pretrained`."""
         short = name.removeprefix(self.prefix)
         given: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
         if not pretrained:
@@ -41,7 +41,7 @@ class TorchvisionLibrary:
         return torchvision.models.get_model(short, **given, **options)
 
     def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shapes of one example by the kind of model, which is the package that its builder lives in."""
+        """Shapes of one example, by the kind of model, which is the subpackage of its builder."""
         kind = self._kind(name)
         if kind == "optical_flow":
             return [(3, size or _FLOW_SIZE, size or _FLOW_SIZE)] * 2
@@ -51,7 +51,7 @@ class TorchvisionLibrary:
         return [(3, _FRAMES, side, side) if kind == "video" else (3, side, side)]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
-        """What torchvision evaluates the default weights with."""
+        """The preprocessing by which torchvision evaluates the default weights."""
         known = self._evaluated_at(name)
         side = getattr(model, "image_size", None) or known.get("crop_size") or _SIZE
         resized = known.get("resize_size") or side
@@ -64,7 +64,7 @@ class TorchvisionLibrary:
         return builder.__module__.removeprefix("torchvision.models.").split(".")[0]
 
     def _evaluated_at(self, name: str) -> dict[str, Any]:
-        """Settings of the transforms of the default weights, sizes as one number; needs no download."""
+        """Settings of the default weights' transforms, sizes as one number; needs no download."""
         builder = torchvision.models.get_model_builder(name.removeprefix(self.prefix))
         weights = getattr(torchvision.models.get_model_weights(builder), "DEFAULT", None)
         known = dict(vars(weights.transforms())) if weights is not None else {}

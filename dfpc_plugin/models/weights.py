@@ -1,4 +1,4 @@
-"""Weights from files, in the layouts in which checkpoints come."""
+"""Load the weights of checkpoints, in the layouts of various trainers."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ _SHOWN = 4
 _DEEPEST_PREFIX = 8
 _COUNTER = "num_batches_tracked"
 _OF_WRAPPERS = ("n_averaged",)
-"""What wrappers count, beside the weights."""
+"""Counters that wrappers save beside the weights."""
 _RENAMED = (
     ((r"\bshortcut\b", "downsample"), (r"^linear\b", "fc")),
     ((r"\bdownsample\b", "shortcut"), (r"^fc\b", "linear")),
     ((r"^fc\b", "linear"),),
     ((r"^linear\b", "fc"),),
 )
-"""What the shortcuts and the last layer of one network are called by different authors."""
+"""Names that different authors give to the shortcuts and the last layer of the same network."""
 
 
 class MismatchError(WeightsError):
-    """The weights of a checkpoint are not those of a model.
+    """The weights of a checkpoint do not match a model.
 
     Attributes:
         path: The file.
         match: How it fits.
-        options: Options of the model's builder with which it would fit; empty where none are known.
+        options: Options of the model's builder with which it would fit; empty if none are known.
     """
 
     def __init__(self, path: Path, match: Match, advice: str = "", options: Mapping[str, Any] | None = None) -> None:
-        """Say what differs, and what to do about it."""
+        """Describe what differs, and give advice."""
         self.path, self.match, self.options = path, match, dict(options or {})
         super().__init__(f"The checkpoint '{path}' does not match the model: {match.problem}. {advice}".rstrip())
 
 
 @dataclass(frozen=True)
 class Match:
-    """How a checkpoint fits a model, by the names of the model.
+    """How a checkpoint fits a model, by the model's names.
 
     Attributes:
         state: The checkpoint's tensors that the model has, too.
         missing: Names of the model's tensors that the checkpoint lacks.
-        differ: Shapes in the checkpoint and in the model, where they are not the same.
-        odd: Kinds of numbers in both, where the model cannot take the checkpoint's.
+        differ: Shapes in the checkpoint and in the model, if they differ.
+        odd: Types in both, if the model cannot hold the checkpoint's.
         surplus: Names, as in the file, of tensors that the model does not have.
-        prefix: What stands before every name in the file.
+        prefix: The prefix of every name in the file.
     """
 
     state: Mapping[str, Tensor]
@@ -73,12 +73,12 @@ class Match:
 
     @property
     def faults(self) -> tuple[int, int]:
-        """How much is wrong; tensors too many weigh least."""
+        """Numbers of faults, for comparison: first unusable tensors, then surplus ones."""
         return len(self.missing) + len(self.differ) + len(self.odd), len(self.surplus)
 
     @property
     def ends(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Classes, and channels of the input, in the checkpoint and in the model; None unless that is all that differs."""
+        """(Classes, input channels), each as (checkpoint's, model's) or None; both None if anything else differs."""
         classes, channels = set(), set()
         for name, (given, own) in self.differ.items():
             if len(given) != len(own):
@@ -95,7 +95,7 @@ class Match:
 
     @property
     def problem(self) -> str:
-        """What is wrong, the first names of each kind."""
+        """What is wrong, with the first names of each kind."""
         classes, channels = self.ends
         other = () if classes or channels else tuple(self.differ)
         parts = [
@@ -114,23 +114,23 @@ class Match:
 def load_weights(
     model: nn.Module, weights: Checkpoint | Path | str, *, ignore_surplus: bool = False
 ) -> tuple[str, ...]:
-    """Give `model` the weights of a checkpoint.
+    """Load the weights of a checkpoint into `model`.
 
-    Files of safetensors, and files that `torch.load` reads as mere weights; nothing in them is run. Weights may be
-    wrapped as trainers do (`state_dict`, `model`, `net`; those of an average first), all names may have a prefix in common
-    (`module.`, `model.`, `_orig_mod.`), and the CIFAR networks' layers may have the names of other authors' code. Either every
-    weight of the model is found, or nothing changes.
+    The file is in safetensors format, or one that `torch.load` reads with `weights_only=True`; no code in it is run.
+    Weights may be nested as trainers do it (`state_dict`, `model`, `net`; averages are preferred), all names may share
+    a prefix (`module.`, `model.`, `_orig_mod.`), and layers of the CIFAR networks may have the names that other authors
+    use. Unless every weight of the model is found, nothing changes.
 
     Args:
         model: A model.
-        weights: The file, or what was read from it.
-        ignore_surplus: Leave out tensors that the model does not have.
+        weights: The file, or its content.
+        ignore_surplus: Ignore tensors that the model does not have.
 
     Returns:
-        The names of the tensors that were left out.
+        The names of the ignored tensors.
 
     Raises:
-        WeightsError: The file cannot be read, or is of another model; the message has the first differences.
+        WeightsError: The file cannot be read, or does not match the model; the message has the first differences.
     """
     checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
     match = match_weights(model, checkpoint)
@@ -146,10 +146,9 @@ def load_weights(
 
 
 def match_weights(model: nn.Module, checkpoint: Checkpoint) -> Match:
-    """Find the prefix and the names by which a checkpoint fits a model best.
+    """Find the prefix and the names with which a checkpoint fits a model best.
 
-    Raises:
-        WeightsError: The model holds no values, or the checkpoint holds several models that fit.
+    Raises WeightsError if it holds several models that fit.
     """
     wanted = _tensors_of(model)
     optional = set(getattr(model, "optional_weights", ()))
@@ -171,7 +170,7 @@ def match_weights(model: nn.Module, checkpoint: Checkpoint) -> Match:
 
 
 def _alike(bias: str, match: Match) -> bool:
-    """Whether a bias, if there is one, has another shape in the checkpoint, too, as the weight beside it."""
+    """Whether the bias beside a weight differs in shape, too, or does not exist."""
     return bias in match.differ or bias not in match.state
 
 
@@ -180,7 +179,7 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _prefixes(names: Mapping[str, Tensor], wanted: int) -> list[str]:
-    """What may stand before the names of the weights: nothing, and all that many of the names begin with."""
+    """Possible prefixes of the weights' names: none, and all that many of the names share."""
     counts: Counter[str] = Counter()
     for name in names:
         dots = (place for place, sign in enumerate(name) if sign == ".")
@@ -189,7 +188,7 @@ def _prefixes(names: Mapping[str, Tensor], wanted: int) -> list[str]:
 
 
 def _spellings(given: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
-    """Names that the tensors may have in the model, by their own, as they are first."""
+    """Possible names of the tensors in the model, by their names in the file; the unchanged names come first."""
     yield {name: name for name in given}
     for renames in _RENAMED:
         yield {name: _renamed(name, renames) for name in given}
@@ -209,7 +208,7 @@ def _match(
     others: tuple[str, ...],
     prefix: str,
 ) -> Match:
-    """Compare tensors, by what they are called in the model, with those that it wants."""
+    """Compare the tensors `given`, by their `names` in the model, with the `wanted` ones."""
     state = {names[name]: tensor for name, tensor in given.items() if names[name] in wanted}
     surplus = tuple(prefix + name for name in given if names[name] not in wanted and name not in _OF_WRAPPERS)
     differ = {name: (t.shape, wanted[name].shape) for name, t in state.items() if t.shape != wanted[name].shape}
@@ -223,16 +222,7 @@ def _match(
 
 
 def _give(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights that fit; if that fails or is interrupted, put back those that were there.
-
-    Args:
-        model: To be changed.
-        state: Weights by the model's names, in the right shapes and kinds of numbers.
-        path: Where they are from.
-
-    Raises:
-        WeightsError: The model is on the meta device, or refuses the weights.
-    """
+    """Load weights that fit, or restore the old ones and raise WeightsError if the model refuses them or is on meta."""
     wanted = _tensors_of(model)  # the model's own memory
     empty = next((name for name, tensor in wanted.items() if tensor.is_meta), None)
     if empty is not None:
@@ -253,7 +243,7 @@ def _give(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _can_take(name: str, given: Tensor, wanted: Tensor) -> bool:
-    """Whether a tensor has values of the kind that the model's has: real, complex or whole numbers, in any precision."""
+    """Whether a tensor has the model's kind of values (real, complex or integer), in any precision."""
     if (
         type(given) not in (Tensor, nn.Parameter)
         or given.layout != torch.strided
@@ -261,14 +251,14 @@ def _can_take(name: str, given: Tensor, wanted: Tensor) -> bool:
         or given.is_meta
     ):
         return False
-    if name.endswith(_COUNTER):  # averages of checkpoints have fractions there, which no layer uses
+    if name.endswith(_COUNTER):  # averaged checkpoints have fractions here, which no layer uses
         return not given.is_complex()
     kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (given, wanted)]
     return kinds[0] == kinds[1] and torch.can_cast(given.dtype, wanted.dtype)
 
 
 def _type(tensor: Tensor) -> str:
-    """What a tensor is made of, such as "sparse_coo float32"."""
+    """The type of a tensor, such as "sparse_coo float32"."""
     layout = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
     dtype = str(tensor.dtype).removeprefix("torch.")
     return dtype if layout == "strided" else f"{layout} {dtype}"
@@ -279,7 +269,7 @@ def _shapes(name: str, given: torch.Size, own: torch.Size) -> str:
 
 
 def _listed(verb: str, names: tuple[str, ...], said: Callable[[str], str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

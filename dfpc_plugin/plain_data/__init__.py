@@ -1,4 +1,4 @@
-"""Plain data: what JSON, YAML and keyword arguments hold, read strictly and checked against type hints."""
+"""Read data from JSON, YAML and keyword arguments strictly, and check it against type hints."""
 
 from dfpc_plugin.plain_data.checking import PlainDataError, checked, did_you_mean, inside, to_plain, wrong
 from dfpc_plugin.plain_data.limits import (

@@ -1,4 +1,4 @@
-"""Check plain data against type hints, and make dataclasses and tuples of it."""
+"""Check plain data against type hints, and convert it to dataclasses and tuples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class PlainDataError(ValueError):
-    """A value is not what its type hint says; the message says where, what must be there and what is."""
+    """A value does not fit its type hint; the message says where, what is expected and what is there."""
 
     @property
     def sentence(self) -> str:
-        """The message with its full stop, unless it ends in a question."""
+        """The message with a full stop, unless it is a question."""
         return str(self) if str(self).endswith("?") else f"{self}."
 
 
@@ -32,22 +32,22 @@ def checked(kind: type[T], value: Any, where: str, error: type[Exception] = ...)
 @overload
 def checked(kind: Any, value: Any, where: str, error: type[Exception] = ...) -> Any: ...
 def checked(kind: Any, value: Any, where: str, error: type[Exception] = PlainDataError) -> Any:
-    """Return a plain value as its type hint has it: objects become dataclasses, and lists become tuples.
+    """Return a plain value converted to its type hint: objects become dataclasses, lists become tuples.
 
-    Known are `Any`, None, bool, int, float, str, `Path`, `Literal`, unions, tuples, lists, mappings with keys of text,
-    dataclasses, `TypedDict`, and all of these as `Annotated` with a `Limit`. An object has to have every field of its class,
-    and no others.
+    Supported are `Any`, None, bool, int, float, str, `Path`, `Literal`, unions, tuples, lists, mappings with string
+    keys, dataclasses, `TypedDict`, and all of these as `Annotated` with a `Limit`. An object must have exactly the
+    fields of its class.
 
     Args:
         kind: The type hint.
-        value: What JSON, YAML or a caller holds. Instances of a dataclass are taken as they are.
-        where: What the value is called in errors; what is in it is called `where.key` and `where[number]`. With '', keys
-            of the outermost object go by their own names.
-        error: What to raise in place of a `PlainDataError`, with a sentence; without, the message has no full stop.
+        value: A value from JSON, YAML or a caller. Instances of a dataclass are returned as they are.
+        where: The value's name in errors; its parts are called `where.key` and `where[number]`. With '', keys of the
+            outermost object have their own names.
+        error: Raised with a sentence instead of a `PlainDataError`, whose message has no full stop.
 
     Raises:
-        Exception: An `error`: the value is something else. Its message says where, what must be there, what is there
-            instead, and for a misspelt key or word which one is near.
+        Exception: An `error` if the value does not fit. Its message says where, what is expected, what is there, and
+            suggests the nearest word for a misspelt key or word.
     """
     try:
         return _read(kind, value, where)
@@ -58,23 +58,23 @@ def checked(kind: Any, value: Any, where: str, error: type[Exception] = PlainDat
 
 
 def wrong(where: str, wanted: str, value: Any, hint: str = "") -> PlainDataError:
-    """Return the error of a value that is not what is wanted there."""
+    """Return the error for a value that is not what is wanted."""
     return PlainDataError(f"{where} must be {wanted}, not {_shown(value)}" + (f"; {hint}" if hint else ""))
 
 
 def inside(where: str, key: str) -> str:
-    """The path of what an object holds under a key; of the outermost object, '', the key alone."""
+    """The path of an object's key; in the outermost object, whose path is '', the key itself."""
     return f"{where}.{key[:100]}" if where else key[:100]
 
 
 def did_you_mean(name: Any, names: Iterable[Any], otherwise: str = "") -> str:
-    """Return the end of a sentence on a name that is not known: the nearest of those that are, or something else."""
+    """Return the end of a sentence about an unknown name: the nearest known name, or `otherwise`."""
     near = difflib.get_close_matches(str(name)[:100], [str(known) for known in names], n=1)
     return f"; did you mean {near[0]}?" if near else otherwise
 
 
 def to_plain(value: Any) -> Any:
-    """Return the same as dicts, lists, numbers and texts, as JSON and YAML have them."""
+    """Return the same as dicts, lists, numbers and strings, for JSON and YAML."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 
 def _limited(inner: tuple[Any, ...], value: Any, where: str) -> Any:
-    """A value whose type has limits."""
+    """Check a value of an `Annotated` type with limits."""
     found = _read(inner[0], value, where)
     for limit in inner[1:]:
         if not limit.holds(found):
@@ -123,7 +123,7 @@ def _limited(inner: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _first_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """A value of one of several types; the last says what is wrong with others."""
+    """Read a value of a union; if no type fits, the last one raises."""
     others = [kind for kind in kinds if kind is not type(None)]
     if value is None and len(others) < len(kinds):
         return None
@@ -136,7 +136,7 @@ def _first_of(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _entries(inner: tuple[Any, ...], value: Any, where: str) -> list[Any]:
-    """The entries of a list, which all are of one type or each of its own."""
+    """The entries of a list or tuple, of one type or with a type each."""
     if not isinstance(value, list | tuple):
         raise wrong(where, "a list", value)
     alike = len(inner) == 2 and inner[1] is ...
@@ -158,7 +158,7 @@ def _object(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:
-    """A dataclass, or a `TypedDict`, of an object that has all of its keys and no others."""
+    """A dataclass or `TypedDict` from an object with exactly its keys."""
     if dataclasses.is_dataclass(kind) and isinstance(value, typing.cast(type, kind)):
         return value
     fields, given = fields_of(kind), _object(value, where)
@@ -179,11 +179,11 @@ _SIMPLE: dict[Any, tuple[str, tuple[type, ...]]] = {
     Path: ("a path", (Path, str)),
     type(None): ("null", (type(None),)),
 }
-"""What errors call a type, and what is taken for it."""
+"""The name of a type in errors, and the accepted types."""
 
 
 def _simple(kind: Any, value: Any, where: str) -> Any:
-    """A value without parts; numbers of other libraries become Python's."""
+    """Read a value without parts; numbers of other libraries become Python's."""
     if kind not in _SIMPLE:
         raise TypeError(f"{where} has the type hint {kind}, which no plain data is checked against")
     name, accepted = _SIMPLE[kind]
@@ -193,7 +193,7 @@ def _simple(kind: Any, value: Any, where: str) -> Any:
 
 
 def _word(words: tuple[Any, ...], value: Any, where: str) -> Any:
-    """One of some words or numbers, and not only equal to one, as True is to 1."""
+    """One of some words or numbers, of the same type: True is not 1."""
     if any(type(value) is type(word) and value == word for word in words):
         return value
     listed = f"{'one of ' * (len(words) > 1)}{', '.join(map(repr, words))}"
@@ -201,6 +201,6 @@ def _word(words: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in one line that is not long."""
+    """A value in one short line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else text[:37] + "..."

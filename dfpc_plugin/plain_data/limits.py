@@ -25,12 +25,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Limit:
-    """What a value must be.
+    """A condition on a value.
 
     Attributes:
-        wanted: What an error says that the value must be.
-        holds: Whether a value, which is of the right type, is that.
-        hint: What an error says in the end: what to give instead.
+        wanted: The condition in words, for errors.
+        holds: Whether a value of the right type fulfils it.
+        hint: Advice at the end of an error.
     """
 
     wanted: str
@@ -46,14 +46,14 @@ def within(
     below: float | None = None,
     hint: str = "",
 ) -> Limit:
-    """Finite numbers of a range.
+    """Finite numbers in a range.
 
     Args:
-        least: The smallest allowed number.
-        most: The largest allowed number.
-        above: All allowed numbers are larger.
-        below: All allowed numbers are smaller.
-        hint: What to give instead.
+        least: Smallest allowed number.
+        most: Largest allowed number.
+        above: Lower bound, not allowed itself.
+        below: Upper bound, not allowed itself.
+        hint: Advice at the end of an error.
     """
     if least is not None and most is not None:
         words = [f"{least} to {most}"]
@@ -69,18 +69,18 @@ def within(
 
 
 def matching(pattern: str, wanted: str, longest: int = 1000) -> Limit:
-    """Texts of at most `longest` characters that a regular expression matches as a whole."""
+    """Strings of at most `longest` characters that fully match a regular expression."""
     compiled = re.compile(pattern)
     return Limit(wanted, lambda value: len(value) <= longest and compiled.fullmatch(value) is not None)
 
 
 def at_most(entries: int) -> Limit:
-    """Lists and objects of at most so many entries, and texts of at most so many characters."""
+    """Lists and objects of at most `entries` entries, and strings of at most as many characters."""
     return Limit(f"at most {entries} long", lambda value: len(value) <= entries)
 
 
 def one_of(names: Collection[str]) -> Limit:
-    """Texts that a collection has, which may grow."""
+    """Strings in a collection, which may grow later."""
     return Limit(f"one of {', '.join(map(repr, names))}", lambda value: value in names)
 
 
@@ -89,7 +89,7 @@ Count = Annotated[int, within(1)]
 Natural = Annotated[int, within(0)]
 """A whole number of 0 or more."""
 Seed = Annotated[int, within(0, 2**63 - 1)]
-"""What random generators take."""
+"""A seed of a random generator."""
 NotNegative = Annotated[float, within(0)]
 """A number of 0 or more."""
 Positive = Annotated[float, within(above=0)]

@@ -1,4 +1,4 @@
-"""Settings: dataclasses that check their fields against their type hints when they are made."""
+"""`Checked`: dataclasses of settings that check their fields against their type hints."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Checked"]
 class Checked:
     """A base for frozen dataclasses of settings: `class Size(Checked, error=SizeError)`.
 
-    Every field is checked against its type hint and the limits in it; lists become tuples, and texts become paths. A
-    subclass that checks more than one field at once does so in its own `__post_init__`, after it has called this one.
+    Every field is checked against its type hint and limits; lists become tuples, and strings become paths. A subclass
+    can check several fields together in its own `__post_init__`, after calling this one.
     """
 
     _error: ClassVar[type[DFPCError]] = DFPCError
 
     def __init_subclass__(cls, error: type[DFPCError] | None = None) -> None:
-        """Say which error is raised; that of the base class if none is given."""
+        """Set the class of errors; by default that of the base class."""
         super().__init_subclass__()
         if error is not None:
             cls._error = error
@@ -31,7 +31,7 @@ class Checked:
         """Check every field.
 
         Raises:
-            DFPCError: The class's error; names every field that is wrong, what it must be, and what it is.
+            DFPCError: The class's error; for every invalid field it says what is expected and what is there.
         """
         own: Any = type(self)
         problems: list[str] = []
@@ -44,5 +44,5 @@ class Checked:
             raise self._error(" ".join(problems))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as dicts, lists, numbers and texts by name."""
+        """Return the settings as dicts, lists, numbers and strings by name."""
         return dict(to_plain(self))

@@ -1,4 +1,4 @@
-"""JSON from somebody who is not trusted, and JSON of which there is one spelling."""
+"""Parse JSON from untrusted sources, and write it in canonical form."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ _MOST_VALUES = 4_000_000
 
 
 def canonical(content: Any) -> bytes:
-    """The one spelling of some JSON.
-
-    Raises:
-        TypeError, ValueError: It is not JSON.
-    """
+    """The canonical form of JSON content; raises TypeError or ValueError if it is not JSON."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def checksum(content: Any) -> str:
-    """SHA-256 of some JSON, in hexadecimal, whatever the order of its keys."""
+    """SHA-256 of JSON content in hexadecimal, independent of the order of keys."""
     return hashlib.sha256(canonical(content)).hexdigest()
 
 
 def parse_json(data: bytes) -> Any:
-    """Read JSON, and nothing that only looks like it.
+    """Read strict JSON.
 
     Raises:
-        PlainDataError: It is not UTF-8, not JSON, has a key twice, NaN or infinity, half a character, very many values, or
-            is nested too deep.
+        PlainDataError: It is not UTF-8 or not JSON, has a duplicate key, NaN, infinity, a lone surrogate or very many
+            values, or is nested too deep.
     """
     try:
         return _parsed(data)
@@ -73,12 +69,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refused(constant: str) -> Any:
-    """Refuse NaN and the infinities."""
+    """Raise on NaN and infinities."""
     raise PlainDataError(f"it has {constant}, which is no JSON")
 
 
 def _finite(text: str) -> float:
-    """Read a number, and raise if it is too large for a float."""
+    """Read a number; raise if it is too large for a float."""
     value = float(text)
     if not math.isfinite(value):
         raise PlainDataError(f"it has a number that is too large: {text[:20]}")
@@ -86,13 +82,13 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    """Read a whole number, and raise if it is too large for a float, which computations make of it."""
+    """Read a whole number; raise if it is too large for a float, to which computations may convert it."""
     _finite(text)
     return int(text)
 
 
 def _require_sane(content: Any) -> None:
-    """Raise on deep nesting, and on halves of characters, which cannot be printed."""
+    """Raise on deep nesting, and on lone surrogates, which cannot be printed."""
     level = [content]
     for _ in range(_DEEPEST):
         inner: list[Any] = []

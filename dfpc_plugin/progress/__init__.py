@@ -1,4 +1,4 @@
-"""How far a piece of work is: who is told, and how it is shown."""
+"""Report progress, and show it as bars."""
 
 from dfpc_plugin.progress.displays import TerminalBars
 from dfpc_plugin.progress.phases import Phases, Progress

@@ -1,4 +1,4 @@
-"""Where progress is shown: bars in a terminal, and in notebooks, which need no other package for it."""
+"""Progress bars in terminals and in notebooks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 __all__ = ["Display", "NotebookBars", "TerminalBars", "notebook_shell"]
 
 _EVERY = 0.2
-"""Seconds between two drawings; nothing draws in between, so that measurements of latency are not disturbed."""
+"""Seconds between two updates; nothing is drawn in between, so that latency measurements are not disturbed."""
 
 
 class Display(Protocol):
     """Shows progress."""
 
     def tell(self, name: str, share: float) -> None:
-        """Show that so much of the work called `name` is done, 0 to 1."""
+        """Show the share, 0 to 1, of the work `name` that is done."""
 
     def close(self) -> None:
-        """Take everything away."""
+        """Remove the display."""
 
 
 class TerminalBars:
-    """One bar for each kind of work that is not done, on the standard error; they are deleted at the end."""
+    """One bar for each unfinished kind of work, on the standard error; all are removed at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Draw on `console`, by default the standard error."""
@@ -35,7 +35,7 @@ class TerminalBars:
             TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
             console=console or Console(stderr=True, highlight=False, force_jupyter=False), transient=True,
             auto_refresh=False,
-            # What others print must not be overwritten; in a pipe it must not be led to the standard error.
+            # Bars must not overwrite other output, and output to a pipe must not go to the standard error.
             redirect_stdout=sys.stdout.isatty(), redirect_stderr=sys.stderr.isatty(),
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
@@ -43,7 +43,7 @@ class TerminalBars:
         self._bars.start()
 
     def tell(self, name: str, share: float) -> None:
-        """Move a bar."""
+        """Update a bar."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=1.0)
         self._bars.update(self._tasks[name], completed=share, visible=share < 1)
@@ -53,21 +53,21 @@ class TerminalBars:
             self._bars.refresh()
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self._bars.stop()
 
 
 class NotebookBars:
-    """One bar for each kind of work that is not done, below the cell; they are deleted at the end."""
+    """One bar for each unfinished kind of work, below the cell; all are removed at the end."""
 
     def __init__(self) -> None:
-        """Make room for bars."""
+        """Create an empty display."""
         self._shares: dict[str, float] = {}
         self._start = self._due = time.monotonic()
         self._handle = sys.modules["IPython.display"].display(self._drawn(), raw=True, display_id=True)
 
     def tell(self, name: str, share: float) -> None:
-        """Move a bar."""
+        """Update a bar."""
         self._shares[name] = share
         now = time.monotonic()
         if now >= self._due:
@@ -75,12 +75,12 @@ class NotebookBars:
             self._handle.update(self._drawn(), raw=True)
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         self._shares.clear()
         self._handle.update(self._drawn(), raw=True)
 
     def _drawn(self) -> dict[str, str]:
-        """The bars as HTML, and as text for front ends that have no HTML."""
+        """The bars as HTML, and as text for front ends without HTML."""
         going = [(name, share) for name, share in self._shares.items() if share < 1]
         seconds = f"{time.monotonic() - self._start:.0f} s"
         bars = "".join(
@@ -93,7 +93,7 @@ class NotebookBars:
 
 
 def notebook_shell() -> Any:
-    """Return IPython's shell if it belongs to the kernel of a notebook; None elsewhere. Nothing is imported for that."""
+    """Return IPython's shell in the kernel of a notebook, else None. IPython is not imported for this."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     shell = None if get_ipython is None else get_ipython()
     return shell if getattr(shell, "kernel", None) is not None else None

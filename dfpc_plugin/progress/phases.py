@@ -1,4 +1,4 @@
-"""How long each phase of a piece of work took, and how far it is."""
+"""Time the phases of a piece of work, and report its progress."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterator
 __all__ = ["Phases", "Progress"]
 
 Progress = Callable[[str, float], None]
-"""Told what is being done, and the share of that which is done, 0 to 1."""
+"""Called with the current phase and the share of it that is done, 0 to 1."""
 
 
 class Phases:
-    """Times phases and passes progress on.
+    """Times phases and reports progress.
 
     Attributes:
-        seconds: What every phase took so far, by name, without those inside it.
+        seconds: Seconds of every phase so far, by name, without those of phases inside it.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
-        """Tell `progress`, if there is one."""
+        """Report to `progress`, if given."""
         self.seconds: dict[str, float] = {}
         self._inner = 0.0
         self._progress = progress
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[Callable[[float], None]]:
-        """Time a phase; yields what to call with the share of it that is done."""
+        """Time a phase; yields a function to call with the share of it that is done."""
         start, outer, self._inner = time.perf_counter(), self._inner, 0.0
         self._tell(name, 0.0)
         try:

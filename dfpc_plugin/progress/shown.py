@@ -1,4 +1,4 @@
-"""Whom to tell how far a call is: what the user has asked for, or bars where somebody is looking."""
+"""Choose where the progress of a call is shown: by the user's function, or by bars."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dfpc_plugin.progress.phases import Progress
 __all__ = ["SETTING", "shown", "shown_share", "silenced"]
 
 SETTING = "DFPC_PROGRESS"
-"""The environment variable that silences all calls; `DFPC_PROGRESS=0`."""
+"""The environment variable that silences all calls with `DFPC_PROGRESS=0`."""
 _PATIENCE = 2.5
-"""Seconds that a call may take before it shows bars that nobody asked for."""
+"""Seconds before a call shows bars by default."""
 _OFF = ("", "0", "false", "no", "off")
 _drawing = threading.Lock()
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
@@ -25,13 +25,13 @@ _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 @contextlib.contextmanager
 def shown(progress: Progress | bool | None) -> Iterator[Progress | None]:
-    """Yield whom to tell what is being done, and the share of it that is done; None for nobody.
+    """Yield a function to call with the current phase and the share that is done; None if nothing is shown.
 
-    Calls within a call that is shown, or that was silenced, show nothing of their own, and of several threads one draws.
+    Calls inside a shown or silenced call show nothing themselves, and only one of several threads draws.
 
     Args:
-        progress: A function to tell. True: show bars at once. False: show nothing. None: show bars once the call has taken
-            a few seconds, in a terminal or a notebook, and nowhere else: not in pipes, under pytest or in CI.
+        progress: A function to call. True: show bars at once. False: show nothing. None: show bars once the call has
+            taken a few seconds, but only in a terminal or a notebook: not in pipes, under pytest or in CI.
     """
     if progress is not None and not isinstance(progress, bool):
         with silenced():
@@ -53,11 +53,9 @@ def shown(progress: Progress | bool | None) -> Iterator[Progress | None]:
 
 @contextlib.contextmanager
 def shown_share(progress: Callable[[float], None] | bool | None, name: str) -> Iterator[Callable[[float], None] | None]:
-    """As `shown`, for work of one kind: yields what to call with the share that is done.
+    """As `shown`, for work of one kind, called `name`: yields a function to call with the share that is done.
 
-    Args:
-        progress: As for `shown`; a function is called with the share alone.
-        name: What is being done.
+    `progress` is as for `shown`, but is called only with the share.
     """
     if progress is not None and not isinstance(progress, bool):
         with silenced():
@@ -73,7 +71,7 @@ def shown_share(progress: Callable[[float], None] | bool | None, name: str) -> I
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """What is called within shows nothing of its own."""
+    """Calls inside show no progress themselves."""
     token = _inside.set(True)
     try:
         yield
@@ -82,12 +80,12 @@ def silenced() -> Iterator[None]:
 
 
 def _asked() -> Display:
-    """Bars that the user has asked for."""
+    """Open bars that the user has asked for."""
     return NotebookBars() if notebook_shell() is not None else TerminalBars()
 
 
 def _opener(environment: Mapping[str, str]) -> Callable[[], Display] | None:
-    """What opens bars that nobody asked for; None where nobody is looking."""
+    """The class of bars to show by default; None if they would not be seen, or are switched off."""
     silenced = environment.get(SETTING, "1").lower() in _OFF
     if silenced or environment.get("CI", "").lower() not in _OFF or "PYTEST_CURRENT_TEST" in environment:
         return None
@@ -97,7 +95,7 @@ def _opener(environment: Mapping[str, str]) -> Callable[[], Display] | None:
 
 
 class _Bars:
-    """Bars that open after a while, from a thread of their own, so that work which tells nothing is shown too."""
+    """Bars that open after a while in a separate thread, so that work which reports nothing is shown, too."""
 
     def __init__(self, opener: Callable[[], Display], patience: float) -> None:
         self._opener, self._lock = opener, threading.Lock()
@@ -112,14 +110,14 @@ class _Bars:
             self._open()
 
     def tell(self, name: str, share: float) -> None:
-        """Show it, or remember it until there are bars."""
+        """Show progress, or store it until there are bars."""
         with self._lock:
             self._shares[name] = share
             if self._display is not None:
                 self._display.tell(name, share)
 
     def close(self) -> None:
-        """Take the bars away, or never open them."""
+        """Remove the bars, or do not open them."""
         self._timer.cancel()
         with self._lock:
             self._closed = True

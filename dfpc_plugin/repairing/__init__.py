@@ -1,4 +1,4 @@
-"""Repair of what pruning broke: from constants that need no data to least squares on a handful of images."""
+"""Repair after pruning: from bias correction without data to least squares on a handful of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` as linear layers around attention, so that these can be seen one by one."""
+"""Split `nn.MultiheadAttention` into linear layers around attention, so that each can be repaired."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def split_attention(linear: Linear, attend: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Do what `F.multi_head_attention_forward(*args, **kwargs)` does, calling `linear` for its four projections.
+    """Compute `F.multi_head_attention_forward(*args, **kwargs)`, calling `linear` for its four projections.
 
-    What lies between them (heads, masks, added keys) stays torch's own: `attend`, which is that function or calls it, gets
-    projections that do nothing.
+    `attend`, which is that function or calls it, computes the rest (heads, masks, added keys) with identity
+    projections.
     """
     bound = _SIGNATURE.bind(*args, **kwargs)
     bound.apply_defaults()

@@ -1,4 +1,4 @@
-"""Re-estimate what batch norms have stored, on some inputs."""
+"""Re-estimate the stored statistics of batch norms on some inputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _Norm = nn.modules.batchnorm._BatchNorm
 
 
 def norms_of(model: nn.Module) -> list[_Norm]:
-    """Batch norms that have stored statistics."""
+    """The batch norms of a model that have stored statistics."""
     return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
 
 
 def statistics_of(model: nn.Module) -> list[Tensor]:
-    """Copies of the means and variances that a model's batch norms have stored."""
+    """Copies of the stored means and variances of a model's batch norms."""
     return [t.clone() for norm in norms_of(model) for t in (norm.running_mean, norm.running_var) if t is not None]
 
 
@@ -31,10 +31,10 @@ def statistics_of(model: nn.Module) -> list[Tensor]:
 def reestimated(
     model: nn.Module, batches: Sequence[ExampleInputs], forward_fn: ForwardFunction | None
 ) -> Iterator[list[bool]]:
-    """Replace, in place, stored means and variances by averages over `batches`.
+    """Replace stored means and variances, in place, by averages over `batches`.
 
-    Yields a list to put True in if they are to stay; otherwise those from before come back. Everything else of the model, which
-    is in evaluation mode, is as before in any case.
+    Yields a list with one False; set it to True to keep the new statistics. Otherwise the old ones are restored. The
+    model has to be in evaluation mode; nothing else of it changes.
     """
     norms, before, keep = norms_of(model), statistics_of(model), [False]
     state = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -1,4 +1,4 @@
-"""The best state that a model under repair has been in, so that no repair leaves outputs worse than it found them."""
+"""The best state of a model under repair, so that no repair makes its outputs worse."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Best", "copy_state"]
 
 
 class Best:
-    """The state of a job's model in which the error of its outputs is smallest, on inputs that nothing is fitted to.
+    """The state of a job's model with the smallest output error, on inputs that nothing is fitted to.
 
     Attributes:
-        error: The error in that state; None where outputs cannot be compared, and then the latest state is the best.
+        error: The error in that state. None if outputs cannot be compared; the latest state then counts as the best.
     """
 
     def __init__(self, job: RepairJob, inputs: Batches, *, noise: bool = False) -> None:
@@ -29,7 +29,7 @@ class Best:
 
     @property
     def improvement(self) -> str:
-        """How the error has changed since the beginning, in a sentence; empty where it is not known or has not."""
+        """A sentence on how the error has changed since the beginning; empty if it is unknown or has not improved."""
         if self._first_error is None or self.error is None or not self.error < self._first_error:
             return ""
         return (
@@ -38,13 +38,9 @@ class Best:
         )
 
     def keep(self, name: str) -> bool:
-        """Keep what a repair has made of the model, or go back to the best state where outputs are worse, and note that.
+        """Keep the repaired model and return True, or restore the best state and return False if its outputs are worse.
 
-        Args:
-            name: Of the repair, for the note.
-
-        Returns:
-            Whether the model is as the repair made it.
+        `name` is that of the repair, for the note that the user then gets.
         """
         job, error = self._job, self._job.error(self._inputs, noise=self._noise)
         if error is not None and self.error is not None and not (error <= self.error or math.isnan(self.error)):
@@ -59,7 +55,7 @@ class Best:
 
 
 def copy_state(source: nn.Module, target: nn.Module) -> None:
-    """Give a model the parameters and the buffers of another of the same shapes."""
+    """Copy the parameters and buffers of a model into another of the same shapes."""
     with torch.no_grad():
         for mine, new in zip(target.parameters(), source.parameters(), strict=True):
             mine.data.copy_(new)

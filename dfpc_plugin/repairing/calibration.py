@@ -1,4 +1,4 @@
-"""The inputs that a repair runs on: made from the model once, or taken from the user once."""
+"""The inputs of a repair: generated from the model, or collected from the user, once."""
 
 from __future__ import annotations
 
@@ -17,28 +17,22 @@ from dfpc_plugin.repairing.synthesis import synthesise
 __all__ = ["Calibration"]
 
 _MATCHES = 0.05
-"""Nats of divergence up to which synthetic images are taken to match; photographs are at 0.006, noise is at 0.4."""
+"""Synthetic images count as matching up to this divergence in nats; photographs have 0.006, noise 0.4."""
 
 
 class Calibration:
     """Inputs for `synthetic` and `calibrate`, kept for later repairs.
 
     Attributes:
-        settings: What was asked for.
-        matches: The inputs have the statistics of the model's data, as far as is known.
-        note: What the user should know of them.
+        settings: The settings of the repair.
+        matches: Whether the inputs have the statistics of the training data, as far as is known.
+        note: What the user should know about the inputs.
     """
 
     def __init__(
         self, settings: RepairSettings, forward_fn: ForwardFunction | None = None, directory: Path | str | None = None
     ) -> None:
-        """Make and take nothing yet.
-
-        Args:
-            settings: Of a method that looks at images.
-            forward_fn: How models are called, if not plainly.
-            directory: Where images that were made are kept, and taken from if they are there.
-        """
+        """Prepare for a method that uses images. Generated ones are saved in `directory`, or loaded from there."""
         self.settings = settings
         self.matches, self.note = True, ""
         self._forward_fn, self._directory = forward_fn, directory
@@ -47,7 +41,7 @@ class Calibration:
     def batches(
         self, model: nn.Module, example_inputs: ExampleInputs, progress: Callable[[float], None] | None = None
     ) -> Batches:
-        """Return inputs for `model`, an unpruned one; those of the first time, whatever model is asked about later.
+        """Return the inputs, made for the unpruned `model` by the first call; later calls return the same ones.
 
         Raises:
             RepairError: No images can be made from the model, or those given cannot be used.
@@ -63,7 +57,7 @@ class Calibration:
     def _made(
         self, model: nn.Module, example_inputs: ExampleInputs, progress: Callable[[float], None] | None
     ) -> Batches:
-        """Make images, or take those made before."""
+        """Generate images, or load those saved earlier."""
         own = self.settings
         said = {"count": own.count, "steps": own.steps, "seed": own.seed}
         mark = fingerprint([model], said, example_inputs, shapes_only=True) if self._directory is not None else ""

@@ -1,8 +1,8 @@
-"""Calls of layers, as a forward makes them: convolutions and linear layers as sums over rows of inputs.
+"""Calls of convolutions and linear layers, as products with rows of their inputs.
 
-Whatever its kind, a layer computes every entry of its output from one *row* of inputs: `y[p, g] = W[g] x[p, g] + b`, where
-`p` is a position (of an image, or a token), `g` a group of channels, and a row holds what the kernel sees there. Least squares
-is about rows; this module finds them, at the positions asked for and without laying out the rest.
+Every such layer computes an output from one *row* of inputs: `y[p, g] = W[g] x[p, g] + b`, where `p` is a position (of
+an image, or a token), `g` a group of channels, and the row holds what the kernel sees there. Least squares needs these
+rows. This module extracts them at given positions, without unfolding the whole input.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class LayerCall:
     """One call of a layer: `function(input, weight, bias, **options)`.
 
     Attributes:
-        name: The layer, by the path of its weight without '.weight'.
-        rows_of: Which outputs of the layer this call computes: all, or one of several matrices that lie in one weight.
-        function: What was called.
-        input: Its data.
-        weight: Its weight, a parameter or a part of one; written to when the layer is repaired.
-        bias: Its bias, or None.
-        bias_is_free: The bias is a parameter, or a part of one, which may be written to.
+        name: The layer: the path of its weight without '.weight'.
+        rows_of: The rows of the weight that this call uses: all, or one of several matrices stored in one weight.
+        function: The function that was called.
+        input: The input tensor.
+        weight: A parameter or a part of one; repair writes to it.
+        bias: The bias, or None.
+        bias_is_free: The bias is a parameter, or a part of one, and may be written to.
         options: Stride and the like, by the function's own names.
     """
 
@@ -52,7 +52,7 @@ class LayerCall:
         """Describe a call.
 
         Raises:
-            RepairError: The weight holds complex numbers, to which no inputs are fitted.
+            RepairError: The weight is complex; least squares needs real numbers.
         """
         if weight.is_complex():
             raise RepairError(
@@ -62,22 +62,22 @@ class LayerCall:
         self.input, self.weight, self.bias, self.bias_is_free = input, weight, bias, bias_is_free
 
     def run(self) -> Tensor:
-        """Call it (again)."""
+        """Call the function (again)."""
         return self.function(self.input, self.weight, self.bias, **self.options)
 
     @property
     def groups(self) -> int:
-        """In how many groups its channels are."""
+        """Number of groups of channels."""
         return int(self.options.get("groups", 1))
 
     @property
     def output_axis(self) -> int:
-        """The axis of the output that holds channels."""
+        """The channel axis of the output."""
         return -1
 
     @property
     def weight_axis(self) -> int:
-        """The axis of the weight that holds outputs."""
+        """The axis of the weight that holds output channels."""
         return 0
 
     @property
@@ -86,11 +86,11 @@ class LayerCall:
         return self.weight.detach().double()[None]
 
     def write(self, matrix: Tensor) -> None:
-        """Give the weight new values, laid out as `matrix` is."""
+        """Overwrite the weight with values laid out as in `matrix`."""
         self.weight.data.copy_(matrix[0])
 
     def positions(self, output: Tensor) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return output.numel() // max(1, output.shape[self.output_axis])
 
     def rows(self, positions: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class LayerCall:
         return _wide(self.input.reshape(-1, self.input.shape[-1])[positions])[:, None]
 
     def outputs(self, output: Tensor, positions: Tensor) -> Tensor:
-        """Entries of a tensor that is laid out as the layer's output: `(positions, groups, outputs of a group)`."""
+        """Some positions of a tensor laid out as the layer's output: `(positions, groups, outputs of a group)`."""
         flat = output.movedim(self.output_axis, -1)
         channels = flat.shape[-1]
         if flat.dim() == 1:
@@ -108,22 +108,22 @@ class LayerCall:
 
     @property
     def channel_axis(self) -> int:
-        """The axis of the input that holds channels."""
+        """The channel axis of the input."""
         return -1
 
     def constant_rows(self, values: Tensor) -> Tensor:
-        """What rows hold, on average over positions, if every input channel is a constant: `(groups, entries)`.
+        """The mean row over positions if each input channel is constant: `(groups, entries)`.
 
-        At the borders of a padded image, some entries of a kernel see nothing.
+        It depends on padding: at the borders of an image, some entries of the kernel see zeros.
         """
         return self.by_entry(values.double())
 
     def by_entry(self, values: Tensor) -> Tensor:
-        """Repeat what belongs to an input channel, `(channels,)`, for every entry of a row: `(groups, entries)`."""
+        """Repeat one value per input channel, `(channels,)`, for every entry of a row: `(groups, entries)`."""
         return values[None]
 
     def taps(self) -> int:
-        """How many entries of a row belong to one channel."""
+        """Number of entries of a row that belong to one channel."""
         return self.matrix.shape[2] * self.groups // self.input.shape[self.channel_axis]
 
 
@@ -216,7 +216,7 @@ def _windows(
     dilation: Sequence[int],
     sides: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """What a kernel sees at each of its positions, `(images, *positions, channels, *kernel)`, as a view."""
+    """The windows that a kernel sees: a view `(images, *positions, channels, *kernel)` of the padded data."""
     axes = len(kernel)
     if data.dim() == axes + 1:
         data = data[None]
@@ -245,7 +245,7 @@ _SIGNATURES = {LayerCall: _CONVOLUTION, _Convolution: _CONVOLUTION, _Transposed:
 def layer_call(
     function: Callable[..., Any], args: tuple, kwargs: dict[str, Any], names: ModelNames
 ) -> LayerCall | None:
-    """Describe a call of a layer; None for any other function, and where the weight is no parameter of the model."""
+    """Describe a call of a layer; None for other functions, and if the weight is not a parameter of the model."""
     kind = _KINDS.get(function)
     if kind is None:
         return None
@@ -259,14 +259,14 @@ def layer_call(
 
 
 def _is_whole_rows(weight: Tensor) -> bool:
-    """Whether a weight is a parameter, or some rows of one: what is transposed or reshaped has no outputs along axis zero."""
+    """Whether a weight is a parameter or some rows of one; if transposed or reshaped, axis zero holds no outputs."""
     base = weight._base
     whole = base is None or (base.shape[1:] == weight.shape[1:] and base.stride() == weight.stride())
     return weight.dim() > 1 and whole
 
 
 def _part(weight: Tensor) -> slice:
-    """Which rows of its parameter a weight is."""
+    """The rows of its parameter that a weight is a view of."""
     base = weight._base
     if base is None or not base.stride(0):
         return slice(None)

@@ -1,11 +1,11 @@
 """Correct LayerNorm, GroupNorm and RMSNorm in a pruned model.
 
-These norms divide by the deviation of the channels that they are given. A cut removes some of the channels, so the deviation
-changes, and with it the scale of all channels that are kept.
+These norms divide by the standard deviation over their channels. Pruning removes some channels, so the deviation
+changes, and with it the scale of all remaining channels.
 
-Let z be a kept channel's normalised value in the unpruned model, and z' its value when only kept channels are normalised. A
-regression over noise gives z ~ a z' + c, with one slope a and one intercept c per group of channels. A norm with weight w and
-bias b then computes w (a z' + c) + b. So the weight becomes a w, and the bias becomes b + c w.
+Let z be a kept channel's normalised value in the unpruned model, and z' its value when only kept channels are
+normalised. A regression over noise gives z ~ a z' + c, with one slope a and one intercept c per group of channels. A
+norm with weight w and bias b should compute w (a z' + c) + b. So the weight becomes a w, and the bias becomes b + c w.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["ChannelNorms"]
 
 @dataclass(frozen=True)
 class _Found:
-    """The slope and the intercept of every kept channel, from one call."""
+    """Slope and intercept of every kept channel, from one call."""
 
     slope: Tensor
     intercept: Tensor
@@ -38,12 +38,7 @@ class ChannelNorms(TorchFunctionMode):
     """Collects regressions during a forward of the unpruned model, and corrects the norms of the pruned one by them."""
 
     def __init__(self, original: nn.Module, kept: Kept) -> None:
-        """Prepare for the norms of `original` that lose channels.
-
-        Args:
-            original: The unpruned model.
-            kept: Which channels are left.
-        """
+        """Prepare for the norms of the unpruned model `original` that lose channels."""
         super().__init__()
         self._kept = kept
         self._names = {id(own): name for name, own in original.named_parameters()}
@@ -52,7 +47,7 @@ class ChannelNorms(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func`. If it is a norm that loses channels, add its regression."""
+        """Call `func`. If it is a norm that loses channels, store its regression."""
         kwargs = kwargs or {}
         if func in _NORMS:
             given = _NORMS[func].bind(*args, **kwargs).arguments
@@ -85,16 +80,10 @@ _NORMS = {func: inspect.signature(func) for func in (F.layer_norm, F.group_norm,
 def _regression(
     func: Callable[..., Any], given: dict[str, Any], mask: Tensor, *, with_intercept: bool
 ) -> _Found | None:
-    """Regress the kept channels of one call on what the norm gives for kept channels alone.
+    """Regress the kept channels of one call, `mask` of shape `(channels,)`, on the norm of these channels alone.
 
-    Args:
-        func: The norm.
-        given: The arguments of the call, by name.
-        mask: Which channels are kept, `(channels,)` of bool.
-        with_intercept: Whether the norm has a bias to hold an intercept.
-
-    Returns:
-        None where groups would differ in size, or where the norm is over more than channels.
+    Without intercept if the norm has no bias. Returns None if the remaining groups differ in size, or if the norm is
+    over more than channels.
     """
     sizes = mask.view(given.get("num_groups", 1), -1).sum(1)
     sizes = sizes[sizes > 0]

@@ -1,4 +1,4 @@
-"""Where a layer can take up a constant: in its bias, or in the mean that the batch norm behind it subtracts."""
+"""Add a constant to a layer's outputs, through its bias or the mean of the batch norm behind it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["kept_shift", "shift_outputs"]
 
 
 def shift_outputs(settlement: Settlement, shift: Tensor) -> None:
-    """Add `(outputs,)` to what a layer returns, or to what the batch norm behind it sees of that.
+    """Add `shift`, `(outputs,)`, to a layer's outputs, through its bias or the running mean of its batch norm.
 
-    Whether there is a place for it that no other layer shares is for `survey` to say.
+    `survey` tells whether these belong to this layer alone.
     """
     if settlement.call.bias_is_free:
         assert settlement.call.bias is not None
@@ -22,7 +22,7 @@ def shift_outputs(settlement: Settlement, shift: Tensor) -> None:
 
 
 def kept_shift(shift: Tensor, outputs: Tensor | None, factors: Tensor | None) -> Tensor:
-    """What remains of a constant found for the unpruned layer, `(groups, outputs)`, scaled as its rows are: `(outputs,)`."""
+    """The kept entries, `(outputs,)`, of a constant of the unpruned layer, `(groups, outputs)`, times `factors`."""
     flat = shift.flatten()
     if outputs is not None:
         flat = flat[outputs.to(flat.device)]

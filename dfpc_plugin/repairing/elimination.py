@@ -1,4 +1,4 @@
-"""What it costs to remove channels one after the other, when those that are left replace each that goes."""
+"""The cost of removing channels one by one, while the remaining channels compensate for each removed one."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ __all__ = ["Reader", "StandingInReader", "elimination_costs", "readers_of"]
 
 _ROUNDS = 32
 _WAITING = 32
-"""Matrices are updated once one in so many of their entries is removed: few large updates cost less than many small ones."""
+"""Updates are applied once one in this many entries is removed: few large ones cost less than many small ones."""
 _SPARSE = 8
-"""One in so many entries has to be removed before the others are put together."""
+"""Removed entries are dropped from the matrices once they are one in this many."""
 
 
 class Reader:
-    """A layer, or one group of a grouped one, that reads the units of a coupling, and whose inputs do not replace each other."""
+    """A layer, or one group of it, that reads the units of a coupling; its inputs do not compensate for each other."""
 
     def __init__(self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], scale: float) -> None:
-        """Begin with everything there.
+        """Begin with all units.
 
         Args:
-            gram: The diagonal of W' W, `(entries,)`, with W the layer's weights, rows weighted by how much errors matter.
+            gram: The diagonal of W' W, `(entries,)`; W are the layer's weights, its rows weighted by how much errors
+                matter.
             covariance: Variances, `(entries,)`.
-            entries: Which entries go with each unit, by its number; units that it does not read are left out.
-            scale: What costs are multiplied by.
+            entries: The entries of each unit, by its number; units that the layer does not read are left out.
+            scale: Costs are multiplied by this.
         """
         self._scale, self._entries = scale, entries
         pairs = [(unit, entry) for unit, own in entries.items() for entry in own]
@@ -38,12 +39,12 @@ class Reader:
         self._alone = gram * covariance
 
     def add_costs(self, costs: Tensor) -> None:
-        """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
+        """Add the cost of removing each unit, as a share of the layer's squared output, to `costs`, `(units,)`."""
         units, entries = self._pairs
         costs.index_add_(0, units, self._alone[entries].to(costs) * self._scale)
 
     def add_costs_in_turn(self, units: Sequence[int], costs: Tensor) -> None:
-        """Add, to `(len(units),)`, what each of some units costs after those before it are removed."""
+        """Add to `costs`, `(len(units),)`, the cost of each of `units` after those before it are removed."""
         pairs = [(turn, entry) for turn, unit in enumerate(units) for entry in self._entries.get(unit, ())]
         if pairs:
             turns, entries = torch.tensor(pairs, device=costs.device).unbind(1)
@@ -56,35 +57,32 @@ class Reader:
             self._remove(torch.tensor(own, device=self._alone.device))
 
     def _costs_in_turn(self, entries: Tensor) -> Tensor:
-        """What each entry costs after those before it are removed."""
+        """The cost of each entry after those before it are removed."""
         return self._alone[entries]
 
     def _remove(self, entries: Tensor) -> None:
-        """Remove entries."""
         self._alone[entries] = 0
 
 
 class StandingInReader(Reader):
-    """A reader of entries that replace each other, as far as they are correlated.
+    """A reader whose inputs compensate for each other, as far as they are correlated.
 
-    With C the covariance of a layer's inputs (and a ridge), P its inverse, and W its weights fitted to what remains by least
-    squares, removing the entries b of a unit as well costs
+    Let C be the covariance of a layer's inputs (plus a ridge), P its inverse, and W the weights, fitted to the
+    remaining inputs by least squares. Removing the entries b of one more unit then adds
 
         tr(W_b P_bb^-1 W_b')  =  tr(P_bb^-1 M_bb),  M = W' W
 
-    of its squared output: the part of these entries that all others do not tell. With rows of W weighted by how much errors of
-    the layer's outputs matter, it is what removing them costs at the outputs of the model. Removal takes W to W - W_b S and P to
-    P - P_b' S, with S = P_bb^-1 P_b, so that M goes to M - H' S - S' H, with H = M_b - M_bb S / 2. (Hassibi and Stork, "Second
-    order derivatives for network pruning: optimal brain surgeon", 1992, with the layer's own squared error for a loss.)
+    to the squared error of the output: the part of these entries that the others cannot predict. If the rows of W are
+    weighted by how much errors of the layer's outputs matter, this is the cost at the outputs of the model. With S =
+    P_bb^-1 P_b and H = M_b - M_bb S / 2, removal changes W to W - W_b S, P to P - P_b' S, and M to M - H' S - S' H.
+    (Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", 1992, with the layer's
+    own squared error as the loss.)
     """
 
     def __init__(
         self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], scale: float, ridge: float
     ) -> None:
-        """Begin with everything there, as `Reader`; `gram` and `covariance` are whole matrices, `(entries, entries)`.
-
-        The ridge is in multiples of the mean variance.
-        """
+        """Begin as `Reader`, with full matrices, `(entries, entries)`; `ridge` is in multiples of the mean variance."""
         super().__init__(gram.diagonal(), covariance.diagonal(), entries, scale)
         level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
         unit = torch.eye(len(covariance), dtype=gram.dtype, device=gram.device)
@@ -93,20 +91,20 @@ class StandingInReader(Reader):
         sizes = sorted({len(own) for own in entries.values()})
         equal = ({unit: own for unit, own in entries.items() if len(own) == size} for size in sizes)
         self._units = [_Units(own, self._inverse, self._gram) for own in equal]
-        self._places = torch.arange(len(gram), device=gram.device)  # of entries, which change as others are left out
+        self._places = torch.arange(len(gram), device=gram.device)  # the row of each entry in the matrices
         self._gone = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
         self._waiting = (gram.new_zeros(0, len(gram)),) * 3  # P_b, S and H of removed entries
 
     def add_costs(self, costs: Tensor) -> None:
-        """Add, to `(units,)`, the share of the layer's squared output that removing each unit costs."""
+        """Add the cost of removing each unit, as a share of the layer's squared output, to `costs`, `(units,)`."""
         for units in self._units:
             units.add_costs(costs, self._scale)
 
     def _costs_in_turn(self, entries: Tensor) -> Tensor:
-        """What each entry costs after those before it are removed.
+        """The cost of each entry after those before it are removed.
 
-        With P_bb = L L' for entries b in this order, it is the diagonal of L^-1 M_bb L^-T: row i of L^-1 is the part of entry i
-        that those before it do not tell.
+        With P_bb = L L', it is the diagonal of L^-1 M_bb L^-T: row i of L^-1 is the part of entry i that earlier ones
+        cannot predict.
         """
         index = self._places[entries]
         inverse, gram = self._rows(index, index)
@@ -115,7 +113,7 @@ class StandingInReader(Reader):
         return torch.linalg.solve_triangular(lower, half.mT, upper=False).diagonal()
 
     def _rows(self, index: Tensor, columns: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Rows of P and of M, at some of their columns."""
+        """Rows of P and M, at some of their columns."""
         inverse, gram = self._inverse[index][:, columns], self._gram[index][:, columns]
         if len(self._waiting[0]):
             rows, share, half = (own[:, index].mT for own in self._waiting)
@@ -125,7 +123,6 @@ class StandingInReader(Reader):
         return inverse, gram
 
     def _remove(self, entries: Tensor) -> None:
-        """Remove entries, and let the others replace them."""
         index = self._places[entries]
         rows, gram = self._rows(index)
         share = torch.linalg.solve(rows[:, index], rows)
@@ -139,7 +136,7 @@ class StandingInReader(Reader):
             self._update()
 
     def _update(self) -> None:
-        """Do the updates that wait, and leave out removed entries once these are many."""
+        """Apply the pending updates, and drop removed entries once there are many."""
         rows, share, half = self._waiting
         self._inverse.addmm_(rows.mT, share, alpha=-1)
         self._gram.addmm_(half.mT, share, alpha=-1).addmm_(share.mT, half, alpha=-1)
@@ -156,23 +153,21 @@ class StandingInReader(Reader):
 
 
 class _Units:
-    """Units of which a layer reads equally many entries, with P_bb and M_bb of each, `(units, size, size)`."""
+    """Units with the same number of entries in a layer, with P_bb and M_bb of each, `(units, size, size)`."""
 
     def __init__(self, entries: Mapping[int, Sequence[int]], inverse: Tensor, gram: Tensor) -> None:
-        """Take the blocks of `entries`, by unit, from P and M."""
         self._units = torch.tensor(list(entries), device=gram.device)
         self._entries = torch.tensor([list(own) for own in entries.values()], device=gram.device)
         inside = self._entries[:, :, None], self._entries[:, None]
         self._inverse, self._gram = inverse[inside], gram[inside]
 
     def add_costs(self, costs: Tensor, scale: float) -> None:
-        """Add what removing each unit costs."""
         alone = self._entries.shape[1] == 1
         own = self._gram / self._inverse if alone else torch.linalg.solve(self._inverse, self._gram)
         costs.index_add_(0, self._units, own.diagonal(dim1=1, dim2=2).sum(1).to(costs) * scale)
 
     def update(self, change: Sequence[Tensor], gone: Tensor) -> None:
-        """Change the blocks as P and M change. Removed units get blocks that can be solved, which are not used."""
+        """Change the blocks as P and M change. Removed units get identity blocks, so that the batched solve works."""
         rows, share, half = (own[:, self._entries] for own in change)
         self._inverse -= torch.einsum("rui,ruj->uij", rows, share)
         crossed = torch.einsum("rui,ruj->uij", half, share)
@@ -181,7 +176,7 @@ class _Units:
         self._inverse[gone[self._entries[:, 0]]] = unit
 
     def renumber(self, places: Tensor) -> None:
-        """Leave out units whose entries are removed, and note the new places of the others."""
+        """Drop removed units, and renumber the entries of the others."""
         entries = places[self._entries]
         there = entries[:, 0] >= 0
         self._units, self._entries = self._units[there], entries[there]
@@ -189,11 +184,11 @@ class _Units:
 
 
 def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
-    """Remove units one after the other, the cheapest first, and return what each has cost, `(units,)` float64.
+    """Remove units one after the other, the cheapest first, and return the cost of each, `(units,)` float64.
 
-    A unit always costs more than one that has been removed before it, so that the order of the costs is that of removal. Where there
-    are many units, some go at a time: of the cheapest, those that still cost no more than the rest after the ones before them
-    have been removed.
+    Costs do not decrease from one removal to the next, so their order is that of removal. With many units, several are
+    removed at a time: those of the cheapest that, after the ones before them are removed, still cost no more than the
+    next unit.
     """
     result = torch.zeros(units, dtype=torch.float64, device=device)
     left = torch.ones(units, dtype=torch.bool, device=device)
@@ -208,7 +203,7 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
         going = order[:count].tolist()
         own = _costs_in_turn(going, readers, device)
         if count < units:
-            own[0] = -torch.inf  # one at least
+            own[0] = -torch.inf  # at least one is removed
             going = [unit for unit, goes in zip(going, (own <= values[count]).tolist(), strict=True) if goes]
             own = _costs_in_turn(going, readers, device)
         for unit, cost in zip(going, own.tolist(), strict=True):
@@ -221,7 +216,6 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
 
 
 def _costs_in_turn(units: Sequence[int], readers: Sequence[Reader], device: torch.device) -> Tensor:
-    """What each of some units costs after those before it have been removed, `(len(units),)`."""
     costs = torch.zeros(len(units), dtype=torch.float64, device=device)
     for reader in readers:
         reader.add_costs_in_turn(units, costs)
@@ -234,16 +228,11 @@ def readers_of(
     ridge: float,
     sensitivity: Sensitivity | None = None,
 ) -> list[Reader]:
-    """One reader per matrix, and group of it, of a layer, from the input channels that go with each unit.
+    """The readers of a layer: one for every matrix, and every group of it; none if its inputs do not vary.
 
-    Costs are shares of the outputs' variance: all of a layer's entries cost the layer's share, as far as they cannot replace
-    each other. A layer whose inputs do not vary has no reader.
-
-    Args:
-        moments: The layer's.
-        entries: The channels of every unit.
-        ridge: In multiples of the mean variance.
-        sensitivity: How much errors of the layer's outputs matter; by default all alike, and the layer's share is one.
+    `entries` are the input channels of every unit, and the ridge is in multiples of the mean variance. Costs are shares
+    of the outputs' variance: without compensation, all entries together cost the layer's share, which is one if there
+    is no `sensitivity`.
     """
     matrices = _single([own.matrix for own in moments])
     if sensitivity is not None:
@@ -273,13 +262,13 @@ def readers_of(
 
 
 def _single(tensors: list[Tensor]) -> list[Tensor]:
-    """Divide by the largest number of all and go to float32: twice as fast as float64, and exact enough with a ridge."""
+    """Divide by the largest entry and convert to float32: twice as fast as float64, and exact enough with a ridge."""
     largest = max(float(own.abs().max()) for own in tensors) or 1.0
     return [(own / largest).float() for own in tensors]
 
 
 def _by_group(entries: Mapping[int, Sequence[int]], groups: int, channels: int) -> list[dict[int, list[int]]]:
-    """Sort the input channels of units by the groups that read them, of so many channels each."""
+    """Split the input channels of units by group, each of `channels` channels."""
     found: list[dict[int, list[int]]] = [{} for _ in range(groups)]
     for unit, own in entries.items():
         for channel in own:
@@ -289,7 +278,7 @@ def _by_group(entries: Mapping[int, Sequence[int]], groups: int, channels: int) 
 
 
 def _weighted(matrices: list[Tensor], weights: Tensor) -> list[Tensor]:
-    """Multiply rows by the roots of the weights of their outputs; as they are where outputs do not correspond to rows."""
+    """Multiply rows by the square roots of their outputs' weights; unchanged if outputs do not correspond to rows."""
     rows = [matrix.shape[0] * matrix.shape[1] for matrix in matrices]
     taps, rest = divmod(sum(rows), len(weights))
     if rest or any(own % taps for own in rows):

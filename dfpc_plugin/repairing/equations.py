@@ -1,4 +1,4 @@
-"""Least squares of one layer: collected sample by sample, solved in float64, accepted if they do better on other samples."""
+"""Least squares of one layer, solved in float64 and accepted only if it does better on held-out samples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Solution:
 
     Attributes:
         matrix: `(groups, outputs, entries of a row)`.
-        bias: `(groups, outputs)`; what there was if it could not change.
-        ridge: The ridge that it was solved with.
-        before: Squared error of the old weights on samples that took no part, over the variance of what was to be fitted.
-        after: The same of the new ones.
+        bias: `(groups, outputs)`; the old one if it could not change.
+        ridge: The ridge that was used.
+        before: Squared error of the old weights on held-out samples, over the variance of the targets.
+        after: The same of the new weights.
     """
 
     matrix: Tensor
@@ -35,19 +35,19 @@ class Solution:
 
 
 class Equations:
-    """Rows of inputs and the outputs wanted of them, as the sums that least squares needs.
+    """The sums that least squares needs, over rows of inputs and their targets.
 
-    With fewer rows than unknowns the rows themselves are kept, which is less, and the same system is solved among them.
-    Sums are taken around the first sample's means, so that float32 products lose nothing to large means.
+    With fewer rows than unknowns, the rows themselves are kept and the dual system is solved. Sums are taken around the
+    first sample's means, so that large means cost no precision in float32.
     """
 
     def __init__(self, matrix: Tensor, bias: Tensor, *, rows: int, free_bias: bool) -> None:
-        """Start with the weights that are to be improved.
+        """Start with the weights to be improved.
 
         Args:
             matrix: `(groups, outputs, entries)`, float64.
             bias: `(groups, outputs)`, float64.
-            rows: How many rows there will be, about.
+            rows: Expected number of rows.
             free_bias: A constant may be added to the outputs.
         """
         self._matrix, self._bias, self._free = matrix, bias, free_bias
@@ -59,7 +59,7 @@ class Equations:
         self._center = (torch.zeros(()), torch.zeros(()))
 
     def add(self, rows: Tensor, wanted: Tensor) -> None:
-        """Take `rows` `(n, groups, entries)` and the outputs `wanted` of them `(n, groups, outputs)` into account."""
+        """Add `rows`, `(n, groups, entries)`, and their targets, `(n, groups, outputs)`."""
         rows, wanted = rows.transpose(0, 1), wanted.transpose(0, 1)
         if not self._count:
             zero = rows.new_zeros(())
@@ -73,23 +73,20 @@ class Equations:
         self._count += rows.shape[1]
 
     def add_unseen(self, rows: Tensor, wanted: Tensor) -> None:
-        """Keep samples to judge solutions by."""
+        """Keep held-out samples to judge solutions by."""
         self._others.append((rows.transpose(0, 1), wanted.transpose(0, 1)))
 
     def error(self, matrix: Tensor, bias: Tensor) -> float:
-        """Squared error on the unseen samples, over the variance of what is wanted there; NaN if that is nothing."""
+        """Squared error on the held-out samples, over the variance of their targets; NaN if that is zero."""
         total = self._varying
         return self._wrong(matrix, bias) / total if total > 0 else math.nan
 
     def solve(self, ridge: float) -> Solution | None:
-        """Minimise the squared error plus `ridge` times the mean square of an entry of the rows times the change of weights.
+        """Minimise the squared error plus a ridge on the change of the weights; None if that improves nothing.
 
-        The change is from the old weights, so that what the samples say nothing about stays as it is. A system that cannot
-        be solved, or whose solution does worse than the old weights on the unseen samples, is solved again with ten times
-        the ridge.
-
-        Returns:
-            None if nothing does better, or there is nothing to judge by.
+        The ridge is in multiples of the mean square of the rows' entries. It pulls towards the old weights, so whatever
+        the samples do not determine stays. A system that cannot be solved, or whose solution does worse than the old
+        weights on the held-out samples, is solved again with ten times the ridge.
         """
         if not self._others:
             return None
@@ -105,19 +102,19 @@ class Equations:
         return None
 
     def _wrong(self, matrix: Tensor, bias: Tensor) -> float:
-        """Squared error on the unseen samples."""
+        """Squared error on the held-out samples."""
         return sum(float((x.double() @ matrix.mT + bias[:, None] - y).square().sum()) for x, y in self._others)
 
     @property
     def _varying(self) -> float:
-        """Squares of what is wanted of the unseen samples, around its mean."""
+        """Sum of squares of the held-out targets around their mean."""
         if not self._others:
             return 0.0
         wanted = torch.cat([y for _, y in self._others], 1).double()
         return float((wanted - wanted.mean(1, keepdim=True)).square().sum())
 
     def _solve_normal(self, ridge: float) -> tuple[Tensor, Tensor] | None:
-        """By the normal equations."""
+        """Solve the normal equations."""
         xx, xy, x, y = (total / self._count for total in self._sums)
         if self._free:
             xx, xy = xx - x[:, :, None] * x[:, None], xy - x[:, :, None] * y[:, None]
@@ -132,7 +129,7 @@ class Equations:
         return self._with_bias(matrix, x, y)
 
     def _solve_among_rows(self, ridge: float) -> tuple[Tensor, Tensor] | None:
-        """By the dual system, one unknown per row: w = w0 + X' (X X' + n r)^-1 (y - X w0)."""
+        """Solve the dual system, with one unknown per row: w = w0 + X' (X X' + n r)^-1 (y - X w0)."""
         x = torch.cat([part for part, _ in self._kept], 1).double()
         y = torch.cat([part for _, part in self._kept], 1).double()
         means = (x.mean(1), y.mean(1))
@@ -149,7 +146,7 @@ class Equations:
         return self._with_bias(self._matrix + change.mT, *means)
 
     def _with_bias(self, matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The constant that goes with a matrix: what the means are off by."""
+        """Add the bias that corrects the means; None if the weights are not finite."""
         if not bool(torch.isfinite(matrix).all()):
             return None
         if not self._free:
@@ -159,7 +156,7 @@ class Equations:
 
 
 def _level(squares: Tensor, ridge: float) -> Tensor:
-    """What to add to the diagonal of every group, `(groups, 1, 1)`; a group whose inputs never vary keeps its weights."""
+    """What to add to the diagonal of every group, `(groups, 1, 1)`; groups with constant inputs keep their weights."""
     level = ridge * squares
     if ridge:
         level = torch.where(squares > 1e-12 * squares.mean(), level, torch.ones_like(level))

@@ -1,4 +1,4 @@
-"""Rows of weights that a cut has scaled."""
+"""The remaining part of a weight, and the factors by which pruning scaled its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALIKE = 1 - 1e-6
 
 
 def kept_matrix(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | None:
-    """What remains of the original's weight: `(groups, outputs, entries)` as in the pruned model; None if groups went."""
+    """The kept part of the original's weight, `(groups, outputs, entries)`; None if whole groups were removed."""
     matrix: Tensor | None = original.matrix
     outputs, inputs = kept.outputs(original), kept.inputs(original)
     if original.groups != pruned.groups:
@@ -27,10 +27,10 @@ def kept_matrix(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | 
 
 
 def row_factors(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | None:
-    """By what a cut has multiplied the rows of a weight, `(groups, outputs)`; None where it has not, or that is not known.
+    """The factors by which pruning multiplied the rows of a weight, `(groups, outputs)`; None if unscaled or unknown.
 
-    Attention is scaled by its width, so a cut that makes heads narrower compensates for that in the rows of queries. What the
-    layer is to return is scaled by as much.
+    Attention divides by the square root of the heads' width, so pruning that makes heads narrower rescales the rows of
+    the queries. The targets of the layer are scaled alike.
     """
     before, after = kept_matrix(original, pruned, kept), pruned.matrix
     if before is None:
@@ -46,7 +46,7 @@ def row_factors(original: LayerCall, pruned: LayerCall, kept: Kept) -> Tensor | 
 
 
 def _chosen(matrix: Tensor, mask: Tensor, axis: int) -> Tensor | None:
-    """Take what `mask`, `(groups, entries)`, says along an axis of every group; None if groups would differ in size."""
+    """Select the entries in `mask`, `(groups, entries)`, along an axis; None if groups would differ in size."""
     counts = mask.sum(1)
     if bool((counts != counts[0]).any()):
         return None

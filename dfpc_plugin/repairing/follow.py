@@ -1,8 +1,8 @@
-"""Follow a forward layer by layer: every output of a layer waits to be settled until something is done with it.
+"""Intercept every layer's output in a forward: it stays pending until something else uses it, and is then settled.
 
-What follows a layer without mixing anything (a batch norm in evaluation, a scale, a permutation) is noted as a *tail*. Where
-the tail ends in a sum with other data, as at the end of a residual branch, the layer may be fitted to the *sum*: it then
-corrects errors of the other summand, too. Everywhere else the layer is fitted before its output is used.
+Operations behind a layer that mix nothing (a batch norm in evaluation mode, a scale, a permutation) form its *tail*. If
+the tail ends in a sum with other data, as at the end of a residual branch, the layer can be fitted to the *sum*; it
+then also corrects errors of the other summand. All other layers are fitted before their output is used.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = ["Follower", "Settlement"]
 
 @dataclass(eq=False)
 class Settlement:
-    """A layer's output, and what has become of it by the time that it is needed.
+    """A layer's output, and what was done with it until it is needed.
 
     Attributes:
         call: The layer's call.
         output: What it returned.
-        tail: What was done with it since, each a function of one tensor.
-        values: What each of these returned.
-        norm_mean: The running mean of the batch norm that comes right behind the layer, which can take up a constant.
+        tail: The operations applied to it since, each a function of one tensor.
+        values: The result of each of these.
+        norm_mean: The running mean of the batch norm directly behind the layer, which can take up a constant.
         norm_variance: The running variance of that batch norm.
-        other: What `value` is about to be added to; None where it meets nothing of its own shape.
+        other: The tensor that `value` is about to be added to; None if it is not added to one of its shape.
     """
 
     call: LayerCall
@@ -55,13 +55,13 @@ class Settlement:
         return self.values[-1] if self.values else self.output
 
     def through_tail(self, output: Tensor) -> Tensor:
-        """What the tail makes of an output."""
+        """Apply the tail to an output."""
         for step in self.tail:
             output = step(output)
         return output
 
     def refresh(self) -> None:
-        """Compute the output and its tail again, into the tensors that the forward holds."""
+        """Recompute the output and its tail, in place."""
         value = self.call.run()
         self.output.copy_(value)
         for step, result in zip(self.tail, self.values, strict=True):
@@ -70,17 +70,17 @@ class Settlement:
 
 
 class Follower(TorchFunctionMode):
-    """Tells of every layer's output, before anything else is done with it.
+    """Reports every layer's output before anything else uses it.
 
     Attributes:
         names: Paths of the model's modules and parameters.
-        used_elsewhere: Where it watches, outputs that go into a batch norm and into something else.
+        used_elsewhere: With `watch`, the outputs that go into a batch norm and into something else.
     """
 
     def __init__(self, model: nn.Module, settle: Callable[[Settlement], None], *, watch: bool = False) -> None:
-        """Follow forwards of `model`; `settle` is called with each output, in the order that these are needed.
+        """Follow forwards of `model`; `settle` is called with each output, in the order in which they are needed.
 
-        With `watch`, outputs that go into a batch norm are remembered to the end, to see what else they go into.
+        With `watch`, outputs that go into a batch norm are held to the end, to see what else uses them.
         """
         super().__init__()
         self.names = ModelNames(model)
@@ -92,7 +92,7 @@ class Follower(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do what `func` does, and see what it does it with."""
+        """Call `func`, after settling the pending outputs that it uses."""
         kwargs = kwargs or {}
         if func in METADATA:
             return func(*args, **kwargs)
@@ -101,7 +101,7 @@ class Follower(TorchFunctionMode):
         call = layer_call(func, args, kwargs, self.names)
         operands = tensors((args, kwargs))
         self.used_elsewhere += [self._normed[id(tensor)] for tensor in operands if id(tensor) in self._normed]
-        waiting = self._among(operands)  # which is settled before anything is overwritten
+        waiting = self._among(operands)  # settled before anything is overwritten
         if self._waiting and in_place(func, args, kwargs):
             self.settle([other for other in self._with_input_in(operands[0]) if other not in waiting])
         if call is None and len(waiting) == 1 and _is_tail(func, args, kwargs, waiting[0].value):
@@ -116,18 +116,17 @@ class Follower(TorchFunctionMode):
         return result
 
     def settle(self, waiting: Iterable[Settlement] | None = None) -> None:
-        """Settle outputs; all that wait, by default."""
+        """Settle outputs; by default all pending ones."""
         for settlement in list(self._all() if waiting is None else waiting):
             for tensor in (settlement.output, *settlement.values):
                 self._waiting.pop(id(tensor), None)
             self._settle(settlement)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A linear layer that another function contains."""
         return self.__torch_function__(F.linear, (), (input, weight, bias))
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
-        """What lies between the projections of attention, once these are settled."""
+        """Settle the projections, then compute the attention between them."""
         self.settle(self._among(tensors((args, kwargs))))
         return F.multi_head_attention_forward(*args, **kwargs)
 
@@ -135,17 +134,16 @@ class Follower(TorchFunctionMode):
         return list({id(settlement): settlement for settlement in self._waiting.values()}.values())
 
     def _among(self, operands: Iterable[Tensor]) -> list[Settlement]:
-        """Outputs that wait and are about to be used."""
+        """Pending outputs that are about to be used."""
         found = (self._waiting.get(id(tensor)) for tensor in operands)
         return list({id(settlement): settlement for settlement in found if settlement is not None}.values())
 
     def _with_input_in(self, target: Tensor) -> list[Settlement]:
-        """Outputs that wait, of layers whose inputs are about to be overwritten."""
+        """Pending outputs of layers whose inputs are about to be overwritten."""
         storage = target.untyped_storage().data_ptr()
         return [s for s in self._all() if s.call.input.untyped_storage().data_ptr() == storage]
 
     def _extend(self, settlement: Settlement, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Tensor:
-        """Let the tail go on."""
         before = settlement.value
 
         def step(tensor: Tensor) -> Tensor:
@@ -196,7 +194,6 @@ _DROPOUTS = frozenset(forms("dropout", "dropout1d", "dropout2d", "dropout3d"))
 
 
 def _is_sum(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether `func` adds two tensors of one shape."""
     return (
         func in _SUMS
         and not kwargs
@@ -207,7 +204,7 @@ def _is_sum(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bo
 
 
 def _is_tail(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], value: Tensor) -> bool:
-    """Whether `func` scales the entries of its first argument, or moves them, and mixes nothing."""
+    """Whether `func` only scales or moves the entries of its first argument."""
     if not args or args[0] is not value or in_place(func, args, kwargs):
         return False
     if func in _MOVES:
@@ -222,7 +219,7 @@ def _is_tail(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], valu
 
 
 def _is_scale(factor: Any, shape: torch.Size) -> bool:
-    """Whether a factor is a number, or one number per channel of something of that shape."""
+    """Whether a factor is a number, or has one number per channel of a tensor of that shape."""
     if not isinstance(factor, Tensor):
         return isinstance(factor, int | float)
     return sum(size > 1 for size in factor.shape) <= 1 and torch.broadcast_shapes(factor.shape, shape) == shape

@@ -1,4 +1,4 @@
-"""Inputs to repair on, in batches, whatever they come as."""
+"""Collect inputs for a repair, from all supported types, into batches."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ __all__ = ["DEFAULT_COUNT", "Batches", "collected"]
 
 DEFAULT_COUNT = 256
 _NUMBERS = 2**22
-"""Numbers in one batch, at most: 80 images of 3 x 131 x 131."""
+"""Largest number of values in one batch: 80 images of 3 x 131 x 131."""
 _UNSEEN = 4
-"""One in so many inputs is kept to judge by."""
+"""One in this many inputs is held out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Inputs, the last quarter of which takes no part in what is fitted.
+    """Inputs in batches; the last quarter is held out, and nothing is fitted to it.
 
     Attributes:
-        parts: What to call a model with, each of bounded size.
+        parts: Inputs of a model, each of bounded size.
     """
 
     parts: list[ExampleInputs]
 
     @property
     def one(self) -> ExampleInputs:
-        """A single input, to look at a forward with."""
+        """A single input, enough to survey a forward."""
         return map_tensors(functools.partial(_taken, own=slice(0, 1)), self.parts[0])
 
     @property
     def counts(self) -> list[int]:
-        """How many inputs there are in each part."""
+        """Number of inputs in each part."""
         return [len(tensors(part)[0]) for part in self.parts]
 
     @property
@@ -58,16 +58,16 @@ class Batches:
 
     @property
     def unseen(self) -> Batches:
-        """What is kept to judge by."""
+        """The held-out inputs."""
         return self._cut(lambda count, share: slice(round(count * share), None))
 
     @property
     def fitted(self) -> Batches:
-        """What may be fitted to."""
+        """The inputs that may be fitted to."""
         return self._cut(lambda count, share: slice(0, round(count * share)))
 
     def _cut(self, part_of: Any) -> Batches:
-        """Some of every part, without those of which nothing is left."""
+        """A slice of every part; empty ones are dropped."""
         found = []
         for part, count, share in zip(self.parts, self.counts, self.seen, strict=True):
             own = part_of(count, share)
@@ -81,12 +81,12 @@ def collected(
 ) -> Batches:
     """Take `count` inputs, shuffled, in batches of bounded size, on the model's device and in its precision.
 
-    A tensor or a mapping is one batch; anything else is iterated over. A batch that is a tuple or list stands for its first
-    entry, as data loaders give labels beside images. What has one dimension less than `example_inputs` is a single image, as
-    data sets give them; of these, which often are sorted by class, `count` are drawn.
+    A tensor or a mapping is one batch; anything else is iterated over. Of a tuple or list, the first entry is used, as
+    data loaders return images and labels. An entry with one dimension less than `example_inputs` is a single image, as
+    data sets return them. `count` entries of a data set are drawn at random, because many are sorted by class.
 
     Raises:
-        RepairError: There are too few, or they are no tensors of numbers of one shape.
+        RepairError: There are fewer than two, or they are not tensors of numbers of one shape.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     given = _gathered(_drawn(images, count, seed), count, example_inputs)
@@ -105,11 +105,7 @@ def collected(
 
 
 def _gathered(images: Images, count: int, example_inputs: ExampleInputs | None) -> ExampleInputs:
-    """All inputs as one batch.
-
-    Raises:
-        RepairError: They are no batches of tensors that go together.
-    """
+    """All inputs as one batch; raises RepairError if they are not tensors, or differ in shape or type."""
     if isinstance(images, Tensor | Mapping):
         return _checked(images)
     try:
@@ -136,7 +132,7 @@ def _gathered(images: Images, count: int, example_inputs: ExampleInputs | None) 
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:
-    """Some entries of a data set in a random order; all else as it is."""
+    """Random entries of a data set; everything else is returned as it is."""
     if not isinstance(images, Dataset) or isinstance(images, IterableDataset):
         return images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]  # type: ignore[arg-type]
@@ -144,7 +140,7 @@ def _drawn(images: Images, count: int, seed: int) -> Images:
 
 
 def _is_single(inputs: Any, example_inputs: ExampleInputs | None) -> bool:
-    """Whether some inputs are one example, without the dimension of a batch."""
+    """Whether inputs are one example without a batch dimension."""
     if example_inputs is None or not isinstance(inputs, Tensor | Mapping):
         return False
     own, examples = tensors(inputs), tensors(example_inputs)
@@ -152,7 +148,6 @@ def _is_single(inputs: Any, example_inputs: ExampleInputs | None) -> bool:
 
 
 def _checked(batch: Any) -> ExampleInputs:
-    """A batch as a tensor or a plain dict."""
     if isinstance(batch, Mapping):
         batch = dict(batch)
     own = tensors(batch) if isinstance(batch, Tensor | dict) else []
@@ -170,7 +165,6 @@ def _checked(batch: Any) -> ExampleInputs:
 
 
 def _joined(batches: Sequence[ExampleInputs]) -> ExampleInputs:
-    """One batch of several."""
     parts: Iterable[list[Tensor]] = zip(*(tensors(batch) for batch in batches), strict=True)  # type: ignore[assignment]
     whole = iter([torch.cat(list(own)) for own in parts])
     return map_tensors(lambda _: next(whole), batches[0])

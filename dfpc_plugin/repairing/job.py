@@ -1,4 +1,4 @@
-"""One repair: what is repaired, with what, and what has come of it so far."""
+"""`RepairJob`: the models, settings and results of one repair."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class RepairJob:
         model: The pruned model.
         original: The model it was pruned from.
         example_inputs: What both are called with.
-        settings: How.
-        kept: Which channels are left.
-        phases: Times what is done, and passes progress on.
-        forward_fn: How the models are called, if not plainly.
-        calibration: Inputs to run on that serve several repairs.
-        output_error: Of the model's output, before and after.
+        settings: The settings.
+        kept: Which channels remain.
+        phases: Times the phases, and reports progress.
+        forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
+        calibration: Inputs shared by several repairs.
+        output_error: Error of the model's output, before and after.
         notes: What the user should know.
     """
 
@@ -51,11 +51,9 @@ class RepairJob:
     notes: list[str] = field(default_factory=list)
 
     def error(self, batches: Batches, *, noise: bool = False) -> float | None:
-        """Squared error of the model's output over its variance; None where outputs cannot be compared.
+        """Squared error of the model's output over its variance; None if outputs cannot be compared.
 
-        Args:
-            batches: What to call both models with.
-            noise: It is noise, which batch norms take for data.
+        With `noise`, batch norms normalise the batches, which are noise, as they would normalise data.
         """
         wrong = squares = 0.0
         count, sums = 0, [torch.zeros(())]
@@ -74,7 +72,6 @@ class RepairJob:
         return wrong / total if total > 1e-9 * squares else None
 
     def _outputs(self, batch: ExampleInputs, noise: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """What the model and the original return."""
         with MomentsSeen() if noise else contextlib.nullcontext() as seen:
             wanted = _outputs(self.original, batch, self.forward_fn)
         before = {} if seen is None else seen.by_name(self.original)
@@ -83,6 +80,6 @@ class RepairJob:
 
 
 def _outputs(model: nn.Module, batch: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Tensor]:
-    """Tensors of numbers that a model returns."""
+    """The floating-point outputs of a model."""
     result = run_forward(model, batch, forward_fn)
     return [tensor.float() for tensor in returned_tensors(result) if tensor.is_floating_point()]

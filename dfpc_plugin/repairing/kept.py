@@ -1,4 +1,4 @@
-"""Which outputs and inputs of every layer a pruned model has kept."""
+"""Which outputs and inputs of every layer remain in a pruned model."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ __all__ = ["Kept", "kept_channels"]
 
 
 class Kept:
-    """What remains of a model's channels.
+    """The channels that remain in a pruned model.
 
     Attributes:
         removed: Which channels are removed, `(channels,)` of bool.
     """
 
     def __init__(self, couplings: CouplingMap, removed: Tensor) -> None:
-        """Read where `removed` channels lay in the model that `couplings` was found on."""
+        """Combine the channels `removed` with the `couplings` of the unpruned model."""
         self.removed = removed
         self._axes: dict[tuple[str, int], Axis] = {(a.tensor, a.dim): a for a in couplings.channels.axes}
 
     def along(self, tensor: str, dim: int) -> Tensor | None:
-        """Which entries are left along a dimension of a parameter, `(entries,)` of bool; None if none could go."""
+        """Which entries remain along a dimension of a parameter, `(entries,)` of bool; None if none can be pruned."""
         axis = self._axes.get((tensor, dim))
         return None if axis is None else ~self.removed[axis.channels]
 
     def outputs(self, call: LayerCall) -> Tensor | None:
-        """Which outputs of a call on the unpruned model are left; None if all are."""
+        """Which outputs of a call on the unpruned model remain; None if all do."""
         kept = self._of(call.name, call.weight_axis)
         return kept if kept is None else kept[call.rows_of]
 
     def inputs(self, call: LayerCall) -> Tensor | None:
-        """Which inputs of a call on the unpruned model are left, `(channels,)`, over all groups.
+        """Which inputs of a call on the unpruned model remain, `(channels,)`, over all groups.
 
-        None if all are, or all of every group that is left: a depthwise convolution has lost nothing that it read.
+        None if all do, or if each group remains or is removed as a whole: a depthwise convolution keeps all that it
+        reads.
         """
         kept = self._of(call.name, 1 - call.weight_axis)
         if kept is None or call.groups == 1:
@@ -63,18 +64,13 @@ def kept_channels(
     forward_fn: ForwardFunction | None,
     removed: Mapping[str, Sequence[int]] | None,
 ) -> Kept:
-    """Find out which channels of `original` are left in `model`.
+    """Find out which channels of `original` remain in `model`.
 
-    Args:
-        model: The pruned model.
-        original: The model it was pruned from.
-        example_inputs: What both are called with.
-        forward_fn: Called as `forward_fn(model, example_inputs)` instead.
-        removed: Indices of outputs that went, by layer, as `PruneResult.removed` has them; by default found by comparing
-            weights.
+    `removed` has the indices of removed outputs by layer, as in `PruneResult.removed`; None to find them by comparing
+    weights.
 
     Raises:
-        RepairError: That cannot be told, or `model` is not `original` without some channels.
+        RepairError: They cannot be found, or `model` is not `original` without some channels.
         DFPCError: As `find_couplings` raises.
     """
     couplings = map_couplings(original, example_inputs, forward_fn)

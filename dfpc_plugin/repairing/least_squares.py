@@ -1,4 +1,4 @@
-"""Repair by least squares: every layer in turn, on what reaches it in the pruned model, towards what the unpruned one makes."""
+"""Repair by least squares: fit each layer, on its inputs in the pruned model, to its outputs in the unpruned one."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from dfpc_plugin.tracing.tree import tensors
 __all__ = ["fit_layers"]
 
 _ENTRIES = 2**26
-"""Numbers that the sampled rows of one layer may be in all: 256 MiB of float32."""
+"""Largest number of values in the sampled rows of one layer: 256 MiB of float32."""
 _AT_ONCE = 2**22
 _UNSEEN = 4
-"""One in so many samples is kept to judge by."""
+"""One in this many samples is held out."""
 _EXACT = 1e-12
 _LEAST_MEMORY = 4 * 2**30
 _ALIVE = 4
-"""How many times the largest layer's inputs and outputs two forwards hold, about, when they wait."""
+"""Approximate memory of two paused forwards, in multiples of the largest layer's inputs and outputs."""
 
 
 def fit_layers(
@@ -53,21 +53,21 @@ def fit_layers(
     store: Store,
     progress: Callable[[float], None],
 ) -> list[LayerRepair]:
-    """Change the weights of `model`, in place, so that every layer makes of its inputs what it makes in `original`.
+    """Change the weights of `model`, in place, so that every layer's outputs approach those in `original`.
 
     Args:
         model: The pruned model, in evaluation mode.
         original: The model it was pruned from, in evaluation mode.
         batches: What to call both with, and how much of each may be fitted to.
-        kept: Which channels are left.
-        forward_fn: As everywhere.
+        kept: Which channels remain.
+        forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
         ridge: See `Equations.solve`.
-        rows: How many rows of a layer's inputs to sample, at most, from all batches together.
-        seed: Chooses them.
-        memory_gib: Forwards of as many batches as fit in that are kept under way. Those of the others are started again for
-            every layer, which takes half as many forwards as there are layers. None for half of the free memory.
-        store: Where solved layers are kept, and taken from if they are there.
-        progress: Told the share of the layers that is done.
+        rows: Largest number of rows of a layer's inputs to sample, over all batches.
+        seed: Random seed of the samples.
+        memory_gib: Memory limit (GiB) for paused forwards; None for half of the free memory. The batches that do not
+            fit are run from the start for every layer, on average half a forward each time.
+        store: Where solved layers are saved, and loaded from if they are there already.
+        progress: Called with the share of the layers that is done.
 
     Returns:
         What was done, layer by layer in the order of the forward.
@@ -116,12 +116,12 @@ class _Layer:
         self._factors = row_factors(pair.original.call, call, kept)
 
     def sample(self, pair: Pair, kept: Kept, seen: float, generator: torch.Generator) -> None:
-        """Take rows of the layer's inputs, and what is wanted of them, from two forwards that have come to it.
+        """Sample rows of the layer's inputs and their targets from two forwards that have stopped at it.
 
-        A share `seen` of them, from the front, may be fitted to; the others are to judge by.
+        A share `seen` of the positions, from the front, may be fitted to; the others are held out.
         """
         call, output = pair.pruned.call, pair.pruned.output
-        if self._step.repeated:  # what it is added to may hold its own results, which will be others
+        if self._step.repeated:  # the other summand may depend on this layer's own outputs, which will change
             pair.original.other = pair.pruned.other = None
         wanted = wanted_output(pair.original, pair.pruned, kept.outputs(pair.original.call), self._factors)
         self._exact = self._exact and _is_close(output, wanted)
@@ -137,7 +137,6 @@ class _Layer:
                 take(call.rows(positions), call.outputs(wanted, positions))
 
     def repair(self, ridge: float, store: Store, number: int) -> LayerRepair:
-        """Solve, write, and say what came of it."""
         if store.has(number):
             matrix, bias, report = store.load(number, self._call.matrix)
         else:
@@ -152,7 +151,6 @@ class _Layer:
         return report
 
     def _report(self, solution: Solution | None) -> LayerRepair:
-        """What came of it."""
         name = self._step.name
         if self._step.shared:
             return LayerRepair(name, False, note=SHARED)
@@ -166,7 +164,7 @@ class _Layer:
 
 
 class _Walk:
-    """Goes through the layers of two models, for several batches at once."""
+    """Runs two models layer by layer, on several batches at once."""
 
     def __init__(
         self,
@@ -177,12 +175,12 @@ class _Walk:
         *,
         hold: int,
     ) -> None:
-        """Start no forward yet; those of the first `hold` batches will be kept under way."""
+        """Prepare to pause forwards of the first `hold` batches at each layer; the others are restarted each time."""
         self._new = lambda batch: Pair(original, pruned, batch, forward_fn)
         self._held, self._others = [self._new(batch) for batch in batches[:hold]], batches[hold:]
 
     def at(self, step: int) -> Iterator[Pair]:
-        """Yield a pair of forwards per batch that have come to layer number `step`, each to be used before the next."""
+        """Yield a pair of forwards per batch, stopped at layer number `step`; use each before requesting the next."""
         for pair in self._held:
             pair.advance()
             yield pair
@@ -194,12 +192,11 @@ class _Walk:
                 yield pair
 
     def refresh(self) -> None:
-        """Let forwards that are under way go on with the new weights of the layer that they have come to."""
+        """Recompute the current layer in the paused forwards, with its new weights."""
         for pair in self._held:
             pair.pruned.refresh()
 
     def close(self) -> None:
-        """End all forwards."""
         with interrupts_held():
             for pair in self._held:
                 pair.close()
@@ -211,19 +208,19 @@ def _half_of_free(device: torch.device) -> float:
         free = torch.cuda.mem_get_info(device)[0]
     elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:  # not every system tells
+    else:  # unknown on this system
         free = 0
     return max(free / 2, _LEAST_MEMORY)
 
 
 def _some(available: int, count: int, generator: torch.Generator) -> Tensor:
-    """Choose `count` of so many positions, or all."""
+    """Choose `count` of the `available` positions, or all."""
     if available <= count:
         return torch.arange(available)
     return torch.randperm(available, generator=generator)[:count].sort().values
 
 
 def _is_close(output: Tensor, wanted: Tensor) -> bool:
-    """Whether a layer has nothing to repair."""
+    """Whether a layer needs no repair."""
     error = (output - wanted).float().square().sum()
     return bool(error <= _EXACT * wanted.float().square().sum())

@@ -1,7 +1,7 @@
-"""Run two forwards in turns, each up to the next layer's output, so that one can be repaired while both are under way.
+"""Run two forwards in turns, each up to the next layer's output, so that one can be repaired while both are paused.
 
-Each forward runs in a thread of its own and stops where a layer's output is about to be used. Only one of them runs at any
-time. So what a layer sees in the pruned model comes from layers that have been repaired, at the cost of one forward.
+Each forward runs in its own thread and stops when a layer's output is about to be used. Only one of them runs at a
+time. So each layer of the pruned model gets inputs from layers that are repaired already, at the cost of one forward.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Pair", "SteppedForward", "settlements"]
 
 
 class _Stopped(BaseException):
-    """Ends a forward that nobody waits for any more."""
+    """Ends a forward that is no longer needed."""
 
 
 class SteppedForward:
@@ -42,10 +42,7 @@ class SteppedForward:
         *,
         watch: bool = False,
     ) -> None:
-        """Prepare to call `model`, which is in evaluation mode, `within` a context; nothing runs yet.
-
-        With `watch`, see what else outputs go into that go into a batch norm.
-        """
+        """Prepare to call `model`, in evaluation mode, `within` a context; for `watch`, see `Follower`."""
         self._within = within
         self._follower = Follower(model, self._wait, watch=watch)
         self._closed = False
@@ -56,15 +53,15 @@ class SteppedForward:
         self._waits = False
 
     def advance(self) -> Settlement | None:
-        """Run on to the next settlement; None at the end.
+        """Run to the next settlement; None at the end.
 
         Raises:
-            Exception: What the forward raised.
+            Exception: Whatever the forward raised.
         """
         if self._waits:
             self._go.put(True)
         elif self._thread.ident is None:
-            with interrupts_held():  # in the middle of a start, Ctrl-C can leave the thread waiting for ever
+            with interrupts_held():  # Ctrl-C during the start could leave the thread waiting for ever
                 self._thread.start()
         else:
             return None
@@ -75,20 +72,19 @@ class SteppedForward:
         return event
 
     def close(self) -> None:
-        """End the forward, wherever it is."""
+        """Stop the forward at any point."""
         with interrupts_held():  # or the thread would wait for ever
             self._closed, self._waits = True, False
-            while self._thread.is_alive():  # a forward that catches everything may come to further layers
+            while self._thread.is_alive():  # a forward that catches all exceptions may reach further layers
                 self._go.put(False)
                 self._thread.join(0.05)
 
     @property
     def used_elsewhere(self) -> list[Settlement]:
-        """Where it watches, what `Follower` says of that."""
+        """With `watch`, `Follower.used_elsewhere`."""
         return self._follower.used_elsewhere
 
     def _run(self) -> None:
-        """Call the model."""
         try:
             with torch.inference_mode(False), torch.no_grad(), self._within(), self._follower:
                 run_forward(self._model, self._inputs, self._forward_fn)
@@ -102,7 +98,7 @@ class SteppedForward:
         self._events.put(None)
 
     def _wait(self, settlement: Settlement) -> None:
-        """Stop until the other side says to go on."""
+        """Pause until `advance` or `close` is called."""
         if not self._closed:
             self._events.put(settlement)
         if self._closed or not self._go.get():
@@ -110,10 +106,10 @@ class SteppedForward:
 
 
 class Pair:
-    """The forwards of a model and of the pruned one on the same inputs.
+    """The forwards of the unpruned and the pruned model on the same inputs.
 
     Attributes:
-        original: The settlement that the forward of the unpruned model has stopped at.
+        original: The settlement at which the forward of the unpruned model has stopped.
         pruned: The same of the pruned model.
     """
 
@@ -123,14 +119,14 @@ class Pair:
     def __init__(
         self, original: nn.Module, pruned: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction | None
     ) -> None:
-        """Start neither."""
+        """Prepare both forwards; neither runs yet."""
         self._forwards = [SteppedForward(model, inputs, forward_fn) for model in (original, pruned)]
 
     def advance(self) -> bool:
-        """Run both on to the next layer; False at the end.
+        """Run both to the next layer; False at the end.
 
         Raises:
-            RepairError: They have come to different layers.
+            RepairError: They have reached different layers.
         """
         first, second = (forward.advance() for forward in self._forwards)
         if first is None and second is None:
@@ -145,7 +141,7 @@ class Pair:
         return True
 
     def close(self) -> None:
-        """End both."""
+        """Stop both."""
         with interrupts_held():
             for forward in self._forwards:
                 forward.close()
@@ -157,7 +153,7 @@ def settlements(
     forward_fn: ForwardFunction | None,
     within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[Settlement]:
-    """Yield the settlements of one forward of `model`, in order; each is of use until the next one is asked for."""
+    """Yield the settlements of one forward of `model`, in order; each is valid until the next is requested."""
     forward = SteppedForward(model, inputs, forward_fn, within)
     with undone(forward.close):
         while (settlement := forward.advance()) is not None:
@@ -165,5 +161,4 @@ def settlements(
 
 
 def _quoted(name: str | None) -> str:
-    """A layer's name in a sentence."""
     return "nothing more" if name is None else f"'{name}'"

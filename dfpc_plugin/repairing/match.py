@@ -1,4 +1,4 @@
-"""Tell from the weights alone which channels a cut has left: what stays keeps its values and its order."""
+"""Find the removed channels by comparing weights, which keep their values and their order where they remain."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from dfpc_plugin.errors import RepairError
 __all__ = ["match_channels"]
 
 _ALIKE = 1 - 1e-5
-"""Cosine from which on two rows are the same up to a factor: attention's rows are scaled when its heads get narrower."""
+"""Rows with at least this cosine are equal up to a factor: rows of queries are rescaled when heads get narrower."""
 
 
 def match_channels(channels: Channels, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
     """Return which channels are removed, `(channels,)` of bool.
 
-    Dimensions of the same length have lost nothing. Of the others, slices are compared where all that was cut in the
-    tensor's other dimensions is known by then, so channels are found in the order in which data flows. Dimensions that hold
-    the same channels are compared together. Where slices are equal in everything that can be compared, the first are taken
-    for those that stayed.
+    A dimension that is as long as before has lost nothing. In the others, slices are compared once the removed channels
+    of the tensor's other dimensions are known, so channels are found in the order in which data flows. Dimensions with
+    the same channels are compared together. If several slices are equal, the first ones count as kept.
 
-    Args:
-        channels: Of the model before.
-        before: Its parameters and buffers by path.
-        after: Those of the pruned model.
+    `before` and `after` hold the parameters and buffers of the unpruned and the pruned model by path.
 
     Raises:
         RepairError: The two do not match.
@@ -49,11 +45,11 @@ def match_channels(channels: Channels, before: Mapping[str, Tensor], after: Mapp
 
 
 class _Search:
-    """Channels that are known by now to have stayed or gone.
+    """The state of the search.
 
     Attributes:
-        gone: Which are removed, `(channels,)`.
-        pending: Dimensions whose channels are not known, those with the same channels together.
+        gone: Which channels are known to be removed, `(channels,)`.
+        pending: Dimensions whose channels are unknown, grouped by equal channels.
     """
 
     def __init__(self, channels: Channels, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
@@ -74,7 +70,7 @@ class _Search:
         self.pending = [axes for axes in self.pending if not self._untouched(axes)]
 
     def _untouched(self, axes: Sequence[Axis]) -> bool:
-        """Mark channels of a dimension that is as long as before."""
+        """Mark the channels of a dimension that is as long as before."""
         axis = axes[0]
         if self._before[axis.tensor].shape[axis.dim] != self._after[axis.tensor].shape[axis.dim]:
             return False
@@ -82,7 +78,7 @@ class _Search:
         return True
 
     def step(self, sure: bool) -> bool:
-        """Find the channels of one more dimension; with `sure`, only where there is no other way to match."""
+        """Find the channels of one more dimension; with `sure`, only if the match is unique."""
         for number, axes in enumerate(self.pending):
             stayed = self._match(axes, sure)
             if stayed is not None:
@@ -94,7 +90,7 @@ class _Search:
         return False
 
     def _match(self, axes: Sequence[Axis], sure: bool) -> Tensor | None:
-        """Which entries stayed, `(entries,)`, or None if that is not known."""
+        """Which entries remain, `(entries,)`; None if unknown."""
         own = axes[0].channels
         if self._known[own].all():
             return ~self.gone[own]
@@ -123,7 +119,7 @@ class _Search:
         return stayed
 
     def _slices(self, axis: Axis) -> tuple[Tensor, Tensor] | None:
-        """Slices before and after along a dimension, `(entries, values)`; None if the other dimensions are not known."""
+        """Slices before and after along a dimension, `(entries, values)`; None if the other dimensions are unknown."""
         tensor, pruned = self._before[axis.tensor].detach(), self._after[axis.tensor].detach()
         for other in self._by_tensor[axis.tensor]:
             if other.dim == axis.dim:
@@ -141,7 +137,7 @@ class _Search:
 
 
 def _same(old: Tensor, new: Tensor) -> list[Tensor]:
-    """Which slices are the same, `(after, before)`: exactly, and up to a factor."""
+    """Which slices are equal, `(after, before)`: first exactly, then up to a factor."""
     numbers = torch.unique(torch.cat([old, new]), dim=0, return_inverse=True)[1]
     exact = numbers[len(old) :, None] == numbers[None, : len(old)]
     if old.shape[1] < 2:
@@ -151,7 +147,7 @@ def _same(old: Tensor, new: Tensor) -> list[Tensor]:
 
 
 def _leftmost(possible: Tensor) -> Tensor | None:
-    """The first place for every row, in order: indices of columns, or None if there are not enough."""
+    """The first column for every row, in increasing order; None if there are not enough."""
     result, start = [], 0
     for row in possible:
         places = row[start:].nonzero()

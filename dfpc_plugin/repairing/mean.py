@@ -1,4 +1,4 @@
-"""Repair by moments: a layer gets, as a constant, what channels that went would have given it on average."""
+"""Repair by moments: the mean contribution of removed channels is added to a layer's outputs as a constant."""
 
 from __future__ import annotations
 
@@ -20,27 +20,23 @@ from dfpc_plugin.trace import trace_model
 __all__ = ["fold_means"]
 
 _POWER = 1.5
-"""Of the share of a variance that is left: one for inputs that have nothing to do with each other, two for inputs that are all
-alike; what a layer reads is in between."""
+"""Exponent of the remaining share of a variance: one fits uncorrelated inputs, two fully correlated ones."""
 _LEAST = 0.1
-"""The share that is left at least: what hardly varies is not blown up."""
+"""Smallest remaining share, so that channels that hardly vary are not amplified."""
 
 
 def fold_means(
     model: nn.Module, original: nn.Module, example_inputs: ExampleInputs, kept: Kept, forward_fn: ForwardFunction | None
 ) -> list[LayerRepair]:
-    """Let layers do without removed channels as far as their means and variances tell, in place.
+    """Compensate for the means and variances of removed channels, in place; return a report on each layer.
 
-    What these contribute on average goes into the layer's constant, and a batch norm behind it expects as much less variance:
-    otherwise signals would die away from layer to layer, and the network end in a constant. (That is an estimate from this layer
-    alone, which stays where `norm_moments` has no noise to measure by.)
+    Their mean contribution is added to the layer's constant, and the variance stored by a batch norm behind it is
+    reduced by the share that is lost. Otherwise signals would fade from layer to layer, until the outputs are constant.
+    (This share is estimated from the layer alone; it stays if `norm_moments` has no noise to measure it.)
 
-    The expected value of a channel follows from the batch norms, or layer norms, and the activations on its way (see
-    `analyses.moments`): no data is run, and example inputs are for their shape alone. Exact for channels that are constant, but
-    for the borders of padded images.
-
-    Returns:
-        What was done, layer by layer.
+    The means follow from the batch norms, or layer norms, and the activations in between (see `analyses.moments`): no
+    data is run, only the shape of the example inputs counts. Exact for constant channels, except at the borders of
+    padded images.
     """
     run = trace_model(original, example_inputs, forward_fn, flow="variances").bounds
     assert run is not None
@@ -76,7 +72,7 @@ def fold_means(
 
 
 def _varying_share(call: LayerCall, inputs: Tensor, variance: Tensor) -> Tensor:
-    """How much less every output varies without the inputs that are not kept, `(groups, outputs)`."""
+    """The factor by which the variance of every output falls without the removed inputs, `(groups, outputs)`."""
     squares = call.matrix.square()
     left = torch.where(inputs.to(variance.device), variance, torch.zeros_like(variance))
     some, every = (torch.einsum("goi,gi->go", squares, call.constant_rows(own).to(squares)) for own in (left, variance))
@@ -85,7 +81,7 @@ def _varying_share(call: LayerCall, inputs: Tensor, variance: Tensor) -> Tensor:
 
 
 def _per_channel(mean: Tensor | None, call: LayerCall) -> Tensor | None:
-    """One expected value per input channel, `(channels,)`."""
+    """One mean or variance per input channel, `(channels,)`."""
     if mean is None:
         return None
     axis = call.channel_axis

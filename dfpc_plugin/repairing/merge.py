@@ -1,9 +1,9 @@
-"""Repair by merging: channels that stay replace those that went, by how they go together.
+"""Repair by merging: the remaining channels replace the removed ones, according to their covariances.
 
-What a layer reads of a removed channel is replaced by its regression on the channels that stay, `x_r ~ a x_k + c`, position
-by position, which folds into the layer's own weights: `W_k + W_r a`, and a constant. How channels go together is a matter of
-the weights in front of them; it is read off noise that runs through the unpruned model while every batch norm is made to find
-the statistics that it has stored. No data is needed, and nothing is optimised.
+In every layer, the input from a removed channel is replaced by its regression on the remaining channels, `x_r ~ a x_k +
+c`, position by position. This can be folded into the layer's weights, `W_k + W_r a`, and a constant. The covariances
+depend on the preceding weights. They are measured on noise that runs through the unpruned model, with batch norms as in
+`ImposedStatistics`. This needs no data and no optimisation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST, _LEAST = 4096, 16
 _FLOOR = 1e-7
 _CAUTION = 0.3
 _FEW, _MISTRUST = 0.1, 10.0
-"""With more than a tenth of as many positions as channels, what they tell is trusted less and less."""
+"""The ridge grows once the regression uses more than a tenth of its samples' degrees of freedom."""
 
 
 def merge_channels(
@@ -52,19 +52,11 @@ def merge_channels(
 ) -> tuple[list[LayerRepair], Norms]:
     """Fold removed channels into kept ones in every layer that reads them, in place.
 
-    Args:
-        model: The pruned model.
-        original: The one it was pruned from.
-        example_inputs: What to call both with.
-        noise: What to call the original with to find out how channels go together; None where there is no noise to be had:
-            then that is read off the example inputs.
-        kept: Which channels are left.
-        forward_fn: As everywhere.
-        rows: How many positions to look at, at most.
-        seed: Chooses them.
+    Covariances are measured on at most `rows` random positions while `original` runs on `noise`, or on the example
+    inputs if it is None.
 
     Returns:
-        What was done, layer by layer, and what batch norms of the original were given on the way.
+        A report on each layer, and the moments of the original's batch norms.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = survey(original, example_inputs, forward_fn)
@@ -96,13 +88,12 @@ def merge_channels(
 
 @contextlib.contextmanager
 def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
-    """Enter two contexts as one."""
     with first, second:
         yield
 
 
 def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
-    """What a layer is given, position by position: `(positions, channels)`, float64."""
+    """A layer's inputs, position by position: `(positions, channels)`, float64; raises RepairError if not finite."""
     flat = call.input.movedim(call.channel_axis, -1).reshape(-1, call.input.shape[call.channel_axis])
     if not bool(torch.isfinite(flat).all()):
         raise RepairError(
@@ -115,15 +106,15 @@ def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
 
 
 class _StandIns:
-    """By group of a layer's inputs, the weights with which kept channels replace removed ones.
+    """The weights with which kept channels replace removed ones, per group of a layer's inputs.
 
     Attributes:
-        mean: Of every channel, `(channels,)`; zero where the layer can take up no constant.
-        weights: Per group, `(removed, kept)`; None where the group is too wide to compare, or went as a whole.
+        mean: Mean of every channel, `(channels,)`; zero if the layer cannot take up a constant.
+        weights: Per group, `(removed, kept)`; None if the group is too wide, or remains or is removed as a whole.
     """
 
     def __init__(self, channels: Tensor, inputs: Tensor, groups: int, *, centered: bool) -> None:
-        """Compare the channels of a layer, `(positions, channels)`, of which `inputs` tells which are kept."""
+        """Compare a layer's input channels, `(positions, channels)`; `inputs` tells which are kept."""
         self.mean = channels.mean(0) if centered else torch.zeros_like(channels[0])
         around = (channels - self.mean).unflatten(1, (groups, -1)).unbind(1)
         masks = inputs.to(channels.device).view(groups, -1)
@@ -131,11 +122,11 @@ class _StandIns:
 
 
 def _regression(channels: Tensor, keep: Tensor) -> Tensor | None:
-    """The regression of the channels that are not kept on those that are: `(removed, kept)`.
+    """Regress the removed channels on the kept ones: `(removed, kept)`.
 
-    The ridge grows with the share of a channel that the others do not tell, as it would turn out on positions that were not
-    looked at: where a channel is another's double it is next to nothing, and the double stands in exactly; where a regression
-    explains little, or there are few positions to tell, little of it is believed.
+    The ridge grows with the share of a channel's variance that the regression is expected to miss on other positions.
+    It is almost zero for a duplicate of another channel, which replaces it exactly, and large if the regression
+    explains little or has few positions.
     """
     kept, removed = channels[:, keep], channels[:, ~keep]
     if not keep.any() or keep.all() or kept.shape[1] > _MOST:
@@ -149,14 +140,13 @@ def _regression(channels: Tensor, keep: Tensor) -> Tensor | None:
     floor = _FLOOR * level
     sure = across / (values + floor)[:, None]
     missed = (total - 2 * (across * sure).sum(0) + (sure.square() * values[:, None]).sum(0)) / total.clamp_min(1e-300)
-    used = float((values / (values + floor)).sum()) / len(channels)  # of the positions' degrees of freedom
+    used = float((values / (values + floor)).sum()) / len(channels)  # share of the positions' degrees of freedom
     missed = missed.clamp(0, 1) / max(1 - used, _FLOOR) ** 2 if used < 1 else torch.ones_like(missed)
     ridge = floor + _CAUTION * level * missed.clamp_max(1) + (level * _MISTRUST * max(0.0, used - _FEW))
     return (vectors @ (across / (values[:, None] + ridge))).mT
 
 
 def _fold(pair: Pair, kept: Kept, stand_ins: _StandIns, *, takes_constant: bool) -> LayerRepair:
-    """Change the weights of one layer."""
     call, pruned = pair.original.call, pair.pruned
     inputs, outputs = kept.inputs(call), kept.outputs(call)
     assert inputs is not None

@@ -1,4 +1,4 @@
-"""The rungs of the ladder: what is done to a pruned model in evaluation mode, in place."""
+"""The repair methods: each changes a pruned model in evaluation mode, in place."""
 
 from __future__ import annotations
 
@@ -32,24 +32,23 @@ __all__ = ["METHODS"]
 _Done = TypeVar("_Done")
 
 _SHIFT = 0.5
-"""`mean` has two estimates of a constant, what is expected of removed channels and what noise tells; both count."""
+"""`mean` averages two estimates of a constant: from the means of removed channels, and from noise."""
 _ONE_IN = 8
-"""To compare outputs, an eighth of the images of noise is enough."""
+"""An eighth of the images of noise is enough to compare outputs."""
 
 
 def _none(job: RepairJob) -> list[LayerRepair]:
-    """Leave the model as it was cut."""
     return []
 
 
 def _mean(job: RepairJob) -> list[LayerRepair]:
-    """Constants, and norms that expect what remains."""
+    """Add the means of removed channels, and update batch norms."""
     with job.phases("means"):
         return _unless_worse(job, _folded)
 
 
 def _merge(job: RepairJob) -> list[LayerRepair]:
-    """Stand-ins, from noise, and norms that expect what remains."""
+    """Merge channels by regression on noise, and update batch norms."""
     with job.phases("merging"):
         return _unless_worse(job, _merged)
 
@@ -57,7 +56,7 @@ def _merge(job: RepairJob) -> list[LayerRepair]:
 def _unless_worse(
     job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]]
 ) -> list[LayerRepair]:
-    """Repair on noise, and take it back where that makes the outputs on other noise worse."""
+    """Repair on noise, and undo it if it makes the outputs on other noise worse."""
     best, _ = on_noise(job.example_inputs, job.settings.seed + 1, functools.partial(_as_it_is, job), _ONE_IN)
     layers = _kept_or_taken_back(job, best, _on_noise(job, functools.partial(repair, job)))
     job.notes += [best.improvement] if best.improvement else []
@@ -65,19 +64,18 @@ def _unless_worse(
 
 
 def _kept_or_taken_back(job: RepairJob, best: Best, layers: list[LayerRepair]) -> list[LayerRepair]:
-    """Keep a repair if outputs are no worse, otherwise take it back; with what to say of its layers."""
+    """Keep a repair unless it makes the outputs worse; return the reports of its layers."""
     if best.keep(f"Repair by {job.settings.method}"):
         return layers
     return [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
 
 
 def _as_it_is(job: RepairJob, noise: ExampleInputs | None) -> Best:
-    """Take the unrepaired model for the best so far. Outputs are compared on noise, or on the example inputs if there is none."""
+    """Take the unrepaired model as the best so far; compare outputs on noise, or else on the example inputs."""
     return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
 
 
 def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
-    """Constants in place of what is removed."""
     layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
     if noise is not None:
         with entered(ChannelNorms(job.original, job.kept)) as norms:
@@ -88,14 +86,13 @@ def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
 
 
 def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
-    """Channels that replace others as they do on noise."""
     layers, before = _with_stand_ins(job, noise)
     _expect_what_is_left(job, noise, before, 0.0)
     return layers
 
 
 def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[LayerRepair], Norms]:
-    """Fold in stand-ins and leave batch norms as they are; also return what these were given in the unpruned model."""
+    """Merge channels but leave batch norms; also return the moments of the unpruned model's batch norms."""
     rows = min(job.settings.rows, POSITIONS)
     return merge_channels(
         job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=rows, seed=job.settings.seed
@@ -103,7 +100,7 @@ def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[L
 
 
 def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: Norms, shift: float) -> None:
-    """Update the statistics of batch norms by noise, if there are batch norms and there is noise."""
+    """Update the statistics of batch norms, if there are batch norms and noise."""
     if before and noise is not None:
         update_norms(
             job.model, job.original, before, moments_of(job.model, noise, job.forward_fn), job.kept, shift=shift
@@ -111,9 +108,9 @@ def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: No
 
 
 def _least_squares(job: RepairJob) -> list[LayerRepair]:
-    """Least squares of every layer, and batch norms if that makes the output better.
+    """Merge, fit every layer by least squares, and re-estimate batch norms if that improves the output.
 
-    It begins with stand-ins, so that what the images do not tell stays as these have it.
+    Merging comes first, so that whatever the images do not determine stays as merged.
     """
     settings = job.settings
     calibration = job.calibration or Calibration(settings, job.forward_fn, settings.checkpoint)
@@ -149,7 +146,7 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
 
 
 def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
-    """Let channels replace others where the model takes noise, and leave it as it is where not."""
+    """Merge channels; undo it if the model cannot be called with noise."""
     cut = copy.deepcopy(job.model)
     try:
         _on_noise(job, functools.partial(_offer_stand_ins, job, best))
@@ -161,9 +158,9 @@ def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
 
 
 def _offer_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
-    """Fold in stand-ins. The merged model, with updated batch norms, is compared with the best so far.
+    """Merge, and compare the merged model, with updated batch norms, with the best so far.
 
-    Least squares then begins with the batch norms of the original, as each layer is fitted to what it gave there.
+    Least squares then begins with the batch norms of the original, as each layer is fitted to its outputs there.
     """
     _, before = _with_stand_ins(job, noise)
     begun = copy.deepcopy(job.model)
@@ -173,7 +170,7 @@ def _offer_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) ->
 
 
 def _try_norms(job: RepairJob, batches: Batches, after: float) -> float:
-    """Re-estimate batch norms, and put them back unless that makes the output better; with the error that is left."""
+    """Re-estimate batch norms, undo it unless it improves the output, and return the remaining error."""
     own = [batch for batch, count in zip(batches.fitted.parts, batches.fitted.counts, strict=True) if count > 1]
     if not own:
         return after
@@ -188,7 +185,7 @@ def _try_norms(job: RepairJob, batches: Batches, after: float) -> float:
 
 
 def _store(job: RepairJob, batches: Batches) -> Store:
-    """Where solved layers are kept."""
+    """Where solved layers are saved."""
     own = job.settings
     if own.checkpoint is None:
         return Store(None, "")
@@ -199,7 +196,7 @@ def _store(job: RepairJob, batches: Batches) -> Store:
 
 
 def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _Done:
-    """Call `act` with noise, and note where that was little."""
+    """Call `act` with noise, and add a note if there was little."""
     found, note = on_noise(job.example_inputs, job.settings.seed, act)
     job.notes += [note] if note else []
     return found

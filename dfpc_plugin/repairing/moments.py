@@ -1,4 +1,4 @@
-"""Second moments of what reaches every layer of a model, on some inputs."""
+"""Second moments of the inputs of every layer of a model."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ _ENTRIES = 2**25
 
 @dataclass(eq=False)
 class LayerMoments:
-    """One layer, and how the channels that it reads go together.
+    """A layer's weights and the covariance of its input channels.
 
-    Of a kernel that sees t entries of every channel, the covariance is taken to be that of the channels at one place, S, times
-    that of the places, T (with a mean diagonal of one). So there is one number per pair of channels instead of t^2, and with
-    T = L L' the squared output, W (S x T) W', is that of a layer whose weights W L see one entry per channel.
+    A kernel sees t entries of every channel. Their covariance is approximated by the Kronecker product S x T, where S
+    is the covariance of the channels at one tap and T that of the taps, with a mean diagonal of one. This takes one
+    number per pair of channels instead of t^2. With T = L L', the squared output W (S x T) W' equals that of a layer
+    with weights W L that sees one entry per channel.
 
     Attributes:
-        matrix: `(groups, outputs * t, channels of a group)`, float64: W L.
-        covariance: S, `(groups, channels, channels)`, float64; of a layer too wide for that, `(groups, channels)` variances.
+        matrix: W L, `(groups, outputs * t, channels of a group)`, float64.
+        covariance: S, `(groups, channels, channels)`, float64; for very wide layers only variances, `(groups,
+            channels)`.
     """
 
     matrix: Tensor
@@ -50,22 +52,22 @@ def layer_moments(
     seed: int,
     within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> dict[str, list[LayerMoments]]:
-    """Run `model`, in evaluation mode, on `batches`, and return the moments of every layer's inputs by the layer's name.
+    """Return the moments of every layer's inputs, by the layer's name, while `model` runs on `batches`.
 
-    Moments are around means where the layer can take up the constant that this leaves, and around zero elsewhere. A layer that
-    holds several matrices, such as attention's three projections in one weight, has as many entries; of one that is called
-    several times, the first call counts. Depthwise convolutions are left out.
+    Moments are around the mean if the layer can take up a constant, else around zero. A layer that holds several
+    matrices, such as attention's three projections in one weight, has one entry for each. If a layer is called several
+    times, the first call counts. Depthwise convolutions are left out.
 
     Args:
-        model: Any model.
+        model: Any model, in evaluation mode.
         batches: What to call it with.
-        forward_fn: As everywhere.
-        rows: How many rows of a layer's inputs to sample, at most.
-        seed: Chooses them.
+        forward_fn: Called as `forward_fn(model, inputs)` instead of the model.
+        rows: Largest number of rows of a layer's inputs to sample.
+        seed: Random seed of the samples.
         within: Makes a context for every forward.
 
     Raises:
-        RepairError: A layer is given values that are not finite.
+        RepairError: A layer's inputs, or their squares, are not finite.
     """
     steps = survey(model, batches.one, forward_fn)
     sums: dict[Key, tuple[str, _Sums]] = {}
@@ -98,7 +100,7 @@ def layer_moments(
 
 
 def _is_depthwise(call: LayerCall) -> bool:
-    """Whether a layer mixes no channels: such a layer passes them on, and others read them."""
+    """Whether a layer is depthwise: it mixes no channels but passes them on to others."""
     return call.groups > 1 and call.groups == call.input.shape[call.channel_axis]
 
 
@@ -113,7 +115,7 @@ class _Sums:
         self._sums: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Count `(n, groups, entries)` in."""
+        """Add rows, `(n, groups, entries)`."""
         entries = rows.unflatten(2, (-1, self._taps)).permute(1, 3, 0, 2)  # groups, taps, n, channels
         if not self._count:
             self._center = entries.mean((1, 2), keepdim=True) if self._centered else entries.new_zeros(())
@@ -126,11 +128,9 @@ class _Sums:
 
     @property
     def finite(self) -> bool:
-        """Whether all that was counted is."""
         return all(bool(torch.isfinite(total).all()) for total in self._sums)
 
     def moments(self) -> LayerMoments:
-        """What has been counted."""
         means, product, places = (total / self._count for total in self._sums)
         if not self._centered:
             means = torch.zeros_like(means)
@@ -139,15 +139,15 @@ class _Sums:
         along = torch.einsum("gic,gc->i", means, mean)
         places = places - (
             along[:, None] + along - mean.square().sum()
-        )  # around the mean of all places, which differ at borders
+        )  # around the mean over all taps, which see different values at borders
         factor = _root(places / places.diagonal().mean().clamp_min(1e-300))
         weights = self._matrix.unflatten(2, (-1, self._taps)) @ factor  # groups, outputs, channels, taps
         return LayerMoments(weights.transpose(2, 3).flatten(1, 2), product - square)
 
 
 def _root(places: Tensor) -> Tensor:
-    """L with L L' = `places`, `(taps, taps)`, as far as that is positive; the identity where nothing varies."""
+    """L with L L' = `places`, `(taps, taps)`, with eigenvalues of at least 1e-6; the identity if nothing varies."""
     if not bool(places.any()):
         return torch.eye(len(places), dtype=places.dtype, device=places.device)
-    values, vectors = torch.linalg.eigh(places)  # unlike Cholesky's, defined where places vary together
+    values, vectors = torch.linalg.eigh(places)  # unlike Cholesky, also works if taps are fully correlated
     return vectors * values.clamp_min(1e-6).sqrt()

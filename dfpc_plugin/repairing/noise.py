@@ -1,4 +1,4 @@
-"""Pink noise: images without content whose spectrum falls off as that of photographs does."""
+"""Pink noise: random images with a spectrum like that of photographs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["POSITIONS", "on_noise", "pink_noise"]
 _Result = TypeVar("_Result")
 
 _PIXELS, _FEWEST, _MOST = 2**20, 4, 256
-"""About how many pixels of noise there are, and the fewest and most images.
+"""Approximate number of pixels of noise, and the fewest and most images.
 
-At 224 x 224 that is 20 images. With four, `merge` loses three to seven points more of EfficientNet-Lite0's accuracy.
+At 224 x 224 that is 20 images. With four, `merge` loses three to seven more points of EfficientNet-Lite0's accuracy.
 """
 POSITIONS = 2**12
-"""How many positions of a layer's inputs are sampled from noise, at most. Neighbours are alike, and 2**14 gave no better result."""
+"""Largest number of sampled positions of a layer's inputs on noise. Neighbours are similar; 2**14 was no better."""
 _PLAIN = 3
-"""Dimensions of inputs that are no images: vectors, sequences."""
+"""Inputs with at most this many dimensions are not images but vectors or sequences."""
 
 
 def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 1.5) -> Tensor:
-    """Return noise of `shape`, channels before the last two axes, with amplitudes that fall as 1 / frequency^`power`.
+    """Return noise of `shape`, `(..., height, width)`, with amplitudes that fall as 1 / frequency^`power`.
 
-    Every channel of every image has mean zero and standard deviation one. Photographs have a power of one to two (Field,
-    "Relations between the statistics of natural images and the response properties of cortical cells", 1987).
+    Every channel of every image has mean zero and standard deviation one. Photographs have a power of one to two
+    (Field, "Relations between the statistics of natural images and the response properties of cortical cells", 1987).
     """
     height, width = shape[-2:]
     spectrum = torch.fft.rfft2(torch.randn(*shape, generator=generator))
@@ -47,12 +47,12 @@ def pink_noise(shape: Sequence[int], generator: torch.Generator, power: float = 
 def on_noise(
     example_inputs: ExampleInputs, seed: int, act: Callable[[ExampleInputs | None], _Result], one_in: int = 1
 ) -> tuple[_Result, str | None]:
-    """Call `act` with many images of noise, or, where a model does not take so many, with as many as the example inputs are.
+    """Call `act` with many images of noise, or with as many as the example inputs if the model does not take more.
 
-    Where inputs are not images alone, `act` gets None. With `one_in=8`, there is an eighth of the images.
+    `act` gets None if the inputs are not only images. With `one_in=8`, there are an eighth of the images.
 
     Returns:
-        What `act` returns, and a note for the user if there were few images.
+        The result of `act`, and a note for the user if there were few images.
 
     Raises:
         DFPCError: `act` raised it.
@@ -70,7 +70,7 @@ def on_noise(
 
 
 def _noise_like(example_inputs: ExampleInputs, count: int, seed: int) -> ExampleInputs | None:
-    """Noise in the shape of images, `count` of them; None where inputs are not images alone."""
+    """`count` images of noise; None if the inputs are not only images."""
     generator = torch.Generator().manual_seed(seed)
     if any(tensor.dim() <= _PLAIN or not tensor.is_floating_point() for tensor in tensors(example_inputs)):
         return None

@@ -1,15 +1,15 @@
-"""What batch norms of a pruned model have to expect, from noise that runs through it and through the unpruned one.
+"""Update the statistics of batch norms in a pruned model, by comparing noise in it and in the unpruned model.
 
-Where channels are removed, what remains varies less, and in deep networks less and less from layer to layer, as what adds up in
-a residual stream no longer goes together. No layer by itself tells that. So the same noise runs through both models, while
-every batch norm is made to find the statistics that it has stored (`ImposedStatistics`), and what reached it is compared: with
-the noise's mean m and variance v in the unpruned model and m', v' in the pruned one, a norm that has stored M and V has to
-expect about
+Removing channels reduces the variance of a layer's outputs. In deep networks the loss grows from layer to layer, as the
+branches of a residual stream are less correlated. This cannot be computed from single layers. So the same noise runs
+through both models, while every batch norm normalises by the batch's statistics, so that its output has the moments it
+has on data (`ImposedStatistics`). Let the inputs of a norm have mean m and variance v in the unpruned model, and m' and
+v' in the pruned one, and let M and V be its stored statistics. The updated statistics are
 
     V v' / v,    M + m' - m.
 
-Noise is not data, and m and v are not M and V; but most of what is particular about noise is the same in both models, and
-cancels. Norms that do not go by `F.batch_norm`, as frozen ones, are not seen.
+Noise is not data, and m and v are not M and V; but most of the difference is the same in both models, and cancels.
+Norms that do not call `F.batch_norm`, such as frozen ones, are left out.
 """
 
 from __future__ import annotations
@@ -32,50 +32,50 @@ from dfpc_plugin.repairing.statistics import ImposedStatistics, batch_norm_argum
 __all__ = ["Moments", "MomentsSeen", "NoiseAsData", "Norms", "moments_of", "update_norms"]
 
 _POSITIONS = 32
-"""Numbers of a channel that its variance is read from, at least."""
+"""Fewest values of a channel from which its moments are taken."""
 _LEAST, _MOST = 0.02, 10.0
-"""How many times as large a variance may become: what hardly varies is not blown up."""
+"""Limits of the factor by which a variance changes, so that channels that hardly vary are not amplified."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and variance of what reached a batch norm, `(channels,)` in float64."""
+    """Mean and variance of a batch norm's inputs, `(channels,)` in float64."""
 
     mean: Tensor
     variance: Tensor
 
     def rows(self, kept: Tensor | None) -> Moments:
-        """Those of the channels that are kept; None for all."""
+        """The moments of kept channels; None for all."""
         own = slice(None) if kept is None else kept.to(self.mean.device)
         return Moments(self.mean[own], self.variance[own])
 
     @property
     def finite(self) -> bool:
-        """Whether all of them are numbers."""
+        """Whether all of them are finite."""
         return bool(torch.isfinite(self.mean).all() and torch.isfinite(self.variance).all())
 
 
 Norms = dict[tuple[str, str], Moments]
-"""What reached every batch norm, by the names of the buffers that hold its means and its variances."""
+"""The moments of each batch norm's inputs, by the names of the buffers for its mean and its variance."""
 
 
 class MomentsSeen(ImposedStatistics):
-    """Imposes what batch norms have stored on a forward, and notes what they were given."""
+    """An `ImposedStatistics` that collects the moments of the batch norms' inputs."""
 
     def __init__(self) -> None:
-        """Note nothing yet."""
+        """Start without moments."""
         super().__init__()
         self._found: dict[tuple[int, int], list[Moments]] = defaultdict(list)
 
     def reached(self, data: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Note what reached a batch norm, unless it is too little to tell."""
+        """Collect the moments of a batch norm's input, unless it has too few values."""
         if data.numel() >= _POSITIONS * data.shape[1]:
             exact = data if data.dtype == torch.float64 else data.float()
             found = torch.var_mean(exact, [axis for axis in range(data.dim()) if axis != 1], correction=0)
             self._found[id(mean), id(variance)].append(Moments(found[1].double(), found[0].double()))
 
     def by_name(self, model: nn.Module) -> Norms:
-        """What the norms of `model` were given, where that is finite; the average of one that was called several times."""
+        """The moments of `model`'s batch norms, where finite; averaged over the calls of a norm."""
         names = {id(buffer): name for name, buffer in model.named_buffers()}
         return {
             (names[mean], names[variance]): Moments(
@@ -87,22 +87,22 @@ class MomentsSeen(ImposedStatistics):
 
 
 def moments_of(model: nn.Module, noise: ExampleInputs, forward_fn: ForwardFunction | None) -> Norms:
-    """Run noise through a model in evaluation mode, and return what its batch norms were given."""
+    """Run noise through a model in evaluation mode, and return the moments of its batch norms."""
     with torch.no_grad(), MomentsSeen() as seen:
         run_forward(model, noise, forward_fn)
     return seen.by_name(model)
 
 
 class NoiseAsData(ImposedStatistics):
-    """Lets the batch norms of a pruned model treat noise as they would treat data.
+    """Lets the batch norms of a pruned model normalise noise as they would normalise data.
 
-    Plain noise has other moments than data, so the statistics that batch norms have stored do not fit it. Let m and v be the
-    moments of noise in the unpruned model, M and V what the norm has stored there, and M' and V' what it has stored in the
-    pruned model. Then noise is normalised by m + M' - M and v V' / V. This is the inverse of `update_norms`.
+    Noise has other moments than data, so the stored statistics do not fit it. Let m and v be the moments of noise in
+    the unpruned model, M and V the statistics stored there, and M' and V' those stored in the pruned model. Then noise
+    is normalised by m + M' - M and v V' / V. This is the inverse of `update_norms`.
     """
 
     def __init__(self, model: nn.Module, original: nn.Module, before: Norms, kept: Kept) -> None:
-        """Prepare for forwards of `model`, by what norms of `original` were given; see `update_norms`."""
+        """Prepare for forwards of `model`, from the moments of `original`; see `update_norms`."""
         super().__init__()
         unpruned, pruned = dict(original.named_buffers()), dict(model.named_buffers())
         self._expected: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -129,15 +129,10 @@ class NoiseAsData(ImposedStatistics):
 def update_norms(
     model: nn.Module, original: nn.Module, before: Norms, after: Norms, kept: Kept, *, shift: float
 ) -> None:
-    """Update the statistics of the batch norms of a pruned model in place, by how the cut changed the moments of their inputs.
+    """Update the stored statistics of a pruned model's batch norms in place, by how pruning changed their moments.
 
-    Args:
-        model: The pruned model.
-        original: The one it was pruned from.
-        before: What norms were given in the unpruned model.
-        after: What they were given in the pruned one, by the same noise.
-        kept: Which channels are left.
-        shift: How much to believe of means: one to replace what the pruned model's norms have stored, zero to leave it.
+    `before` and `after` are the moments in the unpruned and the pruned model on the same noise. `shift` is the weight
+    of the new means: one replaces the stored means, zero leaves them.
     """
     unpruned, pruned = dict(original.named_buffers()), dict(model.named_buffers())
     for (means, variances), now in after.items():
@@ -146,7 +141,7 @@ def update_norms(
         mask = kept.along(variances, 0)
         then = before[means, variances].rows(mask)
         known = Moments(unpruned[means].double(), unpruned[variances].double()).rows(mask)
-        told = then.variance > 0  # of a channel that noise does not move, nothing is known
+        told = then.variance > 0  # a channel that noise does not change tells nothing
         share = (now.variance / torch.where(told, then.variance, 1.0)).clamp(_LEAST, _MOST)
         pruned[variances].copy_(torch.where(told, known.variance * share, pruned[variances].double()))
         if shift:

@@ -1,4 +1,4 @@
-"""`METHODS`: the registry of repair methods, and all that other parts need to know of one."""
+"""`METHODS`: the registry of repair methods, and the properties of each that other parts need."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class RepairMethod:
 
     Attributes:
         name: In Python, in recipes, on the command line and in reports.
-        repair: Changes the weights of the model of a `RepairJob` in place, and says of each layer what was done.
-        summary: What it does and takes, in one line, for help texts and the documentation.
-        images: Whether it looks at no images, at images that are made from the model, or at images that the user gives. The
-            job's `calibration` has them.
-        ridge: How strongly weights are held to what they were where the user does not say.
-        anticipated: Whether it lets the remaining channels compensate for removed ones, by covariances: `prune` then ranks by
-            the error that is left after that.
+        repair: Changes the weights of a `RepairJob`'s model in place, and reports on each layer.
+        summary: What it does and what it costs, in one line, for help texts and the documentation.
+        images: Whether it uses no images, generated images, or the user's images. They come from the job's
+            `calibration`.
+        ridge: The default ridge towards the old weights.
+        anticipated: Whether it lets the remaining channels compensate for removed ones, by covariances. `prune` then
+            ranks by the error after this compensation.
     """
 
     name: str
@@ -36,9 +36,9 @@ class RepairMethod:
 
     @property
     def by_images(self) -> bool:
-        """Whether it looks at images, made or given, which takes minutes."""
+        """Whether it uses images, generated or given, which takes minutes."""
         return self.images != "none"
 
 
 METHODS: Registry[RepairMethod] = Registry("method")
-"""Every method by name. `METHODS.register(RepairMethod(...))` adds one; `repairing/methods.py` has those of this package."""
+"""Every method by name; `METHODS.register(RepairMethod(...))` adds one. Built-in ones are in `repairing/methods.py`."""

@@ -1,4 +1,4 @@
-"""`repair`: a pruned model and the one it was pruned from in, the pruned one with repaired weights out."""
+"""`repair`: repair the weights of a pruned model, given the model it was pruned from."""
 
 from __future__ import annotations
 
@@ -40,30 +40,31 @@ def repair(
     inplace: bool = False,
     progress: Progress | bool | None = None,
 ) -> RepairResult:
-    """Change the weights of a pruned model so that every layer computes what it did in the unpruned model, as closely as it can.
+    """Change the weights of a pruned model so that its layers' outputs come close to those in the unpruned model.
 
-    Works after any pruner that removes channels and leaves the other weights as they are, which Torch-Pruning's and this
-    package's do; repair before you fine-tune.
+    Works after any pruner that removes channels and leaves the other weights unchanged, as Torch-Pruning and this
+    package do; repair before you fine-tune.
 
     Args:
-        model: The pruned model, or what `prune` returned. It is left as it is, unless `inplace`.
-        original: The model that it was pruned from, with its weights. It is left as it is.
+        model: The pruned model, or the result of `prune`. Not changed unless `inplace`.
+        original: The model that it was pruned from, with its weights. Not changed.
         example_inputs: What both are called with.
-        how: A method, from no data at all to a handful of images: `none`, `mean`, `merge`, `synthetic`, `calibrate`. Or
-            `RepairSettings` for the details.
+        how: A method: `none`, `mean`, `merge`, `synthetic` or `calibrate`, from no data at all to a handful of images.
+            Or `RepairSettings` for the details.
         images: For `calibrate`: unlabelled inputs, as a tensor or in batches.
-        removed: Which outputs went, as in `PruneResult.removed`; by default what `prune` returned says, or else found by
-            comparing weights.
+        removed: The removed outputs, as in `PruneResult.removed`; by default taken from the result of `prune`, or else
+            found by comparing weights.
         forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
-        inplace: Change `model` itself. If anything fails, it is as it was.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        inplace: Change `model` itself. If anything fails, it stays as it was.
+        progress: True for progress bars at once, False for none, or a function called with the current phase and the
+            share that is done. By default bars appear after a few seconds, in a terminal or a notebook;
+            `DFPC_PROGRESS=0` silences all calls.
 
     Returns:
-        The repaired model with what was done to each layer.
+        The repaired model with a report on each layer.
 
     Raises:
-        RepairError: This cannot be repaired so; the message says why, and what can be done.
+        RepairError: The model cannot be repaired in this way; the message says why, and what to do.
         DFPCError: As `find_couplings` raises.
     """
     settings = RepairSettings.of(how, images)
@@ -85,11 +86,7 @@ def repair(
 
 
 def repair_job(job: RepairJob) -> RepairResult:
-    """Do a repair on a copy of its model.
-
-    Raises:
-        RepairError: As `repair` raises.
-    """
+    """Repair a copy of a job's model; raises as `repair` does."""
     before = dict(job.phases.seconds)
     with generators_kept(), _without_gradients():
         with exclusive(job.model):
@@ -109,11 +106,7 @@ def repair_job(job: RepairJob) -> RepairResult:
 
 
 def _require_real(model: nn.Module) -> None:
-    """Raise if all weights of a model are complex, as least squares and statistics are of real numbers.
-
-    Raises:
-        RepairError: They are.
-    """
+    """Raise RepairError if all weights are complex, as least squares and statistics need real numbers."""
     names = [name for name, parameter in model.named_parameters() if parameter.is_complex()]
     if names and not any(parameter.is_floating_point() for parameter in model.parameters()):
         raise RepairError(
@@ -122,11 +115,7 @@ def _require_real(model: nn.Module) -> None:
 
 
 def _require_finite(model: nn.Module, method: str) -> None:
-    """Raise if a repair has left a model with weights or statistics that are no numbers.
-
-    Raises:
-        RepairError: Names the first.
-    """
+    """Raise RepairError if weights or statistics of a repaired model are not finite."""
     try:
         require_finite(model)
     except NonFiniteWeightError as error:
@@ -138,6 +127,6 @@ def _require_finite(model: nn.Module, method: str) -> None:
 
 @contextlib.contextmanager
 def _without_gradients() -> Iterator[None]:
-    """Weights are written to, also where the caller is in inference mode."""
+    """Allow writing to weights, even if the caller is in inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield

@@ -1,4 +1,4 @@
-"""What a repair has done."""
+"""The report of a repair."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class LayerRepair:
 
     Attributes:
         name: The layer.
-        changed: Whether its weights are other ones now.
-        before: Squared error of its outputs, over the variance of what they should be, on samples that took no part in the
-            repair. NaN where nothing was measured.
-        after: The same afterwards.
-        ridge: The ridge that was used; None where nothing was solved.
-        note: Why it is as it is, in words; empty where it simply was repaired.
+        changed: Whether its weights have changed.
+        before: Squared error of its outputs over the variance of their targets, on held-out samples. NaN if not
+            measured.
+        after: The same after the repair.
+        ridge: The ridge that was used; None if nothing was solved.
+        note: The reason for its state, in words; empty for a plain repair.
     """
 
     name: str
@@ -46,16 +46,16 @@ class LayerRepair:
 
 @dataclass(frozen=True, repr=False)
 class RepairResult(HoldsModel, Shown):
-    """A repaired model, and how it came about. `print` it for a table.
+    """A repaired model and a report of the repair. `print` it for a table.
 
     Attributes:
         model: The repaired model.
-        method: The rung that was asked for.
+        method: The method that was asked for.
         layers: What was done, in the order of the forward.
-        output_error: Squared error of what the model returns, over its variance, before and after, on inputs that took no
-            part; None where no inputs were used.
-        seconds: What each phase took.
-        notes: What a user should know and did not ask for.
+        output_error: Squared error of the model's outputs over their variance, before and after, on held-out inputs;
+            None if no inputs were used.
+        seconds: Duration of each phase.
+        notes: Remarks for the user, in sentences.
     """
 
     model: nn.Module
@@ -75,7 +75,7 @@ class RepairResult(HoldsModel, Shown):
         return f"{said}."
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the model as dicts, lists, numbers and strings; what was not measured is None."""
+        """Return everything but the model as dicts, lists, numbers and strings; None for what was not measured."""
         return {
             "method": self.method,
             "layers": [{k: None if v != v else v for k, v in asdict(layer).items()} for layer in self.layers],
@@ -95,7 +95,7 @@ class RepairResult(HoldsModel, Shown):
         return f"RepairResult of {type(self.model).__name__}. {self.summary}"
 
     def _table(self) -> Table:
-        """The layers that were furthest off."""
+        """The layers with the largest errors."""
         changed = [layer for layer in self.layers if layer.changed or layer.note not in ("", "as in the original")]
         changed.sort(key=lambda layer: -layer.before if layer.before == layer.before else 0.0)
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -104,7 +104,7 @@ class RepairResult(HoldsModel, Shown):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("")
         measured = any(layer.before == layer.before or layer.note for layer in changed)
-        if not measured:  # by nothing but weights
+        if not measured:  # the method used weights alone
             table.columns[1:] = []
         for layer in changed[:_SHOWN]:
             errors = ["" if value != value else f"{value:.2%}" for value in (layer.before, layer.after)]

@@ -1,4 +1,4 @@
-"""How much an error of a layer's outputs matters at the outputs of the model."""
+"""How much an error of a layer's outputs changes the outputs of the model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["Sensitivity", "sensitivities"]
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """Of one layer, summed over its calls.
+    """The sensitivity of the model's outputs to one layer, summed over its calls.
 
     Attributes:
-        weights: `(outputs,)`, float64: the share of the model outputs' variance per variance of every output, over positions.
-        share: The share that goes through the layer in all.
+        weights: `(outputs,)`, float64: the change of the model outputs, as a share of their variance, per variance of
+            each output, summed over positions.
+        share: The share that passes through the layer in total.
     """
 
     weights: Tensor
@@ -25,11 +26,7 @@ class Sensitivity:
 
 
 def sensitivities(bounds: Bounds) -> dict[str, Sensitivity]:
-    """Return the sensitivity of every layer by its name: see the ranking `output` of `bgsc`.
-
-    Args:
-        bounds: What has flowed through a model, `variances to outputs`.
-    """
+    """Return every layer's sensitivity by name, from the flow `variances to outputs`; see `bgsc`'s ranking `output`."""
     found: dict[str, Sensitivity] = {}
     for writer, gradient in zip(bounds.writers, bounds.output_shares(), strict=False):
         if gradient is None:

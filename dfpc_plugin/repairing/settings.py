@@ -17,7 +17,7 @@ Method = str
 """The name of a repair method in `METHODS`."""
 
 Images = Any
-"""A tensor of inputs, a dict of them, or anything to iterate over that gives such batches, labels beside them or not."""
+"""A tensor or dict of inputs, or an iterable of such batches, with or without labels."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class RepairSettings:
     """How to repair.
 
     Attributes:
-        method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels replace
-            the removed ones, by regression; both update the statistics of batch norms; `synthetic`: least squares of every
-            layer on images generated from the model; `calibrate`: the same on your images, which need no labels; or a method
-            registered with `METHODS`.
-        images: For `calibrate`: a tensor or dict of inputs, or batches of these, such as a DataLoader, or single images, such as a
-            Dataset.
-        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated ones,
-            depending on their size.
+        method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels
+            replace the removed ones, by regression; both update the statistics of batch norms; `synthetic`: least
+            squares of every layer on images generated from the model; `calibrate`: the same on your images, which need
+            no labels; or a method registered with `METHODS`.
+        images: For `calibrate`: a tensor or dict of inputs, or an iterable of such batches or of single images, such as
+            a DataLoader or a Dataset.
+        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated
+            ones, depending on their size.
         steps: For `synthetic`: largest number of optimisation steps of the images.
         ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
             default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
@@ -56,10 +56,10 @@ class RepairSettings:
     checkpoint: Path | str | None = None
 
     def __post_init__(self) -> None:
-        """Raise on settings that cannot be followed.
+        """Check the settings.
 
         Raises:
-            RepairError: Says which.
+            RepairError: Names the first invalid one.
         """
         if (self.images is None) == (METHODS.find(self.method, RepairError).images == "given"):
             raise RepairError(
@@ -77,7 +77,11 @@ class RepairSettings:
 
     @classmethod
     def of(cls, how: Method | RepairSettings, images: Images | None = None) -> RepairSettings:
-        """Settings from a method's name, or as they are, with images beside them."""
+        """Return settings for a method's name, or the given ones, with `images` added.
+
+        Raises:
+            RepairError: `how` is neither, the settings are invalid, or images are given twice.
+        """
         if isinstance(how, str):
             return cls(how, images)
         if not isinstance(how, RepairSettings):
@@ -91,7 +95,7 @@ class RepairSettings:
         """As `of`; None if no repair is asked for.
 
         Raises:
-            RepairError: Settings that cannot be followed, or images without a repair.
+            RepairError: The settings are invalid, or there are images without a repair.
         """
         if how is not None:
             return cls.of(how, images)
@@ -101,7 +105,7 @@ class RepairSettings:
 
     @property
     def used_ridge(self) -> float:
-        """The ridge, or what it is by default."""
+        """The ridge, or the method's default."""
         return self.how.ridge if self.ridge is None else self.ridge
 
     @property

@@ -1,4 +1,4 @@
-"""The statistics that batch norms have stored, and how far those of some images are from them."""
+"""The stored statistics of batch norms, and how far those of some images are from them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BATCH_NORM = inspect.signature(F.batch_norm)
 
 @dataclass(frozen=True, eq=False)
 class NormInput:
-    """What reached a batch norm in evaluation.
+    """The input of a batch norm in evaluation mode.
 
     Attributes:
         data: `(images, channels, ...)`.
-        mean: The mean it has stored, `(channels,)`.
-        variance: The variance, with what it adds before it divides.
+        mean: The stored mean, `(channels,)`.
+        variance: The stored variance plus the norm's eps.
     """
 
     data: Tensor
@@ -33,21 +33,17 @@ class NormInput:
 
 
 class NormInputs(TorchFunctionMode):
-    """Collects what reaches the batch norms of a forward.
-
-    Attributes:
-        found: In the order of the forward.
-    """
+    """Collects, in `found`, the inputs of the batch norms of a forward, in order."""
 
     def __init__(self) -> None:
-        """Collect nothing yet."""
+        """Start with an empty list."""
         super().__init__()
         self.found: list[NormInput] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func`, and note what a batch norm is given."""
+        """Call `func`, and collect the input of a batch norm."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
             data, mean, variance, _, _, training, _, eps = batch_norm_arguments(*args, **kwargs)
@@ -57,15 +53,15 @@ class NormInputs(TorchFunctionMode):
 
 
 class ImposedStatistics(TorchFunctionMode):
-    """Lets every batch norm find the statistics that it has stored: it normalises by those of the batch instead.
+    """Lets every batch norm normalise by the statistics of the batch instead of those it has stored.
 
-    Whatever goes through the model then has, in every channel, the mean and the variance that data had in training.
+    Every channel of its output then has the mean and the variance that it had on training data.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call `func`, batch norms in evaluation as in training."""
+        """Call `func`; batch norms in evaluation mode run as in training."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
             data, mean, variance, *affine, training, _, eps = batch_norm_arguments(*args, **kwargs)
@@ -75,21 +71,21 @@ class ImposedStatistics(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def reached(self, data: Tensor, mean: Tensor, variance: Tensor) -> None:
-        """Look at what reached a batch norm that has stored `mean` and `variance`; for subclasses."""
+        """Look at the input of a batch norm that has stored `mean` and `variance`; for subclasses."""
 
 
 def batch_norm_arguments(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    """All arguments of a batch norm, in their order."""
+    """All arguments of a batch norm, in order."""
     given = _BATCH_NORM.bind(*args, **kwargs)
     given.apply_defaults()
     return given.args
 
 
 def divergence(found: NormInput) -> Tensor:
-    """How far the statistics of some data are from those stored, in nats per channel.
+    """How far the statistics of some data are from the stored ones, in nats per channel.
 
-    The mean over channels of the Kullback-Leibler divergence of the normal distribution with the data's mean m and variance
-    v from the one with the stored M and V: ((m - M)^2 / V + v / V - 1 - log(v / V)) / 2.
+    The Kullback-Leibler divergence, averaged over channels, of the normal distribution with the data's mean m and
+    variance v from the one with the stored M and V: ((m - M)^2 / V + v / V - 1 - log(v / V)) / 2.
     """
     axes = [axis for axis in range(found.data.dim()) if axis != 1]
     variance, mean = torch.var_mean(found.data.float(), axes)

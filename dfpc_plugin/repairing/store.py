@@ -1,4 +1,4 @@
-"""Keep solved layers in a directory, so that a repair that was stopped goes on where it was."""
+"""Save solved layers in a directory, so that an interrupted repair can resume."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ __all__ = ["Store", "fingerprint"]
 def fingerprint(
     models: Sequence[nn.Module], settings: Mapping[str, Any], inputs: Any = (), *, shapes_only: bool = False
 ) -> str:
-    """Tell one repair from another: by the weights it starts from, its settings, and what it runs on.
+    """Return a hash that identifies a repair by its starting weights, its settings, and its inputs.
 
-    Args:
-        models: The models in question.
-        settings: Anything that JSON can hold.
-        inputs: Tensors in any nest.
-        shapes_only: Of the inputs, their shapes count.
+    `settings` is anything that JSON can hold, `inputs` any nest of tensors; with `shapes_only`, only their shapes
+    count.
     """
     digest = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
     for model in models:
@@ -53,7 +50,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _checksum(name: str, text: str, content: Mapping[str, Tensor]) -> str:
-    """SHA-256 of everything in a file, and of its name."""
+    """SHA-256 of a file's content and name."""
     digest = hashlib.sha256(json.dumps([name, text]).encode())
     for key, tensor in sorted(content.items()):
         digest.update(f"{key} {tensor.dtype}".encode() + _bytes(tensor))
@@ -61,13 +58,13 @@ def _checksum(name: str, text: str, content: Mapping[str, Tensor]) -> str:
 
 
 class Store:
-    """Solved layers by number; without a directory, nothing is kept."""
+    """Solved layers by number; without a directory, nothing is saved."""
 
     def __init__(self, directory: Path | None, mark: str) -> None:
-        """Use `directory` for the repair that `mark` tells from others.
+        """Use `directory` for the repair with the fingerprint `mark`.
 
         Raises:
-            RepairError: The directory holds another repair, or a damaged file, or cannot be made.
+            RepairError: The directory holds another repair or a damaged file, or cannot be created.
         """
         self._directory, self._mark = directory, mark
         if directory is None:
@@ -85,21 +82,21 @@ class Store:
             self._read(path)
 
     def has(self, step: int | str) -> bool:
-        """Whether something is kept under that number or name."""
+        """Whether something is saved under that number or name."""
         return self._directory is not None and self._path(step).exists()
 
     def save(self, step: int, matrix: Tensor, bias: Tensor, report: LayerRepair) -> None:
-        """Keep a layer's weights."""
+        """Save a layer's weights and report."""
         self.save_tensors(step, {"matrix": matrix, "bias": bias} if report.changed else {}, asdict(report))
 
     def load(self, step: int, like: Tensor) -> tuple[Tensor, Tensor, LayerRepair]:
-        """Take a layer's weights."""
+        """Load a layer's weights and report; `like` is returned for whatever did not change."""
         found, said = self.load_tensors(step)
         report = LayerRepair(**said)
         return found.get("matrix", like).to(like), found.get("bias", like).to(like), report
 
     def save_tensors(self, name: int | str, content: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
-        """Keep tensors and a few words about them."""
+        """Save tensors with metadata."""
         if self._directory is not None:
             path, text, tensors = (
                 self._path(name),
@@ -111,16 +108,12 @@ class Store:
             )
 
     def load_tensors(self, name: int | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Take what is kept."""
+        """Load tensors and their metadata."""
         content, text = self._read(self._path(name))
         return content, json.loads(text)
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], str]:
-        """The tensors of a file, and the words about them.
-
-        Raises:
-            RepairError: It is damaged, or had another name.
-        """
+        """The tensors of a file, and its metadata as text; raises RepairError if it is damaged or renamed."""
         metadata = self._metadata(path)
         try:
             with safe_open(path, "pt") as file:
@@ -139,11 +132,7 @@ class Store:
         return self._directory / (f"layer-{name:05d}.safetensors" if isinstance(name, int) else f"{name}.safetensors")
 
     def _metadata(self, path: Path) -> dict[str, str]:
-        """What a file says of itself.
-
-        Raises:
-            RepairError: It is no file of ours.
-        """
+        """The safetensors metadata of a file; raises RepairError if it cannot be read."""
         try:
             with safe_open(path, "pt") as file:
                 return file.metadata() or {}

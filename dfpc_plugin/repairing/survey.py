@@ -1,4 +1,4 @@
-"""Which layers a forward runs, and what is special about each, found before anything is changed."""
+"""Survey a forward: list its layers' calls and their properties, before anything is changed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Step:
 
     Attributes:
         name: The layer.
-        key: The rows of the weight that it uses: the same for all calls of a layer, and for layers that share a weight.
-        repeated: Others of its calls have the same key.
-        shared: They differ in their biases, so that they are several layers with one weight.
-        last: It is the last of them.
-        takes_constant: It can take up a constant: in a bias of its own, or in the mean of a batch norm that sees nothing but
-            this call's output, which nothing else sees.
-        norm_is_own: A batch norm comes right behind it that sees nothing else, and nothing else sees its output.
+        key: The weight's rows that it uses: equal for all calls of a layer, and for layers that share a weight.
+        repeated: Other calls have the same key.
+        shared: Calls with this key have different biases, so they are several layers that share a weight.
+        last: It is the last call with this key.
+        takes_constant: It can take up a constant: in its own bias, or in the running mean of a batch norm whose only
+            input is this call's output, which nothing else uses.
+        norm_is_own: A batch norm comes directly behind it, has no other input, and nothing else uses this output.
         largest: Bytes of its inputs and outputs.
     """
 
@@ -47,10 +47,7 @@ class Step:
 def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Step]:
     """Run `model`, in evaluation mode, once, and return its steps.
 
-    Args:
-        model: Any model.
-        inputs: What to call it with; one example is enough, and its whole forward is held in memory.
-        forward_fn: As everywhere.
+    One example as `inputs` is enough; the activations of the whole forward are held in memory.
     """
     forward = SteppedForward(model, inputs, forward_fn, watch=True)
     found: list[Settlement] = []
@@ -77,13 +74,13 @@ def survey(model: nn.Module, inputs: ExampleInputs, forward_fn: ForwardFunction 
 
 
 def _key(settlement: Settlement) -> Key:
-    """Which rows of which weight a call uses."""
+    """Identifies the weight, and its rows, that a call uses."""
     weight = settlement.call.weight
     return id(weight if weight._base is None else weight._base), settlement.call.rows_of.start
 
 
 def _bias_key(bias: Tensor | None) -> tuple[int, int]:
-    """Tells one bias from another; views of one parameter by where they begin."""
+    """Identifies a bias; views of one parameter differ by their offsets."""
     if bias is None:
         return 0, 0
     return id(bias if bias._base is None else bias._base), int(bias.storage_offset())

@@ -1,8 +1,8 @@
-"""Images made from a model alone: noise, changed until the model's batch norms find the statistics that they have stored.
+"""Generate images from a model: optimise noise until the inputs of its batch norms match the stored statistics.
 
-The idea is that of "Dreaming to distill: data-free knowledge transfer via DeepInversion" (Yin et al., CVPR 2020), with the
-divergence of each channel's distribution in place of squared differences, which makes layers of all scales compare, and
-without labels: what is repaired are layers, and for these it is the statistics that count.
+The idea is from "Dreaming to distill: data-free knowledge transfer via DeepInversion" (Yin et al., CVPR 2020). Two
+things differ. The loss is the divergence of each channel's distribution instead of squared differences, which makes
+layers of different scales comparable. And there are no labels, as the repair of layers needs only statistics.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["SyntheticImages", "synthesise"]
 
 _RATE = 0.1
 _GOOD = 0.005
-"""Divergence at which to stop, in nats per channel: a hundred photographs are that far from the statistics of thousands."""
+"""Optimisation stops at this divergence (nats per channel), that of a hundred photographs from thousands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class SyntheticImages:
     """Images for a model.
 
     Attributes:
-        batches: Each `(images, channels, height, width)`; every batch by itself has the model's statistics.
-        before: Divergence of the noise that they were made from, in nats, mean over channels and layers.
+        batches: Each `(images, channels, height, width)`; each batch by itself matches the model's statistics.
+        before: Divergence of the initial noise in nats, averaged over channels and layers.
         divergence: The same of the images.
     """
 
@@ -55,20 +55,20 @@ def synthesise(
     forward_fn: ForwardFunction | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> SyntheticImages:
-    """Make images that match the statistics stored in the batch norms of `model`.
+    """Generate images that match the statistics stored in the batch norms of `model`.
 
     Args:
-        model: Any model with batch norms; it is left as it is.
-        example_inputs: `(images, channels, height, width)`; tells the size.
-        count: How many images; by default as many as make two million pixels, from 32 (at 224 x 224, where that takes
-            minutes on two cores) to 256.
-        steps: How often they are changed, at most; fewer where they match before.
-        seed: Of the noise.
+        model: Any model with batch norms; it is not changed.
+        example_inputs: `(images, channels, height, width)`; gives the size.
+        count: Number of images; by default about two million pixels, at least 32 images (at 224 x 224, where they take
+            minutes on two cores) and at most 256.
+        steps: Largest number of optimisation steps; it stops early at a good match.
+        seed: Random seed of the noise.
         forward_fn: Called as `forward_fn(model, images)` instead of the model.
-        progress: Told the share of the steps that is done.
+        progress: Called with the share of the steps that is done.
 
     Raises:
-        RepairError: The model has no batch norms with statistics, or takes something else than images.
+        RepairError: The model has no batch norms with statistics, or does not take one tensor of images.
     """
     if not (isinstance(example_inputs, Tensor) and example_inputs.dim() == 4 and example_inputs.is_floating_point()):
         raise RepairError(
@@ -100,7 +100,10 @@ def synthesise(
 def _matched(
     model: nn.Module, images: Tensor, steps: int, forward_fn: ForwardFunction | None, progress: Callable[[float], None]
 ) -> tuple[Tensor, float, float]:
-    """Change images until they match; with the divergences before and after."""
+    """Optimise images; return them with the divergences before and after.
+
+    Raises RepairError if the model has no batch norms with statistics, or if its outputs on noise are not finite.
+    """
     images = images.float().requires_grad_()
     first = last = math.inf
     best = images.detach().clone()

@@ -1,4 +1,4 @@
-"""What the output of a layer of the pruned model should be."""
+"""The reconstruction targets of a layer in the pruned model."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dfpc_plugin.repairing.follow import Settlement
 __all__ = ["wanted_output"]
 
 _SMALLEST = 1e-2
-"""Scales below this share of the mean one are not divided by: a channel that hardly counts need make nothing good."""
+"""A channel whose scale is below this share of the mean is not corrected for the sum's error."""
 
 
 def wanted_output(
     original: Settlement, pruned: Settlement, kept: Tensor | None, factors: Tensor | None = None
 ) -> Tensor:
-    """Return what the layer should return, laid out as its output.
+    """Return the target of a layer's output, in the same layout.
 
-    That is what it returns in the unpruned model. Where its output is added to other data `r` at the end of its tail,
-    `t(y) + r`, it is what makes the sum come out as in the unpruned model, where `r` was another: `y + t^-1(error)`. A tail
-    scales entries and moves them, so its inverse is its transpose over the squares of its scales.
+    It is the output in the unpruned model. If the output is added to other data `r` at the end of its tail, `t(y) + r`,
+    the target also corrects the error of `r`, so that the sum equals that of the unpruned model: `y + t^-1(error)`. A
+    tail only scales and moves entries, so its inverse is its transpose divided by the squared scales.
 
     Args:
         original: The layer in the unpruned model.
         pruned: The same in the pruned one.
-        kept: Which outputs are left, `(outputs,)` of bool; None if all are.
-        factors: The factors by which the cut multiplied the layer's remaining outputs; None where it did not.
+        kept: Which outputs remain, `(outputs,)` of bool; None if all do.
+        factors: The factors by which pruning multiplied the remaining outputs; None if it did not.
     """
     axis = original.call.output_axis
     plain = original.output if kept is None else original.output.index_select(axis, _indices(kept, original.output))
@@ -47,7 +47,7 @@ def wanted_output(
 
 
 def _narrowed(tensor: Tensor, like: Tensor, kept: Tensor | None) -> Tensor | None:
-    """Leave out what is removed along the axis where the two differ; None if there is no such axis."""
+    """Remove pruned channels along the one axis where the shapes differ; None if there is no such axis."""
     if tensor.shape == like.shape:
         return tensor
     if kept is None or tensor.dim() != like.dim():

@@ -1,4 +1,4 @@
-"""What runs a model: PyTorch, or the graph of an ONNX file in ONNX Runtime or OpenVINO."""
+"""Runtimes: PyTorch, and ONNX graphs in ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 

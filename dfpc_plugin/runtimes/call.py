@@ -1,4 +1,4 @@
-"""A model as a function from a flat list of tensors to another, which is what files of graphs hold."""
+"""Wrap a model as a function from a flat list of tensors to another, as graph files need it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ __all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]
 
 
 class FlatCall(nn.Module):
-    """Calls a model with the tensors of its example inputs in a row; what is no tensor stays as it was given.
+    """Calls a model with the tensors of its example inputs as positional arguments; other values stay as given.
 
     Attributes:
         model: The model.
-        input_names: One name per tensor: the keyword where there is one, else "input", numbered if there are
-            several.
+        input_names: One name per tensor: its keyword, or "input"; numbered if there are several.
     """
 
     def __init__(self, model: nn.Module, example_inputs: ExampleInputs) -> None:
@@ -36,7 +35,7 @@ class FlatCall(nn.Module):
         self.input_names = _input_names(example_inputs)
 
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
-        """Call the model; return the tensors that it returns, in order."""
+        """Call the model; return its tensors in order."""
         given = iter(flat)
         args, kwargs = as_call(map_tensors(lambda _: next(given), self._inputs))
         return tuple(tensors(self.model(*args, **kwargs)))
@@ -57,11 +56,7 @@ class FlatCall(nn.Module):
 
 
 def _input_names(example_inputs: ExampleInputs) -> tuple[str, ...]:
-    """Name every tensor of the example inputs.
-
-    Raises:
-        ExampleInputsError: There is none.
-    """
+    """A name for every tensor of the example inputs; raises ExampleInputsError if there is none."""
     args, kwargs = as_call(example_inputs)
     names = [*_numbered("input", len(tensors(args)))]
     for keyword, value in kwargs.items():
@@ -82,7 +77,7 @@ def _numbered(name: str, count: int) -> Iterator[str]:
 
 
 def on_cpu(model: nn.Module | HoldsModel, example_inputs: ExampleInputs) -> tuple[nn.Module, ExampleInputs]:
-    """Return copies on the CPU, the model's in evaluation mode: an exporter may do to them what it likes."""
+    """Return copies of a model, in evaluation mode, and its inputs on the CPU, which an exporter may change."""
     model = as_model(model)
     inputs = map_tensors(lambda tensor: tensor.detach().cpu().clone(), as_inputs(example_inputs))
     with exclusive(model):
@@ -90,11 +85,7 @@ def on_cpu(model: nn.Module | HoldsModel, example_inputs: ExampleInputs) -> tupl
 
 
 def batch_size_of(example_inputs: ExampleInputs) -> int:
-    """Return the length of axis zero, which all tensors must share.
-
-    Raises:
-        ExampleInputsError: They do not.
-    """
+    """Return the length of axis zero; raises ExampleInputsError if the tensors do not share it."""
     found = tensors(as_call(example_inputs))
     sizes = {tensor.size(0) if tensor.dim() else None for tensor in found}
     if len(sizes) != 1 or None in sizes:
@@ -107,7 +98,7 @@ def batch_size_of(example_inputs: ExampleInputs) -> int:
 
 
 def with_batch(example_inputs: ExampleInputs, size: int) -> ExampleInputs:
-    """Return example inputs of `size` along axis zero: the given ones, repeated."""
+    """Repeat example inputs to `size` along axis zero."""
 
     def resized(tensor: Tensor) -> Tensor:
         return tensor[torch.arange(size) % tensor.size(0)]

@@ -1,4 +1,4 @@
-"""What went wrong in an exporter, in a sentence: the reason, the operator and the module it came from."""
+"""Sum up an exporter's error in a sentence: the reason, the operator and the module it came from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _OF_SHAPES = re.compile(r"batch|constraint|speciali|dimension|shape|size", re.IG
 
 
 class ExportError(DFPCError):
-    """A model cannot be exported, or what was exported does not do what the model does; no file is left behind."""
+    """A model cannot be exported, or the exported file does not compute the same; no file is written."""
 
 
 def reason_of(error: BaseException, model: nn.Module) -> str:
-    """Return the first cause of an exporter's `error` in a sentence, with the module that it arose in."""
+    """Return the first cause of an exporter's `error` in a sentence, with the module where it was raised."""
     first = _first_cause(error)
     text = _OVERLOAD.sub(r"\1", _ANSI.sub("", str(first)))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -35,26 +35,26 @@ def reason_of(error: BaseException, model: nn.Module) -> str:
 
 
 def advice_on_batch(reason: str, dynamic_batch: bool) -> str:
-    """Return what to do where the free batch may be what an exporter has failed on; else nothing."""
+    """Return advice if the dynamic batch may have caused the failure, else an empty string."""
     if dynamic_batch and _OF_SHAPES.search(reason):
         return " Pass dynamic_batch=False if one size of batch is enough."
     return ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes, the first cause last."""
+    """The error and its causes; the first cause comes last."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """The error that started it: exporters wrap errors in longer ones, with advice on how to report them."""
+    """The original error: exporters wrap it in longer ones with advice on reporting."""
     return list(_chain(error))[-1]
 
 
 def _module_of(error: BaseException, model: nn.Module) -> str | None:
-    """Path of the module that ran, or whose operator was being translated, when the first cause arose."""
+    """Path of the module that ran, or whose operator was being translated, when the first cause was raised."""
     paths = {id(module): path for path, module in model.named_modules()}
     for cause in reversed(list(_chain(error))):
         found, traceback = None, cause.__traceback__

@@ -18,13 +18,13 @@ from dfpc_plugin.runtimes.call import FlatCall
 __all__ = ["EXPORTERS", "EXPORTING", "available"]
 
 EXPORTING = threading.RLock()
-"""Held while one of torch's exporters runs: they replace methods of `nn.Module`, for all threads."""
+"""Held while one of torch's exporters runs, as they replace methods of `nn.Module` in all threads."""
 
 Convert = Callable[[FlatCall, tuple[Tensor, ...], tuple[str, ...], int | None, bool], bytes]
 
 
 def available(name: str) -> bool:
-    """Whether this version of PyTorch has the exporter in a form that this package can call."""
+    """Whether this version of PyTorch has the exporter with the arguments that are needed here."""
     needed = {"dynamo": {"dynamo", "dynamic_shapes", "external_data"}, "torchscript": set()}[name]
     return needed <= set(inspect.signature(torch.onnx.export).parameters)
 
@@ -32,7 +32,7 @@ def available(name: str) -> bool:
 def _by_dynamo(
     call: FlatCall, flat: tuple[Tensor, ...], outputs: tuple[str, ...], opset: int | None, dynamic_batch: bool
 ) -> bytes:
-    """`torch.export`'s graph, operator by operator."""
+    """Export by `torch.export`."""
     shapes = None
     if dynamic_batch:
         batch = torch.export.Dim("batch")
@@ -47,12 +47,12 @@ def _by_dynamo(
 def _by_torchscript(
     call: FlatCall, flat: tuple[Tensor, ...], outputs: tuple[str, ...], opset: int | None, dynamic_batch: bool
 ) -> bytes:
-    """The operators of one traced forward."""
+    """Export by tracing one forward."""
     axes = {name: {0: "batch"} for name in (*call.input_names, *outputs)} if dynamic_batch else None
     options: Any = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     buffer: Any = io.BytesIO()
     with contextlib.ExitStack() as undo:
-        put(undo, torch._C, "_jit_onnx_log", lambda *said: None)  # prints the whole graph where the export fails
+        put(undo, torch._C, "_jit_onnx_log", lambda *said: None)  # would print the whole graph if the export fails
         torch.onnx.export(
             call,
             flat,

@@ -1,4 +1,4 @@
-"""Run the graph of an ONNX file in ONNX Runtime or in OpenVINO."""
+"""Run the graph of an ONNX file in ONNX Runtime or OpenVINO."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Arrays = Mapping[str, Any]
 
 
 class GraphModel(nn.Module):
-    """An ONNX graph, loaded by a runtime, that is called as the model it was exported from; it runs on the CPU.
+    """An ONNX graph, loaded by a runtime on the CPU and called like the model it was exported from.
 
     Attributes:
         runtime: The runtime's name.
-        title: What readers know the runtime as.
-        input_names: What the tensors of the example inputs are called in the graph.
-        input_shapes: Lengths of the axes of each input that the graph uses, by its name; None for one of any length.
+        title: The runtime's name in texts.
+        input_names: The graph's names of the example inputs' tensors.
+        input_shapes: Shapes of the inputs that the graph uses, by name; None for an axis of any length.
         input_dtypes: NumPy's names of their dtypes.
     """
 
@@ -39,10 +39,10 @@ class GraphModel(nn.Module):
 
     @abstractmethod
     def run(self, arrays: Arrays) -> Sequence[Any]:
-        """Run the graph on NumPy arrays; return its outputs as such, in order."""
+        """Run the graph on NumPy arrays; return its outputs as arrays, in order."""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """Run it; return its outputs, in order.
+        """Run the graph; return its outputs in order.
 
         Raises:
             ExportError: The runtime cannot run it.
@@ -55,14 +55,14 @@ class GraphModel(nn.Module):
         return tuple(torch.from_numpy(output) for output in outputs)
 
     def outputs(self, inputs: Any) -> tuple[Tensor, ...]:
-        """Run it on example inputs."""
+        """Run the graph on example inputs."""
         args, kwargs = as_call(inputs)
         return self(*args, **kwargs)
 
     def bound(self, inputs: Any) -> Callable[[], Sequence[Any]]:
-        """Return a function that runs the graph on these example inputs: the runtime's call and nothing else, to be timed."""
+        """Return a function that runs the graph on these example inputs and does nothing else, for timing."""
         arrays = self._arrays(as_call(inputs))
-        self.forward(*as_call(inputs)[0], **as_call(inputs)[1])  # what cannot run is said in the package's own words
+        self.forward(*as_call(inputs)[0], **as_call(inputs)[1])  # raises ExportError if it cannot run
         return lambda: self.run(arrays)
 
     def _arrays(self, inputs: Any) -> dict[str, Any]:
@@ -80,9 +80,9 @@ class OnnxRuntimeModel(GraphModel):
 
         Args:
             content: The bytes of an ONNX file.
-            input_names: What the tensors of the example inputs are called in it, which may lack those that it does not
-                use; None for its own inputs in their order.
-            threads: CPU threads; None for ONNX Runtime's own choice.
+            input_names: The graph's names of the example inputs' tensors, also of those that it does not use; None for
+                the graph's own inputs in order.
+            threads: CPU threads; None for ONNX Runtime's default.
 
         Raises:
             ExportError: ONNX Runtime cannot load it.
@@ -91,7 +91,7 @@ class OnnxRuntimeModel(GraphModel):
         super().__init__()
         onnxruntime = require("onnxruntime", "onnxruntime", "export")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors alone: its warnings are about graphs that it then optimises itself
+        options.log_severity_level = 3  # errors only: its warnings are about parts that it then optimises itself
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
@@ -147,6 +147,6 @@ class OpenVinoModel(GraphModel):
 
 
 def _dtype(kind: str) -> str:
-    """NumPy's name of ONNX Runtime's "tensor(float)"."""
+    """NumPy's name for ONNX Runtime's "tensor(float)"."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)

@@ -1,4 +1,4 @@
-"""Inputs for the graph of an ONNX file, of which nothing else is known."""
+"""Make inputs for the graph of an ONNX file from its stated shapes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SEED = 0
 
 
 def graph_inputs(graph: GraphModel, batch_size: int, size: int | None = None) -> tuple[Tensor, ...]:
-    """Make noise of the shapes that a graph states, and zeros for its integers.
+    """Make random inputs of the shapes that a graph states, and zeros for integers.
 
     Args:
         graph: The graph.
-        batch_size: The length of the first axis, where that is free.
-        size: Height and width of images, where these are free.
+        batch_size: Length of the first axis, if that is dynamic.
+        size: Height and width of images, if these are dynamic.
 
     Raises:
-        ExampleInputsError: An axis is free and no length is given for it, or the graph's batch or size is another.
+        ExampleInputsError: A dynamic axis has no given length, or the graph's batch or size differs from the given one.
     """
     generator = torch.Generator().manual_seed(_SEED)
     found = []
@@ -53,11 +53,7 @@ def graph_inputs(graph: GraphModel, batch_size: int, size: int | None = None) ->
 
 
 def require_inputs(graph: GraphModel, inputs: ExampleInputs) -> None:
-    """Raise unless a graph takes these inputs.
-
-    Raises:
-        ExampleInputsError: It takes another number of tensors, or tensors of other shapes.
-    """
+    """Raise ExampleInputsError unless a graph takes this number of tensors, of these shapes."""
     given = [tuple(tensor.shape) for tensor in tensors(as_call(inputs))]
     taken = [graph.input_shapes[name] for name in graph.input_names]
     fits = len(given) == len(taken) and all(
@@ -72,5 +68,5 @@ def require_inputs(graph: GraphModel, inputs: ExampleInputs) -> None:
 
 
 def _shown(axes: tuple[int | None, ...]) -> str:
-    """A shape with "any" for a free axis."""
+    """A shape with "any" for a dynamic axis."""
     return "x".join("any" if length is None else str(length) for length in axes)

@@ -1,4 +1,4 @@
-"""Warnings of exporters: known noise is dropped, what the tracer says is kept, the rest is passed on."""
+"""Warnings of exporters: known ones are dropped, the tracer's are collected, others are passed on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 __all__ = ["heard"]
 
 _KNOWN = re.compile(
-    # The older exporter is called on purpose, where the current one is missing or has failed; this is recorded.
+    # The older exporter is called on purpose if the current one is missing or has failed; a note says so.
     r"You are using the legacy TorchScript-based ONNX export|The feature will be removed"
 )
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[list[str]]:
-    """Yield a list that afterwards holds what the tracer warned of; pass on other warnings, but for noise."""
+    """Yield a list that afterwards holds the tracer's warnings; drop known ones, and pass on all others."""
     told: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""The runtimes that a latency can be measured in, each registered here and nowhere else."""
+"""`RUNTIMES`: the registry of runtimes in which latency can be measured."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ LoadGraph = Callable[[bytes, Sequence[str] | None, int | None], GraphModel]
 
 
 class RuntimeNameError(DFPCError, ValueError):
-    """A runtime was asked for that there is none of."""
+    """There is no runtime of this name."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs a model.
+    """A runtime for models.
 
     Attributes:
         name: In Python, in recipes and on the command line.
-        title: What readers know it as.
-        load: Loads an ONNX graph, from its bytes, names of its inputs and a number of threads; None for what runs modules.
-        package: What has to be installed for it, and the extra that brings it; None for PyTorch.
-        compiles: Whether modules are called as `torch.compile` makes them.
+        title: The name in texts.
+        load: Loads an ONNX graph from its bytes, its input names and a number of threads; None if it runs modules.
+        package: The package that it needs, and the extra that installs it; None for PyTorch.
+        compiles: Whether modules are compiled by `torch.compile`.
     """
 
     name: str
@@ -45,27 +45,23 @@ class Runtime:
 
     @property
     def summary(self) -> str:
-        """What help texts say of it."""
+        """Its line in help texts."""
         return self.title
 
     def require(self) -> None:
-        """Raise if a package is missing that preparing or running a model needs.
-
-        Raises:
-            MissingDependencyError: Names it.
-        """
+        """Raise MissingDependencyError if a package is missing for preparing or running a model."""
         if self.package is not None:
             package, extra = self.package
             require(package, package, extra)
             require_exporters(chosen_exporters("auto"))
 
     def prepared(self, model: nn.Module, example_inputs: ExampleInputs, threads: int | None) -> nn.Module:
-        """Return what this runtime calls in place of a model: an exported graph, or the model itself.
+        """Return what this runtime calls instead of a model: an exported graph, or the model itself.
 
         Args:
-            model: The model, which is not changed; a graph that is loaded already is returned as it is.
+            model: The model, which is not changed; an already loaded graph is returned as it is.
             example_inputs: What it is called with.
-            threads: CPU threads of a graph; None for the runtime's own choice.
+            threads: CPU threads of a graph; None for the runtime's default.
 
         Raises:
             ExportError: The model cannot be exported.
@@ -77,7 +73,7 @@ class Runtime:
         return self.load(content, names, threads)
 
     def calling(self) -> contextlib.AbstractContextManager[object]:
-        """The state of PyTorch in which modules are called."""
+        """The gradient mode in which modules are called."""
         return torch.no_grad() if self.compiles else torch.inference_mode()
 
 

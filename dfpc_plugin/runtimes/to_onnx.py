@@ -1,4 +1,4 @@
-"""A model as the bytes of an ONNX file."""
+"""Convert a model to the bytes of an ONNX file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Conversion", "Converted", "chosen_exporters", "onnx_graph", "opset_o
 Checked = TypeVar("Checked")
 
 _LARGEST = 2**31 - 2**20
-"""Bytes of weights that fit into one ONNX file, whose format cannot count beyond 2 GiB, with room for the graph."""
+"""Largest bytes of weights in one ONNX file: the format ends at 2 GiB, and the graph needs room."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Converted(Generic[Checked]):
 
     Attributes:
         content: Its bytes.
-        exporter: Which of PyTorch's exporters has written it.
-        checked: What a check of the content returned.
-        notes: What a user should know and did not ask for.
+        exporter: The exporter of PyTorch that wrote it.
+        checked: The result of the check.
+        notes: Remarks for the user, in sentences.
     """
 
     content: bytes
@@ -44,7 +44,7 @@ class Converted(Generic[Checked]):
 
 
 class Conversion:
-    """A copy of a model on the CPU, and what is wanted of its file.
+    """A conversion of a model, on a copy on the CPU.
 
     Attributes:
         call: The copy as a function of a flat list of tensors.
@@ -55,14 +55,14 @@ class Conversion:
         """Prepare to convert a model.
 
         Args:
-            model: The model, which is not touched: exporters may do to the copy what they like.
+            model: The model; only a copy is used, which exporters may change.
             inputs: What it is called with.
-            opset: Version of ONNX's operators; None for the exporter's choice.
+            opset: Version of ONNX's operators; None for the exporter's default.
             dynamic_batch: Let axis zero of every input have any length.
 
         Raises:
-            ExportError: One file cannot hold the model's weights.
-            ExampleInputsError: Inputs that the model cannot be exported with.
+            ExportError: The weights are too large for one file.
+            ExampleInputsError: The model cannot be exported with these inputs.
         """
         _require_small(model)
         copied, self.inputs = on_cpu(model, inputs)
@@ -71,15 +71,11 @@ class Conversion:
         self._opset, self._dynamic = opset, dynamic_batch
         traced = self.inputs
         if dynamic_batch and batch_size_of(traced) < 2:
-            traced = with_batch(traced, 2)  # a length of one is taken for a constant
+            traced = with_batch(traced, 2)  # exporters treat a length of one as a constant
         self._flat = tuple(tensors(as_call(traced)))
 
     def first_that_works(self, exporters: tuple[str, ...], check: Callable[[bytes], Checked]) -> Converted[Checked]:
-        """Try exporters in turn.
-
-        Args:
-            exporters: Their names.
-            check: Raises `ExportError` where the content is not as it should be.
+        """Try `exporters`, given by name, in turn; `check` raises ExportError if the content is wrong.
 
         Raises:
             ExportError: None works.
@@ -100,15 +96,14 @@ class Conversion:
         raise ExportError(f"The model cannot be exported to ONNX. By {reasons}.{advice}")
 
     def _converted(self, name: str) -> tuple[bytes, list[str]]:
-        """The bytes of the file, and what the exporter has to tell.
+        """The bytes of the file, and the exporter's warnings.
 
-        Raises:
-            ExportError: The exporter has failed, or has not kept to the opset or the free batch.
+        Raises ExportError if the exporter fails, or ignores the opset or the dynamic batch.
         """
         try:
             with EXPORTING, heard() as told, torch.no_grad():
                 content = EXPORTERS[name](self.call, fresh(self._flat), self._outputs, self._opset, self._dynamic)
-        except Exception as error:  # exporters raise whatever the model's own code and their own many parts do
+        except Exception as error:  # the model's code and the exporters can raise anything
             raise ExportError(reason_of(error, self.call.model)) from error
         onnx = require("onnx", "onnx", "export")
         try:
@@ -125,10 +120,7 @@ class Conversion:
 
 
 def onnx_graph(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, tuple[str, ...]]:
-    """Convert a copy of a model for inputs of exactly these shapes.
-
-    Returns:
-        The content of an ONNX file, and the names of its inputs.
+    """Return the ONNX file of a model for inputs of exactly these shapes, and the names of its inputs.
 
     Raises:
         ExportError: It cannot be converted.
@@ -143,13 +135,10 @@ def onnx_graph(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, 
 
 
 def chosen_exporters(wanted: str) -> tuple[str, ...]:
-    """Names of the exporters to try.
-
-    Args:
-        wanted: The name of one, or "auto".
+    """Names of the exporters to try, for the name of one or "auto".
 
     Raises:
-        ExportError: This version of PyTorch has none of them.
+        ExportError: There is no such exporter, or this version of PyTorch lacks it.
     """
     if wanted != "auto" and wanted not in EXPORTERS:
         raise ExportError(f"There is no exporter '{wanted}'; choose auto, {' or '.join(EXPORTERS)}.")
@@ -159,17 +148,13 @@ def chosen_exporters(wanted: str) -> tuple[str, ...]:
 
 
 def require_exporters(exporters: tuple[str, ...]) -> None:
-    """Raise, before any work is done, if a package is missing that they need.
-
-    Raises:
-        MissingDependencyError: Names it.
-    """
+    """Raise MissingDependencyError early if a package is missing that the exporters need."""
     for package in ("onnx", *(("onnxscript",) if "dynamo" in exporters else ())):
         require(package, package, "export")
 
 
 def opset_of(described: Any) -> int:
-    """Version of ONNX's own operators in a loaded model, whose domain has no name."""
+    """Version of ONNX's standard operators, whose domain has an empty name, in a loaded model."""
     return next(entry.version for entry in described.opset_import if entry.domain in ("", "ai.onnx"))
 
 
@@ -182,11 +167,7 @@ def _fell_back(failure: str) -> str:
 
 
 def _require_small(model: nn.Module) -> None:
-    """Refuse what one file cannot hold.
-
-    Raises:
-        ExportError: The weights are too large.
-    """
+    """Raise ExportError if the weights are too large for one file."""
     found = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in found)
     if size > _LARGEST:

@@ -3,8 +3,8 @@
     python examples/benchmarks/budgets.py
     python examples/benchmarks/budgets.py --models "[resnet50, vit_small_patch16_224]" --shares "[0.8, 0.6]"
 
-Random weights: budgets do not depend on what they are. Every figure is counted on the pruned model by PyTorch's own
-counter, not by the counts that `prune` decides by.
+Weights are random, as budgets do not depend on them. Results are counted by PyTorch's own counter on the pruned model,
+independently of `prune`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODELS = [
 
 
 class Own(nn.Module):
-    """A module of the user's own: two branches that are concatenated, a gate, and a residual."""
+    """A module of the user's own: two concatenated branches, a gate, and a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def count(model: nn.Module, x: torch.Tensor) -> tuple[int, int]:
 def main(
     models: list[str] = MODELS, shares: tuple[float, ...] = (0.9, 0.7, 0.5, 0.3), budget: str = "macs", seed: int = 0
 ) -> None:
-    """Prune every model to every share of `budget` (macs or params), and print what came out."""
+    """Prune every model to every share of `budget` (macs or params), and print the results."""
     torch.manual_seed(seed)
     table = Table(title=f"Share of {budget} left, as counted on the pruned model (seconds)", title_justify="left")
     for column in ("model", *(f"{share:g}" for share in shares)):

@@ -1,4 +1,4 @@
-"""CIFAR ResNets and images for the benchmarks, from files."""
+"""Load CIFAR ResNets and images for the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dfpc_plugin.models.library import IMAGENET
 
 
 def load_network(path: Path) -> nn.Module:
-    """Build the network that the file's keys describe."""
+    """Build the network that fits the file's keys, and load its weights."""
     with safe_open(path, "pt") as file:
         blocks = 1 + max(int(key.split(".")[1]) for key in file.keys() if key.startswith("layer1."))
     model = build_model(f"cifar/resnet{6 * blocks + 2}")
@@ -23,7 +23,7 @@ def load_network(path: Path) -> nn.Module:
 
 
 def load_images(path: Path, count: int, split: str = "val") -> tuple[Tensor, Tensor]:
-    """Read `count` images, evenly over the classes, class by class."""
+    """Read `count` images, evenly over the classes and sorted by class."""
     dataset = open_images(path, split, evaluation_transform(Preprocessing((3, 32, 32), *IMAGENET)), limit=count)
     images, labels = zip(*sorted(dataset, key=lambda pair: pair[1]), strict=True)
     return torch.stack(images), torch.tensor(labels)

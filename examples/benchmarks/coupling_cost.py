@@ -1,10 +1,10 @@
-"""What finding couplings and building a pruner cost, side by side in one run with Torch-Pruning's own tracing.
+"""The cost of finding couplings and building a pruner, beside Torch-Pruning's own tracing.
 
     python examples/benchmarks/coupling_cost.py
     python examples/benchmarks/coupling_cost.py --models "[resnet152, densenet201]" --rounds 3 --limit 60
 
 One thread, batch 1, the model's own input size. Each round measures everything once, in turn; the table holds medians.
-Torch-Pruning is given up on a model that its tracing takes more than `limit` seconds for, in a process of its own.
+Torch-Pruning is skipped on models for which it takes more than `limit` seconds, tested in a separate process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ def finishes(name: str, limit: float) -> bool:
 
 
 def _try(name: str) -> None:
-    """Build Torch-Pruning's pruner once."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch_prunings(*build(name))

@@ -3,9 +3,9 @@
     python examples/benchmarks/criteria_on_cifar.py --weights resnet20.safetensors --images cifar10_val.zip
 
 `weights` holds a CIFAR ResNet (widths 16-32-64, basic blocks; `conv1`, `bn1`, `layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}`,
-`linear`) whose shortcuts have no parameters; `images` is a zip of class folders. Every criterion is given to `prune`, so that
-all are selected by in the same way, to the same budgets, on the same couplings. No fine-tuning; the second figure of each
-pair is after re-estimating BatchNorm on unlabelled images that are not among the test images.
+`linear`) whose shortcuts have no parameters; `images` is a zip of class folders. Every criterion is passed to `prune`,
+so selection, budgets and couplings are the same. No fine-tuning; the second number of each pair is after re-estimating
+BatchNorm on unlabelled images that are not among the test images.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def main(
         weights: The trained network.
         images: The zip of class folders.
         speedups: MACs of the unpruned network over MACs of the pruned one.
-        test_images: How many images to test on.
-        unlabelled_images: How many further images to re-estimate BatchNorm on.
-        criteria: Which criteria to compare.
-        per: What every criterion's saliency is divided by.
-        max_ratio: The share of its channels that any coupling may lose.
-        rescore: The share of the channels after which saliency is computed anew.
-        seed: Chooses the test images among those read, and what the random criterion draws.
+        test_images: Number of images to test on.
+        unlabelled_images: Number of further images to re-estimate BatchNorm on.
+        criteria: The criteria to compare.
+        per: Normalisation of every criterion's saliency.
+        max_ratio: Largest share of the channels to prune from any coupling.
+        rescore: Recompute saliency after every such fraction of the channels is pruned.
+        seed: Random seed of the choice of test images and of the random criterion.
     """
     console = Console()
     model = load_network(weights)

@@ -1,9 +1,9 @@
-"""Cutting and tuning in turns against one cut with as much tuning after it, on a CIFAR ResNet-20.
+"""Iterative pruning and fine-tuning against one-shot pruning with equal fine-tuning, on a CIFAR ResNet-20.
 
     python examples/benchmarks/iterative_on_cifar.py --weights resnet20.safetensors --train train.zip --val val.zip
 
-All ways start from the same network, end at the same MACs and take the same number of steps of the same
-optimiser; they differ in when channels go, and, where there is a repair, in whether the one cut is repaired, too. Images are
+All ways start from the same network, end at the same MACs and take the same number of steps of the same optimiser. They
+differ in when channels are pruned, and, with a repair, in whether the one-shot model is repaired, too. Images are
 archives in ImageFolder layout.
 """
 
@@ -44,23 +44,23 @@ def main(
     anchored: bool = True,
     seeds: tuple[int, ...] = (0,),
 ) -> None:
-    """Prune and tune every way with every seed, and print what came out.
+    """Prune and fine-tune in every way with every seed, and print the results.
 
     Args:
-        weights: Of the network.
+        weights: Weights of the network.
         train: Archive or folder of the training images.
         val: Archive or folder of the images to evaluate on.
         target: The budget.
-        share: Of the channels that are left, how many every cut takes.
-        steps: Between cuts.
-        final_steps: After the last one.
-        batch_size: Images of a step.
-        lr: Step size between cuts, and from which it falls to zero at the end.
-        bare_lr: The same where one cut is not repaired and others are: what is broken bears larger steps. By default `lr`.
-        importance: The criterion by its name, such as dfpc-published for the paper's; a repair brings its own.
-        repair_images: Repair after every cut on so many unlabelled images of the training set; 0 for no repair.
+        share: Fraction of the remaining channels to prune per iteration.
+        steps: Fine-tuning steps between iterations.
+        final_steps: Fine-tuning steps after the last one.
+        batch_size: Images per step.
+        lr: Learning rate between iterations, from which it falls to zero at the end.
+        bare_lr: The same for the one-shot model without repair, which tolerates larger steps. By default `lr`.
+        importance: Name of the criterion, such as dfpc-published for the paper's; a repair brings its own.
+        repair_images: Repair after every iteration on this many unlabelled training images; 0 for no repair.
         anchored: As in `ScheduleSettings`.
-        seeds: Of the order and augmentation of images.
+        seeds: Random seeds of the order and augmentation of images.
     """
     torch.set_num_threads(1)
     console = Console(width=120)

@@ -1,10 +1,10 @@
-"""Accuracy against MACs and measured time, for DFPC with and without repair and for other criteria.
+"""Accuracy against MACs and latency, for DFPC with and without repair and for other criteria.
 
     python examples/benchmarks/latency_on_cifar.py --weights resnet56.safetensors --images val.zip --output tradeoff.json
 
-`weights` and `images` are as for `criteria_on_cifar.py`. Every criterion prunes to the same budgets by the same selection;
-nothing is fine-tuned. Every pruned model takes turns with the unpruned one, forward by forward, and is compared with it in
-each turn: a machine that is busy for a while slows both. `output` is what `examples/figures/draw.py` draws.
+`weights` and `images` are as for `criteria_on_cifar.py`. All criteria prune to the same budgets by the same selection;
+nothing is fine-tuned. Every pruned model is measured in turns with the unpruned one, so that a busy machine slows both.
+`examples/figures/draw.py` draws `output`.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ def main(
     batch_size: int = 64,
     seed: int = 0,
 ) -> None:
-    """Write accuracy, MACs and time of every criterion and budget.
+    """Write accuracy, MACs and latency of every criterion and budget.
 
     Args:
         weights: The trained network.
         images: The zip of class folders to test on.
         output: JSON file to write.
         speedups: MACs of the unpruned network over MACs of the pruned one.
-        test_images: How many images to test on, evenly over the classes.
-        synthetic_images: How many images the repair makes.
-        criteria: Which criteria to compare without a repair, next to DFPC's ranking that anticipates repair, with it.
-        repaired: Those of them to repair, too.
-        round_to: What the number of channels that are kept is a multiple of, where any go.
-        forwards: How many forwards of every model to time; None not to measure time.
-        batch_size: Images of a forward.
-        seed: Makes noise for the synthetic images, and draws for the random criterion.
+        test_images: Number of images to test on, evenly over the classes.
+        synthetic_images: Number of images that the repair generates.
+        criteria: The criteria to compare without a repair, beside DFPC's ranking that anticipates repair, with one.
+        repaired: Those criteria to repair, too.
+        round_to: Round the remaining channels to a multiple of this number.
+        forwards: Number of timed forwards of every model; None to skip latency.
+        batch_size: Images per forward.
+        seed: Random seed of the synthetic images and of the random criterion.
     """
     require_writable(output)
     console = Console()
@@ -112,7 +112,7 @@ def main(
 
 
 def timed(unpruned: nn.Module, pruned: nn.Module, example: Tensor, protocol: dfpc.LatencySettings) -> dict[str, Any]:
-    """Measure two models in turns, and say how many times faster one is: the median and the middle half."""
+    """Measure two models in turns; return the speed-up, as its median and quartiles, and the latencies."""
     measured = protocol.measure({"unpruned": unpruned, "pruned": pruned}, example)
     ratios = measured["pruned"].ratios_over(measured["unpruned"])
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")

@@ -1,9 +1,9 @@
-"""Whether a model pruned to a speed-up is that much faster, when it is measured again side by side with the original.
+"""Whether a model pruned to a speed-up reaches it in a second measurement beside the original.
 
     python examples/benchmarks/latency_targets.py
     python examples/benchmarks/latency_targets.py --models "[resnet50]" --speedups "[1.5]" --batch_size 8
 
-Leave the machine alone meanwhile. The last measurement is not the one that `prune` decided by.
+Do not use the machine meanwhile. The last measurement is independent of the one in `prune`.
 """
 
 from __future__ import annotations

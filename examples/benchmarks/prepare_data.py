@@ -4,7 +4,7 @@
     python examples/benchmarks/prepare_data.py --output data --checkpoints '{resnet56: resnet56-4bfd9763.th}'
     python examples/benchmarks/prepare_data.py --output data --lite_weights true --photographs_root imagenet/val --unlabelled photos
 
-Writes only what its arguments name, under the names in `accuracy_table.py`. `docs/results.md` says where images and
+Writes only what its arguments ask for, with the names in `accuracy_table.py`. `docs/results.md` says where images and
 checkpoints come from, and under which licences.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["cifar", "lite", "photographs", "resnet"]
 
 QUALITY = 95
 SIDE = 256
-"""The side of photographs, of which the benchmarks take the centre."""
+"""Side of the stored photographs; the benchmarks crop their centre."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -42,7 +42,7 @@ def cifar(root: Path, output: Path, *, download: bool = False, limit: int | None
 
 
 def resnet(name: str, checkpoint: Path, output: Path) -> None:
-    """Write the weights of a CIFAR ResNet, such as `resnet56`, from a checkpoint in any layout that trainers write."""
+    """Write the weights of a CIFAR ResNet, such as `resnet56`, from any trainer's checkpoint."""
     model = build_model(ModelSpec(f"cifar/{name}"))
     load_weights(model, checkpoint)
     save_file(model.state_dict(), output / f"{name}_cifar10_jpeg.safetensors")
@@ -56,13 +56,7 @@ def lite(output: Path) -> None:
 
 
 def photographs(source: Path, archive: Path, *, per_class: int | None = None) -> None:
-    """Write the centres of photographs at 256 x 256, under the paths that they have in `source`.
-
-    Args:
-        source: A folder of photographs, in folders by class if they have one.
-        archive: The archive to write.
-        per_class: How many to take of every folder; all if not given.
-    """
+    """Write photographs, `per_class` of every folder at most, cropped to 256 x 256, with their paths in `source`."""
     folders: dict[Path, list[Path]] = {}
     for path in sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES):
         folders.setdefault(path.parent, []).append(path)
@@ -77,7 +71,7 @@ def _centre(path: Path) -> Image.Image:
 
 
 def _archive(path: Path, images: Iterable[tuple[str, Image.Image]]) -> None:
-    """Write JPEG files, uncompressed as they are compressed already."""
+    """Write JPEG files without further compression."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, image in images:
             data = io.BytesIO()

@@ -1,10 +1,10 @@
-"""What `prune` to half the MACs costs, and where the time goes, beside Torch-Pruning's magnitude pruner in the same run.
+"""The cost of `prune` to half the MACs, by phase, beside Torch-Pruning's magnitude pruner.
 
     python examples/benchmarks/pruning_cost.py
     python examples/benchmarks/pruning_cost.py --models "[resnet50]" --rounds 5 --threads 1
 
 Torch-Pruning has no budgets, so its pruner is run several times to find a ratio that halves the MACs. Both are printed:
-all of these runs, which is what reaching the budget takes, and a single one at the ratio that they have found.
+the whole search, which is the cost of reaching the budget, and a single run at the ratio found.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODELS = ["resnet50", "resnet152", "convnext_base"]
 
 
 def macs(model: torch.nn.Module, x: torch.Tensor) -> int:
-    """MACs by PyTorch's counter, on storage-less copies."""
+    """MACs by PyTorch's counter, on a copy on the meta device."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         copy.deepcopy(model).to("meta")(x.to("meta"))
@@ -65,7 +65,7 @@ def ratio_for_half(model: Any, x: torch.Tensor) -> float:
 
 
 def main(models: list[str] = MODELS, rounds: int = 3, threads: int = 2, target: str = "macs=0.5") -> None:
-    """Time both over some interleaved rounds, and print medians."""
+    """Time both over interleaved rounds, and print medians."""
     warnings.filterwarnings("ignore", message="Unwrapped parameters")
     torch.set_num_threads(threads)
     console = Console()

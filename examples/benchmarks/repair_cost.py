@@ -1,9 +1,9 @@
-"""Time and peak memory of every way to repair a timm model, pruned to half its MACs.
+"""Time and peak memory of every repair method, on a timm model pruned to half its MACs.
 
     python examples/benchmarks/repair_cost.py --model resnet50 --threads 2
 
-Without weights at hand, the batch norms of the randomly initialised model are given the statistics of some noise, so that
-there is something for synthetic images to match.
+Without pretrained weights, the batch norms of the random model get statistics from noise, for synthetic images to
+match.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dfpc_plugin.repairing.noise import pink_noise
 
 
 def build(name: str, size: int, pretrained: bool) -> nn.Module:
-    """A model, with statistics of its own if it has no weights."""
+    """A model; without pretrained weights, its batch norms get statistics from noise."""
     model = timm.create_model(name, pretrained=pretrained)
     if not pretrained:
         norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -42,13 +42,13 @@ def main(
     threads: int = 1,
     pretrained: bool = False,
 ) -> None:
-    """Print seconds, and the memory that the process has taken at most by then.
+    """Print seconds, and the peak memory of the process so far.
 
     Args:
         model: A timm name.
-        size: Of its images, in pixels.
-        methods: What to time, in this order, since memory only grows.
-        threads: CPU threads.
+        size: Side of its images in pixels.
+        methods: The methods to time, in this order, since peak memory only grows.
+        threads: Number of CPU threads.
         pretrained: Load weights.
     """
     torch.set_num_threads(threads)

@@ -1,10 +1,10 @@
-"""Accuracy after every way to repair, for DFPC's rankings and Torch-Pruning's criteria, on a trained CIFAR ResNet.
+"""Accuracy after every repair method, for DFPC's rankings and Torch-Pruning's criteria, on a trained CIFAR ResNet.
 
     python examples/benchmarks/repair_on_cifar.py --weights resnet56.safetensors --images val.zip --unlabelled train.zip
 
-`weights` and `images` are as for `criteria_on_cifar.py`; `unlabelled` is a zip of class folders from which the images for
-`calibrate` are taken, whose labels are not used. Every criterion prunes to the same budgets by the same selection, and every
-repair starts from the same cut. Synthetic images are made once per network. Nothing is fine-tuned.
+`weights` and `images` are as for `criteria_on_cifar.py`; `unlabelled` is a zip of class folders with images for
+`calibrate`, whose labels are not used. All criteria prune to the same budgets by the same selection, and all methods
+repair the same pruned models. Synthetic images are generated once per network. Nothing is fine-tuned.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ METHODS = ("none", "mean", "merge", "synthetic", "calibrate")
 
 
 def settings_for(method: str, made: list[Tensor], real: Tensor, seed: int) -> dfpc.RepairSettings:
-    """Settings of a method; images that were made once are given as they are, with the ridge of `synthetic`."""
+    """Settings of a method; for `synthetic`, `calibrate` gets the generated images and the ridge of `synthetic`."""
     if method == "synthetic":
         return dfpc.RepairSettings("calibrate", made, count=sum(map(len, made)), ridge=0.03, seed=seed)
     return dfpc.RepairSettings(method, real if method == "calibrate" else None, seed=seed)
@@ -41,9 +41,9 @@ def settings_for(method: str, made: list[Tensor], real: Tensor, seed: int) -> df
 def cut_of(
     model: nn.Module, example: Tensor, name: str, speedup: float, settings: dfpc.RepairSettings, rescore: float | None
 ) -> dfpc.PruneResult:
-    """Prune by a criterion; the one that anticipates repair looks at the images that the repair will use."""
+    """Prune by a criterion; the one that anticipates repair uses the images of the repair."""
     importance = dfpc.RepairedImportance(settings) if name == ANTICIPATING else CRITERIA[name].build()
-    between = settings if rescore else None  # cut a little, repair, rank anew
+    between = settings if rescore else None  # iterate: prune, repair, rank again
     return dfpc.prune(model, example, f"macs={1 / speedup}", importance=importance, rescore=rescore, repair=between)
 
 
@@ -65,15 +65,15 @@ def main(
     Args:
         weights: The trained network.
         images: The zip of class folders to test on.
-        unlabelled: The zip to take images for `calibrate` from.
+        unlabelled: The zip with images for `calibrate`.
         speedups: MACs of the unpruned network over MACs of the pruned one.
-        test_images: How many images to test on, evenly over the classes.
-        unlabelled_images: How many images `calibrate` gets, drawn from two thousand.
-        synthetic_images: How many images `synthetic` makes.
-        criteria: Which criteria to compare; "anticipating" is DFPC's ranking that anticipates repair.
-        methods: Which repairs.
-        rescore: The share of the channels after which the model is repaired and ranked anew.
-        seed: Chooses images, makes noise, and draws for the random criterion.
+        test_images: Number of images to test on, evenly over the classes.
+        unlabelled_images: Number of images for `calibrate`, drawn from two thousand.
+        synthetic_images: Number of images that `synthetic` generates.
+        criteria: The criteria to compare; "anticipating" is DFPC's ranking that anticipates repair.
+        methods: The repair methods.
+        rescore: Repair and recompute saliency after every such fraction of the channels is pruned.
+        seed: Random seed of images, noise, and the random criterion.
     """
     console = Console()
     model = load_network(weights)

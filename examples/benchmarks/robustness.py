@@ -1,7 +1,7 @@
-"""Attack what is saved and loaded many times, and count what goes wrong: `python examples/benchmarks/robustness.py NAME TRIES`.
+"""Attack saving and loading many times, and count failures: `python examples/benchmarks/robustness.py NAME TRIES`.
 
-Every try may end well or in an error of this package, within five seconds and a gibibyte; it runs no code of a file's, and
-what it accepts is what was saved. Prints one line of JSON, with every failure.
+Every try has to succeed, or fail with an error of this package, within five seconds and a gibibyte. It must run no code
+from a file, and accept only what was saved. Prints one line of JSON per campaign, with every failure.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Net(nn.Module):
 
 
 class Trap:
-    """Leaves a file behind if it is unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,7 +72,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
-    """Flip, cut, insert, repeat, zero or exchange some bytes."""
+    """Flip, cut, insert, repeat, zero or reverse some bytes."""
     for _ in range(chance.choice((1, 1, 1, 3, 20))):
         start = chance.randrange(len(data) + 1)
         end = min(len(data), start + chance.choice((1, 1, 4, 64, len(data))))
@@ -93,7 +93,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 def spoil(directory: Path, chance: random.Random) -> list[str]:
-    """Damage a file of a directory, or take it away, or put something else there; tells which files are not as they were."""
+    """Damage, remove or replace a file of a directory; return the names of changed files."""
     path = chance.choice(sorted(path for path in directory.rglob("*") if path.is_file()))
     data, how = path.read_bytes(), chance.random()
     if how < 0.06:
@@ -112,7 +112,7 @@ def spoil(directory: Path, chance: random.Random) -> list[str]:
 
 
 def artifacts(tries: int, place: Path) -> Iterator[str | None]:
-    """Load artifacts of which a file is damaged."""
+    """Load artifacts with a damaged file."""
     original = dfpc.prune(network(), IMAGES[:1], "macs=0.7")
     dfpc.save_pruned(original, place / "whole", model=NAME, example_inputs=IMAGES[:1])
     for number in range(tries):
@@ -127,7 +127,7 @@ def artifacts(tries: int, place: Path) -> Iterator[str | None]:
 
 
 def checkpoints(tries: int, place: Path) -> Iterator[str | None]:
-    """Resume from checkpoints, and take up repairs, of which a file is damaged."""
+    """Resume training and repairs from checkpoints with a damaged file."""
     states = {n: {f"w{i}": torch.full((3, n + i), float(n)) for i in range(3)} for n in (1, 2)}
     for number, state in states.items():
         (place / "whole").mkdir(exist_ok=True)
@@ -161,7 +161,7 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def files(tries: int, place: Path) -> Iterator[str | None]:
-    """Load hostile files of weights, and open hostile images and archives of these."""
+    """Load hostile weight files, images and archives of images."""
     trap, model = place / "trapped", network()
     whole = [place / name for name in ("w.pth", "w.safetensors", "t.pth", "i.png", "i.jpg", "i.gif", "i.zip")]
     torch.save(model.state_dict(), whole[0])
@@ -211,7 +211,7 @@ def files(tries: int, place: Path) -> Iterator[str | None]:
 
 
 def in_child(act: Callable[[], None], prepare: Callable[[], None] = lambda: None) -> tuple[int, str]:
-    """Do something in a process of its own; its exit status, and what it had to say."""
+    """Run `act` in a child process; return its exit status and output."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -235,7 +235,7 @@ CHANGES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod",
 
 
 def killed_at(position: int) -> Callable[[], None]:
-    """Die by SIGKILL just before the change to files of that number."""
+    """Die by SIGKILL just before file change number `position`."""
 
     def prepare() -> None:
         count = 0
@@ -255,7 +255,7 @@ def killed_at(position: int) -> Callable[[], None]:
 
 
 def writes(place: Path, models: list) -> dict[str, tuple[Callable[[], None], Callable[[], str | None]]]:
-    """What writes files, each with a function that says what is wrong with what is there."""
+    """The actions that write files, each with a function that checks the result."""
     run = Checkpoints(place / "run")
     states = [{"w": torch.full((64,), float(number))} for number in range(4)]
 
@@ -288,7 +288,7 @@ def writes(place: Path, models: list) -> dict[str, tuple[Callable[[], None], Cal
 def stopped(
     tries: int, place: Path, prepared: Callable[[int], Callable[[], None]], expected: Callable[[int], bool]
 ) -> Iterator[str | None]:
-    """Stop what writes files at one place after the other; then it must be whole, and doing it again must work."""
+    """Stop each action at one place after another; then the files must be whole, and a second run must work."""
     models = [dfpc.prune(network(), IMAGES[:1], f"macs={share}").model for share in (0.8, 0.6)]
     done = 0
     for turn in itertools.count():
@@ -318,12 +318,12 @@ def stopped(
 
 
 def kills(tries: int, place: Path) -> Iterator[str | None]:
-    """Kill at every change to files."""
+    """Kill at every file change."""
     yield from stopped(tries, place, killed_at, lambda status: status == signal.SIGKILL)
 
 
 def moments(tries: int, place: Path) -> Iterator[str | None]:
-    """Kill at random moments, also between two changes to files and in the middle of one."""
+    """Kill at random moments, also between and during file changes."""
     chance = random.Random(0)
 
     def prepared(position: int) -> Callable[[], None]:
@@ -352,7 +352,7 @@ def full(tries: int, place: Path) -> Iterator[str | None]:
 
 
 def interrupts(tries: int, place: Path) -> Iterator[str | None]:
-    """Ctrl-C at any line of pruning and repairing in place; the model is the old one or the new one, in its old mode."""
+    """Ctrl-C at random lines of pruning and repair in place; it must leave the old or the new model, modes included."""
     new = dfpc.prune(network(), IMAGES[:1], "macs=0.7", repair="merge").model
     lines = 0
 
@@ -452,7 +452,7 @@ def torch_free(coupling):
 
 
 def attempt(act: Callable[[], str | None], name: str) -> str | None:
-    """Do something that may fail by an error of this package; tell what is wrong."""
+    """Do something that may raise an error of this package; return what is wrong."""
     start = time.monotonic()
     try:
         fault = act()
@@ -476,11 +476,11 @@ CAMPAIGNS: dict[str, tuple[Callable[[int, Path], Iterator[str | None]], int]] = 
     "interrupts": (interrupts, 1000),
     "threads": (threads, 28),
 }
-"""By name, with the usual number of tries."""
+"""Campaigns by name, with the usual number of tries."""
 
 
 def campaign(name: str, tries: int | None = None) -> dict:
-    """Run one, and return what it has found."""
+    """Run a campaign and return its results."""
     run, usual = CAMPAIGNS[name]
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():

@@ -1,11 +1,11 @@
-"""What scoring costs, side by side in one run: BGSC, an ordinary forward + backward, and Torch-Pruning's criteria.
+"""The cost of scoring: BGSC, an ordinary forward + backward, and Torch-Pruning's criteria, side by side.
 
     python examples/benchmarks/scoring_cost.py                       # the five models of the documentation
     python examples/benchmarks/scoring_cost.py --models "[resnet152, convnext_large, vit_large_patch16_224]" --rounds 3
 
 One thread, batch 1, all parameters requiring gradients. Each round measures everything once, in turn, so that drift of
-the machine hits all alike; the table holds medians. Peak memory is what a fresh process's resident set grows by above
-the built model.
+the machine affects all alike; the table holds medians. Peak memory is the growth of a fresh process's resident set
+above the built model.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ IN_PROCESS = "--measure-memory"
 
 
 def forward_backward(model: torch.nn.Module, x: torch.Tensor) -> None:
-    """One ordinary training pass, without the optimiser."""
     model.zero_grad()
     model(x).sum().backward()
 
 
 def candidates(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """Everything that is timed: name -> one run."""
+    """Everything that is timed, by name."""
     graph = tp.DependencyGraph().build_dependency(model, x, verbose=False)
     groups = list(graph.get_all_groups(ignored_layers=[model.get_classifier()]))
 
@@ -47,7 +46,7 @@ def candidates(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Callable[[]
         return [importance(group) for group in groups]
 
     def dfpc() -> None:
-        vars(graph).pop("_dfpc_scores", None)  # scores are kept with the graph: here each run computes them
+        vars(graph).pop("_dfpc_scores", None)  # clears the cached scores, so that each run computes them
         over_groups(DFPCImportance())
 
     def taylor() -> None:
@@ -70,7 +69,7 @@ def build(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def peak_memory(name: str, what: str) -> float:
-    """Growth of the resident set in MiB, in a process of its own."""
+    """Growth of the resident set in MiB, in a separate process."""
     command = [sys.executable, __file__, IN_PROCESS, name, what]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -79,8 +78,8 @@ def measure_memory(name: str, what: str) -> None:
     """Print the growth of the resident set above the built model."""
     torch.set_num_threads(1)
     model, x = build(name)
-    bgsc(torch.nn.Linear(2, 2), torch.ones(1, 2))  # import and first-call costs are nobody's
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of the resident set starts again here
+    bgsc(torch.nn.Linear(2, 2), torch.ones(1, 2))  # leave out the costs of imports and first calls
+    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark of the resident set
     before = high_water_mark()
     forward_backward(model, x) if what == "forward + backward" else bgsc(model, x)
     print(high_water_mark() - before)

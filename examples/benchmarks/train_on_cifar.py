@@ -1,4 +1,4 @@
-"""Train a small network on CIFAR-10, for benchmarks on kinds of networks that have no public CIFAR weights.
+"""Train small networks on CIFAR-10, for benchmarks of architectures without public CIFAR weights.
 
     python examples/benchmarks/train_on_cifar.py --network vit --train_images train.zip --val_images val.zip --output vit.safetensors
 
@@ -29,15 +29,7 @@ __all__ = ["NETWORKS", "Course", "build", "train"]
 
 @dataclass(frozen=True)
 class Course:
-    """A network and how it is trained.
-
-    Attributes:
-        name: As `dfpc.build_model` knows it.
-        options: What it is built with.
-        optimizer: Which, with its settings.
-        epochs: How often every image is seen.
-        clip: The largest norm of a gradient.
-    """
+    """A network of `dfpc.build_model` and how it is trained; `clip` is the largest norm of a gradient."""
 
     name: str
     options: dict[str, Any]
@@ -75,7 +67,7 @@ BATCH, WARMUP, SMOOTHING, PADDING = 128, 0.2, 0.1, 4
 
 
 def build(network: str) -> nn.Module:
-    """Return an untrained network, by its name here."""
+    """Return an untrained network from `NETWORKS`."""
     course = NETWORKS[network]
     return build_model(ModelSpec(course.name, course.options))
 
@@ -89,7 +81,7 @@ def load(path: Path, split: str, device: str) -> tuple[Tensor, Tensor]:
 
 
 def augmented(images: Tensor) -> Tensor:
-    """Shift every image by up to four pixels, and mirror half of them."""
+    """Shift every image by up to four pixels, and flip half of them."""
     count, _, height, width = images.shape
     padded = F.pad(images, (PADDING,) * 4)
     down, across = (torch.randint(0, 2 * PADDING + 1, (count, 1), device=images.device) for _ in range(2))
@@ -104,7 +96,6 @@ def augmented(images: Tensor) -> Tensor:
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images that are classified right."""
     model.eval()
     with torch.no_grad():
         found = torch.cat([model(batch).argmax(1) for batch in images.split(500)])
@@ -112,7 +103,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def train(model: nn.Module, course: Course, images: Tensor, labels: Tensor, epochs: int, console: Console) -> None:
-    """Train in place, with a learning rate that rises and falls once."""
+    """Train in place, with a one-cycle learning rate."""
     optimizer = getattr(torch.optim, course.optimizer)(model.parameters(), **course.settings)
     steps = epochs * (len(images) // BATCH)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, course.settings["lr"], steps, pct_start=WARMUP)
@@ -143,13 +134,13 @@ def main(
     """Train one network and write its weights.
 
     Args:
-        network: Which one.
+        network: The network.
         train_images: A folder or zip archive of images, one folder per class.
         val_images: The same, to measure accuracy on.
         output: A safetensors file.
-        epochs: How often every image is seen, if not as often as is usual for the network.
+        epochs: Number of epochs; by default the network's own.
         device: Where to train.
-        seed: Of the weights and the order of images.
+        seed: Random seed of the weights and the order of images.
     """
     console = Console(soft_wrap=True)
     torch.manual_seed(seed)

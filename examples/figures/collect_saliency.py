@@ -1,4 +1,4 @@
-"""Write what `saliency.py` draws: the scores of a trained CIFAR ResNet, and what goes by them.
+"""Write the data of `saliency.py`: scores of a trained CIFAR ResNet, and the share pruned by them.
 
 python examples/figures/collect_saliency.py --weights resnet56.safetensors
 """
@@ -22,9 +22,9 @@ def main(
     """Score, prune and write.
 
     Args:
-        weights: Of the trained network.
+        weights: Weights of the trained network.
         network: Its name.
-        title: What the figure calls it.
+        title: Its name in the figure.
         speedup: MACs of the unpruned network over those of the pruned one.
     """
     model = build_model(network)

@@ -1,4 +1,4 @@
-"""A coupling: one channel of a residual stream, and the layers that write and read it."""
+"""Figure of a coupling: one channel of a residual stream, with its producers and consumers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MODEL, NAME, CHANNEL = "resnet18", "layer2.0.conv2", 7
 _STEP, _TOP, _BOTTOM = 0.74, 1.15, 0.95
 _STREAM, _LANES, _LANE = WIDTH / 2, 9, 0.065
 _CELLS = 7
-"""Lanes of the stream and cells of a matrix that are drawn, in place of all there are."""
+"""Numbers of lanes of the stream and of cells of a matrix in the drawing, instead of all."""
 
 
 def found() -> tuple[dfpc.DataFlowCoupling, list[str]]:
-    """Find the coupling, and the layers that write or read it in the order of the model."""
+    """Find the coupling, and its producers and consumers in the order of the model."""
     model = torchvision.models.get_model(MODEL, weights=None)
     couplings = dfpc.find_couplings(model, torch.ones(1, 3, 224, 224))
     coupling = next(coupling for coupling in couplings if NAME in coupling.feed_in)
@@ -29,7 +29,7 @@ def found() -> tuple[dfpc.DataFlowCoupling, list[str]]:
 
 
 def draw(path: Path, theme: Theme) -> None:
-    """Draw writers on the left, readers on the right, and the stream between them."""
+    """Draw producers on the left, consumers on the right, and the stream between them."""
     coupling, layers = found()
     height = _TOP + _STEP * len(layers) + _BOTTOM
     with drawn(path, theme, height, describe(coupling), "none") as figure:
@@ -43,7 +43,7 @@ def draw(path: Path, theme: Theme) -> None:
 
 
 def describe(coupling: dfpc.DataFlowCoupling) -> str:
-    """Say what the figure shows."""
+    """The text alternative of the figure."""
     return (
         f"Channel {CHANNEL} of the second residual stage of ResNet-18. It is row {CHANNEL} of the layers that write the stream "
         f"({', '.join(coupling.feed_in)}), and column {CHANNEL} of those that read it ({', '.join(coupling.feed_out)})."
@@ -65,7 +65,7 @@ def _heading(axes: Any, theme: Theme, coupling: dfpc.DataFlowCoupling, height: f
 
 
 def _stream(axes: Any, theme: Theme, top: float, bottom: float) -> None:
-    """Draw lanes, one per channel, of which one is told apart."""
+    """Draw lanes, one per channel, with one highlighted."""
     for lane in range(_LANES):
         x = _STREAM + (lane - _LANES // 2) * _LANE
         own = lane == _LANES // 2
@@ -99,7 +99,7 @@ def _layer(axes: Any, theme: Theme, name: str, writes: bool, y: float) -> None:
 
 
 def _matrix(axes: Any, theme: Theme, x: float, y: float, row: bool) -> None:
-    """Draw a few cells of a weight, outputs down and inputs across."""
+    """Draw a few cells of a weight; rows are outputs and columns inputs."""
     size = 0.4 / _CELLS
     for down in range(_CELLS):
         for across in range(_CELLS):

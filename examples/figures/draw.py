@@ -3,8 +3,8 @@
     python examples/figures/draw.py --output docs/assets/figures
     python examples/figures/draw.py --output /tmp/figures --only "[coupling]"
 
-The same data gives the same bytes. What is drawn has been measured by `examples/benchmarks/latency_on_cifar.py` and
-`collect_saliency.py` and is in `data/`; couplings are found while drawing.
+The same data gives the same bytes. The data in `data/` were measured by `examples/benchmarks/latency_on_cifar.py` and
+`collect_saliency.py`; couplings are found while drawing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(output: Path, only: tuple[str, ...] = tuple(FIGURES)) -> None:
 
     Args:
         output: Directory to write to.
-        only: Which figures.
+        only: The figures to draw.
     """
     output.mkdir(parents=True, exist_ok=True)
     for name in only:

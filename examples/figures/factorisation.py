@@ -1,4 +1,4 @@
-"""How one forward and one backward pass add up what goes over all paths."""
+"""Figure of how one forward and one backward pass sum over all paths of a coupling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONES, _IN, _SUM, _OUT, _TOTAL, _SCORE = 5.05, 4.3, 3.3, 2.3, 1.45, 0.46
 
 
 def draw(path: Path, theme: Theme) -> None:
-    """Draw the network of one coupling downwards, and what comes back upwards."""
+    """Draw the network of one coupling downwards, and its gradients upwards."""
     with drawn(path, theme, _HEIGHT, DESCRIPTION, "none") as figure:
         axes = plain(figure)
         forward, backward = theme.series[0], theme.series[1]
@@ -69,7 +69,7 @@ def _box(axes: Any, theme: Theme, x: float, y: float, width: float, height: floa
 
 
 def _pair(axes: Any, theme: Theme, above: tuple[float, float], below: tuple[float, float]) -> None:
-    """Draw one arrow down for values and one up beside it for gradients."""
+    """Draw an arrow down for values, and one up beside it for gradients."""
     shift = 0.13
     _arrow(axes, (above[0] - shift, above[1]), (below[0] - shift, below[1]), theme.series[0])
     _arrow(axes, (below[0] + shift, below[1]), (above[0] + shift, above[1]), theme.series[1], dashed=True)

@@ -1,4 +1,4 @@
-"""Colours, type and files that all figures share."""
+"""Colours, fonts and files that all figures share."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from matplotlib.figure import Figure
 from dfpc_plugin.files import write_text
 
 WIDTH = 5.4
-"""Inches. Narrow, so that text is still large enough where a phone shows the whole figure."""
+"""Inches; narrow, so that text is still large enough on a phone."""
 _FAMILIES = "'DejaVu Sans', Verdana, sans-serif"
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours on a light or a dark page: Okabe and Ito's, which the common kinds of colour blindness tell apart.
+    """Colours on a light or dark page: Okabe and Ito's, which suit the common kinds of colour blindness.
 
     Attributes:
         name: "light" or "dark".
         ink: Text and outlines.
-        soft: What is said more quietly.
+        soft: Secondary text.
         grid: Lines behind the data.
-        paper: What is behind text that crosses lines.
+        paper: Background of text that crosses lines.
         series: Colours of data, in the order of their use.
     """
 
@@ -52,14 +52,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 @contextlib.contextmanager
 def drawn(path: Path, theme: Theme, height: float, description: str, layout: str = "constrained") -> Iterator[Any]:
-    """Yield a matplotlib figure and write it as SVG in the end; the same drawing gives the same bytes.
+    """Yield a matplotlib figure and write it as SVG at the end, with `description` as its text alternative.
 
-    Args:
-        path: The file.
-        theme: Colours.
-        height: Inches.
-        description: What the figure shows, for those who do not see it.
-        layout: Of axes; "none" where they have their place.
+    The same drawing gives the same bytes. `height` is in inches; `layout` is "none" for axes with fixed positions.
     """
     settings = {
         "svg.hashsalt": "dfpc", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 10,
@@ -75,7 +70,7 @@ def drawn(path: Path, theme: Theme, height: float, description: str, layout: str
 
 
 def _finished(svg: str, description: str) -> str:
-    """Name fonts that other machines have, and say what the picture shows."""
+    """Use fonts that other machines have, and add the text alternative."""
     svg = svg.replace("'DejaVu Sans'", _FAMILIES)
     head, tag, rest = svg.partition("<svg ")
     opening, end, content = rest.partition(">")
@@ -85,7 +80,7 @@ def _finished(svg: str, description: str) -> str:
 
 
 def plain(figure: Any) -> Any:
-    """Return axes over all of the figure, in inches from its lower left corner, for a drawing without scales."""
+    """Return axes without scales over the whole figure, in inches from its lower left corner."""
     axes = figure.add_axes((0, 0, 1, 1))
     width, height = figure.get_size_inches()
     axes.set_xlim(0, width)
@@ -95,7 +90,7 @@ def plain(figure: Any) -> Any:
 
 
 def ruled(axes: Any, theme: Theme) -> None:
-    """Lay a quiet grid behind data."""
+    """Draw a grid behind the data."""
     axes.grid(color=theme.grid, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Saliency of every coupling of a network, and what it decides."""
+"""Figure of the saliency of a network's couplings, and of the share pruned by it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = ("inside a block", "residual stream")
 
 
 def draw(path: Path, theme: Theme) -> None:
-    """Draw the range of scores above, and the share of the channels that goes below."""
+    """Draw the range of scores above, and the share of pruned channels below."""
     content = json.loads(DATA.read_text(encoding="utf-8"))
     with drawn(path, theme, 5.2, describe(content)) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -29,7 +29,7 @@ def draw(path: Path, theme: Theme) -> None:
         for axes in (upper, lower):
             ruled(axes, theme)
         upper.set_yscale("log")
-        upper.set_ylim(bottom=_LEAST)  # what is hardly there at all would take most of the scale
+        upper.set_ylim(bottom=_LEAST)  # tiny scores would take most of the scale
         upper.set_ylabel("saliency")
         upper.set_title(f"What every coupling of {content['title']} is worth")
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -41,7 +41,7 @@ def draw(path: Path, theme: Theme) -> None:
 
 
 def describe(content: dict[str, Any]) -> str:
-    """Say what the figure shows."""
+    """The text alternative of the figure."""
     return (
         f"Above: the saliency of the channels of {len(content['couplings'])} couplings of {content['title']}, in the order of the "
         f"forward pass, with its range, middle half and median. Below: the share of their channels that goes for "

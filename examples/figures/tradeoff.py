@@ -1,4 +1,4 @@
-"""Accuracy against what is saved: MACs, and measured time."""
+"""Figures of accuracy against MACs, and against latency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ _STYLES = {
 
 
 def draw_macs(path: Path, theme: Theme) -> None:
-    """Draw accuracy against MACs."""
     content = load(MACS)
     text = f"{_opening(content)} MACs. {_findings(content)}"
     with drawn(path, theme, 4.6, text) as figure:
@@ -28,7 +27,7 @@ def draw_macs(path: Path, theme: Theme) -> None:
 
 
 def draw_latency(path: Path, theme: Theme) -> None:
-    """Draw accuracy against time, with the middle half of the measured ratios."""
+    """Draw accuracy against speed-up, with the middle half of the measured ratios."""
     content = load(TIME)
     text = f"{_opening(content)} measured time, {content['latency']['batch_size']} images at a time on one thread. {_findings(content)}"
     with drawn(path, theme, 4.6, text) as figure:
@@ -51,12 +50,11 @@ def draw_latency(path: Path, theme: Theme) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a measurement."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _series(content: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """Points by criterion, those that are repaired first."""
+    """Points by criterion, repaired ones first."""
     runs = dict.fromkeys((point["criterion"], point["repair"]) for point in content["points"])
     return [
         sorted(
@@ -81,7 +79,7 @@ def _frame(figure: Any, theme: Theme, content: dict[str, Any], across: str) -> A
 
 
 def _line(axes: Any, theme: Theme, content: dict[str, Any], own: list[dict[str, Any]], at: list[float]) -> None:
-    """Draw one criterion from the unpruned network on: full where it is repaired, dashed where it is bare."""
+    """Draw one criterion, starting at the unpruned network: solid if repaired, dashed if not."""
     repaired, number = own[0]["repair"] != "bare", _STYLES[own[0]["criterion"]][1]
     axes.plot(
         at, [content["before"]["top1"], *(point["top1"] for point in own)], color=theme.series[number], marker=MARKERS[number],
@@ -101,6 +99,6 @@ def _opening(content: dict[str, Any]) -> str:
 
 
 def _findings(content: dict[str, Any]) -> str:
-    """Say where every line ends."""
+    """The end of every line, in words."""
     ends = [f"{_label(own[-1])} {own[-1]['top1']:.1f} %" for own in _series(content)]
     return f"At {_series(content)[0][-1]['speedup']:g}x fewer MACs: {', '.join(ends)}."

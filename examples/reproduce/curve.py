@@ -1,4 +1,4 @@
-"""Accuracy against MACs, as one picture."""
+"""Plot accuracy against MACs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from typing import Any
 from dfpc_plugin.files import write_bytes
 from dfpc_plugin.require import require
 
-# Okabe and Ito's colours; the markers say the same, and dashes tell which layers were left alone.
+# Okabe and Ito's colours, each with its own marker; dashed lines leave coupled channels unpruned.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 
 
 def write_curve(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Draw every criterion, with and without coupled channels, into an SVG file.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw every criterion, with and without coupled channels, into an SVG file."""
     matplotlib = require("matplotlib", "matplotlib", "plots")
     figure = require("matplotlib.figure", "matplotlib", "plots").Figure(figsize=(6, 4.6), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Rows of a table that is filled over several runs: what is there is not computed again."""
+"""Rows of a table that is filled over several runs, so that existing rows are not computed again."""
 
 from __future__ import annotations
 
@@ -20,18 +20,10 @@ class LedgerError(DFPCError, ValueError):
 
 
 class Ledger:
-    """Rows by what identifies them, in a JSON file that is whole at any moment, with a CSV file beside it.
-
-    Attributes:
-        rows: All rows so far, in the order they were added.
-    """
+    """Rows in the order they were added, in a JSON file that is valid at any moment, with a CSV file beside it."""
 
     def __init__(self, directory: Path, experiment: Mapping[str, Any]) -> None:
-        """Open `results.json` in `directory`, or begin it.
-
-        Raises:
-            LedgerError: It is there and is about another experiment.
-        """
+        """Open or start `results.json` in `directory`; raises LedgerError if it is about another experiment."""
         self._directory, self._experiment = directory, json.loads(json.dumps(experiment))
         self.rows: list[Row] = []
         path = directory / "results.json"
@@ -46,11 +38,11 @@ class Ledger:
             self.rows = content["rows"]
 
     def find(self, **identity: object) -> Row | None:
-        """Return the row with these entries, if there is one."""
+        """Return the row with these entries, or None."""
         return next((row for row in self.rows if all(row[name] == value for name, value in identity.items())), None)
 
     def add(self, row: Row) -> None:
-        """Keep a row, on disk too."""
+        """Add a row, and write both files."""
         self.rows.append(row)
         write_json(self._directory / "results.json", {"experiment": self._experiment, "rows": self.rows})
         text = io.StringIO()

@@ -1,4 +1,4 @@
-"""The two ways to prune that the sweep compares. Each finds what to prune and returns a pruner with `step()`."""
+"""The two back ends that the sweep compares. Each finds what to prune and returns a pruner with `step()`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["BACKENDS", "findings"]
 
 
 def with_dfpc(model: nn.Module, inputs: Any, ratio: float) -> Any:
-    """This package: nothing is said about the model."""
+    """This package, without hints about the model."""
     from dfpc_plugin import DFPCPruner
 
     return DFPCPruner(model, inputs, importance=tp.importance.GroupMagnitudeImportance(), pruning_ratio=ratio)
 
 
 def with_torch_pruning(model: nn.Module, inputs: Any, ratio: float) -> Any:
-    """Plain Torch-Pruning, told what can be read off any model: its attention heads and its output layers."""
+    """Plain Torch-Pruning, with hints that can be read off any model: its attention heads and its output layers."""
     heads = {
         module.qkv: module.num_heads
         for module in model.modules()
@@ -34,7 +34,7 @@ def with_torch_pruning(model: nn.Module, inputs: Any, ratio: float) -> Any:
         importance=tp.importance.GroupMagnitudeImportance(),
         pruning_ratio=ratio,
         num_heads=heads,
-        in_channel_groups={},  # given, because the defaults are shared between pruners, which write into them
+        in_channel_groups={},  # the default is one dict that all pruners share and write to
         out_channel_groups={},
         channel_groups={},
         ignored_layers=list(output_layers(model, inputs)),
@@ -45,7 +45,7 @@ BACKENDS: dict[str, Callable[[nn.Module, Any, float], Any]] = {"dfpc": with_dfpc
 
 
 def findings(pruner: Any) -> dict[str, Any]:
-    """What this package's pruner found before the cut: how much can be pruned, and what cannot and why."""
+    """What this package's pruner found: the prunable shares, and the protected couplings with reasons."""
     return {
         "couplings": len(pruner.couplings),
         "protected": [
@@ -58,7 +58,7 @@ def findings(pruner: Any) -> dict[str, Any]:
 
 
 def prunable_share(pruner: Any) -> dict[str, float]:
-    """Shares, from 0 to 1, of MACs and of parameters that are inside couplings that can be pruned."""
+    """Shares, from 0 to 1, of MACs and of parameters in couplings that can be pruned."""
     return {
         "prunable_macs": float(pruner.graph.prunable_macs),
         "prunable_parameters": float(pruner.graph.prunable_parameters),
@@ -66,9 +66,9 @@ def prunable_share(pruner: Any) -> dict[str, float]:
 
 
 def output_layers(model: nn.Module, inputs: Any) -> set[nn.Module]:
-    """The layers that write the model's outputs, whose channels are classes and the like.
+    """The layers that produce the model's outputs; their channels are classes and the like.
 
-    They are met first on the way back from the outputs, which autograd's graph leads.
+    They are the first layers on the way back from the outputs through autograd's graph.
     """
     args, kwargs = as_call(inputs)
     owners = {
@@ -91,7 +91,7 @@ def output_layers(model: nn.Module, inputs: Any) -> set[nn.Module]:
 
 
 def _leaves(node: Any) -> Iterator[Tensor]:
-    """Parameters that the operator reads, also through the transposition or the reshaping of a weight."""
+    """Parameters that the operator reads, also through the transposition or reshaping of a weight."""
     for source, _ in node.next_functions:
         while source is not None and len(source.next_functions) == 1 and not hasattr(source, "variable"):
             source = source.next_functions[0][0]

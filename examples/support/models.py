@@ -1,11 +1,11 @@
-"""Which models stand for all of timm and torchvision: the smallest one or two of every model file.
+"""The models that represent all of timm and torchvision: the smallest one or two of every model file.
 
     python examples/support/models.py                   # the list
-    python examples/support/models.py --refresh true    # compute it anew, which takes minutes
+    python examples/support/models.py --refresh true    # compute it again, which takes minutes
 
-- timm: of every model file the smallest model, where there is one for images of up to 256 pixels; and of files with
-  eight or more models also the smallest whose name begins with another word. Names with `test_` are not models to use.
-- torchvision: the smallest model of every family, which are models of one file whose names differ in sizes only;
+- timm: the smallest model of every file, with images of up to 256 pixels if there is one; for files with
+  eight or more models also the smallest whose name begins with another word. Models named `test_` are left out.
+- torchvision: the smallest model of every family, which are models of one file whose names differ only in size;
   without the quantised ones.
 """
 
@@ -29,12 +29,12 @@ TORCHVISION = "torchvision/"
 MANY, SMALL_IMAGE = 8, 256
 SIZES = {"tiny", "small", "base", "large"}
 FURTHER = ("vit_small_patch16_rope_224", "eva02_base_patch16_clip_224", "tf_efficientnet_cc_b0_4e")
-"""Models with operators that no other has: rotary position embeddings, separate q, k and v, weights made from data."""
+"""Models with operators that no other has: rotary position embeddings, separate q, k and v, computed weights."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the choice goes by; `image` is the default side of an image in pixels, 0 if not known."""
+    """The properties that models are chosen by; `image` is the default side of an image in pixels, 0 if unknown."""
 
     name: str
     file: str
@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def choose_timm(models: list[Model]) -> list[Model]:
-    """Choose from the models of one file, which are in timm's order."""
+    """Choose from the models of one file, given in timm's order."""
     ordered = sorted(models, key=lambda model: (model.image > SMALL_IMAGE, model.parameters))
     word = _first_word(ordered[0])
     others = [model for model in ordered if _first_word(model) != word and model.image <= SMALL_IMAGE]
@@ -58,7 +58,7 @@ def choose_timm(models: list[Model]) -> list[Model]:
 
 
 def choose_torchvision(models: list[Model]) -> list[Model]:
-    """Choose from the models of one file: one a family."""
+    """Choose one model per family from the models of one file."""
     families: dict[tuple[str, ...], Model] = {}
     for model in sorted(models, key=lambda model: model.parameters):
         families.setdefault(_family(model.name.removeprefix(TORCHVISION)), model)
@@ -70,7 +70,7 @@ def _first_word(model: Model) -> str:
 
 
 def _letters(text: str) -> str:
-    """What `text` begins with, up to the first digit or underscore."""
+    """The start of `text`, up to the first digit or underscore."""
     return re.split("[^a-z]", text, maxsplit=1)[0]
 
 
@@ -104,7 +104,7 @@ def _parameters(name: str) -> int:
 
 
 def choose() -> dict[str, list[Model]]:
-    """Choose anew from what the installed libraries have: models per file."""
+    """Choose from the installed libraries: models per file."""
     from rich.progress import track
 
     files: dict[str, list[Model]] = defaultdict(list)
@@ -120,7 +120,7 @@ def main(refresh: bool = False) -> None:
     """Print the list.
 
     Args:
-        refresh: Compute it anew first, and keep it.
+        refresh: First compute it again, and store it.
     """
     if refresh:
         content: dict[str, object] = {library: version(library) for library in LIBRARIES}

@@ -1,9 +1,9 @@
-"""Prune one model in this process, and say what came of it; the sweep starts one such process per model.
+"""Prune one model in this process, and report; the sweep starts one such process per model.
 
     python examples/support/one_model.py --name resnet50 --backend dfpc
 
-Prints JSON objects, each as soon as its part is known, so that a process that has to be ended leaves what it found out.
-Later objects complete earlier ones.
+Prints JSON objects, each as soon as its part is known, so that results remain if the process is killed. Later objects
+complete earlier ones.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from dfpc_plugin.models import create_model, example_inputs
 from dfpc_plugin.tracing.tree import tensors
 
 LEAST_REMOVED = {"dfpc": 0.2, "torch_pruning": 0.05}
-"""Share of the parameters that has to go for a cut of 30 % of the channels to count as one."""
+"""Smallest share of the parameters that has to be removed for pruning 30 % of the channels to count as a success."""
 
 
 class UnlikeBeforeError(Exception):
-    """The pruned model's outputs have other shapes than the model's had."""
+    """The pruned model's outputs have other shapes than the unpruned model's."""
 
 
 def main(
@@ -49,10 +49,10 @@ def main(
 
     Args:
         name: A timm name, or `torchvision/NAME`.
-        backend: What prunes it.
+        backend: The back end that prunes it.
         ratio: Share of the channels to remove from every coupling.
-        seconds: How long finding couplings, pruning and one forward pass may take together.
-        memory: How much memory the process may use, in MiB.
+        seconds: Time limit for finding couplings, pruning and one forward pass together.
+        memory: Memory limit of the process, in MiB.
     """
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -74,9 +74,9 @@ def main(
 def prune(
     model: nn.Module, inputs: Any, backend: str, ratio: float, before: list[tuple[int, ...]], was_finite: bool
 ) -> dict[str, Any]:
-    """Prune `model` in place and call it; return how that ended, and when."""
+    """Prune `model` in place and call it; return the outcome and the time it took."""
     begin, stage = time.perf_counter(), "trace"
-    names = {id(module): path for path, module in model.named_modules()}  # as they are before the cut
+    names = {id(module): path for path, module in model.named_modules()}  # before pruning
     record: dict[str, Any] = {"status": "ok"}
     try:
         pruner = BACKENDS[backend](model, inputs, ratio)
@@ -88,7 +88,7 @@ def prune(
             raise UnlikeBeforeError(f"outputs {after} instead of {before}")
         if was_finite and not finite:
             record["status"] = "nonfinite"
-    except Exception as error:  # whatever a library raises at a model that it does not know is the result
+    except Exception as error:  # any failure of a library is a result
         record |= {"status": f"{stage}_failed", "error": one_line(error, names)}
     return record | {"seconds": round(time.perf_counter() - begin, 2)}
 
@@ -97,7 +97,7 @@ def prune(
 def outputs(model: nn.Module, inputs: Any) -> tuple[list[tuple[int, ...]], bool]:
     """Call the model; return its outputs' shapes and whether all are finite.
 
-    The first dimension is left out where the forward depends on values: how many boxes a detector finds may vary.
+    The first dimension is left out if the forward depends on values, such as the number of boxes that a detector finds.
     """
     args, kwargs = as_call(inputs)
     found: list[Tensor] = list(tensors(model(*args, **kwargs)))
@@ -106,16 +106,16 @@ def outputs(model: nn.Module, inputs: Any) -> tuple[list[tuple[int, ...]], bool]
 
 
 def count(model: nn.Module, inputs: Any) -> tuple[int, float | None]:
-    """Parameters, and MACs by Torch-Pruning's count, None where that does not know the model."""
+    """Parameters, and MACs by Torch-Pruning; None if it does not know the model."""
     params = sum(parameter.numel() for parameter in model.parameters())
     try:
         return params, float(tp.utils.count_ops_and_params(model, inputs)[0])
-    except Exception:  # a figure for the table, which a model can do without
+    except Exception:  # MACs are optional in the table
         return params, None
 
 
 def one_line(error: BaseException, names: dict[int, str]) -> str:
-    """The error's kind and first line, with the path of the innermost module that it passed through."""
+    """The error's class and first line, with the path of the innermost module that it passed through."""
     message = (str(error).strip().splitlines() or [""])[0]
     text = f"{type(error).__name__}: {message}"[:300]
     found, trace = "", error.__traceback__
@@ -133,7 +133,7 @@ def peak_mib() -> float:
 
 @contextmanager
 def limits(seconds: float, memory: float) -> Iterator[None]:
-    """End the process, after saying so, when the block takes too long or the process too much memory."""
+    """Report and end the process if the block takes too long or the process too much memory."""
     done, begin = threading.Event(), time.perf_counter()
 
     def watch() -> None:

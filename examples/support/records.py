@@ -22,24 +22,18 @@ def default_path() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """The packages that decide over an outcome; a record made with others does not count as done."""
+    """Versions of the packages that can change an outcome; records with other versions do not count as done."""
     return {package: version(package) for package in PACKAGES}
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one line; records that were there stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def latest(path: Path, made_with: Mapping[str, str] | None = None) -> dict[tuple[str, str], Record]:
-    """The last record of each (back end, model).
-
-    Args:
-        path: The results; a file that does not exist holds none.
-        made_with: Keep only records of these versions.
-    """
+    """The last record of each (back end, model), of these versions if given; empty if the file does not exist."""
     if not path.exists():
         return {}
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,11 +1,11 @@
-"""Prune 30 % of the channels of the smallest models of timm and torchvision, and record for each how that ended.
+"""Prune 30 % of the channels of the smallest models of timm and torchvision, and record the outcome for each.
 
     python examples/support/sweep.py                                # this package
     python examples/support/sweep.py --backend torch_pruning        # plain Torch-Pruning, for comparison
     python examples/support/sweep.py --only 'vit_*' --retry true    # those that failed, again
 
-Every model has a process of its own, with a limit of time and of memory. Results are kept after every model, so that a
-sweep that was stopped goes on where it was; `table.py` writes the documentation's page from them.
+Every model runs in its own process, with limits of time and memory. Results are stored after every model, so that an
+interrupted sweep resumes; `table.py` writes the documentation's page from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["sweep"]
 
 Backend = Literal["dfpc", "torch_pruning"]
 SECONDS: dict[str, float] = {"dfpc": 60, "torch_pruning": 120}
-ALLOWANCE = 300  # seconds for what is not counted: importing, building, and calling the model as it was
+ALLOWANCE = 300  # seconds that are not counted: importing, building, and calling the unpruned model
 SCRIPT = Path(__file__).with_name("one_model.py")
 ROOT = Path(__file__).parents[2]
 FIELDS: Record = {
@@ -51,11 +51,11 @@ FIELDS: Record = {
 
 
 def measure(name: str, backend: str) -> Record:
-    """Prune one model in a process of its own and return its record."""
+    """Prune one model in its own process and return its record."""
     options = [f"--name={name}", f"--backend={backend}", f"--seconds={SECONDS[backend]}"]
     command = [sys.executable, str(SCRIPT), *options]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}  # what is measured lies beside the sweep
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}  # measure the package beside this script
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -70,7 +70,7 @@ def measure(name: str, backend: str) -> Record:
 
 
 def as_record(output: str, ended: str) -> Record:
-    """Put together what the process said; `ended` is the error if it ended before it said how pruning went."""
+    """Combine the process's output; `ended` is the error if it ended before it reported a status."""
     said: Record = {}
     for line in output.splitlines():
         if line.startswith("{"):
@@ -89,15 +89,10 @@ def sweep(
     retry: bool = False,
     console: Console | None = None,
 ) -> list[Record]:
-    """Measure those of `wanted` that `results` has not, and return the records of all.
+    """Measure those of `wanted` that are not in `results`, and return the records of all.
 
-    Args:
-        wanted: Names of models.
-        backend: What prunes them.
-        results: JSON lines; read first, and added to after every model.
-        jobs: How many to measure at a time.
-        retry: Measure those again that are not ok.
-        console: Where to show progress.
+    With `retry`, those that are not ok are measured again. `jobs` models run at a time; results are appended as they
+    come.
     """
     wanted = list(wanted)
     known = latest(results, versions())
@@ -113,7 +108,7 @@ def sweep(
                 known[backend, record["name"]] = record
                 progress.advance(task)
                 progress.console.print(record["name"], record["status"], record["error"], markup=False)
-        except BaseException:  # Ctrl-C among them: what waits is not begun any more
+        except BaseException:  # also on Ctrl-C, start no further model
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [known[backend, name] for name in wanted]
@@ -127,8 +122,8 @@ def main(
     Args:
         backend: What prunes: this package or plain Torch-Pruning.
         only: Models to prune, as a shell-style pattern, such as `torchvision/*`.
-        jobs: Models to prune at a time; each takes one core and up to 6 GiB.
-        results: Where to keep results; in the user's cache if not given.
+        jobs: Number of models to prune at a time; each takes one core and up to 6 GiB.
+        results: Where to keep results; by default in the user's cache.
         retry: Measure models again that have failed before.
     """
     wanted = [name for name in names() if fnmatch(name, only)]

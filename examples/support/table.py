@@ -1,8 +1,8 @@
-"""Write the documentation's page on which models prune, from what `sweep.py` and `third_party.py` have measured.
+"""Write the documentation's page on which models prune, from the results of `sweep.py` and `third_party.py`.
 
     python examples/support/table.py --date 2026-01-31
 
-The page has a row for each model that was measured with this package, and beside it what plain Torch-Pruning does.
+The page has a row for each model that was measured with this package, with the result of plain Torch-Pruning.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PLAIN = {
     r"resamples": "resampled along the channels",
     r"in excess of|left over where": "parts of unequal size",
 }
-"""What the page writes, by what a reason contains, as it is worded today or was when it was measured; the first that fits."""
+"""Texts for the page, by patterns in reasons, of earlier versions, too; the first match counts."""
 REASON_LENGTH = 70
 TEXT = """\
 # Which models can be pruned
@@ -112,13 +112,7 @@ $ .venv/bin/python examples/support/third_party.py
 
 
 def markdown(records: Mapping[tuple[str, str], Record], made_with: Mapping[str, str], date: str = "") -> str:
-    """Return the page.
-
-    Args:
-        records: By (back end, model), as `records.latest` reads them; models without one of `dfpc` are left out.
-        made_with: Versions of the packages.
-        date: When they were measured; left out if empty.
-    """
+    """Return the page, from records as `records.latest` returns them; models without one of `dfpc` are left out."""
     ours = {name: record for (backend, name), record in records.items() if backend == "dfpc"}
     rows = [(record, records.get(("torch_pruning", name))) for name, record in ours.items()]
     text = TEXT.format(
@@ -135,7 +129,6 @@ def markdown(records: Mapping[tuple[str, str], Record], made_with: Mapping[str, 
 
 
 def _table(rows: Iterable[tuple[Record, Record | None]]) -> str:
-    """One line per model, by name."""
     cells = [list(COLUMNS), list(COLUMNS.values())]
     cells += [_cells(*row) for row in sorted(rows, key=lambda row: row[0]["name"])]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
@@ -165,19 +158,19 @@ def _answer(record: Record) -> str:
 
 
 def _reasons(record: Record) -> str:
-    """The reasons why couplings are protected, most frequent first, and how many couplings each holds for."""
+    """The reasons why couplings are protected, most frequent first, with numbers of couplings."""
     told = (coupling["reason"] for coupling in record["protected"])
     reasons = Counter(_escaped(_plain(reason)) for reason in told if not IN_EVERY_MODEL.search(reason))
     return "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common())
 
 
 def _plain(reason: str) -> str:
-    """A reason in plain words, without operators and layers; one that is not known stays as it is."""
+    """A reason in plain words, without operators and layers; an unknown one stays as it is."""
     return next((words for part, words in PLAIN.items() if re.search(part, reason)), reason)
 
 
 def _escaped(reason: str) -> str:
-    """One short line that a cell of a table can hold, without the paths of layers, so that like is counted with like."""
+    """One short line for a cell of a table, without the paths of layers, so that equal reasons are counted together."""
     general = re.sub(r" in '[^']*'", "", reason)
     short = textwrap.shorten(general, REASON_LENGTH, placeholder=" …")
     return html.escape(short, quote=False).replace("|", "\\|").replace("_", "&#95;")
@@ -200,7 +193,7 @@ def _successes(records: Sequence[Record]) -> str:
 
 
 def others(records: Sequence[Record]) -> str:
-    """Return the section on models of other libraries; `records` are those of `third_party.py`."""
+    """Return the section on models of other libraries, from the records of `third_party.py`."""
     return OTHERS.format(table=table_of_others(records, max(record["date"] for record in records)))
 
 
@@ -208,10 +201,10 @@ def main(results: Path | None = None, third_party: Path | None = None, page: Pat
     """Write the page.
 
     Args:
-        results: What the sweep has written; in the user's cache if not given.
-        third_party: What `third_party.py` has written; in the user's cache if not given.
-        page: Where to write it.
-        date: When the sweep was made, to be named on the page.
+        results: The sweep's results; by default in the user's cache.
+        third_party: The results of `third_party.py`; by default in the user's cache.
+        page: The file to write.
+        date: Date of the sweep, for the page.
     """
     path = results or default_path()
     found = latest(path, versions())

@@ -1,11 +1,11 @@
-"""Prune models of other libraries, and print the table of how that ended, in Markdown.
+"""Prune models of other libraries, and print a Markdown table of the results.
 
-    python examples/support/third_party.py                       # all models, those of the results file left out
+    python examples/support/third_party.py                       # all models that are not in the results file
     python examples/support/third_party.py --only 'hf_*' --retry true
-    python examples/support/third_party.py --table true          # only print what is known
+    python examples/support/third_party.py --table true          # only print the table
 
-The models and checks are those of `tests/third_party`; libraries come with the extra `zoo`. Every model has a process of
-its own, and its record is kept as a line of JSON as soon as it is done.
+The models and checks are those of `tests/third_party`; the extra `zoo` installs the libraries. Every model runs in its
+own process, and its record is appended as a line of JSON as soon as it is done.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LONGEST = 120
 
 
 def names() -> list[str]:
-    """The models of the table that the tests have."""
+    """The models of the tests' table."""
     sys.path.insert(0, str(TESTS))
     from third_party_models import MODELS
 
@@ -50,13 +50,7 @@ def names() -> list[str]:
 
 
 def measure(name: str, seconds: float, checkout: Path) -> Record:
-    """Look at one model in a process of its own and return its record.
-
-    Args:
-        name: A model of the table.
-        seconds: How long the process may take.
-        checkout: The directory that holds the `dfpc_plugin` to measure.
-    """
+    """Check one model in its own process, with the `dfpc_plugin` in `checkout`, and return its record."""
     path = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, str(TESTS / "run_one.py"), name]
@@ -72,12 +66,12 @@ def measure(name: str, seconds: float, checkout: Path) -> Record:
 
 
 def failure(name: str, error: str) -> Record:
-    """The record of a process that has not told how it went."""
+    """The record of a process that ended without a result."""
     return {"name": name, "status": "failed", "checks": {"process": error}, "tracebacks": {}}
 
 
 def known(path: Path) -> dict[str, Record]:
-    """The last record of every model; a file that does not exist holds none."""
+    """The last record of every model; empty if the file does not exist."""
     if not path.exists():
         return {}
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -85,7 +79,7 @@ def known(path: Path) -> dict[str, Record]:
 
 
 def markdown(records: Sequence[Mapping[str, object]], date: str) -> str:
-    """Return the table, with the date and how many models pass every check."""
+    """Return the table, with the date and the number of models that pass every check."""
     passed = sum(record["status"] == "ok" for record in records)
     rows = [list(COLUMNS), list(COLUMNS.values()), *map(_cells, records)]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -109,7 +103,7 @@ def _cells(record: Mapping[str, object]) -> list[str]:
 
 
 def _note(record: Mapping[str, object], checks: Mapping[str, str]) -> str:
-    """What fails, or else what is to be known of the model."""
+    """The failures, or else the model's notes."""
     failed = [f"{check} fails: {outcome}" for check, outcome in checks.items() if outcome != "ok"]
     said = "; ".join(failed or filter(None, [str(record.get("note", "")), str(record.get("approximate", ""))]))
     line = " ".join(said.split())
@@ -129,15 +123,15 @@ def main(
     seconds: float = 600,
     checkout: Path = ROOT,
 ) -> None:
-    """Look at the models and print the table.
+    """Check the models and print the table.
 
     Args:
-        only: Models to look at, as a shell-style pattern, such as `hf_*`.
-        results: Where to keep results; in the user's cache if not given.
-        retry: Look again at models that are in the results.
-        table: Look at nothing, and print the table of what is known.
-        seconds: How long one model may take.
-        checkout: The directory that holds the `dfpc_plugin` to measure.
+        only: Models to check, as a shell-style pattern, such as `hf_*`.
+        results: Where to keep results; by default in the user's cache.
+        retry: Check models again that are in the results.
+        table: Check nothing, and only print the table of the results.
+        seconds: Time limit per model.
+        checkout: The directory with the `dfpc_plugin` to measure.
     """
     path = results or default_path().with_name("third_party.jsonl")
     console, found = Console(stderr=True, soft_wrap=True), known(path)

@@ -1,4 +1,4 @@
-"""The networks of the CIFAR papers, for images of 32 by 32."""
+"""The networks of the CIFAR papers, for images of 32 x 32."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["NETWORKS", "Network"]
 
 @dataclass(frozen=True)
 class Network:
-    """How a network is built, and what images its public checkpoints expect.
+    """A network, and the statistics that its public checkpoints expect.
 
     Attributes:
         build: Returns the network; takes num_classes.
-        imagenet_statistics: Whether images are normalised by ImageNet's mean and standard deviation rather than CIFAR's.
+        imagenet_statistics: Whether images are normalised by ImageNet's mean and standard deviation instead of CIFAR's.
     """
 
     build: Callable[..., nn.Module]

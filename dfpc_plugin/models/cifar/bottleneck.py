@@ -1,4 +1,4 @@
-"""ResNets of bottleneck blocks with the widths of ImageNet's, on images of 32 by 32."""
+"""ResNets of bottleneck blocks, with the widths of ImageNet's, for images of 32 x 32."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, which is a 1x1 convolution where shapes change."""
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         """Build a block."""
@@ -42,7 +42,7 @@ class BottleneckResNet(nn.Module):
     layer4: nn.Sequential
 
     def __init__(self, blocks: Sequence[int], num_classes: int = 10, base_width: int = 64) -> None:
-        """Build a network with so many blocks in its stages, the first one `base_width` wide."""
+        """Build a network with `blocks` blocks per stage; the first stage is `base_width` wide."""
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, base_width, 3, 1, 1, bias=False), nn.BatchNorm2d(base_width)
         inputs = base_width

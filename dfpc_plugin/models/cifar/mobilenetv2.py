@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018) with less striding, for images of 32 by 32."""
+"""MobileNetV2 (Sandler et al., 2018) with fewer strides, for images of 32 x 32."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 __all__ = ["MobileNetV2"]
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, width, number of blocks and stride of the first."""
+"""Expansion, width, number of blocks and stride of the first block."""
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise and projecting convolutions, beside a shortcut where the image keeps its size."""
+    """Expanding, depthwise and projecting convolutions, beside a shortcut if the stride is one."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         """Build a block."""

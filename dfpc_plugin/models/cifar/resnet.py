@@ -13,8 +13,8 @@ _WIDTHS = (16, 16, 32, 64)
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; a shortcut that halves the image is a fixed 1x1 convolution.
 
-    That convolution takes every other pixel and puts zeros for the new channels on both sides, which is what the paper's
-    parameter-free shortcuts ("option A") do.
+    It takes every other pixel and pads the channels with zeros on both sides, like the paper's parameter-free shortcuts
+    ("option A").
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -44,7 +44,7 @@ class ResNet(nn.Module):
     layer3: nn.Sequential
 
     def __init__(self, blocks: int, num_classes: int = 10) -> None:
-        """Build a network with so many blocks in each stage."""
+        """Build a network with `blocks` blocks in each stage."""
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
         for stage in (1, 2, 3):
@@ -54,7 +54,7 @@ class ResNet(nn.Module):
 
     @property
     def optional_weights(self) -> list[str]:
-        """Weights that checkpoints of networks with parameter-free shortcuts lack, and that are right from the start."""
+        """Fixed weights of shortcuts, which checkpoints with parameter-free shortcuts lack."""
         return [name for name, _ in self.named_parameters() if "shortcut" in name]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 
 class VGG(nn.Module):
-    """Sixteen 3x3 convolutions in five stages, each of which ends by halving the image."""
+    """Sixteen 3x3 convolutions in five stages, each followed by a pooling layer that halves the image."""
 
     def __init__(self, num_classes: int = 10) -> None:
         """Build the network."""
