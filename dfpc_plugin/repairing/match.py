@@ -28,7 +28,7 @@ def match_channels(channels: Channels, before: Mapping[str, Tensor], after: Mapp
     Args:
         channels: Of the model before.
         before: Its parameters and buffers by path.
-        after: Those of the pruned model.
+        after: Those of the pruned model, with as many dimensions.
 
     Raises:
         RepairError: The two do not match.
@@ -63,10 +63,6 @@ class _Search:
         self._by_tensor: dict[str, list[Axis]] = defaultdict(list)
         groups: dict[tuple[int, ...], list[Axis]] = defaultdict(list)
         for axis in channels.axes:
-            if axis.tensor not in after or after[axis.tensor].dim() != before[axis.tensor].dim():
-                raise RepairError(
-                    f"The pruned model has no '{axis.tensor}' like the original; pass what it was pruned from."
-                )
             self._by_tensor[axis.tensor].append(axis)
             if axis.groups == 1:
                 groups[tuple(axis.channels.tolist())].append(axis)
