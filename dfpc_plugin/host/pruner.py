@@ -25,6 +25,7 @@ from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
@@ -51,6 +52,7 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     DG: DataFlowGraph
 
+    @checks_option_names
     def __init__(
         self,
         model: nn.Module | HoldsModel,

@@ -20,6 +20,7 @@ from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel, LatencySettings
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
@@ -42,6 +43,7 @@ from dfpc_plugin.wrappers import HoldsModel, plain_model
 __all__ = ["prune"]
 
 
+@checks_option_names
 def prune(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
