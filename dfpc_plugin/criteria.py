@@ -14,7 +14,17 @@ from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.registry import Registry
 
-__all__ = ["AUTO", "CRITERIA", "TAYLOR", "Criterion", "Importance", "as_importance", "label_of", "require_gradients"]
+__all__ = [
+    "AUTO",
+    "CRITERIA",
+    "TAYLOR",
+    "Criterion",
+    "Importance",
+    "as_importance",
+    "label_of",
+    "require_gradients",
+    "require_scores_of_copies",
+]
 
 AUTO = "auto"
 """The name that stands for the criterion that goes with the repair."""
@@ -111,6 +121,20 @@ def label_of(importance: Any) -> str:
     """Return how reports call what channels are ranked by: its label, or the name of its class or function."""
     inner = getattr(importance, "importance", importance)  # a wrapper names what it wraps
     return str(getattr(inner, "label", getattr(inner, "__name__", type(inner).__name__)))
+
+
+def require_scores_of_copies(importance: Any) -> None:
+    """Raise if an importance knows one model's tensors alone, as `prune` scores a copy of the model.
+
+    Raises:
+        PrunerSettingError: Says what takes such an importance.
+    """
+    inner = getattr(importance, "importance", importance)
+    if isinstance(inner, tp.importance.GroupHessianImportance | tp.importance.OBDCImportance):
+        raise PrunerSettingError(
+            f"{label_of(importance)} scores only the model that it has accumulated gradients of, and prune scores a copy; use "
+            f"DFPCPruner, or GroupTaylorImportance, which reads the gradients in the model."
+        )
 
 
 def require_gradients(importance: Any, group: tp.dependency.Group) -> None:

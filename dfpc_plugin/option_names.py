@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 from dfpc_plugin.errors import OptionNameError
 from dfpc_plugin.plain_data import did_you_mean
 
-__all__ = ["TORCH_PRUNING", "checks_option_names", "instead_of"]
+__all__ = ["TORCH_PRUNING", "checks_option_names", "instead_of", "named_settings"]
 
 _TARGET = 'give a target: `"ratio=0.3"`, `"macs=0.5"`, `"params=0.5"`, `"speedup=1.5"` or `"max_drop=2"`'
 _BY_LAYER = "leave it out, or use `DFPCPruner`, which has it"
@@ -42,11 +42,12 @@ TORCH_PRUNING = {
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def checks_option_names(function: Callable[P, R]) -> Callable[P, R]:
     """Let a function answer an option that it does not have with `OptionNameError`, before it is called."""
-    known = list(inspect.signature(function).parameters)
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
     name = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
@@ -57,6 +58,12 @@ def checks_option_names(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return checked
+
+
+def named_settings(cls: type[T]) -> type[T]:
+    """Let a dataclass of settings answer unknown ones in the same way: `@named_settings` above `@dataclass`."""
+    cls.__init__ = checks_option_names(cls.__init__)  # type: ignore[method-assign]
+    return cls
 
 
 def instead_of(option: str, known: Iterable[str]) -> str:

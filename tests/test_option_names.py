@@ -24,6 +24,11 @@ MISSPELT = {
     "replay": ("remove", "removed"),
     "save_pruned": ("overwrit", "overwrite"),
     "sensitivity": ("share", "shares"),
+    "measure_latency": ("thread", "threads"),
+    "FinetuneSettings": ("epoch", "epochs"),
+    "LatencySettings": ("warmups", "warmup"),
+    "RepairSettings": ("methods", "method"),
+    "ScheduleSettings": ("stepsizes", "step_sizes"),
     "DFPCPruner": ("max_ratio", "max_pruning_ratio"),
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
-from dfpc_plugin.criteria import as_importance, label_of
+from dfpc_plugin.criteria import as_importance, label_of, require_scores_of_copies
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -112,6 +112,7 @@ def prune(
     wanted = Target.parse(target)
     model, example_inputs = plain_model(model, inplace=inplace), as_inputs(example_inputs)
     importance = as_importance(importance)
+    require_scores_of_copies(importance)
     with exclusive(model):
         ignored = _by_name(model, ignored_layers)
     mending = RepairSettings.or_none(repair, images)

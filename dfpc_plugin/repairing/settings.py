@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 
 __all__ = ["Images", "Method", "RepairSettings"]
@@ -20,6 +21,7 @@ Images = Any
 """A tensor of inputs, a dict of them, or anything to iterate over that gives such batches, labels beside them or not."""
 
 
+@named_settings
 @dataclass(frozen=True)
 class RepairSettings:
     """How to repair.

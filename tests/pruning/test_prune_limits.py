@@ -182,6 +182,14 @@ def test_without_gradients_one_sentence_says_how_to_get_them(importance, through
     )
 
 
+@pytest.mark.parametrize("importance", [tp.importance.GroupHessianImportance(), tp.importance.OBDCImportance])
+def test_importances_of_one_model_are_no_good_for_copies(importance):
+    with pytest.raises(
+        PrunerSettingError, match=r"Importance scores only the model that .*; use DFPCPruner, or GroupTaylor"
+    ):
+        prune(network(), PIXELS, "macs=0.5", importance=importance)
+
+
 def test_taylor_by_name_reads_the_gradients_of_the_model():
     model = network()
     model(PIXELS).square().sum().backward()

@@ -53,9 +53,9 @@ def saliency(record: Field) -> Mapping[str, Any] | None:
     couplings = [scores for coupling in section["couplings"].items() if (scores := _read(coupling)) is not None]
     if not couplings:
         return None
-    scores = [value for coupling in couplings for value in (*coupling.kept, *coupling.gone)]
-    scale = Logarithmic.over(scores)
-    beyond = (0, 0) if scale is None else scale.beyond(scores)
+    every = [value for coupling in couplings for value in (*coupling.kept, *coupling.gone)]
+    scale = Logarithmic.over(every)
+    beyond = (0, 0) if scale is None else scale.beyond(every)
     gone, units = sum(len(c.gone) for c in couplings), sum(len(c.gone) + len(c.kept) for c in couplings)
     return {
         "importance": section["importance"].text(),
