@@ -14,7 +14,17 @@ from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.registry import Registry
 
-__all__ = ["AUTO", "CRITERIA", "TAYLOR", "Criterion", "Importance", "as_importance", "label_of"]
+__all__ = [
+    "AUTO",
+    "CRITERIA",
+    "TAYLOR",
+    "Criterion",
+    "Importance",
+    "as_importance",
+    "label_of",
+    "require_gradients",
+    "require_scores_of_copies",
+]
 
 AUTO = "auto"
 """The name of the criterion that fits the repair."""
@@ -91,7 +101,7 @@ def as_importance(value: Any) -> Importance | None:
     if value is None or value == AUTO:
         return None
     if isinstance(value, str):
-        criterion = CRITERIA.find(value, PrunerSettingError, AUTO)
+        criterion = TAYLOR if value == TAYLOR.name else CRITERIA.find(value, PrunerSettingError, AUTO)
         value = criterion.build()
         if not hasattr(value, "label"):
             value.label = criterion.label  # for reports: criteria of one class differ in their settings
@@ -111,3 +121,39 @@ def label_of(importance: Any) -> str:
     """Return the name of an importance in reports: its label, or the name of its class or function."""
     inner = getattr(importance, "importance", importance)  # a wrapper has the label of its content
     return str(getattr(inner, "label", getattr(inner, "__name__", type(inner).__name__)))
+
+
+def require_scores_of_copies(importance: Any) -> None:
+    """Raise if an importance knows one model's tensors alone, as `prune` scores a copy of the model.
+
+    Raises:
+        PrunerSettingError: Says what takes such an importance.
+    """
+    inner = getattr(importance, "importance", importance)
+    if isinstance(inner, tp.importance.GroupHessianImportance | tp.importance.OBDCImportance):
+        raise PrunerSettingError(
+            f"{label_of(importance)} scores only the model that it has accumulated gradients of, and prune scores a copy; use "
+            f"DFPCPruner, or GroupTaylorImportance, which reads the gradients in the model."
+        )
+
+
+def require_gradients(importance: Any, group: tp.dependency.Group) -> None:
+    """Raise if an importance reads gradients, and a layer of the group that it is to score has none.
+
+    Raises:
+        PrunerSettingError: Names the layer, and says how it gets a gradient.
+    """
+    inner = getattr(importance, "importance", importance)
+    if not isinstance(inner, tp.importance.GroupTaylorImportance):
+        return
+    nodes = (item.dep.target for item in group if isinstance(item.dep.target.module, tuple(inner.target_types)))
+    without = next((node.name for node in nodes if _lacks_gradient(node.module.weight)), None)
+    if without is not None:
+        raise PrunerSettingError(
+            f"{label_of(importance)} reads gradients, and the weight of '{without.partition(' ')[0]}' has none; compute them on the "
+            f"model first: F.cross_entropy(model(images), labels).backward()."
+        )
+
+
+def _lacks_gradient(weight: torch.Tensor | None) -> bool:
+    return weight is not None and weight.grad is None

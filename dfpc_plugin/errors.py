@@ -20,6 +20,7 @@ __all__ = [
     "NonFiniteScoreError",
     "NonFiniteWeightError",
     "NothingToPruneError",
+    "OptionNameError",
     "PrunerSettingError",
     "RegistryError",
     "RepairError",
@@ -206,6 +207,10 @@ class GroupError(DFPCError, ValueError):
 
 class NothingToPruneError(DFPCError):
     """A model has no coupling that can be pruned, or all of them are ignored."""
+
+
+class OptionNameError(DFPCError, TypeError):
+    """A function was given an option that it does not have."""
 
 
 class PrunerSettingError(DFPCError, ValueError):

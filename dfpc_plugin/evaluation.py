@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
@@ -55,6 +56,7 @@ class Evaluation:
         return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, loss {self.loss:.4f} on {self.count} images"
 
 
+@checks_option_names
 def evaluate_model(
     model: nn.Module | HoldsModel,
     dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],

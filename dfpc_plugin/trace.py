@@ -15,8 +15,8 @@ from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
 from dfpc_plugin.analyses.stated import Statements
 from dfpc_plugin.collector import collector_paused
-from dfpc_plugin.errors import ExampleInputsError, MissingOperator, UnsupportedOperatorError
-from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.errors import ExampleInputsError, MissingOperator, RuleError, UnsupportedOperatorError
+from dfpc_plugin.families.registry import ForwardFunction, run_forward
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import entered
 from dfpc_plugin.preserve import evaluating
@@ -63,9 +63,16 @@ def trace_model(
     Raises:
         UnsupportedOperatorError: Operators of the model have no record.
         ValueDependentError: The forward needs the values of its data.
-        ExampleInputsError: `example_inputs` holds no data, or the model cannot be called with it.
+        ExampleInputsError: `example_inputs` is not something to call a model with.
+        ForwardError: The model itself fails on `example_inputs`.
+        RuleError: A rule cannot do what the forward asks of its operator.
     """
-    trace = _traced(model, example_inputs, forward_fn, channels=channels, flow=flow)
+    try:
+        trace = _traced(model, example_inputs, forward_fn, channels=channels, flow=flow)
+    except RuleError:
+        with _recording(model):
+            run_forward(model, example_inputs, forward_fn)  # no rule is missing if this raises, too
+        raise
     trace.run.finish()
     return trace
 

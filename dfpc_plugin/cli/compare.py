@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -20,12 +20,19 @@ from dfpc_plugin.workflow.opening import images_to_calibrate, images_to_validate
 
 __all__ = ["CompareConfig", "run"]
 
+_STORED = (".json", ".jsonl")
+"""How files of finished cells end: what `save_to` and `json` have written."""
+_OF_TABLES = ("model", "csv", "markdown", "plot", "json", "quiet")
+"""The options that need finished cells alone."""
+
 
 @dataclass(frozen=True)
 class CompareConfig(DataOptions):
     """Options of `dfpc compare`.
 
     Attributes:
+        model: The directory of a saved model, a timm model, torchvision/NAME, cifar/NAME, package.module:function, or a
+            checkpoint that names its architecture. Or a file of finished cells (.jsonl, .json), to show them again.
         criteria: Names of criteria: auto for what prune chooses by itself, taylor, which needs images, or one of the following.
         budgets: Targets such as macs=0.5 or params=0.3; a number is the share of the MACs to keep.
         repairs: Repair methods: none, mean, merge, synthetic, or calibrate, which needs images.
@@ -74,29 +81,49 @@ class CompareConfig(DataOptions):
         super().__post_init__()
         if (self.csv == STDOUT) + (self.markdown == STDOUT) + self.json > 1:
             raise OptionError("json, csv and markdown cannot share the standard output; name files for all but one.")
+        if self.stored:
+            default = CompareConfig(model="")
+            measuring = (entry.name for entry in fields(self) if entry.name not in _OF_TABLES)
+            surplus = next((name for name in measuring if getattr(self, name) != getattr(default, name)), None)
+            if surplus is not None:
+                raise OptionError(
+                    f"'{self.model}' holds a finished comparison, of which all cells are shown; leave out --{surplus}, or "
+                    f"name a model to compare on."
+                )
+
+    @property
+    def stored(self) -> bool:
+        """Whether finished cells are to be shown, and no model is compared on."""
+        return Path(self.model).suffix in _STORED
 
 
 def run(config: CompareConfig, consoles: Consoles) -> int:
-    """Compare criteria, budgets, repairs and seeds on one model, and go on where an earlier run was stopped."""
+    """Compare criteria, budgets, repairs and seeds on one model; go on after a stop, and show a finished file again."""
     require_targets(config.csv, config.markdown)
     if config.plot is not None:
         require_plottable(config.plot)
-    try:
-        result = _compared(config, consoles)
-    except KeyboardInterrupt:
-        told = f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there."
-        consoles.err.print(Text(told), soft_wrap=True)
-        raise
-    written = [str(config.save_to), *_write(config, result)]
+    result = CompareResult.read(config.model) if config.stored else _compared(config, consoles)
+    written = [*([] if config.stored else [str(config.save_to)]), *_write(config, result)]
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and STDOUT not in (config.csv, config.markdown):
         consoles.out.print(Text(result.text(consoles.out.width)), soft_wrap=True)
-        consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
+        if written:
+            consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
     return 0
 
 
 def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
+    """Compare; if that is stopped, say how to go on."""
+    try:
+        return _measured(config, consoles)
+    except KeyboardInterrupt:
+        told = f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there."
+        consoles.err.print(Text(told), soft_wrap=True)
+        raise
+
+
+def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
     """Open everything and compare."""
     section = config.section(
         val=config.data, val_split=config.split, limit=config.limit, train=config.images, batch_size=config.batch_size

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.runtimes import written
 
 __all__ = ["print_outcome"]
 
@@ -26,7 +26,7 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
         difference, same = export["max_difference"], export["same_predictions"]
         agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"
         took = export.get("latency_ms") or {}
-        times = "".join(f"; {ms:.2f} ms in {RUNTIMES[k].title if k in RUNTIMES else k}" for k, ms in took.items())
+        times = "".join(f"; {ms:.2f} ms in {written(k)}" for k, ms in took.items())
         said = f"outputs differ by {difference:.1e} of the largest{agreement}{times}"
         console.print(
             Text(f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): {said}"), soft_wrap=True

@@ -11,6 +11,7 @@ from typing import Any
 from dfpc_plugin.comparing.cells import Cell, CompareError
 from dfpc_plugin.comparing.contenders import contenders
 from dfpc_plugin.criteria import Criterion
+from dfpc_plugin.option_names import instead_of
 from dfpc_plugin.plain_data import Seed, checked
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.repairing import METHODS, Method
@@ -72,8 +73,9 @@ class Plan:
         own = {"importance": "criteria", "target": "budgets", "repair": "repairs", "inplace": "nothing"}
         unusable = next((name for name in self.options if name in own or name not in _OPTIONS), None)
         if unusable is not None:
-            hint = f"; give {own[unusable]} instead" if unusable in own else ""
-            raise CompareError(f"'{unusable}' is no argument of a comparison{hint}; see the arguments of prune.")
+            known = ("criteria", "budgets", "repairs", "seeds", *sorted(_OPTIONS - own.keys()))
+            hint = f"; give {own[unusable]} instead." if unusable in own else instead_of(unusable, known)
+            raise CompareError(f"'{unusable}' is no argument of a comparison{hint}")
 
     @property
     def fitting(self) -> list[str]:

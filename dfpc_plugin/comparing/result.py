@@ -42,7 +42,7 @@ class CompareResult:
 
     @classmethod
     def read(cls, path: str | Path) -> CompareResult:
-        """Read a file that `compare(save_to=...)` has written, with all cells that are in it.
+        """Read a file that `compare(save_to=...)` or `dfpc compare --json` has written, with all cells that are in it.
 
         Raises:
             CompareError: It cannot be read, or holds something else.

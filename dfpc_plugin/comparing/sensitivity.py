@@ -16,6 +16,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Limit, checked, within
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning.rank import build_graph, candidates_of
@@ -33,6 +34,7 @@ _Share = Annotated[float, within(0, below=1, hint="give 0.5, say")]
 _Shares = Annotated[tuple[_Share, ...], Limit("one or more shares", bool)]
 
 
+@checks_option_names
 def sensitivity(
     model: nn.Module,
     example_inputs: ExampleInputs,

@@ -123,7 +123,7 @@ def as_lines(experiment: Mapping[str, Any], unpruned: Unpruned, results: Iterabl
 
 
 def read_lines(text: str, path: Path) -> tuple[dict[str, Any], Unpruned, list[CellResult]]:
-    """Read the JSON lines of a comparison.
+    """Read the JSON lines of a comparison, or all of it as one JSON object.
 
     Args:
         text: What the file holds.
@@ -132,13 +132,14 @@ def read_lines(text: str, path: Path) -> tuple[dict[str, Any], Unpruned, list[Ce
     Raises:
         CompareError: It holds something else; says in which line.
     """
-    number, results = 1, []
+    number = 1
     try:
         first, *rest = text.splitlines()
         content = json.loads(first)
         experiment, unpruned = content["experiment"], Unpruned(**content["unpruned"])
         if experiment["metric"] not in METRICS:
             raise ValueError(f"no metric is called {experiment['metric']!r}")
+        results = [CellResult.from_json(cell, experiment["metric"]) for cell in content.get("cells", ())]
         for line in rest:
             number += 1
             results.append(CellResult.from_json(json.loads(line), experiment["metric"]))

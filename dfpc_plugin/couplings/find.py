@@ -22,6 +22,7 @@ from dfpc_plugin.couplings.structure import Structure, find_structure
 from dfpc_plugin.couplings.usage import unused_layers, used_modules
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
@@ -65,6 +66,7 @@ class CouplingMap:
         return list(found.values())
 
 
+@checks_option_names
 def find_couplings(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

@@ -19,6 +19,7 @@ from dfpc_plugin.exporting.compare import compare
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
@@ -71,6 +72,7 @@ class Int8Export:
         return content | {"path": str(self.path), "latency_ms": self.latency_ms}
 
 
+@checks_option_names
 def quantize_onnx(
     source: str | Path,
     path: str | Path,

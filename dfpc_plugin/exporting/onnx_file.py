@@ -16,6 +16,7 @@ from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes import RUNTIMES
@@ -73,6 +74,7 @@ class OnnxExport:
         return content | {"latency_ms": self.latency_ms}
 
 
+@checks_option_names
 def export_onnx(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

@@ -13,12 +13,14 @@ from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.result import FinetuneResult
 from dfpc_plugin.finetuning.settings import FinetuneSettings
 from dfpc_plugin.finetuning.setup import finished, run_for
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 __all__ = ["finetune"]
 
 
+@checks_option_names
 def finetune(
     model: nn.Module | HoldsModel,
     train: Dataset[tuple[Tensor, int]],

@@ -22,6 +22,7 @@ from dfpc_plugin.finetuning.schedule_result import ScheduleResult, iterations_of
 from dfpc_plugin.finetuning.setup import finished, run_for
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.layers import layer_shapes, layer_table
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import Figures, PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
@@ -31,6 +32,7 @@ from dfpc_plugin.wrappers import HoldsModel, plain_model
 __all__ = ["prune_and_tune"]
 
 
+@checks_option_names
 def prune_and_tune(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Positive, within
 
 __all__ = ["ScheduleSettings"]
@@ -21,6 +22,7 @@ def _final() -> FinetuneSettings:
     return FinetuneSettings(epochs=90, batch_size=512, lr=0.1, weight_decay=1e-4)
 
 
+@named_settings
 @dataclass(frozen=True)
 class ScheduleSettings(Checked, error=FinetuneError):
     """Iterative pruning: prune a little, fine-tune, and repeat until the target is met; then fine-tune for longer.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Natural, NotNegative, Positive, Seed, Share, within
 
 __all__ = ["FinetuneSettings", "Precision", "Schedule"]
@@ -14,6 +15,7 @@ Schedule = Literal["cosine", "constant", "step"]
 Precision = Literal["no", "bf16", "fp16"]
 
 
+@named_settings
 @dataclass(frozen=True)
 class FinetuneSettings(Checked, error=FinetuneError):
     """How long, how fast, and on what objective.

@@ -15,7 +15,7 @@ from torch_pruning.pruner.algorithms import base_pruner
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.criteria import Importance, as_importance
+from dfpc_plugin.criteria import Importance, as_importance, require_gradients
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.base_init import init_with_graph
@@ -25,6 +25,7 @@ from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
@@ -50,6 +51,7 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     DG: DataFlowGraph
 
+    @checks_option_names
     def __init__(
         self,
         model: nn.Module | HoldsModel,
@@ -142,6 +144,15 @@ class DFPCPruner(tp.pruner.BasePruner):
             self.current_step -= 1
             raise
         return None
+
+    def estimate_importance(self, group: DataFlowGroup) -> Any:
+        """Score a group.
+
+        Raises:
+            PrunerSettingError: The importance reads gradients, and there are none.
+        """
+        require_gradients(self.importance, group)
+        return super().estimate_importance(group)
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable[..., Any], pruning_ratios_or_idxs: float | Iterable[int]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import CouplingMap
-from dfpc_plugin.criteria import as_importance, label_of
+from dfpc_plugin.criteria import as_importance, label_of, require_scores_of_copies
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -20,6 +20,7 @@ from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel, LatencySettings
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
@@ -42,6 +43,7 @@ from dfpc_plugin.wrappers import HoldsModel, plain_model
 __all__ = ["prune"]
 
 
+@checks_option_names
 def prune(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
@@ -110,6 +112,7 @@ def prune(
     wanted = Target.parse(target)
     model, example_inputs = plain_model(model, inplace=inplace), as_inputs(example_inputs)
     importance = as_importance(importance)
+    require_scores_of_copies(importance)
     with exclusive(model):
         ignored = _by_name(model, ignored_layers)
     mending = RepairSettings.or_none(repair, images)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.criteria import require_gradients
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction, data_flow_forward
 from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
@@ -108,6 +109,7 @@ def left_out(
 
 
 def _saliency_of(group: DataFlowGroup, importance: Importance) -> Tensor | None:
+    require_gradients(importance, group)
     saliency = importance(group)
     if saliency is None:
         return None

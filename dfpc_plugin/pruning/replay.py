@@ -11,6 +11,7 @@ from dfpc_plugin.couplings.outputs import RecordError, channels_of_record, remov
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.surgery import cut, protect_what_breaks
@@ -19,6 +20,7 @@ from dfpc_plugin.wrappers import plain_model
 __all__ = ["replay"]
 
 
+@checks_option_names
 def replay(
     model: nn.Module,
     example_inputs: ExampleInputs,

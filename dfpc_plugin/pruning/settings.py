@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from dfpc_plugin.errors import PrunerSettingError
+from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
 from dfpc_plugin.selection.budgets import Counted
@@ -30,6 +31,7 @@ def default_per(importance: Any, target: Target) -> Per:
     return "target" if counted else "macs"
 
 
+@named_settings
 @dataclass(frozen=True)
 class PruneSettings(Checked, error=PrunerSettingError):
     """What may be pruned, and in which order.

@@ -73,12 +73,20 @@ def kept_channels(
         RepairError: They cannot be found, or `model` is not `original` without some channels.
         DFPCError: As `find_couplings` raises.
     """
+    if model is original:
+        raise RepairError(
+            "model and original are the same object; give the unpruned model as original, such as the copy.deepcopy that was "
+            "made before prune(..., inplace=True)."
+        )
+    _require_part(model, original)
     couplings = map_couplings(original, example_inputs, forward_fn)
     channels = couplings.channels
-    tensors = dict(original.named_parameters(remove_duplicate=False)) | dict(
-        original.named_buffers(remove_duplicate=False)
+    tensors, pruned = _tensors(original), _tensors(model)
+    missing = next(
+        (t for t in (a.tensor for a in channels.axes) if t not in pruned or pruned[t].dim() != tensors[t].dim()), None
     )
-    pruned = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    if missing is not None:
+        raise RepairError(f"The pruned model has no '{missing}' like the original; pass what it was pruned from.")
     if removed is None:
         gone = match_channels(channels, tensors, pruned)
     else:
@@ -91,12 +99,42 @@ def kept_channels(
                 else f"removed names outputs of '{error.layer}' that the original does not have; pass the record of this cut."
             ) from None
     for axis in channels.axes:
-        if axis.groups == 1 and axis.tensor in pruned:
+        if axis.groups == 1:
             left = int((~gone[axis.channels]).sum())
-            found = pruned[axis.tensor].shape[axis.dim] if axis.dim < pruned[axis.tensor].dim() else -1
+            found = pruned[axis.tensor].shape[axis.dim]
             if found != left:
                 raise RepairError(
                     f"'{axis.tensor}' of the pruned model has {found} entries in dimension {axis.dim} where {left} would be "
                     f"left; pass the model that it was pruned from and, if the cut is known, its record as removed."
                 )
     return Kept(couplings, gone)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by path."""
+    named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {path: tensor for found in named for path, tensor in found}
+
+
+def _require_part(model: nn.Module, original: nn.Module) -> None:
+    """Raise, before any work is done, if the parameters of a model cannot be parts of those of the original.
+
+    Raises:
+        RepairError: Names the first of them, and says whether the two models are swapped.
+    """
+    whole = {path: tuple(parameter.shape) for path, parameter in original.named_parameters(remove_duplicate=False)}
+    part = {path: tuple(parameter.shape) for path, parameter in model.named_parameters(remove_duplicate=False)}
+    wrong = next((path for path, shape in part.items() if path not in whole or not _fits(shape, whole[path])), None)
+    if wrong is None:
+        return
+    if wrong not in whole:
+        raise RepairError(f"The original has no '{wrong}' like the pruned model; pass what that was pruned from.")
+    told = f"'{wrong}' has the shape {part[wrong]} in the pruned model and {whole[wrong]} in the original"
+    if part.keys() == whole.keys() and all(_fits(whole[path], part[path]) for path in part):
+        raise RepairError(f"The pruned model and the original are swapped: {told}; call repair(pruned, original, ...).")
+    raise RepairError(f"{told}, so it was pruned from another one; pass that, with its weights, as original.")
+
+
+def _fits(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether a shape is no longer than another in any dimension."""
+    return len(part) == len(whole) and all(a <= b for a, b in zip(part, whole, strict=True))

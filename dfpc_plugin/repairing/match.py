@@ -24,7 +24,7 @@ def match_channels(channels: Channels, before: Mapping[str, Tensor], after: Mapp
     of the tensor's other dimensions are known, so channels are found in the order in which data flows. Dimensions with
     the same channels are compared together. If several slices are equal, the first ones count as kept.
 
-    `before` and `after` hold the parameters and buffers of the unpruned and the pruned model by path.
+    `before` and `after` hold the parameters and buffers of the unpruned and the pruned model by path, with as many dimensions.
 
     Raises:
         RepairError: The two do not match.
@@ -59,10 +59,6 @@ class _Search:
         self._by_tensor: dict[str, list[Axis]] = defaultdict(list)
         groups: dict[tuple[int, ...], list[Axis]] = defaultdict(list)
         for axis in channels.axes:
-            if axis.tensor not in after or after[axis.tensor].dim() != before[axis.tensor].dim():
-                raise RepairError(
-                    f"The pruned model has no '{axis.tensor}' like the original; pass what it was pruned from."
-                )
             self._by_tensor[axis.tensor].append(axis)
             if axis.groups == 1:
                 groups[tuple(axis.channels.tolist())].append(axis)

@@ -15,6 +15,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
+from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import evaluating, exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.best import copy_state
@@ -28,6 +29,7 @@ from dfpc_plugin.wrappers import HoldsModel, as_model, plain_model
 __all__ = ["repair", "repair_job"]
 
 
+@checks_option_names
 def repair(
     model: nn.Module | HoldsModel,
     original: nn.Module | HoldsModel,

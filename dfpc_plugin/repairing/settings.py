@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.errors import RepairError
+from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 
 __all__ = ["Images", "Method", "RepairSettings"]
@@ -20,6 +21,7 @@ Images = Any
 """A tensor or dict of inputs, or an iterable of such batches, with or without labels."""
 
 
+@named_settings
 @dataclass(frozen=True)
 class RepairSettings:
     """How to repair.

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, drawn, new_figure
+from dfpc_plugin.display.text import counted
+from dfpc_plugin.report.page.scales import Logarithmic
 from dfpc_plugin.report.summary import CouplingSummary, summarise
 from dfpc_plugin.saliency import Saliency
 
@@ -36,7 +38,7 @@ def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
 def draw_saliency(saliency: Saliency, title: str = "") -> Any:
     """Return a matplotlib figure: range, middle half and median of each coupling's scores, in forward order.
 
-    The scale is logarithmic. A score of zero has no place on it and is marked at the bottom.
+    The scale is logarithmic. A score of zero has no place on it and is marked at the bottom. Outliers are left out.
     """
     summaries = summarise(saliency)
     inches = 2 + (0.21 if len(summaries) <= _NAMES_UP_TO else 0.1) * len(summaries)
@@ -48,7 +50,17 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
             _draw_group(axes, saliency, group, label, colour, marker)
     _mark_zeros(axes, [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())])
     _label_axes(axes, summaries, title)
+    _leave_out_outliers(axes, [score for summary in summaries for score in _scores(saliency, summary).tolist()])
     return figure
+
+
+def _leave_out_outliers(axes: Any, scores: list[float]) -> None:
+    """End the axis where the report's strips end, if scores lie beyond, and say how many."""
+    scale = Logarithmic.over(scores)
+    beyond = 0 if scale is None else sum(scale.beyond(scores))
+    if scale is not None and beyond:
+        axes.set_ylim(10.0**scale.low, 10.0**scale.high)
+        axes.set_ylabel(f"{axes.get_ylabel()} ({counted(beyond, 'outlier')} beyond the axis)")
 
 
 def _draw_group(

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.runtimes.graphs import GraphModel
-from dfpc_plugin.runtimes.registry import RUNTIMES, Runtime, RuntimeNameError, runtime_of
+from dfpc_plugin.runtimes.registry import RUNTIMES, Runtime, RuntimeNameError, runtime_of, written
 
-__all__ = ["RUNTIMES", "ExportError", "GraphModel", "Runtime", "RuntimeNameError", "runtime_of"]
+__all__ = ["RUNTIMES", "ExportError", "GraphModel", "Runtime", "RuntimeNameError", "runtime_of", "written"]

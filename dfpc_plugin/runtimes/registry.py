@@ -16,7 +16,7 @@ from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.graphs import GraphModel, OnnxRuntimeModel, OpenVinoModel
 from dfpc_plugin.runtimes.to_onnx import chosen_exporters, onnx_graph, require_exporters
 
-__all__ = ["RUNTIMES", "Runtime", "RuntimeNameError", "runtime_of"]
+__all__ = ["RUNTIMES", "Runtime", "RuntimeNameError", "runtime_of", "written"]
 
 LoadGraph = Callable[[bytes, Sequence[str] | None, int | None], GraphModel]
 
@@ -85,6 +85,11 @@ RUNTIMES = Registry(
     Runtime("openvino", "OpenVINO", OpenVinoModel, ("openvino", "openvino")),
 )
 """Every runtime by name."""
+
+
+def written(name: str) -> str:
+    """How a runtime is written beside a latency; types of numbers, by which an int8 file is compared, run in ONNX Runtime."""
+    return RUNTIMES[name].title if name in RUNTIMES else f"{RUNTIMES['onnxruntime'].title}, {name}"
 
 
 def runtime_of(name: str) -> Runtime:

@@ -1,7 +1,8 @@
 """Tables of options, from the dataclasses that read them, while the documentation is being built.
 
 A page asks with a comment: `<!-- recipe: schema -->` becomes a table for each section of a recipe,
-`<!-- command: NAME -->` one of the options of `dfpc NAME`.
+`<!-- command: NAME -->` one of the options of `dfpc NAME`, and `<!-- torch-pruning: options -->` one of what replaces the
+options of Torch-Pruning's pruners.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from dfpc_plugin import Recipe
 from dfpc_plugin.cli import COMMANDS, MAIN_OPTIONS
 from dfpc_plugin.cli.options import descriptions, section_type
+from dfpc_plugin.option_names import TORCH_PRUNING
 from table_markdown import plain, table
 
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", dict: "mapping"}
@@ -39,7 +41,17 @@ class _Option:
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """Replace the comments; called by MkDocs for every page."""
     markdown = markdown.replace("<!-- recipe: schema -->", "\n\n".join(_schema(Recipe, "")))
+    markdown = markdown.replace("<!-- torch-pruning: options -->", _of_torch_pruning())
     return re.sub(r"(?m)^<!-- command: (\w+) -->$", lambda found: _command(found[1]), markdown)
+
+
+def _of_torch_pruning() -> str:
+    """Return a table of Torch-Pruning's options, those with the same answer in one row."""
+    names: dict[str, list[str]] = {}
+    for name, answer in TORCH_PRUNING.items():
+        names.setdefault(answer, []).append(f"`{name}`")
+    rows = ((", ".join(same), plain(answer[0].upper() + answer[1:])) for answer, same in names.items())
+    return table(("Torch-Pruning", "`prune`"), rows)
 
 
 def _options(config: type) -> Iterator[_Option]:

@@ -1,5 +1,6 @@
 """Forms in which a forward could be followed wrongly without anyone noticing."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dfpc_plugin import bgsc
-from dfpc_plugin.errors import DFPCError, ExampleInputsError, RuleError
+from dfpc_plugin import bgsc, composed, find_couplings, prune, rule_scope
+from dfpc_plugin.errors import DFPCError, ExampleInputsError, ForwardError, RuleError
 
 X = torch.ones(2, 3, dtype=torch.float64)
 
@@ -212,10 +213,34 @@ def test_dtypes_are_what_the_model_asked_for():
 
 
 def test_an_error_inside_a_rule_names_operator_and_module():
-    with pytest.raises(RuleError) as error:
-        bgsc(nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (3, 5))), X.float())
+    class Bessel(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
+    with rule_scope(), pytest.raises(RuleError) as error:
+        composed(torch.special.bessel_j0)(lambda x: x.reshape(7, 11))
+        bgsc(nn.Sequential(nn.Linear(3, 4), Bessel()), X.float())
     assert "called by 1, could not be applied without data" in str(error.value)
+    assert "If the model runs with these example inputs, register a rule that can do this" in str(error.value)
     assert isinstance(error.value, DFPCError) and isinstance(error.value, RuntimeError)
+
+
+def _pruned(model, x):
+    return prune(model, x, "macs=0.5")
+
+
+@pytest.mark.parametrize("call", [bgsc, find_couplings, _pruned])
+def test_inputs_that_the_model_itself_refuses_are_no_matter_of_rules(call):
+    """A flattened classifier fixes their size."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 4 * 4, 5)).eval()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ForwardError) as error:
+        call(model, torch.rand(1, 3, 8, 8))
+    assert str(error.value) == (
+        "The model cannot be called with inputs (1, 3, 8, 8) of torch.float32 (RuntimeError: mat1 and mat2 shapes cannot be "
+        "multiplied (1x288 and 128x5) in '3'); give inputs of the shape and type that it takes."
+    )
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_printing_data_does_not_stop_a_forward():

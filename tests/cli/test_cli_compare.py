@@ -48,6 +48,34 @@ def test_without_images_the_error_is_that_on_noise_and_json_is_the_whole(compare
     assert path.read_bytes() == before, "nothing is computed again"
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_finished_file_is_shown_again_without_model_or_images(dfpc, compared, tmp_path, monkeypatch, as_json):
+    path, (_, out, _) = compared("--repairs", "none", *(["--json"] if as_json else []))
+    if as_json:
+        path = tmp_path / "cells.json"
+        path.write_text(out)
+    monkeypatch.delattr("dfpc_plugin.cli.compare._measured")
+    before, plot = path.read_bytes(), tmp_path / "again.svg"
+    assert dfpc("compare", path, "--csv", "-", "--plot", plot) == (0, CompareResult.read(path).to_csv(), "")
+    assert plot.read_bytes().startswith(b"<?xml")
+    code, shown, err = dfpc("compare", path)
+    assert (code, err) == (0, "") and len(CompareResult.read(path).cells) == 4
+    assert as_json or out.startswith(shown)
+    assert path.read_bytes() == before
+
+
+def test_a_finished_file_takes_no_options_of_a_comparison(dfpc, tmp_path):
+    code, out, err = dfpc("compare", "cells.jsonl", "--budgets", "0.5")
+    assert (code, out) == (2, "")
+    assert (
+        "'cells.jsonl' holds a finished comparison, of which all cells are shown; leave out --budgets, or name a model"
+        in err
+    )
+    code, out, err = dfpc("compare", tmp_path / "cells.jsonl")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"Cannot read '{tmp_path / 'cells.jsonl'}': ")
+
+
 def test_images_without_labels_serve_calibrate_and_the_error(compared):
     _, (code, out, err) = compared(
         "--criteria",

@@ -265,8 +265,11 @@ def test_a_file_in_use_is_refused(net, tmp_path):
         ({"seeds": -1}, CompareError, f"seeds[0] must be 0 to {2**63 - 1}, not -1."),
         ({"score": len, "data": [0]}, CompareError, "data and score both say how models are scored; give one of them."),
         ({"score": lambda model: "good"}, CompareError, "score returned 'good', which is no number;"),
-        ({"importance": None}, CompareError, "'importance' is no argument of a comparison; give criteria instead;"),
-        ({"round": 8}, CompareError, "'round' is no argument of a comparison; see the arguments of prune."),
+        ({"importance": None}, CompareError, "'importance' is no argument of a comparison; give criteria instead."),
+        ({"round": 8}, CompareError, "'round' is no argument of a comparison; did you mean round_to?"),
+        ({"criterion": "lamp"}, CompareError, "'criterion' is no argument of a comparison; did you mean criteria?"),
+        ({"xyz": 8}, CompareError, "'xyz' is no argument of a comparison; there are criteria, budgets, repairs, seeds, coupled,"),
+        ({"global_pruning": True}, CompareError, "(Torch-Pruning's pruners have it); leave it out: all couplings are ranked"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_one_sentence(net, options, error, text):

@@ -125,7 +125,7 @@ def test_the_card_has_the_figures_of_the_record(saved):
         "# small\\_net",
         "`cifar/resnet20`, pruned to the target `macs=0.6` and repaired by `synthetic`",
         "| MACs | 125 485 706 | 75 054 000 | 59.8% |",
-        "Latency was measured with 2 threads, both models in turns.",
+        "Latency was measured in PyTorch with 2 threads, both models in turns.",
         "| repaired | val.zip | 10000 | 90.87% | 99.60% |",
         "| m.onnx | ONNX |",
         'model = from_pretrained("me/small_net")',

@@ -7,6 +7,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+import dfpc_plugin as dfpc
 from budget_nets import TIMM, make
 from budget_tools import PIXELS, Fixed, heads_first, network, same, widths
 from dfpc_plugin import DFPCImportance
@@ -159,6 +160,41 @@ def test_importances_that_need_gradients_have_those_of_the_model():
     assert result.removed == prune(
         model, PIXELS, "macs=0.5", importance=tp.importance.GroupTaylorImportance(), inplace=True
     ).removed  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "importance", ["taylor", tp.importance.TaylorImportance(), tp.importance.GroupTaylorImportance]
+)
+@pytest.mark.parametrize("through", ["prune", "pruner"])
+def test_without_gradients_one_sentence_says_how_to_get_them(importance, through):
+    model = network()
+    with pytest.raises(PrunerSettingError) as caught:
+        if through == "prune":
+            prune(model, PIXELS, "macs=0.5", importance=importance)
+        else:
+            dfpc.DFPCPruner(model, PIXELS, importance).step()
+    name = (
+        "Taylor (TP, images)" if importance == "taylor" else getattr(importance, "__name__", type(importance).__name__)
+    )
+    assert str(caught.value) == (
+        f"{name} reads gradients, and the weight of 'stem' has none; compute them on the model first: "
+        f"F.cross_entropy(model(images), labels).backward()."
+    )
+
+
+@pytest.mark.parametrize("importance", [tp.importance.GroupHessianImportance(), tp.importance.OBDCImportance])
+def test_importances_of_one_model_are_no_good_for_copies(importance):
+    with pytest.raises(
+        PrunerSettingError, match=r"Importance scores only the model that .*; use DFPCPruner, or GroupTaylor"
+    ):
+        prune(network(), PIXELS, "macs=0.5", importance=importance)
+
+
+def test_taylor_by_name_reads_the_gradients_of_the_model():
+    model = network()
+    model(PIXELS).square().sum().backward()
+    found = [prune(model, PIXELS, "macs=0.5", importance=i) for i in ("taylor", tp.importance.GroupTaylorImportance())]
+    assert found[0].removed == found[1].removed
 
 
 @pytest.mark.parametrize(("importance", "message"), [

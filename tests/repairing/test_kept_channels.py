@@ -294,13 +294,49 @@ def test_dead_channels_are_told_apart_by_columns_of_a_layer_that_is_cut_as_well(
 def test_another_model_is_refused() -> None:
     original = built(vgg)
     pruned = prune(original, IMAGE, "ratio=0.4").model
-    with pytest.raises(RepairError, match=r"has no '.*' like the original; pass what it was pruned from"):
+    with pytest.raises(RepairError, match=r"The original has no '0.weight' like the pruned model; pass what that was"):
         kept_channels(pruned, built(resnet), IMAGE, None, None)
     wider = built(lambda: nn.Sequential(*vgg()[:-1], nn.Linear(9, 5)))
     with pytest.raises(RepairError):
         kept_channels(prune(wider, IMAGE, "ratio=0.4").model, original, IMAGE, None, None)
-    with pytest.raises(RepairError):
-        kept_channels(original, pruned, IMAGE, None, None)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_wrong_original_is_named_before_anything_is_traced(monkeypatch, recorded: bool) -> None:
+    original = built(vgg)
+    result = prune(original, IMAGE, "ratio=0.4")
+    removed, kept = result.removed if recorded else None, len(result.model[0].weight)
+    other = built(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), *vgg()[1:]))
+    shorter = built(lambda: vgg()[:3])
+    monkeypatch.delattr("dfpc_plugin.repairing.kept.map_couplings")
+    with pytest.raises(RepairError) as swapped:
+        kept_channels(original, result.model, IMAGE, None, removed)
+    assert str(swapped.value) == (
+        f"The pruned model and the original are swapped: '0.weight' has the shape (8, 3, 3, 3) in the pruned model and "
+        f"({kept}, 3, 3, 3) in the original; call repair(pruned, original, ...)."
+    )
+    with pytest.raises(RepairError) as another:
+        kept_channels(result.model, other, IMAGE, None, removed)
+    assert str(another.value) == (
+        f"'0.weight' has the shape ({kept}, 3, 3, 3) in the pruned model and (8, 3, 1, 1) in the original, so it was pruned "
+        f"from another one; pass that, with its weights, as original."
+    )
+    with pytest.raises(
+        RepairError, match=r"The original has no '.*' like the pruned model; pass what that was pruned from"
+    ):
+        kept_channels(result.model, shorter, IMAGE, None, removed)
+    with pytest.raises(
+        RepairError, match=r"model and original are the same object; give the unpruned model as original"
+    ):
+        kept_channels(original, original, IMAGE, None, removed)
+
+
+def test_a_record_and_an_original_with_more_layers() -> None:
+    original = built(vgg)
+    result = prune(original, IMAGE, "ratio=0.4")
+    longer = nn.Sequential(*original, nn.Linear(4, 3).double())
+    with pytest.raises(RepairError, match=r"has no '.*' like the original; pass what it was pruned from"):
+        kept_channels(result.model, longer, IMAGE, None, result.removed)
 
 
 def test_a_record_of_another_cut_is_refused() -> None:

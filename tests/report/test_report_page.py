@@ -120,7 +120,7 @@ def test_large_figures_and_tables_say_what_the_record_says(small):
         "59.8% of 125 M",
         "512 k",
         "1.42\N{MULTIPLICATION SIGN}",
-        "4.31 ms after 6.10 ms",
+        "4.31 ms after 6.10 ms in PyTorch",
         "92.96%",
         "93.41% before, \N{MINUS SIGN}0.45 points",
         "125 485 706",

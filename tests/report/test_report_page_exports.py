@@ -26,7 +26,7 @@ def test_files_are_listed_with_their_figures():
     text = text_of(small_record() | {"exports": FILES})
     for said in (
         "Exported files", "model-int8.onnx", "563 kB", "1.95 MB", "2.0e\N{MINUS SIGN}07", "3.9%", "93.8%",
-        "4.00 ms in PyTorch", "2.00 ms in ONNX Runtime", "1.25 ms in int8",
+        "4.00 ms in PyTorch", "2.00 ms in ONNX Runtime", "1.25 ms in ONNX Runtime, int8",
         "static: ranges measured on 48 of synthetic images; compared on 16 others",
     ):  # fmt: skip
         assert said in text.replace("\N{NARROW NO-BREAK SPACE}", " "), said
@@ -42,6 +42,16 @@ def test_the_runtime_of_a_latency_is_named():
     text = text_of(record).replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "4.31 ms after 6.10 ms in ONNX Runtime" in text
     assert "Latency was measured in ONNX Runtime with 2 threads" in text
+    assert "Latency in ONNX Runtime, median" in text
+    assert "latency in ONNX Runtime, ms" in text and "Latency in ONNX RuntimeTop-1" in text
+
+
+def test_latencies_of_different_runtimes_are_not_set_side_by_side():
+    record = small_record()
+    record["prune"]["after"]["runtime"] = "onnxruntime"
+    text = text_of(record).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "6.10 ms" not in text.partition("Accuracy against")[0] and "Speed-up" not in text
+    assert "Latency was measured" not in text
 
 
 def test_what_was_reached_is_written_in_enough_digits():

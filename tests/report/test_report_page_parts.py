@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfpc_plugin.report.page import render_report
 from dfpc_plugin.report.page.chart import Point, chart_of
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.grouping import grouped
@@ -56,6 +57,16 @@ def test_logarithmic_scales():
     assert Logarithmic(-10, 0).exponents(5) == [-10, -7, -4, -1]
 
 
+def test_an_outlier_does_not_take_the_room_of_all_others():
+    common = [10.0 ** (-3 + i / 100) for i in range(200)]
+    assert Logarithmic.over(common) == Logarithmic(-3, -1)
+    scale = Logarithmic.over([*common, 1e-30, 1e7])
+    assert scale == Logarithmic(-4, 0) and scale.beyond([*common, 1e-30, 1e7, 0.0]) == (1, 1)
+    assert (scale.at(1e-30), scale.at(1e7)) == (0, 1)
+    assert Logarithmic.over([*common, *[1e-30] * 10]) == Logarithmic(-30, -1), "many are no outliers"
+    assert Logarithmic.over([1e-9, 0.1, 0.2]) == Logarithmic(-9, 0), "nor are few among few"
+
+
 @given(st.lists(st.tuples(REAL, REAL), min_size=2, max_size=25))
 def test_charts_stay_within_their_frame_and_labels_apart(pairs):
     chart = chart_of("t", [Point(x, y, "label") for x, y in sorted(pairs)], x_label="x", y_label="y")
@@ -99,6 +110,18 @@ def test_bars_of_saliency_count_units():
     assert (strip.kept, strip.gone, strip.zeros) == (2, 2, "1 removed at zero")
     assert strip.path_kept.count("M") == 2 and strip.path_gone.count("M") == 1
     assert "v-" in strip.path_kept and "v-" not in strip.path_gone  # kept rise, gone hang
+
+
+def test_an_outlier_of_saliency_leaves_the_others_apart_and_is_told():
+    scores = [10.0 ** (-3 + i / 20) for i in range(40)]
+    record = {"saliency": {"couplings": [{"name": "a", "scores": [*scores, 1e-30], "gone": [40]}]}}
+    view = saliency(Field(record))
+    (strip,) = view["groups"][0].rows
+    assert strip.path_kept.count("M") > 20, "in one bin each, or two"
+    assert strip.path_gone.startswith("M0 ") and view["beyond"] == 1
+    assert view["ends"] == ["≤10⁻⁴", "10⁻¹"]
+    page = render_report(record | {"model": {"name": "x"}})
+    assert "The scale leaves out outliers: 1 channel lies beyond it, and is drawn at its ends." in page
 
 
 def test_wording():

@@ -41,6 +41,16 @@ def test_the_median_is_where_it_belongs():
     assert 2 not in drawn  # nothing above zero there
 
 
+def test_an_outlier_leaves_room_for_the_others_and_is_told():
+    saliency = made_up(5)
+    usual = draw_saliency(saliency).axes[0]
+    saliency["layer0"][0] = 1e-30
+    axes = draw_saliency(saliency).axes[0]
+    assert usual.get_ylabel() == "Saliency of a channel"
+    assert axes.get_ylabel() == "Saliency of a channel (1 outlier beyond the axis)"
+    assert axes.get_ylim()[0] > 1e-6 and axes.get_ylim()[1] == 1
+
+
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])
 def test_files_by_their_ending_and_the_same_twice(tmp_path, suffix, start):
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]

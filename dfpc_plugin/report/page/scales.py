@@ -91,16 +91,27 @@ class Logarithmic:
 
     @classmethod
     def over(cls, values: Iterable[float]) -> Logarithmic | None:
-        """Make a scale from power to power around the positive ones of `values`; None where there is none."""
-        known = [value for value in values if value > 0]
+        """Make a scale from power to power around the positive ones of `values`; None where there is none.
+
+        Of 20 or more, the outermost hundredth at each end may lie beyond the scale, if it is more than a power of ten apart from
+        the others: a single outlier would leave no room for them.
+        """
+        known = sorted(value for value in values if value > 0)
         if not known:
             return None
-        low, high = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+        out = min(math.ceil(len(known) / 100), len(known) // 20)
+        low = max(math.floor(math.log10(known[0])), math.floor(math.log10(known[out])) - 1)
+        high = min(math.ceil(math.log10(known[-1])), math.ceil(math.log10(known[-1 - out])) + 1)
         return cls(low, max(high, low + 1))
 
     def at(self, value: float) -> float:
-        """Place of a positive `value`, 0 to 1."""
+        """Place of a positive `value`, 0 to 1; values beyond the scale are at its ends."""
         return min(1.0, max(0.0, (math.log10(value) - self.low) / (self.high - self.low)))
+
+    def beyond(self, values: Iterable[float]) -> tuple[int, int]:
+        """How many of the positive ones of `values` lie below the scale, and how many above it."""
+        powers = [math.log10(value) for value in values if value > 0]
+        return sum(power < self.low for power in powers), sum(power > self.high for power in powers)
 
     def exponents(self, most: int) -> list[int]:
         """Exponents to label, evenly spaced and at most so many, from the lowest."""

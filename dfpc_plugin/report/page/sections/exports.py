@@ -7,7 +7,7 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import file_size, milliseconds, percent, significant
-from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.runtimes import written
 
 __all__ = ["exports"]
 
@@ -31,7 +31,7 @@ def _row(entry: Field) -> dict[str, Any]:
         "difference": _difference(entry["max_difference"].number()),
         "same": "" if same is None else percent(same),
         "latency": [
-            f"{milliseconds(value)} in {RUNTIMES[name].title if name in RUNTIMES else name}"
+            f"{milliseconds(value)} in {written(name)}"
             for name, value in ((name, field.number()) for name, field in entry["latency_ms"].entries())
             if value is not None
         ],

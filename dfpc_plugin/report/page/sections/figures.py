@@ -7,7 +7,7 @@ from typing import Any
 
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
-from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.runtimes import written
 
 __all__ = ["figures", "in_runtime"]
 
@@ -27,27 +27,36 @@ def figures(record: Field) -> Mapping[str, Any] | None:
     """Return one row per figure that is known before and after, and what was not measured."""
     prune, sizes = record["prune"], record["sizes"]
     before, after = prune["before"], prune["after"]
-    rows = []
+    rows, runtime = [], in_runtime(prune)
     for key, name, form, has_share in _ROWS:
         was, now = (sizes["before"], sizes["after"]) if key == "bytes" else (before[key], after[key])
         old, new = was.number(), now.number()
         if old is not None and new is not None:
+            if key.startswith("latency"):
+                if runtime is None:
+                    continue
+                name = name.replace(",", f"{runtime},")
             rows.append((name, form(old), form(new), percent(new / old) if has_share and old else ""))
     threads = after["threads"].number()
     if not rows:
         return None
     return {
         "rows": rows,
-        "threads": None if threads is None else int(threads),
-        "runtime": in_runtime(prune),
+        "threads": None if threads is None or runtime is None else int(threads),
+        "runtime": runtime,
         "missing": _missing(record),
     }
 
 
-def in_runtime(prune: Field) -> str:
-    """Words that say which runtime latency was measured in, for the end of a sentence; none for PyTorch itself."""
-    name = prune["after"]["runtime"].text()
-    return "" if name in ("", "torch") else f" in {RUNTIMES[name].title if name in RUNTIMES else name}"
+def in_runtime(prune: Field) -> str | None:
+    """Words that say which runtime latency was measured in, for the end of a sentence; empty where it was not noted.
+
+    None if the latencies before and after are of different runtimes, and so cannot be compared.
+    """
+    before, after = (prune[side]["runtime"].text() for side in ("before", "after"))
+    if before != after:
+        return None
+    return f" in {written(after)}" if after else ""
 
 
 def _missing(record: Field) -> list[str]:

@@ -67,11 +67,12 @@ def _counted(prune: Field, key: str, label: str) -> Headline | None:
 
 def _time(prune: Field) -> Headline | None:
     before, after = prune["before"]["latency_ms"].number(), prune["after"]["latency_ms"].number()
-    if not before or not after:
+    runtime = in_runtime(prune)
+    if not before or not after or runtime is None:
         return None
     speedup = prune["speedup"].number() or before / after
     factor = f"{significant(speedup)}\N{MULTIPLICATION SIGN}"
-    return Headline("Speed-up", factor, f"{milliseconds(after)} after {milliseconds(before)}{in_runtime(prune)}")
+    return Headline("Speed-up", factor, f"{milliseconds(after)} after {milliseconds(before)}{runtime}")
 
 
 def _accuracy(record: Field) -> Headline | None:

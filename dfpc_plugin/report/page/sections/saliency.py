@@ -53,7 +53,9 @@ def saliency(record: Field) -> Mapping[str, Any] | None:
     couplings = [scores for coupling in section["couplings"].items() if (scores := _read(coupling)) is not None]
     if not couplings:
         return None
-    scale = Logarithmic.over(value for coupling in couplings for value in (*coupling.kept, *coupling.gone))
+    every = [value for coupling in couplings for value in (*coupling.kept, *coupling.gone)]
+    scale = Logarithmic.over(every)
+    beyond = (0, 0) if scale is None else scale.beyond(every)
     gone, units = sum(len(c.gone) for c in couplings), sum(len(c.gone) + len(c.kept) for c in couplings)
     return {
         "importance": section["importance"].text(),
@@ -61,11 +63,18 @@ def saliency(record: Field) -> Mapping[str, Any] | None:
         "width": _BINS * _BIN,
         "half": _HALF,
         "decades": [] if scale is None else [round(scale.at(10.0**e) * _BINS * _BIN, 1) for e in scale.exponents(9)],
-        "ends": [] if scale is None else [power_of_ten(scale.low), power_of_ten(scale.high)],
+        "ends": [] if scale is None else _ends(scale, beyond),
+        "beyond": sum(beyond),
         "gone": gone,
         "units": units,
         "share": percent(gone / units),
     }
+
+
+def _ends(scale: Logarithmic, beyond: tuple[int, int]) -> list[str]:
+    """What stands at the ends of a strip; a sign says that channels beyond the scale are drawn there, too."""
+    signs = (sign if count else "" for sign, count in zip("≤≥", beyond, strict=True))
+    return [sign + power_of_ten(exponent) for sign, exponent in zip(signs, (scale.low, scale.high), strict=True)]
 
 
 def _read(coupling: Field) -> _Scores | None:

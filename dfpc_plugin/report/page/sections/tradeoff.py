@@ -7,6 +7,7 @@ from typing import Any
 
 from dfpc_plugin.report.page.chart import Chart, Point, chart_of
 from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.sections.figures import in_runtime
 from dfpc_plugin.report.page.wording import milliseconds, short, short_tick
 
 __all__ = ["tradeoff"]
@@ -14,7 +15,7 @@ __all__ = ["tradeoff"]
 
 def tradeoff(record: Field) -> Mapping[str, Any] | None:
     """Return every point of the curve as a row, and those with accuracy as charts against MACs and latency."""
-    entries = record["curve"].items()
+    entries, runtime = record["curve"].items(), in_runtime(record["prune"]) or ""
     rows, by_macs, by_latency = [], [], []
     for entry in entries:
         label, top1 = entry["label"].text(), entry["top1"].number()
@@ -36,9 +37,9 @@ def tradeoff(record: Field) -> Mapping[str, Any] | None:
         return None
     charts = [
         _chart("Accuracy against MACs", by_macs, "MACs", short_tick),
-        _chart("Accuracy against latency", by_latency, "latency, ms"),
+        _chart("Accuracy against latency", by_latency, f"latency{runtime}, ms"),
     ]
-    names = ("Model", "MACs", "Parameters", "Latency", "Top-1")
+    names = ("Model", "MACs", "Parameters", f"Latency{runtime}", "Top-1")
     used = [column for column in range(len(names)) if column == 0 or any(row[column] for row in rows)]
     return {
         "charts": [chart for chart in charts if chart is not None],
