@@ -148,7 +148,7 @@ class RepairedImportance(tp.importance.Importance):
             readers += readers_of(moments[name], own, self._ridge, known.get(name))
         if not readers:
             return self._unread(group)
-        costs = elimination_costs(len(roots), readers, next(graph.model.parameters()).device)
+        costs = elimination_costs(len(roots), readers).to(next(graph.model.parameters()).device)
         return costs if self.in_output_error else costs * len(roots)
 
     @property

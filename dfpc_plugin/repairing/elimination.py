@@ -1,4 +1,7 @@
-"""The cost of removing channels one by one, while the remaining channels compensate for each removed one."""
+"""The cost of removing channels one by one, while the remaining channels compensate for each removed one.
+
+All of it runs on the CPU: on a GPU, its many small steps would take longer.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,8 @@ class Reader:
         """
         self._scale, self._entries = scale, entries
         pairs = [(unit, entry) for unit, own in entries.items() for entry in own]
-        self._pairs = torch.tensor(pairs, device=gram.device).unbind(1)
-        self._alone = gram * covariance
+        self._pairs = torch.tensor(pairs, device="cpu").unbind(1)
+        self._alone = (gram * covariance).cpu()
 
     def add_costs(self, costs: Tensor) -> None:
         """Add the cost of removing each unit, as a share of the layer's squared output, to `costs`, `(units,)`."""
@@ -47,14 +50,14 @@ class Reader:
         """Add to `costs`, `(len(units),)`, the cost of each of `units` after those before it are removed."""
         pairs = [(turn, entry) for turn, unit in enumerate(units) for entry in self._entries.get(unit, ())]
         if pairs:
-            turns, entries = torch.tensor(pairs, device=costs.device).unbind(1)
+            turns, entries = torch.tensor(pairs, device="cpu").unbind(1)
             costs.index_add_(0, turns, self._costs_in_turn(entries).to(costs) * self._scale)
 
     def remove(self, units: Sequence[int]) -> None:
         """Remove units."""
         own = [entry for unit in units for entry in self._entries.get(unit, ())]
         if own:
-            self._remove(torch.tensor(own, device=self._alone.device))
+            self._remove(torch.tensor(own, device="cpu"))
 
     def _costs_in_turn(self, entries: Tensor) -> Tensor:
         """The cost of each entry after those before it are removed."""
@@ -86,14 +89,14 @@ class StandingInReader(Reader):
         super().__init__(gram.diagonal(), covariance.diagonal(), entries, scale)
         level = (ridge * covariance.diagonal().mean()).clamp_min(1e-30)
         unit = torch.eye(len(covariance), dtype=gram.dtype, device=gram.device)
-        self._gram = gram
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level * unit))
+        self._gram = gram.cpu()
+        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + level * unit)).cpu()
         sizes = sorted({len(own) for own in entries.values()})
         equal = ({unit: own for unit, own in entries.items() if len(own) == size} for size in sizes)
         self._units = [_Units(own, self._inverse, self._gram) for own in equal]
-        self._places = torch.arange(len(gram), device=gram.device)  # the row of each entry in the matrices
-        self._gone = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
-        self._waiting = (gram.new_zeros(0, len(gram)),) * 3  # P_b, S and H of removed entries
+        self._places = torch.arange(len(gram), device="cpu")  # the row of each entry in the matrices
+        self._gone = torch.zeros(len(gram), dtype=torch.bool, device="cpu")
+        self._waiting = (self._gram.new_zeros(0, len(gram)),) * 3  # P_b, S and H of removed entries
 
     def add_costs(self, costs: Tensor) -> None:
         """Add the cost of removing each unit, as a share of the layer's squared output, to `costs`, `(units,)`."""
@@ -144,7 +147,7 @@ class StandingInReader(Reader):
             left = (~self._gone).nonzero().squeeze(1)
             self._inverse, self._gram = (own[left][:, left] for own in (self._inverse, self._gram))
             places = torch.full_like(self._gone, -1, dtype=torch.long)
-            places[left] = torch.arange(len(left), device=left.device)
+            places[left] = torch.arange(len(left), device="cpu")
             self._places = torch.where(self._places < 0, -1, places[self._places])
             for units in self._units:
                 units.renumber(places)
@@ -156,8 +159,8 @@ class _Units:
     """Units with the same number of entries in a layer, with P_bb and M_bb of each, `(units, size, size)`."""
 
     def __init__(self, entries: Mapping[int, Sequence[int]], inverse: Tensor, gram: Tensor) -> None:
-        self._units = torch.tensor(list(entries), device=gram.device)
-        self._entries = torch.tensor([list(own) for own in entries.values()], device=gram.device)
+        self._units = torch.tensor(list(entries), device="cpu")
+        self._entries = torch.tensor([list(own) for own in entries.values()], device="cpu")
         inside = self._entries[:, :, None], self._entries[:, None]
         self._inverse, self._gram = inverse[inside], gram[inside]
 
@@ -172,7 +175,7 @@ class _Units:
         self._inverse -= torch.einsum("rui,ruj->uij", rows, share)
         crossed = torch.einsum("rui,ruj->uij", half, share)
         self._gram -= crossed + crossed.mT
-        unit = torch.eye(self._entries.shape[1], dtype=rows.dtype, device=rows.device)
+        unit = torch.eye(self._entries.shape[1], dtype=rows.dtype, device="cpu")
         self._inverse[gone[self._entries[:, 0]]] = unit
 
     def renumber(self, places: Tensor) -> None:
@@ -183,29 +186,29 @@ class _Units:
         self._inverse, self._gram = self._inverse[there], self._gram[there]
 
 
-def elimination_costs(units: int, readers: Sequence[Reader], device: torch.device) -> Tensor:
+def elimination_costs(units: int, readers: Sequence[Reader]) -> Tensor:
     """Remove units one after the other, the cheapest first, and return the cost of each, `(units,)` float64.
 
     Costs do not decrease from one removal to the next, so their order is that of removal. With many units, several are
     removed at a time: those of the cheapest that, after the ones before them are removed, still cost no more than the
     next unit.
     """
-    result = torch.zeros(units, dtype=torch.float64, device=device)
-    left = torch.ones(units, dtype=torch.bool, device=device)
+    result = torch.zeros(units, dtype=torch.float64, device="cpu")
+    left = torch.ones(units, dtype=torch.bool, device="cpu")
     step, highest = max(1, units // _ROUNDS), 0.0
     while bool(left.any()):
-        costs = torch.zeros(units, dtype=torch.float64, device=device)
+        costs = torch.zeros(units, dtype=torch.float64, device="cpu")
         for reader in readers:
             reader.add_costs(costs)
         costs[~left] = torch.inf
         values, order = costs.sort(stable=True)
         count = min(step, int(left.sum()))
         going = order[:count].tolist()
-        own = _costs_in_turn(going, readers, device)
+        own = _costs_in_turn(going, readers)
         if count < units:
             own[0] = -torch.inf  # at least one is removed
             going = [unit for unit, goes in zip(going, (own <= values[count]).tolist(), strict=True) if goes]
-            own = _costs_in_turn(going, readers, device)
+            own = _costs_in_turn(going, readers)
         for unit, cost in zip(going, own.tolist(), strict=True):
             highest = max(math.nextafter(highest, math.inf) if highest else 0.0, cost)
             result[unit] = highest
@@ -215,8 +218,8 @@ def elimination_costs(units: int, readers: Sequence[Reader], device: torch.devic
     return result
 
 
-def _costs_in_turn(units: Sequence[int], readers: Sequence[Reader], device: torch.device) -> Tensor:
-    costs = torch.zeros(len(units), dtype=torch.float64, device=device)
+def _costs_in_turn(units: Sequence[int], readers: Sequence[Reader]) -> Tensor:
+    costs = torch.zeros(len(units), dtype=torch.float64, device="cpu")
     for reader in readers:
         reader.add_costs_in_turn(units, costs)
     return costs

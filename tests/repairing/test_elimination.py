@@ -12,7 +12,6 @@ from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
 from dfpc_plugin.repairing.sensitivity import Sensitivity
 
-CPU = torch.device("cpu")
 Entries = dict[int, list[int]]
 
 
@@ -70,7 +69,7 @@ def own_costs(units: int, readers: list[tuple[Tensor, Tensor, Entries]], ridge: 
         for gram, (_, c, e) in zip(grams, readers, strict=True)
         for scale in (1 / float((gram * c).sum()),)
     ]
-    return elimination_costs(units, own, CPU)
+    return elimination_costs(units, own)
 
 
 CASES: dict[str, tuple[int, list[tuple[Tensor, Tensor, Entries]]]] = {
@@ -149,7 +148,7 @@ def test_groups_are_readers_of_their_own() -> None:
     by_hand = list(zip(matrix, cov, owns, strict=True))
     whole = sum(float((m @ c @ m.T).trace()) for m, c in zip(matrix, cov, strict=True))
     torch.testing.assert_close(
-        elimination_costs(4, readers, CPU), greedy(4, by_hand, 0.01, whole=whole), rtol=1e-6, atol=1e-9
+        elimination_costs(4, readers), greedy(4, by_hand, 0.01, whole=whole), rtol=1e-6, atol=1e-9
     )
     assert len(readers_of([LayerMoments(matrix, cov)], {0: [2]}, 0.01)) == 1
 
@@ -162,7 +161,7 @@ def test_errors_of_outputs_count_by_how_much_they_matter(taps: int) -> None:
     readers = readers_of([LayerMoments(matrix, cov)], entries, 0.0, Sensitivity(weights, 0.3))
     weighted = matrix[0] * weights.sqrt().repeat_interleave(taps)[:, None]
     by_hand = 0.3 * greedy(5, [(weighted, cov[0], entries)], 0.0)
-    found = elimination_costs(5, readers, CPU)
+    found = elimination_costs(5, readers)
     torch.testing.assert_close(found, by_hand, rtol=1e-5, atol=1e-9)
     assert float(found.sum()) >= 0.3 * (1 - 1e-6)
 
@@ -173,7 +172,7 @@ def test_matrices_of_one_layer_share_its_sensitivity() -> None:
     weights, entries = random(2, 6).abs(), {unit: [unit] for unit in range(4)}
     several = readers_of([LayerMoments(part, cov) for part in parts], entries, 0.1, Sensitivity(weights, 0.7))
     one = readers_of([LayerMoments(parts.flatten(0, 2)[None], cov)], entries, 0.1, Sensitivity(weights, 0.7))
-    torch.testing.assert_close(elimination_costs(4, several, CPU), elimination_costs(4, one, CPU))
+    torch.testing.assert_close(elimination_costs(4, several), elimination_costs(4, one))
 
 
 def test_many_units_go_some_at_a_time() -> None:
