@@ -62,11 +62,7 @@ class Attributes:
             yield self._attribute(path, name, mine, other)
 
     def _attribute(self, path: str, name: str, mine: Any, other: Any) -> Attribute:
-        """Describe an attribute that differs.
-
-        Raises:
-            UnsavableModelError: It is not plain, or not of the type that it is built with.
-        """
+        """Describe an attribute that differs."""
         names = numbered(path, name)
 
         def save(tensor: Tensor) -> str:

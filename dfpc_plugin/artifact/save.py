@@ -97,11 +97,7 @@ def save_pruned(
 
 
 def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
-    """How the unpruned model is built.
-
-    Raises:
-        UnsavableModelError: Nobody knows.
-    """
+    """How the unpruned model is built."""
     found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network)
     if found is not None and not isinstance(found, ModelSpec):
         name = getattr(found, "__name__", type(found).__name__)
@@ -135,11 +131,7 @@ def _inputs_of(network: nn.Module, spec: ModelSpec, example_inputs: ExampleInput
 
 
 def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The record as it will be read again.
-
-    Raises:
-        UnsavableModelError: It is not JSON.
-    """
+    """The record as it will be read again."""
     if record is None:
         return None
     try:
@@ -149,11 +141,7 @@ def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
-    """Load what was written, and compare.
-
-    Raises:
-        UnsavableModelError: It is not the same.
-    """
+    """Load what was written, and compare."""
     loaded = restored(place, manifest, unpruned(manifest.spec)[0])
     found = structure_of(network, loaded)
     if found.attributes:

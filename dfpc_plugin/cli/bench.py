@@ -117,12 +117,7 @@ def _device(config: BenchConfig) -> torch.device:
 
 
 def _graph(path: Path, settings: LatencySettings) -> GraphModel:
-    """Load an ONNX file in the runtime that is asked for, or in ONNX Runtime where that loads none.
-
-    Raises:
-        OptionError: It cannot be read.
-        ExportError: The runtime cannot load it.
-    """
+    """Load an ONNX file in the runtime that is asked for, or in ONNX Runtime where that loads none."""
     load = runtime_of(settings.runtime).load or runtime_of("onnxruntime").load
     assert load is not None
     try:
@@ -133,11 +128,7 @@ def _graph(path: Path, settings: LatencySettings) -> GraphModel:
 
 
 def _common_inputs(given: Mapping[str, ExampleInputs]) -> ExampleInputs:
-    """What all models are called with.
-
-    Raises:
-        OptionError: They are not called with the same.
-    """
+    """What all models are called with."""
     shapes = {name: [tuple(tensor.shape) for tensor in as_call(inputs)[0]] for name, inputs in given.items()}
     (first, expected), *others = shapes.items()
     for name, found in others:

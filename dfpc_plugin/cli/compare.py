@@ -66,11 +66,7 @@ class CompareConfig(DataOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Says what cannot be followed, such as two results for the standard output.
-        """
+        """Check the options."""
         super().__post_init__()
         if (self.csv == STDOUT) + (self.markdown == STDOUT) + self.json > 1:
             raise OptionError("json, csv and markdown cannot share the standard output; name files for all but one.")

@@ -34,11 +34,7 @@ class CouplingsConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option and what it must be.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.json == self.csv == STDOUT:
             raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")

@@ -40,11 +40,7 @@ class EvaluateConfig(DataOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option.
-        """
+        """Check the options."""
         super().__post_init__()
         if not self.data:
             raise OptionError("data is missing: say which images to evaluate on, such as --data val.zip.")

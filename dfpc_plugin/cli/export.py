@@ -44,11 +44,7 @@ class ExportConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.onnx is None and self.program is None:
             raise OptionError("There is nothing to write: name a file by --onnx, or by --program, or both.")

@@ -95,9 +95,6 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
     """Name the bare argument of a command: a file of options, or the value of its main option.
 
     It goes before all options, wherever it was, so that they prevail.
-
-    Raises:
-        CommandLineError: There is nothing at all, or the value of the main option is given twice.
     """
     place = arguments.index(chosen) + 1
     before, behind = arguments[:place], arguments[place:]
@@ -118,11 +115,7 @@ def _with_main_option(arguments: list[str], chosen: str, command: Command) -> li
 
 
 def _check_files(arguments: list[str], command: Command) -> None:
-    """Look at configuration files before jsonargparse does.
-
-    Raises:
-        ConfigFileError: Says what is wrong with one of them.
-    """
+    """Look at configuration files before jsonargparse does."""
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--config":

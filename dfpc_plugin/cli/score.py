@@ -41,11 +41,7 @@ class ScoreConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option and what it must be.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.pretrained and self.weights is not None:
             raise OptionError("pretrained and weights both say where weights come from; give one of them.")

@@ -98,11 +98,7 @@ def _several(values: Any) -> tuple[Any, ...]:
 
 
 def _target(budget: Budget) -> str:
-    """A budget as `Target.parse` reads it; a number, also in words, is a share of the MACs.
-
-    Raises:
-        TargetError: It makes no sense.
-    """
+    """A budget as `Target.parse` reads it; a number, also in words, is a share of the MACs."""
     try:
         return str(Target(macs=float(budget)))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:

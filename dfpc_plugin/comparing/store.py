@@ -75,11 +75,7 @@ class FileStore(CellStore):
             os.fsync(file.fileno())
 
     def _take_up(self, path: Path) -> None:
-        """Read what an earlier run has left.
-
-        Raises:
-            CompareError: It is of another experiment.
-        """
+        """Read what an earlier run has left."""
         text = path.read_text(encoding="utf-8", errors="replace")
         whole = text[: text.rfind("\n") + 1]
         if not whole:  # stopped while the first line was written

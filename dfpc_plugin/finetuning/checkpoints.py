@@ -124,11 +124,7 @@ class Checkpoints:
             raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {system_reason(error)}.") from error
 
     def _newest_whole(self, names: list[str]) -> str | None:
-        """The newest of some checkpoints that is not damaged; newer ones get another name.
-
-        Raises:
-            CheckpointError: All are damaged; says what is wrong with the newest.
-        """
+        """The newest of some checkpoints that is not damaged; newer ones get another name."""
         faults: dict[str, CheckpointError] = {}
         for name in reversed(names):
             try:
@@ -145,11 +141,7 @@ class Checkpoints:
         return None
 
     def _require_whole(self, name: str) -> None:
-        """Raise unless the files of a checkpoint are those that were written.
-
-        Raises:
-            CheckpointError: Names the file.
-        """
+        """Raise unless the files of a checkpoint are those that were written."""
         place = self.directory / name
         try:
             sums = checked(dict[str, File], parse_json(read_small(place / _SUMS, _LARGEST)), _SUMS)

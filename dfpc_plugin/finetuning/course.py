@@ -120,11 +120,7 @@ class _Course:
         tell(step / self._plan.steps)
 
     def _loss(self) -> float:
-        """Sum of the losses since the last row, as the mean of all processes.
-
-        Raises:
-            FinetuneError: It is no number any more.
-        """
+        """Sum of the losses since the last row, as the mean of all processes."""
         loss = self._run.engine.summed(self._losses).item() / self._run.engine.processes
         if not math.isfinite(loss):
             raise FinetuneError(

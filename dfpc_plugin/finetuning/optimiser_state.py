@@ -139,11 +139,7 @@ def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, name: str, optimiser: Optimizer) -> Any:
-    """A value that JSON gives back as it was, tuples as lists.
-
-    Raises:
-        CheckpointError: It is none.
-    """
+    """A value that JSON gives back as it was, tuples as lists."""
     value = list(value) if isinstance(value, tuple) else value
     if not _survives_json(value):
         raise CheckpointError(

@@ -46,11 +46,7 @@ class ScheduleSettings(Checked, error=FinetuneError):
     anchored: bool = True
 
     def __post_init__(self) -> None:
-        """Raise on settings that cannot be followed.
-
-        Raises:
-            FinetuneError: Says which.
-        """
+        """Raise on settings that cannot be followed."""
         super().__post_init__()
         if self.final is not None and self.final.mixed_precision != self.tuning.mixed_precision:
             raise FinetuneError(

@@ -194,12 +194,7 @@ def _opened(
 
 
 def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:
-    """The size of images that a saved model was made with, if its record says one.
-
-    Raises:
-        RecordError: The record was not written by this library.
-        RecipeError: The size is none.
-    """
+    """The size of images that a saved model was made with, if its record says one."""
     size = RunRecord.from_json(record).model.get("size")
     if size is None or (type(size) is int and 1 <= size <= _LARGEST_RECORDED):
         return size
@@ -210,11 +205,7 @@ def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:
 
 
 def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> ExampleInputs:
-    """Example inputs.
-
-    Raises:
-        RecipeError: They are too large for any memory.
-    """
+    """Example inputs."""
     try:
         return example_inputs(model, name, batch_size=batch_size, size=size)
     except (RuntimeError, OverflowError, TypeError) as error:
@@ -227,11 +218,7 @@ def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> E
 
 
 def _require_callable(model: nn.Module, name: str, inputs: ExampleInputs) -> None:
-    """Raise unless a model takes its example inputs.
-
-    Raises:
-        RecipeError: It does not, as with a size that it was not made for.
-    """
+    """Raise unless a model takes its example inputs."""
     args, kwargs = as_call(fresh(inputs))
     try:
         with evaluating(model), torch.no_grad(), watched():
@@ -245,11 +232,7 @@ def _require_callable(model: nn.Module, name: str, inputs: ExampleInputs) -> Non
 
 
 def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
-    """What a record says of images.
-
-    Raises:
-        RecipeError: It makes no sense.
-    """
+    """What a record says of images."""
     try:
         found = checked(Preprocessing, content, "preprocessing")
     except PlainDataError as error:

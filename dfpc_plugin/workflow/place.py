@@ -99,11 +99,7 @@ class WorkPlace:
             shutil.rmtree(new, ignore_errors=True)
 
     def _taken(self) -> FileLock:
-        """Take the directory for this process.
-
-        Raises:
-            RecipeError: Another process has it.
-        """
+        """Take the directory for this process."""
         lock = FileLock(self.directory / _LOCK)
         try:
             lock.acquire(timeout=0)

@@ -69,11 +69,7 @@ def saliency(record: Field) -> Mapping[str, Any] | None:
 
 
 def _read(coupling: Field) -> _Scores | None:
-    """Separate the scores.
-
-    Raises:
-        ReportError: A unit that is removed is none of the coupling's.
-    """
+    """Separate the scores."""
     scores = coupling["scores"].numbers()
     gone = set()
     for index in coupling["gone"].items():
