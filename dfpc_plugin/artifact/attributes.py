@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact.alike import Alike, holds_parts, paths_of
-from dfpc_plugin.artifact.derived import derived_names
-from dfpc_plugin.artifact.errors import UnsavableModelError
 from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
+from dfpc_plugin.artifact.reading import UnsavableModelError
 from dfpc_plugin.artifact.records import INTERNAL, Attribute, SavedTensor, held, joined
 
-__all__ = ["OTHERWISE_BUILT", "Attributes", "dtype_of", "numbered"]
+__all__ = ["OTHERWISE_BUILT", "Attributes", "derived_names", "dtype_of", "kept_hooks", "numbered"]
+
 
 OTHERWISE_BUILT = (
     "a model that was changed after it was built is saved by the function that builds it so, unpruned: "
@@ -88,11 +88,7 @@ class Attributes:
 
 
 def dtype_of(tensor: Tensor, name: str) -> str:
-    """Name of a tensor's dtype.
-
-    Raises:
-        UnsavableModelError: It is not an ordinary tensor with values.
-    """
+    """Name of a tensor's dtype; raise an UnsavableModelError unless it is an ordinary tensor with values."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if type(tensor) not in _TENSORS or tensor.layout != torch.strided or tensor.is_quantized or dtype not in DTYPES:
         raise UnsavableModelError(
@@ -115,3 +111,26 @@ def _own_attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds beside its tables and beside what it derives."""
     skipped = INTERNAL | derived_names(module)
     return {name: value for name, value in held(module).items() if name not in skipped}
+
+
+_DERIVED: dict[str, frozenset[str]] = {
+    "torchvision.ops.poolers.MultiScaleRoIAlign": frozenset({"scales", "map_levels"}),
+    "transformers.modeling_utils.PreTrainedModel": frozenset({"_output_capturing_hooks_installed"}),
+    "ultralytics.nn.modules.head.Detect": frozenset({"anchors", "strides", "shape"}),
+    "ultralytics.nn.modules.head.RTDETRDecoder": frozenset({"anchors", "valid_mask", "shapes"}),
+}
+"""Names of such attributes by class; None or those of the class until the first call."""
+
+_DERIVED_HOOKS = frozenset({"transformers.utils.output_capturing"})
+"""Modules of libraries whose hooks a model registers at its first call, on itself, and again on a model that is loaded."""
+
+
+def derived_names(module: nn.Module) -> frozenset[str]:
+    """Names of the attributes of `module` that its forward fills again when they are not there or None."""
+    kinds = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
+    return frozenset().union(*(_DERIVED.get(kind, frozenset()) for kind in kinds))
+
+
+def kept_hooks(hooks: Mapping[int, Callable[..., Any]]) -> list[Callable[..., Any]]:
+    """Those of a module's hooks that are part of the model: all but what its library registers by itself."""
+    return [hook for hook in hooks.values() if getattr(hook, "__module__", None) not in _DERIVED_HOOKS]

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypedDict
 import torch
 from torch import Tensor
 
-from dfpc_plugin.artifact.errors import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
+from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.plain_data import at_most, checked, one_of, within
 
@@ -41,12 +41,7 @@ class Inputs:
 
     @classmethod
     def of(cls, example_inputs: ExampleInputs) -> Inputs:
-        """Describe example inputs.
-
-        Raises:
-            UnsavableModelError: They hold something that is no plain value and no tensor.
-            ExampleInputsError: They are no example inputs at all.
-        """
+        """Describe example inputs; raise an UnsavableModelError if they hold more than tensors and plain values."""
         args, kwargs = as_call(example_inputs)
         try:
             keyword = {key: encode(value, _described) for key, value in kwargs.items()}
@@ -57,11 +52,7 @@ class Inputs:
             ) from None
 
     def require_plain(self) -> None:
-        """Raise unless all arguments are in the plain form, as a file may say anything.
-
-        Raises:
-            ArtifactError: Says what is not.
-        """
+        """Raise an ArtifactError unless all arguments are in the plain form, as a file may say anything."""
         try:
             for form in (*self.positional, *self.keyword.values()):
                 decode(form, lambda tensor: checked(_Description, tensor, "inputs.tensor", ArtifactError))
@@ -69,11 +60,7 @@ class Inputs:
             raise ArtifactError(f"its inputs are not plain: {error}") from None
 
     def make(self, device: torch.device | str = "cpu") -> ExampleInputs:
-        """Make such inputs, of ones.
-
-        Raises:
-            ArtifactError: They are very large, as a damaged or hostile file can say of a small model.
-        """
+        """Make such inputs, of ones; raise an ArtifactError if a hostile file says that they are huge."""
         left = _MOST_ENTRIES
 
         def ones(tensor: Any) -> Tensor:

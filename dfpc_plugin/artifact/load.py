@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.artifact.building import Factory, built, unpruned
-from dfpc_plugin.artifact.errors import ArtifactError
-from dfpc_plugin.artifact.fingerprint import difference_of, fingerprint_of
-from dfpc_plugin.artifact.limits import BuildLimit
+from dfpc_plugin.artifact.building import BuildLimit, Factory, built, unpruned
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
-from dfpc_plugin.artifact.reading import reported
+from dfpc_plugin.artifact.reading import ArtifactError, reported
 from dfpc_plugin.artifact.restructure import restructure
+from dfpc_plugin.artifact.structure import difference_of, fingerprint_of
 from dfpc_plugin.artifact.weights_file import read_weights, require_weights
 from dfpc_plugin.versions import installed_versions
 
@@ -56,11 +54,7 @@ def load_pruned(
 def load_model(
     path: Path, manifest: Manifest, *, factory: Factory | None = None, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """Load a model as `load_pruned` does, from a directory that may lack the other files of its manifest.
-
-    Raises:
-        ArtifactError: As `load_pruned` raises.
-    """
+    """Load a model as `load_pruned` does, from a directory that may lack the other files of its manifest."""
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
     without_values = None
@@ -78,18 +72,10 @@ def restored(
     without_values: Factory | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Check the tensors of an artifact and rebuild its model.
+    """Check the tensors of an artifact and rebuild its model; raise an ArtifactError as `load_pruned` does.
 
-    Args:
-        directory: Where the tensors are.
-        manifest: Says what the model is.
-        factory: Builds the unpruned model.
-        without_values: Builds it on the meta device, to compare it before anything large is allocated; None where the caller
-            trusts the factory, whatever it costs.
-        device: Where to put it.
-
-    Raises:
-        ArtifactError: As `load_pruned` raises.
+    `without_values` builds the model on the meta device, to compare it before anything large is allocated; None where the
+    caller trusts the factory, whatever it costs.
     """
     weights = directory / WEIGHTS
     with reported(weights):

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.inputs import Inputs
 from dfpc_plugin.artifact.plain import NotPlainError, decode, tensor_names
-from dfpc_plugin.artifact.reading import read_small, reported
+from dfpc_plugin.artifact.reading import ArtifactError, read_small, reported
 from dfpc_plugin.artifact.records import AbsentTensor, Attribute, SavedTensor, Structure
 from dfpc_plugin.display import Shown
 from dfpc_plugin.errors import DFPCError
@@ -158,11 +157,7 @@ class Manifest(Shown):
 
     @classmethod
     def from_json(cls, content: Any) -> Manifest:
-        """Read what `to_json` has written, from somebody who is not trusted.
-
-        Raises:
-            ArtifactError: It is no manifest; says what is wrong, and where.
-        """
+        """Read what somebody who is not trusted has written; raise an ArtifactError that says what is wrong."""
         _require_version(content)
         found = checked(_Content, content, "the manifest", ArtifactError)
         _require_files(found["files"])

@@ -34,14 +34,10 @@ class NotPlainError(ValueError):
 
 
 def encode(value: Any, save: Callable[[Tensor], Any]) -> Any:
-    """Return the plain form of a value.
-
-    Args:
-        value: The value; its type has to be exactly one of the plain ones.
-        save: Called with every tensor in it; returns what stands for it.
+    """Return the plain form of a value, with what `save` returns of a tensor in the tensor's place.
 
     Raises:
-        NotPlainError: Something in it is not plain.
+        NotPlainError: Something in it is not of exactly one of the plain types.
     """
     kind = type(value)
     if kind in _THEMSELVES:
@@ -61,15 +57,7 @@ def encode(value: Any, save: Callable[[Tensor], Any]) -> Any:
 
 
 def decode(form: Any, load: Callable[[Any], Any]) -> Any:
-    """Return the value of a plain form.
-
-    Args:
-        form: What `encode` returned.
-        load: Called with what stands for a tensor; returns the tensor.
-
-    Raises:
-        NotPlainError: It is no such form.
-    """
+    """Return the value of a plain form, with what `load` makes of a tensor's place; raise a NotPlainError if it is none."""
     if type(form) in _THEMSELVES:
         return form
     if type(form) is not dict or len(form) != 1:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact.alike import holds_parts
-from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.plain import NotPlainError, decode
+from dfpc_plugin.artifact.reading import ArtifactError
 from dfpc_plugin.artifact.records import (
     INTERNAL,
     AbsentTensor,
@@ -29,17 +29,9 @@ __all__ = ["restructure"]
 
 
 def restructure(fresh: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Make of `fresh`, in place, the model that `structure` was taken of.
+    """Make of `fresh`, in place, the model that `structure` was taken of, with `tensors` as its own; return it.
 
     Parameters stay the same objects where they can, so that other references to them hold.
-
-    Args:
-        fresh: A freshly built model.
-        structure: What `structure_of` returned for a model and one built like this.
-        tensors: What `tensors_of` returned for it; they become the model's own.
-
-    Returns:
-        `fresh`.
 
     Raises:
         ArtifactError: The structure is not of such a model, or the tensors are not those it names; `fresh` is unchanged.

@@ -15,13 +15,12 @@ from torch import nn
 from dfpc_plugin.artifact.alike import same_bits
 from dfpc_plugin.artifact.building import built, unpruned
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
-from dfpc_plugin.artifact.errors import ArtifactError, UnsavableModelError
-from dfpc_plugin.artifact.fingerprint import fingerprint_of
 from dfpc_plugin.artifact.inputs import Inputs
 from dfpc_plugin.artifact.load import restored
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
+from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.records import Structure
-from dfpc_plugin.artifact.structure import structure_of, tensors_of
+from dfpc_plugin.artifact.structure import fingerprint_of, structure_of, tensors_of
 from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.models import ModelSpec, spec_of

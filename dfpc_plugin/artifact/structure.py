@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact.alike import paths_of
-from dfpc_plugin.artifact.attributes import OTHERWISE_BUILT, Attributes, dtype_of, numbered
-from dfpc_plugin.artifact.derived import kept_hooks
-from dfpc_plugin.artifact.errors import UnsavableModelError
+from dfpc_plugin.artifact.attributes import OTHERWISE_BUILT, Attributes, dtype_of, kept_hooks, numbered
 from dfpc_plugin.artifact.plain import encode
+from dfpc_plugin.artifact.reading import UnsavableModelError
 from dfpc_plugin.artifact.records import (
     AbsentTensor,
     Attribute,
@@ -23,17 +23,23 @@ from dfpc_plugin.artifact.records import (
     value_of,
 )
 
-__all__ = ["AbsentTensor", "Attribute", "SavedTensor", "Structure", "structure_of", "tensors_of"]
+__all__ = [
+    "AbsentTensor",
+    "Attribute",
+    "SavedTensor",
+    "Structure",
+    "difference_of",
+    "fingerprint_of",
+    "structure_of",
+    "tensors_of",
+]
+
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def structure_of(model: nn.Module, fresh: nn.Module) -> Structure:
-    """Describe how `model` differs from `fresh`, both of which stay as they are.
-
-    Args:
-        model: A model, pruned for example.
-        fresh: The same model as it is built, not on the meta device.
+    """Describe how `model`, pruned for example, differs from `fresh`, the same as it is built; both stay as they are.
 
     Raises:
         UnsavableModelError: They are not of the same modules, or differ in something that is no plain data; names where.
@@ -123,3 +129,29 @@ def _registered_of(
             )
         )
     return tensors, absent
+
+
+def fingerprint_of(model: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of the classes of all modules and of shapes and dtypes of all parameters and buffers."""
+    lines = [f"module {path} {kind} {first}" for path, (kind, first) in module_outline(model).items()]
+    lines += [
+        f"{kind} {name} " + ("none" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}")
+        for name, (kind, tensor, _) in registered(model).items()
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def difference_of(model: nn.Module, structure: Structure) -> str | None:
+    """Say how a model that was built now first differs from the one that a structure was taken of; None if it is not known."""
+    then = {entry.name: entry.built for entry in structure.registered}
+    now = {name: None if tensor is None else tuple(tensor.shape) for name, (_, tensor, _) in registered(model).items()}
+    for name in (*then, *(name for name in now if name not in then)):
+        if name not in now or name not in then:
+            return f"'{name}' is there {'now' if name in now else 'no longer'}"
+        if then[name] != now[name]:
+            return f"'{name}' was {_described(then[name])} and is {_described(now[name])}"
+    return None
+
+
+def _described(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else str(shape)

@@ -13,12 +13,7 @@ _FLAGS = ("-h", "help", "print_config")
 
 
 def bare_argument(arguments: Sequence[str], config: type) -> int | None:
-    """Return where the first bare argument is; None where there is none.
-
-    Args:
-        arguments: What stands behind the command, options spelt with _ between words.
-        config: The dataclass of the command's options.
-    """
+    """Return where the first bare argument behind a command is; None where there is none. Options are spelt with _."""
     position = 0
     while position < len(arguments) and arguments[position].startswith("-"):
         position += 1 + _taken(arguments[position], arguments[position + 1 :], config)

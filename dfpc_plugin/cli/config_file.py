@@ -44,16 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_config_file(path: str, config: type, options: list[str]) -> None:
-    """Raise if a file is no YAML with keys that a dataclass has fields for; values are checked by those who use them.
-
-    Args:
-        path: The file.
-        config: The dataclass.
-        options: The names of all options, for suggestions.
-
-    Raises:
-        ConfigFileError: Names the file, and the line or the key.
-    """
+    """Raise if a file is no YAML with keys that a dataclass has fields for, and suggest one of `options`."""
     content = _read(path)
     if content is None:
         content = {}

@@ -19,11 +19,7 @@ STDOUT = "-"
 
 
 def require_targets(*targets: str | None) -> None:
-    """Raise, before any work is done, if one of the files cannot be written.
-
-    Raises:
-        OutputError: Names the file.
-    """
+    """Raise an OutputError, before any work is done, if one of the files cannot be written."""
     for target in targets:
         if target is not None and target != STDOUT:
             require_writable(Path(target))

@@ -58,11 +58,7 @@ class CommandLineError(DFPCError):
 
 
 def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, Any]:
-    """Return the subcommand that was chosen, and its configuration.
-
-    Args:
-        argv: Arguments after the program's name. Options may be spelt with - or _ between words.
-        commands: The subcommands, by name.
+    """Return the subcommand that was chosen, and its configuration; options may be spelt with - or _ between words.
 
     Raises:
         CommandLineError: An option is unknown, missing or has a wrong value.

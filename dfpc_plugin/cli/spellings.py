@@ -36,10 +36,6 @@ def respelt(arguments: Sequence[str], config: type) -> list[str]:
     """Spell the options of the model as the command has them, and give switches of sections their value.
 
     Where the model is a section, `--weights` is `--model.weights`; where it is an argument, the other way round.
-
-    Args:
-        arguments: What stands behind the command, options spelt with _ between words.
-        config: The dataclass of the command's options.
     """
     names = list(option_names(config))
     counts = Counter(name.rpartition(".")[2] for name in names)
@@ -75,13 +71,7 @@ def _is_switch(path: str, config: type) -> bool:
 
 
 def guessed(typed: str, value: str, options: Sequence[str]) -> str | None:
-    """The option that somebody means who knows other programs, with the value that was typed; None if nobody knows.
-
-    Args:
-        typed: The name, without dashes.
-        value: What was behind it; '' if nothing was.
-        options: What the command takes.
-    """
+    """The option that users of other programs mean by `typed`, with `value` if there is one; None if nobody knows."""
     last = typed.rpartition(".")[2]
     found = next((option for option, guesses in _GUESSES.items() if last in guesses), None)
     if found is None:

@@ -19,13 +19,7 @@ __all__ = ["DataOptions", "ModelOptions", "OptionError", "SubjectOptions", "sect
 
 
 def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection:
-    """How to open one of several models.
-
-    Args:
-        name: The model.
-        own: Options and weights of models by name; a saved model has its own, and a checkpoint has its weights.
-        common: What holds for all of them.
-    """
+    """How to open one of several models: `common` is for all, `own` for models that do not bring it themselves."""
     if is_artifact(name):
         return ModelSection(name, **common)
     kept = {key: value for key, value in own.items() if not (is_checkpoint(name) and key in ("weights", "pretrained"))}
@@ -82,15 +76,9 @@ class SubjectOptions(ModelOptions):
         return self.pretrained or self.weights is not None or is_artifact(self.model) or is_checkpoint(self.model)
 
     def opened(self, console: Console | None, *, batch_size: int = 1, saved: bool = False) -> Opened:
-        """Open the model, and print what was inferred of it.
+        """Open the model, and print what was inferred of it, unless `console` is None.
 
-        Args:
-            console: Where to print; None for nowhere.
-            batch_size: Images of the example inputs.
-            saved: The weights that are named beside a saved model are those of the unpruned one.
-
-        Raises:
-            DFPCError: As `open_model` raises.
+        With `saved`, the weights that are named beside a saved model are those of the unpruned one.
         """
         section = ModelSection(self.model, **({} if saved else self.own), size=self.size, batch_size=batch_size)
         found = open_model(section, device_of(self.device), factory=self.factory)

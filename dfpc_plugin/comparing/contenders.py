@@ -30,11 +30,7 @@ _MORE = {
 
 
 def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
-    """Look criteria up by their names; the user's own come as `Criterion`.
-
-    Raises:
-        CompareError: There is no criterion of that name, or two have the same name.
-    """
+    """Look criteria up by name, or take the user's own; raise a CompareError if one is unknown or given twice."""
     found: dict[str, Criterion] = {}
     for given in criteria:
         criterion = _MORE.get(given, given) if isinstance(given, str) else given
@@ -64,13 +60,7 @@ def _known(name: str) -> Criterion | None:
 def with_gradients(model: nn.Module, images: Images, example_inputs: ExampleInputs) -> nn.Module:
     """Return a copy of a classifier with the gradients of the cross-entropy between its outputs and its own answers.
 
-    Args:
-        model: The classifier, which stays as it is.
-        images: Unlabelled images, of which 128 are used.
-        example_inputs: What the model is called with.
-
-    Raises:
-        CompareError: The model is no classifier of images.
+    Of the images, 128 are used. A model that is no classifier of images raises a CompareError.
     """
     copied = copy_of(model).requires_grad_(True)
     copied.zero_grad()

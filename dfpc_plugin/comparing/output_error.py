@@ -56,15 +56,7 @@ class OutputError:
         forward_fn: ForwardFunction | None = None,
         seed: int = 0,
     ) -> OutputError:
-        """Measure on noise with the spectrum of photographs; on the example inputs where the model takes no images.
-
-        Args:
-            original: The unpruned model.
-            couplings: Its couplings.
-            example_inputs: What the model is called with.
-            forward_fn: How, if not plainly.
-            seed: Seed of the noise.
-        """
+        """Measure on noise with the spectrum of photographs; on the example inputs where the model takes no images."""
 
         def taken(noise: ExampleInputs | None) -> ExampleInputs | None:
             if noise is not None:
@@ -89,12 +81,8 @@ class OutputError:
     def of(self, model: nn.Module, removed: Tensor) -> float:
         """Return the relative squared error of `model`'s outputs; what may be rounding of float32, below 1e-10, is 0.
 
-        Args:
-            model: The pruned model, which stays as it is.
-            removed: Which channels of the unpruned model are removed, `(channels,)` of bool.
-
-        Raises:
-            CompareError: The outputs cannot be compared.
+        `removed`, `(channels,)` of bool, says which channels of the unpruned model are removed. Outputs that
+        cannot be compared raise a CompareError.
         """
         with evaluating(self.original), evaluating(model), torch.no_grad():
             found = self._job(model, removed).error(self.inputs, noise=self.noise)

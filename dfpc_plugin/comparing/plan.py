@@ -43,12 +43,7 @@ class Plan:
 
     @classmethod
     def of(cls, criteria: Any, budgets: Any, repairs: Any, seeds: Any, images: bool, options: dict[str, Any]) -> Plan:
-        """Check what was asked for.
-
-        Raises:
-            CompareError: Says what makes no sense.
-            TargetError: A budget makes no sense.
-        """
+        """Check what was asked for; raise a CompareError, or a TargetError for a budget, that says what makes no sense."""
         chosen = {criterion.name: criterion for criterion in contenders(_several(criteria))}
         plan = cls(
             chosen, tuple(map(_target, _several(budgets))), tuple(_several(repairs)), tuple(_several(seeds)), options

@@ -19,14 +19,7 @@ _ACROSS = 3
 
 
 def draw_comparison(rows: Sequence[Row], metric: Metric, source: str, unpruned: Unpruned) -> Any:
-    """Return a matplotlib figure: one panel for each repair, one line for each criterion, error bars over seeds.
-
-    Args:
-        rows: The rows of a comparison.
-        metric: What the figure of a cell is.
-        source: What it was measured on.
-        unpruned: The figures of the unpruned model, whose value is a line where it is not zero.
-    """
+    """Return a matplotlib figure: one panel for each repair, one line for each criterion, error bars over seeds."""
     repairs = repairs_of(rows)
     across = min(_ACROSS, len(repairs))
     down = -(-len(repairs) // across)

@@ -65,11 +65,7 @@ class AccuracyScorer:
         return f"{len(self.data)} labelled images" + (f" of {name}" if isinstance(name, str) else "")
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Evaluate a model, which stays as it is.
-
-        Raises:
-            DataError: The images do not fit the model.
-        """
+        """Evaluate a model, which stays as it is."""
         found = evaluate_model(model, self.data, self.batch_size, self.workers, self.progress)
         accuracy = round(found.top1 * found.count / 100) / found.count  # top1 / 100 can be 0.7929999999999999
         return accuracy, standard_error(accuracy, found.count)
@@ -92,11 +88,7 @@ class OwnScorer:
         return getattr(self.score, "__name__", type(self.score).__name__)
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Call the function on a model, which stays as it is.
-
-        Raises:
-            CompareError: It returned no number.
-        """
+        """Call the function on a model, which stays as it is; raise a CompareError if it returns no number."""
         with evaluating(model, hooks=False):
             found = self.score(model)
         try:
@@ -125,11 +117,7 @@ class ErrorScorer:
         return self.measure.source
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Measure a model, which stays as it is.
-
-        Raises:
-            CompareError: Its outputs cannot be compared.
-        """
+        """Measure a model, which stays as it is."""
         return self.measure.of(model, channels_of_record(self.measure.couplings, removed)), None
 
 

@@ -45,16 +45,7 @@ class FileStore(CellStore):
     """Keeps finished cells in a file, too."""
 
     def __init__(self, path: Path, experiment: Mapping[str, Any]) -> None:
-        """Take up the cells in a file, or begin it.
-
-        Args:
-            path: The file.
-            experiment: What has to be the same for cells to belong together, the metric among it.
-
-        Raises:
-            CompareError: The file holds something else, or the cells of another experiment.
-            OutputError: It cannot be written.
-        """
+        """Take up the cells in a file, or begin it; raise a CompareError if it holds something else than this experiment."""
         super().__init__(experiment)
         self._path = path
         require_writable(path)
@@ -98,11 +89,7 @@ class FileStore(CellStore):
 
 @contextlib.contextmanager
 def reserved(path: Path | None) -> Iterator[None]:
-    """Keep other processes from working on a file.
-
-    Raises:
-        CompareError: Another process does.
-    """
+    """Keep other processes from working on a file; raise a CompareError if one does."""
     if path is None:
         yield
         return
@@ -119,15 +106,7 @@ def as_lines(experiment: Mapping[str, Any], unpruned: Unpruned, results: Iterabl
 
 
 def read_lines(text: str, path: Path) -> tuple[dict[str, Any], Unpruned, list[CellResult]]:
-    """Read the JSON lines of a comparison.
-
-    Args:
-        text: What the file holds.
-        path: Its name, for messages.
-
-    Raises:
-        CompareError: It holds something else; says in which line.
-    """
+    """Read the JSON lines of a comparison; raise a CompareError that names the file and the line if it is none."""
     number, results = 1, []
     try:
         first, *rest = text.splitlines()

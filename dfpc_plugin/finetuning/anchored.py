@@ -21,12 +21,7 @@ class Anchored:
     """
 
     def __init__(self, importance: Any, left: Mapping[str, Sequence[float]]) -> None:
-        """Score by `importance`.
-
-        Args:
-            importance: Any of Torch-Pruning's importances.
-            left: The scores at first of the units that are left, by the names of couplings.
-        """
+        """Score by an importance of Torch-Pruning; `left` has the first scores of the remaining units, by coupling."""
         self.importance, self._left = importance, left
 
     def __call__(self, group: Any) -> Tensor | None:

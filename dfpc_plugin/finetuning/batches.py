@@ -39,11 +39,7 @@ class Plan:
 
     @classmethod
     def of(cls, count: int, processes: int, settings: FinetuneSettings) -> Plan:
-        """Plan by the settings.
-
-        Raises:
-            FinetuneError: There are fewer images than one step takes.
-        """
+        """Plan by the settings; raise a FinetuneError if there are fewer images than one step takes."""
         per_epoch = count // (settings.batch_size * processes)
         if per_epoch == 0:
             shared = f" in each of {processes} processes" if processes > 1 else ""
@@ -103,11 +99,7 @@ class _Seeded(Dataset[Any]):
 def loader_from(
     dataset: Dataset[Any], plan: Plan, seed: tuple[int, ...], start: int, workers: int, classes: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Load the batches of all processes from step `start` on, to the last.
-
-    Raises:
-        DataError: There are more workers than this machine can bear; or, while it is read, a label without an output.
-    """
+    """Load the batches of all processes from step `start` on, to the last; a label without an output is a DataError."""
     return DataLoader(
         _Seeded(dataset, seed, classes),
         batch_sampler=_Batches(plan, seed, start),

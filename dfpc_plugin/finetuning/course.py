@@ -26,11 +26,7 @@ __all__ = ["train_course"]
 def train_course(run: Run, settings: FinetuneSettings, name: str, *, goes_on: bool = False) -> None:
     """Train the model of `run`, in place, from where the run is to the end of this course.
 
-    Args:
-        run: What to train, and on what.
-        settings: How.
-        name: What to call the course while it goes on.
-        goes_on: Whether the optimiser of the next course takes over what this one remembers.
+    With `goes_on`, the optimiser of the next course continues with the state of this one.
 
     Raises:
         FinetuneError: The loss is no number any more.

@@ -61,11 +61,7 @@ def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
 
 
 def original_indices(gone: Removed, then: Removed) -> Removed:
-    """Add to what is `gone` what goes `then`, whose indices count only what remained.
-
-    Returns:
-        All of it by layer, in the numbers from before anything went.
-    """
+    """Add to what is `gone` what goes `then`, whose indices count only what remained; all by the numbers before both."""
     result = dict(gone)
     for layer, indices in then.items():
         before = sorted(gone.get(layer, ()))

@@ -89,11 +89,7 @@ class Engine:
                 tensor.copy_(self._utils.broadcast(tensor.detach().to(self.device, copy=True)))
 
     def agreed(self, decide: Callable[[], T]) -> T:
-        """Let the main process decide, and tell the others; if it fails, all fail.
-
-        Raises:
-            FinetuneError: In the other processes, what went wrong in the main one.
-        """
+        """Let the main process decide, and tell the others; if it fails, all fail, the others with a FinetuneError."""
         if self.processes == 1:
             return decide()
         told: list[Any] = [None, None]

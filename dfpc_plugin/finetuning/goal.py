@@ -28,12 +28,7 @@ class Goal:
 
     @staticmethod
     def parse(target: str | Target) -> Target:
-        """Read a target that is counted.
-
-        Raises:
-            FinetuneError: It is measured.
-            TargetError: It is none.
-        """
+        """Read a target; raise a FinetuneError unless it is counted."""
         wanted = Target.parse(target)
         if wanted.measured or wanted.max_drop is not None:
             raise FinetuneError(

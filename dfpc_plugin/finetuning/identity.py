@@ -19,15 +19,7 @@ _FREE = ("workers", "checkpoint_every")
 def run_identity(
     model: nn.Module, teacher: nn.Module | None, images: int, processes: int, what: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what decides how a run goes, as JSON has it.
-
-    Args:
-        model: As it is before.
-        teacher: If there is one.
-        images: Of the training set.
-        processes: That train.
-        what: Kind of the run and its settings.
-    """
+    """Return what decides how a run goes, as JSON has it; `what` is its kind and its settings, `images` their number."""
     return {
         "model": fingerprint([model], {}),
         "teacher": None if teacher is None else fingerprint([teacher], {}),
@@ -38,11 +30,7 @@ def run_identity(
 
 
 def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> None:
-    """Raise unless a run is the one that was saved.
-
-    Raises:
-        CheckpointError: Names the first difference.
-    """
+    """Raise a CheckpointError that names the first difference, unless a run is the one that was saved."""
     for name, then, now in differences(saved, mine):
         if name in ("model", "teacher"):
             raise CheckpointError(
@@ -56,13 +44,7 @@ def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) 
 
 
 def differences(saved: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield what decides what comes out of a run and is not the same in two: its dotted path, and both values.
-
-    Args:
-        saved: Values by name, or more such mappings.
-        mine: The same.
-        prefix: What paths begin with.
-    """
+    """Yield what decides what comes out of a run and is not the same in two: its dotted path, and both values."""
     for name in dict.fromkeys((*saved, *mine)):
         then, now = saved.get(name), mine.get(name)
         if then == now or name in _FREE:

@@ -15,11 +15,7 @@ __all__ = ["distillation_loss", "mixed", "objective"]
 def objective(outputs: Tensor, labels: Tensor, taught: Tensor | None, settings: FinetuneSettings) -> Tensor:
     """Cross-entropy, and the distance from a teacher as far as it is asked for.
 
-    Args:
-        outputs: The student's, `(N, classes)`.
-        labels: `(N,)`, or shares `(N, classes)` of images that were mixed.
-        taught: The teacher's outputs, if there is one.
-        settings: Smoothing, weight and temperature.
+    `outputs` are `(N, classes)`; `labels` are `(N,)`, or shares `(N, classes)` of images that were mixed.
     """
     smoothing = 0.0 if labels.dim() == 2 else settings.label_smoothing  # timm's mixup has smoothed already
     loss = F.cross_entropy(outputs, labels, label_smoothing=smoothing)

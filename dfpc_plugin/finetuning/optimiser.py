@@ -20,11 +20,7 @@ _DROPS = (0.5, 0.75)
 
 
 def build_optimiser(model: nn.Module, settings: FinetuneSettings) -> Optimizer:
-    """Build the optimiser of the parameters that `model` has now.
-
-    Raises:
-        FinetuneError: There is no such optimiser, or nothing to train.
-    """
+    """Build the optimiser of a model's parameters; raise a FinetuneError if it is unknown, or nothing is to be trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise FinetuneError("The model has no parameter that requires a gradient; set requires_grad of those to tune.")
     try:
@@ -38,13 +34,7 @@ def build_optimiser(model: nn.Module, settings: FinetuneSettings) -> Optimizer:
 
 
 def build_schedule(optimiser: Optimizer, settings: FinetuneSettings, steps: int) -> Any:
-    """Build timm's schedule, which sets the step size of step `s` when told `step_update(s)`.
-
-    Args:
-        optimiser: Freshly built.
-        settings: Which, and how long it warms up.
-        steps: Of the whole course.
-    """
+    """Build timm's schedule of a whole course, which sets the learning rate of step `s` when told `step_update(s)`."""
     common: dict[str, Any] = {
         "warmup_t": settings.warmup_steps,
         "warmup_lr_init": 0.0,

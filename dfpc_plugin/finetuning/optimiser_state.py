@@ -31,11 +31,7 @@ class OptimiserState:
 
     @classmethod
     def of(cls, optimiser: Optimizer, model: nn.Module) -> OptimiserState:
-        """Take the state of the optimiser of a model.
-
-        Raises:
-            CheckpointError: It keeps something that is neither a tensor nor plain.
-        """
+        """Take the state of a model's optimiser; raise a CheckpointError if it is more than tensors and plain data."""
         content, names = optimiser.state_dict(), _names(optimiser, model)
         kept = {
             "state": {names[number]: values for number, values in content["state"].items()},
@@ -56,13 +52,7 @@ class OptimiserState:
         return cls(tensors, plain)
 
     def give_to(self, optimiser: Optimizer, model: nn.Module, *, groups: bool) -> None:
-        """Let an optimiser of the same kind for the same model go on from here.
-
-        Args:
-            optimiser: Freshly built.
-            model: Whose parameters it has.
-            groups: Whether its step size and the like go on as well.
-        """
+        """Let a fresh optimiser for the same model go on from here; with `groups`, with its learning rate and the like."""
         own = optimiser.state_dict()["param_groups"]
         numbers = {name: number for number, name in _names(optimiser, model).items()}
         kept = {
@@ -77,14 +67,9 @@ class OptimiserState:
         optimiser.load_state_dict({"state": state, "param_groups": own})
 
     def require_fits(self, optimiser: Optimizer, model: nn.Module) -> None:
-        """Raise unless an optimiser can go on from here, which a step without gradients shows.
+        """Raise a CheckpointError unless a fresh optimiser can go on from here, which a step without gradients shows.
 
-        Args:
-            optimiser: Freshly built.
-            model: Whose parameters it has; a copy, as the step changes them.
-
-        Raises:
-            CheckpointError: It cannot: the state is not of such an optimiser, or not of such a model.
+        The step changes the parameters of `model`, which has to be a copy.
         """
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -98,17 +83,9 @@ class OptimiserState:
             ) from error
 
     def after(self, cut: Callable[[nn.Module], nn.Module], model: nn.Module) -> OptimiserState | None:
-        """Cut the state as parameters are cut.
+        """Return the state for the cut model; None if something in it does not have the shape of its parameter.
 
-        What an optimiser remembers of a parameter has the parameter's shape. It is put in the place of the parameters of a
-        copy of the model, and the copy is cut.
-
-        Args:
-            cut: Cuts a copy of the model.
-            model: The model as it was before the cut.
-
-        Returns:
-            The state for the cut model; None if the optimiser remembers something of another shape.
+        The state is put in the place of the parameters of a copy of `model`, the model before the cut, and the copy is cut.
         """
         parameters = dict(model.named_parameters())
         result = {key: value for key, value in self.tensors.items() if not key.startswith("state/") or value.dim() == 0}

@@ -93,11 +93,7 @@ class Run:
         return next((parameter.device for parameter in self.given.parameters()), torch.device("cpu"))
 
     def begin(self, resume: bool) -> None:
-        """Take the run up where it was saved; begin anew where it was not.
-
-        Raises:
-            CheckpointError: It was saved and no one asked to resume, or it was another run.
-        """
+        """Take the run up where it was saved; raise a CheckpointError if no one asked for that, or it was another run."""
         checkpoints = self.checkpoints
         if checkpoints is None:
             return

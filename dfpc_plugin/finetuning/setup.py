@@ -43,16 +43,7 @@ def run_for(
 ) -> Iterator[Run]:
     """Yield a run that has begun, or has been taken up; `model` and the generators stay as they are.
 
-    Args:
-        model: To be trained.
-        train: What to train on.
-        val: What to evaluate on, if anything.
-        teacher: If the settings ask for one.
-        mixed_precision: As in the settings.
-        what: Kind and settings of the run, as JSON has them.
-        checkpoints: Where to save, if anywhere.
-        resume: Whether to take up what is saved there.
-        progress: Whom to tell.
+    `what` is the kind and the settings of the run, as JSON has them.
 
     Raises:
         FinetuneError: It cannot begin.

@@ -56,14 +56,9 @@ class ModelCheck:
 
 
 def check_model(name: str, build: Build | None = None) -> ModelCheck:
-    """Run a model's forward on tensors without values.
+    """Run a model's forward on tensors without values; whatever goes wrong is part of the answer, and is not raised.
 
-    Whatever goes wrong with the model is part of the answer and is not raised: the next one may be fine.
-
-    Args:
-        name: The model's name.
-        build: Returns the model with its example inputs; by default it is built on the meta device, where it has shapes and no
-            values.
+    `build` returns the model with its example inputs; by default it is built on the meta device, with shapes and no values.
     """
     layers, couplings, error_text = 0, 0, ""
     missing: tuple[MissingOperator, ...] = ()

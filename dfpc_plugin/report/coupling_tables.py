@@ -26,10 +26,7 @@ _SMALL_PRINT = (
 def print_couplings(found: ModelCouplings, console: Console, everything: bool = False) -> None:
     """Print the couplings that can be pruned, those that must stay, and how much of the model they are.
 
-    Args:
-        found: What to show.
-        console: Where.
-        everything: Also list what no layer writes, and every protected coupling by itself.
+    With `everything`, also what no layer writes, and every protected coupling by itself.
     """
     _print_heading(found, console)
     if found.prunable:

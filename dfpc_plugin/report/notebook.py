@@ -27,12 +27,7 @@ _SHOWN = ("exports", "accuracy", "widths", "repair", "finetuning", "notes")
 
 
 def record_view(record: Mapping[str, Any] | None, title: str = "") -> str | None:
-    """Return the record of a run, or a part of one, as HTML for a notebook; None where it cannot be shown.
-
-    Args:
-        record: As for `render_report`.
-        title: What to call a model without a name.
-    """
+    """Return the record of a run, or a part of one, as HTML for a notebook; None where it cannot be shown."""
     if not record:
         return None
     field = Field(record)

@@ -24,12 +24,7 @@ _NAME_LENGTH = 26
 
 
 def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
-    """Draw `saliency` into a PNG, SVG or PDF file, by its ending.
-
-    Raises:
-        OutputError: The file's ending is another one, or it cannot be written.
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw `saliency` into a PNG, SVG or PDF file, by its ending; raise an OutputError if it cannot be written."""
     drawn(lambda: draw_saliency(saliency, title), Path(path))
 
 

@@ -42,18 +42,7 @@ class ModelScore:
 def score_model(
     name: str, model: nn.Module, inputs: ExampleInputs, *, ranking: Ranking = "output", trained: bool = False
 ) -> ModelScore:
-    """Score a model, and time it.
-
-    Args:
-        name: What to call the model.
-        model: The model.
-        inputs: What it is called with.
-        ranking: `published`, `relative`, `expected` or `output`, as for `bgsc`.
-        trained: Whether its weights are other than random.
-
-    Raises:
-        DFPCError: As `bgsc` raises.
-    """
+    """Score a model, as `bgsc` does, and time it; `name` and `trained` are for tables."""
     start = time.perf_counter()
     saliency = bgsc(model, inputs, ranking=ranking)
     return ModelScore(name, trained, ranking, shapes_of(inputs), saliency, time.perf_counter() - start)

@@ -47,14 +47,10 @@ def print_score(score: ModelScore, console: Console, top: int | None = None) -> 
 
 
 def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
-    """Return one row per coupling, in the order of the forward pass.
+    """Return one row per coupling, in the order of the forward pass; with `top`, only of those with the lowest scores.
 
     A coupling of layers with different widths gets a row for each width below it: there, scores are those of the
     layers, not sums over them.
-
-    Args:
-        saliency: What to show.
-        top: Show only so many couplings, those with the lowest scores: where a global ranking begins to cut.
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right", no_wrap=True)

@@ -30,12 +30,7 @@ __all__ = ["finetune_opened", "repair_opened", "unpruned"]
 
 
 def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
-    """Build the model that a saved one was pruned from, with its weights.
-
-    Raises:
-        RecipeError: Nobody says where its weights are.
-        WeightsError: They cannot be had.
-    """
+    """Build the model that a saved one was pruned from; raise a RecipeError if nobody says where its weights are."""
     if weights is None and not pretrained:
         raise RecipeError(
             "The weights of the unpruned model are needed too; give the file they are in as weights, or pretrained for those "
@@ -59,23 +54,7 @@ def repair_opened(
     overwrite: bool = False,
     progress: Progress,
 ) -> tuple[RepairResult, dict[str, Any]]:
-    """Repair a saved model, and save it anew.
-
-    Args:
-        opened: The saved model.
-        original: The model that it was pruned from, with its weights.
-        section: How.
-        data: Images to calibrate with, and to measure accuracy on, if there are any.
-        output: The directory to make.
-        overwrite: Replace an artifact that is there.
-        progress: Told how far it is.
-
-    Returns:
-        What the repair has done, and the record of it all.
-
-    Raises:
-        DFPCError: As `repair` and `save_pruned` raise.
-    """
+    """Repair a saved model, and save it anew; return what the repair has done, and the record of it all."""
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
     settings = repair_settings(section, data, opened, None)
@@ -106,21 +85,7 @@ def finetune_opened(
     resume: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Fine-tune a model, saved or not, and save it; return the record.
-
-    Args:
-        opened: The model.
-        settings: How.
-        data: Images to train on, and to measure accuracy on, if there are any.
-        output: The directory to make.
-        teacher: The model to learn from, if `settings.distill` asks for one.
-        overwrite: Replace an artifact that is there.
-        resume: Go on with a run that was interrupted, if there is one.
-        progress: Told how far it is.
-
-    Raises:
-        DFPCError: As `finetune` and `save_pruned` raise.
-    """
+    """Fine-tune a model, saved or not, and save it; return the record. `teacher` is for `settings.distill`."""
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
     if data.train is None:

@@ -17,11 +17,7 @@ __all__ = ["require_packages", "require_trainable"]
 
 
 def require_packages(recipe: Recipe) -> None:
-    """Raise if a package is missing that will be needed at the end.
-
-    Raises:
-        MissingDependencyError: Names it.
-    """
+    """Raise a MissingDependencyError if a package is missing that will be needed at the end."""
     require("jinja2", "jinja2", "report")
     if recipe.tunes:
         require("accelerate", "accelerate", "finetune")
@@ -32,17 +28,7 @@ def require_packages(recipe: Recipe) -> None:
 
 
 def require_trainable(opened: Opened, data: DataSection, courses: list[FinetuneSettings]) -> None:
-    """Raise if a model cannot be trained on these images by these settings.
-
-    Args:
-        opened: The model, with what is known of it.
-        data: The images.
-        courses: How it is to be trained, course by course.
-
-    Raises:
-        DataError: The images are not there, or not for this model.
-        FinetuneError: There are fewer images than one step takes, or there is no such optimiser.
-    """
+    """Raise a DataError or a FinetuneError if a model cannot be trained on these images by these settings."""
     images = images_to_train(data, opened.preprocessing, varied=False)
     probe(opened.model, images)
     for settings in courses:

@@ -22,11 +22,7 @@ __all__ = ["export_int8", "note_accuracy", "require_images"]
 
 
 def require_images(section: ExportSection, data: DataSection, model: nn.Module) -> None:
-    """Raise if there are no images to measure the ranges of activations on, and none can be made.
-
-    Raises:
-        RecipeError: Says what to give.
-    """
+    """Raise a RecipeError if there are no images to measure the ranges of activations on, and none can be made."""
     if section.int8 == "static" and data.train is None and not _has_statistics(model):
         raise RecipeError(
             "export.int8=static measures ranges on images, and this model has no batch norm to make them from; say where "
@@ -43,20 +39,7 @@ def export_int8(
     data: DataSection,
     latency: LatencySettings | None,
 ) -> dict[str, Any]:
-    """Quantize the exported file of a model; return what the record says of it.
-
-    Args:
-        model: The model in floating point.
-        opened: What is known of it.
-        source: Its ONNX file.
-        path: The file to write.
-        section: How to quantize.
-        data: Where images are; without any, they are made.
-        latency: How both files are timed; None for the defaults.
-
-    Raises:
-        DFPCError: As `quantize_onnx`, `synthesise` and opening images raise.
-    """
+    """Quantize `source`, the ONNX file of a model, into `path`; return what the record says of it."""
     assert section.int8 != "none"
     images, origin = _images(model, opened, section, data)
     found = quantize_onnx(source, path, images, method=section.int8, latency=latency or True)

@@ -82,11 +82,7 @@ def is_checkpoint(name: str) -> bool:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of that name; `auto` is a GPU if there is one.
-
-    Raises:
-        RecipeError: There is no such device here.
-    """
+    """Return the device of that name, `auto` being a GPU if there is one; raise a RecipeError if it is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -102,11 +98,7 @@ def device_of(name: str) -> torch.device:
 def open_model(section: ModelSection, device: torch.device, seed: int = 0, factory: str | None = None) -> Opened:
     """Build a model, with the weights of a checkpoint if there is one, or load an artifact.
 
-    Args:
-        section: Which.
-        device: Where it goes.
-        seed: Of random weights, where there are no others.
-        factory: For an artifact of a model of the user's own, the function that builds it, as package.module:function.
+    `seed` is for random weights; `factory` names the function that builds an artifact's model, if that is the user's own.
 
     Raises:
         RecipeError: Options that an artifact does not take.
@@ -245,11 +237,7 @@ def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
 
 
 def prepared(preprocessing: Preprocessing, data: DataSection) -> Preprocessing:
-    """What the model needs, with what the data section says instead.
-
-    Raises:
-        RecipeError: There is another number of means than of channels.
-    """
+    """What the model needs, with what the data section says instead; raise a RecipeError if that has not its channels."""
     given = {name: getattr(data, name) for name in ("mean", "std") if getattr(data, name) is not None}
     for name, values in given.items():
         if len(values) not in (1, preprocessing.size[0]):
@@ -269,11 +257,7 @@ def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> Image
 
 
 def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: bool = True) -> ImageDataset:
-    """Open the images to train on, varied as the section says; or as they are, to calibrate with, whatever their labels.
-
-    Raises:
-        RecipeError: Nobody says where they are.
-    """
+    """Open the images to train on, varied as the section says; or as they are, to calibrate with, whatever their labels."""
     if data.train is None:
         raise RecipeError("Images to train or to calibrate with are needed; say where they are in data.train.")
     ready = prepared(preprocessing, data)

@@ -42,19 +42,7 @@ def write_outputs(
     latency: LatencySettings | None = None,
     validation: Validation | None = None,
 ) -> dict[str, Any]:
-    """Write a directory in one step, and return the record as it is kept there.
-
-    Args:
-        output: The directory.
-        model: The model.
-        opened: What is known of it.
-        record: What is known of the run; exports are added.
-        wanted: What else to write.
-        tell: Told how far it is.
-        overwrite: Replace an artifact that is there.
-        data: Images for int8, if that is wanted.
-        latency: How exported files are timed; None for the defaults.
-        validation: What the accuracy of int8 is measured on; None for nothing.
+    """Write a directory in one step, with what else is `wanted`, and return the record as it is kept there.
 
     Raises:
         ArtifactError: It cannot be written, or the model cannot be saved; what was there is as it was.

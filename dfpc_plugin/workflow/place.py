@@ -34,12 +34,7 @@ class WorkPlace:
     """
 
     def __init__(self, output: Path, recipe: str, *, resume: bool) -> None:
-        """Take up the run that is there, or begin one.
-
-        Args:
-            output: Where the run will end.
-            recipe: The resolved recipe.
-            resume: Whether to go on with what is there.
+        """Take up the run that is there, or begin one, which will end at `output`; `recipe` is the resolved one.
 
         Raises:
             RecipeError: Another run is there or under way, or one that is not to be resumed.
@@ -59,12 +54,7 @@ class WorkPlace:
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Make the directory, in the main process; if the run fails before it has done anything, throw it away again.
-
-        Raises:
-            OutputError: It cannot be made.
-            RecipeError: Another process has begun a run there.
-        """
+        """Make the directory, in the main process; if the run fails before it has done anything, throw it away again."""
         if not is_main_process():
             yield
             return

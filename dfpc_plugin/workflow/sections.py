@@ -140,11 +140,7 @@ class RepairSection(Checked, error=RecipeError):
 
     @property
     def how(self) -> RepairMethod:
-        """The method itself; that of auto is merge.
-
-        Raises:
-            RepairError: There is none of this name.
-        """
+        """The method itself, merge for auto; raise a RepairError if there is none of this name."""
         return METHODS.find("merge" if self.method == AUTO else self.method, RepairError, AUTO)
 
 

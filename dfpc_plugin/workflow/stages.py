@@ -43,11 +43,7 @@ class Validation:
     trained_later: bool = False
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        """Evaluate a model.
-
-        Raises:
-            DataError: As `evaluate_model` raises.
-        """
+        """Evaluate a model."""
         if self.trained_later:
             start = time.perf_counter()
             sums = tally(model, self.images, self.data.batch_size, self.data.workers, self.progress)
@@ -102,11 +98,7 @@ def cut(
 def cut_and_repair(
     recipe: Recipe, opened: Opened, repair: RepairSettings | None, validation: Validation | None, progress: Progress
 ) -> PruneResult:
-    """Prune and repair a model. A repair that nobody has asked for may be impossible; then the result has a note.
-
-    Raises:
-        RepairError: The repair that the recipe asks for is impossible.
-    """
+    """Prune and repair a model. A repair that nobody has asked for may be impossible; then the result has a note."""
     try:
         return cut(recipe, opened, repair, validation, progress)
     except RepairError as error:

@@ -127,18 +127,10 @@ def chart_of(
     margin: float = 0.0,
     whole: bool = False,
 ) -> Chart | None:
-    """Lay a line through `points`, in their order.
+    """Lay a line through `points`, in their order; None where there are fewer than two.
 
-    Args:
-        title: What it shows.
-        points: At least two, else there is no chart.
-        x_label: What goes to the right, with its unit.
-        y_label: What goes up, with its unit.
-        x_format: How a tick's number is written.
-        y_format: The same for the other axis.
-        names: What stands at 0, 1, 2 and so on of the axis to the right, in place of numbers.
-        margin: Room on both sides of the points, as a share of the axis to the right.
-        whole: Whether that axis counts.
+    `names` stand at 0, 1, 2 and so on of the axis to the right, in place of numbers. `margin` is the room on both sides of
+    the points, as a share of that axis; `whole` says that it counts.
     """
     if len(points) < 2:
         return None

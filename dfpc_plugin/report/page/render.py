@@ -49,11 +49,7 @@ def render_report(record: Mapping[str, Any]) -> str:
 
 
 def templates() -> Any:
-    """Return the environment of the templates, which escapes all that is put into them.
-
-    Raises:
-        MissingDependencyError: jinja2 is not installed.
-    """
+    """Return the environment of the templates, which escapes all that is put into them."""
     jinja2 = require("jinja2", "jinja2", "report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

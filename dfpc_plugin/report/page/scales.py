@@ -40,13 +40,7 @@ class Linear:
 
     @classmethod
     def within(cls, values: Iterable[float], margin: float = 0.0, whole: bool = False) -> Linear:
-        """Make a scale from the lowest of `values` to the highest, and a share of that more on both sides.
-
-        Args:
-            values: At least one.
-            margin: That share.
-            whole: Whether ticks are to be at integers.
-        """
+        """Make a scale over `values` and a share `margin` of it more on both sides; with `whole`, ticks are at integers."""
         low, high = _apart(list(values))
         low, high = low - margin * (high - low), high + margin * (high - low)
         step, digits = _step(low, high)
