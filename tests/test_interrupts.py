@@ -17,7 +17,7 @@ from dfpc_plugin import generators
 from dfpc_plugin.artifact import building
 from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.finetuning.seeds import seed_step
+from dfpc_plugin.finetuning.batches import seed_step
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import entered, interrupts_held, undone
 from dfpc_plugin.latency.predict import _threads

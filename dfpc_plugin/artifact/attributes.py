@@ -13,14 +13,14 @@ from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
 from dfpc_plugin.artifact.reading import UnsavableModelError
 from dfpc_plugin.artifact.records import INTERNAL, Attribute, SavedTensor, held, joined
 
-__all__ = ["OTHERWISE_BUILT", "Attributes", "derived_names", "dtype_of", "kept_hooks", "numbered"]
-
+__all__ = ["OTHERWISE_BUILT", "SIDES", "Attributes", "derived_names", "dtype_of", "kept_hooks", "numbered"]
 
 OTHERWISE_BUILT = (
     "a model that was changed after it was built is saved by the function that builds it so, unpruned: "
     'model="package.module:factory". If it was built with options, name them: model=ModelSpec(name, {"option": value}).'
 )
 """What to do about a model that is not as its library builds it."""
+SIDES = "the model", "a freshly built one"
 _TENSORS = (Tensor, nn.Parameter)
 
 
@@ -39,11 +39,9 @@ class Attributes:
         found: list[Attribute] = []
         for (path, module), built in zip(self._model.named_modules(), self._fresh.modules(), strict=True):
             mine, other = (_own_attributes(each) for each in (module, built))
-            for name in (*mine, *(name for name in other if name not in mine)):
+            for name in mine | other:
                 if name not in mine or name not in other:
-                    has, lacks = (
-                        ("the model", "a freshly built one") if name in mine else ("a freshly built one", "the model")
-                    )
+                    has, lacks = SIDES if name in mine else SIDES[::-1]
                     raise UnsavableModelError(
                         f"'{joined(path, name)}' is an attribute of {has} and unknown to {lacks}; delete it if a tool "
                         f"or the forward has left it there, or else: {OTHERWISE_BUILT}"

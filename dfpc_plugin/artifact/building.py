@@ -20,7 +20,6 @@ from dfpc_plugin.models import ModelSpec, build_model
 
 __all__ = ["BuildLimit", "Factory", "built", "unpruned"]
 
-
 _building = threading.RLock()
 Factory = Callable[[], nn.Module]
 """Builds the unpruned model, a new one at every call."""

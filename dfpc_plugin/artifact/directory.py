@@ -93,22 +93,14 @@ def _require_replaceable(found: Path, target: Path) -> None:
     """Raise unless the directory `found`, which the user knows as `target`, is empty or holds an artifact alone."""
     entries = {entry.name: entry for entry in found.iterdir()}
     own = _listed_files(found) if MANIFEST in entries else None
-    other = sorted(name for name, entry in entries.items() if name not in (own or _FILES) or not _is_file(entry))
+    other = sorted(
+        name
+        for name, entry in entries.items()
+        if name not in (own or _FILES) or not (entry.is_symlink() or entry.is_file())
+    )
     if entries and (own is None or other):
-        raise ArtifactError(
-            f"Cannot overwrite '{target}': "
-            + (
-                f"it holds '{other[0]}', which is no part of an artifact"
-                if other
-                else "it is no artifact of this library"
-            )
-            + "; name another directory, or empty it yourself."
-        )
-
-
-def _is_file(entry: Path) -> bool:
-    """Whether an entry is a file or a link, which are all that an artifact has."""
-    return entry.is_symlink() or entry.is_file()
+        why = f"holds '{other[0]}', which is no part of an artifact" if other else "is no artifact of this library"
+        raise ArtifactError(f"Cannot overwrite '{target}': it {why}; name another directory, or empty it yourself.")
 
 
 def _listed_files(target: Path) -> frozenset[str] | None:
@@ -141,7 +133,7 @@ def _put(source: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _swap(source: Path, target: Path) -> None:
-    """Exchange two directories, in one step where the system has that."""
+    """Exchange two directories."""
     if _exchanged(source, target):
         return
     old = source.with_name(source.name + ".old")

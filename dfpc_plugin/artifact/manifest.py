@@ -34,12 +34,7 @@ _MANY = at_most(1_000_000)
 
 @dataclass(frozen=True)
 class File:
-    """A file of an artifact.
-
-    Attributes:
-        sha256: Of its content, in hexadecimal.
-        bytes: Its size.
-    """
+    """Checksum and size of a file of an artifact."""
 
     sha256: _Sha256
     bytes: Annotated[int, within(0, 2**50)]
@@ -96,22 +91,16 @@ class Manifest(Shown):
 
     def __repr__(self) -> str:
         """What is saved, in a few lines."""
-        parameters = sum(
-            math.prod(entry.shape)
-            for entry in self.structure.tensors
-            if entry.kind == "parameter" and not entry.alias_of
-        )
+        own = (entry for entry in self.structure.tensors if entry.kind == "parameter" and not entry.alias_of)
+        parameters = sum(math.prod(entry.shape) for entry in own)
         files = ", ".join(f"{name} ({file.bytes:,} bytes)" for name, file in self.files.items())
-        done = (
-            "no record of how it came about"
-            if not self.record
-            else f"target {self.record.get('asked') or 'not recorded'}"
+        asked = (self.record or {}).get("asked") or "not recorded"
+        done = f"target {asked}" if self.record else "no record of how it came about"
+        return (
+            f"Manifest of a saved {self.spec.name}, {done}\n"
+            f"  {parameters:,} parameters in {len(self.structure.tensors):,} tensors, saved {self.created}\n"
+            f"  files: {files[:600]}"
         )
-        return "\n".join([
-            f"Manifest of a saved {self.spec.name}, {done}",
-            f"  {parameters:,} parameters in {len(self.structure.tensors):,} tensors, saved {self.created}",
-            f"  files: {files[:600]}",
-        ])  # fmt: skip
 
     def layers(self) -> LayerTable:
         """Return the layers with their widths before and after pruning, in the order of the forward.

@@ -61,14 +61,7 @@ class SavedTensor:
 
 @dataclass(frozen=True)
 class AbsentTensor:
-    """A parameter or buffer that a module could have, and has not, such as the bias of a layer without one.
-
-    Attributes:
-        name: Dotted path.
-        kind: How the module would hold it.
-        persistent: Whether a state dict would have it.
-        built: Shape in a freshly built model; None if that has no tensor there either.
-    """
+    """A parameter or buffer that a module could have, and has not, such as the bias of a layer without one."""
 
     name: _Name
     kind: Kind

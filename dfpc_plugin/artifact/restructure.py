@@ -93,16 +93,11 @@ def _require_attribute(modules: Mapping[str, nn.Module], attribute: Attribute) -
     except NotPlainError as error:
         raise ArtifactError(f"its value of {where} is not plain: {error}") from None
     built = value_of(module, attribute.name)
-    if (
-        built is None
-        or value is None
-        or type(built) is type(value)
-        or (isinstance(built, Tensor) and isinstance(value, Tensor))
-    ):
-        return
-    raise ArtifactError(
-        f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}"
-    )
+    tensors = isinstance(built, Tensor) and isinstance(value, Tensor)
+    if not (built is None or value is None or type(built) is type(value) or tensors):
+        raise ArtifactError(
+            f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}"
+        )
 
 
 def _set(module: nn.Module, name: str, value: Any) -> None:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact.alike import paths_of
-from dfpc_plugin.artifact.attributes import OTHERWISE_BUILT, Attributes, dtype_of, kept_hooks, numbered
+from dfpc_plugin.artifact.attributes import OTHERWISE_BUILT, SIDES, Attributes, dtype_of, kept_hooks, numbered
 from dfpc_plugin.artifact.plain import encode
 from dfpc_plugin.artifact.reading import UnsavableModelError
 from dfpc_plugin.artifact.records import (
     AbsentTensor,
-    Attribute,
     Kind,
     SavedTensor,
     Structure,
@@ -23,17 +22,7 @@ from dfpc_plugin.artifact.records import (
     value_of,
 )
 
-__all__ = [
-    "AbsentTensor",
-    "Attribute",
-    "SavedTensor",
-    "Structure",
-    "difference_of",
-    "fingerprint_of",
-    "structure_of",
-    "tensors_of",
-]
-
+__all__ = ["difference_of", "fingerprint_of", "structure_of", "tensors_of"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -50,9 +39,7 @@ def structure_of(model: nn.Module, fresh: nn.Module) -> Structure:
     listed = {entry.name for entry in Structure(tuple(tensors), tuple(absent)).registered}
     odd = sorted(listed.symmetric_difference(built))
     if odd:
-        where, other = (
-            ("the model", "a freshly built one") if odd[0] in listed else ("a freshly built one", "the model")
-        )
+        where, other = SIDES if odd[0] in listed else SIDES[::-1]
         raise UnsavableModelError(
             f"'{odd[0]}' is a parameter or buffer of {where} and unknown to {other}; {OTHERWISE_BUILT}"
         )
@@ -67,12 +54,11 @@ def tensors_of(model: nn.Module, structure: Structure) -> dict[str, Tensor]:
     """
     own = {name: tensor for name, (_, tensor, _) in registered(model).items() if tensor is not None}
     found = {entry.name: own[entry.name] for entry in structure.tensors if entry.kind != "plain" and not entry.alias_of}
-    modules = dict(model.named_modules())
+    modules, known = dict(model.named_modules()), paths_of(model)
     for attribute in structure.attributes:
         names = numbered(attribute.module, attribute.name)
-        known = paths_of(model)
 
-        def keep(tensor: Tensor, names: Iterator[str] = names, known: Mapping[int, str] = known) -> None:
+        def keep(tensor: Tensor, names: Iterator[str] = names) -> None:
             if id(tensor) not in known:
                 found[next(names)] = tensor
 
@@ -83,7 +69,7 @@ def tensors_of(model: nn.Module, structure: Structure) -> dict[str, Tensor]:
 def _require_same_modules(model: nn.Module, fresh: nn.Module) -> None:
     """Raise unless both have modules of the same classes at the same paths, and the model has no hooks."""
     mine, other = module_outline(model), module_outline(fresh)
-    for path in (*mine, *(path for path in other if path not in mine)):
+    for path in mine | other:
         if mine.get(path) != other.get(path):
             here, there = (
                 "nothing" if found is None else found[0] if found[1] == path else f"the same as '{found[1]}'"
@@ -145,7 +131,7 @@ def difference_of(model: nn.Module, structure: Structure) -> str | None:
     """Say how a model that was built now first differs from the one that a structure was taken of; None if it is not known."""
     then = {entry.name: entry.built for entry in structure.registered}
     now = {name: None if tensor is None else tuple(tensor.shape) for name, (_, tensor, _) in registered(model).items()}
-    for name in (*then, *(name for name in now if name not in then)):
+    for name in then | now:
         if name not in now or name not in then:
             return f"'{name}' is there {'now' if name in now else 'no longer'}"
         if then[name] != now[name]:

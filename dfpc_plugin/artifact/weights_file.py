@@ -55,7 +55,7 @@ def require_weights(path: Path, manifest: Manifest) -> None:
                 found[name] = tuple(header.get_shape()), _DTYPES.get(header.get_dtype(), header.get_dtype())
     except (SafetensorError, ValueError, RuntimeError, struct.error) as error:
         raise ArtifactError(f"it is no safetensors file: {error}") from error
-    for name in (*wanted, *(name for name in found if name not in wanted)):
+    for name in wanted | found:
         if wanted.get(name) != found.get(name):
             there, listed = (_shown(each.get(name)) for each in (found, wanted))
             raise ArtifactError(f"the tensor '{name}' in it is {there}, and {listed} by the manifest")

@@ -1,22 +1,22 @@
-"""Which images make up which step, from any step on."""
+"""Which images make up which step, from any step on, and random numbers that depend on the step alone."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dfpc_plugin.data import DataError, checked_workers, collate_images
 from dfpc_plugin.data.collate import label_of
-from dfpc_plugin.finetuning.errors import FinetuneError
-from dfpc_plugin.finetuning.seeds import order_of, seed_item
-from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 
-__all__ = ["Plan", "loader_from"]
+__all__ = ["Plan", "loader_from", "order_of", "seed_item", "seed_step"]
 
 
 @dataclass(frozen=True)
@@ -108,3 +108,34 @@ def loader_from(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # not the user's, from which it would draw
     )
+
+
+_ORDER, _KEY = 1, 2
+
+
+def order_of(count: int, *key: int) -> list[int]:
+    """The order in which to go through `count` images, as `key` says."""
+    generator = torch.Generator().manual_seed(_number(_ORDER, *key))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def seed_item(*key: int) -> None:
+    """Let the generators that transforms draw from start from what `key` says.
+
+    Those of CUDA are left alone: torch.manual_seed would wake them in processes that only read images.
+    """
+    number = _number(_KEY, *key)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002  the one that transforms use
+    torch.default_generator.manual_seed(number)
+
+
+def seed_step(*key: int) -> None:
+    """Let all generators, the current CUDA device's too, start from what `key` says."""
+    seed_item(*key)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(_number(_KEY, *key))
+
+
+def _number(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -22,7 +22,7 @@ from dfpc_plugin.artifact.reading import ArtifactError, read_small
 from dfpc_plugin.artifact.weights_file import described
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import flush, is_directory, is_file, locked, write_json, write_tensors
-from dfpc_plugin.finetuning.errors import CheckpointError
+from dfpc_plugin.finetuning.settings import CheckpointError
 from dfpc_plugin.plain_data import checked, parse_json, to_plain
 
 __all__ = ["Checkpoint", "Checkpoints"]
@@ -38,13 +38,7 @@ _LARGEST = 2**26
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved.
-
-    Attributes:
-        content: Everything that is no tensor, as JSON has it.
-        model: Tensors of the model.
-        optimiser: Tensors of the optimiser.
-    """
+    """What is saved: tensors of the model and of the optimiser, and everything else as JSON has it."""
 
     content: Mapping[str, Any]
     model: Mapping[str, Tensor]

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.evaluation import Evaluation
-from dfpc_plugin.finetuning.batches import Plan, loader_from
-from dfpc_plugin.finetuning.errors import FinetuneError
-from dfpc_plugin.finetuning.objective import mixed, objective
-from dfpc_plugin.finetuning.optimiser import build_optimiser, build_schedule
+from dfpc_plugin.finetuning.batches import Plan, loader_from, seed_step
+from dfpc_plugin.finetuning.engine import Student
+from dfpc_plugin.finetuning.optimiser import build_optimiser, build_schedule, mixed, objective
 from dfpc_plugin.finetuning.optimiser_state import OptimiserState
 from dfpc_plugin.finetuning.run import Run
-from dfpc_plugin.finetuning.seeds import seed_step
-from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 
 __all__ = ["train_course"]
 
@@ -51,7 +49,9 @@ class _Course:
         self._optimiser = build_optimiser(self._model, settings)
         self._schedule = build_schedule(self._optimiser, settings, self._plan.steps)
         loader = loader_from(run.train, self._plan, self._seed, run.state.step, settings.workers, run.classes)
-        self._student, self._stepper, self._loader = engine.prepare(self._model, self._optimiser, loader)
+        self._student, self._stepper, self._loader = engine.accelerator.prepare(
+            Student(self._model), self._optimiser, loader
+        )
         self._losses = torch.tensor(run.state.loss, dtype=torch.float64, device=engine.device)
         if run.memory is not None:
             if run.taken_up:
@@ -73,7 +73,7 @@ class _Course:
                 self._step(images, labels)
                 self._after(tell)
         finally:
-            self._run.engine.release()
+            self._run.engine.accelerator.free_memory()
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimiser."""

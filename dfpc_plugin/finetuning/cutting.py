@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dfpc_plugin.errors import NothingToPruneError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.finetuning.anchored import Anchored
-from dfpc_plugin.finetuning.cuts import Cut, scores_left
-from dfpc_plugin.finetuning.goal import Goal
+from dfpc_plugin.finetuning.cuts import Cut, Goal, scores_left
 from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
@@ -24,7 +23,7 @@ from dfpc_plugin.repaired_importance import default_importance
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target, TargetError
 
-__all__ = ["Cutter"]
+__all__ = ["Anchored", "Cutter"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Cutter:
         before, run.model = run.model, found.get("model") or self._same(cut, copy.deepcopy(run.model))
         if run.memory is not None:
             run.memory = run.memory.after(functools.partial(self._same, cut), before)
-        run.engine.share_state(run.model)
+        run.engine.share([*run.model.parameters(), *run.model.buffers()])
         return cut
 
     def _same(self, cut: Cut, model: nn.Module) -> nn.Module:
@@ -154,3 +153,26 @@ def _exhausted(cuts: Sequence[Cut], settings: PruneSettings) -> list[str]:
 
 def _spelled(reached: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:.4g}" for name, value in reached.items())
+
+
+class Anchored:
+    """Scores channels anew, and scales every coupling's scores to the mean that the channels which are left had at first.
+
+    Criteria compare couplings by what their channels are worth on average, of those that are there. Once the least of them
+    are removed, the rest divide the same among fewer, and each looks as if it were worth less than before: a coupling that has
+    lost some would lose more and more, up to its last ones. So the weights of couplings against each other stay those of the
+    unpruned model, and what is new is the order within each.
+    """
+
+    def __init__(self, importance: Any, left: Mapping[str, Sequence[float]]) -> None:
+        """Score by an importance of Torch-Pruning; `left` has the first scores of the remaining units, by coupling."""
+        self.importance, self._left = importance, left
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Score the units of a coupling; None where the criterion has nothing to say."""
+        scores = self.importance(group)
+        before = self._left.get(group.couplings[0].name)
+        if scores is None or before is None or len(before) != len(scores):
+            return scores
+        mean = scores.double().mean()
+        return scores if not mean > 0 else scores * (torch.tensor(before, dtype=torch.float64).mean() / mean).to(scores)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dfpc_plugin.finetuning.errors import CheckpointError
+from dfpc_plugin.finetuning.settings import CheckpointError
 
 __all__ = ["OptimiserState"]
 
@@ -35,7 +35,10 @@ class OptimiserState:
         content, names = optimiser.state_dict(), _names(optimiser, model)
         kept = {
             "state": {names[number]: values for number, values in content["state"].items()},
-            "groups": {str(number): _without_parameters(group) for number, group in enumerate(content["param_groups"])},
+            "groups": {
+                str(number): {name: value for name, value in group.items() if name != "params"}
+                for number, group in enumerate(content["param_groups"])
+            },
         }
         tensors: dict[str, Tensor] = {}
         plain: dict[str, dict[str, dict[str, Any]]] = {"state": {}, "groups": {}}
@@ -111,23 +114,16 @@ def _names(optimiser: Optimizer, model: nn.Module) -> dict[int, str]:
     return {number: names[id(parameter)] for number, parameter in enumerate(ordered)}
 
 
-def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in group.items() if name != "params"}
-
-
 def _plain(value: Any, name: str, optimiser: Optimizer) -> Any:
     """A value that JSON gives back as it was, tuples as lists."""
     value = list(value) if isinstance(value, tuple) else value
-    if not _survives_json(value):
+    try:
+        survives = json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        survives = False
+    if not survives:
         raise CheckpointError(
             f"The optimiser {type(optimiser).__name__} keeps '{name}' as {type(value).__name__}, which is neither a tensor nor "
             f"plain data, so that a run with it cannot be saved; choose another optimizer."
         )
     return value
-
-
-def _survives_json(value: Any) -> bool:
-    try:
-        return json.loads(json.dumps(value)) == value
-    except (TypeError, ValueError):
-        return False

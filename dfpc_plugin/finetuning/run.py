@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -15,16 +15,43 @@ from torch.utils.data import Dataset, Subset
 from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
 from dfpc_plugin.evaluation import Evaluation, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
+from dfpc_plugin.finetuning.cuts import Cut
 from dfpc_plugin.finetuning.engine import Engine
-from dfpc_plugin.finetuning.errors import CheckpointError
-from dfpc_plugin.finetuning.identity import require_same
 from dfpc_plugin.finetuning.optimiser_state import OptimiserState
-from dfpc_plugin.finetuning.state import RunState
+from dfpc_plugin.finetuning.settings import CheckpointError
 from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases
+from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["Run"]
+__all__ = ["Run", "RunState", "differences", "require_same", "run_identity"]
+
+
+@dataclass
+class RunState:
+    """All that a run is, beside its model and its optimiser, and nothing that depends on how it got there.
+
+    Attributes:
+        courses: Courses of training that are done. A plain fine-tuning is one course.
+        step: Steps that are done of the one that is going on.
+        steps: Steps that are done in all.
+        loss: Sum of the losses since the last row of the history.
+        losses: How many.
+        history: The rows so far.
+        cuts: What was cut so far.
+        seconds: Time that the run has taken, without interruptions.
+        marks: What belongs into every row of the history from now on.
+    """
+
+    courses: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    losses: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    seconds: float = 0.0
+    marks: dict[str, Any] = field(default_factory=dict)
 
 
 class _Optimiser(TypedDict):
@@ -121,7 +148,7 @@ class Run:
         """Save where the run is."""
         if self.checkpoints is None:
             return
-        self.engine.share_buffers(self.model)
+        self.engine.share(self.model.buffers())
         self.state.seconds = self.seconds
         if self.engine.main:
             with exclusive(self.given):
@@ -135,19 +162,16 @@ class Run:
                 "scale": None if scaler is None else scaler.state_dict(),
             }
             model = {name: tensor.cpu() for name, tensor in tensors_of(self.model, structure).items()}
-            self.checkpoints.save(self._number(), Checkpoint(content, model, {} if memory is None else memory.tensors))
-        self.engine.wait()
-
-    def _number(self) -> int:
-        """How far the run is: it grows from one checkpoint to the next."""
-        return self.state.steps + self.state.courses + len(self.state.cuts)
+            number = self.state.steps + self.state.courses + len(self.state.cuts)  # grows from one to the next
+            self.checkpoints.save(number, Checkpoint(content, model, {} if memory is None else memory.tensors))
+        self.engine.accelerator.wait_for_everyone()
 
     def evaluate(self, model: nn.Module, batch_size: int, workers: int) -> Evaluation | None:
         """Evaluate a model, each process on its share of the images; None if there is nothing to evaluate on."""
         if self.val is None:
             return None
         start = time.perf_counter()
-        self.engine.share_buffers(model)
+        self.engine.share(model.buffers())
         count = len(self.val)  # type: ignore[arg-type]
         mine = range(self.engine.rank, count, self.engine.processes)
         with self.phases("evaluating") as tell:
@@ -156,3 +180,46 @@ class Run:
                 part = self.val if self.engine.processes == 1 else Subset(self.val, mine)
                 sums = tally(model, part, batch_size, workers, lambda _, share: tell(share))
             return Evaluation.of(self.engine.summed(sums), time.perf_counter() - start)
+
+
+_FREE = ("workers", "checkpoint_every")
+"""Settings that change nothing of what comes out."""
+
+
+def run_identity(
+    model: nn.Module, teacher: nn.Module | None, images: int, processes: int, what: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what decides how a run goes, as JSON has it; `what` is its kind and its settings, `images` their number."""
+    return {
+        "model": fingerprint([model], {}),
+        "teacher": None if teacher is None else fingerprint([teacher], {}),
+        "images": images,
+        "processes": processes,
+        **what,
+    }
+
+
+def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> None:
+    """Raise a CheckpointError that names the first difference, unless a run is the one that was saved."""
+    for name, then, now in differences(saved, mine):
+        if name in ("model", "teacher"):
+            raise CheckpointError(
+                f"The run in '{where}' was started with another {name}: its structure or weights are not those of the one that was "
+                f"given; resume with the {name} that it was started with, as it was then, or start anew in an empty directory."
+            )
+        raise CheckpointError(
+            f"The run in '{where}' was started with {name}={then!r} and is resumed with {name}={now!r}; resume it with the same, "
+            f"or start anew in an empty directory."
+        )
+
+
+def differences(saved: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what decides what comes out of a run and is not the same in two: its dotted path, and both values."""
+    for name in dict.fromkeys((*saved, *mine)):
+        then, now = saved.get(name), mine.get(name)
+        if then == now or name in _FREE:
+            continue
+        if isinstance(then, Mapping) and isinstance(now, Mapping):
+            yield from differences(then, now, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", then, now

@@ -16,9 +16,8 @@ from dfpc_plugin.data import ImageDataset
 from dfpc_plugin.evaluation import probe
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.engine import engine_for
-from dfpc_plugin.finetuning.errors import FinetuneError
-from dfpc_plugin.finetuning.identity import run_identity
-from dfpc_plugin.finetuning.run import Run
+from dfpc_plugin.finetuning.run import Run, run_identity
+from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
@@ -74,14 +73,10 @@ def run_for(
         with engine_for(mixed_precision) as engine:
             with exclusive(model, *([] if teacher is None else [teacher])):
                 teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
-                copied, identity = (
-                    copy.deepcopy(model),
-                    run_identity(model, teacher, len(train), engine.processes, what),
-                )
-            run = Run(
-                engine, model, copied, train, val, teacher, classes, identity, checkpoints,
-                Phases(tell if engine.main else None),
-            )  # fmt: skip
+                copied = copy.deepcopy(model)
+                identity = run_identity(model, teacher, len(train), engine.processes, what)
+            phases = Phases(tell if engine.main else None)
+            run = Run(engine, model, copied, train, val, teacher, classes, identity, checkpoints, phases)
             with contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints):
                 run.begin(resume)
                 yield run
@@ -89,7 +84,7 @@ def run_for(
 
 def finished(run: Run) -> nn.Module:
     """Return the model of a run in evaluation mode, where the user's is, and the same in all processes."""
-    run.engine.share_buffers(run.model)
+    run.engine.share(run.model.buffers())
     for parameter in run.model.parameters():
         parameter.grad = None
     return run.model.to(run.home).eval()

@@ -18,7 +18,6 @@ from dfpc_plugin.trace import trace_model
 
 __all__ = ["ModelCheck", "check_model"]
 
-
 Build = Callable[[], tuple[nn.Module, ExampleInputs]]
 """Returns a model with its example inputs."""
 

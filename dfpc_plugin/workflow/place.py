@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
-from dfpc_plugin.finetuning.identity import differences
+from dfpc_plugin.finetuning.run import differences
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.sections import RecipeError
