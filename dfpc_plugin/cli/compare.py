@@ -6,11 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rich.text import Text
-
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
 from dfpc_plugin.cli.subject import DataOptions, OptionError
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO, CRITERIA
@@ -72,7 +69,7 @@ class CompareConfig(DataOptions):
             raise OptionError("json, csv and markdown cannot share the standard output; name files for all but one.")
 
 
-def run(config: CompareConfig, consoles: Consoles) -> int:
+def run(config: CompareConfig, consoles: Consoles) -> None:
     """Compare criteria, budgets, repairs and seeds on one model, and go on where an earlier run was stopped."""
     require_targets(config.csv, config.markdown)
     if config.plot is not None:
@@ -80,16 +77,13 @@ def run(config: CompareConfig, consoles: Consoles) -> int:
     try:
         result = _compared(config, consoles)
     except KeyboardInterrupt:
-        told = f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there."
-        consoles.err.print(Text(told), soft_wrap=True)
+        say(consoles.err, f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there.")
         raise
     written = [str(config.save_to), *_write(config, result)]
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and STDOUT not in (config.csv, config.markdown):
-        consoles.out.print(Text(result.text(consoles.out.width)), soft_wrap=True)
-        consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
-    return 0
+        say(consoles.out, result.text(consoles.out.width), f"Written: {', '.join(written)}")
 
 
 def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
@@ -122,8 +116,7 @@ def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
 
 def _write(config: CompareConfig, result: CompareResult) -> list[str]:
     """Write what was asked for; return the names of the files."""
-    written = [] if config.csv is None else send(config.csv, result.to_csv())
-    written += [] if config.markdown is None else send(config.markdown, result.to_markdown())
+    written = send(config.csv, result.to_csv) + send(config.markdown, result.to_markdown)
     if config.plot is not None:
         result.plot(config.plot)
         written.append(str(config.plot))

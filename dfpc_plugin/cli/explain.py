@@ -7,8 +7,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from dfpc_plugin.cli.options import nearest
-from dfpc_plugin.cli.spellings import guessed
+from dfpc_plugin.cli.options import guessed, nearest
 
 __all__ = ["explain"]
 

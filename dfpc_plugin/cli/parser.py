@@ -6,6 +6,7 @@ from its docstring, and the same names are the keys of a YAML file for `--config
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 import typing
@@ -16,15 +17,20 @@ from typing import Any
 import jsonargparse
 
 from dfpc_plugin import __version__
-from dfpc_plugin.cli.bare import FILES, bare_argument
 from dfpc_plugin.cli.config_file import check_config_file
 from dfpc_plugin.cli.explain import explain
-from dfpc_plugin.cli.formatter import PlainHelpFormatter
-from dfpc_plugin.cli.options import descriptions, option_names, section_type
-from dfpc_plugin.cli.spellings import respelt, with_underscores
+from dfpc_plugin.cli.options import (
+    FILES,
+    bare_argument,
+    descriptions,
+    option_names,
+    respelt,
+    section_type,
+    with_underscores,
+)
 from dfpc_plugin.errors import DFPCError
 
-__all__ = ["Command", "CommandLineError", "parse"]
+__all__ = ["Command", "CommandLineError", "PlainHelpFormatter", "parse"]
 
 _METAVARS = {int: "N", float: "X", Path: "PATH", str: "NAME"}
 
@@ -188,3 +194,18 @@ def _describe_choices(parser: jsonargparse.ArgumentParser, section: type, prefix
     }
     for action in parser._actions:
         action.help = named.get(action.dest, action.help)
+
+
+_NOTHING: tuple[object, ...] = (argparse.SUPPRESS, "", (), [], {})
+
+
+class PlainHelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Adds the default to an option's description, if it says something, and nothing else."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if default is None or default is False or default in _NOTHING or not action.option_strings:
+            return text
+        if isinstance(default, Sequence) and not isinstance(default, str):
+            default = " ".join(map(str, default))
+        return f"{text} (default: {default})"

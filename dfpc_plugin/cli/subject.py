@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dfpc_plugin.cli.output import print_notes
+from dfpc_plugin.cli.output import say
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
@@ -70,11 +70,6 @@ class SubjectOptions(ModelOptions):
 
     model: str
 
-    @property
-    def trained(self) -> bool:
-        """Whether the model's weights are other than random."""
-        return self.pretrained or self.weights is not None or is_artifact(self.model) or is_checkpoint(self.model)
-
     def opened(self, console: Console | None, *, batch_size: int = 1, saved: bool = False) -> Opened:
         """Open the model, and print what was inferred of it, unless `console` is None.
 
@@ -83,7 +78,7 @@ class SubjectOptions(ModelOptions):
         section = ModelSection(self.model, **({} if saved else self.own), size=self.size, batch_size=batch_size)
         found = open_model(section, device_of(self.device), factory=self.factory)
         if console is not None:
-            print_notes(found.notes, console)
+            say(console, *found.notes)
         return found
 
 

@@ -1,4 +1,4 @@
-"""One cell of a comparison: a criterion, a budget, a repair and a seed, and what came of them."""
+"""One cell of a comparison: a criterion, a budget, a repair and a seed, and the figure that came of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,39 @@ from typing import Any
 
 from dfpc_plugin.errors import DFPCError
 
-__all__ = ["Cell", "CellResult", "CompareError", "Unpruned"]
+__all__ = ["METRICS", "Cell", "CellResult", "CompareError", "Metric", "Unpruned"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a model by which pruned models can be compared.
+
+    Attributes:
+        name: Its key in files.
+        label: What tables and plots call it, with the unit.
+        scale: What the value in files is multiplied by in tables and plots, such as 100 for per cent.
+        digits: How tables and plots write the scaled value.
+    """
+
+    name: str
+    label: str
+    scale: float
+    digits: str
+    higher_is_better: bool
+
+    def text(self, value: float) -> str:
+        """The scaled value, as tables show it; large ones without the `e` of scientific notation."""
+        scaled = self.scale * value
+        return f"{scaled:.0f}" if 1e3 <= abs(scaled) < 1e6 else format(scaled, self.digits)
+
+
+_ALL = (
+    Metric("accuracy", "Accuracy (%)", 100, ".1f", True),
+    Metric("score", "Score", 1, ".4g", True),
+    Metric("output_error", "Error of the outputs (%)", 100, ".3g", False),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+"""Every metric by name."""
 
 
 class CompareError(DFPCError, ValueError):
@@ -80,14 +112,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Unpruned:
-    """Figures of the unpruned model.
-
-    Attributes:
-        macs: MACs of one forward of the example inputs; None where they were not noted.
-        params: Number of parameters; None where they were not noted.
-        value: The metric.
-        standard_error: Standard error of the value, where it is an average over images.
-    """
+    """Figures of the unpruned model, of one forward of the example inputs; MACs and parameters are None if not noted."""
 
     macs: int | None
     params: int | None

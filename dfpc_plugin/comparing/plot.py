@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.metrics import Metric
+from dfpc_plugin.comparing.cells import Metric, Unpruned
 from dfpc_plugin.comparing.rows import Row, repairs_of
 from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, new_figure

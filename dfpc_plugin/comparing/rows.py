@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dfpc_plugin.comparing.cells import CellResult
-from dfpc_plugin.comparing.contenders import label_of_name
-from dfpc_plugin.comparing.metrics import Metric
+from dfpc_plugin.comparing.cells import CellResult, Metric
+from dfpc_plugin.comparing.plan import label_of_name
 
 __all__ = ["Row", "Spread", "leaders", "repairs_of", "rows_of"]
 
@@ -31,13 +30,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one criterion at one budget.
-
-    Attributes:
-        budget: The target.
-        criterion: Name of the criterion.
-        cells: By repair, one for each seed.
-    """
+    """The cells of one criterion at one budget: by repair, one for each seed."""
 
     budget: str
     criterion: str

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.comparing.cells import CompareError
-from dfpc_plugin.comparing.output_error import OutputError
+from dfpc_plugin.comparing.scorers import OutputError
 from dfpc_plugin.comparing.sensitivity_result import CouplingSensitivity, SensitivityResult
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.families.registry import ForwardFunction
@@ -105,11 +105,5 @@ def _of_coupling(
         for kind, measure in measures.items():
             errors[kind].append(measure.of(pruned, subject.removed_with(channels)) if count else 0.0)
     coupling = candidate.coupling
-    return CouplingSensitivity(
-        coupling.name,
-        coupling.feed_in,
-        coupling.channels,
-        coupling.macs,
-        tuple(counts),
-        {kind: tuple(values) for kind, values in errors.items()},
-    )
+    found = {kind: tuple(values) for kind, values in errors.items()}
+    return CouplingSensitivity(coupling.name, coupling.feed_in, coupling.channels, coupling.macs, tuple(counts), found)

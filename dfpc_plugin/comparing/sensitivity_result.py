@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dfpc_plugin.display.csv_text import csv_text
+from dfpc_plugin.display import as_text, csv_text
 from dfpc_plugin.display.figures import INK, drawn, new_figure
 from dfpc_plugin.plain_data import to_plain
 
@@ -90,14 +88,9 @@ class SensitivityResult:
 
     def text(self, width: int = 80) -> str:
         """Return the table for a terminal of so many columns."""
-        stream = io.StringIO()
-        console = Console(file=stream, width=width)
-        console.print(self._table())
-        lines = ["Error of the outputs in % of their variance, when the coupling loses that share of its channels."]
-        lines += [f"{kind}: {source}." for kind, source in self.sources.items()]
-        for line in lines:
-            console.print(Text(line))
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+        title = "Error of the outputs in % of their variance, when the coupling loses that share of its channels."
+        sources = (f"{kind}: {source}." for kind, source in self.sources.items())
+        return as_text(self._table(), title, *sources, width=width)
 
     def __str__(self) -> str:
         """The table, 80 columns wide."""

@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
-from dfpc_plugin.comparing.metrics import METRICS
+from dfpc_plugin.comparing.cells import METRICS, Cell, CellResult, CompareError, Unpruned
 from dfpc_plugin.files import finite, locked, require_writable, write_text
 
 __all__ = ["CellStore", "FileStore", "as_lines", "read_lines", "reserved"]

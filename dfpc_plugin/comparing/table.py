@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -11,9 +10,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.metrics import Metric
+from dfpc_plugin.comparing.cells import Metric, Unpruned
 from dfpc_plugin.comparing.rows import Row, Spread, leaders, repairs_of
+from dfpc_plugin.display import as_text
 
 __all__ = ["Grid"]
 
@@ -26,14 +25,7 @@ _FAILED = "-"
 
 @dataclass(frozen=True)
 class Grid:
-    """A comparison, ready to be written as text.
-
-    Attributes:
-        rows: The rows.
-        metric: What the figure of a cell is.
-        source: What it was measured on.
-        unpruned: The figures of the unpruned model.
-    """
+    """A comparison, ready to be written as text."""
 
     rows: tuple[Row, ...]
     metric: Metric
@@ -46,12 +38,7 @@ class Grid:
         choices = [_FIRST_TO_GO[:count] for count in range(len(_FIRST_TO_GO) + 1)]
         fitting = (c for c in choices if Measurement.get(wide, wide.options, self._table(c)).maximum <= width)
         without = next(fitting, _FIRST_TO_GO)
-        stream = io.StringIO()
-        console = Console(file=stream, width=width)
-        console.print(self._table(without))
-        for line in self._remarks(without):
-            console.print(Text(line))
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+        return as_text(self._table(without), *self._remarks(without), width=width)
 
     def markdown(self) -> str:
         """Return a Markdown table for each budget, and the remarks."""
@@ -72,12 +59,9 @@ class Grid:
             table.add_column(heading, justify="right", no_wrap=True)
         for budget, rows in self._sections():
             table.add_section()
-            table.add_row(Text(budget, style="italic"))
+            table.add_row(Text(budget))
             for row in rows:
-                cells = (
-                    Text(cell, style="bold green" if cell.endswith("*") else "") for cell in self._cells(row, without)
-                )
-                table.add_row(f"  {row.label}", *cells)
+                table.add_row(f"  {row.label}", *map(Text, self._cells(row, without)))
         return table
 
     def _sections(self) -> list[tuple[str, list[Row]]]:

@@ -21,15 +21,7 @@ __all__ = ["Plan", "loader_from", "order_of", "seed_item", "seed_step"]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a course of training goes through its images.
-
-    Attributes:
-        count: Images.
-        batch_size: Images of one process in one step.
-        processes: Processes.
-        steps_per_epoch: Whole steps of an epoch.
-        steps: Steps in all.
-    """
+    """How a course goes through `count` images, with `batch_size` of them in one step of one process."""
 
     count: int
     batch_size: int

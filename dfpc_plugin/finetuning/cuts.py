@@ -20,9 +20,6 @@ class Cut:
     """One of several cuts.
 
     Attributes:
-        before: What the model cost before it.
-        after: What it costs after it.
-        couplings: What each coupling lost by it.
         removed: Indices of the outputs that went, as they were numbered just before, by layer.
     """
 
@@ -86,12 +83,7 @@ _ROUNDING = 1 + 1e-9
 
 @dataclass(frozen=True)
 class Goal:
-    """A target, and the model that its shares are of.
-
-    Attributes:
-        target: What was asked for, of the model as it was given.
-        full: What that model costs.
-    """
+    """A target, and what the model as it was given, of which its shares are, costs."""
 
     target: Target
     full: Figures

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.result import FinetuneResult
+from dfpc_plugin.finetuning.run import finished, run_for
 from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
-from dfpc_plugin.finetuning.setup import finished, run_for
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.wrappers import HoldsModel, as_model
 

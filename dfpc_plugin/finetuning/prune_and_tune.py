@@ -16,9 +16,8 @@ from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, Goal, as_one
 from dfpc_plugin.finetuning.cutting import Cutter
 from dfpc_plugin.finetuning.result import ScheduleResult, iterations_of
-from dfpc_plugin.finetuning.run import Run
+from dfpc_plugin.finetuning.run import Run, finished, run_for
 from dfpc_plugin.finetuning.settings import ScheduleSettings
-from dfpc_plugin.finetuning.setup import finished, run_for
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Progress

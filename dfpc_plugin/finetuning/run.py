@@ -1,8 +1,10 @@
-"""One run: what it trains on, where it is, and how it is saved and taken up again."""
+"""One run: what it trains on, how it begins, where it is, and how it is saved and taken up again."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,21 +12,23 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
-from dfpc_plugin.evaluation import Evaluation, tally
+from dfpc_plugin.data import ImageDataset
+from dfpc_plugin.evaluation import Evaluation, probe, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.cuts import Cut
-from dfpc_plugin.finetuning.engine import Engine
+from dfpc_plugin.finetuning.engine import Engine, engine_for
 from dfpc_plugin.finetuning.optimiser_state import OptimiserState
-from dfpc_plugin.finetuning.settings import CheckpointError
+from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.preserve import exclusive
-from dfpc_plugin.progress import Phases
+from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["Run", "RunState", "differences", "require_same", "run_identity"]
+__all__ = ["Run", "RunState", "differences", "finished", "require_same", "run_for", "run_identity"]
 
 
 @dataclass
@@ -33,12 +37,8 @@ class RunState:
 
     Attributes:
         courses: Courses of training that are done. A plain fine-tuning is one course.
-        step: Steps that are done of the one that is going on.
-        steps: Steps that are done in all.
-        loss: Sum of the losses since the last row of the history.
-        losses: How many.
-        history: The rows so far.
-        cuts: What was cut so far.
+        step: Steps that are done of the course that is going on; `steps` are all.
+        loss: Sum of the losses since the last row of the history; `losses` is their number.
         seconds: Time that the run has taken, without interruptions.
         marks: What belongs into every row of the history from now on.
     """
@@ -76,17 +76,9 @@ class Run:
     """A run of one or several courses of training.
 
     Attributes:
-        engine: The processes.
         given: The model as the user gave it, which stays as it is.
         model: The one that is trained, and cut.
-        train: What to train on.
-        val: What to evaluate on, if anything.
-        teacher: In evaluation mode, if there is one.
-        classes: Outputs of the model.
         identity: What a run must have in common to be this one.
-        checkpoints: Where to save; None for nowhere.
-        phases: Whom to tell.
-        state: Where the run is.
         memory: What the optimiser of the course that was interrupted, or of the one before, remembers; None to start anew.
         scale: State of the scale of gradients in float16, of a course that was interrupted.
         taken_up: Whether the memory is that of a checkpoint, which nothing has tried yet.
@@ -223,3 +215,69 @@ def differences(saved: Mapping[str, Any], mine: Mapping[str, Any], prefix: str =
             yield from differences(then, now, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", then, now
+
+
+_one_at_a_time = threading.RLock()
+"""accelerate's state and the generators that every step seeds are those of the process: runs in threads take turns."""
+
+
+@contextlib.contextmanager
+def run_for(
+    model: nn.Module,
+    train: Dataset[tuple[Tensor, int]],
+    val: Dataset[tuple[Tensor, int]] | None,
+    teacher: nn.Module | None,
+    mixed_precision: str,
+    what: Mapping[str, Any],
+    checkpoints: Checkpoints | None,
+    resume: bool,
+    progress: Progress | bool | None,
+) -> Iterator[Run]:
+    """Yield a run that has begun, or has been taken up; `model` and the generators stay as they are.
+
+    `what` is the kind and the settings of the run, as JSON has them.
+
+    Raises:
+        FinetuneError: It cannot begin.
+        DataError: The images are not for this model.
+    """
+    if resume and checkpoints is None:
+        raise FinetuneError("resume=True needs to know where the run was saved; pass checkpoint=DIRECTORY.")
+    for name, images in (("train", train), ("val", val)):
+        if isinstance(images, DataLoader):
+            raise FinetuneError(
+                f"{name} is a DataLoader; give its data set, {name}.dataset: settings say how it is read."
+            )
+    if not hasattr(train, "__len__"):
+        raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with (
+        _one_at_a_time,
+        generators_kept(devices),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        shown(progress) as tell,
+    ):
+        classes = probe(model, train)
+        train = train.numbered_for(classes) if isinstance(train, ImageDataset) else train
+        if val is not None:
+            probe(model, val)
+            val = val.numbered_for(classes) if isinstance(val, ImageDataset) else val
+        with engine_for(mixed_precision) as engine:
+            with exclusive(model, *([] if teacher is None else [teacher])):
+                teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
+                copied = copy.deepcopy(model)
+                identity = run_identity(model, teacher, len(train), engine.processes, what)
+            phases = Phases(tell if engine.main else None)
+            run = Run(engine, model, copied, train, val, teacher, classes, identity, checkpoints, phases)
+            with contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints):
+                run.begin(resume)
+                yield run
+
+
+def finished(run: Run) -> nn.Module:
+    """Return the model of a run in evaluation mode, where the user's is, and the same in all processes."""
+    run.engine.share(run.model.buffers())
+    for parameter in run.model.parameters():
+        parameter.grad = None
+    return run.model.to(run.home).eval()

@@ -27,12 +27,10 @@ class ModelCheck:
     """What came of one model.
 
     Attributes:
-        model: Its name.
         layers: Number of feed-in layers that some layer reads.
         couplings: Number of couplings they form.
         missing: Operators without a rule.
         error: What else stands in the way of scoring it; '' if nothing does.
-        seconds: What it took.
     """
 
     model: str

@@ -26,10 +26,7 @@ class ModelCouplings:
     """The couplings of a model, and how they came about.
 
     Attributes:
-        model: Name of the model.
-        input_shapes: Shapes of the example inputs.
         sizes: Shapes of its parameters and buffers by their paths.
-        coupling_map: What was found.
         prunable_macs: Share of the MACs in layers of couplings that can be pruned.
         prunable_parameters: Share of the parameters' entries that go with such couplings.
         seconds: What it took, without building the model.

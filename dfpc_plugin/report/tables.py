@@ -12,8 +12,7 @@ from rich.text import Text
 
 from dfpc_plugin.display import first_and_more
 from dfpc_plugin.report.check import ModelCheck
-from dfpc_plugin.report.score import ModelScore
-from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
+from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
 from dfpc_plugin.saliency import Ranking, Saliency
 
 __all__ = ["coupling_table", "print_check", "print_score"]

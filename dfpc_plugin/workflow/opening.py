@@ -71,14 +71,8 @@ class Opened(HoldsModel):
     trained: bool = True
 
 
-def is_artifact(name: str) -> bool:
-    """Whether a model's name is that of a directory, and so of a saved model."""
-    return is_directory(name)
-
-
-def is_checkpoint(name: str) -> bool:
-    """Whether a model's name is that of a file, and so of a checkpoint."""
-    return is_file(name)
+is_artifact, is_checkpoint = is_directory, is_file
+"""Whether a model's name is that of a directory, and so of a saved model, or that of a file, and so of a checkpoint."""
 
 
 def device_of(name: str) -> torch.device:
@@ -178,10 +172,7 @@ def _opened(
     inputs = _inputs(model, spec.name, section.batch_size, size)
     _require_callable(model, section.name, inputs)
     known = record.get("preprocessing")
-    if known is None:
-        preprocessing = preprocessing_of(model, spec.name, size)
-    else:
-        preprocessing = _read_preprocessing(known, section)
+    preprocessing = preprocessing_of(model, spec.name, size) if known is None else _read_preprocessing(known, section)
     return Opened(model, spec, inputs, preprocessing, record, notes)
 
 
@@ -252,8 +243,7 @@ def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> Image
     if data.val is None:
         return None
     transform = evaluation_transform(prepared(preprocessing, data))
-    limit = data.limit
-    return open_images(data.val, data.val_split, transform, limit=limit, **_place(data, data.val))
+    return open_images(data.val, data.val_split, transform, limit=data.limit, **_place(data, data.val))
 
 
 def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: bool = True) -> ImageDataset:

@@ -1,29 +1,32 @@
-"""Write what came of a run: the artifact, with the report, the recipe and the exports in it."""
+"""Write what came of a run: the artifact, with the report, the recipe and the exports in it, quantized or not."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.errors import system_reason
-from dfpc_plugin.exporting import export_onnx, export_program
+from dfpc_plugin.exporting import export_onnx, export_program, quantize_onnx
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import RunRecord
+from dfpc_plugin.repairing import synthesise
+from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.report.page import render_report
-from dfpc_plugin.workflow.int8 import export_int8, note_accuracy
-from dfpc_plugin.workflow.opening import Opened
-from dfpc_plugin.workflow.sections import DataSection, ExportSection
+from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
+from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
+from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
 from dfpc_plugin.workflow.stages import Validation
 
-__all__ = ["INT8", "ONNX", "PROGRAM", "RECIPE", "REPORT", "write_outputs"]
+__all__ = ["export_int8", "note_accuracy", "require_images", "write_outputs"]
 
 RECIPE, REPORT = "recipe.yaml", "report.html"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
@@ -49,16 +52,18 @@ def write_outputs(
         ExportError: The model cannot be exported, or what came of it differs.
     """
     with _scratch(output) as scratch:
-        for name, export in _exports(wanted, data or DataSection()).items():
+        asked = {ONNX: wanted.graph, INT8: wanted.int8 != "none", PROGRAM: wanted.program}
+        for name in (name for name in asked if asked[name]):
             tell(f"exporting {name}", 0.0)
-            record.exports.append(export(model, opened, scratch / name, latency) | {"path": name})
+            found = _exported(model, opened, scratch / name, wanted, data or DataSection(), latency)
+            record.exports.append(found | {"path": name})
             tell(f"exporting {name}", 1.0)
         if validation is not None and (scratch / INT8).is_file():
             note_accuracy(scratch / INT8, validation, record)
         content = record.to_json()
         report = render_report(content)
 
-        def finish(directory: Path) -> None:
+        def add(directory: Path) -> None:
             write_text(directory / REPORT, report)
             if record.recipe is not None:
                 write_text(directory / RECIPE, record.recipe)
@@ -72,34 +77,24 @@ def write_outputs(
             example_inputs=opened.inputs,
             record=content,
             overwrite=overwrite,
-            finish=finish,
+            finish=add,
         )
     return content
 
 
-Export = Callable[[nn.Module, Opened, Path, LatencySettings | None], dict[str, Any]]
-"""Writes a file, and returns what the record says of it."""
-
-
-def _exports(wanted: ExportSection, data: DataSection) -> dict[str, Export]:
-    """What to export, by the name of the file."""
-
-    def int8(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
+def _exported(
+    model: nn.Module,
+    opened: Opened,
+    path: Path,
+    wanted: ExportSection,
+    data: DataSection,
+    latency: LatencySettings | None,
+) -> dict[str, Any]:
+    """Write the file that `path` names; return what the record says of it."""
+    if path.name == ONNX:
+        return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
+    if path.name == INT8:
         return export_int8(model, opened, path.with_name(ONNX), path, wanted, data, latency)
-
-    exporters: dict[str, tuple[bool, Export]] = {
-        ONNX: (wanted.graph, _onnx),
-        INT8: (wanted.int8 != "none", int8),
-        PROGRAM: (wanted.program, _program),
-    }
-    return {name: export for name, (asked, export) in exporters.items() if asked}
-
-
-def _onnx(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
-    return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
-
-
-def _program(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
     return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
 
 
@@ -116,3 +111,62 @@ def _scratch(output: Path) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def require_images(section: ExportSection, data: DataSection, model: nn.Module) -> None:
+    """Raise a RecipeError if there are no images to measure the ranges of activations on, and none can be made."""
+    if section.int8 == "static" and data.train is None and not _has_statistics(model):
+        raise RecipeError(
+            "export.int8=static measures ranges on images, and this model has no batch norm to make them from; say where "
+            "images are in data.train, or choose export.int8=dynamic."
+        )
+
+
+def export_int8(
+    model: nn.Module,
+    opened: Opened,
+    source: Path,
+    path: Path,
+    section: ExportSection,
+    data: DataSection,
+    latency: LatencySettings | None,
+) -> dict[str, Any]:
+    """Quantize `source`, the ONNX file of a model, into `path`; return what the record says of it."""
+    assert section.int8 != "none"
+    images, origin = _images(model, opened, section, data)
+    found = quantize_onnx(source, path, images, method=section.int8, latency=latency or True)
+    return {"kind": "ONNX, int8", "images_from": origin} | found.to_json()
+
+
+def note_accuracy(path: Path, validation: Validation, record: RunRecord) -> None:
+    """Measure the accuracy of a quantized file, and note it."""
+    validation.note(record, "int8", _FirstOutput(path.read_bytes()))
+
+
+class _FirstOutput(nn.Module):
+    """An ONNX file as a classifier: a module with one output."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.graph = OnnxRuntimeModel(content)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.graph(images)[0]
+        return output
+
+
+def _images(model: nn.Module, opened: Opened, section: ExportSection, data: DataSection) -> tuple[Tensor, str]:
+    """Images as the model takes them, and where they are from."""
+    if data.train is not None:
+        return images_to_calibrate(data, opened.preprocessing, section.int8_images, seed=0), "data.train"
+    if _has_statistics(model):
+        made = synthesise(model, opened.inputs, count=section.int8_images)
+        return torch.cat(made.batches), "synthetic images"
+    shape = (section.int8_images, *opened.preprocessing.size)
+    return pink_noise(shape, torch.Generator().manual_seed(0)), "noise"
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    """Whether images can be made from the statistics of batch norms."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return any(norm.running_mean is not None for norm in norms)

@@ -17,13 +17,11 @@ from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.finetuning.run import differences
 from dfpc_plugin.interrupts import undone
-from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.sections import RecipeError
 
-__all__ = ["WorkPlace"]
+__all__ = ["WorkPlace", "is_main_process"]
 
-_RECIPE, _CUT, _CHECKPOINTS, _REPAIR = "recipe.yaml", "cut", "checkpoints", "repair"
-_LOCK, _OWNER = "lock", "process.txt"
+_RECIPE, _LOCK, _OWNER = "recipe.yaml", "lock", "process.txt"
 
 
 class WorkPlace:
@@ -31,6 +29,9 @@ class WorkPlace:
 
     Attributes:
         directory: Its path, that of the output with `.run` behind.
+        cut: The artifact of the pruned model, before it is fine-tuned.
+        checkpoints: Checkpoints of fine-tuning.
+        repair: Layers that are repaired.
     """
 
     def __init__(self, output: Path, recipe: str, *, resume: bool) -> None:
@@ -41,6 +42,7 @@ class WorkPlace:
             OutputError: The directory cannot be made.
         """
         self.directory = output.with_name(output.name + ".run")
+        self.cut, self.checkpoints, self.repair = (self.directory / part for part in ("cut", "checkpoints", "repair"))
         self._recipe, self._resume = recipe, resume
         known = self.directory / _RECIPE
         try:
@@ -105,21 +107,6 @@ class WorkPlace:
         """Whether something is there that a run can go on with."""
         return any(path.is_file() for part in (self.cut, self.checkpoints, self.repair) for path in part.rglob("*"))
 
-    @property
-    def cut(self) -> Path:
-        """The artifact of the pruned model, before it is fine-tuned."""
-        return self.directory / _CUT
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of fine-tuning."""
-        return self.directory / _CHECKPOINTS
-
-    @property
-    def repair(self) -> Path:
-        """Layers that are repaired."""
-        return self.directory / _REPAIR
-
     def remove(self) -> None:
         """Throw away what is no longer needed; under another name, so that what is half removed is not resumed."""
         doomed = self.directory.with_name(hidden_name(self.directory.name))
@@ -137,11 +124,15 @@ class WorkPlace:
             found = yaml.safe_load(known.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"'{self.directory}' is no run of this library ({error}); remove it.") from error
-        other = [
-            name for name, _, _ in differences(found if isinstance(found, dict) else {}, yaml.safe_load(self._recipe))
-        ]
+        found = found if isinstance(found, dict) else {}
+        other = [name for name, _, _ in differences(found, yaml.safe_load(self._recipe))]
         if other:
             raise RecipeError(
                 f"'{self.directory}' holds a run of another recipe: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not the "
                 f"same. Go on with that one (its '{_RECIPE}'), or remove the directory."
             )
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first, which prints and writes for all."""
+    return os.environ.get("RANK", "0") == "0"

@@ -31,9 +31,8 @@ from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.comparing import Cell, CellResult
-from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.contenders import contenders
-from dfpc_plugin.comparing.metrics import METRICS
+from dfpc_plugin.comparing.cells import METRICS, Unpruned
+from dfpc_plugin.comparing.plan import contenders
 from dfpc_plugin.comparing.scorers import standard_error
 from dfpc_plugin.comparing.store import CellStore
 from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR

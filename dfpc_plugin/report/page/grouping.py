@@ -16,12 +16,7 @@ _FLAT, _LARGE = 24, 100
 
 @dataclass(frozen=True)
 class Group(Generic[Row]):
-    """Neighbours in the model.
-
-    Attributes:
-        name: The module that holds them; empty for a list that is short enough to need no groups.
-        rows: What there is of them.
-    """
+    """Neighbours in the model, by the module that holds them; '' for a list that is short enough to need no groups."""
 
     name: str
     rows: tuple[Row, ...]

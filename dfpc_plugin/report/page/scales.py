@@ -73,12 +73,7 @@ def _step(low: float, high: float) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Logarithmic:
-    """A scale in powers of ten.
-
-    Attributes:
-        low: Exponent of what is at 0.
-        high: Exponent of what is at 1.
-    """
+    """A scale in powers of ten: the exponents of what is at 0 and at 1."""
 
     low: int
     high: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 __all__ = [
     "count",
@@ -33,22 +34,26 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace(",", _THIN).replace("-", _MINUS)
 
 
+def _scaled(value: float, least: float, units: Sequence[str]) -> tuple[float, str]:
+    """A value in the first of some units, each a thousand times the one before, in which it is below `least`."""
+    power = 0
+    while abs(value) >= least and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    return value, units[power]
+
+
 def short(value: float) -> str:
     """Write a count with three digits and a unit: 125 M."""
-    power = 0
-    while abs(value) >= 999.5 and power < len(_UNITS) - 1:
-        value, power = value / 1000, power + 1
-    if not power:
+    value, unit = _scaled(value, 999.5, _UNITS)
+    if not unit:
         return significant(value) if value % 1 else f"{value:.0f}"
-    return f"{significant(value)}{_THIN}{_UNITS[power]}"
+    return f"{significant(value)}{_THIN}{unit}"
 
 
 def short_tick(value: float) -> str:
     """Write a round count with a unit and no more digits than it takes: 40 M."""
-    power = 0
-    while abs(value) >= 1000 and power < len(_UNITS) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:g}{_THIN}{_UNITS[power]}".rstrip(_THIN)
+    value, unit = _scaled(value, 1000, _UNITS)
+    return f"{value:g}{_THIN}{unit}".rstrip(_THIN)
 
 
 def count(value: float) -> str:
@@ -58,10 +63,8 @@ def count(value: float) -> str:
 
 def file_size(value: float) -> str:
     """Write a number of bytes with three digits and a unit: 44.7 MB."""
-    power = 0
-    while value >= 999.5 and power < 3:
-        value, power = value / 1000, power + 1
-    return f"{significant(value)}{_THIN}{('bytes', 'kB', 'MB', 'GB')[power]}"
+    value, unit = _scaled(value, 999.5, ("bytes", "kB", "MB", "GB"))
+    return f"{significant(value)}{_THIN}{unit}"
 
 
 def percent(share: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.sections.evaluations import evaluations_of
+from dfpc_plugin.report.page.sections.accuracy import evaluations_of
 from dfpc_plugin.report.page.sections.figures import in_runtime
 from dfpc_plugin.report.page.wording import milliseconds, percent, short, signed, significant
 from dfpc_plugin.selection import stated
@@ -17,14 +17,7 @@ __all__ = ["headline"]
 
 @dataclass(frozen=True)
 class Headline:
-    """A large figure.
-
-    Attributes:
-        label: What it is of.
-        value: The figure.
-        detail: What it was before.
-        left: The share that is left, for a bar; None where that says nothing.
-    """
+    """A large figure; `left` is the share that remains, for a bar, None where that says nothing."""
 
     label: str
     value: str

@@ -30,13 +30,7 @@ class _Scores:
 class Strip:
     """One coupling, drawn: bars of kept units go up from the middle, bars of units that are removed go down.
 
-    Attributes:
-        name: The coupling.
-        kept: Number of units that stay.
-        gone: Number of units that went.
-        path_kept: Bars of the former.
-        path_gone: Bars of the latter.
-        zeros: Units at zero or below, in words; these have no place on a logarithmic scale.
+    `zeros` are units at zero or below, in words; these have no place on a logarithmic scale.
     """
 
     name: str
