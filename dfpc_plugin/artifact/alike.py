@@ -63,7 +63,9 @@ class Alike:
         if paths != (None, None):
             return paths[0] == paths[1]
         if type(mine) is not type(other):
-            return _same_class(type(mine), type(other)) and self._states(mine, other)
+            # Parametrisations make a class anew for every module, always of the same name.
+            names = [(kind.__module__, kind.__qualname__) for kind in (type(mine), type(other))]
+            return names[0] == names[1] and self._states(mine, other)
         if (id(mine), id(other)) in self._seen:  # on the way round a cycle, or done before
             return True
         self._seen[id(mine), id(other)] = mine, other  # kept, so that no other object gets their ids
@@ -99,11 +101,6 @@ def _functions(alike: Alike, mine: types.FunctionType, other: types.FunctionType
         for function in (mine, other)
     ]
     return mine.__code__ == other.__code__ and alike(*parts)
-
-
-def _same_class(mine: type, other: type) -> bool:
-    """Whether two types go by one name, as do those that parametrisations make anew for every module."""
-    return (mine.__module__, mine.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def _content(cell: Any) -> Any:

@@ -91,11 +91,13 @@ class BuildLimit(TorchDispatchMode):
         if func is torch.ops.aten.unbind.int:  # a loop over a tensor makes one of every row before it uses the first
             self._require(args[0].shape[args[1] if len(args) > 1 else 0] <= self._operators)
         names = [argument.name for argument in func._schema.arguments[:1]]
-        if names == ["size"] and _on_cpu(kwargs):  # it would be filled before its size is seen
+        on_cpu = getattr(kwargs.get("device"), "type", "cpu") != "meta"
+        if names == ["size"] and on_cpu:  # it would be filled before its size is seen
             self._require(math.prod(args[0]) <= self._memory)
         result = func(*args, **kwargs)
+        view = any(value.alias_info is not None for value in func._schema.returns)  # of memory that it was given
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and not tensor.is_meta and not func._schema.is_mutable and not _is_view(func):
+            if isinstance(tensor, Tensor) and not tensor.is_meta and not func._schema.is_mutable and not view:
                 self._memory -= tensor.nbytes
         self._require(self._memory >= 0 and self._operators >= 0)
         return result
@@ -111,13 +113,3 @@ class BuildLimit(TorchDispatchMode):
                 "trust the file, pass a factory that builds it"
             )
             raise self.reached
-
-
-def _on_cpu(kwargs: dict[str, Any]) -> bool:
-    """Whether a factory function is asked for memory."""
-    return getattr(kwargs.get("device"), "type", "cpu") != "meta"
-
-
-def _is_view(func: Any) -> bool:
-    """Whether what an operator returns is memory that it was given."""
-    return any(value.alias_info is not None for value in func._schema.returns)

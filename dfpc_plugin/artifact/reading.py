@@ -34,13 +34,9 @@ def reported(path: Path) -> Iterator[None]:
 
 
 def _cannot_read(path: Path, why: str) -> str:
-    why = _printable(why.rstrip("."))
+    # Line ends and control characters could come from the file, and would reach a terminal.
+    why = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in why.rstrip("."))
     return f"Cannot read '{path}': {why}{'' if why.endswith('?') else '.'}"
-
-
-def _printable(text: str) -> str:
-    """Text without line ends and control characters, which could come from the file and would reach a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 @contextlib.contextmanager

@@ -113,12 +113,11 @@ def held(module: nn.Module) -> dict[str, Any]:
     """What a module has in attributes: values that its classes declare, where it does not have its own in their place."""
     kinds = [kind for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
     declared = {name: value for kind in reversed(kinds) for name, value in vars(kind).items()}
-    return {name: value for name, value in declared.items() if _is_data(name, value)} | vars(module)
-
-
-def _is_data(name: str, value: Any) -> bool:
-    """Whether a class declares a value, not a method, a property, or something that Python keeps about it."""
-    return not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
+    return {  # no methods, no properties, and nothing that Python keeps about a class
+        name: value
+        for name, value in declared.items()
+        if not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
+    } | vars(module)
 
 
 def value_of(module: nn.Module, name: str) -> Any:

@@ -128,7 +128,8 @@ class _Placed:
         for first, entries in ties.items():
             own, value, parameter = built[first][1], tensors[first], entries[0].kind == "parameter"
             same = own is not None and names[id(own)] == {entry.name for entry in entries}
-            if own is not None and same and isinstance(own, nn.Parameter) == parameter and _can_hold(own, value):
+            same &= own is not None and isinstance(own, nn.Parameter) == parameter and own.is_leaf
+            if own is not None and same and torch._has_compatible_shallow_copy_type(own, value):  # not on all devices
                 own.requires_grad_(False)
                 own.data = value
             else:
@@ -157,8 +158,3 @@ class _Placed:
     def tensor(self, name: str) -> Tensor:
         """The tensor of an attribute."""
         return self._objects[name] if name in self._objects else self._values[name]
-
-
-def _can_hold(tensor: Tensor, value: Tensor) -> bool:
-    """Whether a tensor can be given another's data and stay the same object: across some kinds of devices it cannot."""
-    return tensor.is_leaf and torch._has_compatible_shallow_copy_type(tensor, value)

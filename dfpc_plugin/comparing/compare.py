@@ -82,7 +82,7 @@ def compare(
             and data goes on where an earlier one was stopped. Or a `CellStore` that keeps them elsewhere.
         batch_size: Images of `data` at a time.
         workers: Processes that read images of `data`.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: As for `prune`.
         **options: Further arguments of `prune`, the same for every cell, such as `ignored_layers` or `latency`.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dfpc_plugin.comparing.cells import Metric, Unpruned
-from dfpc_plugin.comparing.rows import Row, repairs_of
+from dfpc_plugin.comparing.table import Row, repairs_of
 from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, new_figure
 

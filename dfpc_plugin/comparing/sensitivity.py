@@ -58,7 +58,7 @@ def sensitivity(
         ignored_layers: Couplings that these layers produce are left out: names, or shell-style patterns.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
         seed: Seed of the noise.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: As for `prune`.
 
     Returns:
         Errors for every coupling that can be pruned, in the order of the model's parameters.

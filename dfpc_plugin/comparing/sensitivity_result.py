@@ -72,13 +72,10 @@ class SensitivityResult:
         return csv_text(["coupling", "channels", "macs", "share", "removed", *self.sources], rows)
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw errors as colours: couplings downwards, shares to the right, one panel for each source.
+        """Draw and return a matplotlib figure of errors as colours: couplings downwards, shares to the right.
 
         Args:
             path: Also write a PNG, SVG or PDF file, by its ending.
-
-        Returns:
-            The matplotlib figure.
 
         Raises:
             OutputError: The file's ending is another one, or it cannot be written.

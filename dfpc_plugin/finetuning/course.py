@@ -13,8 +13,7 @@ from torch import Tensor
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.batches import Plan, loader_from, seed_step
 from dfpc_plugin.finetuning.engine import Student
-from dfpc_plugin.finetuning.optimiser import build_optimiser, build_schedule, mixed, objective
-from dfpc_plugin.finetuning.optimiser_state import OptimiserState
+from dfpc_plugin.finetuning.optimiser import OptimiserState, build_optimiser, build_schedule, mixed, objective
 from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 

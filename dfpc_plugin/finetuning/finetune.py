@@ -42,8 +42,7 @@ def finetune(
         checkpoint: A directory to save the run to as it goes on, so that it can be taken up when it was interrupted.
         resume: Take up the run that is saved there, and begin one where there is none. On a CPU the weights are, bit by bit,
             those of a run that was never interrupted.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        progress: As for `prune`.
 
     Raises:
         FinetuneError: The settings cannot be followed, or the loss is no number any more; the model is as it was.

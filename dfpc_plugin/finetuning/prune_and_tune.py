@@ -62,7 +62,7 @@ def prune_and_tune(
         forward_fn: As for `prune`.
         checkpoint: A directory to save the run to, as for `finetune`.
         resume: Take up the run that is saved there, as for `finetune`.
-        progress: As for `finetune`.
+        progress: As for `prune`.
 
     Raises:
         TargetError: The target makes no sense or cannot be reached.

@@ -20,7 +20,7 @@ from dfpc_plugin.evaluation import Evaluation, probe, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.cuts import Cut
 from dfpc_plugin.finetuning.engine import Engine, engine_for
-from dfpc_plugin.finetuning.optimiser_state import OptimiserState
+from dfpc_plugin.finetuning.optimiser import OptimiserState
 from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.plain_data import checked, to_plain

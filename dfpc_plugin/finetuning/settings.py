@@ -76,14 +76,6 @@ class FinetuneSettings(Checked, error=FinetuneError):
     checkpoint_every: Count | None = None
 
 
-def _tuning() -> FinetuneSettings:
-    return FinetuneSettings(epochs=1, batch_size=256, schedule="constant")
-
-
-def _final() -> FinetuneSettings:
-    return FinetuneSettings(epochs=90, batch_size=512, lr=0.1, weight_decay=1e-4)
-
-
 @dataclass(frozen=True)
 class ScheduleSettings(Checked, error=FinetuneError):
     """Iterative pruning: prune a little, fine-tune, and repeat until the target is met; then fine-tune for longer.
@@ -104,8 +96,12 @@ class ScheduleSettings(Checked, error=FinetuneError):
 
     share: Annotated[float, within(above=0, below=1, hint="give 0.01, say")] = 0.01
     step_sizes: tuple[Positive, ...] = (1e-3, 1e-4, 1e-5)
-    tuning: FinetuneSettings = field(default_factory=_tuning)
-    final: FinetuneSettings | None = field(default_factory=_final)
+    tuning: FinetuneSettings = field(
+        default_factory=lambda: FinetuneSettings(epochs=1, batch_size=256, schedule="constant")
+    )
+    final: FinetuneSettings | None = field(
+        default_factory=lambda: FinetuneSettings(epochs=90, batch_size=512, lr=0.1, weight_decay=1e-4)
+    )
     anchored: bool = True
 
     def __post_init__(self) -> None:

@@ -77,9 +77,5 @@ def couple_model(name: str, model: nn.Module, inputs: ExampleInputs) -> ModelCou
     start = time.perf_counter()
     found = map_couplings(model, inputs)
     seconds = time.perf_counter() - start
-    return ModelCouplings(name, shapes_of(inputs), _sizes(model), found, *prunable_share(found), seconds)
-
-
-def _sizes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {path: tuple(tensor.shape) for path, tensor in tensors}
+    sizes = {path: tuple(tensor.shape) for path, tensor in (*model.named_parameters(), *model.named_buffers())}
+    return ModelCouplings(name, shapes_of(inputs), sizes, found, *prunable_share(found), seconds)

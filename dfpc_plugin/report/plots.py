@@ -41,7 +41,10 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
         group = [summary for summary in summaries if _style(summary) == label]
         if group:
             _draw_group(axes, saliency, group, label, colour, marker)
-    _mark_zeros(axes, [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())])
+    zeros = [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())]
+    if zeros:  # which lie infinitely far down
+        at_bottom = axes.get_xaxis_transform()
+        axes.plot(zeros, [0.012] * len(zeros), "v", c=INK, ms=5, transform=at_bottom, label="and channels at zero")
     _label_axes(axes, summaries, title)
     return figure
 
@@ -57,13 +60,6 @@ def _draw_group(
     axes.vlines(at, low, high, color=colour, linewidth=1)
     axes.vlines(at, lower, upper, color=colour, linewidth=5, alpha=0.45)
     axes.plot(at, middle, linestyle="", marker=marker, markersize=5, color=colour, label=label)
-
-
-def _mark_zeros(axes: Any, indices: list[int]) -> None:
-    """Scores of zero lie infinitely far down; mark where there are some."""
-    if indices:
-        at_bottom = axes.get_xaxis_transform()
-        axes.plot(indices, [0.012] * len(indices), "v", c=INK, ms=5, transform=at_bottom, label="and channels at zero")
 
 
 def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -> None:

@@ -26,7 +26,7 @@ from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
 from dfpc_plugin.workflow.stages import Validation
 
-__all__ = ["export_int8", "note_accuracy", "require_images", "write_outputs"]
+__all__ = ["require_images", "write_outputs"]
 
 RECIPE, REPORT = "recipe.yaml", "report.html"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
@@ -59,7 +59,7 @@ def write_outputs(
             record.exports.append(found | {"path": name})
             tell(f"exporting {name}", 1.0)
         if validation is not None and (scratch / INT8).is_file():
-            note_accuracy(scratch / INT8, validation, record)
+            validation.note(record, "int8", _FirstOutput((scratch / INT8).read_bytes()))
         content = record.to_json()
         report = render_report(content)
 
@@ -93,8 +93,10 @@ def _exported(
     """Write the file that `path` names; return what the record says of it."""
     if path.name == ONNX:
         return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
-    if path.name == INT8:
-        return export_int8(model, opened, path.with_name(ONNX), path, wanted, data, latency)
+    if wanted.int8 != "none" and path.name == INT8:
+        images, origin = _images(model, opened, wanted, data)
+        int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, latency=latency or True)
+        return {"kind": "ONNX, int8", "images_from": origin} | int8.to_json()
     return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
 
 
@@ -120,27 +122,6 @@ def require_images(section: ExportSection, data: DataSection, model: nn.Module) 
             "export.int8=static measures ranges on images, and this model has no batch norm to make them from; say where "
             "images are in data.train, or choose export.int8=dynamic."
         )
-
-
-def export_int8(
-    model: nn.Module,
-    opened: Opened,
-    source: Path,
-    path: Path,
-    section: ExportSection,
-    data: DataSection,
-    latency: LatencySettings | None,
-) -> dict[str, Any]:
-    """Quantize `source`, the ONNX file of a model, into `path`; return what the record says of it."""
-    assert section.int8 != "none"
-    images, origin = _images(model, opened, section, data)
-    found = quantize_onnx(source, path, images, method=section.int8, latency=latency or True)
-    return {"kind": "ONNX, int8", "images_from": origin} | found.to_json()
-
-
-def note_accuracy(path: Path, validation: Validation, record: RunRecord) -> None:
-    """Measure the accuracy of a quantized file, and note it."""
-    validation.note(record, "int8", _FirstOutput(path.read_bytes()))
 
 
 class _FirstOutput(nn.Module):

@@ -85,8 +85,7 @@ def follow_recipe(
         output: The directory to make.
         overwrite: Replace an artifact that is there.
         resume: Go on with a run that was interrupted, if there is one.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        progress: As for `prune`.
 
     Raises:
         DFPCError: As every stage raises; nothing is written then but what is kept to resume.

@@ -38,21 +38,21 @@ def repair(record: Field) -> Mapping[str, Any] | None:
         if layer["changed"].value or note or errors != (None, None):
             layers.append((layer["name"].text(), *errors, note))
     scale = Logarithmic.over(value for _, before, after, _ in layers for value in (before, after) if value is not None)
+    mended = (
+        Mended(name, _written(before), _written(after), note, _place(before, scale), _place(after, scale))
+        for name, before, after, note in layers
+    )
     output = section["output_error"].numbers()
     return {
         "method": section["method"].text(),
         "output": [significant(100 * value) + "%" for value in output if value is not None] if len(output) == 2 else [],
-        "groups": grouped((name, _mended(name, before, after, note, scale)) for name, before, after, note in layers),
+        "groups": grouped((layer.name, layer) for layer in mended),
         "measured": scale is not None,
         "ticks": [] if scale is None else [(100 * scale.at(10.0**e), power_of_ten(e)) for e in scale.exponents(5)],
         "columns": [
             name for name, at in (("Before", 1), ("After", 2)) if any(layer[at] is not None for layer in layers)
         ],
     }
-
-
-def _mended(name: str, before: float | None, after: float | None, note: str, scale: Logarithmic | None) -> Mended:
-    return Mended(name, _written(before), _written(after), note, _place(before, scale), _place(after, scale))
 
 
 def _written(error: float | None) -> str:

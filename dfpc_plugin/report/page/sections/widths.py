@@ -97,12 +97,8 @@ def protected(record: Field) -> Mapping[str, Any] | None:
             "width": "" if width is None else count(width),
             "others": [layer for layer in layers if layer != name],
         }
-        by_reason.setdefault(_sentence(entry["reason"].text()), []).append(coupling)
+        reason = entry["reason"].text() or "For a reason that was not recorded"
+        by_reason.setdefault(reason[:1].upper() + reason[1:], []).append(coupling)
     if not by_reason:
         return None
     return {"reasons": list(by_reason.items()), "count": sum(map(len, by_reason.values()))}
-
-
-def _sentence(reason: str) -> str:
-    """A reason as a heading."""
-    return reason[:1].upper() + reason[1:] if reason else "For a reason that was not recorded"
