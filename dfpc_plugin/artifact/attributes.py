@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.artifact.alike import Alike, holds_parts, paths_of
+from dfpc_plugin.artifact.deep_equal import DeepEqual, holds_parts, paths_of
 from dfpc_plugin.artifact.plain import DTYPES, NotPlainError, decode, encode
 from dfpc_plugin.artifact.reading import UnsavableModelError
 from dfpc_plugin.artifact.records import INTERNAL, Attribute, SavedTensor, held, joined
@@ -30,7 +30,7 @@ class Attributes:
     def __init__(self, model: nn.Module, fresh: nn.Module) -> None:
         """Compare `model` with `fresh`, which has the same modules."""
         self._model, self._fresh = model, fresh
-        self._alike = Alike(model, fresh)
+        self._equal = DeepEqual(model, fresh)
         self._paths = paths_of(model)
         self._plain: list[SavedTensor] = []
 
@@ -46,7 +46,7 @@ class Attributes:
                         f"'{joined(path, name)}' is an attribute of {has} and unknown to {lacks}; delete it if a tool "
                         f"or the forward has left it there, or else: {OTHERWISE_BUILT}"
                     )
-                if not self._alike(mine[name], other[name]):
+                if not self._equal(mine[name], other[name]):
                     found += self._attributes(path, name, mine[name], other[name])
         return tuple(found), self._plain
 
@@ -54,7 +54,7 @@ class Attributes:
         """Describe an attribute that differs, or what differs in the object that it holds."""
         if type(mine) is type(other) and holds_parts(mine) and vars(mine).keys() == vars(other).keys():
             for part, value in vars(mine).items():
-                if not self._alike(value, vars(other)[part]):
+                if not self._equal(value, vars(other)[part]):
                     yield self._attribute(path, f"{name}.{part}", value, vars(other)[part])
         else:
             yield self._attribute(path, name, mine, other)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.artifact.alike import holds_parts
+from dfpc_plugin.artifact.deep_equal import holds_parts
 from dfpc_plugin.artifact.plain import NotPlainError, decode
 from dfpc_plugin.artifact.reading import ArtifactError
 from dfpc_plugin.artifact.records import (

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.artifact.alike import same_bits
 from dfpc_plugin.artifact.building import built, unpruned
+from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
 from dfpc_plugin.artifact.inputs import Inputs
 from dfpc_plugin.artifact.load import restored

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.artifact.alike import paths_of
 from dfpc_plugin.artifact.attributes import OTHERWISE_BUILT, SIDES, Attributes, dtype_of, kept_hooks, numbered
+from dfpc_plugin.artifact.deep_equal import paths_of
 from dfpc_plugin.artifact.plain import encode
 from dfpc_plugin.artifact.reading import UnsavableModelError
 from dfpc_plugin.artifact.records import (

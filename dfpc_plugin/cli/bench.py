@@ -12,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import ModelOptions, OptionError, section_of
 from dfpc_plugin.cli.output import print_json, say
-from dfpc_plugin.cli.subject import ModelOptions, OptionError, section_of
 from dfpc_plugin.display import Name
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call

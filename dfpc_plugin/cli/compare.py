@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import DataOptions, OptionError
 from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
-from dfpc_plugin.cli.subject import DataOptions, OptionError
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.display.figures import require_plottable

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
 from dfpc_plugin.cli.output import STDOUT, require_targets, say, send
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.report.couplings import couple_model
 from dfpc_plugin.report.export import couplings_to_csv, couplings_to_json
 from dfpc_plugin.report.tables import print_coupling, print_couplings

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
 from dfpc_plugin.cli.output import print_json, say
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import require_writable
 from dfpc_plugin.plain_data import Count

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import SubjectOptions
 from dfpc_plugin.cli.output import print_json, print_outcome
-from dfpc_plugin.cli.subject import SubjectOptions
 from dfpc_plugin.finetuning import FinetuneSettings
-from dfpc_plugin.workflow.again import finetune_opened, unpruned
 from dfpc_plugin.workflow.opening import is_artifact
-from dfpc_plugin.workflow.place import is_main_process
+from dfpc_plugin.workflow.run_directory import is_main_process
+from dfpc_plugin.workflow.saved_model import finetune_opened, unpruned
 from dfpc_plugin.workflow.sections import DataSection
 
 __all__ = ["FinetuneConfig", "run"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.output import print_json, print_outcome, say
 from dfpc_plugin.workflow import Recipe, follow_recipe
-from dfpc_plugin.workflow.place import is_main_process
+from dfpc_plugin.workflow.run_directory import is_main_process
 
 __all__ = ["PruneConfig", "run"]
 

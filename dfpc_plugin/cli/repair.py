@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
 from dfpc_plugin.cli.output import print_json, print_outcome, say
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
-from dfpc_plugin.workflow.again import repair_opened, unpruned
 from dfpc_plugin.workflow.opening import is_artifact
+from dfpc_plugin.workflow.saved_model import repair_opened, unpruned
 from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
 __all__ = ["RepairConfig", "run"]

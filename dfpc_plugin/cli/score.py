@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
 from dfpc_plugin.cli.output import STDOUT, require_targets, say, send
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.report.export import to_csv, to_json

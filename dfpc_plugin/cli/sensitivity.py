@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import DataOptions
 from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
-from dfpc_plugin.cli.subject import DataOptions
 from dfpc_plugin.comparing import sensitivity
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count, Seed

@@ -14,7 +14,7 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, Goal, as_one
-from dfpc_plugin.finetuning.cutting import Cutter
+from dfpc_plugin.finetuning.cutter import Cutter
 from dfpc_plugin.finetuning.result import ScheduleResult, iterations_of
 from dfpc_plugin.finetuning.run import Run, finished, run_for
 from dfpc_plugin.finetuning.settings import ScheduleSettings

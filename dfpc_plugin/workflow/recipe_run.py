@@ -27,8 +27,8 @@ from dfpc_plugin.report.notebook import record_view
 from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import Opened, device_of, images_to_train, is_checkpoint, open_model, prepared
 from dfpc_plugin.workflow.outputs import require_images, write_outputs
-from dfpc_plugin.workflow.place import WorkPlace, is_main_process
 from dfpc_plugin.workflow.recipe import Recipe, changes_text, recipe_text
+from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import ExportSection
 from dfpc_plugin.workflow.stages import (
     Validation,
@@ -110,7 +110,7 @@ class _RecipeRun:
         require_packages(recipe)
         text = recipe_text(recipe)
         same = recipe_text(dataclasses.replace(recipe, export=ExportSection()))  # exports may change on the way
-        self.place = WorkPlace(output, same, resume=resume)
+        self.place = RunDirectory(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
         self._validation = Validation.of(recipe.data, self.opened.preprocessing, tell, recipe.tunes)
         if recipe.data.train is not None:

@@ -1,4 +1,4 @@
-"""Tell whether attributes of two models are alike, whatever they hold.
+"""Tell whether attributes of two models are equal, whatever they hold.
 
 Tensors and modules of the one model are like those of the other at the same path; everything else is compared by value,
 objects by their state.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Alike", "holds_parts", "paths_of", "same_bits"]
+__all__ = ["DeepEqual", "holds_parts", "paths_of", "same_bits"]
 
 
 def same_bits(mine: Tensor, other: Tensor) -> bool:
@@ -47,7 +47,7 @@ def holds_parts(value: Any) -> bool:
     return bool(state) and state == getattr(value, "__dict__", None) and not compared
 
 
-class Alike:
+class DeepEqual:
     """Compares values that two models hold."""
 
     def __init__(self, model: nn.Module, other: nn.Module) -> None:
@@ -85,22 +85,22 @@ class Alike:
         return not any(states) or self(*states)
 
 
-def _equal(alike: Alike, mine: Any, other: Any) -> bool:
+def _equal(equal: DeepEqual, mine: Any, other: Any) -> bool:
     return mine == other or (mine != mine and other != other)  # NaN is like NaN
 
 
-def _parts(names: str) -> Callable[[Alike, Any, Any], bool]:
+def _parts(names: str) -> Callable[[DeepEqual, Any, Any], bool]:
     """A comparison of some attributes."""
     parts = operator.attrgetter(*names.split())
-    return lambda alike, mine, other: alike(parts(mine), parts(other))
+    return lambda equal, mine, other: equal(parts(mine), parts(other))
 
 
-def _functions(alike: Alike, mine: types.FunctionType, other: types.FunctionType) -> bool:
+def _functions(equal: DeepEqual, mine: types.FunctionType, other: types.FunctionType) -> bool:
     parts = [
         [function.__defaults__, function.__kwdefaults__, [_content(cell) for cell in function.__closure__ or ()]]
         for function in (mine, other)
     ]
-    return mine.__code__ == other.__code__ and alike(*parts)
+    return mine.__code__ == other.__code__ and equal(*parts)
 
 
 def _content(cell: Any) -> Any:
@@ -121,17 +121,17 @@ def _state(value: Any) -> dict[str, Any]:
     return result
 
 
-_COMPARISONS: tuple[tuple[Any, Callable[[Alike, Any, Any], bool]], ...] = (
-    (Tensor, lambda alike, mine, other: same_bits(mine, other)),
-    (torch.device, lambda alike, mine, other: True),  # a matter of where a model is, not of what it is
-    (float, lambda alike, mine, other: repr(mine) == repr(other)),  # which tells zero from minus zero
+_COMPARISONS: tuple[tuple[Any, Callable[[DeepEqual, Any, Any], bool]], ...] = (
+    (Tensor, lambda equal, mine, other: same_bits(mine, other)),
+    (torch.device, lambda equal, mine, other: True),  # a matter of where a model is, not of what it is
+    (float, lambda equal, mine, other: repr(mine) == repr(other)),  # which tells zero from minus zero
     ((int, str, bytes, complex, torch.dtype, type, set, frozenset, types.BuiltinFunctionType), _equal),
-    ((np.ndarray, np.generic), lambda alike, mine, other: np.array_equal(mine, other)),
-    (Mapping, lambda alike, mine, other: list(mine) == list(other) and all(alike(mine[k], other[k]) for k in mine)),
-    ((tuple, list, deque), lambda alike, mine, other: len(mine) == len(other) and all(map(alike, mine, other))),
+    ((np.ndarray, np.generic), lambda equal, mine, other: np.array_equal(mine, other)),
+    (Mapping, lambda equal, mine, other: list(mine) == list(other) and all(equal(mine[k], other[k]) for k in mine)),
+    ((tuple, list, deque), lambda equal, mine, other: len(mine) == len(other) and all(map(equal, mine, other))),
     (functools.partial, _parts("func args keywords")),
     (types.MethodType, _parts("__func__ __self__")),
     (types.FunctionType, _functions),
-    (weakref.ref, lambda alike, mine, other: alike(mine(), other())),
+    (weakref.ref, lambda equal, mine, other: equal(mine(), other())),
 )
 """How values of each kind are compared; of several kinds that fit, the first."""

@@ -19,8 +19,8 @@ from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import METHODS, RepairResult, repair
 from dfpc_plugin.workflow.opening import Opened, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
-from dfpc_plugin.workflow.place import WorkPlace, is_main_process
 from dfpc_plugin.workflow.recipe import yaml_text
+from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError, RepairSection
 from dfpc_plugin.workflow.stages import Validation, note_point, repair_settings, require_trainable, tune
 
@@ -89,7 +89,7 @@ def finetune_opened(
     if data.train is None:
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
     identity = {"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": data.to_json()}
-    place = WorkPlace(output, yaml_text(identity), resume=resume)
+    place = RunDirectory(output, yaml_text(identity), resume=resume)
     record, validation = _record_of(opened, data), Validation.of(data, opened.preprocessing, progress, True)
     require_trainable(opened, data, [settings])
     with place.begun():

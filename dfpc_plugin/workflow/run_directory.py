@@ -19,12 +19,12 @@ from dfpc_plugin.finetuning.run import differences
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.sections import RecipeError
 
-__all__ = ["WorkPlace", "is_main_process"]
+__all__ = ["RunDirectory", "is_main_process"]
 
 _RECIPE, _LOCK, _OWNER = "recipe.yaml", "lock", "process.txt"
 
 
-class WorkPlace:
+class RunDirectory:
     """A directory beside the output, which is deleted when the run is done.
 
     Attributes:
