@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,7 @@ from dfpc_plugin.coupling import couplings_of
 from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.trace import trace_model
 
 __all__ = ["ModelCheck", "check_model"]
@@ -47,9 +48,7 @@ class ModelCheck:
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as dicts, lists, numbers and strings."""
-        content = asdict(self) | {"ok": self.ok}
-        content["missing"] = [{"function": m.function, "modules": list(m.modules)} for m in self.missing]
-        return content
+        return {**to_plain(self), "ok": self.ok}
 
 
 def check_model(name: str, build: Build | None = None) -> ModelCheck:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
@@ -12,18 +11,6 @@ from dfpc_plugin.report.page.scales import Logarithmic
 from dfpc_plugin.report.page.wording import percent, power_of_ten, significant
 
 __all__ = ["repair"]
-
-
-@dataclass(frozen=True)
-class Mended:
-    """One layer, with its errors in words and, as percentages of the scale, as places."""
-
-    name: str
-    before: str
-    after: str
-    note: str
-    at_before: float | None
-    at_after: float | None
 
 
 def repair(record: Field) -> Mapping[str, Any] | None:
@@ -38,15 +25,15 @@ def repair(record: Field) -> Mapping[str, Any] | None:
         if layer["changed"].value or note or errors != (None, None):
             layers.append((layer["name"].text(), *errors, note))
     scale = Logarithmic.over(value for _, before, after, _ in layers for value in (before, after) if value is not None)
-    mended = (
-        Mended(name, _written(before), _written(after), note, _place(before, scale), _place(after, scale))
-        for name, before, after, note in layers
-    )
+    rows = []
+    for name, before, after, note in layers:
+        row = {"name": name, "note": note, "before": _written(before), "after": _written(after)}
+        rows.append((name, row | {"at_before": _place(before, scale), "at_after": _place(after, scale)}))
     output = section["output_error"].numbers()
     return {
         "method": section["method"].text(),
         "output": [significant(100 * value) + "%" for value in output if value is not None] if len(output) == 2 else [],
-        "groups": grouped((layer.name, layer) for layer in mended),
+        "groups": grouped(rows),
         "measured": scale is not None,
         "ticks": [] if scale is None else [(100 * scale.at(10.0**e), power_of_ten(e)) for e in scale.exponents(5)],
         "columns": [
