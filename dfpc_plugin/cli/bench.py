@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.model_options import ModelOptions, OptionError, section_of
 from dfpc_plugin.cli.output import print_json, say
-from dfpc_plugin.display import Name
+from dfpc_plugin.display import Name, number_columns, plain_table
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import BUSY, Latency, LatencySettings
@@ -141,18 +140,10 @@ def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: to
     shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in as_call(inputs)[0])
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{shapes}, {where}", title_justify="left")
-    table.add_column("Model", min_width=14)
-    table.add_column("Runtime")
-    for heading in ("Latency (ms)", "Interquartile range", "Speed-up"):
-        table.add_column(heading, justify="right")
+    numbers, title = number_columns("Latency (ms)", "Interquartile range", "Speed-up"), f"{shapes}, {where}"
+    table = plain_table(Column("Model", min_width=14), "Runtime", *numbers, title=title, title_justify="left")
     for name, latency in found.items():
-        figures = _figures(latency, first)
-        table.add_row(
-            Name(name),
-            RUNTIMES[latency.runtime].title,
-            f"{figures['latency_ms']:.2f}",
-            f"{figures['iqr_ms']:.2f}",
-            f"{figures['speedup']:.2f}x",
-        )
+        own = _figures(latency, first)
+        cells = (f"{own['latency_ms']:.2f}", f"{own['iqr_ms']:.2f}", f"{own['speedup']:.2f}x")
+        table.add_row(Name(name), RUNTIMES[latency.runtime].title, *cells)
     return table

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from dfpc_plugin.display import number_columns, plain_table
 from dfpc_plugin.files import finite, require_writable, write_text
 from dfpc_plugin.runtimes import RUNTIMES
 
@@ -68,13 +68,9 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
 
 
 def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("Accuracy")
-    for heading in ("Top-1", "Top-5", "Loss", "Images"):
-        table.add_column(heading, justify="right")
-    table.add_column("Of", overflow="fold")
+    table = plain_table("Accuracy", *number_columns("Top-1", "Top-5", "Loss", "Images"), Column("Of", overflow="fold"))
     for found in evaluations:
         loss = "no number" if found["loss"] is None else f"{found['loss']:.4f}"
-        figures = (f"{found['top1']:.2f} %", f"{found['top5']:.2f} %", loss, str(found["count"]))
-        table.add_row(found["stage"], *figures, Text(found["data"]))
+        cells = (f"{found['top1']:.2f} %", f"{found['top5']:.2f} %", loss, str(found["count"]))
+        table.add_row(found["stage"], *cells, Text(found["data"]))
     return table

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from dfpc_plugin.display import as_text, csv_text
+from dfpc_plugin.display import as_text, csv_text, number_columns, plain_table
 from dfpc_plugin.display.figures import INK, drawn, new_figure
 from dfpc_plugin.plain_data import to_plain
 
@@ -94,18 +93,15 @@ class SensitivityResult:
         return self.text()
 
     def _table(self) -> Table:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("Coupling", overflow="fold", min_width=12)
-        for heading in ("Channels", "MACs"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("Error", no_wrap=True)
-        for share in self.shares:
-            table.add_column(f"{share:.4g}", justify="right", no_wrap=True)
+        first, shares = Column("Coupling", overflow="fold", min_width=12), (f"{share:.4g}" for share in self.shares)
+        table = plain_table(
+            first, *number_columns("Channels", "MACs"), Column("Error", no_wrap=True), *number_columns(*shares)
+        )
         for coupling in self.couplings:
-            first = (Text(coupling.name), str(coupling.channels), f"{coupling.macs:.1%}")
+            about = (Text(coupling.name), str(coupling.channels), f"{coupling.macs:.1%}")
             for kind, values in coupling.errors.items():
-                table.add_row(*first, kind, *map(_percent, values))
-                first = (Text(""), "", "")
+                table.add_row(*about, kind, *map(_percent, values))
+                about = (Text(""), "", "")
         return table
 
     def _drawn(self) -> Any:

@@ -6,15 +6,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.comparing.cells import CellResult, Metric, Unpruned
 from dfpc_plugin.comparing.plan import label_of_name
-from dfpc_plugin.display import as_text
+from dfpc_plugin.display import as_text, number_columns, plain_table
 
 __all__ = ["Grid", "Row", "Spread", "leaders", "repairs_of", "rows_of"]
 
@@ -134,11 +133,7 @@ class Grid:
 
     def _table(self, without: tuple[str, ...]) -> Table:
         """The table without some of its columns, or without deviations."""
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("Criterion", no_wrap=True)
-        headings = self._headings(without)
-        for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = plain_table(Column("Criterion", no_wrap=True), *number_columns(*self._headings(without)))
         for budget, rows in self._sections():
             table.add_section()
             table.add_row(Text(budget))

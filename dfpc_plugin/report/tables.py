@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.display import Name, counted, first_and_more
+from dfpc_plugin.display import Name, counted, first_and_more, number_columns, plain_table
 from dfpc_plugin.report.check import ModelCheck
 from dfpc_plugin.report.couplings import ModelCouplings
 from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
@@ -54,11 +53,9 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
     A coupling of layers with different widths gets a row for each width below it: there, scores are those of the
     layers, not sums over them.
     """
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("Feed-in layers", min_width=14)
-    for heading in ("Feed-out", "Width", "Lowest", "@", "Median", "Highest", "@"):
-        table.add_column(heading, justify="left" if heading == "@" else "right", no_wrap=True)
+    numbers = number_columns("Feed-out", "Width", "Lowest", "@", "Median", "Highest", "@")
+    numbers[3].justify = numbers[6].justify = "left"
+    table = plain_table(*number_columns("#"), Column("Feed-in layers", min_width=14), *numbers)
     for summary in _selected(saliency, top):
         coupling = summary.coupling
         cells = ("mixed", *[""] * 5) if summary.mixed else _cells(summary.range, 1)
@@ -169,10 +166,8 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
         console.print(Text(f"Protected: {coupling.protected}", style="yellow"))
     for note in coupling.balance:
         console.print(Text(f"Kept equal: {note}"))
-    table = _table("Tensor")
-    for heading in ("Dim", "Size", "Per unit"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Role", no_wrap=True)
+    first = Column("Tensor", min_width=16)
+    table = plain_table(first, *number_columns("Dim", "Size", "Per unit"), Column("Role", no_wrap=True))
     for piece in coupling.slices:
         size = found.sizes[piece.tensor][piece.dim]
         length = f"{size} x {piece.groups} groups" if piece.groups > 1 else str(size)
@@ -183,10 +178,8 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
 
 def _prunable_table(couplings: Iterable[DataFlowCoupling]) -> Table:
     """One row per coupling, in the order of the model."""
-    table = _table("Coupling")
-    for heading in ("Units", "Width", "MACs", "Feed-in"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Feed-out", min_width=14)
+    first = Column("Coupling", min_width=16)
+    table = plain_table(first, *number_columns("Units", "Width", "MACs", "Feed-in"), Column("Feed-out", min_width=14))
     for c in couplings:
         cells = (str(c.channels), _width(c), _percent(c.macs), str(len(c.feed_in)))
         table.add_row(Name(c.name), *cells, first_and_more(c.feed_out))
@@ -195,10 +188,8 @@ def _prunable_table(couplings: Iterable[DataFlowCoupling]) -> Table:
 
 def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
     """One row for couplings that are alike, with the reason why they stay."""
-    table = _table("Protected")
-    for heading in ("Width", "MACs", "Feed-in", "Feed-out"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("Why", overflow="fold", min_width=24)
+    head, why = Column("Protected", min_width=16), Column("Why", overflow="fold", min_width=24)
+    table = plain_table(head, *number_columns("Width", "MACs", "Feed-in", "Feed-out"), why)
     for alike in rows:
         first, more = alike[0], len(alike) - 1
         name = Name(first.name, f" and {more} alike" if more else "")
@@ -224,12 +215,6 @@ def _positions_line(positions: Sequence[DataFlowCoupling]) -> str:
         f"{len(positions)} more protected, with {entries} entries that no layer produces (input channels, "
         f"positions, constants); --all lists {'it' if len(positions) == 1 else 'them'}"
     )
-
-
-def _table(first: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, min_width=16)
-    return table
 
 
 def _width(coupling: DataFlowCoupling) -> str:
