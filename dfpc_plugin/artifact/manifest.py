@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from dfpc_plugin.artifact.inputs import Inputs
-from dfpc_plugin.artifact.plain import NotPlainError, decode, tensor_names
+from dfpc_plugin.artifact.plain import Inputs, NotPlainError, decode, tensor_names
 from dfpc_plugin.artifact.reading import ArtifactError, read_small, reported
 from dfpc_plugin.artifact.records import AbsentTensor, Attribute, SavedTensor, Structure
 from dfpc_plugin.display import Shown

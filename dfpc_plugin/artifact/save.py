@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.artifact.building import built, unpruned
 from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
-from dfpc_plugin.artifact.inputs import Inputs
-from dfpc_plugin.artifact.load import restored
+from dfpc_plugin.artifact.load import built, restored, unpruned
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
+from dfpc_plugin.artifact.plain import Inputs
 from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.records import Structure
 from dfpc_plugin.artifact.structure import fingerprint_of, structure_of, tensors_of

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
+from dfpc_plugin.comparing.cells import Cell, CellResult, CellStore, CompareError, FileStore, Unpruned, reserved
 from dfpc_plugin.comparing.plan import Budget, Plan, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
 from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OutputError, OwnScorer, Scorer
-from dfpc_plugin.comparing.store import CellStore, FileStore, reserved
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dfpc_plugin.comparing.cells import METRICS, CellResult, CompareError, Metric, Unpruned
+from dfpc_plugin.comparing.cells import METRICS, CellResult, CompareError, Metric, Unpruned, as_lines, read_lines
 from dfpc_plugin.comparing.plot import draw_comparison
-from dfpc_plugin.comparing.store import as_lines, read_lines
 from dfpc_plugin.comparing.table import Grid, Row, leaders, rows_of
 from dfpc_plugin.display import csv_text
 from dfpc_plugin.display.figures import drawn

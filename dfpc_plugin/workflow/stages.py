@@ -12,7 +12,7 @@ from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.data import ImageDataset, checked_workers
 from dfpc_plugin.evaluation import Evaluation, evaluate_model, probe, tally
 from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, finetune
-from dfpc_plugin.finetuning.batches import Plan
+from dfpc_plugin.finetuning.course import Plan
 from dfpc_plugin.finetuning.optimiser import build_optimiser
 from dfpc_plugin.models import Preprocessing
 from dfpc_plugin.progress import Progress

@@ -9,9 +9,8 @@ from typing import Any
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.accuracy import accuracy, tradeoff
 from dfpc_plugin.report.page.sections.figures import exports, figures
-from dfpc_plugin.report.page.sections.finetuning import finetuning
 from dfpc_plugin.report.page.sections.provenance import notes, provenance, recipe
-from dfpc_plugin.report.page.sections.repair import repair
+from dfpc_plugin.report.page.sections.repair import finetuning, repair
 from dfpc_plugin.report.page.sections.saliency import saliency
 from dfpc_plugin.report.page.sections.widths import protected, widths
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.grouping import grouped
-from dfpc_plugin.report.page.scales import Logarithmic
 from dfpc_plugin.report.page.wording import percent, power_of_ten
 
 __all__ = ["saliency"]
