@@ -115,7 +115,6 @@ class _Placed:
 
     def __init__(self, fresh: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]) -> None:
         """Give the tensors of `fresh` their new values, and make those that it lacks."""
-        self._structure = structure
         self._values = dict(tensors)
         self._objects: dict[str, Tensor] = {}
         ties: dict[str, list[SavedTensor]] = defaultdict(list)

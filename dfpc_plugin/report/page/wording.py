@@ -72,9 +72,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%".replace("-", _MINUS)
 
 
-def signed(value: float, digits: int = 2) -> str:
+def signed(value: float) -> str:
     """Write a difference with its sign."""
-    text = f"{abs(value):.{digits}f}"
+    text = f"{abs(value):.2f}"
     return text if float(text) == 0 else f"{'+' if value > 0 else _MINUS}{text}"
 
 
