@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -49,17 +50,7 @@ class Cutter:
     def prune(
         self, model: nn.Module, target: Target, kept: Sequence[str] = (), cuts: Sequence[Cut] = ()
     ) -> PruneResult:
-        """Prune a copy of a model.
-
-        Args:
-            model: The model, which stays as it is.
-            target: How much goes.
-            kept: Layers that have lost all they may.
-            cuts: What was cut before.
-
-        Raises:
-            DFPCError: As `prune` raises.
-        """
+        """Prune a copy of a model, but not the layers `kept`, which have lost all they may by the `cuts` before."""
         options = {field.name: getattr(self.pruning, field.name) for field in dataclasses.fields(self.pruning)}
         options["ignored_layers"] = [*listed(options["ignored_layers"]), *kept]
         return prune(
@@ -73,12 +64,9 @@ class Cutter:
         return Anchored(importance, scores_left(cuts)) if self.anchored and cuts else importance
 
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
-        """Replace the model of `run` by one that has lost a share of its channels, or less where less is enough for the goal.
+        """Replace the model of `run` by one that has lost a share of its channels, or less if that reaches the goal.
 
-        The main process cuts; the others do the same to their own copies and take its weights.
-
-        Raises:
-            TargetError: No more can be pruned.
+        The main process cuts; the others do the same to their own copies and take its weights. TargetError: no more can go.
         """
         run.model = run.model.to(run.home)
         found: dict[str, nn.Module] = {}
@@ -104,7 +92,9 @@ class Cutter:
         left, kept = goal.left(now), _exhausted(cuts, self.pruning)
         assert left is not None
         try:
-            result = self._share(model, share, kept, cuts)
+            result = None
+            with contextlib.suppress(TargetError):  # so many channels may not go
+                result = self.prune(model, Target(ratio=share), kept, cuts)
             if result is None or goal.left(result.after) is None:  # less than the share has to be, or may be, enough
                 result = self.prune(model, left, kept, cuts)
         except (TargetError, NothingToPruneError) as error:
@@ -117,13 +107,6 @@ class Cutter:
                 f"larger share, or a larger max_ratio."
             )
         return result
-
-    def _share(self, model: nn.Module, share: float, kept: Sequence[str], cuts: Sequence[Cut]) -> PruneResult | None:
-        """Prune a copy by a share of its channels; None if so many may not go."""
-        try:
-            return self.prune(model, Target(ratio=share), kept, cuts)
-        except TargetError:
-            return None
 
     def described(self) -> dict[str, Any]:
         """Return what decides which channels go, as JSON has it."""
