@@ -41,7 +41,7 @@ def paths_of(model: nn.Module) -> dict[int, str]:
 
 
 def holds_parts(value: Any) -> bool:
-    """Whether a value is an object that is what its attributes are, such as timm's `FeatureInfo`."""
+    """Whether a value is an object that its attributes define, such as timm's `FeatureInfo`."""
     state = _state(value)
     compared = isinstance(value, (nn.Module, *(kinds for kinds, _ in _COMPARISONS)))
     return bool(state) and state == getattr(value, "__dict__", None) and not compared
@@ -51,12 +51,12 @@ class DeepEqual:
     """Compares values that two models hold."""
 
     def __init__(self, model: nn.Module, other: nn.Module) -> None:
-        """Note what the two are made of."""
+        """Compare values that `model` holds with values that `other` holds."""
         self._paths = paths_of(model), paths_of(other)
         self._seen: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def __call__(self, mine: Any, other: Any) -> bool:
-        """Whether `mine`, of the model, is like `other`, of the other model."""
+        """Whether `mine`, of the model, equals `other`, of the other model."""
         if mine is other:
             return True
         paths = self._paths[0].get(id(mine)), self._paths[1].get(id(other))

@@ -75,7 +75,7 @@ _MEMORY = 2**29
 
 
 class BuildLimit(TorchDispatchMode):
-    """Ends the construction of a model that takes far more operators or memory than its saved tensors can be the rest of.
+    """Stops the construction of a model that takes far more operators or memory than its saved tensors explain.
 
     Initialisers and position tables are operators, so a constructor that loops over a huge option meets the limit on their
     number; models of timm and torchvision take up to 45 for a tensor. Tensors on the meta device take no memory.

@@ -121,7 +121,7 @@ class Manifest(Shown):
 
     @property
     def binding(self) -> str:
-        """Checksum of all that says what the tensors are, which the file with the tensors repeats."""
+        """Checksum of the description of the tensors; the file with the tensors repeats it."""
         return checksum(self._model())
 
     def _model(self) -> dict[str, Any]:

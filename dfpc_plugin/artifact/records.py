@@ -1,4 +1,4 @@
-"""What a model is beyond its code, as data: its tensors, which of them are one, and attributes that differ from a fresh one's."""
+"""A model as data beside its code: its tensors, which of them are shared, and attributes unlike a freshly built model's."""
 
 from __future__ import annotations
 

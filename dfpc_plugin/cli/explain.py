@@ -1,4 +1,4 @@
-"""What jsonargparse says, in the words of somebody who types commands."""
+"""Messages of jsonargparse in the words of people who type commands."""
 
 from __future__ import annotations
 

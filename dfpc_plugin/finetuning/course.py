@@ -112,13 +112,13 @@ _ORDER, _KEY = 1, 2
 
 
 def order_of(count: int, *key: int) -> list[int]:
-    """The order in which to go through `count` images, as `key` says."""
+    """A random order of `count` images that depends on `key` alone."""
     generator = torch.Generator().manual_seed(_number(_ORDER, *key))
     return torch.randperm(count, generator=generator).tolist()
 
 
 def seed_item(*key: int) -> None:
-    """Let the generators that transforms draw from start from what `key` says.
+    """Seed the generators that transforms draw from by `key`.
 
     Those of CUDA are left alone: torch.manual_seed would wake them in processes that only read images.
     """
@@ -129,7 +129,7 @@ def seed_item(*key: int) -> None:
 
 
 def seed_step(*key: int) -> None:
-    """Let all generators, the current CUDA device's too, start from what `key` says."""
+    """Seed all generators, that of the current CUDA device too, by `key`."""
     seed_item(*key)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(_number(_KEY, *key))
@@ -211,14 +211,14 @@ class _Course:
         self._state.steps += 1
 
     def _taught(self, images: Tensor) -> Tensor | None:
-        """What the teacher makes of the images, if it is asked."""
+        """The outputs of the teacher, if there is one to learn from."""
         if self._run.teacher is None or not self._settings.distill:
             return None
         with torch.no_grad(), self._run.engine.accelerator.autocast():
             return self._run.teacher(images).float()
 
     def _after(self, tell: Callable[[float], None]) -> None:
-        """Note, evaluate and save where it is time to."""
+        """Log, evaluate and save a checkpoint, each at its interval."""
         settings, step = self._settings, self._state.step
         last = step == self._plan.steps
         evaluation: Evaluation | None = None

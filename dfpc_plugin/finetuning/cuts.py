@@ -50,7 +50,7 @@ def as_one(cuts: Sequence[Cut]) -> Cut:
 
 
 def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
-    """Return what units that are left were worth before the first cut, by coupling; of those that had scores then."""
+    """Return the first scores of the channels that remain, by coupling; only of couplings that had scores then."""
     whole, first = as_one(cuts), {coupling.name for coupling in cuts[0].couplings}
     return {
         coupling.name: tuple(score for unit, score in enumerate(coupling.scores) if unit not in set(coupling.gone))
@@ -60,7 +60,7 @@ def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
 
 
 def original_indices(gone: Removed, then: Removed) -> Removed:
-    """Add to what is `gone` what goes `then`, whose indices count only what remained; all by the numbers before both."""
+    """Add to the indices `gone` those removed `then`, which count only what remained; return all as originally numbered."""
     result = dict(gone)
     for layer, indices in then.items():
         before = sorted(gone.get(layer, ()))
@@ -69,7 +69,7 @@ def original_indices(gone: Removed, then: Removed) -> Removed:
 
 
 def _original(index: int, gone: Sequence[int]) -> int:
-    """The original number of what is now number `index`, when `gone` (in ascending order) went."""
+    """The index, before those in `gone` (in ascending order) were removed, of what is now at `index`."""
     for missing in gone:
         if missing > index:
             break

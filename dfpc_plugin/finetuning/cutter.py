@@ -1,4 +1,4 @@
-"""Cut a little off a model that is being trained, in all processes alike."""
+"""Prune a model that is being trained, step by step, in all processes alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Anchored", "Cutter"]
 
 @dataclass(frozen=True)
 class Cutter:
-    """How channels go, apart from how many.
+    """Which channels to prune, apart from how many, and how to repair.
 
     Attributes:
         inputs: What the model is called with.
@@ -66,7 +66,7 @@ class Cutter:
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
         """Replace the model of `run` by one that has lost a share of its channels, or less if that reaches the goal.
 
-        The main process cuts; the others do the same to their own copies and take its weights. TargetError: no more can go.
+        The main process cuts; the others do the same to their own copies and take its weights. TargetError: no more can be pruned.
         """
         run.model = run.model.to(run.home)
         found: dict[str, nn.Module] = {}
@@ -139,12 +139,11 @@ def _spelled(reached: Mapping[str, float]) -> str:
 
 
 class Anchored:
-    """Scores channels anew, and scales every coupling's scores to the mean that the channels which are left had at first.
+    """Saliency whose mean in every coupling is what it was for the same channels of the unpruned model.
 
-    Criteria compare couplings by what their channels are worth on average, of those that are there. Once the least of them
-    are removed, the rest divide the same among fewer, and each looks as if it were worth less than before: a coupling that has
-    lost some would lose more and more, up to its last ones. So the weights of couplings against each other stay those of the
-    unpruned model, and what is new is the order within each.
+    Criteria compare couplings by scores relative to the mean over the remaining channels. A cut removes the lowest scores, so
+    that mean rises, and every remaining channel looks less important: couplings that were pruned once would be pruned more and
+    more. So the weights of couplings against each other stay those of the unpruned model; new is only the order within each.
     """
 
     def __init__(self, importance: Any, left: Mapping[str, Sequence[float]]) -> None:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Student(nn.Module):
-    """A model as accelerate may wrap and patch it, which leaves the model itself alone."""
+    """A wrapper for accelerate to wrap and patch, so that the model itself stays as it is."""
 
     def __init__(self, model: nn.Module) -> None:
         """Call `model`."""

@@ -33,7 +33,7 @@ __all__ = ["Run", "RunState", "differences", "finished", "require_same", "run_fo
 
 @dataclass
 class RunState:
-    """All that a run is, beside its model and its optimiser, and nothing that depends on how it got there.
+    """The state of a run beside its model and its optimiser.
 
     Attributes:
         courses: Courses of training that are done. A plain fine-tuning is one course.
@@ -108,7 +108,7 @@ class Run:
 
     @property
     def home(self) -> torch.device:
-        """Where the user's model is, and the result will be."""
+        """The device of the user's model, and of the result."""
         return next((parameter.device for parameter in self.given.parameters()), torch.device("cpu"))
 
     def begin(self, resume: bool) -> None:

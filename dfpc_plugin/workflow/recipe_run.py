@@ -191,7 +191,7 @@ class _RecipeRun:
         return {entry.name: getattr(self.recipe.prune, entry.name) for entry in dataclasses.fields(PruneSettings)}
 
     def _prune_and_repair(self, repair: RepairSettings | None) -> PruneResult:
-        """A repair that nobody has asked for may be impossible; then the result has a note."""
+        """Prune and repair; a repair that the recipe does not ask for may be impossible, and then the result has a note."""
         try:
             return self._prune(repair)
         except RepairError as error:
@@ -234,7 +234,7 @@ class _RecipeRun:
             self.record.add_point(Point(found["stage"], figures.macs, figures.parameters, found["top1"], latency))
 
     def _taken_up(self) -> nn.Module:
-        """The pruned model of a run that was interrupted, with what was known by then."""
+        """The pruned model of a run that was interrupted, with its record."""
         known = RunRecord.from_json(read_manifest(self.place.cut).record or {})
         self.record = dataclasses.replace(known, recipe=self.record.recipe, changes=self.record.changes)
         spec, device = self.opened.spec, device_of(self.recipe.device)

@@ -91,7 +91,7 @@ class RunDirectory:
             shutil.rmtree(new, ignore_errors=True)
 
     def _taken(self) -> FileLock:
-        """Take the directory for this process."""
+        """Lock the directory for this process."""
         lock = FileLock(self.directory / _LOCK)
         try:
             lock.acquire(timeout=0)
@@ -104,11 +104,11 @@ class RunDirectory:
         return lock
 
     def _holds_anything(self) -> bool:
-        """Whether something is there that a run can go on with."""
+        """Whether a run could be resumed from what is there."""
         return any(path.is_file() for part in (self.cut, self.checkpoints, self.repair) for path in part.rglob("*"))
 
     def remove(self) -> None:
-        """Throw away what is no longer needed; under another name, so that what is half removed is not resumed."""
+        """Delete the directory; it is renamed first, so that a half-deleted one is not resumed."""
         doomed = self.directory.with_name(hidden_name(self.directory.name))
         with contextlib.suppress(OSError):
             self.directory.rename(doomed)

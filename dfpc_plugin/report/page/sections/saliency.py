@@ -1,4 +1,4 @@
-"""How the units of every coupling score, and which of them went."""
+"""Scores of the channels of every coupling, and which of them were removed."""
 
 from __future__ import annotations
 
