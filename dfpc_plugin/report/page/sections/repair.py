@@ -8,8 +8,7 @@ from typing import Any
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.report.page.chart import Chart, Logarithmic, Point, chart_of
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.grouping import grouped
-from dfpc_plugin.report.page.wording import percent, power_of_ten, short_tick, significant
+from dfpc_plugin.report.page.wording import grouped, percent, power_of_ten, short_tick, significant
 
 __all__ = ["finetuning", "repair"]
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.grouping import grouped
-from dfpc_plugin.report.page.wording import percent, power_of_ten
+from dfpc_plugin.report.page.wording import grouped, percent, power_of_ten
 
 __all__ = ["saliency"]
 

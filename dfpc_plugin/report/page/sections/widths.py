@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.grouping import Group, grouped
-from dfpc_plugin.report.page.wording import count, percent
+from dfpc_plugin.report.page.wording import Group, count, grouped, percent
 
 __all__ = ["protected", "widths"]
 
