@@ -136,7 +136,7 @@ class Unknown(Net):
         return [stem, torch.special.i0e(stem), torch.special.i0e(self.body(stem))]
 
 
-class DeepEqual(nn.Module):
+class Alike(nn.Module):
     """What it embeds, its features and what the classifier reads are of one width, and of three layers."""
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class DeepEqual(nn.Module):
 
 
 def test_widths_that_happen_to_be_equal_are_told_apart() -> None:
-    model = DeepEqual()
+    model = Alike()
     couplings = map_couplings(model, torch.rand(2, 5, 3))
     for name, units in (("patch_embed", 1), ("body", 2), ("neck", 3)):
         blocks = next(c.blocks for c in couplings.couplings if c.name == name and c.protected is None)
