@@ -14,7 +14,7 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.data import DataError
 from dfpc_plugin.errors import ExampleInputsError, ModelFormError, PrunerSettingError
 from dfpc_plugin.finetuning import FinetuneSettings
-from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.wrappers import HoldsModel
 
 

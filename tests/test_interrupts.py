@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 import dfpc_plugin as dfpc
 from dfpc_plugin import generators
-from dfpc_plugin.artifact import building
+from dfpc_plugin.artifact import load
 from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.finetuning.seeds import seed_step
+from dfpc_plugin.finetuning.course import seed_step
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import entered, interrupts_held, undone
 from dfpc_plugin.latency.predict import _threads
@@ -88,7 +88,7 @@ def pause():
 
 
 def build():
-    building.built(lambda: (torch.set_default_dtype(torch.float64), network())[1])
+    load.built(lambda: (torch.set_default_dtype(torch.float64), network())[1])
 
 
 def use_threads():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dfpc_plugin.artifact.directory import require_place
-from dfpc_plugin.artifact.errors import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.load import load_pruned
 from dfpc_plugin.artifact.manifest import Manifest, read_manifest
+from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.records import Structure
 from dfpc_plugin.artifact.restructure import restructure
 from dfpc_plugin.artifact.save import save_pruned

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
-from dfpc_plugin.artifact.reading import read_small
+from dfpc_plugin.artifact.reading import ArtifactError, read_small
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import clear_leftovers, flush, hidden_name
 from dfpc_plugin.plain_data import PlainDataError, parse_json
@@ -26,11 +25,7 @@ _CURRENT, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 def require_place(directory: str | Path, *, overwrite: bool) -> Path:
-    """Return where a directory is to be written, links followed.
-
-    Raises:
-        ArtifactError: Something is there that may not be replaced, or nothing can be written there.
-    """
+    """Return where a directory is to be written, links followed; raise an ArtifactError if it cannot be written."""
     if Path(directory).name in ("", ".."):
         raise ArtifactError(f"Cannot write '{directory}': it is no name for a directory that is to be made; give one.")
     try:
@@ -47,11 +42,7 @@ def require_place(directory: str | Path, *, overwrite: bool) -> Path:
 
 @contextlib.contextmanager
 def new_directory(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a directory beside `target` to fill; at the end it is put in its place in one step, or removed if anything failed.
-
-    Args:
-        target: The directory to make.
-        overwrite: Replace an artifact that is there at the end.
+    """Yield a directory to fill; at the end it becomes `target` in one step, or is removed if anything failed.
 
     Raises:
         ArtifactError: The disk is full, or something that may not be replaced has appeared; `target` is as it was.
@@ -99,30 +90,17 @@ def _require_absent_or(target: Path, *, overwrite: bool) -> None:
 
 
 def _require_replaceable(found: Path, target: Path) -> None:
-    """Raise unless the directory `found` may be removed: it holds an artifact's files and nothing else, or is empty.
-
-    Args:
-        found: Where the directory is now.
-        target: Where the user knows it.
-    """
+    """Raise unless the directory `found`, which the user knows as `target`, is empty or holds an artifact alone."""
     entries = {entry.name: entry for entry in found.iterdir()}
     own = _listed_files(found) if MANIFEST in entries else None
-    other = sorted(name for name, entry in entries.items() if name not in (own or _FILES) or not _is_file(entry))
+    other = sorted(
+        name
+        for name, entry in entries.items()
+        if name not in (own or _FILES) or not (entry.is_symlink() or entry.is_file())
+    )
     if entries and (own is None or other):
-        raise ArtifactError(
-            f"Cannot overwrite '{target}': "
-            + (
-                f"it holds '{other[0]}', which is no part of an artifact"
-                if other
-                else "it is no artifact of this library"
-            )
-            + "; name another directory, or empty it yourself."
-        )
-
-
-def _is_file(entry: Path) -> bool:
-    """Whether an entry is a file or a link, which are all that an artifact has."""
-    return entry.is_symlink() or entry.is_file()
+        why = f"holds '{other[0]}', which is no part of an artifact" if other else "is no artifact of this library"
+        raise ArtifactError(f"Cannot overwrite '{target}': it {why}; name another directory, or empty it yourself.")
 
 
 def _listed_files(target: Path) -> frozenset[str] | None:
@@ -155,7 +133,7 @@ def _put(source: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _swap(source: Path, target: Path) -> None:
-    """Exchange two directories, in one step where the system has that."""
+    """Exchange two directories."""
     if _exchanged(source, target):
         return
     old = source.with_name(source.name + ".old")

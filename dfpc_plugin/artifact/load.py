@@ -1,24 +1,125 @@
-"""Load a pruned model."""
+"""Load a pruned model: build the unpruned one, within limits and without a trace in the process, and give it the tensors."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import threading
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from dfpc_plugin.artifact.building import Factory, built, unpruned
-from dfpc_plugin.artifact.errors import ArtifactError
-from dfpc_plugin.artifact.fingerprint import difference_of, fingerprint_of
-from dfpc_plugin.artifact.limits import BuildLimit
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
-from dfpc_plugin.artifact.reading import reported
+from dfpc_plugin.artifact.reading import ArtifactError, reported
 from dfpc_plugin.artifact.restructure import restructure
+from dfpc_plugin.artifact.structure import difference_of, fingerprint_of
 from dfpc_plugin.artifact.weights_file import read_weights, require_weights
+from dfpc_plugin.generators import generators_kept
+from dfpc_plugin.interrupts import undone
+from dfpc_plugin.models import ModelSpec, build_model
 from dfpc_plugin.versions import installed_versions
 
-__all__ = ["load_model", "load_pruned", "restored"]
+__all__ = ["BuildLimit", "Factory", "built", "load_model", "load_pruned", "restored", "unpruned"]
+
+_building = threading.RLock()
+Factory = Callable[[], nn.Module]
+"""Builds the unpruned model, a new one at every call."""
+
+
+def unpruned(spec: ModelSpec) -> tuple[Factory, Factory]:
+    """Functions that build the model of `spec`: with random weights, and without any, on the meta device."""
+    return lambda: build_model(spec), lambda: build_model(spec, meta=True)
+
+
+def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
+    """Call a factory; random states, default dtype, device and gradient mode are left as they were, and do not matter.
+
+    Raises:
+        ArtifactError: It fails, returns no model, or costs more than `limit`.
+    """
+    with _undisturbed(), limit or contextlib.nullcontext():
+        try:
+            model = factory()
+        except Exception as error:  # whatever somebody's constructor raises
+            if limit is not None and limit.reached is not None:
+                raise limit.reached from error
+            raise ArtifactError(
+                f"the unpruned model cannot be built: {str(error).rstrip('.') or type(error).__name__}"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise ArtifactError(f"the factory returned a {type(model).__name__}, and a model is wanted")
+    return model
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep what constructors read and change of the process."""
+    with _building:  # torch has one default dtype for all threads
+        dtype = torch.get_default_dtype()
+        with undone(lambda: torch.set_default_dtype(dtype)), generators_kept():
+            torch.set_default_dtype(torch.float32)
+            with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+                yield
+
+
+_OPERATORS_PER_TENSOR = 100
+_OPERATORS = 5_000
+_MEMORY_PER_BYTE = 256
+_MEMORY = 2**29
+
+
+class BuildLimit(TorchDispatchMode):
+    """Stops the construction of a model that takes far more operators or memory than its saved tensors explain.
+
+    Initialisers and position tables are operators, so a constructor that loops over a huge option meets the limit on their
+    number; models of timm and torchvision take up to 45 for a tensor. Tensors on the meta device take no memory.
+
+    Attributes:
+        reached: What was raised; a constructor may catch it.
+    """
+
+    def __init__(self, tensors: int, size: int) -> None:
+        """Allow what a model may need of which `tensors` tensors of `size` bytes in all are saved."""
+        super().__init__()
+        self.reached: ArtifactError | None = None
+        self._operators = _OPERATORS + _OPERATORS_PER_TENSOR * tensors
+        self._memory = _MEMORY + _MEMORY_PER_BYTE * size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run an operator, and count it and what it returns; raise an ArtifactError at a limit."""
+        kwargs = kwargs or {}
+        self._operators -= 1
+        if func is torch.ops.aten.unbind.int:  # a loop over a tensor makes one of every row before it uses the first
+            self._require(args[0].shape[args[1] if len(args) > 1 else 0] <= self._operators)
+        names = [argument.name for argument in func._schema.arguments[:1]]
+        on_cpu = getattr(kwargs.get("device"), "type", "cpu") != "meta"
+        if names == ["size"] and on_cpu:  # it would be filled before its size is seen
+            self._require(math.prod(args[0]) <= self._memory)
+        result = func(*args, **kwargs)
+        view = any(value.alias_info is not None for value in func._schema.returns)  # of memory that it was given
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and not tensor.is_meta and not func._schema.is_mutable and not view:
+                self._memory -= tensor.nbytes
+        self._require(self._memory >= 0 and self._operators >= 0)
+        return result
+
+    def require_memory(self, outline: nn.Module) -> None:
+        """Raise an ArtifactError if a model, which is on the meta device, takes too much memory elsewhere."""
+        self._require(sum(tensor.nbytes for tensor in (*outline.parameters(), *outline.buffers())) <= self._memory)
+
+    def _require(self, allowed: bool) -> None:
+        if not allowed:
+            self.reached = ArtifactError(
+                "the unpruned model that it names takes far more memory or time than one needs of which so little is saved; if you "
+                "trust the file, pass a factory that builds it"
+            )
+            raise self.reached
 
 
 def load_pruned(
@@ -56,11 +157,7 @@ def load_pruned(
 def load_model(
     path: Path, manifest: Manifest, *, factory: Factory | None = None, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """Load a model as `load_pruned` does, from a directory that may lack the other files of its manifest.
-
-    Raises:
-        ArtifactError: As `load_pruned` raises.
-    """
+    """Load a model as `load_pruned` does, from a directory that may lack the other files of its manifest."""
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
     without_values = None
@@ -78,18 +175,10 @@ def restored(
     without_values: Factory | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Check the tensors of an artifact and rebuild its model.
+    """Check the tensors of an artifact and rebuild its model; raise an ArtifactError as `load_pruned` does.
 
-    Args:
-        directory: Where the tensors are.
-        manifest: Says what the model is.
-        factory: Builds the unpruned model.
-        without_values: Builds it on the meta device, to compare it before anything large is allocated; None where the caller
-            trusts the factory, whatever it costs.
-        device: Where to put it.
-
-    Raises:
-        ArtifactError: As `load_pruned` raises.
+    `without_values` builds the model on the meta device, to compare it before anything large is allocated; None where the
+    caller trusts the factory, whatever it costs.
     """
     weights = directory / WEIGHTS
     with reported(weights):

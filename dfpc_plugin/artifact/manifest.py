@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-from dfpc_plugin.artifact.errors import ArtifactError
-from dfpc_plugin.artifact.inputs import Inputs
-from dfpc_plugin.artifact.plain import NotPlainError, decode, tensor_names
-from dfpc_plugin.artifact.reading import read_small, reported
+from dfpc_plugin.artifact.plain import Inputs, NotPlainError, decode, tensor_names
+from dfpc_plugin.artifact.reading import ArtifactError, read_small, reported
 from dfpc_plugin.artifact.records import AbsentTensor, Attribute, SavedTensor, Structure
 from dfpc_plugin.display import Shown
 from dfpc_plugin.errors import DFPCError
@@ -35,12 +33,7 @@ _MANY = at_most(1_000_000)
 
 @dataclass(frozen=True)
 class File:
-    """A file of an artifact.
-
-    Attributes:
-        sha256: Of its content, in hexadecimal.
-        bytes: Its size.
-    """
+    """Checksum and size of a file of an artifact."""
 
     sha256: _Sha256
     bytes: Annotated[int, within(0, 2**50)]
@@ -97,22 +90,16 @@ class Manifest(Shown):
 
     def __repr__(self) -> str:
         """What is saved, in a few lines."""
-        parameters = sum(
-            math.prod(entry.shape)
-            for entry in self.structure.tensors
-            if entry.kind == "parameter" and not entry.alias_of
-        )
+        own = (entry for entry in self.structure.tensors if entry.kind == "parameter" and not entry.alias_of)
+        parameters = sum(math.prod(entry.shape) for entry in own)
         files = ", ".join(f"{name} ({file.bytes:,} bytes)" for name, file in self.files.items())
-        done = (
-            "no record of how it came about"
-            if not self.record
-            else f"target {self.record.get('asked') or 'not recorded'}"
+        asked = (self.record or {}).get("asked") or "not recorded"
+        done = f"target {asked}" if self.record else "no record of how it came about"
+        return (
+            f"Manifest of a saved {self.spec.name}, {done}\n"
+            f"  {parameters:,} parameters in {len(self.structure.tensors):,} tensors, saved {self.created}\n"
+            f"  files: {files[:600]}"
         )
-        return "\n".join([
-            f"Manifest of a saved {self.spec.name}, {done}",
-            f"  {parameters:,} parameters in {len(self.structure.tensors):,} tensors, saved {self.created}",
-            f"  files: {files[:600]}",
-        ])  # fmt: skip
 
     def layers(self) -> LayerTable:
         """Return the layers with their widths before and after pruning, in the order of the forward.
@@ -134,7 +121,7 @@ class Manifest(Shown):
 
     @property
     def binding(self) -> str:
-        """Checksum of all that says what the tensors are, which the file with the tensors repeats."""
+        """Checksum of the description of the tensors; the file with the tensors repeats it."""
         return checksum(self._model())
 
     def _model(self) -> dict[str, Any]:
@@ -158,11 +145,7 @@ class Manifest(Shown):
 
     @classmethod
     def from_json(cls, content: Any) -> Manifest:
-        """Read what `to_json` has written, from somebody who is not trusted.
-
-        Raises:
-            ArtifactError: It is no manifest; says what is wrong, and where.
-        """
+        """Read what somebody who is not trusted has written; raise an ArtifactError that says what is wrong."""
         _require_version(content)
         found = checked(_Content, content, "the manifest", ArtifactError)
         _require_files(found["files"])

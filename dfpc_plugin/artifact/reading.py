@@ -9,10 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from dfpc_plugin.artifact.errors import ArtifactError
-from dfpc_plugin.errors import system_reason
+from dfpc_plugin.errors import DFPCError, system_reason
 
-__all__ = ["opened", "read_small", "reported"]
+__all__ = ["ArtifactError", "UnsavableModelError", "opened", "read_small", "reported"]
+
+
+class ArtifactError(DFPCError):
+    """A pruned model cannot be written or read; the message names the file or the module."""
+
+
+class UnsavableModelError(ArtifactError):
+    """A model holds something that cannot be written as plain data, or is not what its description builds."""
 
 
 @contextlib.contextmanager
@@ -27,23 +34,14 @@ def reported(path: Path) -> Iterator[None]:
 
 
 def _cannot_read(path: Path, why: str) -> str:
-    why = _printable(why.rstrip("."))
+    # Line ends and control characters could come from the file, and would reach a terminal.
+    why = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in why.rstrip("."))
     return f"Cannot read '{path}': {why}{'' if why.endswith('?') else '.'}"
-
-
-def _printable(text: str) -> str:
-    """Text without line ends and control characters, which could come from the file and would reach a terminal."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open an ordinary file that lies in its directory, and not somewhere else by a link.
-
-    Raises:
-        ArtifactError: It is missing, a device, or a link that leads out of the directory.
-        OSError: It cannot be read.
-    """
+    """Open an ordinary file; raise an ArtifactError if it is missing, a device, or a link out of its directory."""
     directory = path.parent
     if not directory.is_dir():
         raise ArtifactError(
@@ -66,11 +64,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_small(path: Path, most: int) -> bytes:
-    """Read a file of at most `most` bytes.
-
-    Raises:
-        ArtifactError: It is larger, or as `opened` raises.
-    """
+    """Read a file; raise an ArtifactError if it has more than `most` bytes, or as `opened` does."""
     with opened(path) as stream:
         data = stream.read(most + 1)
     if len(data) > most:

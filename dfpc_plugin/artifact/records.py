@@ -1,4 +1,4 @@
-"""What a model is beyond its code, as data: its tensors, which of them are one, and attributes that differ from a fresh one's."""
+"""A model as data beside its code: its tensors, which of them are shared, and attributes unlike a freshly built model's."""
 
 from __future__ import annotations
 
@@ -61,14 +61,7 @@ class SavedTensor:
 
 @dataclass(frozen=True)
 class AbsentTensor:
-    """A parameter or buffer that a module could have, and has not, such as the bias of a layer without one.
-
-    Attributes:
-        name: Dotted path.
-        kind: How the module would hold it.
-        persistent: Whether a state dict would have it.
-        built: Shape in a freshly built model; None if that has no tensor there either.
-    """
+    """A parameter or buffer that a module could have, and has not, such as the bias of a layer without one."""
 
     name: _Name
     kind: Kind
@@ -120,12 +113,11 @@ def held(module: nn.Module) -> dict[str, Any]:
     """What a module has in attributes: values that its classes declare, where it does not have its own in their place."""
     kinds = [kind for kind in type(module).__mro__ if issubclass(kind, nn.Module) and kind is not nn.Module]
     declared = {name: value for kind in reversed(kinds) for name, value in vars(kind).items()}
-    return {name: value for name, value in declared.items() if _is_data(name, value)} | vars(module)
-
-
-def _is_data(name: str, value: Any) -> bool:
-    """Whether a class declares a value, not a method, a property, or something that Python keeps about it."""
-    return not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
+    return {  # no methods, no properties, and nothing that Python keeps about a class
+        name: value
+        for name, value in declared.items()
+        if not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__"))
+    } | vars(module)
 
 
 def value_of(module: nn.Module, name: str) -> Any:

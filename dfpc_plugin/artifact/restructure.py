@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.artifact.alike import holds_parts
-from dfpc_plugin.artifact.errors import ArtifactError
+from dfpc_plugin.artifact.deep_equal import holds_parts
 from dfpc_plugin.artifact.plain import NotPlainError, decode
+from dfpc_plugin.artifact.reading import ArtifactError
 from dfpc_plugin.artifact.records import (
     INTERNAL,
     AbsentTensor,
@@ -29,17 +29,9 @@ __all__ = ["restructure"]
 
 
 def restructure(fresh: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Make of `fresh`, in place, the model that `structure` was taken of.
+    """Make of `fresh`, in place, the model that `structure` was taken of, with `tensors` as its own; return it.
 
     Parameters stay the same objects where they can, so that other references to them hold.
-
-    Args:
-        fresh: A freshly built model.
-        structure: What `structure_of` returned for a model and one built like this.
-        tensors: What `tensors_of` returned for it; they become the model's own.
-
-    Returns:
-        `fresh`.
 
     Raises:
         ArtifactError: The structure is not of such a model, or the tensors are not those it names; `fresh` is unchanged.
@@ -101,16 +93,11 @@ def _require_attribute(modules: Mapping[str, nn.Module], attribute: Attribute) -
     except NotPlainError as error:
         raise ArtifactError(f"its value of {where} is not plain: {error}") from None
     built = value_of(module, attribute.name)
-    if (
-        built is None
-        or value is None
-        or type(built) is type(value)
-        or (isinstance(built, Tensor) and isinstance(value, Tensor))
-    ):
-        return
-    raise ArtifactError(
-        f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}"
-    )
+    tensors = isinstance(built, Tensor) and isinstance(value, Tensor)
+    if not (built is None or value is None or type(built) is type(value) or tensors):
+        raise ArtifactError(
+            f"it sets {where} to a value of type {type(value).__name__}, where a freshly built model has one of type {type(built).__name__}"
+        )
 
 
 def _set(module: nn.Module, name: str, value: Any) -> None:
@@ -128,7 +115,6 @@ class _Placed:
 
     def __init__(self, fresh: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]) -> None:
         """Give the tensors of `fresh` their new values, and make those that it lacks."""
-        self._structure = structure
         self._values = dict(tensors)
         self._objects: dict[str, Tensor] = {}
         ties: dict[str, list[SavedTensor]] = defaultdict(list)
@@ -141,7 +127,8 @@ class _Placed:
         for first, entries in ties.items():
             own, value, parameter = built[first][1], tensors[first], entries[0].kind == "parameter"
             same = own is not None and names[id(own)] == {entry.name for entry in entries}
-            if own is not None and same and isinstance(own, nn.Parameter) == parameter and _can_hold(own, value):
+            same &= own is not None and isinstance(own, nn.Parameter) == parameter and own.is_leaf
+            if own is not None and same and torch._has_compatible_shallow_copy_type(own, value):  # not on all devices
                 own.requires_grad_(False)
                 own.data = value
             else:
@@ -170,8 +157,3 @@ class _Placed:
     def tensor(self, name: str) -> Tensor:
         """The tensor of an attribute."""
         return self._objects[name] if name in self._objects else self._values[name]
-
-
-def _can_hold(tensor: Tensor, value: Tensor) -> bool:
-    """Whether a tensor can be given another's data and stay the same object: across some kinds of devices it cannot."""
-    return tensor.is_leaf and torch._has_compatible_shallow_copy_type(tensor, value)

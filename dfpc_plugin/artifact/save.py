@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.artifact.alike import same_bits
-from dfpc_plugin.artifact.building import built, unpruned
+from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
-from dfpc_plugin.artifact.errors import ArtifactError, UnsavableModelError
-from dfpc_plugin.artifact.fingerprint import fingerprint_of
-from dfpc_plugin.artifact.inputs import Inputs
-from dfpc_plugin.artifact.load import restored
+from dfpc_plugin.artifact.load import built, restored, unpruned
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
+from dfpc_plugin.artifact.plain import Inputs
+from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.artifact.records import Structure
-from dfpc_plugin.artifact.structure import structure_of, tensors_of
+from dfpc_plugin.artifact.structure import fingerprint_of, structure_of, tensors_of
 from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.models import ModelSpec, spec_of
@@ -99,11 +97,7 @@ def save_pruned(
 
 
 def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
-    """How the unpruned model is built.
-
-    Raises:
-        UnsavableModelError: Nobody knows.
-    """
+    """How the unpruned model is built."""
     found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network)
     if found is not None and not isinstance(found, ModelSpec):
         name = getattr(found, "__name__", type(found).__name__)
@@ -137,11 +131,7 @@ def _inputs_of(network: nn.Module, spec: ModelSpec, example_inputs: ExampleInput
 
 
 def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The record as it will be read again.
-
-    Raises:
-        UnsavableModelError: It is not JSON.
-    """
+    """The record as it will be read again."""
     if record is None:
         return None
     try:
@@ -151,11 +141,7 @@ def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
-    """Load what was written, and compare.
-
-    Raises:
-        UnsavableModelError: It is not the same.
-    """
+    """Load what was written, and compare."""
     loaded = restored(place, manifest, unpruned(manifest.spec)[0])
     found = structure_of(network, loaded)
     if found.attributes:

@@ -10,9 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File, Manifest
-from dfpc_plugin.artifact.reading import opened
+from dfpc_plugin.artifact.reading import ArtifactError, opened
 from dfpc_plugin.files import tensor_bytes
 from dfpc_plugin.interrupts import interrupts_held
 
@@ -29,12 +28,7 @@ _DTYPES = {
 
 
 def packed(tensors: Mapping[str, Tensor], binding: str) -> bytes:
-    """Return the content of the file.
-
-    Args:
-        tensors: By name, on any device, and without aliases.
-        binding: The manifest's.
-    """
+    """Return the content of the file: tensors by name, without aliases, and the manifest's `binding`."""
     own: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -46,12 +40,7 @@ def packed(tensors: Mapping[str, Tensor], binding: str) -> bytes:
 
 
 def require_weights(path: Path, manifest: Manifest) -> None:
-    """Raise unless a file has exactly the tensors of a manifest; allocates none of them.
-
-    Raises:
-        ArtifactError: It has not.
-        OSError: It cannot be read.
-    """
+    """Raise an ArtifactError unless a file has exactly the tensors of a manifest; allocates none of them."""
     _require_same_bytes(path, manifest.files[path.name])
     wanted = {entry.name: (entry.shape, entry.dtype) for entry in manifest.structure.tensors if entry.alias_of is None}
     try:
@@ -66,18 +55,14 @@ def require_weights(path: Path, manifest: Manifest) -> None:
                 found[name] = tuple(header.get_shape()), _DTYPES.get(header.get_dtype(), header.get_dtype())
     except (SafetensorError, ValueError, RuntimeError, struct.error) as error:
         raise ArtifactError(f"it is no safetensors file: {error}") from error
-    for name in (*wanted, *(name for name in found if name not in wanted)):
+    for name in wanted | found:
         if wanted.get(name) != found.get(name):
             there, listed = (_shown(each.get(name)) for each in (found, wanted))
             raise ArtifactError(f"the tensor '{name}' in it is {there}, and {listed} by the manifest")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file that `require_weights` has let pass; none of them depends on the file afterwards.
-
-    Raises:
-        ArtifactError: It cannot be read.
-    """
+    """Read the tensors of a file that `require_weights` has let pass; none of them depends on the file afterwards."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {}

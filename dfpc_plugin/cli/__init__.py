@@ -24,8 +24,8 @@ from dfpc_plugin.starting import INTERRUPTED, begun
 
 __all__ = ["main"]
 
-Entry = tuple[type, Callable[[Any, Consoles], int]]
-"""The dataclass of a subcommand's options, and the function that carries it out."""
+Entry = tuple[type, Callable[[Any, Consoles], int | None]]
+"""The dataclass of a subcommand's options, and the function that carries it out and may return an exit code."""
 
 
 class _Commands(UserDict[str, Any]):
@@ -46,19 +46,7 @@ class _Commands(UserDict[str, Any]):
 
 
 COMMANDS = _Commands(
-    "demo",
-    "score",
-    "couplings",
-    "check",
-    "prune",
-    "repair",
-    "finetune",
-    "compare",
-    "sensitivity",
-    "evaluate",
-    "bench",
-    "export",
-    "report",
+    *"demo score couplings check prune repair finetune compare sensitivity evaluate bench export report".split()
 )
 MAIN_OPTIONS = {"prune": "model.name"}
 """What the bare argument behind a command is for, where that is an option of a section."""
@@ -85,10 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None, consoles: Consoles) -> int:
     """Run the command line; only Ctrl-C is an error."""
     with contextlib.suppress(FileNotFoundError):  # the directory may be removed
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(
-                str(Path.cwd())
-            )  # for package.module:function; behind all else, so that no file there hides a package
+        if str(Path.cwd()) not in sys.path:  # for package.module:function
+            sys.path.append(str(Path.cwd()))  # behind all else, so that no file there hides a package
     try:
         with silenced(), _plain_warnings():  # commands show progress themselves
             return _run(sys.argv[1:] if argv is None else argv, consoles)
@@ -119,19 +105,17 @@ def _run(argv: Sequence[str], consoles: Consoles) -> int:
         if error.name not in ("jsonargparse", "docstring_parser", "yaml"):
             raise
         return _fail(consoles, MissingDependencyError(error.name, "cli"), USAGE)
+    commands = {
+        name: Command(COMMANDS[name][0] if name in argv else None, _description(name), MAIN_OPTIONS.get(name))
+        for name in COMMANDS
+    }
     try:
-        name, config = parse(
-            argv,
-            {
-                name: Command(COMMANDS[name][0] if name in argv else None, _description(name), MAIN_OPTIONS.get(name))
-                for name in COMMANDS
-            },
-        )
+        name, config = parse(argv, commands)
     except DFPCError as error:
         return _fail(consoles, error, USAGE)
     run = COMMANDS[name][1]
     begun()  # torch and all else is imported
-    return run(config, consoles)
+    return run(config, consoles) or 0
 
 
 def _module(name: str) -> str:

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
+from rich.table import Column, Table
 
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import print_json, print_notes
-from dfpc_plugin.cli.subject import ModelOptions, OptionError, section_of
-from dfpc_plugin.display import Name
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import ModelOptions, OptionError, section_of
+from dfpc_plugin.cli.output import print_json, say
+from dfpc_plugin.display import Name, number_columns, plain_table
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import BUSY, Latency, LatencySettings
@@ -25,7 +22,6 @@ from dfpc_plugin.plain_data import Count, Positive
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
 from dfpc_plugin.workflow.opening import device_of, open_model
-from dfpc_plugin.workflow.sections import ModelSection
 
 __all__ = ["BenchConfig", "run"]
 
@@ -60,31 +56,22 @@ class BenchConfig(ModelOptions):
     json: bool = False
     quiet: bool = False
 
-    def section(self, name: str) -> ModelSection:
-        """How to open one of the models."""
-        return section_of(name, self.own, size=self.size, batch_size=self.batch_size)
 
-    @property
-    def settings(self) -> LatencySettings:
-        """How to measure."""
-        return LatencySettings(self.threads, None, self.min_run_time, self.warmup, self.forwards, self.runtime)
-
-
-def run(config: BenchConfig, consoles: Consoles) -> int:
+def run(config: BenchConfig, consoles: Consoles) -> None:
     """Measure the latency of several models side by side, in turns, so that their ratios are fair."""
-    settings = config.settings
+    settings = LatencySettings(
+        config.threads, None, config.min_run_time, config.warmup, config.forwards, config.runtime
+    )
     runtime_of(settings.runtime).require()
     device = _device(config)
     names = dict.fromkeys(config.models)
     with bars(consoles.err, config.quiet or config.json) as tell:
         graphs = {name: _graph(Path(name), settings) for name in names if name.endswith(_GRAPH)}
-        opened = {
-            name: open_model(config.section(name), device, factory=config.factory)
-            for name in names
-            if name not in graphs
-        }
+        common = {"size": config.size, "batch_size": config.batch_size}
+        sections = {name: section_of(name, config.own, **common) for name in names if name not in graphs}
+        opened = {name: open_model(each, device, factory=config.factory) for name, each in sections.items()}
         if not config.quiet:
-            print_notes((note for each in opened.values() for note in each.notes), consoles.err)
+            say(consoles.err, *(note for each in opened.values() for note in each.notes))
         models = {name: graphs[name] if name in graphs else opened[name].model for name in names}
         inputs = _common_inputs(
             {name: each.inputs for name, each in opened.items()}
@@ -102,12 +89,11 @@ def run(config: BenchConfig, consoles: Consoles) -> int:
         consoles.out.print(_table(found, first, inputs, device))
         worst = max(found, key=lambda name: found[name].noise)
         if found[worst].noise > BUSY:
-            told = (
+            say(
+                consoles.out,
                 f"The machine was busy: the interquartile range is up to {found[worst].noise:.0%} of the median (for {worst}), so "
-                f"the speed-ups are uncertain. Run nothing else meanwhile, or give more --min_run_time."
+                f"the speed-ups are uncertain. Run nothing else meanwhile, or give more --min_run_time.",
             )
-            consoles.out.print(Text(told), soft_wrap=True)
-    return 0
 
 
 def _device(config: BenchConfig) -> torch.device:
@@ -117,12 +103,7 @@ def _device(config: BenchConfig) -> torch.device:
 
 
 def _graph(path: Path, settings: LatencySettings) -> GraphModel:
-    """Load an ONNX file in the runtime that is asked for, or in ONNX Runtime where that loads none.
-
-    Raises:
-        OptionError: It cannot be read.
-        ExportError: The runtime cannot load it.
-    """
+    """Load an ONNX file in the runtime that is asked for, or in ONNX Runtime where that loads none."""
     load = runtime_of(settings.runtime).load or runtime_of("onnxruntime").load
     assert load is not None
     try:
@@ -133,11 +114,7 @@ def _graph(path: Path, settings: LatencySettings) -> GraphModel:
 
 
 def _common_inputs(given: Mapping[str, ExampleInputs]) -> ExampleInputs:
-    """What all models are called with.
-
-    Raises:
-        OptionError: They are not called with the same.
-    """
+    """What all models are called with."""
     shapes = {name: [tuple(tensor.shape) for tensor in as_call(inputs)[0]] for name, inputs in given.items()}
     (first, expected), *others = shapes.items()
     for name, found in others:
@@ -163,18 +140,10 @@ def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: to
     shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in as_call(inputs)[0])
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{shapes}, {where}", title_justify="left")
-    table.add_column("Model", min_width=14)
-    table.add_column("Runtime")
-    for heading in ("Latency (ms)", "Interquartile range", "Speed-up"):
-        table.add_column(heading, justify="right")
+    numbers, title = number_columns("Latency (ms)", "Interquartile range", "Speed-up"), f"{shapes}, {where}"
+    table = plain_table(Column("Model", min_width=14), "Runtime", *numbers, title=title, title_justify="left")
     for name, latency in found.items():
-        figures = _figures(latency, first)
-        table.add_row(
-            Name(name),
-            RUNTIMES[latency.runtime].title,
-            f"{figures['latency_ms']:.2f}",
-            f"{figures['iqr_ms']:.2f}",
-            f"{figures['speedup']:.2f}x",
-        )
+        own = _figures(latency, first)
+        cells = (f"{own['latency_ms']:.2f}", f"{own['iqr_ms']:.2f}", f"{own['speedup']:.2f}x")
+        table.add_row(Name(name), RUNTIMES[latency.runtime].title, *cells)
     return table

@@ -13,8 +13,8 @@ from rich.text import Text
 from torch import nn
 
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.model_options import OptionError, section_of
 from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import OptionError, section_of
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec, build_model, example_inputs, match_models
 from dfpc_plugin.plain_data import Checked, Count
@@ -49,11 +49,7 @@ class CheckConfig(Checked, error=OptionError):
     json: bool = False
 
     def build(self, name: str) -> tuple[nn.Module, ExampleInputs]:
-        """Build one of the models with its example inputs: without values, unless they come from a file.
-
-        Raises:
-            DFPCError: As `open_model` and `build_model` raise.
-        """
+        """Build one of the models with its example inputs: without values, unless they come from a file."""
         if is_artifact(name) or is_checkpoint(name) or self.weights is not None:
             own = {key: getattr(self, key) for key in ("options", "weights", "ignore_surplus")}
             found = open_model(section_of(name, own, size=self.size), device_of("cpu"), factory=self.factory)

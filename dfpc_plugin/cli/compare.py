@@ -6,12 +6,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from rich.text import Text
-
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
-from dfpc_plugin.cli.subject import DataOptions, OptionError
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import DataOptions, OptionError
+from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.display.figures import require_plottable
@@ -73,11 +70,7 @@ class CompareConfig(DataOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Says what cannot be followed, such as two results for the standard output.
-        """
+        """Check the options."""
         super().__post_init__()
         if (self.csv == STDOUT) + (self.markdown == STDOUT) + self.json > 1:
             raise OptionError("json, csv and markdown cannot share the standard output; name files for all but one.")
@@ -97,7 +90,7 @@ class CompareConfig(DataOptions):
         return Path(self.model).suffix in _STORED
 
 
-def run(config: CompareConfig, consoles: Consoles) -> int:
+def run(config: CompareConfig, consoles: Consoles) -> None:
     """Compare criteria, budgets, repairs and seeds on one model; go on after a stop, and show a finished file again."""
     require_targets(config.csv, config.markdown)
     if config.plot is not None:
@@ -107,10 +100,7 @@ def run(config: CompareConfig, consoles: Consoles) -> int:
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and STDOUT not in (config.csv, config.markdown):
-        consoles.out.print(Text(result.text(consoles.out.width)), soft_wrap=True)
-        if written:
-            consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
-    return 0
+        say(consoles.out, result.text(consoles.out.width), *([f"Written: {', '.join(written)}"] if written else []))
 
 
 def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
@@ -118,8 +108,7 @@ def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
     try:
         return _measured(config, consoles)
     except KeyboardInterrupt:
-        told = f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there."
-        consoles.err.print(Text(told), soft_wrap=True)
+        say(consoles.err, f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there.")
         raise
 
 
@@ -153,8 +142,7 @@ def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
 
 def _write(config: CompareConfig, result: CompareResult) -> list[str]:
     """Write what was asked for; return the names of the files."""
-    written = [] if config.csv is None else send(config.csv, result.to_csv())
-    written += [] if config.markdown is None else send(config.markdown, result.to_markdown())
+    written = send(config.csv, result.to_csv) + send(config.markdown, result.to_markdown)
     if config.plot is not None:
         result.plot(config.plot)
         written.append(str(config.plot))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import STDOUT, require_targets, send
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
-from dfpc_plugin.report.coupling_export import couplings_to_csv, couplings_to_json
-from dfpc_plugin.report.coupling_tables import print_coupling, print_couplings
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
+from dfpc_plugin.cli.output import STDOUT, require_targets, say, send
 from dfpc_plugin.report.couplings import couple_model
+from dfpc_plugin.report.export import couplings_to_csv, couplings_to_json
+from dfpc_plugin.report.tables import print_coupling, print_couplings
 
 __all__ = ["CouplingsConfig", "run"]
 
@@ -34,31 +34,26 @@ class CouplingsConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option and what it must be.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.json == self.csv == STDOUT:
             raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")
 
 
-def run(config: CouplingsConfig, consoles: Consoles) -> int:
+def run(config: CouplingsConfig, consoles: Consoles) -> None:
     """Show which channels of a model can only be removed together, and which must stay and why."""
     require_targets(config.json, config.csv)
     with consoles.err.status(f"Following the channels of {config.model}"):
         opened = config.opened(None if config.quiet else consoles.err)
         found = couple_model(config.model, opened.model, opened.inputs)
         shown = [] if config.show is None else found.named(config.show)
-        written = [] if config.json is None else send(config.json, couplings_to_json(found))
-        written += [] if config.csv is None else send(config.csv, couplings_to_csv(found))
+        written = send(config.json, lambda: couplings_to_json(found))
+        written += send(config.csv, lambda: couplings_to_csv(found))
     if config.quiet or STDOUT in (config.json, config.csv):
-        return 0
+        return
     for coupling in shown:
         print_coupling(coupling, found, consoles.out)
     if config.show is None:
         print_couplings(found, consoles.out, config.all)
     if written:
-        consoles.out.print(f"Written: {', '.join(written)}", soft_wrap=True, markup=False)
-    return 0
+        say(consoles.out, f"Written: {', '.join(written)}")

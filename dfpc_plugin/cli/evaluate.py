@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rich.text import Text
-
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import DataOptions, OptionError
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import DataOptions, OptionError
+from dfpc_plugin.cli.output import print_json, say
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_validate
-from dfpc_plugin.workflow.sections import DataSection
 
 __all__ = ["EvaluateConfig", "run"]
 
@@ -40,24 +36,15 @@ class EvaluateConfig(DataOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option.
-        """
+        """Check the options."""
         super().__post_init__()
         if not self.data:
             raise OptionError("data is missing: say which images to evaluate on, such as --data val.zip.")
 
-    @property
-    def images(self) -> DataSection:
-        """The images as a section of a recipe."""
-        return self.section(val=self.data, val_split=self.split, limit=self.limit, batch_size=self.batch_size)
 
-
-def run(config: EvaluateConfig, consoles: Consoles) -> int:
+def run(config: EvaluateConfig, consoles: Consoles) -> None:
     """Measure the accuracy of a saved model, or of one by name, on labelled images."""
-    data = config.images
+    data = config.section(val=config.data, val_split=config.split, limit=config.limit, batch_size=config.batch_size)
     with bars(consoles.err, config.quiet or config.json) as tell:
         opened = config.opened(None if config.quiet else consoles.err)
         images = images_to_validate(data, opened.preprocessing)
@@ -66,5 +53,4 @@ def run(config: EvaluateConfig, consoles: Consoles) -> int:
     if config.json:
         print_json({"model": config.model, "data": config.data} | found.to_json(), consoles.out)
     else:
-        consoles.out.print(Text(f"{config.model} on {images.source}: {found}"), soft_wrap=True)
-    return 0
+        say(consoles.out, f"{config.model} on {images.source}: {found}")

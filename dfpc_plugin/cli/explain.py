@@ -1,4 +1,4 @@
-"""What jsonargparse says, in the words of somebody who types commands."""
+"""Messages of jsonargparse in the words of people who type commands."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from dfpc_plugin.cli.options import nearest
-from dfpc_plugin.cli.spellings import guessed
+from dfpc_plugin.cli.options import guessed, nearest
 
 __all__ = ["explain"]
 
@@ -29,14 +28,7 @@ _REQUIRED = re.compile(r'(?:Option|Key|Parser key) "([^"]*)" is required')
 
 
 def explain(message: str, chosen: str, commands: Sequence[str], options: Sequence[str]) -> str:
-    """Say what was wrong, the nearest right name, and where help is.
-
-    Args:
-        message: What jsonargparse says.
-        chosen: The subcommand; '' where none was.
-        commands: All of them.
-        options: What the subcommand takes.
-    """
+    """Say what was wrong, the nearest right name, and where help is; `chosen` is '' where no subcommand was."""
     prefix = f"dfpc {chosen}".strip()
     message = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
     message = re.sub(r"\b\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)

@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
+from dfpc_plugin.cli.output import print_json, say
 from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import require_writable
 from dfpc_plugin.plain_data import Count
@@ -44,17 +41,13 @@ class ExportConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.onnx is None and self.program is None:
             raise OptionError("There is nothing to write: name a file by --onnx, or by --program, or both.")
 
 
-def run(config: ExportConfig, consoles: Consoles) -> int:
+def run(config: ExportConfig, consoles: Consoles) -> None:
     """Write a saved model, or one by name, as an ONNX file or a program of torch.export, checked against the model."""
     for path in (config.onnx, config.program):
         if path is not None:
@@ -75,21 +68,16 @@ def run(config: ExportConfig, consoles: Consoles) -> int:
             found.append({"kind": "torch.export"} | program.to_json())
     if config.json:
         print_json(found, consoles.out)
-        return 0
+        return
     for export in found:
-        consoles.out.print(Text(_line(export)), soft_wrap=True)
-        for note in export.get("notes", ()):
-            consoles.out.print(Text(note), soft_wrap=True)
-    return 0
+        say(consoles.out, _line(export), *export.get("notes", ()))
 
 
 def _line(export: dict[str, Any]) -> str:
     latency = export.get("latency_ms")
-    timed = (
-        ""
-        if latency is None
-        else f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch"
-    )
+    timed = ""
+    if latency is not None:
+        timed = f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch"
     return (
         f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): outputs differ by "
         f"{export['max_difference']:.1e} of the largest{timed}"

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.outcome import print_outcome
-from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import SubjectOptions
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import SubjectOptions
+from dfpc_plugin.cli.output import print_json, print_outcome
 from dfpc_plugin.finetuning import FinetuneSettings
-from dfpc_plugin.workflow.again import finetune_opened, unpruned
 from dfpc_plugin.workflow.opening import is_artifact
-from dfpc_plugin.workflow.processes import is_main_process
+from dfpc_plugin.workflow.run_directory import is_main_process
+from dfpc_plugin.workflow.saved_model import finetune_opened, unpruned
 from dfpc_plugin.workflow.sections import DataSection
 
 __all__ = ["FinetuneConfig", "run"]
@@ -45,7 +43,7 @@ class FinetuneConfig(SubjectOptions):
     quiet: bool = False
 
 
-def run(config: FinetuneConfig, consoles: Consoles) -> int:
+def run(config: FinetuneConfig, consoles: Consoles) -> None:
     """Fine-tune a saved model, or one by name, on labelled images, and save it; `accelerate launch` does it on many devices."""
     with bars(consoles.err, config.quiet or not is_main_process()) as tell:
         saved = is_artifact(config.model)
@@ -63,4 +61,3 @@ def run(config: FinetuneConfig, consoles: Consoles) -> int:
         print_json(record, consoles.out)
     elif not config.quiet and is_main_process():
         print_outcome(record, config.output, consoles.out)
-    return 0

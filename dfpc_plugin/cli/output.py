@@ -1,50 +1,76 @@
-"""Where a command's results go: files, or the standard output."""
+"""Where a command's results go: files, or the standard output; and what it says of a run."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
+from dfpc_plugin.display import number_columns, plain_table
 from dfpc_plugin.files import finite, require_writable, write_text
+from dfpc_plugin.runtimes import written
 
-__all__ = ["STDOUT", "print_json", "print_notes", "require_targets", "send"]
+__all__ = ["STDOUT", "print_json", "print_outcome", "require_targets", "say", "send"]
 
 STDOUT = "-"
 
 
 def require_targets(*targets: str | None) -> None:
-    """Raise, before any work is done, if one of the files cannot be written.
-
-    Raises:
-        OutputError: Names the file.
-    """
+    """Raise an OutputError, before any work is done, if one of the files cannot be written."""
     for target in targets:
         if target is not None and target != STDOUT:
             require_writable(Path(target))
 
 
-def send(target: str, content: str) -> list[str]:
-    """Write `content` where it was asked for; return the file's name if it went to a file."""
+def send(target: str | None, content: Callable[[], str]) -> list[str]:
+    """Write what `content` returns where it was asked for, if it was; return the file's name if it went to a file."""
+    if target is None:
+        return []
     if target == STDOUT:
-        sys.stdout.write(content)
+        sys.stdout.write(content())
         sys.stdout.flush()
         return []
-    write_text(Path(target), content)
+    write_text(Path(target), content())
     return [target]
 
 
-def print_notes(notes: Iterable[str], console: Console) -> None:
-    """Print what a user should know and did not ask for, one line for each."""
-    for note in notes:
-        console.print(Text(note), soft_wrap=True)
+def say(console: Console, *texts: str) -> None:
+    """Print texts as they are, which the terminal breaks into lines."""
+    for text in texts:
+        console.print(Text(text), soft_wrap=True)
 
 
 def print_json(content: Any, console: Console, indent: int | None = None) -> None:
     """Print figures as JSON, which has no NaN and no infinity: they become null."""
     console.file.write(json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
+
+
+def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> None:
+    """Print accuracy by stage and how exports compare, and where everything is."""
+    if record["evaluations"]:
+        console.print(_accuracy(record["evaluations"]))
+    else:
+        say(console, "Accuracy was not measured: --data.val says where labelled images are.")
+    for export in record["exports"]:
+        difference, same = export["max_difference"], export["same_predictions"]
+        agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"
+        took = export.get("latency_ms") or {}
+        times = "".join(f"; {ms:.2f} ms in {written(k)}" for k, ms in took.items())
+        said = f"outputs differ by {difference:.1e} of the largest{agreement}{times}"
+        say(console, f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): {said}")
+    say(console, f"Written: {output} (load it with dfpc_plugin.load_pruned; look at {output / 'report.html'})")
+
+
+def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:
+    table = plain_table("Accuracy", *number_columns("Top-1", "Top-5", "Loss", "Images"), Column("Of", overflow="fold"))
+    for found in evaluations:
+        loss = "no number" if found["loss"] is None else f"{found['loss']:.4f}"
+        cells = (f"{found['top1']:.2f} %", f"{found['top5']:.2f} %", loss, str(found["count"]))
+        table.add_row(found["stage"], *cells, Text(found["data"]))
+    return table

@@ -6,12 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.outcome import print_outcome
-from dfpc_plugin.cli.output import print_json, print_notes
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.output import print_json, print_outcome, say
 from dfpc_plugin.workflow import Recipe, follow_recipe
-from dfpc_plugin.workflow.processes import is_main_process
+from dfpc_plugin.workflow.run_directory import is_main_process
 
 __all__ = ["PruneConfig", "run"]
 
@@ -40,20 +38,19 @@ class PruneConfig(Recipe):
         return Recipe(**{entry.name: getattr(self, entry.name) for entry in dataclasses.fields(Recipe)})
 
 
-def run(config: PruneConfig, consoles: Consoles) -> int:
+def run(config: PruneConfig, consoles: Consoles) -> None:
     """Prune a model to a budget, repair and fine-tune it if asked for, and save it with a report: a recipe from end to end."""
     with bars(consoles.err, config.quiet or not is_main_process()) as tell:
         outcome = follow_recipe(
             config.recipe, config.output, overwrite=config.overwrite, resume=config.resume, progress=tell
         )
     if not is_main_process():
-        return 0
+        return
     if not config.quiet:
-        print_notes(outcome.notes, consoles.err)
+        say(consoles.err, *outcome.notes)
     if config.json:
         print_json(outcome.record, consoles.out)
     elif not config.quiet:
         if outcome.pruning is not None:
-            consoles.out.print(str(outcome.pruning), markup=False, soft_wrap=True)
+            say(consoles.out, str(outcome.pruning))
         print_outcome(outcome.record, config.output, consoles.out)
-    return 0

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.text import Text
-
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.outcome import print_outcome
-from dfpc_plugin.cli.output import print_json
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
-from dfpc_plugin.workflow.again import repair_opened, unpruned
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
+from dfpc_plugin.cli.output import print_json, print_outcome, say
 from dfpc_plugin.workflow.opening import is_artifact
+from dfpc_plugin.workflow.saved_model import repair_opened, unpruned
 from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
 __all__ = ["RepairConfig", "run"]
@@ -43,7 +39,7 @@ class RepairConfig(SubjectOptions):
     quiet: bool = False
 
 
-def run(config: RepairConfig, consoles: Consoles) -> int:
+def run(config: RepairConfig, consoles: Consoles) -> None:
     """Repair a saved pruned model with the weights of the unpruned one, and save the result."""
     with bars(consoles.err, config.quiet) as tell:
         if not is_artifact(config.model):
@@ -58,6 +54,5 @@ def run(config: RepairConfig, consoles: Consoles) -> int:
     if config.json:
         print_json(record, consoles.out)
     elif not config.quiet:
-        consoles.out.print(Text(result.summary), soft_wrap=True)
+        say(consoles.out, result.summary)
         print_outcome(record, config.output, consoles.out)
-    return 0

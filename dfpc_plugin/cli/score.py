@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import STDOUT, require_targets, send
-from dfpc_plugin.cli.subject import OptionError, SubjectOptions
+from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
+from dfpc_plugin.cli.output import STDOUT, require_targets, say, send
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.report.export import to_csv, to_json
 from dfpc_plugin.report.plots import write_plot
-from dfpc_plugin.report.score import ModelScore, score_model
+from dfpc_plugin.report.summary import ModelScore, score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
 
@@ -41,37 +41,27 @@ class ScoreConfig(SubjectOptions):
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            OptionError: Names the option and what it must be.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.pretrained and self.weights is not None:
             raise OptionError("pretrained and weights both say where weights come from; give one of them.")
         if self.json == self.csv == STDOUT:
             raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")
 
-    @property
-    def stdout_taken(self) -> bool:
-        """Whether JSON or CSV goes to the standard output."""
-        return STDOUT in (self.json, self.csv)
 
-
-def run(config: ScoreConfig, consoles: Consoles) -> int:
+def run(config: ScoreConfig, consoles: Consoles) -> None:
     """Score every channel of a model without data, and show the couplings that its layers form."""
     require_targets(config.json, config.csv)
     if config.plot is not None:
         require_plottable(config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
         opened = config.opened(None if config.quiet else consoles.err)
-        score = score_model(config.model, opened.model, opened.inputs, ranking=config.ranking, trained=config.trained)
+        score = score_model(config.model, opened.model, opened.inputs, ranking=config.ranking, trained=opened.trained)
         written = _write(config, score)
-    if not config.quiet and not config.stdout_taken:
+    if not config.quiet and STDOUT not in (config.json, config.csv):
         print_score(score, consoles.out, config.top)
         if written:
-            consoles.out.print(f"Written: {', '.join(written)}", soft_wrap=True, markup=False)
-    return 0
+            say(consoles.out, f"Written: {', '.join(written)}")
 
 
 def _write(config: ScoreConfig, score: ModelScore) -> list[str]:
@@ -80,8 +70,5 @@ def _write(config: ScoreConfig, score: ModelScore) -> list[str]:
     if config.plot is not None:
         write_plot(score.saliency, config.plot, f"{score.model}, {score.ranking} ranking")
         written.append(str(config.plot))
-    if config.json is not None:
-        written += send(config.json, to_json(score))
-    if config.csv is not None:
-        written += send(config.csv, to_csv(score.saliency))
-    return written
+    written += send(config.json, lambda: to_json(score))
+    return written + send(config.csv, lambda: to_csv(score.saliency))

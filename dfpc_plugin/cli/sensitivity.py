@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rich.text import Text
-
-from dfpc_plugin.cli.bars import bars
-from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, send
-from dfpc_plugin.cli.subject import DataOptions
+from dfpc_plugin.cli.consoles import Consoles, bars
+from dfpc_plugin.cli.model_options import DataOptions
+from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
 from dfpc_plugin.comparing import sensitivity
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count, Seed
@@ -50,7 +47,7 @@ class SensitivityConfig(DataOptions):
     quiet: bool = False
 
 
-def run(config: SensitivityConfig, consoles: Consoles) -> int:
+def run(config: SensitivityConfig, consoles: Consoles) -> None:
     """Show how the error of the outputs grows with the share of channels that each coupling loses."""
     require_targets(config.csv)
     if config.plot is not None:
@@ -65,14 +62,13 @@ def run(config: SensitivityConfig, consoles: Consoles) -> int:
             opened.model, opened.inputs, shares=config.shares, images=images, ignored_layers=config.ignored_layers,
             seed=config.seed, progress=tell,
         )  # fmt: skip
-    written = [] if config.csv is None else send(config.csv, result.to_csv())
+    written = send(config.csv, result.to_csv)
     if config.plot is not None:
         result.plot(config.plot)
         written.append(str(config.plot))
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and config.csv != STDOUT:
-        consoles.out.print(Text(result.text(consoles.out.width)), soft_wrap=True)
+        say(consoles.out, result.text(consoles.out.width))
         if written:
-            consoles.out.print(Text(f"Written: {', '.join(written)}"), soft_wrap=True)
-    return 0
+            say(consoles.out, f"Written: {', '.join(written)}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError
 from dfpc_plugin.comparing.compare import compare
 from dfpc_plugin.comparing.result import CompareResult
-from dfpc_plugin.comparing.sensitivity import sensitivity
-from dfpc_plugin.comparing.sensitivity_result import CouplingSensitivity, SensitivityResult
+from dfpc_plugin.comparing.sensitivity import CouplingSensitivity, SensitivityResult, sensitivity
 
 __all__ = [
     "Cell",

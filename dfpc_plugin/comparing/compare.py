@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dfpc_plugin.comparing.cells import Cell, CellResult, CompareError, Unpruned
-from dfpc_plugin.comparing.contenders import own_label, with_gradients
-from dfpc_plugin.comparing.output_error import OutputError
-from dfpc_plugin.comparing.plan import Budget, Plan
+from dfpc_plugin.comparing.cells import Cell, CellResult, CellStore, CompareError, FileStore, Unpruned, reserved
+from dfpc_plugin.comparing.plan import Budget, Plan, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
-from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OwnScorer, Scorer
-from dfpc_plugin.comparing.store import CellStore, FileStore, reserved
+from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OutputError, OwnScorer, Scorer
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
@@ -63,8 +60,7 @@ def compare(
 
     Each cell is what `prune` does after `torch.manual_seed(seed)` with `importance` of that criterion and
     `repair=RepairSettings(method, seed=seed)`. A cell that cannot be done, such as a budget that is out of reach, has its
-    reason in place of figures. Where nothing is random, without repair and with a criterion that draws no random numbers,
-    only the first seed is used.
+    reason in place of figures. Where nothing is random, only the first seed is used.
 
     The figure of a cell is the accuracy on `data`, or what `score` returns, or, where neither is given, the squared error of the
     model's outputs over their variance: on `images`, or else on noise. `CompareResult.source` says which.
@@ -81,15 +77,12 @@ def compare(
         score: From a model in evaluation mode to a number, more is better; instead of `data`.
         images: Unlabelled inputs for the repair "calibrate" and the criterion "taylor". Without `data` and `score`, the error is
             measured on them, too: on the quarter that nothing was fitted to, if anything is fitted.
-        save_to: A file for the cells, JSON lines. Each cell is stored as soon as it is finished; a later call with the same model
+        save_to: A file for the cells, JSON lines, each stored as soon as it is finished; a later call with the same model
             and data goes on where an earlier one was stopped. Or a `CellStore` that keeps them elsewhere.
         batch_size: Images of `data` at a time.
         workers: Processes that read images of `data`.
-        progress: True for bars in the terminal, or what to call with what is being done and the share of it that is done.
+        progress: As for `prune`.
         **options: Further arguments of `prune`, the same for every cell, such as `ignored_layers` or `latency`.
-
-    Returns:
-        Every cell with its figures. `print` it for a table.
 
     Raises:
         CompareError: The comparison makes no sense, or `save_to` holds another one.
@@ -99,38 +92,12 @@ def compare(
     plan = Plan.of(criteria, budgets, repairs, seeds, images is not None, options)
     if data is not None and score is not None:
         raise CompareError("data and score both say how models are scored; give one of them.")
-    path = Path(save_to) if isinstance(save_to, str | Path) else None
-    images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
-    original = plain_model(model)
+    save_to = Path(save_to) if isinstance(save_to, str) else save_to
+    path = save_to if isinstance(save_to, Path) else None
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell, reserved(path):
-        couplings = map_couplings(original, example_inputs, options.get("forward_fn"))
-        scorer: Scorer
-        if data is not None:
-            scorer = AccuracyScorer(data, batch_size, workers, tell)
-        elif score is not None:
-            scorer = OwnScorer(score)
-        else:
-            scorer, images = _error_scorer(original, couplings, example_inputs, images, plan)
-        experiment = _experiment(original, example_inputs, scorer, options)
-        own = CellStore(experiment) if path is None else FileStore(path, experiment)
-        store = save_to if isinstance(save_to, CellStore) else own
-        if store.unpruned is None:
-            full = CostModel(couplings.channels).full
-            store.begin(Unpruned(full.macs, full.parameters, *scorer.of(original, {})))
-        cells = plan.cells()
-        for number, cell in enumerate(cells):
-            if tell is not None:
-                tell("comparing", number / len(cells))
-            if cell not in store.known:
-                run = _Run(original, example_inputs, scorer, images, plan.options, tell)
-                criterion = plan.criteria[cell.criterion]
-                store.add(replace(run.result_of(cell, criterion), label=own_label(criterion)))
-        if tell is not None:
-            tell("comparing", 1.0)
-    assert store.unpruned is not None
-    return CompareResult(
-        scorer.metric, scorer.source, store.unpruned, tuple(store.known[cell] for cell in cells), store.experiment
-    )
+        given = OwnScorer(score) if score is not None else None
+        scorer = given if data is None else AccuracyScorer(data, batch_size, workers, tell)
+        return _Run.of(plain_model(model), example_inputs, plan, scorer, images, tell).result(save_to)
 
 
 @dataclass(frozen=True)
@@ -139,30 +106,61 @@ class _Run:
 
     original: nn.Module
     inputs: ExampleInputs
+    couplings: CouplingMap
+    plan: Plan
     scorer: Scorer
     images: Images | None
-    options: dict[str, Any]
     progress: Progress | None
 
-    def result_of(self, cell: Cell, criterion: Criterion) -> CellResult:
+    @classmethod
+    def of(
+        cls,
+        original: nn.Module,
+        inputs: ExampleInputs,
+        plan: Plan,
+        scorer: Scorer | None,
+        images: Images | None,
+        progress: Progress | None,
+    ) -> _Run:
+        """Find the couplings, and score by the error of the outputs if there is no other scorer."""
+        images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
+        couplings = map_couplings(original, inputs, plan.options.get("forward_fn"))
+        if scorer is None:
+            scorer, images = _error_scorer(original, couplings, inputs, images, plan)
+        return cls(original, inputs, couplings, plan, scorer, images, progress)
+
+    def result(self, save_to: Path | CellStore | None) -> CompareResult:
+        """Fill the store with what is not in it yet."""
+        experiment = _experiment(self.original, self.inputs, self.scorer, self.plan.options)
+        own = FileStore(save_to, experiment) if isinstance(save_to, Path) else CellStore(experiment)
+        store = save_to if isinstance(save_to, CellStore) else own
+        if store.unpruned is None:
+            full = CostModel(self.couplings.channels).full
+            store.begin(Unpruned(full.macs, full.parameters, *self.scorer.of(self.original, {})))
+        tell = self.progress or (lambda name, share: None)
+        cells = self.plan.cells()
+        for number, cell in enumerate(cells):
+            tell("comparing", number / len(cells))
+            if cell not in store.known:
+                criterion = self.plan.criteria[cell.criterion]
+                store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion)))
+        tell("comparing", 1.0)
+        assert store.unpruned is not None
+        found = tuple(store.known[cell] for cell in cells)
+        return CompareResult(self.scorer.metric, self.scorer.source, store.unpruned, found, store.experiment)
+
+    def of_cell(self, cell: Cell, criterion: Criterion) -> CellResult:
         """Prune, repair and measure; a failure that this library explains is a result, too."""
         seed_torch(cell.seed)
         takes_images = METHODS[cell.repair].images == "given"
         repair = RepairSettings(cell.repair, self.images if takes_images else None, seed=cell.seed)
+        common = {"repair": repair, "progress": self.progress, **self.plan.options}
         start = time.perf_counter()
         try:
             model = self.original
             if criterion.gradients:
                 model = with_gradients(model, self.images, self.inputs)
-            found = prune(
-                model,
-                self.inputs,
-                cell.budget,
-                importance=criterion.build(),
-                repair=repair,
-                progress=self.progress,
-                **self.options,
-            )
+            found = prune(model, self.inputs, cell.budget, importance=criterion.build(), **common)
             seconds = time.perf_counter() - start
             value, error = self.scorer.of(found.model, found.removed)
         except DFPCError as failure:
@@ -184,7 +182,8 @@ def _error_scorer(
     if not plan.fitting:
         return ErrorScorer(OutputError.on_images(original, couplings, given, forward_fn)), images
     measure = OutputError.on_images(original, couplings, given.unseen, forward_fn)
-    return ErrorScorer(measure.described(", to which nothing was fitted")), given.fitted.parts
+    source = f"{measure.source}, to which nothing was fitted"
+    return ErrorScorer(replace(measure, source=source)), given.fitted.parts
 
 
 def _experiment(original: nn.Module, inputs: ExampleInputs, scorer: Scorer, options: dict[str, Any]) -> dict[str, Any]:

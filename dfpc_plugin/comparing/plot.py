@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.metrics import Metric
-from dfpc_plugin.comparing.rows import Row, repairs_of
+from dfpc_plugin.comparing.cells import Metric, Unpruned
+from dfpc_plugin.comparing.table import Row, repairs_of
 from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, new_figure
 
@@ -19,14 +18,7 @@ _ACROSS = 3
 
 
 def draw_comparison(rows: Sequence[Row], metric: Metric, source: str, unpruned: Unpruned) -> Any:
-    """Return a matplotlib figure: one panel for each repair, one line for each criterion, error bars over seeds.
-
-    Args:
-        rows: The rows of a comparison.
-        metric: What the figure of a cell is.
-        source: What it was measured on.
-        unpruned: The figures of the unpruned model, whose value is a line where it is not zero.
-    """
+    """Return a matplotlib figure: one panel for each repair, one line for each criterion, error bars over seeds."""
     repairs = repairs_of(rows)
     across = min(_ACROSS, len(repairs))
     down = -(-len(repairs) // across)

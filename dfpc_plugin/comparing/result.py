@@ -7,13 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dfpc_plugin.comparing.cells import CellResult, CompareError, Unpruned
-from dfpc_plugin.comparing.metrics import METRICS, Metric
+from dfpc_plugin.comparing.cells import METRICS, CellResult, CompareError, Metric, Unpruned, as_lines, read_lines
 from dfpc_plugin.comparing.plot import draw_comparison
-from dfpc_plugin.comparing.rows import Row, leaders, rows_of
-from dfpc_plugin.comparing.store import as_lines, read_lines
-from dfpc_plugin.comparing.table import Grid
-from dfpc_plugin.display.csv_text import csv_text
+from dfpc_plugin.comparing.table import Grid, Row, leaders, rows_of
+from dfpc_plugin.display import csv_text
 from dfpc_plugin.display.figures import drawn
 from dfpc_plugin.errors import system_reason
 
@@ -100,13 +97,10 @@ class CompareResult:
         return self._grid.markdown()
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draw the figure over the share of MACs that remains, one panel for each repair.
+        """Draw and return a matplotlib figure over the share of MACs that remains, one panel for each repair.
 
         Args:
             path: Also write a PNG, SVG or PDF file, by its ending.
-
-        Returns:
-            The matplotlib figure.
 
         Raises:
             OutputError: The file's ending is another one, or it cannot be written.

@@ -5,52 +5,105 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from dfpc_plugin.comparing.cells import CompareError
-from dfpc_plugin.comparing.metrics import METRICS, Metric
-from dfpc_plugin.comparing.output_error import OutputError
+from dfpc_plugin.comparing.cells import METRICS, CompareError, Metric
+from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.outputs import channels_of_record
 from dfpc_plugin.evaluation import evaluate_model
+from dfpc_plugin.families import run_forward
+from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.preserve import evaluating
-from dfpc_plugin.progress import Progress
+from dfpc_plugin.progress import Phases, Progress
+from dfpc_plugin.repairing import RepairSettings
+from dfpc_plugin.repairing.inputs import Batches
+from dfpc_plugin.repairing.job import RepairJob
+from dfpc_plugin.repairing.kept import Kept
+from dfpc_plugin.repairing.noise import on_noise
+from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["AccuracyScorer", "ErrorScorer", "OwnScorer", "Scorer", "standard_error"]
+__all__ = ["AccuracyScorer", "ErrorScorer", "OutputError", "OwnScorer", "Scorer", "standard_error"]
+
+_ROUNDING = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class OutputError:
+    """Measures the squared error of a pruned model's outputs, over the variance of the unpruned model's outputs.
+
+    Attributes:
+        couplings: Couplings of the unpruned model.
+        noise: Whether the inputs are noise, which batch norms then normalise as they normalise data.
+        source: What the inputs are, in words.
+    """
+
+    original: nn.Module
+    couplings: CouplingMap
+    inputs: Batches
+    noise: bool
+    source: str
+    forward_fn: ForwardFunction | None = None
+
+    @classmethod
+    def on_noise(
+        cls,
+        original: nn.Module,
+        couplings: CouplingMap,
+        example_inputs: ExampleInputs,
+        forward_fn: ForwardFunction | None = None,
+        seed: int = 0,
+    ) -> OutputError:
+        """Measure on noise with the spectrum of photographs; on the example inputs where the model takes no images."""
+
+        def taken(noise: ExampleInputs | None) -> ExampleInputs | None:
+            if noise is not None:
+                with evaluating(original), torch.no_grad():
+                    run_forward(original, noise, forward_fn)  # raises where the model does not take so many images
+            return noise
+
+        noise = on_noise(example_inputs, seed, taken)[0]
+        if noise is None:
+            return cls(original, couplings, Batches([example_inputs]), False, "the example inputs", forward_fn)
+        source = f"{len(tensors(noise)[0])} images of noise"
+        return cls(original, couplings, Batches([noise]), True, source, forward_fn)
+
+    @classmethod
+    def on_images(
+        cls, original: nn.Module, couplings: CouplingMap, images: Batches, forward_fn: ForwardFunction | None = None
+    ) -> OutputError:
+        """Measure on images."""
+        source = f"{sum(images.counts)} of the given images"
+        return cls(original, couplings, images, False, source, forward_fn)
+
+    def of(self, model: nn.Module, removed: Tensor) -> float:
+        """Return the relative squared error of `model`'s outputs; what may be rounding of float32, below 1e-10, is 0.
+
+        `removed`, `(channels,)` of bool, says which channels of the unpruned model are removed. Outputs that
+        cannot be compared raise a CompareError.
+        """
+        with evaluating(self.original), evaluating(model), torch.no_grad():
+            kept, example = Kept(self.couplings, removed), self.inputs.parts[0]
+            job = RepairJob(model, self.original, example, RepairSettings("none"), kept, Phases(), self.forward_fn)
+            found = job.error(self.inputs, noise=self.noise)
+        if found is None:
+            raise CompareError(
+                f"The model's outputs on {self.source} cannot be compared: they are no tensors of numbers, or do not "
+                f"differ from one input to another. Give several different inputs, labelled data, or a score."
+            )
+        return found if found > _ROUNDING else 0.0
+
 
 Removed = Mapping[str, Sequence[int]]
 """Which outputs of each layer were removed, as `PruneResult.removed` has them."""
 
 
-class Scorer(Protocol):
-    """Scores models."""
-
-    @property
-    def metric(self) -> Metric:
-        """What the figure is."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """What it is measured on, in words."""
-        ...
-
-    def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Return the figure of a model and, where it is an average over images, its standard error."""
-        ...
-
-
 @dataclass(frozen=True)
 class AccuracyScorer:
-    """Share of labelled images that are classified right.
-
-    Attributes:
-        data: A data set of pairs (image, label).
-        batch_size: Images at a time.
-        workers: Processes that read images.
-        progress: What to call with the share of the images that are done.
-    """
+    """Share of labelled images, of a data set of pairs (image, label), that are classified right."""
 
     data: Any
     batch_size: int
@@ -65,11 +118,7 @@ class AccuracyScorer:
         return f"{len(self.data)} labelled images" + (f" of {name}" if isinstance(name, str) else "")
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Evaluate a model, which stays as it is.
-
-        Raises:
-            DataError: The images do not fit the model.
-        """
+        """Evaluate a model, which stays as it is."""
         found = evaluate_model(model, self.data, self.batch_size, self.workers, self.progress)
         accuracy = round(found.top1 * found.count / 100) / found.count  # top1 / 100 can be 0.7929999999999999
         return accuracy, standard_error(accuracy, found.count)
@@ -77,11 +126,7 @@ class AccuracyScorer:
 
 @dataclass(frozen=True)
 class OwnScorer:
-    """The user's own function.
-
-    Attributes:
-        score: From a model in evaluation mode to a number, more is better.
-    """
+    """The user's own function, from a model in evaluation mode to a number, more is better."""
 
     score: Callable[[nn.Module], Any]
     metric: Metric = METRICS["score"]
@@ -92,11 +137,7 @@ class OwnScorer:
         return getattr(self.score, "__name__", type(self.score).__name__)
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Call the function on a model, which stays as it is.
-
-        Raises:
-            CompareError: It returned no number.
-        """
+        """Call the function on a model, which stays as it is; raise a CompareError if it returns no number."""
         with evaluating(model, hooks=False):
             found = self.score(model)
         try:
@@ -110,11 +151,7 @@ class OwnScorer:
 
 @dataclass(frozen=True)
 class ErrorScorer:
-    """The relative squared error of the outputs.
-
-    Attributes:
-        measure: Measures it.
-    """
+    """The relative squared error of the outputs."""
 
     measure: OutputError
     metric: Metric = METRICS["output_error"]
@@ -125,12 +162,12 @@ class ErrorScorer:
         return self.measure.source
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Measure a model, which stays as it is.
-
-        Raises:
-            CompareError: Its outputs cannot be compared.
-        """
+        """Measure a model, which stays as it is."""
         return self.measure.of(model, channels_of_record(self.measure.couplings, removed)), None
+
+
+Scorer = AccuracyScorer | OwnScorer | ErrorScorer
+"""Returns by `of` the figure of a model and, where it is an average over images, its standard error."""
 
 
 def standard_error(share: float, count: int) -> float:

@@ -2,20 +2,100 @@
 
 from __future__ import annotations
 
-import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.metrics import Metric
-from dfpc_plugin.comparing.rows import Row, Spread, leaders, repairs_of
+from dfpc_plugin.comparing.cells import CellResult, Metric, Unpruned
+from dfpc_plugin.comparing.plan import label_of_name
+from dfpc_plugin.display import as_text, number_columns, plain_table
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "Row", "Spread", "leaders", "repairs_of", "rows_of"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; the deviation of one value is 0."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread | None:
+        """Summarise the values that are known; None where there are none."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one criterion at one budget: by repair, one for each seed."""
+
+    budget: str
+    criterion: str
+    cells: Mapping[str, tuple[CellResult, ...]]
+
+    @property
+    def name(self) -> str:
+        """The criterion, as plots call it."""
+        own = next((cell.label for cells in self.cells.values() for cell in cells), "")
+        return own or label_of_name(self.criterion)
+
+    @property
+    def label(self) -> str:
+        """The criterion, as tables call it, with the number of seeds where there are several."""
+        seeds = max(len(cells) for cells in self.cells.values())
+        return self.name + (f" x{seeds}" if seeds > 1 else "")
+
+    def values(self, repair: str) -> Spread | None:
+        """The figure after a repair, over seeds; None where all cells failed."""
+        return Spread.of(cell.value for cell in self.cells.get(repair, ()))
+
+    def cost(self, name: str, repair: str) -> Spread | None:
+        """`macs`, `params` or `speedup` of the models with a repair, over seeds."""
+        return Spread.of(getattr(cell, name) for cell in self.cells.get(repair, ()))
+
+    def costs(self, name: str) -> tuple[float, ...]:
+        """The same for each repair that has any: a criterion that goes with the repair chooses other channels for each."""
+        found = (self.cost(name, repair) for repair in self.cells)
+        return tuple(cost.mean for cost in found if cost is not None)
+
+
+def rows_of(cells: Iterable[CellResult]) -> tuple[Row, ...]:
+    """Return one row for each budget and criterion."""
+    found: dict[tuple[str, str], dict[str, list[CellResult]]] = {}
+    for result in cells:
+        cell = result.cell
+        found.setdefault((cell.budget, cell.criterion), {}).setdefault(cell.repair, []).append(result)
+    return tuple(
+        Row(budget, criterion, {repair: tuple(results) for repair, results in by_repair.items()})
+        for (budget, criterion), by_repair in found.items()
+    )
+
+
+def repairs_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Every repair of some rows, in their order."""
+    return tuple(dict.fromkeys(repair for row in rows for repair in row.cells))
+
+
+def leaders(rows: Sequence[Row], budget: str, repair: str, metric: Metric) -> tuple[str, ...]:
+    """Return the criteria with the best mean at a budget after a repair, and those within one standard error of it."""
+    own = {row.criterion: row for row in rows if row.budget == budget}
+    sign = 1 if metric.higher_is_better else -1
+    means = {name: sign * found.mean for name, row in own.items() if (found := row.values(repair)) is not None}
+    if not means:
+        return ()
+    best = max(means, key=lambda name: means[name])
+    error = max(cell.standard_error or 0.0 for cell in own[best].cells[repair])
+    return tuple(name for name, mean in means.items() if mean >= means[best] - error)
+
 
 _SPEED, _PARAMS, _MACS, _DEVIATIONS = "Speed-up", "Params", "MACs", "standard deviations"
 _FIRST_TO_GO = (_SPEED, _DEVIATIONS, _PARAMS, _MACS)
@@ -26,14 +106,7 @@ _FAILED = "-"
 
 @dataclass(frozen=True)
 class Grid:
-    """A comparison, ready to be written as text.
-
-    Attributes:
-        rows: The rows.
-        metric: What the figure of a cell is.
-        source: What it was measured on.
-        unpruned: The figures of the unpruned model.
-    """
+    """A comparison, ready to be written as text."""
 
     rows: tuple[Row, ...]
     metric: Metric
@@ -46,12 +119,7 @@ class Grid:
         choices = [_FIRST_TO_GO[:count] for count in range(len(_FIRST_TO_GO) + 1)]
         fitting = (c for c in choices if Measurement.get(wide, wide.options, self._table(c)).maximum <= width)
         without = next(fitting, _FIRST_TO_GO)
-        stream = io.StringIO()
-        console = Console(file=stream, width=width)
-        console.print(self._table(without))
-        for line in self._remarks(without):
-            console.print(Text(line))
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+        return as_text(self._table(without), *self._remarks(without), width=width)
 
     def markdown(self) -> str:
         """Return a Markdown table for each budget, and the remarks."""
@@ -65,19 +133,12 @@ class Grid:
 
     def _table(self, without: tuple[str, ...]) -> Table:
         """The table without some of its columns, or without deviations."""
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("Criterion", no_wrap=True)
-        headings = self._headings(without)
-        for heading in headings:
-            table.add_column(heading, justify="right", no_wrap=True)
+        table = plain_table(Column("Criterion", no_wrap=True), *number_columns(*self._headings(without)))
         for budget, rows in self._sections():
             table.add_section()
-            table.add_row(Text(budget, style="italic"))
+            table.add_row(Text(budget))
             for row in rows:
-                cells = (
-                    Text(cell, style="bold green" if cell.endswith("*") else "") for cell in self._cells(row, without)
-                )
-                table.add_row(f"  {row.label}", *cells)
+                table.add_row(f"  {row.label}", *map(Text, self._cells(row, without)))
         return table
 
     def _sections(self) -> list[tuple[str, list[Row]]]:

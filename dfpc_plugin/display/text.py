@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.table import Column, Table
 from rich.text import Text
 
-__all__ = ["TERMINAL_WIDTH", "Name", "as_text", "counted", "first_and_more"]
+__all__ = ["TERMINAL_WIDTH", "Name", "as_text", "counted", "first_and_more", "number_columns", "plain_table"]
 
 TERMINAL_WIDTH = 80
 _NARROWEST = 12
@@ -29,6 +32,16 @@ def as_text(*parts: RenderableType, width: int = TERMINAL_WIDTH) -> str:
     for part in parts:
         console.print(Text(part) if isinstance(part, str) else part)
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+
+def number_columns(*headings: str) -> list[Column]:
+    """Columns of figures, at the right and on one line."""
+    return [Column(heading, justify="right", no_wrap=True) for heading in headings]
+
+
+def plain_table(*columns: Column | str, **options: Any) -> Table:
+    """Return an empty table with a rule below its headings and nothing else."""
+    return Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), **options)
 
 
 class Name:

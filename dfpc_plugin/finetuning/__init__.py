@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dfpc_plugin.finetuning.errors import CheckpointError, FinetuneError
 from dfpc_plugin.finetuning.finetune import finetune
 from dfpc_plugin.finetuning.prune_and_tune import prune_and_tune
-from dfpc_plugin.finetuning.result import FinetuneResult
-from dfpc_plugin.finetuning.schedule import ScheduleSettings
-from dfpc_plugin.finetuning.schedule_result import Iteration, ScheduleResult
-from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.finetuning.result import FinetuneResult, Iteration, ScheduleResult
+from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError, FinetuneSettings, ScheduleSettings
 
 __all__ = [
     "CheckpointError",

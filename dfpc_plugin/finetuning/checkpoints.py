@@ -17,13 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dfpc_plugin.artifact.errors import ArtifactError
 from dfpc_plugin.artifact.manifest import File
-from dfpc_plugin.artifact.reading import read_small
+from dfpc_plugin.artifact.reading import ArtifactError, read_small
 from dfpc_plugin.artifact.weights_file import described
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import flush, is_directory, is_file, locked, write_json, write_tensors
-from dfpc_plugin.finetuning.errors import CheckpointError
+from dfpc_plugin.finetuning.settings import CheckpointError
 from dfpc_plugin.plain_data import checked, parse_json, to_plain
 
 __all__ = ["Checkpoint", "Checkpoints"]
@@ -39,13 +38,7 @@ _LARGEST = 2**26
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved.
-
-    Attributes:
-        content: Everything that is no tensor, as JSON has it.
-        model: Tensors of the model.
-        optimiser: Tensors of the optimiser.
-    """
+    """What is saved: tensors of the model and of the optimiser, and everything else as JSON has it."""
 
     content: Mapping[str, Any]
     model: Mapping[str, Tensor]
@@ -57,12 +50,9 @@ class Checkpoints:
 
     @classmethod
     def at(cls, directory: str | Path | None) -> Checkpoints | None:
-        """The checkpoints in a directory, if one is given, which no other run may have: `open` would find out late.
+        """The checkpoints in a directory, if one is given; raise a CheckpointError if another run has it. Nothing is made.
 
-        Several processes of one run leave that to `open`, or they would be in each other's way. Nothing is made.
-
-        Raises:
-            CheckpointError: Another run has the directory.
+        Several processes of one run leave that to `open`, or they would be in each other's way.
         """
         if directory is None:
             return None
@@ -92,16 +82,12 @@ class Checkpoints:
         return sorted(path.name for path in self.directory.iterdir() if path.name.startswith(_NAME))
 
     def open(self, resume: bool) -> str | None:
-        """Find where to begin, and clear away what an interrupted run has left half-written; no other run can, until `close`.
+        """Return the newest checkpoint that is whole, None to begin anew; no other run can `open`, until `close`.
 
-        Damaged checkpoints that are newer than a whole one are renamed, with a warning.
-
-        Returns:
-            The name of the newest checkpoint that is whole; None to begin anew.
+        What an interrupted run has left half-written is removed. Damaged newer checkpoints are renamed, with a warning.
 
         Raises:
-            CheckpointError: There are some and no one asked to resume, all are damaged, or the directory cannot be used or
-                is in use.
+            CheckpointError: There are some and no one asked to resume, all are damaged, or the directory cannot be used.
         """
         if is_file(self.directory):
             raise CheckpointError(f"'{self.directory}' is a file; give a directory for checkpoints.")
@@ -124,11 +110,7 @@ class Checkpoints:
             raise CheckpointError(f"Cannot write checkpoints to '{self.directory}': {system_reason(error)}.") from error
 
     def _newest_whole(self, names: list[str]) -> str | None:
-        """The newest of some checkpoints that is not damaged; newer ones get another name.
-
-        Raises:
-            CheckpointError: All are damaged; says what is wrong with the newest.
-        """
+        """The newest of some checkpoints that is not damaged; newer ones get another name."""
         faults: dict[str, CheckpointError] = {}
         for name in reversed(names):
             try:
@@ -145,11 +127,7 @@ class Checkpoints:
         return None
 
     def _require_whole(self, name: str) -> None:
-        """Raise unless the files of a checkpoint are those that were written.
-
-        Raises:
-            CheckpointError: Names the file.
-        """
+        """Raise unless the files of a checkpoint are those that were written."""
         place = self.directory / name
         try:
             sums = checked(dict[str, File], parse_json(read_small(place / _SUMS, _LARGEST)), _SUMS)
@@ -162,11 +140,7 @@ class Checkpoints:
             raise CheckpointError(f"The checkpoint '{place}' is damaged: {error}.") from error
 
     def save(self, number: int, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint beside the others, move it into place, and take the oldest away.
-
-        Raises:
-            CheckpointError: It cannot be written; those that are there stay.
-        """
+        """Write a checkpoint beside the others, move it into place, and remove the oldest; a CheckpointError if that fails."""
         final = self.directory / f"{_NAME}{number:010d}"
         if final.exists():  # made by this very run before it was interrupted
             return
@@ -191,11 +165,7 @@ class Checkpoints:
             ) from error
 
     def load(self, name: str) -> Checkpoint:
-        """Read a checkpoint.
-
-        Raises:
-            CheckpointError: It is damaged, or was written by another version of this package.
-        """
+        """Read a checkpoint; raise a CheckpointError if it is damaged, or of another version of this package."""
         place = self.directory / name
         self._require_whole(name)
         try:

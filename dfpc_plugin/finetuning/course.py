@@ -1,36 +1,148 @@
-"""One course of training: one optimiser, from its first step to its last."""
+"""One course of training: one optimiser, from its first step to its last, and the images of every step."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dfpc_plugin.data import DataError, checked_workers, collate_images
+from dfpc_plugin.data.collate import label_of
 from dfpc_plugin.evaluation import Evaluation
-from dfpc_plugin.finetuning.batches import Plan, loader_from
-from dfpc_plugin.finetuning.errors import FinetuneError
-from dfpc_plugin.finetuning.objective import mixed, objective
-from dfpc_plugin.finetuning.optimiser import build_optimiser, build_schedule
-from dfpc_plugin.finetuning.optimiser_state import OptimiserState
+from dfpc_plugin.finetuning.engine import Student
+from dfpc_plugin.finetuning.optimiser import OptimiserState, build_optimiser, build_schedule, mixed, objective
 from dfpc_plugin.finetuning.run import Run
-from dfpc_plugin.finetuning.seeds import seed_step
-from dfpc_plugin.finetuning.settings import FinetuneSettings
+from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 
-__all__ = ["train_course"]
+__all__ = ["Plan", "loader_from", "order_of", "seed_item", "seed_step", "train_course"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a course goes through `count` images, with `batch_size` of them in one step of one process."""
+
+    count: int
+    batch_size: int
+    processes: int
+    steps_per_epoch: int
+    steps: int
+
+    @classmethod
+    def of(cls, count: int, processes: int, settings: FinetuneSettings) -> Plan:
+        """Plan by the settings; raise a FinetuneError if there are fewer images than one step takes."""
+        per_epoch = count // (settings.batch_size * processes)
+        if per_epoch == 0:
+            shared = f" in each of {processes} processes" if processes > 1 else ""
+            raise FinetuneError(
+                f"The training set has {count} images, and one step takes {settings.batch_size}{shared}; give a smaller batch_size."
+            )
+        steps = settings.steps or max(1, round(settings.epochs * per_epoch))
+        return cls(count, settings.batch_size, processes, per_epoch, steps)
+
+
+class _Batches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, image), those of the processes in turns, as accelerate deals them out.
+
+    Attributes:
+        batch_size: Images of a batch; accelerate asks.
+        drop_last: There are whole batches only; accelerate asks.
+    """
+
+    drop_last = True
+
+    def __init__(self, plan: Plan, seed: tuple[int, ...], start: int) -> None:
+        """Start with the batches of step `start`."""
+        self._plan, self._seed, self._start, self.batch_size = plan, seed, start, plan.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        plan, known, order = self._plan, -1, list[int]()
+        for step in range(self._start, plan.steps):
+            epoch, place = divmod(step, plan.steps_per_epoch)
+            if epoch != known:
+                known, order = epoch, order_of(plan.count, *self._seed, epoch)
+            for process in range(plan.processes):
+                first = (place * plan.processes + process) * plan.batch_size
+                yield [(epoch, image) for image in order[first : first + plan.batch_size]]
+
+    def __len__(self) -> int:
+        return (self._plan.steps - self._start) * self._plan.processes
+
+
+class _Seeded(Dataset[Any]):
+    """A data set whose augmentation depends on the epoch and the image alone, not on the worker or the order of reading."""
+
+    def __init__(self, dataset: Dataset[Any], seed: tuple[int, ...], classes: int) -> None:
+        self._dataset, self._seed, self._classes = dataset, seed, classes
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, image = key
+        seed_item(*self._seed, epoch, image)
+        pixels, label = self._dataset[image]
+        number = label_of(label)
+        if not 0 <= number < self._classes:
+            raise DataError(
+                f"Image {image} of the training set has the label {number}, and the model {self._classes} outputs."
+            )
+        return pixels, label
+
+
+def loader_from(
+    dataset: Dataset[Any], plan: Plan, seed: tuple[int, ...], start: int, workers: int, classes: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Load the batches of all processes from step `start` on, to the last; a label without an output is a DataError."""
+    return DataLoader(
+        _Seeded(dataset, seed, classes),
+        batch_sampler=_Batches(plan, seed, start),
+        num_workers=checked_workers(workers),
+        collate_fn=collate_images,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # not the user's, from which it would draw
+    )
+
+
+_ORDER, _KEY = 1, 2
+
+
+def order_of(count: int, *key: int) -> list[int]:
+    """A random order of `count` images that depends on `key` alone."""
+    generator = torch.Generator().manual_seed(_number(_ORDER, *key))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def seed_item(*key: int) -> None:
+    """Seed the generators that transforms draw from by `key`.
+
+    Those of CUDA are left alone: torch.manual_seed would wake them in processes that only read images.
+    """
+    number = _number(_KEY, *key)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002  the one that transforms use
+    torch.default_generator.manual_seed(number)
+
+
+def seed_step(*key: int) -> None:
+    """Seed all generators, that of the current CUDA device too, by `key`."""
+    seed_item(*key)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(_number(_KEY, *key))
+
+
+def _number(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def train_course(run: Run, settings: FinetuneSettings, name: str, *, goes_on: bool = False) -> None:
     """Train the model of `run`, in place, from where the run is to the end of this course.
 
-    Args:
-        run: What to train, and on what.
-        settings: How.
-        name: What to call the course while it goes on.
-        goes_on: Whether the optimiser of the next course takes over what this one remembers.
+    With `goes_on`, the optimiser of the next course continues with the state of this one.
 
     Raises:
         FinetuneError: The loss is no number any more.
@@ -55,7 +167,9 @@ class _Course:
         self._optimiser = build_optimiser(self._model, settings)
         self._schedule = build_schedule(self._optimiser, settings, self._plan.steps)
         loader = loader_from(run.train, self._plan, self._seed, run.state.step, settings.workers, run.classes)
-        self._student, self._stepper, self._loader = engine.prepare(self._model, self._optimiser, loader)
+        self._student, self._stepper, self._loader = engine.accelerator.prepare(
+            Student(self._model), self._optimiser, loader
+        )
         self._losses = torch.tensor(run.state.loss, dtype=torch.float64, device=engine.device)
         if run.memory is not None:
             if run.taken_up:
@@ -77,7 +191,7 @@ class _Course:
                 self._step(images, labels)
                 self._after(tell)
         finally:
-            self._run.engine.release()
+            self._run.engine.accelerator.free_memory()
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         """One step of the optimiser."""
@@ -97,14 +211,14 @@ class _Course:
         self._state.steps += 1
 
     def _taught(self, images: Tensor) -> Tensor | None:
-        """What the teacher makes of the images, if it is asked."""
+        """The outputs of the teacher, if there is one to learn from."""
         if self._run.teacher is None or not self._settings.distill:
             return None
         with torch.no_grad(), self._run.engine.accelerator.autocast():
             return self._run.teacher(images).float()
 
     def _after(self, tell: Callable[[float], None]) -> None:
-        """Note, evaluate and save where it is time to."""
+        """Log, evaluate and save a checkpoint, each at its interval."""
         settings, step = self._settings, self._state.step
         last = step == self._plan.steps
         evaluation: Evaluation | None = None
@@ -120,11 +234,7 @@ class _Course:
         tell(step / self._plan.steps)
 
     def _loss(self) -> float:
-        """Sum of the losses since the last row, as the mean of all processes.
-
-        Raises:
-            FinetuneError: It is no number any more.
-        """
+        """Sum of the losses since the last row, as the mean of all processes."""
         loss = self._run.engine.summed(self._losses).item() / self._run.engine.processes
         if not math.isfinite(loss):
             raise FinetuneError(

@@ -1,4 +1,4 @@
-"""Cuts one after the other: what each took, and what they took together."""
+"""Cuts one after the other: what each took, what they took together, and how far a schedule still has to prune."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.pruning import CouplingCut, Figures, PruneResult
+from dfpc_plugin.selection import Counted, Target
 
-__all__ = ["Cut", "as_one", "original_indices", "scores_left"]
+__all__ = ["Cut", "Goal", "as_one", "original_indices", "scores_left"]
 
 Removed = Mapping[str, tuple[int, ...]]
 
@@ -18,9 +20,6 @@ class Cut:
     """One of several cuts.
 
     Attributes:
-        before: What the model cost before it.
-        after: What it costs after it.
-        couplings: What each coupling lost by it.
         removed: Indices of the outputs that went, as they were numbered just before, by layer.
     """
 
@@ -51,7 +50,7 @@ def as_one(cuts: Sequence[Cut]) -> Cut:
 
 
 def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
-    """Return what units that are left were worth before the first cut, by coupling; of those that had scores then."""
+    """Return the first scores of the channels that remain, by coupling; only of couplings that had scores then."""
     whole, first = as_one(cuts), {coupling.name for coupling in cuts[0].couplings}
     return {
         coupling.name: tuple(score for unit, score in enumerate(coupling.scores) if unit not in set(coupling.gone))
@@ -61,11 +60,7 @@ def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
 
 
 def original_indices(gone: Removed, then: Removed) -> Removed:
-    """Add to what is `gone` what goes `then`, whose indices count only what remained.
-
-    Returns:
-        All of it by layer, in the numbers from before anything went.
-    """
+    """Add to the indices `gone` those removed `then`, which count only what remained; return all as originally numbered."""
     result = dict(gone)
     for layer, indices in then.items():
         before = sorted(gone.get(layer, ()))
@@ -74,9 +69,54 @@ def original_indices(gone: Removed, then: Removed) -> Removed:
 
 
 def _original(index: int, gone: Sequence[int]) -> int:
-    """The original number of what is now number `index`, when `gone` (in ascending order) went."""
+    """The index, before those in `gone` (in ascending order) were removed, of what is now at `index`."""
     for missing in gone:
         if missing > index:
             break
         index += 1
     return index
+
+
+_ROUNDING = 1 + 1e-9
+"""A share of a share need not be, in floating point, the number that it is of."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target, and what the model as it was given, of which its shares are, costs."""
+
+    target: Target
+    full: Figures
+
+    @staticmethod
+    def parse(target: str | Target) -> Target:
+        """Read a target; raise a FinetuneError unless it is counted."""
+        wanted = Target.parse(target)
+        if wanted.measured or wanted.max_drop is not None:
+            raise FinetuneError(
+                f"A schedule goes step by step towards a target that is counted, and '{wanted}' is measured; give macs=, params= or "
+                f"ratio=, or prune once and fine-tune afterwards."
+            )
+        return wanted
+
+    def left(self, now: Figures) -> Target | None:
+        """The same target as shares of the model as it is now; None if it holds."""
+        wanted = {
+            name: budget.kept(budget.limit(value, self.full) / budget.count(now))
+            for name, budget, value in self.target.given(Counted)
+            if budget.count(now) > budget.limit(value, self.full) * _ROUNDING
+        }
+        return Target(**wanted) if wanted else None
+
+    def reached(self, now: Figures) -> dict[str, float]:
+        """Return the budgets of the target as they are now."""
+        return {name: budget.reached(self.full, now) for name, budget, _ in self.target.given(Counted)}
+
+    def way(self, now: Figures) -> float:
+        """How much of the way is done, 0 to 1, by the budget that is furthest behind."""
+        return min(self._done(budget, value, now) for _, budget, value in self.target.given(Counted))
+
+    def _done(self, budget: Counted, value: float, now: Figures) -> float:
+        """How much of the way to one budget is done."""
+        full, limit, count = budget.count(self.full), budget.limit(value, self.full), budget.count(now)
+        return 1.0 if count <= limit * _ROUNDING else (full - count) / (full - limit)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.require import require
 
 __all__ = ["Engine", "Student", "engine_for"]
@@ -21,7 +19,7 @@ T = TypeVar("T")
 
 
 class Student(nn.Module):
-    """A model as accelerate may wrap and patch it, which leaves the model itself alone."""
+    """A wrapper for accelerate to wrap and patch, so that the model itself stays as it is."""
 
     def __init__(self, model: nn.Module) -> None:
         """Call `model`."""
@@ -34,15 +32,7 @@ class Student(nn.Module):
 
 
 class Engine:
-    """One accelerator, and what the processes have to agree on.
-
-    Attributes:
-        accelerator: accelerate's.
-        rank: The number of this process.
-        processes: How many there are.
-        main: Whether this one writes files and cuts.
-        device: Where this one trains.
-    """
+    """One accelerator, and what the processes have to agree on; the `main` one writes files and cuts."""
 
     def __init__(self, accelerator: Any) -> None:
         """Use `accelerator`."""
@@ -53,35 +43,14 @@ class Engine:
         self.device: torch.device = accelerator.device
         self._utils = require("accelerate.utils", "accelerate", "finetune")
 
-    def prepare(
-        self, model: nn.Module, optimiser: Optimizer, loader: DataLoader[Any]
-    ) -> tuple[nn.Module, Any, DataLoader[Any]]:
-        """Return the model, wrapped, with its optimiser and this process's share of the loader."""
-        return self.accelerator.prepare(Student(model), optimiser, loader)
-
-    def release(self) -> None:
-        """Forget what was prepared."""
-        self.accelerator.free_memory()
-
     def summed(self, values: Tensor) -> Tensor:
         """Add up over the processes; the result is on the CPU."""
         if self.processes == 1:
             return values.cpu()
         return self.accelerator.reduce(values.to(self.device), "sum").cpu()
 
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        self.accelerator.wait_for_everyone()
-
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give all processes the main one's buffers: those of batch norms follow each process's own images."""
-        self._share(model.buffers())
-
-    def share_state(self, model: nn.Module) -> None:
-        """Give all processes the main one's parameters and buffers."""
-        self._share([*model.parameters(), *model.buffers()])
-
-    def _share(self, tensors: Any) -> None:
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the main one's tensors, such as the buffers of batch norms, which follow each one's own images."""
         if self.processes == 1:
             return
         with torch.no_grad():
@@ -89,11 +58,7 @@ class Engine:
                 tensor.copy_(self._utils.broadcast(tensor.detach().to(self.device, copy=True)))
 
     def agreed(self, decide: Callable[[], T]) -> T:
-        """Let the main process decide, and tell the others; if it fails, all fail.
-
-        Raises:
-            FinetuneError: In the other processes, what went wrong in the main one.
-        """
+        """Let the main process decide, and tell the others; if it fails, all fail, the others with a FinetuneError."""
         if self.processes == 1:
             return decide()
         told: list[Any] = [None, None]
@@ -134,6 +99,6 @@ def engine_for(mixed_precision: str) -> Iterator[Engine]:
     try:
         yield engine
     finally:
-        engine.release()
+        accelerator.free_memory()
         if not found:
             state._reset_state()  # or the next run in this process could have no other precision

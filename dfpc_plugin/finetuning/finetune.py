@@ -9,10 +9,9 @@ from torch.utils.data import Dataset
 
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
-from dfpc_plugin.finetuning.errors import FinetuneError
 from dfpc_plugin.finetuning.result import FinetuneResult
-from dfpc_plugin.finetuning.settings import FinetuneSettings
-from dfpc_plugin.finetuning.setup import finished, run_for
+from dfpc_plugin.finetuning.run import finished, run_for
+from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.wrappers import HoldsModel, as_model
@@ -45,8 +44,7 @@ def finetune(
         checkpoint: A directory to save the run to as it goes on, so that it can be taken up when it was interrupted.
         resume: Take up the run that is saved there, and begin one where there is none. On a CPU the weights are, bit by bit,
             those of a run that was never interrupted.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        progress: As for `prune`.
 
     Raises:
         FinetuneError: The settings cannot be followed, or the loss is no number any more; the model is as it was.

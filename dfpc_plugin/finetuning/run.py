@@ -1,30 +1,57 @@
-"""One run: what it trains on, where it is, and how it is saved and taken up again."""
+"""One run: what it trains on, how it begins, where it is, and how it is saved and taken up again."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
-from dfpc_plugin.evaluation import Evaluation, tally
+from dfpc_plugin.data import ImageDataset
+from dfpc_plugin.evaluation import Evaluation, probe, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
-from dfpc_plugin.finetuning.engine import Engine
-from dfpc_plugin.finetuning.errors import CheckpointError
-from dfpc_plugin.finetuning.identity import require_same
-from dfpc_plugin.finetuning.optimiser_state import OptimiserState
-from dfpc_plugin.finetuning.state import RunState
+from dfpc_plugin.finetuning.cuts import Cut
+from dfpc_plugin.finetuning.engine import Engine, engine_for
+from dfpc_plugin.finetuning.optimiser import OptimiserState
+from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.preserve import exclusive
-from dfpc_plugin.progress import Phases
+from dfpc_plugin.progress import Phases, Progress, shown
+from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["Run"]
+__all__ = ["Run", "RunState", "differences", "finished", "require_same", "run_for", "run_identity"]
+
+
+@dataclass
+class RunState:
+    """The state of a run beside its model and its optimiser.
+
+    Attributes:
+        courses: Courses of training that are done. A plain fine-tuning is one course.
+        step: Steps that are done of the course that is going on; `steps` are all.
+        loss: Sum of the losses since the last row of the history; `losses` is their number.
+        seconds: Time that the run has taken, without interruptions.
+        marks: What belongs into every row of the history from now on.
+    """
+
+    courses: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    losses: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    seconds: float = 0.0
+    marks: dict[str, Any] = field(default_factory=dict)
 
 
 class _Optimiser(TypedDict):
@@ -49,17 +76,9 @@ class Run:
     """A run of one or several courses of training.
 
     Attributes:
-        engine: The processes.
         given: The model as the user gave it, which stays as it is.
         model: The one that is trained, and cut.
-        train: What to train on.
-        val: What to evaluate on, if anything.
-        teacher: In evaluation mode, if there is one.
-        classes: Outputs of the model.
         identity: What a run must have in common to be this one.
-        checkpoints: Where to save; None for nowhere.
-        phases: Whom to tell.
-        state: Where the run is.
         memory: What the optimiser of the course that was interrupted, or of the one before, remembers; None to start anew.
         scale: State of the scale of gradients in float16, of a course that was interrupted.
         taken_up: Whether the memory is that of a checkpoint, which nothing has tried yet.
@@ -89,15 +108,11 @@ class Run:
 
     @property
     def home(self) -> torch.device:
-        """Where the user's model is, and the result will be."""
+        """The device of the user's model, and of the result."""
         return next((parameter.device for parameter in self.given.parameters()), torch.device("cpu"))
 
     def begin(self, resume: bool) -> None:
-        """Take the run up where it was saved; begin anew where it was not.
-
-        Raises:
-            CheckpointError: It was saved and no one asked to resume, or it was another run.
-        """
+        """Take the run up where it was saved; raise a CheckpointError if no one asked for that, or it was another run."""
         checkpoints = self.checkpoints
         if checkpoints is None:
             return
@@ -125,7 +140,7 @@ class Run:
         """Save where the run is."""
         if self.checkpoints is None:
             return
-        self.engine.share_buffers(self.model)
+        self.engine.share(self.model.buffers())
         self.state.seconds = self.seconds
         if self.engine.main:
             with exclusive(self.given):
@@ -139,19 +154,16 @@ class Run:
                 "scale": None if scaler is None else scaler.state_dict(),
             }
             model = {name: tensor.cpu() for name, tensor in tensors_of(self.model, structure).items()}
-            self.checkpoints.save(self._number(), Checkpoint(content, model, {} if memory is None else memory.tensors))
-        self.engine.wait()
-
-    def _number(self) -> int:
-        """How far the run is: it grows from one checkpoint to the next."""
-        return self.state.steps + self.state.courses + len(self.state.cuts)
+            number = self.state.steps + self.state.courses + len(self.state.cuts)  # grows from one to the next
+            self.checkpoints.save(number, Checkpoint(content, model, {} if memory is None else memory.tensors))
+        self.engine.accelerator.wait_for_everyone()
 
     def evaluate(self, model: nn.Module, batch_size: int, workers: int) -> Evaluation | None:
         """Evaluate a model, each process on its share of the images; None if there is nothing to evaluate on."""
         if self.val is None:
             return None
         start = time.perf_counter()
-        self.engine.share_buffers(model)
+        self.engine.share(model.buffers())
         count = len(self.val)  # type: ignore[arg-type]
         mine = range(self.engine.rank, count, self.engine.processes)
         with self.phases("evaluating") as tell:
@@ -160,3 +172,105 @@ class Run:
                 part = self.val if self.engine.processes == 1 else Subset(self.val, mine)
                 sums = tally(model, part, batch_size, workers, lambda _, share: tell(share))
             return Evaluation.of(self.engine.summed(sums), time.perf_counter() - start)
+
+
+_FREE = ("workers", "checkpoint_every")
+"""Settings that change nothing of what comes out."""
+
+
+def run_identity(
+    model: nn.Module, teacher: nn.Module | None, images: int, processes: int, what: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what decides how a run goes, as JSON has it; `what` is its kind and its settings, `images` their number."""
+    return {
+        "model": fingerprint([model], {}),
+        "teacher": None if teacher is None else fingerprint([teacher], {}),
+        "images": images,
+        "processes": processes,
+        **what,
+    }
+
+
+def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> None:
+    """Raise a CheckpointError that names the first difference, unless a run is the one that was saved."""
+    for name, then, now in differences(saved, mine):
+        if name in ("model", "teacher"):
+            raise CheckpointError(
+                f"The run in '{where}' was started with another {name}: its structure or weights are not those of the one that was "
+                f"given; resume with the {name} that it was started with, as it was then, or start anew in an empty directory."
+            )
+        raise CheckpointError(
+            f"The run in '{where}' was started with {name}={then!r} and is resumed with {name}={now!r}; resume it with the same, "
+            f"or start anew in an empty directory."
+        )
+
+
+def differences(saved: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what decides what comes out of a run and is not the same in two: its dotted path, and both values."""
+    for name in dict.fromkeys((*saved, *mine)):
+        then, now = saved.get(name), mine.get(name)
+        if then == now or name in _FREE:
+            continue
+        if isinstance(then, Mapping) and isinstance(now, Mapping):
+            yield from differences(then, now, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", then, now
+
+
+_one_at_a_time = threading.RLock()
+"""accelerate's state and the generators that every step seeds are those of the process: runs in threads take turns."""
+
+
+@contextlib.contextmanager
+def run_for(
+    model: nn.Module,
+    train: Dataset[tuple[Tensor, int]],
+    val: Dataset[tuple[Tensor, int]] | None,
+    teacher: nn.Module | None,
+    mixed_precision: str,
+    what: Mapping[str, Any],
+    checkpoints: Checkpoints | None,
+    resume: bool,
+    progress: Progress | bool | None,
+) -> Iterator[Run]:
+    """Yield a run that has begun, or has been taken up; `model` and the generators stay as they are.
+
+    `what` is the kind and the settings of the run, as JSON has them.
+
+    Raises:
+        FinetuneError: It cannot begin.
+        DataError: The images are not for this model.
+    """
+    if resume and checkpoints is None:
+        raise FinetuneError("resume=True needs to know where the run was saved; pass checkpoint=DIRECTORY.")
+    for name, images in (("train", train), ("val", val)):
+        if isinstance(images, DataLoader):
+            raise FinetuneError(
+                f"{name} is a DataLoader; give its data set, {name}.dataset: settings say how it is read."
+            )
+    if not hasattr(train, "__len__"):
+        raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
+    with _one_at_a_time, generators_kept(), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
+        classes = probe(model, train)
+        train = train.numbered_for(classes) if isinstance(train, ImageDataset) else train
+        if val is not None:
+            probe(model, val)
+            val = val.numbered_for(classes) if isinstance(val, ImageDataset) else val
+        with engine_for(mixed_precision) as engine:
+            with exclusive(model, *([] if teacher is None else [teacher])):
+                teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
+                copied = copy.deepcopy(model)
+                identity = run_identity(model, teacher, len(train), engine.processes, what)
+            phases = Phases(tell if engine.main else None)
+            run = Run(engine, model, copied, train, val, teacher, classes, identity, checkpoints, phases)
+            with contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints):
+                run.begin(resume)
+                yield run
+
+
+def finished(run: Run) -> nn.Module:
+    """Return the model of a run in evaluation mode, where the user's is, and the same in all processes."""
+    run.engine.share(run.model.buffers())
+    for parameter in run.model.parameters():
+        parameter.grad = None
+    return run.model.to(run.home).eval()

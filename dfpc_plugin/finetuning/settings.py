@@ -1,15 +1,25 @@
-"""How to fine-tune."""
+"""How to fine-tune, how to cut and tune in turns, and the errors of both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from dfpc_plugin.finetuning.errors import FinetuneError
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Natural, NotNegative, Positive, Seed, Share, within
 
-__all__ = ["FinetuneSettings", "Precision", "Schedule"]
+__all__ = ["CheckpointError", "FinetuneError", "FinetuneSettings", "Precision", "Schedule", "ScheduleSettings"]
+
+
+class FinetuneError(DFPCError, ValueError):
+    """A model cannot be fine-tuned in the way that was asked for; it is as it was."""
+
+
+class CheckpointError(FinetuneError):
+    """A run cannot be saved, or cannot be taken up where it was saved."""
+
 
 Schedule = Literal["cosine", "constant", "step"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -66,3 +76,51 @@ class FinetuneSettings(Checked, error=FinetuneError):
     log_every: Count = 10
     evaluate_every: Count | None = None
     checkpoint_every: Count | None = None
+
+
+@named_settings
+@dataclass(frozen=True)
+class ScheduleSettings(Checked, error=FinetuneError):
+    """Iterative pruning: prune a little, fine-tune, and repeat until the target is met; then fine-tune for longer.
+
+    The defaults are the paper's, but for `anchored`.
+
+    Attributes:
+        share: Fraction of the remaining channels to remove in every iteration.
+        step_sizes: Learning rates: after pruning, fine-tune with each of them, each for as long as `tuning` says; empty to
+            prune without fine-tuning. The optimiser continues; its state of removed channels is removed. (An optimiser whose
+            state does not have the shape of the weights starts anew in every iteration.)
+        tuning: How to fine-tune in every iteration; its `lr` is replaced by each learning rate.
+        final: How to fine-tune at the end, with a new optimiser; None to skip it.
+        anchored: Couplings keep the relative weights that they had before the first iteration; later iterations rerank
+            only within them. False to compare couplings again in every iteration, as the paper does; then couplings that
+            were pruned before are pruned more and more.
+    """
+
+    share: Annotated[float, within(above=0, below=1, hint="give 0.01, say")] = 0.01
+    step_sizes: tuple[Positive, ...] = (1e-3, 1e-4, 1e-5)
+    tuning: FinetuneSettings = field(
+        default_factory=lambda: FinetuneSettings(epochs=1, batch_size=256, schedule="constant")
+    )
+    final: FinetuneSettings | None = field(
+        default_factory=lambda: FinetuneSettings(epochs=90, batch_size=512, lr=0.1, weight_decay=1e-4)
+    )
+    anchored: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise on settings that cannot be followed."""
+        super().__post_init__()
+        if self.final is not None and self.final.mixed_precision != self.tuning.mixed_precision:
+            raise FinetuneError(
+                f"tuning has mixed_precision={self.tuning.mixed_precision!r} and final {self.final.mixed_precision!r}; one run "
+                f"has one of them."
+            )
+
+    def courses(self) -> tuple[FinetuneSettings, ...]:
+        """Return how to tune after a cut, step size by step size."""
+        return tuple(dataclasses.replace(self.tuning, lr=lr) for lr in self.step_sizes)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the unpruned model teaches the pruned one."""
+        return self.tuning.distill > 0 or (self.final is not None and self.final.distill > 0)

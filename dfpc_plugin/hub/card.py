@@ -9,8 +9,7 @@ from dfpc_plugin.artifact import Manifest
 from dfpc_plugin.models.catalogue import library_of
 from dfpc_plugin.models.timm_library import TimmLibrary
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.sections.exports import exports
-from dfpc_plugin.report.page.sections.figures import figures
+from dfpc_plugin.report.page.sections.figures import exports, figures
 from dfpc_plugin.require import require
 
 __all__ = ["model_card"]

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
-from dfpc_plugin.artifact.building import Factory
 from dfpc_plugin.artifact.directory import CONFIG
-from dfpc_plugin.artifact.load import load_model
+from dfpc_plugin.artifact.load import Factory, load_model
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS
 from dfpc_plugin.errors import DFPCError, system_reason
 from dfpc_plugin.files import is_directory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -14,10 +14,10 @@ from dfpc_plugin.coupling import couplings_of
 from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.trace import trace_model
 
 __all__ = ["ModelCheck", "check_model"]
-
 
 Build = Callable[[], tuple[nn.Module, ExampleInputs]]
 """Returns a model with its example inputs."""
@@ -28,12 +28,10 @@ class ModelCheck:
     """What came of one model.
 
     Attributes:
-        model: Its name.
         layers: Number of feed-in layers that some layer reads.
         couplings: Number of couplings they form.
         missing: Operators without a rule.
         error: What else stands in the way of scoring it; '' if nothing does.
-        seconds: What it took.
     """
 
     model: str
@@ -50,20 +48,13 @@ class ModelCheck:
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as dicts, lists, numbers and strings."""
-        content = asdict(self) | {"ok": self.ok}
-        content["missing"] = [{"function": m.function, "modules": list(m.modules)} for m in self.missing]
-        return content
+        return {**to_plain(self), "ok": self.ok}
 
 
 def check_model(name: str, build: Build | None = None) -> ModelCheck:
-    """Run a model's forward on tensors without values.
+    """Run a model's forward on tensors without values; whatever goes wrong is part of the answer, and is not raised.
 
-    Whatever goes wrong with the model is part of the answer and is not raised: the next one may be fine.
-
-    Args:
-        name: The model's name.
-        build: Returns the model with its example inputs; by default it is built on the meta device, where it has shapes and no
-            values.
+    `build` returns the model with its example inputs; by default it is built on the meta device, with shapes and no values.
     """
     layers, couplings, error_text = 0, 0, ""
     missing: tuple[MissingOperator, ...] = ()

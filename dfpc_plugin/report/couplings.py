@@ -26,10 +26,7 @@ class ModelCouplings:
     """The couplings of a model, and how they came about.
 
     Attributes:
-        model: Name of the model.
-        input_shapes: Shapes of the example inputs.
         sizes: Shapes of its parameters and buffers by their paths.
-        coupling_map: What was found.
         prunable_macs: Share of the MACs in layers of couplings that can be pruned.
         prunable_parameters: Share of the parameters' entries that go with such couplings.
         seconds: What it took, without building the model.
@@ -64,11 +61,7 @@ class ModelCouplings:
         return [c for c in self.couplings if c.protected is not None and not c.feed_in]
 
     def named(self, name: str) -> list[DataFlowCoupling]:
-        """Return the couplings of that name; if there are none, those that a layer of that name writes.
-
-        Raises:
-            UnknownCouplingError: There are none of either; the message names the nearest.
-        """
+        """Return the couplings of that name, or else of a layer of that name; an UnknownCouplingError if none."""
         found = [coupling for coupling in self.couplings if coupling.name == name]
         found = found or [coupling for coupling in self.couplings if name in coupling.feed_in]
         if not found:
@@ -80,22 +73,9 @@ class ModelCouplings:
 
 
 def couple_model(name: str, model: nn.Module, inputs: ExampleInputs) -> ModelCouplings:
-    """Find the couplings of a model, which do not depend on the values of its weights, and time it.
-
-    Args:
-        name: What to call the model.
-        model: The model.
-        inputs: What it is called with.
-
-    Raises:
-        DFPCError: As `find_couplings` raises.
-    """
+    """Find and time the couplings of a model, which do not depend on its weights; `name` is what tables call it."""
     start = time.perf_counter()
     found = map_couplings(model, inputs)
     seconds = time.perf_counter() - start
-    return ModelCouplings(name, shapes_of(inputs), _sizes(model), found, *prunable_share(found), seconds)
-
-
-def _sizes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {path: tuple(tensor.shape) for path, tensor in tensors}
+    sizes = {path: tuple(tensor.shape) for path, tensor in (*model.named_parameters(), *model.named_buffers())}
+    return ModelCouplings(name, shapes_of(inputs), sizes, found, *prunable_share(found), seconds)

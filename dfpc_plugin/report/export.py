@@ -1,19 +1,22 @@
-"""Scores as JSON and CSV."""
+"""Scores and couplings as JSON and CSV."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from dfpc_plugin.couplings import DataFlowCoupling, Slice
 from dfpc_plugin.display import csv_text
 from dfpc_plugin.files import finite
-from dfpc_plugin.report.score import ModelScore
-from dfpc_plugin.report.summary import CouplingSummary, ScoreRange, summarise
+from dfpc_plugin.report.couplings import ModelCouplings
+from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
 from dfpc_plugin.saliency import Saliency
 
-__all__ = ["to_csv", "to_json"]
+__all__ = ["couplings_to_csv", "couplings_to_json", "to_csv", "to_json"]
 
 _CSV_HEADER = ("coupling", "layer", "channel", "saliency")
+_COUPLING_HEADER = ("coupling", "name", "units", "blocks", "protected", "tensor", "dim", "groups", "per_unit", "role")
 
 
 def to_json(score: ModelScore) -> str:
@@ -62,3 +65,46 @@ def _range(values: ScoreRange, channels: bool) -> dict[str, Any]:
     if channels:
         content |= {"lowest_channel": values.lowest_channel, "highest_channel": values.highest_channel}
     return content
+
+
+def couplings_to_json(found: ModelCouplings) -> str:
+    """Return everything but the indices as JSON on one line.
+
+    Keys: `model`, `input_shapes`, `seconds`, `prunable_macs`, `prunable_parameters`; `couplings`,
+    each with its `name`, `units`, `blocks`, `width`, `macs`, `protected` (null if it can be pruned),
+    `balance`, `feed_in`, `feed_out` and `slices`; of a slice `tensor`, `size` (the tensor's), `dim`,
+    `groups`, `role` and `shape`, which is units by indices per unit.
+    """
+    content = {
+        "model": found.model,
+        "input_shapes": [list(shape) for shape in found.input_shapes],
+        "seconds": round(found.seconds, 3),
+        "prunable_macs": found.prunable_macs,
+        "prunable_parameters": found.prunable_parameters,
+        "couplings": [_described(coupling, found) for coupling in found.couplings],
+    }
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def couplings_to_csv(found: ModelCouplings) -> str:
+    """Return one row per coupling and slice, under a header; `coupling` counts from 1."""
+    return csv_text(_COUPLING_HEADER, _rows(found))
+
+
+def _rows(found: ModelCouplings) -> Iterator[tuple[object, ...]]:
+    for index, coupling in enumerate(found.couplings, start=1):
+        own = (index, coupling.name, coupling.channels, len(coupling.blocks), coupling.protected or "")
+        for piece in coupling.slices:
+            yield (*own, piece.tensor, piece.dim, piece.groups, piece.indices.size(1), piece.role)
+
+
+def _described(coupling: DataFlowCoupling, found: ModelCouplings) -> dict[str, Any]:
+    own = {name: getattr(coupling, name) for name in ("name", "width", "macs", "protected")}
+    lists = {name: list(getattr(coupling, name)) for name in ("balance", "feed_in", "feed_out")}
+    slices = [_slice(piece, found) for piece in coupling.slices]
+    return own | {"units": coupling.channels, "blocks": len(coupling.blocks), **lists, "slices": slices}
+
+
+def _slice(piece: Slice, found: ModelCouplings) -> dict[str, Any]:
+    own = {name: getattr(piece, name) for name in ("tensor", "dim", "groups", "role")}
+    return own | {"size": list(found.sizes[piece.tensor]), "shape": list(piece.indices.shape)}

@@ -19,6 +19,7 @@ from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.render import templates
 from dfpc_plugin.report.page.sections import SECTIONS
 from dfpc_plugin.report.page.sections.headline import headline
+from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["record_view"]
 
@@ -27,12 +28,7 @@ _SHOWN = ("exports", "accuracy", "widths", "repair", "finetuning", "notes")
 
 
 def record_view(record: Mapping[str, Any] | None, title: str = "") -> str | None:
-    """Return the record of a run, or a part of one, as HTML for a notebook; None where it cannot be shown.
-
-    Args:
-        record: As for `render_report`.
-        title: What to call a model without a name.
-    """
+    """Return the record of a run, or a part of one, as HTML for a notebook; None where it cannot be shown."""
     if not record:
         return None
     field = Field(record)
@@ -52,40 +48,26 @@ def record_view(record: Mapping[str, Any] | None, title: str = "") -> str | None
     return html
 
 
+def _name(result: HoldsModel) -> str:
+    return type(result.model).__name__
+
+
 @as_html.register
 def _(result: PruneResult) -> str | None:
     record = RunRecord()
     record.add_pruning(result)
-    return record_view(record.to_json(), type(result.model).__name__)
+    return record_view(record.to_json(), _name(result))
 
 
 @as_html.register
 def _(result: ScheduleResult) -> str | None:
     record = RunRecord(finetune={key: value for key, value in result.to_json().items() if key != "pruning"})
     record.add_pruning(result.pruning)
-    return record_view(record.to_json(), type(result.model).__name__)
+    return record_view(record.to_json(), _name(result))
 
 
-@as_html.register
-def _(result: FinetuneResult) -> str | None:
-    return record_view({"finetune": result.to_json()}, type(result.model).__name__)
-
-
-@as_html.register
-def _(result: RepairResult) -> str | None:
-    return record_view({"prune": {"repair": result.to_json()}}, type(result.model).__name__)
-
-
-@as_html.register
-def _(layers: LayerTable) -> str | None:
-    return record_view({"layers": layers.to_json()})
-
-
-@as_html.register
-def _(manifest: Manifest) -> str | None:
-    return record_view(manifest.record, manifest.spec.name)
-
-
-@as_html.register
-def _(couplings: Couplings) -> str | None:
-    return f"<p>{couplings.summary}</p>{couplings.plot()}"
+as_html.register(FinetuneResult, lambda result: record_view({"finetune": result.to_json()}, _name(result)))
+as_html.register(RepairResult, lambda result: record_view({"prune": {"repair": result.to_json()}}, _name(result)))
+as_html.register(LayerTable, lambda layers: record_view({"layers": layers.to_json()}))
+as_html.register(Manifest, lambda manifest: record_view(manifest.record, manifest.spec.name))
+as_html.register(Couplings, lambda couplings: f"<p>{couplings.summary}</p>{couplings.plot()}")

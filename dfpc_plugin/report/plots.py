@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, drawn, new_figure
 from dfpc_plugin.display.text import counted
-from dfpc_plugin.report.page.scales import Logarithmic
+from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.summary import CouplingSummary, summarise
 from dfpc_plugin.saliency import Saliency
 
@@ -26,12 +26,7 @@ _NAME_LENGTH = 26
 
 
 def write_plot(saliency: Saliency, path: Path, title: str = "") -> None:
-    """Draw `saliency` into a PNG, SVG or PDF file, by its ending.
-
-    Raises:
-        OutputError: The file's ending is another one, or it cannot be written.
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Draw `saliency` into a PNG, SVG or PDF file, by its ending; raise an OutputError if it cannot be written."""
     drawn(lambda: draw_saliency(saliency, title), Path(path))
 
 
@@ -48,7 +43,10 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
         group = [summary for summary in summaries if _style(summary) == label]
         if group:
             _draw_group(axes, saliency, group, label, colour, marker)
-    _mark_zeros(axes, [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())])
+    zeros = [summary.index for summary in summaries if bool((_scores(saliency, summary) == 0).any())]
+    if zeros:  # which lie infinitely far down
+        at_bottom = axes.get_xaxis_transform()
+        axes.plot(zeros, [0.012] * len(zeros), "v", c=INK, ms=5, transform=at_bottom, label="and channels at zero")
     _label_axes(axes, summaries, title)
     _leave_out_outliers(axes, [score for summary in summaries for score in _scores(saliency, summary).tolist()])
     return figure
@@ -74,13 +72,6 @@ def _draw_group(
     axes.vlines(at, low, high, color=colour, linewidth=1)
     axes.vlines(at, lower, upper, color=colour, linewidth=5, alpha=0.45)
     axes.plot(at, middle, linestyle="", marker=marker, markersize=5, color=colour, label=label)
-
-
-def _mark_zeros(axes: Any, indices: list[int]) -> None:
-    """Scores of zero lie infinitely far down; mark where there are some."""
-    if indices:
-        at_bottom = axes.get_xaxis_transform()
-        axes.plot(indices, [0.012] * len(indices), "v", c=INK, ms=5, transform=at_bottom, label="and channels at zero")
 
 
 def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -> None:

@@ -1,30 +1,54 @@
-"""The few numbers that say what a coupling's saliency is like."""
+"""Score a model, and the few numbers that say what a coupling's saliency is like."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.coupling import LayerCoupling
-from dfpc_plugin.saliency import Saliency
+from dfpc_plugin.inputs import ExampleInputs, shapes_of
+from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 
-__all__ = ["CouplingSummary", "ScoreRange", "layers_by_width", "summarise"]
+__all__ = ["CouplingSummary", "ModelScore", "ScoreRange", "score_model", "summarise"]
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """The saliency of a model, and how it came about.
+
+    Attributes:
+        pretrained: Whether its weights were trained; otherwise they are random.
+        seconds: What scoring took, without building the model.
+    """
+
+    model: str
+    pretrained: bool
+    ranking: Ranking
+    input_shapes: tuple[tuple[int, ...], ...]
+    saliency: Saliency
+    seconds: float
+
+    @property
+    def channels(self) -> int:
+        """Number of channels scored, over all layers."""
+        return sum(len(scores) for scores in self.saliency.values())
+
+
+def score_model(
+    name: str, model: nn.Module, inputs: ExampleInputs, *, ranking: Ranking = "output", trained: bool = False
+) -> ModelScore:
+    """Score a model, as `bgsc` does, and time it; `name` and `trained` are for tables."""
+    start = time.perf_counter()
+    saliency = bgsc(model, inputs, ranking=ranking)
+    return ModelScore(name, trained, ranking, shapes_of(inputs), saliency, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
 class ScoreRange:
-    """Where the scores of some channels lie.
-
-    Attributes:
-        width: Number of channels.
-        lowest: Smallest score.
-        lowest_channel: Index of the first channel that has it.
-        median: Median score.
-        highest: Largest score.
-        highest_channel: Index of the first channel that has it.
-    """
+    """Where the scores of some channels lie; of several channels with the same score, the first is named."""
 
     width: int
     lowest: float
@@ -71,17 +95,11 @@ def summarise(saliency: Saliency) -> tuple[CouplingSummary, ...]:
     return tuple(_summarise(saliency, index, coupling) for index, coupling in enumerate(saliency.couplings, start=1))
 
 
-def layers_by_width(saliency: Saliency, coupling: LayerCoupling) -> dict[int, tuple[str, ...]]:
-    """Group a coupling's feed-in layers by how many channels they have."""
+def _summarise(saliency: Saliency, index: int, coupling: LayerCoupling) -> CouplingSummary:
     groups: dict[int, tuple[str, ...]] = {}
     for layer in coupling.feed_in:
         width = len(saliency[layer])
         groups[width] = (*groups.get(width, ()), layer)
-    return groups
-
-
-def _summarise(saliency: Saliency, index: int, coupling: LayerCoupling) -> CouplingSummary:
-    groups = layers_by_width(saliency, coupling)
     if len(groups) == 1:
         scores = saliency.scores(coupling)
         return CouplingSummary(index, coupling, scores, ScoreRange.of(scores))

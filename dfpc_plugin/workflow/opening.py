@@ -71,22 +71,12 @@ class Opened(HoldsModel):
     trained: bool = True
 
 
-def is_artifact(name: str) -> bool:
-    """Whether a model's name is that of a directory, and so of a saved model."""
-    return is_directory(name)
-
-
-def is_checkpoint(name: str) -> bool:
-    """Whether a model's name is that of a file, and so of a checkpoint."""
-    return is_file(name)
+is_artifact, is_checkpoint = is_directory, is_file
+"""Whether a model's name is that of a directory, and so of a saved model, or that of a file, and so of a checkpoint."""
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of that name; `auto` is a GPU if there is one.
-
-    Raises:
-        RecipeError: There is no such device here.
-    """
+    """Return the device of that name, `auto` being a GPU if there is one; raise a RecipeError if it is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -102,11 +92,7 @@ def device_of(name: str) -> torch.device:
 def open_model(section: ModelSection, device: torch.device, seed: int = 0, factory: str | None = None) -> Opened:
     """Build a model, with the weights of a checkpoint if there is one, or load an artifact.
 
-    Args:
-        section: Which.
-        device: Where it goes.
-        seed: Of random weights, where there are no others.
-        factory: For an artifact of a model of the user's own, the function that builds it, as package.module:function.
+    `seed` is for random weights; `factory` names the function that builds an artifact's model, if that is the user's own.
 
     Raises:
         RecipeError: Options that an artifact does not take.
@@ -186,20 +172,12 @@ def _opened(
     inputs = _inputs(model, spec.name, section.batch_size, size)
     _require_callable(model, section.name, inputs)
     known = record.get("preprocessing")
-    if known is None:
-        preprocessing = preprocessing_of(model, spec.name, size)
-    else:
-        preprocessing = _read_preprocessing(known, section)
+    preprocessing = preprocessing_of(model, spec.name, size) if known is None else _read_preprocessing(known, section)
     return Opened(model, spec, inputs, preprocessing, record, notes)
 
 
 def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:
-    """The size of images that a saved model was made with, if its record says one.
-
-    Raises:
-        RecordError: The record was not written by this library.
-        RecipeError: The size is none.
-    """
+    """The size of images that a saved model was made with, if its record says one."""
     size = RunRecord.from_json(record).model.get("size")
     if size is None or (type(size) is int and 1 <= size <= _LARGEST_RECORDED):
         return size
@@ -210,11 +188,7 @@ def _recorded_size(record: Mapping[str, Any], name: str) -> int | None:
 
 
 def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> ExampleInputs:
-    """Example inputs.
-
-    Raises:
-        RecipeError: They are too large for any memory.
-    """
+    """Example inputs."""
     try:
         return example_inputs(model, name, batch_size=batch_size, size=size)
     except (RuntimeError, OverflowError, TypeError) as error:
@@ -227,11 +201,7 @@ def _inputs(model: nn.Module, name: str, batch_size: int, size: int | None) -> E
 
 
 def _require_callable(model: nn.Module, name: str, inputs: ExampleInputs) -> None:
-    """Raise unless a model takes its example inputs.
-
-    Raises:
-        RecipeError: It does not, as with a size that it was not made for.
-    """
+    """Raise unless a model takes its example inputs."""
     args, kwargs = as_call(fresh(inputs))
     try:
         with evaluating(model), torch.no_grad(), watched():
@@ -245,11 +215,7 @@ def _require_callable(model: nn.Module, name: str, inputs: ExampleInputs) -> Non
 
 
 def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
-    """What a record says of images.
-
-    Raises:
-        RecipeError: It makes no sense.
-    """
+    """What a record says of images."""
     try:
         found = checked(Preprocessing, content, "preprocessing")
     except PlainDataError as error:
@@ -262,11 +228,7 @@ def _read_preprocessing(content: Any, section: ModelSection) -> Preprocessing:
 
 
 def prepared(preprocessing: Preprocessing, data: DataSection) -> Preprocessing:
-    """What the model needs, with what the data section says instead.
-
-    Raises:
-        RecipeError: There is another number of means than of channels.
-    """
+    """What the model needs, with what the data section says instead; raise a RecipeError if that has not its channels."""
     given = {name: getattr(data, name) for name in ("mean", "std") if getattr(data, name) is not None}
     for name, values in given.items():
         if len(values) not in (1, preprocessing.size[0]):
@@ -281,16 +243,11 @@ def images_to_validate(data: DataSection, preprocessing: Preprocessing) -> Image
     if data.val is None:
         return None
     transform = evaluation_transform(prepared(preprocessing, data))
-    limit = data.limit
-    return open_images(data.val, data.val_split, transform, limit=limit, **_place(data, data.val))
+    return open_images(data.val, data.val_split, transform, limit=data.limit, **_place(data, data.val))
 
 
 def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: bool = True) -> ImageDataset:
-    """Open the images to train on, varied as the section says; or as they are, to calibrate with, whatever their labels.
-
-    Raises:
-        RecipeError: Nobody says where they are.
-    """
+    """Open the images to train on, varied as the section says; or as they are, to calibrate with, whatever their labels."""
     if data.train is None:
         raise RecipeError("Images to train or to calibrate with are needed; say where they are in data.train.")
     ready = prepared(preprocessing, data)

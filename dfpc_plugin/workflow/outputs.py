@@ -1,29 +1,32 @@
-"""Write what came of a run: the artifact, with the report, the recipe and the exports in it."""
+"""Write what came of a run: the artifact, with the report, the recipe and the exports in it, quantized or not."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.errors import system_reason
-from dfpc_plugin.exporting import export_onnx, export_program
+from dfpc_plugin.exporting import export_onnx, export_program, quantize_onnx
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import RunRecord
+from dfpc_plugin.repairing import synthesise
+from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.report.page import render_report
-from dfpc_plugin.workflow.int8 import export_int8, note_accuracy
-from dfpc_plugin.workflow.opening import Opened
-from dfpc_plugin.workflow.sections import DataSection, ExportSection
+from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
+from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
+from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
 from dfpc_plugin.workflow.stages import Validation
 
-__all__ = ["INT8", "ONNX", "PROGRAM", "RECIPE", "REPORT", "write_outputs"]
+__all__ = ["require_images", "write_outputs"]
 
 RECIPE, REPORT = "recipe.yaml", "report.html"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
@@ -42,35 +45,25 @@ def write_outputs(
     latency: LatencySettings | None = None,
     validation: Validation | None = None,
 ) -> dict[str, Any]:
-    """Write a directory in one step, and return the record as it is kept there.
-
-    Args:
-        output: The directory.
-        model: The model.
-        opened: What is known of it.
-        record: What is known of the run; exports are added.
-        wanted: What else to write.
-        tell: Told how far it is.
-        overwrite: Replace an artifact that is there.
-        data: Images for int8, if that is wanted.
-        latency: How exported files are timed; None for the defaults.
-        validation: What the accuracy of int8 is measured on; None for nothing.
+    """Write a directory in one step, with what else is `wanted`, and return the record as it is kept there.
 
     Raises:
         ArtifactError: It cannot be written, or the model cannot be saved; what was there is as it was.
         ExportError: The model cannot be exported, or what came of it differs.
     """
     with _scratch(output) as scratch:
-        for name, export in _exports(wanted, data or DataSection()).items():
+        asked = {ONNX: wanted.graph, INT8: wanted.int8 != "none", PROGRAM: wanted.program}
+        for name in (name for name in asked if asked[name]):
             tell(f"exporting {name}", 0.0)
-            record.exports.append(export(model, opened, scratch / name, latency) | {"path": name})
+            found = _exported(model, opened, scratch / name, wanted, data or DataSection(), latency)
+            record.exports.append(found | {"path": name})
             tell(f"exporting {name}", 1.0)
         if validation is not None and (scratch / INT8).is_file():
-            note_accuracy(scratch / INT8, validation, record)
+            validation.note(record, "int8", _FirstOutput((scratch / INT8).read_bytes()))
         content = record.to_json()
         report = render_report(content)
 
-        def finish(directory: Path) -> None:
+        def add(directory: Path) -> None:
             write_text(directory / REPORT, report)
             if record.recipe is not None:
                 write_text(directory / RECIPE, record.recipe)
@@ -84,34 +77,26 @@ def write_outputs(
             example_inputs=opened.inputs,
             record=content,
             overwrite=overwrite,
-            finish=finish,
+            finish=add,
         )
     return content
 
 
-Export = Callable[[nn.Module, Opened, Path, LatencySettings | None], dict[str, Any]]
-"""Writes a file, and returns what the record says of it."""
-
-
-def _exports(wanted: ExportSection, data: DataSection) -> dict[str, Export]:
-    """What to export, by the name of the file."""
-
-    def int8(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
-        return export_int8(model, opened, path.with_name(ONNX), path, wanted, data, latency)
-
-    exporters: dict[str, tuple[bool, Export]] = {
-        ONNX: (wanted.graph, _onnx),
-        INT8: (wanted.int8 != "none", int8),
-        PROGRAM: (wanted.program, _program),
-    }
-    return {name: export for name, (asked, export) in exporters.items() if asked}
-
-
-def _onnx(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
-    return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
-
-
-def _program(model: nn.Module, opened: Opened, path: Path, latency: LatencySettings | None) -> dict[str, Any]:
+def _exported(
+    model: nn.Module,
+    opened: Opened,
+    path: Path,
+    wanted: ExportSection,
+    data: DataSection,
+    latency: LatencySettings | None,
+) -> dict[str, Any]:
+    """Write the file that `path` names; return what the record says of it."""
+    if path.name == ONNX:
+        return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
+    if wanted.int8 != "none" and path.name == INT8:
+        images, origin = _images(model, opened, wanted, data)
+        int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, latency=latency or True)
+        return {"kind": "ONNX, int8", "images_from": origin} | int8.to_json()
     return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
 
 
@@ -128,3 +113,41 @@ def _scratch(output: Path) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def require_images(section: ExportSection, data: DataSection, model: nn.Module) -> None:
+    """Raise a RecipeError if there are no images to measure the ranges of activations on, and none can be made."""
+    if section.int8 == "static" and data.train is None and not _has_statistics(model):
+        raise RecipeError(
+            "export.int8=static measures ranges on images, and this model has no batch norm to make them from; say where "
+            "images are in data.train, or choose export.int8=dynamic."
+        )
+
+
+class _FirstOutput(nn.Module):
+    """An ONNX file as a classifier: a module with one output."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.graph = OnnxRuntimeModel(content)
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = self.graph(images)[0]
+        return output
+
+
+def _images(model: nn.Module, opened: Opened, section: ExportSection, data: DataSection) -> tuple[Tensor, str]:
+    """Images as the model takes them, and where they are from."""
+    if data.train is not None:
+        return images_to_calibrate(data, opened.preprocessing, section.int8_images, seed=0), "data.train"
+    if _has_statistics(model):
+        made = synthesise(model, opened.inputs, count=section.int8_images)
+        return torch.cat(made.batches), "synthetic images"
+    shape = (section.int8_images, *opened.preprocessing.size)
+    return pink_noise(shape, torch.Generator().manual_seed(0)), "noise"
+
+
+def _has_statistics(model: nn.Module) -> bool:
+    """Whether images can be made from the statistics of batch norms."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return any(norm.running_mean is not None for norm in norms)

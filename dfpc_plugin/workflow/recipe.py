@@ -58,11 +58,7 @@ class Recipe(Checked, error=RecipeError):
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check that sections go together.
-
-        Raises:
-            RecipeError: Says what is missing, or what contradicts what.
-        """
+        """Check that sections go together."""
         super().__post_init__()
         target = Target.parse(self.target)
         needs = {

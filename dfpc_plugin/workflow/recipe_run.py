@@ -12,31 +12,32 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
+from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display import Shown, as_html
+from dfpc_plugin.errors import RepairError
+from dfpc_plugin.finetuning import ScheduleResult, ScheduleSettings, prune_and_tune
 from dfpc_plugin.layers import weight_bytes
 from dfpc_plugin.models import build_model
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress, shown
-from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.pruning import PruneResult, PruneSettings, prune
 from dfpc_plugin.record import TOTAL, Point, RunRecord
+from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.report.notebook import record_view
-from dfpc_plugin.workflow.checks import require_packages, require_trainable
-from dfpc_plugin.workflow.int8 import require_images
-from dfpc_plugin.workflow.opening import (
-    Opened,
-    device_of,
-    images_to_train,
-    images_to_validate,
-    is_checkpoint,
-    open_model,
-    prepared,
-)
-from dfpc_plugin.workflow.outputs import write_outputs
-from dfpc_plugin.workflow.place import WorkPlace
-from dfpc_plugin.workflow.processes import is_main_process
+from dfpc_plugin.selection import Target
+from dfpc_plugin.workflow.opening import Opened, device_of, images_to_train, is_checkpoint, open_model, prepared
+from dfpc_plugin.workflow.outputs import require_images, write_outputs
 from dfpc_plugin.workflow.recipe import Recipe, changes_text, recipe_text
+from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import ExportSection
-from dfpc_plugin.workflow.stages import Validation, add_curve, cut_and_repair, cut_and_tune, repair_settings, tune
+from dfpc_plugin.workflow.stages import (
+    Validation,
+    note_point,
+    repair_settings,
+    require_packages,
+    require_trainable,
+    tune,
+)
 from dfpc_plugin.wrappers import HoldsModel
 
 __all__ = ["Outcome", "follow_recipe"]
@@ -84,31 +85,13 @@ def follow_recipe(
         output: The directory to make.
         overwrite: Replace an artifact that is there.
         resume: Go on with a run that was interrupted, if there is one.
-        progress: True for bars at once, False for none, or what to call with what is being done and the share of it that is
-            done. By default bars after a few seconds, in a terminal or a notebook; `DFPC_PROGRESS=0` silences all calls.
+        progress: As for `prune`.
 
     Raises:
         DFPCError: As every stage raises; nothing is written then but what is kept to resume.
     """
     with shown(progress) as tell:
-        return _followed(recipe, Path(output), overwrite, resume, tell or (lambda name, share: None))
-
-
-def _followed(recipe: Recipe, output: Path, overwrite: bool, resume: bool, tell: Progress) -> Outcome:
-    """Do what a recipe says, and tell how far it is."""
-    start = time.perf_counter()
-    run = _RecipeRun(recipe, output, resume, tell, overwrite)
-    with run.place.begun() if recipe.takes_long else nullcontext():
-        model, pruning = run.pruned()
-        if recipe.finetune is not None:
-            model = run.tuned(model)
-        run.record.sizes = {"before": weight_bytes(run.opened.model), "after": weight_bytes(model)}
-        run.record.seconds[TOTAL] = time.perf_counter() - start
-        if not is_main_process():
-            return Outcome(run.output, model, run.record.to_json(), pruning, run.opened.notes)
-        content = run.written(model, overwrite=overwrite)
-    run.place.remove()
-    return Outcome(run.output, model, content, pruning, run.opened.notes)
+        return _RecipeRun(recipe, Path(output), resume, tell or (lambda name, share: None), overwrite).outcome()
 
 
 @as_html.register
@@ -117,34 +100,43 @@ def _(outcome: Outcome) -> str | None:
 
 
 class _RecipeRun:
-    """One recipe on its way.
-
-    Attributes:
-        recipe: What to do.
-        output: The directory to make.
-        opened: The model as it is given.
-        record: What was found so far.
-        place: Where it keeps what it has done.
-        tell: Told how far it is.
-    """
+    """One recipe on its way."""
 
     def __init__(self, recipe: Recipe, output: Path, resume: bool, tell: Progress, overwrite: bool) -> None:
         """Open everything, so that what is missing is found now rather than after an hour."""
-        self.recipe, self.output, self.tell, self._resume = recipe, output, tell, resume
+        self._start = time.perf_counter()
+        self.recipe, self.output, self.tell, self._resume, self._overwrite = recipe, output, tell, resume, overwrite
         require_place(output, overwrite=overwrite)
         require_packages(recipe)
         text = recipe_text(recipe)
         same = recipe_text(dataclasses.replace(recipe, export=ExportSection()))  # exports may change on the way
-        self.place = WorkPlace(output, same, resume=resume)
+        self.place = RunDirectory(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
-        images = images_to_validate(recipe.data, self.opened.preprocessing)
-        self._validation = None if images is None else Validation(images, recipe.data, tell, recipe.tunes)
+        self._validation = Validation.of(recipe.data, self.opened.preprocessing, tell, recipe.tunes)
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:
             require_trainable(self.opened, recipe.data, recipe.courses)
         require_images(recipe.export, recipe.data, self.opened.model)
         self.record = _begun(recipe, self.opened, text)
+
+    def outcome(self) -> Outcome:
+        """Do what the recipe says, and write everything."""
+        recipe = self.recipe
+        with self.place.begun() if recipe.takes_long else nullcontext():
+            model, pruning = self.pruned()
+            if recipe.finetune is not None:
+                model = self.tuned(model)
+            self.record.sizes = {"before": weight_bytes(self.opened.model), "after": weight_bytes(model)}
+            self.record.seconds[TOTAL] = time.perf_counter() - self._start
+            if not is_main_process():
+                return Outcome(self.output, model, self.record.to_json(), pruning, self.opened.notes)
+            content = write_outputs(
+                self.output, model, self.opened, self.record, recipe.export, self.tell, overwrite=self._overwrite,
+                data=recipe.data, latency=recipe.latency, validation=self._validation,
+            )  # fmt: skip
+        self.place.remove()
+        return Outcome(self.output, model, content, pruning, self.opened.notes)
 
     def pruned(self) -> tuple[nn.Module, PruneResult | None]:
         """Prune and repair, or take what was pruned before an interruption."""
@@ -154,13 +146,8 @@ class _RecipeRun:
             self._validation.note(self.record, "before", self.opened.model)
         model, result = self._cut()
         if self.recipe.finetune is not None and is_main_process():
-            save_pruned(
-                model,
-                self.place.cut,
-                model=self.opened.spec,
-                example_inputs=self.opened.inputs,
-                record=self.record.to_json(),
-            )
+            spec, inputs, record = self.opened.spec, self.opened.inputs, self.record.to_json()
+            save_pruned(model, self.place.cut, model=spec, example_inputs=inputs, record=record)
         return model, result
 
     def _cut(self) -> tuple[nn.Module, PruneResult]:
@@ -169,21 +156,76 @@ class _RecipeRun:
         checkpoint = self.place.repair if recipe.takes_long and recipe.schedule is None else None
         repair = repair_settings(section, recipe.data, self.opened, checkpoint)
         if recipe.schedule is None:
-            result = cut_and_repair(recipe, self.opened, repair, self._validation, self.tell)
+            result = self._prune_and_repair(repair)
             repair = None if result.repair is None else repair
             model, stage = result.model, "pruned" if repair is None else "repaired"
         else:
-            tuned = cut_and_tune(
-                recipe, self.opened, repair, self._validation, self.place.checkpoints, self.tell, resume=self._resume
-            )
+            tuned = self._prune_and_tune(recipe.schedule, repair)
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
             self.record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
         self.record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
         if self._validation is not None:
             self._validation.note(self.record, stage, model)
             self._add_ends(result)
-            add_curve(recipe, self.opened, repair, self._validation, self.record, self.tell)
+            self._add_curve(repair, self._validation)
         return model, result
+
+    def _prune(self, repair: RepairSettings | None, target: str | None = None) -> PruneResult:
+        """Prune to the target of the recipe, or in the same way to another, for which latency is not measured."""
+        recipe, asked = self.recipe, Target.parse(target or self.recipe.target)
+        judge = self._validation if asked.max_drop is not None else None
+        return prune(
+            self.opened.model,
+            self.opened.inputs,
+            asked,
+            importance=recipe.prune.importance,
+            evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
+            repair=repair,
+            latency=recipe.latency if target is None else None,
+            progress=self.tell,
+            **self._options(),
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """What else `prune` is told."""
+        return {entry.name: getattr(self.recipe.prune, entry.name) for entry in dataclasses.fields(PruneSettings)}
+
+    def _prune_and_repair(self, repair: RepairSettings | None) -> PruneResult:
+        """Prune and repair; a repair that the recipe does not ask for may be impossible, and then the result has a note."""
+        try:
+            return self._prune(repair)
+        except RepairError as error:
+            if self.recipe.repair.method != AUTO:
+                raise
+            result = self._prune(None)
+            note = f"The repair merge, which is the default, cannot repair this model: {error}"
+            return dataclasses.replace(result, notes=(*result.notes, note))
+
+    def _prune_and_tune(self, schedule: ScheduleSettings, repair: RepairSettings | None) -> ScheduleResult:
+        """Prune in turns with tuning."""
+        return prune_and_tune(
+            self.opened.model,
+            self.opened.inputs,
+            self.recipe.target,
+            images_to_train(self.recipe.data, self.opened.preprocessing),
+            None if self._validation is None else self._validation.images,
+            settings=schedule,
+            pruning=PruneSettings(**self._options()),
+            importance=self.recipe.prune.importance,
+            repair=repair,
+            checkpoint=self.place.checkpoints,
+            resume=self._resume,
+            progress=self.tell,
+        )
+
+    def _add_curve(self, repair: RepairSettings | None, validation: Validation) -> None:
+        """Prune to every share of the recipe's curve, and note cost and accuracy."""
+        settings = None if repair is None else dataclasses.replace(repair, checkpoint=None)
+        for number, share in enumerate(self.recipe.curve):
+            self.tell("curve", number / len(self.recipe.curve))
+            result = self._prune(settings, f"macs={share}")
+            top1, figures = validation.evaluate(result.model).top1, result.after
+            self.record.add_point(Point(f"macs={share:g}", figures.macs, figures.parameters, top1))
 
     def _add_ends(self, result: PruneResult) -> None:
         """The two points of the curve that every run has."""
@@ -192,23 +234,13 @@ class _RecipeRun:
             self.record.add_point(Point(found["stage"], figures.macs, figures.parameters, found["top1"], latency))
 
     def _taken_up(self) -> nn.Module:
-        """The pruned model of a run that was interrupted, with what was known by then."""
+        """The pruned model of a run that was interrupted, with its record."""
         known = RunRecord.from_json(read_manifest(self.place.cut).record or {})
         self.record = dataclasses.replace(known, recipe=self.record.recipe, changes=self.record.changes)
-        spec = self.opened.spec
+        spec, device = self.opened.spec, device_of(self.recipe.device)
         return load_pruned(
-            self.place.cut,
-            factory=(lambda: build_model(spec)) if spec.own_code else None,
-            device=device_of(self.recipe.device),
+            self.place.cut, factory=(lambda: build_model(spec)) if spec.own_code else None, device=device
         )
-
-    def written(self, model: nn.Module, *, overwrite: bool) -> dict[str, Any]:
-        """Write everything; return the record."""
-        recipe = self.recipe
-        return write_outputs(
-            self.output, model, self.opened, self.record, recipe.export, self.tell, overwrite=overwrite, data=recipe.data,
-            latency=recipe.latency, validation=self._validation,
-        )  # fmt: skip
 
     def tuned(self, model: nn.Module) -> nn.Module:
         """Fine-tune."""
@@ -219,12 +251,7 @@ class _RecipeRun:
         )  # fmt: skip
         self.record.finetune = result.to_json()
         self.record.seconds["fine-tuning"] = result.seconds
-        if self._validation is not None:
-            found = self._validation.note(self.record, "fine-tuned", result.model)
-            after = (self.record.prune or {})["after"]
-            self.record.add_point(
-                Point("fine-tuned", after["macs"], after["parameters"], found.top1, after.get("latency_ms"))
-            )
+        note_point(self.record, self._validation, "fine-tuned", result.model)
         return result.model
 
 

@@ -46,11 +46,7 @@ class ModelSection(Checked, error=RecipeError):
     batch_size: Count = 1
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            RecipeError: Names the option.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.pretrained and self.weights is not None:
             raise RecipeError("pretrained and weights both say where weights come from; give one of them.")
@@ -108,11 +104,7 @@ class PruneSection(PruneSettings, _Importance, error=RecipeError):
     ignored_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            RecipeError: There is no such criterion, or another option cannot be followed.
-        """
+        """Check the options."""
         super().__post_init__()
         if self.importance != AUTO:
             CRITERIA.find(self.importance, RecipeError, AUTO)
@@ -141,23 +133,14 @@ class RepairSection(Checked, error=RecipeError):
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            RecipeError: Names the option.
-            RepairError: Settings that cannot be followed.
-        """
+        """Check the options."""
         super().__post_init__()
         takes_images = self.how.images == "given"  # which come later
         RepairSettings(**dataclasses.asdict(self) | {"method": self.how.name}, images=() if takes_images else None)
 
     @property
     def how(self) -> RepairMethod:
-        """The method itself; that of auto is merge.
-
-        Raises:
-            RepairError: There is none of this name.
-        """
+        """The method itself, merge for auto; raise a RepairError if there is none of this name."""
         return METHODS.find("merge" if self.method == AUTO else self.method, RepairError, AUTO)
 
 

@@ -1,39 +1,37 @@
-"""The stages of a run: each takes what the one before has made, and notes in the record what it found."""
+"""What runs of recipes and of saved models have in common: measure, repair, fine-tune, and what that needs."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from dfpc_plugin.criteria import AUTO
-from dfpc_plugin.data import ImageDataset
-from dfpc_plugin.errors import RepairError
-from dfpc_plugin.evaluation import Evaluation, evaluate_model, tally
-from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, ScheduleResult, finetune, prune_and_tune
+from dfpc_plugin.data import ImageDataset, checked_workers
+from dfpc_plugin.evaluation import Evaluation, evaluate_model, probe, tally
+from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, finetune
+from dfpc_plugin.finetuning.course import Plan
+from dfpc_plugin.finetuning.optimiser import build_optimiser
+from dfpc_plugin.models import Preprocessing
 from dfpc_plugin.progress import Progress
-from dfpc_plugin.pruning import PruneResult, PruneSettings, prune
 from dfpc_plugin.record import Point, RunRecord
 from dfpc_plugin.repairing import RepairSettings
-from dfpc_plugin.selection import Target
-from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train
+from dfpc_plugin.require import require
+from dfpc_plugin.runtimes import runtime_of
+from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_train, images_to_validate
 from dfpc_plugin.workflow.recipe import Recipe
-from dfpc_plugin.workflow.sections import DataSection, PruneSection, RepairSection
+from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
-__all__ = ["Validation", "add_curve", "cut", "cut_and_repair", "cut_and_tune", "repair_settings", "tune"]
+__all__ = ["Validation", "note_point", "repair_settings", "require_packages", "require_trainable", "tune"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """The images that accuracy is measured on.
+    """The images that accuracy is measured on, and how they are read.
 
     Attributes:
-        images: What they are.
-        data: Where they come from, and how they are read.
-        progress: Told how far it is.
         trained_later: The model is fine-tuned on these classes, and need not know them yet.
     """
 
@@ -42,12 +40,16 @@ class Validation:
     progress: Progress
     trained_later: bool = False
 
-    def evaluate(self, model: nn.Module) -> Evaluation:
-        """Evaluate a model.
+    @classmethod
+    def of(
+        cls, data: DataSection, preprocessing: Preprocessing, progress: Progress, trained_later: bool = False
+    ) -> Validation | None:
+        """Open the images; None if there are none."""
+        images = images_to_validate(data, preprocessing)
+        return None if images is None else cls(images, data, progress, trained_later)
 
-        Raises:
-            DataError: As `evaluate_model` raises.
-        """
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Evaluate a model."""
         if self.trained_later:
             start = time.perf_counter()
             sums = tally(model, self.images, self.data.batch_size, self.data.workers, self.progress)
@@ -59,6 +61,16 @@ class Validation:
         found = self.evaluate(model)
         record.add_evaluation(stage, Path(str(self.data.val)).name, found)  # a report is no place for directories
         return found
+
+
+def note_point(record: RunRecord, validation: Validation | None, stage: str, model: nn.Module) -> None:
+    """Measure accuracy, if there is something to measure it on, and put it on the curve if the cost is known."""
+    if validation is None:
+        return
+    found = validation.note(record, stage, model)
+    after = (record.prune or {}).get("after")
+    if after is not None:
+        record.add_point(Point(stage, after["macs"], after["parameters"], found.top1, after.get("latency_ms")))
 
 
 def repair_settings(
@@ -73,75 +85,6 @@ def repair_settings(
     if section.how.images == "given":
         images = images_to_calibrate(data, opened.preprocessing, section.count, section.seed)
     return RepairSettings(**values, images=images, checkpoint=checkpoint)
-
-
-def cut(
-    recipe: Recipe,
-    opened: Opened,
-    repair: RepairSettings | None,
-    validation: Validation | None,
-    progress: Progress,
-    target: str | None = None,
-) -> PruneResult:
-    """Prune a model as a recipe says, or to another target in the same way."""
-    asked = Target.parse(target or recipe.target)
-    judge = validation if asked.max_drop is not None else None
-    return prune(
-        opened.model,
-        opened.inputs,
-        asked,
-        importance=recipe.prune.importance,
-        evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
-        repair=repair,
-        latency=recipe.latency if target is None else None,
-        progress=progress,
-        **_pruning(recipe.prune),
-    )
-
-
-def cut_and_repair(
-    recipe: Recipe, opened: Opened, repair: RepairSettings | None, validation: Validation | None, progress: Progress
-) -> PruneResult:
-    """Prune and repair a model. A repair that nobody has asked for may be impossible; then the result has a note.
-
-    Raises:
-        RepairError: The repair that the recipe asks for is impossible.
-    """
-    try:
-        return cut(recipe, opened, repair, validation, progress)
-    except RepairError as error:
-        if recipe.repair.method != AUTO:
-            raise
-        result = cut(recipe, opened, None, validation, progress)
-        note = f"The repair merge, which is the default, cannot repair this model: {error}"
-        return dataclasses.replace(result, notes=(*result.notes, note))
-
-
-def cut_and_tune(
-    recipe: Recipe,
-    opened: Opened,
-    repair: RepairSettings | None,
-    validation: Validation | None,
-    checkpoint: Path,
-    progress: Progress,
-    *,
-    resume: bool,
-) -> ScheduleResult:
-    """Prune a model in turns with tuning."""
-    return prune_and_tune(
-        opened.model,
-        opened.inputs,
-        recipe.target,
-        images_to_train(recipe.data, opened.preprocessing),
-        None if validation is None else validation.images,
-        settings=recipe.schedule,
-        pruning=PruneSettings(**_pruning(recipe.prune)),
-        importance=recipe.prune.importance,
-        repair=repair,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=progress,
-    )
 
 
 def tune(
@@ -168,23 +111,22 @@ def tune(
     )
 
 
-def add_curve(
-    recipe: Recipe,
-    opened: Opened,
-    repair: RepairSettings | None,
-    validation: Validation,
-    record: RunRecord,
-    progress: Progress,
-) -> None:
-    """Prune to every share of the recipe's curve, and note cost and accuracy."""
-    settings = None if repair is None else dataclasses.replace(repair, checkpoint=None)
-    for number, share in enumerate(recipe.curve):
-        progress("curve", number / len(recipe.curve))
-        result = cut(recipe, opened, settings, None, progress, f"macs={share}")
-        found = validation.evaluate(result.model)
-        record.add_point(Point(f"macs={share:g}", result.after.macs, result.after.parameters, found.top1))
+def require_packages(recipe: Recipe) -> None:
+    """Raise a MissingDependencyError if a package is missing that will be needed at the end."""
+    require("jinja2", "jinja2", "report")
+    if recipe.tunes:
+        require("accelerate", "accelerate", "finetune")
+    if recipe.latency is not None:
+        runtime_of(recipe.latency.runtime).require()
+    for package in ("onnx", "onnxscript", "onnxruntime") if recipe.export.graph else ():
+        require(package, package, "export")
 
 
-def _pruning(section: PruneSection) -> dict[str, Any]:
-    """What else `prune` is told."""
-    return {entry.name: getattr(section, entry.name) for entry in dataclasses.fields(PruneSettings)}
+def require_trainable(opened: Opened, data: DataSection, courses: list[FinetuneSettings]) -> None:
+    """Raise a DataError or a FinetuneError if a model cannot be trained on these images by these settings."""
+    images = images_to_train(data, opened.preprocessing, varied=False)
+    probe(opened.model, images)
+    for settings in courses:
+        Plan.of(len(images), 1, settings)
+        build_optimiser(opened.model, settings)
+        checked_workers(settings.workers)

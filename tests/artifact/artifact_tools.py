@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact import Structure, restructure, structure_of, tensors_of
-from dfpc_plugin.artifact.alike import same_bits
+from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.records import registered
 from dfpc_plugin.inputs import as_call
 

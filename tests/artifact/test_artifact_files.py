@@ -421,7 +421,7 @@ def test_a_name_that_is_gone_is_reported_with_the_nearest(tmp_path, monkeypatch)
     def gone(*args, **kwargs):
         raise UnknownModelError("No model is called 'test_resnet'; did you mean test_resnet2?")
 
-    monkeypatch.setattr("dfpc_plugin.artifact.building.build_model", gone)
+    monkeypatch.setattr("dfpc_plugin.artifact.load.build_model", gone)
     text = message_of(lambda: load_pruned(path))
     assert "the unpruned model cannot be built: No model is called 'test_resnet'; did you mean test_resnet2?" in text
 

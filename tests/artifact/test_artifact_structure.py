@@ -14,7 +14,7 @@ from torch import nn
 
 import cut_nets
 from dfpc_plugin.artifact import ArtifactError, UnsavableModelError, restructure, save_pruned, structure_of, tensors_of
-from dfpc_plugin.artifact.alike import Alike, same_bits
+from dfpc_plugin.artifact.deep_equal import DeepEqual, same_bits
 from dfpc_plugin.artifact.plain import NotPlainError, decode, encode
 from dfpc_plugin.artifact.records import registered
 from dfpc_plugin.couplings import map_couplings
@@ -205,14 +205,14 @@ def test_a_closure_over_another_number_is_not_alike():
     ],
 )
 def test_values_are_alike_by_what_they_hold(mine, other, same):
-    assert Alike(nn.Identity(), nn.Identity())(mine, other) is same
+    assert DeepEqual(nn.Identity(), nn.Identity())(mine, other) is same
 
 
 def test_cycles_and_references_are_followed_once():
     first, second, third = Opaque(1), Opaque(1), Opaque(2)
     for each in (first, second, third):
         each.own, each.reference = [each], weakref.ref(each)
-    alike = Alike(nn.Identity(), nn.Identity())
+    alike = DeepEqual(nn.Identity(), nn.Identity())
     assert alike(first, second) and not alike(first, third)
 
 

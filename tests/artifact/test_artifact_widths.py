@@ -22,7 +22,7 @@ from dfpc_plugin.artifact import (
     structure_of,
     tensors_of,
 )
-from dfpc_plugin.artifact.alike import holds_parts
+from dfpc_plugin.artifact.deep_equal import holds_parts
 from dfpc_plugin.artifact.records import Attribute
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.models import example_inputs

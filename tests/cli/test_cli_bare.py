@@ -3,7 +3,7 @@ import sys
 import pytest
 import yaml
 
-from dfpc_plugin.cli.bare import bare_argument
+from dfpc_plugin.cli.options import bare_argument
 from dfpc_plugin.cli.prune import PruneConfig
 from workflow_runs import write_recipe
 

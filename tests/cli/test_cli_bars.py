@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from dfpc_plugin.cli import bars as module
-from dfpc_plugin.cli.bars import bars
+from dfpc_plugin.cli import consoles as module
+from dfpc_plugin.cli.consoles import bars
 
 
 class Clock:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dfpc_plugin.cli.config_file import ConfigFileError, check_config_file
 from dfpc_plugin.cli.options import option_names
+from dfpc_plugin.cli.parser import ConfigFileError, check_config_file
 from dfpc_plugin.cli.prune import PruneConfig
 
 OPTIONS = list(option_names(PruneConfig))

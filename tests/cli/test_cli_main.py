@@ -62,7 +62,6 @@ def test_a_misspelt_command_gets_the_nearest(dfpc):
 
 def test_without_jsonargparse_it_says_what_to_install(dfpc, monkeypatch):
     monkeypatch.delitem(sys.modules, "dfpc_plugin.cli.parser", raising=False)
-    monkeypatch.delitem(sys.modules, "dfpc_plugin.cli.formatter", raising=False)
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     code, out, err = dfpc("score", "test_vit")
     assert (code, out) == (2, "")

@@ -9,8 +9,7 @@ import yaml
 
 from dfpc_plugin.artifact import read_manifest
 from dfpc_plugin.cli import COMMANDS
-from dfpc_plugin.cli.options import option_names
-from dfpc_plugin.cli.spellings import guessed, respelt
+from dfpc_plugin.cli.options import guessed, option_names, respelt
 
 OPTIONS = ("--options.num_classes", "7", "--options.in_chans", "1")
 INFERRED = "From the checkpoint '{}': {}in_chans=1, num_classes=7.\n"

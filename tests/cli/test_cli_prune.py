@@ -89,8 +89,8 @@ def test_quiet_prints_nothing(dfpc, tmp_path):
 
 
 def test_progress_goes_to_the_standard_error(dfpc, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("dfpc_plugin.cli.bars._PATIENCE", -1.0)  # everything is slow
-    monkeypatch.setattr("dfpc_plugin.cli.bars._EVERY", -1.0)
+    monkeypatch.setattr("dfpc_plugin.cli.consoles._PATIENCE", -1.0)  # everything is slow
+    monkeypatch.setattr("dfpc_plugin.cli.consoles._EVERY", -1.0)
     code, out, err = dfpc("prune", recipe, "--output", tmp_path / "out", "--json", "--data.batch_size", "64")
     assert code == 0
     json.loads(out)

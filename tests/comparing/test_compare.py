@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 import dfpc_plugin as dfpc
 from budget_tools import everything, same
 from dfpc_plugin.comparing import Cell, CompareError
-from dfpc_plugin.comparing.contenders import with_gradients
+from dfpc_plugin.comparing.plan import with_gradients
 from dfpc_plugin.criteria import CRITERIA, TAYLOR, Criterion
 from dfpc_plugin.selection import TargetError
 from repair_nets import relative_error, small_resnet

@@ -8,8 +8,7 @@ import pytest
 
 from dfpc_plugin import CompareResult
 from dfpc_plugin.comparing import Cell, CellResult
-from dfpc_plugin.comparing.cells import Unpruned
-from dfpc_plugin.comparing.metrics import METRICS
+from dfpc_plugin.comparing.cells import METRICS, Unpruned
 from dfpc_plugin.files import OutputError
 
 COSTS = {"macs": 0.7, "params": 0.6, "speedup": 1.25, "seconds": 2.0}

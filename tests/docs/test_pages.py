@@ -12,8 +12,7 @@ import pytest
 import dfpc_plugin as dfpc
 from dfpc_plugin import errors
 from dfpc_plugin.cli import COMMANDS, MAIN_OPTIONS, main
-from dfpc_plugin.cli.options import option_names, section_type
-from dfpc_plugin.cli.spellings import respelt
+from dfpc_plugin.cli.options import option_names, respelt, section_type
 
 ROOT = Path(__file__).parents[2]
 

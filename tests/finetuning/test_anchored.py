@@ -4,8 +4,8 @@ import types
 import pytest
 import torch
 
-from dfpc_plugin.finetuning.anchored import Anchored
 from dfpc_plugin.finetuning.cuts import Cut, as_one, scores_left
+from dfpc_plugin.finetuning.cutter import Anchored
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.pruning import CouplingCut, Figures

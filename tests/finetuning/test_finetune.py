@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 import dfpc_plugin as dfpc
 from dfpc_plugin.data import DataError
 from dfpc_plugin.evaluation import evaluate_model
-from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSettings, finetune, setup
+from dfpc_plugin.finetuning import CheckpointError, FinetuneError, FinetuneSettings, finetune, run
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from digit_runs import INPUTS, SETTINGS, digit_net, train_digits, tuned, val_digits
 
@@ -257,7 +257,7 @@ def test_another_run_with_the_same_checkpoints_is_refused_before_anything_is_loa
     first = Checkpoints(tmp_path / "c")
     first.open(resume=False)
     with monkeypatch.context() as patch:
-        patch.setattr(setup, "probe", lambda model, images: pytest.fail("an image was looked at"))
+        patch.setattr(run, "probe", lambda model, images: pytest.fail("an image was looked at"))
         for tune in (
             finetune,
             lambda model, images, **more: dfpc.prune_and_tune(model, INPUTS, "macs=0.6", images, **more),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dfpc_plugin.finetuning import FinetuneSettings
-from dfpc_plugin.finetuning.objective import distillation_loss, mixed, objective
+from dfpc_plugin.finetuning.optimiser import distillation_loss, mixed, objective
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(size=(2, 6, 4)) * 3

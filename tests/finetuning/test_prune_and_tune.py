@@ -22,9 +22,8 @@ from dfpc_plugin.finetuning import (
     course,
     prune_and_tune,
 )
-from dfpc_plugin.finetuning.cuts import original_indices
-from dfpc_plugin.finetuning.goal import Goal
-from dfpc_plugin.finetuning.optimiser_state import OptimiserState
+from dfpc_plugin.finetuning.cuts import Goal, original_indices
+from dfpc_plugin.finetuning.optimiser import OptimiserState
 from dfpc_plugin.pruning import Figures, PruneSettings
 from dfpc_plugin.selection import Target, TargetError
 from digit_runs import INPUTS, SCHEDULE, digit_net, scheduled, train_digits, val_digits

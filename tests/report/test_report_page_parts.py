@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfpc_plugin.report.page import render_report
-from dfpc_plugin.report.page.chart import Point, chart_of
+from dfpc_plugin.report.page.chart import Linear, Logarithmic, Point, chart_of
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.grouping import grouped
-from dfpc_plugin.report.page.scales import Linear, Logarithmic
 from dfpc_plugin.report.page.sections.saliency import saliency
 from dfpc_plugin.report.page.wording import (
     count,
+    grouped,
     percent,
     power_of_ten,
     seconds,

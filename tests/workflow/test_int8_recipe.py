@@ -14,7 +14,7 @@ from dfpc_plugin.data import AugmentSettings, evaluation_transform, open_images
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.models import Preprocessing
 from dfpc_plugin.workflow import Recipe, follow_recipe
-from dfpc_plugin.workflow.int8 import require_images
+from dfpc_plugin.workflow.outputs import require_images
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, ModelSection, RecipeError
 from workflow_runs import ARTIFACT, AUGMENT, NET
 

@@ -141,9 +141,9 @@ def test_something_else_in_the_place_of_the_run(recipe, tmp_path, capsys):
 
 
 def test_a_second_run_on_one_output_is_told_at_once(recipe, tmp_path, capsys, monkeypatch):
-    from dfpc_plugin.workflow.place import WorkPlace
+    from dfpc_plugin.workflow.run_directory import RunDirectory
 
-    place = WorkPlace(tmp_path / "out", "seed: 0\n", resume=False)
+    place = RunDirectory(tmp_path / "out", "seed: 0\n", resume=False)
     with place.begun():
         kept = {path.name for path in place.directory.iterdir()}
         for option in ((), ("--resume",)):
@@ -155,12 +155,12 @@ def test_a_second_run_on_one_output_is_told_at_once(recipe, tmp_path, capsys, mo
 
 
 def test_a_run_that_is_killed_while_it_begins_or_ends_leaves_nothing_to_stumble_over(tmp_path, monkeypatch):
-    from dfpc_plugin.workflow import place as module
+    from dfpc_plugin.workflow import run_directory as module
 
     def killed(*arguments, **options):
         raise SystemExit
 
-    place = module.WorkPlace(tmp_path / "out", "seed: 0\n", resume=False)
+    place = module.RunDirectory(tmp_path / "out", "seed: 0\n", resume=False)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(module, "write_text", killed)
         patch.setattr(module.shutil, "rmtree", lambda *arguments, **options: None)
@@ -173,7 +173,7 @@ def test_a_run_that_is_killed_while_it_begins_or_ends_leaves_nothing_to_stumble_
         patch.setattr(module.shutil, "rmtree", lambda *arguments, **options: None)
         place.remove()
     assert not place.directory.exists()
-    with module.WorkPlace(tmp_path / "out", "seed: 0\n", resume=True).begun():
+    with module.RunDirectory(tmp_path / "out", "seed: 0\n", resume=True).begun():
         pass
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dfpc_plugin.report.page.errors import ReportError
+from dfpc_plugin.report.page.field import ReportError
 from dfpc_plugin.report.page.render import render_report, write_report
 
 __all__ = ["ReportError", "render_report", "write_report"]

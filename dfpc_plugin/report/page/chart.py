@@ -1,15 +1,113 @@
-"""Line charts: where everything goes, for a template to draw."""
+"""Scales with ticks at round numbers, and line charts: where everything goes, for a template to draw."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from dfpc_plugin.report.page.scales import Linear
+__all__ = ["Chart", "Linear", "Logarithmic", "Mark", "Point", "Series", "Tick", "chart_of"]
 
-__all__ = ["Chart", "Mark", "Point", "Series", "Tick", "chart_of"]
+_WANTED, _SLACK, _TINY = 4, 1e-9, 1e-200
+_FACTORS = ((1, 0), (2, 0), (2.5, 1), (5, 0), (10, -1), (20, -1))
+"""What steps are made of, and how many more decimals each takes; beyond 10 only where rounding wants it."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """An even scale.
+
+    Attributes:
+        low: What is at 0.
+        high: What is at 1.
+        ticks: Round numbers between.
+        digits: Decimals that ticks need.
+    """
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    digits: int
+
+    @classmethod
+    def over(cls, values: Iterable[float], room: float = 0.0) -> Linear:
+        """Make a scale from tick to tick around `values`, of which there is at least one, and some `room` below them."""
+        low, high = _apart(list(values))
+        low -= room * (high - low)
+        step, digits = _step(low, high)
+        first, last = math.floor(low / step + _SLACK), math.ceil(high / step - _SLACK)
+        return cls(first * step, last * step, tuple(index * step for index in range(first, last + 1)), digits)
+
+    @classmethod
+    def within(cls, values: Iterable[float], margin: float = 0.0, whole: bool = False) -> Linear:
+        """Make a scale over `values` and a share `margin` of it more on both sides; with `whole`, ticks are at integers."""
+        low, high = _apart(list(values))
+        low, high = low - margin * (high - low), high + margin * (high - low)
+        step, digits = _step(low, high)
+        if whole:
+            step, digits = max(1.0, float(math.ceil(step))), 0
+        first, last = math.ceil(low / step - _SLACK), math.floor(high / step + _SLACK)
+        return cls(low, high, tuple(index * step for index in range(first, last + 1)), digits)
+
+    def at(self, value: float) -> float:
+        """Place of `value`, 0 to 1."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def _apart(values: list[float]) -> tuple[float, float]:
+    """Lowest and highest of some values, or what is around them where they are all the same."""
+    low, high = min(values), max(values)
+    if high - low > max(_TINY, _SLACK * max(abs(low), abs(high))):
+        return low, high
+    room = 0.1 * abs(low) or 1.0
+    return low - room, high + room
+
+
+def _step(low: float, high: float) -> tuple[float, int]:
+    """A round step of which four or so lie between, and the decimals that it needs."""
+    rough = (high - low) / _WANTED
+    exponent = math.floor(math.log10(rough))
+    factor, more = next((factor, more) for factor, more in _FACTORS if factor * 10.0**exponent >= rough)
+    return factor * 10.0**exponent, max(0, more - exponent)
+
+
+@dataclass(frozen=True)
+class Logarithmic:
+    """A scale in powers of ten: the exponents of what is at 0 and at 1."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def over(cls, values: Iterable[float]) -> Logarithmic | None:
+        """Make a scale from power to power around the positive ones of `values`; None where there is none.
+
+        Of 20 or more, the outermost hundredth at each end may lie beyond the scale, if it is more than a power of ten apart from
+        the others: a single outlier would leave no room for them.
+        """
+        known = sorted(value for value in values if value > 0)
+        if not known:
+            return None
+        out = min(math.ceil(len(known) / 100), len(known) // 20)
+        low = max(math.floor(math.log10(known[0])), math.floor(math.log10(known[out])) - 1)
+        high = min(math.ceil(math.log10(known[-1])), math.ceil(math.log10(known[-1 - out])) + 1)
+        return cls(low, max(high, low + 1))
+
+    def at(self, value: float) -> float:
+        """Place of a positive `value`, 0 to 1; values beyond the scale are at its ends."""
+        return min(1.0, max(0.0, (math.log10(value) - self.low) / (self.high - self.low)))
+
+    def beyond(self, values: Iterable[float]) -> tuple[int, int]:
+        """How many of the positive ones of `values` lie below the scale, and how many above it."""
+        powers = [math.log10(value) for value in values if value > 0]
+        return sum(power < self.low for power in powers), sum(power > self.high for power in powers)
+
+    def exponents(self, most: int) -> list[int]:
+        """Exponents to label, evenly spaced and at most so many, from the lowest."""
+        step = math.ceil((self.high - self.low) / (most - 1))
+        return list(range(self.low, self.high + 1, step))
+
 
 _WIDTH, _HEIGHT = 380, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 30, 44
@@ -127,18 +225,10 @@ def chart_of(
     margin: float = 0.0,
     whole: bool = False,
 ) -> Chart | None:
-    """Lay a line through `points`, in their order.
+    """Lay a line through `points`, in their order; None where there are fewer than two.
 
-    Args:
-        title: What it shows.
-        points: At least two, else there is no chart.
-        x_label: What goes to the right, with its unit.
-        y_label: What goes up, with its unit.
-        x_format: How a tick's number is written.
-        y_format: The same for the other axis.
-        names: What stands at 0, 1, 2 and so on of the axis to the right, in place of numbers.
-        margin: Room on both sides of the points, as a share of the axis to the right.
-        whole: Whether that axis counts.
+    `names` stand at 0, 1, 2 and so on of the axis to the right, in place of numbers. `margin` is the room on both sides of
+    the points, as a share of that axis; `whole` says that it counts.
     """
     if len(points) < 2:
         return None

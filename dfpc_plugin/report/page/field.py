@@ -7,10 +7,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import PlainDataError, checked, inside, wrong
-from dfpc_plugin.report.page.errors import ReportError
 
-__all__ = ["Field"]
+__all__ = ["Field", "ReportError"]
+
+
+class ReportError(DFPCError, ValueError):
+    """A record holds something that is not what its place is for."""
 
 
 class Field:

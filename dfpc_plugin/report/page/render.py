@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.files import require_writable, write_text
-from dfpc_plugin.report.page.errors import ReportError
-from dfpc_plugin.report.page.field import Field
+from dfpc_plugin.report.page.field import Field, ReportError
 from dfpc_plugin.report.page.sections import SECTIONS
 from dfpc_plugin.report.page.sections.headline import headline
 from dfpc_plugin.report.page.wording import count
@@ -49,11 +48,7 @@ def render_report(record: Mapping[str, Any]) -> str:
 
 
 def templates() -> Any:
-    """Return the environment of the templates, which escapes all that is put into them.
-
-    Raises:
-        MissingDependencyError: jinja2 is not installed.
-    """
+    """Return the environment of the templates, which escapes all that is put into them."""
     jinja2 = require("jinja2", "jinja2", "report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -73,19 +68,11 @@ def _breakable(path: str) -> Any:
 
 
 def write_report(record: Mapping[str, Any], path: str | Path) -> Path:
-    """Write the record of a run as one HTML page, whole or not at all; see `render_report`.
-
-    Args:
-        record: As for `render_report`.
-        path: The file to write; what is there is replaced.
-
-    Returns:
-        `path`.
+    """Write the record of a run as one HTML page, whole or not at all, and return `path`.
 
     Raises:
         OutputError: There can be no file at `path`.
-        ReportError: As `render_report` raises.
-        MissingDependencyError: As `render_report` raises.
+        DFPCError: As `render_report` raises.
     """
     path = Path(path)
     require_writable(path)

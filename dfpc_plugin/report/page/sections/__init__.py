@@ -7,29 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.sections.accuracy import accuracy
-from dfpc_plugin.report.page.sections.exports import exports
-from dfpc_plugin.report.page.sections.figures import figures
-from dfpc_plugin.report.page.sections.finetuning import finetuning
-from dfpc_plugin.report.page.sections.protected import protected
+from dfpc_plugin.report.page.sections.accuracy import accuracy, tradeoff
+from dfpc_plugin.report.page.sections.figures import exports, figures
 from dfpc_plugin.report.page.sections.provenance import notes, provenance, recipe
-from dfpc_plugin.report.page.sections.repair import repair
+from dfpc_plugin.report.page.sections.repair import finetuning, repair
 from dfpc_plugin.report.page.sections.saliency import saliency
-from dfpc_plugin.report.page.sections.tradeoff import tradeoff
-from dfpc_plugin.report.page.sections.widths import widths
+from dfpc_plugin.report.page.sections.widths import protected, widths
 
 __all__ = ["SECTIONS", "Section"]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
-
-    Attributes:
-        name: Its address on the page, and its template's name.
-        title: Its heading.
-        build: What it shows of a record; None where the record has nothing for it.
-    """
+    """A section of the page; `build` returns what its template shows, None where the record has nothing for it."""
 
     name: str
     title: str

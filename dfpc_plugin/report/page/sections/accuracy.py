@@ -1,16 +1,41 @@
-"""Accuracy from stage to stage."""
+"""Accuracy from stage to stage, and at several costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.chart import Chart, Point, chart_of
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.sections.evaluations import Evaluation, evaluations_of
-from dfpc_plugin.report.page.wording import count, signed
+from dfpc_plugin.report.page.sections.figures import in_runtime
+from dfpc_plugin.report.page.wording import count, milliseconds, short, short_tick, signed
 
-__all__ = ["accuracy"]
+__all__ = ["Evaluation", "accuracy", "evaluations_of", "tradeoff"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy at one stage of the run; percentages are 0 to 100, and what was not measured is None."""
+
+    stage: str
+    data: str
+    top1: float | None
+    top5: float | None
+    loss: float | None
+    count: float | None
+
+
+def evaluations_of(record: Field) -> list[Evaluation]:
+    """Return them in their order."""
+    return [
+        Evaluation(
+            entry["stage"].text(),
+            entry["data"].text(),
+            *(entry[key].number() for key in ("top1", "top5", "loss", "count")),
+        )
+        for entry in record["evaluations"].items()
+    ]
 
 
 def accuracy(record: Field) -> Mapping[str, Any] | None:
@@ -65,3 +90,44 @@ def _chart(data: str, rows: Sequence[Evaluation]) -> Chart | None:
     points = [Point(index, top1, f"{top1:.1f}") for index, (_, top1) in enumerate(known)]
     title = f"Top-1 accuracy on {data}" if data else "Top-1 accuracy"
     return chart_of(title, points, x_label="", y_label="top-1, %", names=[stage for stage, _ in known])
+
+
+def tradeoff(record: Field) -> Mapping[str, Any] | None:
+    """Return every point of the curve as a row, and those with accuracy as charts against MACs and latency."""
+    entries, runtime = record["curve"].items(), in_runtime(record["prune"]) or ""
+    rows, by_macs, by_latency = [], [], []
+    for entry in entries:
+        label, top1 = entry["label"].text(), entry["top1"].number()
+        macs, parameters, latency = (entry[key].number() for key in ("macs", "parameters", "latency_ms"))
+        rows.append(
+            (
+                label,
+                "" if macs is None else short(macs),
+                "" if parameters is None else short(parameters),
+                "" if latency is None else milliseconds(latency),
+                "" if top1 is None else f"{top1:.2f}%",
+            )
+        )
+        if top1 is not None and macs is not None:
+            by_macs.append(Point(macs, top1, label))
+        if top1 is not None and latency is not None:
+            by_latency.append(Point(latency, top1, label))
+    if not rows:
+        return None
+    charts = [
+        _cost_chart("Accuracy against MACs", by_macs, "MACs", short_tick),
+        _cost_chart("Accuracy against latency", by_latency, f"latency{runtime}, ms"),
+    ]
+    names = ("Model", "MACs", "Parameters", f"Latency{runtime}", "Top-1")
+    used = [column for column in range(len(names)) if column == 0 or any(row[column] for row in rows)]
+    return {
+        "charts": [chart for chart in charts if chart is not None],
+        "names": [names[column] for column in used],
+        "rows": [[row[column] for column in used] for row in rows],
+    }
+
+
+def _cost_chart(title: str, points: list[Point], cost: str, form: Callable[[float], str] | None = None) -> Chart | None:
+    """From the cheapest model to the dearest."""
+    ordered = sorted(points, key=lambda point: point.x)
+    return chart_of(title, ordered, x_label=cost, y_label="top-1, %", x_format=form, margin=0.06)

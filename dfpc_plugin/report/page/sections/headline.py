@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.sections.evaluations import evaluations_of
+from dfpc_plugin.report.page.sections.accuracy import evaluations_of
 from dfpc_plugin.report.page.sections.figures import in_runtime
 from dfpc_plugin.report.page.wording import milliseconds, percent, short, signed, significant
 from dfpc_plugin.selection import stated
@@ -17,14 +17,7 @@ __all__ = ["headline"]
 
 @dataclass(frozen=True)
 class Headline:
-    """A large figure.
-
-    Attributes:
-        label: What it is of.
-        value: The figure.
-        detail: What it was before.
-        left: The share that is left, for a bar; None where that says nothing.
-    """
+    """A large figure; `left` is the share that remains, for a bar, None where that says nothing."""
 
     label: str
     value: str
@@ -38,24 +31,20 @@ def headline(record: Field) -> Mapping[str, Any]:
     reached = [(name, value.number(), prune["target"][name].number()) for name, value in prune["reached"].entries()]
     options = [f"{name}={value.anything()}" for name, value in model["options"].entries()]
     weights = model["weights"].text() or ("pretrained weights" if model["pretrained"].value is True else "")
+    accuracy = _accuracy(record) or _score(prune)
+    figures = (_counted(prune, "macs", "MACs"), _counted(prune, "parameters", "Parameters"), _time(prune), accuracy)
     return {
         "name": model["name"].text(),
         "subtitle": ", ".join([*options, *([weights] if weights else [])]),
         "asked": record["asked"].text(),
         "reached": ", ".join(_stated(name, value, asked) for name, value, asked in reached if value is not None),
-        "figures": [figure for figure in _figures(record) if figure is not None],
+        "figures": [figure for figure in figures if figure is not None],
     }
 
 
 def _stated(budget: str, figure: float, asked: float | None) -> str:
     """A budget and what it came to, in enough digits to see whether it was kept."""
     return f"{budget}={significant(figure, 4) if asked is None else stated(budget, figure, asked)}"
-
-
-def _figures(record: Field) -> list[Headline | None]:
-    prune = record["prune"]
-    accuracy = _accuracy(record) or _score(prune)
-    return [_counted(prune, "macs", "MACs"), _counted(prune, "parameters", "Parameters"), _time(prune), accuracy]
 
 
 def _counted(prune: Field, key: str, label: str) -> Headline | None:

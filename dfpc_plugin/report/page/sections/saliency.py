@@ -1,4 +1,4 @@
-"""How the units of every coupling score, and which of them went."""
+"""Scores of the channels of every coupling, and which of them were removed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.grouping import grouped
-from dfpc_plugin.report.page.scales import Logarithmic
-from dfpc_plugin.report.page.wording import percent, power_of_ten
+from dfpc_plugin.report.page.wording import grouped, percent, power_of_ten
 
 __all__ = ["saliency"]
 
@@ -30,13 +29,7 @@ class _Scores:
 class Strip:
     """One coupling, drawn: bars of kept units go up from the middle, bars of units that are removed go down.
 
-    Attributes:
-        name: The coupling.
-        kept: Number of units that stay.
-        gone: Number of units that went.
-        path_kept: Bars of the former.
-        path_gone: Bars of the latter.
-        zeros: Units at zero or below, in words; these have no place on a logarithmic scale.
+    `zeros` are units at zero or below, in words; these have no place on a logarithmic scale.
     """
 
     name: str
@@ -78,11 +71,7 @@ def _ends(scale: Logarithmic, beyond: tuple[int, int]) -> list[str]:
 
 
 def _read(coupling: Field) -> _Scores | None:
-    """Separate the scores.
-
-    Raises:
-        ReportError: A unit that is removed is none of the coupling's.
-    """
+    """Separate the scores."""
     scores = coupling["scores"].numbers()
     gone = set()
     for index in coupling["gone"].items():

@@ -1,29 +1,20 @@
-"""Widths of the layers before and after."""
+"""Widths of the layers before and after, and couplings that had to stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.grouping import Group, grouped
-from dfpc_plugin.report.page.wording import count, percent
+from dfpc_plugin.report.page.wording import Group, count, grouped, percent
 
-__all__ = ["widths"]
+__all__ = ["protected", "widths"]
 
 
 @dataclass(frozen=True)
 class Width:
-    """One layer, or one coupling.
-
-    Attributes:
-        name: Its path.
-        kind: What it is.
-        inputs: Its inputs before and after, in words; empty where they are not known.
-        before: Outputs before.
-        after: Outputs now.
-    """
+    """One layer, or one coupling, with its outputs before and after; `inputs` in words, empty where they are not known."""
 
     name: str
     kind: str
@@ -80,7 +71,7 @@ def _couplings(couplings: Field) -> list[Width]:
 
 
 def _summary(group: Group[Width]) -> dict[str, Any]:
-    before, after = _total(group.rows)
+    before, after = sum(row.before for row in group.rows), sum(row.after for row in group.rows)
     return {
         "name": group.name,
         "rows": group.rows,
@@ -90,9 +81,23 @@ def _summary(group: Group[Width]) -> dict[str, Any]:
     }
 
 
-def _total(rows: Sequence[Width]) -> tuple[float, float]:
-    return sum(row.before for row in rows), sum(row.after for row in rows)
-
-
 def _change(before: float, after: float) -> str:
     return count(before) if before == after else f"{count(before)} → {count(after)}"
+
+
+def protected(record: Field) -> Mapping[str, Any] | None:
+    """Return the couplings by the reason for which they stay."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for entry in record["protected"].items():
+        width, layers = entry["width"].number(), entry["layers"].texts()
+        name = entry["name"].text()
+        coupling = {
+            "name": name,
+            "width": "" if width is None else count(width),
+            "others": [layer for layer in layers if layer != name],
+        }
+        reason = entry["reason"].text() or "For a reason that was not recorded"
+        by_reason.setdefault(reason[:1].upper() + reason[1:], []).append(coupling)
+    if not by_reason:
+        return None
+    return {"reasons": list(by_reason.items()), "count": sum(map(len, by_reason.values()))}

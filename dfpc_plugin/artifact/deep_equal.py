@@ -1,4 +1,4 @@
-"""Tell whether attributes of two models are alike, whatever they hold.
+"""Tell whether attributes of two models are equal, whatever they hold.
 
 Tensors and modules of the one model are like those of the other at the same path; everything else is compared by value,
 objects by their state.
@@ -7,6 +7,7 @@ objects by their state.
 from __future__ import annotations
 
 import functools
+import operator
 import types
 import weakref
 from collections import deque
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Alike", "holds_parts", "paths_of", "same_bits"]
+__all__ = ["DeepEqual", "holds_parts", "paths_of", "same_bits"]
 
 
 def same_bits(mine: Tensor, other: Tensor) -> bool:
@@ -40,31 +41,31 @@ def paths_of(model: nn.Module) -> dict[int, str]:
 
 
 def holds_parts(value: Any) -> bool:
-    """Whether a value is an object that is what its attributes are, such as timm's `FeatureInfo`."""
+    """Whether a value is an object that its attributes define, such as timm's `FeatureInfo`."""
     state = _state(value)
-    compared = isinstance(value, tuple(kind for kinds, _ in _COMPARISONS for kind in _listed(kinds)))
-    return (
-        bool(state) and state == getattr(value, "__dict__", None) and not compared and not isinstance(value, nn.Module)
-    )
+    compared = isinstance(value, (nn.Module, *(kinds for kinds, _ in _COMPARISONS)))
+    return bool(state) and state == getattr(value, "__dict__", None) and not compared
 
 
-class Alike:
+class DeepEqual:
     """Compares values that two models hold."""
 
     def __init__(self, model: nn.Module, other: nn.Module) -> None:
-        """Note what the two are made of."""
+        """Compare values that `model` holds with values that `other` holds."""
         self._paths = paths_of(model), paths_of(other)
         self._seen: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def __call__(self, mine: Any, other: Any) -> bool:
-        """Whether `mine`, of the model, is like `other`, of the other model."""
+        """Whether `mine`, of the model, equals `other`, of the other model."""
         if mine is other:
             return True
         paths = self._paths[0].get(id(mine)), self._paths[1].get(id(other))
         if paths != (None, None):
             return paths[0] == paths[1]
         if type(mine) is not type(other):
-            return _same_class(type(mine), type(other)) and self._states(mine, other)
+            # Parametrisations make a class anew for every module, always of the same name.
+            names = [(kind.__module__, kind.__qualname__) for kind in (type(mine), type(other))]
+            return names[0] == names[1] and self._states(mine, other)
         if (id(mine), id(other)) in self._seen:  # on the way round a cycle, or done before
             return True
         self._seen[id(mine), id(other)] = mine, other  # kept, so that no other object gets their ids
@@ -81,51 +82,25 @@ class Alike:
     def _states(self, mine: Any, other: Any) -> bool:
         """Compare objects by their attributes; those without any by equality, or else by their type."""
         states = [_state(value) for value in (mine, other)]
-        if states[0] or states[1]:
-            return self(states[0], states[1])
-        return True
-
-    def _mappings(self, mine: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-        return list(mine) == list(other) and all(self(mine[key], other[key]) for key in mine)
-
-    def _sequences(self, mine: Any, other: Any) -> bool:
-        return len(mine) == len(other) and all(map(self, mine, other))
-
-    def _partials(self, mine: functools.partial, other: functools.partial) -> bool:
-        return self([mine.func, mine.args, mine.keywords], [other.func, other.args, other.keywords])
-
-    def _methods(self, mine: types.MethodType, other: types.MethodType) -> bool:
-        return self([mine.__func__, mine.__self__], [other.__func__, other.__self__])
-
-    def _functions(self, mine: types.FunctionType, other: types.FunctionType) -> bool:
-        parts = [
-            [function.__defaults__, function.__kwdefaults__, [_content(cell) for cell in function.__closure__ or ()]]
-            for function in (mine, other)
-        ]
-        return mine.__code__ == other.__code__ and self(*parts)
-
-    def _references(self, mine: weakref.ref, other: weakref.ref) -> bool:
-        return self(mine(), other())
-
-    def _tensors(self, mine: Tensor, other: Tensor) -> bool:
-        return same_bits(mine, other)
+        return not any(states) or self(*states)
 
 
-def _equal(alike: Alike, mine: Any, other: Any) -> bool:
+def _equal(equal: DeepEqual, mine: Any, other: Any) -> bool:
     return mine == other or (mine != mine and other != other)  # NaN is like NaN
 
 
-def _same_float(alike: Alike, mine: float, other: float) -> bool:
-    return repr(mine) == repr(other)  # which tells zero from minus zero, and NaN from nothing
+def _parts(names: str) -> Callable[[DeepEqual, Any, Any], bool]:
+    """A comparison of some attributes."""
+    parts = operator.attrgetter(*names.split())
+    return lambda equal, mine, other: equal(parts(mine), parts(other))
 
 
-def _same_class(mine: type, other: type) -> bool:
-    """Whether two types go by one name, as do those that parametrisations make anew for every module."""
-    return (mine.__module__, mine.__qualname__) == (other.__module__, other.__qualname__)
-
-
-def _listed(kinds: Any) -> tuple[type, ...]:
-    return kinds if isinstance(kinds, tuple) else (kinds,)
+def _functions(equal: DeepEqual, mine: types.FunctionType, other: types.FunctionType) -> bool:
+    parts = [
+        [function.__defaults__, function.__kwdefaults__, [_content(cell) for cell in function.__closure__ or ()]]
+        for function in (mine, other)
+    ]
+    return mine.__code__ == other.__code__ and equal(*parts)
 
 
 def _content(cell: Any) -> Any:
@@ -146,17 +121,17 @@ def _state(value: Any) -> dict[str, Any]:
     return result
 
 
-_COMPARISONS: tuple[tuple[Any, Callable[[Alike, Any, Any], bool]], ...] = (
-    (Tensor, Alike._tensors),
-    (torch.device, lambda alike, mine, other: True),  # a matter of where a model is, not of what it is
-    (float, _same_float),
+_COMPARISONS: tuple[tuple[Any, Callable[[DeepEqual, Any, Any], bool]], ...] = (
+    (Tensor, lambda equal, mine, other: same_bits(mine, other)),
+    (torch.device, lambda equal, mine, other: True),  # a matter of where a model is, not of what it is
+    (float, lambda equal, mine, other: repr(mine) == repr(other)),  # which tells zero from minus zero
     ((int, str, bytes, complex, torch.dtype, type, set, frozenset, types.BuiltinFunctionType), _equal),
-    ((np.ndarray, np.generic), lambda alike, mine, other: np.array_equal(mine, other)),
-    (Mapping, Alike._mappings),
-    ((tuple, list, deque), Alike._sequences),
-    (functools.partial, Alike._partials),
-    (types.MethodType, Alike._methods),
-    (types.FunctionType, Alike._functions),
-    (weakref.ref, Alike._references),
+    ((np.ndarray, np.generic), lambda equal, mine, other: np.array_equal(mine, other)),
+    (Mapping, lambda equal, mine, other: list(mine) == list(other) and all(equal(mine[k], other[k]) for k in mine)),
+    ((tuple, list, deque), lambda equal, mine, other: len(mine) == len(other) and all(map(equal, mine, other))),
+    (functools.partial, _parts("func args keywords")),
+    (types.MethodType, _parts("__func__ __self__")),
+    (types.FunctionType, _functions),
+    (weakref.ref, lambda equal, mine, other: equal(mine(), other())),
 )
 """How values of each kind are compared; of several kinds that fit, the first."""

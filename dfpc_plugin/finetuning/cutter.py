@@ -1,7 +1,8 @@
-"""Cut a little off a model that is being trained, in all processes alike."""
+"""Prune a model that is being trained, step by step, in all processes alike."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -9,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dfpc_plugin.errors import NothingToPruneError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.finetuning.anchored import Anchored
-from dfpc_plugin.finetuning.cuts import Cut, scores_left
-from dfpc_plugin.finetuning.goal import Goal
+from dfpc_plugin.finetuning.cuts import Cut, Goal, scores_left
 from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs
@@ -24,12 +24,12 @@ from dfpc_plugin.repaired_importance import default_importance
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target, TargetError
 
-__all__ = ["Cutter"]
+__all__ = ["Anchored", "Cutter"]
 
 
 @dataclass(frozen=True)
 class Cutter:
-    """How channels go, apart from how many.
+    """Which channels to prune, apart from how many, and how to repair.
 
     Attributes:
         inputs: What the model is called with.
@@ -50,17 +50,7 @@ class Cutter:
     def prune(
         self, model: nn.Module, target: Target, kept: Sequence[str] = (), cuts: Sequence[Cut] = ()
     ) -> PruneResult:
-        """Prune a copy of a model.
-
-        Args:
-            model: The model, which stays as it is.
-            target: How much goes.
-            kept: Layers that have lost all they may.
-            cuts: What was cut before.
-
-        Raises:
-            DFPCError: As `prune` raises.
-        """
+        """Prune a copy of a model, but not the layers `kept`, which have lost all they may by the `cuts` before."""
         options = {field.name: getattr(self.pruning, field.name) for field in dataclasses.fields(self.pruning)}
         options["ignored_layers"] = [*listed(options["ignored_layers"]), *kept]
         return prune(
@@ -74,12 +64,9 @@ class Cutter:
         return Anchored(importance, scores_left(cuts)) if self.anchored and cuts else importance
 
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
-        """Replace the model of `run` by one that has lost a share of its channels, or less where less is enough for the goal.
+        """Replace the model of `run` by one that has lost a share of its channels, or less if that reaches the goal.
 
-        The main process cuts; the others do the same to their own copies and take its weights.
-
-        Raises:
-            TargetError: No more can be pruned.
+        The main process cuts; the others do the same to their own copies and take its weights. TargetError: no more can be pruned.
         """
         run.model = run.model.to(run.home)
         found: dict[str, nn.Module] = {}
@@ -93,7 +80,7 @@ class Cutter:
         before, run.model = run.model, found.get("model") or self._same(cut, copy.deepcopy(run.model))
         if run.memory is not None:
             run.memory = run.memory.after(functools.partial(self._same, cut), before)
-        run.engine.share_state(run.model)
+        run.engine.share([*run.model.parameters(), *run.model.buffers()])
         return cut
 
     def _same(self, cut: Cut, model: nn.Module) -> nn.Module:
@@ -105,7 +92,9 @@ class Cutter:
         left, kept = goal.left(now), _exhausted(cuts, self.pruning)
         assert left is not None
         try:
-            result = self._share(model, share, kept, cuts)
+            result = None
+            with contextlib.suppress(TargetError):  # so many channels may not go
+                result = self.prune(model, Target(ratio=share), kept, cuts)
             if result is None or goal.left(result.after) is None:  # less than the share has to be, or may be, enough
                 result = self.prune(model, left, kept, cuts)
         except (TargetError, NothingToPruneError) as error:
@@ -118,13 +107,6 @@ class Cutter:
                 f"larger share, or a larger max_ratio."
             )
         return result
-
-    def _share(self, model: nn.Module, share: float, kept: Sequence[str], cuts: Sequence[Cut]) -> PruneResult | None:
-        """Prune a copy by a share of its channels; None if so many may not go."""
-        try:
-            return self.prune(model, Target(ratio=share), kept, cuts)
-        except TargetError:
-            return None
 
     def described(self) -> dict[str, Any]:
         """Return what decides which channels go, as JSON has it."""
@@ -154,3 +136,25 @@ def _exhausted(cuts: Sequence[Cut], settings: PruneSettings) -> list[str]:
 
 def _spelled(reached: Mapping[str, float]) -> str:
     return ", ".join(f"{name}={value:.4g}" for name, value in reached.items())
+
+
+class Anchored:
+    """Saliency whose mean in every coupling is what it was for the same channels of the unpruned model.
+
+    Criteria compare couplings by scores relative to the mean over the remaining channels. A cut removes the lowest scores, so
+    that mean rises, and every remaining channel looks less important: couplings that were pruned once would be pruned more and
+    more. So the weights of couplings against each other stay those of the unpruned model; new is only the order within each.
+    """
+
+    def __init__(self, importance: Any, left: Mapping[str, Sequence[float]]) -> None:
+        """Score by an importance of Torch-Pruning; `left` has the first scores of the remaining units, by coupling."""
+        self.importance, self._left = importance, left
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Score the units of a coupling; None where the criterion has nothing to say."""
+        scores = self.importance(group)
+        before = self._left.get(group.couplings[0].name)
+        if scores is None or before is None or len(before) != len(scores):
+            return scores
+        mean = scores.double().mean()
+        return scores if not mean > 0 else scores * (torch.tensor(before, dtype=torch.float64).mean() / mean).to(scores)

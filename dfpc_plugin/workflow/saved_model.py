@@ -15,27 +15,20 @@ from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress
-from dfpc_plugin.record import Point, RunRecord
+from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import METHODS, RepairResult, repair
-from dfpc_plugin.workflow.checks import require_trainable
-from dfpc_plugin.workflow.opening import Opened, images_to_validate, prepared
+from dfpc_plugin.workflow.opening import Opened, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
-from dfpc_plugin.workflow.place import WorkPlace
-from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.recipe import yaml_text
+from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError, RepairSection
-from dfpc_plugin.workflow.stages import Validation, repair_settings, tune
+from dfpc_plugin.workflow.stages import Validation, note_point, repair_settings, require_trainable, tune
 
 __all__ = ["finetune_opened", "repair_opened", "unpruned"]
 
 
 def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
-    """Build the model that a saved one was pruned from, with its weights.
-
-    Raises:
-        RecipeError: Nobody says where its weights are.
-        WeightsError: They cannot be had.
-    """
+    """Build the model that a saved one was pruned from; raise a RecipeError if nobody says where its weights are."""
     if weights is None and not pretrained:
         raise RecipeError(
             "The weights of the unpruned model are needed too; give the file they are in as weights, or pretrained for those "
@@ -59,23 +52,7 @@ def repair_opened(
     overwrite: bool = False,
     progress: Progress,
 ) -> tuple[RepairResult, dict[str, Any]]:
-    """Repair a saved model, and save it anew.
-
-    Args:
-        opened: The saved model.
-        original: The model that it was pruned from, with its weights.
-        section: How.
-        data: Images to calibrate with, and to measure accuracy on, if there are any.
-        output: The directory to make.
-        overwrite: Replace an artifact that is there.
-        progress: Told how far it is.
-
-    Returns:
-        What the repair has done, and the record of it all.
-
-    Raises:
-        DFPCError: As `repair` and `save_pruned` raise.
-    """
+    """Repair a saved model, and save it anew; return what the repair has done, and the record of it all."""
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
     settings = repair_settings(section, data, opened, None)
@@ -83,11 +60,11 @@ def repair_opened(
         raise RecipeError(
             f"method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."
         )
-    record, validation = _record_of(opened, data), _validation_of(opened, data, progress)
+    record, validation = _record_of(opened, data), Validation.of(data, opened.preprocessing, progress)
     pruning = record.prune or {}
-    _note(record, validation, "before repair", opened.model)
+    note_point(record, validation, "before repair", opened.model)
     result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
-    _note(record, validation, "repaired", result.model)
+    note_point(record, validation, "repaired", result.model)
     record.prune = pruning | {"repair": result.to_json()}
     _add_comment(record, f"then repaired: {section}")
     record.add_seconds("repair", time.perf_counter() - start)
@@ -106,48 +83,30 @@ def finetune_opened(
     resume: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Fine-tune a model, saved or not, and save it; return the record.
-
-    Args:
-        opened: The model.
-        settings: How.
-        data: Images to train on, and to measure accuracy on, if there are any.
-        output: The directory to make.
-        teacher: The model to learn from, if `settings.distill` asks for one.
-        overwrite: Replace an artifact that is there.
-        resume: Go on with a run that was interrupted, if there is one.
-        progress: Told how far it is.
-
-    Raises:
-        DFPCError: As `finetune` and `save_pruned` raise.
-    """
+    """Fine-tune a model, saved or not, and save it; return the record. `teacher` is for `settings.distill`."""
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
     if data.train is None:
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
-    place = WorkPlace(output, _identity(opened, settings, data), resume=resume)
-    record, validation = _record_of(opened, data), _validation_of(opened, data, progress, trained_later=True)
+    identity = {"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": data.to_json()}
+    place = RunDirectory(output, yaml_text(identity), resume=resume)
+    record, validation = _record_of(opened, data), Validation.of(data, opened.preprocessing, progress, True)
     require_trainable(opened, data, [settings])
     with place.begun():
-        _note(record, validation, "before fine-tuning", opened.model)
+        note_point(record, validation, "before fine-tuning", opened.model)
         result = tune(
             opened.model, settings, data, dataclasses.replace(opened, model=teacher or opened.model), validation,
             place.checkpoints, progress, resume=resume,
         )  # fmt: skip
         record.finetune = result.to_json()
         _add_comment(record, f"then fine-tuned on {data.train}: {settings}")
-        _note(record, validation, "fine-tuned", result.model)
+        note_point(record, validation, "fine-tuned", result.model)
         record.add_seconds("fine-tuning", time.perf_counter() - start)
         if not is_main_process():
             return record.to_json()
         content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
     place.remove()
     return content
-
-
-def _identity(opened: Opened, settings: FinetuneSettings, data: DataSection) -> str:
-    """Tells one fine-tuning from another."""
-    return yaml_text({"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": data.to_json()})
 
 
 def _add_comment(record: RunRecord, text: str) -> None:
@@ -158,25 +117,8 @@ def _add_comment(record: RunRecord, text: str) -> None:
 
 
 def _record_of(opened: Opened, data: DataSection) -> RunRecord:
-    """What is known of a model, to be removed on with."""
+    """What is known of a model, to go on with."""
     record = RunRecord.from_json(opened.record) if opened.record else RunRecord(opened.spec.to_json())
     record.exports = []  # files beside the saved model, which what comes of it does not have
     record.preprocessing = to_plain(prepared(opened.preprocessing, data))
     return record
-
-
-def _validation_of(
-    opened: Opened, data: DataSection, progress: Progress, *, trained_later: bool = False
-) -> Validation | None:
-    images = images_to_validate(data, opened.preprocessing)
-    return None if images is None else Validation(images, data, progress, trained_later)
-
-
-def _note(record: RunRecord, validation: Validation | None, stage: str, model: nn.Module) -> None:
-    """Measure accuracy, if there is something to measure it on, and put it on the curve if the cost is known."""
-    if validation is None:
-        return
-    found = validation.note(record, stage, model)
-    after = (record.prune or {}).get("after")
-    if after is not None:
-        record.add_point(Point(stage, after["macs"], after["parameters"], found.top1, after.get("latency_ms")))

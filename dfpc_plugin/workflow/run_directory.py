@@ -15,37 +15,34 @@ from filelock import FileLock, Timeout
 
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
-from dfpc_plugin.finetuning.identity import differences
+from dfpc_plugin.finetuning.run import differences
 from dfpc_plugin.interrupts import undone
-from dfpc_plugin.workflow.processes import is_main_process
 from dfpc_plugin.workflow.sections import RecipeError
 
-__all__ = ["WorkPlace"]
+__all__ = ["RunDirectory", "is_main_process"]
 
-_RECIPE, _CUT, _CHECKPOINTS, _REPAIR = "recipe.yaml", "cut", "checkpoints", "repair"
-_LOCK, _OWNER = "lock", "process.txt"
+_RECIPE, _LOCK, _OWNER = "recipe.yaml", "lock", "process.txt"
 
 
-class WorkPlace:
+class RunDirectory:
     """A directory beside the output, which is deleted when the run is done.
 
     Attributes:
         directory: Its path, that of the output with `.run` behind.
+        cut: The artifact of the pruned model, before it is fine-tuned.
+        checkpoints: Checkpoints of fine-tuning.
+        repair: Layers that are repaired.
     """
 
     def __init__(self, output: Path, recipe: str, *, resume: bool) -> None:
-        """Take up the run that is there, or begin one.
-
-        Args:
-            output: Where the run will end.
-            recipe: The resolved recipe.
-            resume: Whether to go on with what is there.
+        """Take up the run that is there, or begin one, which will end at `output`; `recipe` is the resolved one.
 
         Raises:
             RecipeError: Another run is there or under way, or one that is not to be resumed.
             OutputError: The directory cannot be made.
         """
         self.directory = output.with_name(output.name + ".run")
+        self.cut, self.checkpoints, self.repair = (self.directory / part for part in ("cut", "checkpoints", "repair"))
         self._recipe, self._resume = recipe, resume
         known = self.directory / _RECIPE
         try:
@@ -59,12 +56,7 @@ class WorkPlace:
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Make the directory, in the main process; if the run fails before it has done anything, throw it away again.
-
-        Raises:
-            OutputError: It cannot be made.
-            RecipeError: Another process has begun a run there.
-        """
+        """Make the directory, in the main process; if the run fails before it has done anything, throw it away again."""
         if not is_main_process():
             yield
             return
@@ -99,11 +91,7 @@ class WorkPlace:
             shutil.rmtree(new, ignore_errors=True)
 
     def _taken(self) -> FileLock:
-        """Take the directory for this process.
-
-        Raises:
-            RecipeError: Another process has it.
-        """
+        """Lock the directory for this process."""
         lock = FileLock(self.directory / _LOCK)
         try:
             lock.acquire(timeout=0)
@@ -116,26 +104,11 @@ class WorkPlace:
         return lock
 
     def _holds_anything(self) -> bool:
-        """Whether something is there that a run can go on with."""
+        """Whether a run could be resumed from what is there."""
         return any(path.is_file() for part in (self.cut, self.checkpoints, self.repair) for path in part.rglob("*"))
 
-    @property
-    def cut(self) -> Path:
-        """The artifact of the pruned model, before it is fine-tuned."""
-        return self.directory / _CUT
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of fine-tuning."""
-        return self.directory / _CHECKPOINTS
-
-    @property
-    def repair(self) -> Path:
-        """Layers that are repaired."""
-        return self.directory / _REPAIR
-
     def remove(self) -> None:
-        """Throw away what is no longer needed; under another name, so that what is half removed is not resumed."""
+        """Delete the directory; it is renamed first, so that a half-deleted one is not resumed."""
         doomed = self.directory.with_name(hidden_name(self.directory.name))
         with contextlib.suppress(OSError):
             self.directory.rename(doomed)
@@ -151,11 +124,15 @@ class WorkPlace:
             found = yaml.safe_load(known.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"'{self.directory}' is no run of this library ({error}); remove it.") from error
-        other = [
-            name for name, _, _ in differences(found if isinstance(found, dict) else {}, yaml.safe_load(self._recipe))
-        ]
+        found = found if isinstance(found, dict) else {}
+        other = [name for name, _, _ in differences(found, yaml.safe_load(self._recipe))]
         if other:
             raise RecipeError(
                 f"'{self.directory}' holds a run of another recipe: {', '.join(other)} {'is' if len(other) == 1 else 'are'} not the "
                 f"same. Go on with that one (its '{_RECIPE}'), or remove the directory."
             )
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first, which prints and writes for all."""
+    return os.environ.get("RANK", "0") == "0"

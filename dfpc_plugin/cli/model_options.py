@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dfpc_plugin.cli.output import print_notes
+from dfpc_plugin.cli.output import say
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
@@ -19,13 +19,7 @@ __all__ = ["DataOptions", "ModelOptions", "OptionError", "SubjectOptions", "sect
 
 
 def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection:
-    """How to open one of several models.
-
-    Args:
-        name: The model.
-        own: Options and weights of models by name; a saved model has its own, and a checkpoint has its weights.
-        common: What holds for all of them.
-    """
+    """How to open one of several models: `common` is for all, `own` for models that do not bring it themselves."""
     if is_artifact(name):
         return ModelSection(name, **common)
     kept = {key: value for key, value in own.items() if not (is_checkpoint(name) and key in ("weights", "pretrained"))}
@@ -76,26 +70,15 @@ class SubjectOptions(ModelOptions):
 
     model: str
 
-    @property
-    def trained(self) -> bool:
-        """Whether the model's weights are other than random."""
-        return self.pretrained or self.weights is not None or is_artifact(self.model) or is_checkpoint(self.model)
-
     def opened(self, console: Console | None, *, batch_size: int = 1, saved: bool = False) -> Opened:
-        """Open the model, and print what was inferred of it.
+        """Open the model, and print what was inferred of it, unless `console` is None.
 
-        Args:
-            console: Where to print; None for nowhere.
-            batch_size: Images of the example inputs.
-            saved: The weights that are named beside a saved model are those of the unpruned one.
-
-        Raises:
-            DFPCError: As `open_model` raises.
+        With `saved`, the weights that are named beside a saved model are those of the unpruned one.
         """
         section = ModelSection(self.model, **({} if saved else self.own), size=self.size, batch_size=batch_size)
         found = open_model(section, device_of(self.device), factory=self.factory)
         if console is not None:
-            print_notes(found.notes, console)
+            say(console, *found.notes)
         return found
 
 
