@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 from dfpc_plugin.interrupts import undone
 
-__all__ = ["collector_paused"]
-
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:

@@ -20,8 +20,6 @@ from torch.nn.utils.weight_norm import WeightNorm
 from dfpc_plugin.analyses.demands import COMPUTED, WITHOUT_DATA
 from dfpc_plugin.interrupts import undone
 
-__all__ = ["advice_for", "advised", "computed_by_hooks", "layer_of_original", "parametrizations_at_rest"]
-
 _PARAMETRIZATIONS = ".parametrizations."
 
 

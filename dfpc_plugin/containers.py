@@ -6,8 +6,6 @@ import operator
 from collections import OrderedDict, deque
 from typing import Any
 
-__all__ = ["CONTAINERS", "NO_TENSORS", "PLAIN", "refill", "same_contents"]
-
 CONTAINERS = (dict, list, set, deque)
 PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
 """Types of attributes other than containers and tensors: looking a type up is faster than `isinstance`."""

@@ -18,8 +18,6 @@ from torch import Tensor
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.tracing.axes import squeezed, varying
 
-__all__ = ["Cost", "CostModel"]
-
 Factor = tuple[Tensor, tuple[int, ...]]
 """Channels, and the names of the axes of their tensor."""
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from dfpc_plugin.analyses.bounds import Bounds
 
-__all__ = ["LayerCoupling", "couple_layers", "couplings_of"]
-
 
 @dataclass(frozen=True)
 class LayerCoupling:

@@ -14,18 +14,6 @@ from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.registry import Registry
 
-__all__ = [
-    "AUTO",
-    "CRITERIA",
-    "TAYLOR",
-    "Criterion",
-    "Importance",
-    "as_importance",
-    "label_of",
-    "require_gradients",
-    "require_scores_of_copies",
-]
-
 AUTO = "auto"
 """The name of the criterion that fits the repair."""
 

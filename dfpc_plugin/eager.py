@@ -20,9 +20,6 @@ import torch.utils.checkpoint
 
 from dfpc_plugin.exchange import Exchange, put
 
-__all__ = ["running_eagerly"]
-
-
 _OriginalFunction = torch.utils.checkpoint.CheckpointFunction
 _original_hook = torch.utils.checkpoint._checkpoint_hook
 _original_enter = torch.inference_mode.__enter__

@@ -20,8 +20,6 @@ from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
-__all__ = ["Evaluation", "check_classes", "evaluate_model", "probe", "tally"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -9,8 +9,6 @@ from typing import Any
 
 from dfpc_plugin.interrupts import interrupts_held, undone
 
-__all__ = ["Exchange", "put"]
-
 
 def put(undo: contextlib.ExitStack, owner: Any, name: str, own: Any) -> None:
     """Set an attribute until `undo` is closed."""

@@ -22,23 +22,6 @@ from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError, system_reason
 
-__all__ = [
-    "OutputError",
-    "clear_leftovers",
-    "finite",
-    "flush",
-    "hidden_name",
-    "is_directory",
-    "is_file",
-    "locked",
-    "require_writable",
-    "tensor_bytes",
-    "write_bytes",
-    "write_json",
-    "write_tensors",
-    "write_text",
-]
-
 
 class OutputError(DFPCError):
     """A file cannot be written."""

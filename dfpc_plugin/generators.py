@@ -12,8 +12,6 @@ import torch
 
 from dfpc_plugin.interrupts import interrupts_held, undone
 
-__all__ = ["generators_kept", "seed_torch"]
-
 _lock = threading.Lock()
 _inside: dict[int, int] = {}
 """Number of blocks that each thread is in."""

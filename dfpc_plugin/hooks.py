@@ -16,8 +16,6 @@ from torch.nn.modules import module as torch_module
 from dfpc_plugin.containers import CONTAINERS, refill, same_contents
 from dfpc_plugin.interrupts import undone
 
-__all__ = ["hook_state_kept", "hook_that_raised"]
-
 _NO_STATE = (type, types.ModuleType, types.BuiltinFunctionType, torch.Tensor, str, bytes, int, float, complex)
 _DEPTH = 4
 """Steps from a hook to a container: `self` of a method, its attributes, a dict in one of them, a list in that dict."""

@@ -18,18 +18,6 @@ from dfpc_plugin.state import ModelState
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall, traced_call
 
-__all__ = [
-    "DFPCImportance",
-    "ImportanceRanking",
-    "call_of",
-    "flowed",
-    "keep",
-    "name_of",
-    "remembered",
-    "require_brackets",
-    "unchanged",
-]
-
 ImportanceRanking = Literal["output", "expected", "relative", "coupling-mean", "published"]
 """How scores of different couplings compare; see `DFPCImportance`."""
 

@@ -14,17 +14,6 @@ from torch.utils.data import DataLoader
 from dfpc_plugin.errors import DFPCError, ExampleInputsError, ForwardError, RuleError
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = [
-    "ExampleInputs",
-    "as_call",
-    "as_inputs",
-    "described",
-    "fresh",
-    "inputs_explained",
-    "is_written_to",
-    "shapes_of",
-]
-
 _COLOURS = (1, 3, 4)
 _MOST_CHANNELS = 16
 """Maximum number of channels of an image; a first convolution with more need not be the first that runs."""

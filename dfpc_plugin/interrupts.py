@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-__all__ = ["entered", "interrupts_held", "undone"]
-
 T = TypeVar("T")
 
 

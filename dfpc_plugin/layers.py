@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from dfpc_plugin.display import Name, Shown, as_text, counted, csv_text
 from dfpc_plugin.display.figures import draw_layers
 
-__all__ = ["LayerShape", "LayerTable", "LayerWidths", "layer_shapes", "layer_table", "weight_bytes"]
-
 _SHORT = 14
 """Layers in the short table, which fits a screen of 24 lines."""
 

@@ -10,8 +10,6 @@ from typing import ParamSpec, TypeVar
 from dfpc_plugin.errors import OptionNameError
 from dfpc_plugin.plain_data import did_you_mean
 
-__all__ = ["TORCH_PRUNING", "checks_option_names", "instead_of", "named_settings"]
-
 _TARGET = 'give a target: `"ratio=0.3"`, `"macs=0.5"`, `"params=0.5"`, `"speedup=1.5"` or `"max_drop=2"`'
 _BY_LAYER = "leave it out, or use `DFPCPruner`, which has it"
 _FOUND = "leave it out: heads and groups are found in the model"

@@ -22,8 +22,6 @@ from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.hooks import hook_state_kept
 from dfpc_plugin.interrupts import entered, undone
 
-__all__ = ["evaluating", "exclusive", "has_storage", "memory_address", "unwatched", "watched"]
-
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
 

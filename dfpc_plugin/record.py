@@ -18,8 +18,6 @@ from dfpc_plugin.plain_data import PlainDataError, checked, to_plain
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
 
-__all__ = ["TOTAL", "Point", "RecordError", "RunRecord", "machine"]
-
 _FORMAT = 1
 TOTAL = "in all"
 """Key of the total time of a run, among the times of its stages."""

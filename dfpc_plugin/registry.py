@@ -9,8 +9,6 @@ from typing import Protocol, TypeVar
 from dfpc_plugin.errors import DFPCError, RegistryError
 from dfpc_plugin.plain_data import did_you_mean
 
-__all__ = ["EXTENSIONS", "Named", "Registry"]
-
 EXTENSIONS = "dfpc_plugin"
 """The entry point group in which other packages name modules that register their own entries."""
 

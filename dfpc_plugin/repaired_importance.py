@@ -29,8 +29,6 @@ from dfpc_plugin.saliency import followed
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall
 
-__all__ = ["RepairedImportance", "default_importance", "repaired_in"]
-
 _SENSITIVITIES = "sensitivities"
 _RIDGE, _RIDGE_OF_IMAGES = 0.3, 0.01
 """Ridge added to covariances, in multiples of the mean variance, so that correlations are trusted less.

@@ -7,8 +7,6 @@ from types import ModuleType
 
 from dfpc_plugin.errors import MissingDependencyError
 
-__all__ = ["require"]
-
 
 def require(module: str, package: str, extra: str) -> ModuleType:
     """Import `module` of the optional `package`, or raise MissingDependencyError, which names this project's `extra`."""

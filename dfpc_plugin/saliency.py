@@ -33,8 +33,6 @@ from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
-__all__ = ["Ranking", "Saliency", "bgsc", "flow_of", "followed", "require_finite", "saliency_of"]
-
 Ranking = Literal["published", "relative", "expected", "output"]
 """What is scored: bounds, with equal weights (published) or as shares of every feed-out layer's total (relative); shares
 of every feed-out layer's expected squared output (expected); or shares of the variance of the outputs (output)."""

@@ -10,8 +10,6 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["INTERRUPTED", "begun"]
-
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C has ended."""
 

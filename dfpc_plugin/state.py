@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ModelState"]
-
 
 class ModelState:
     """A record of a model's structure and weights that is cheap to check.

@@ -23,8 +23,6 @@ from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["TracedCall", "noting", "traced_call"]
-
 _ATTRIBUTE = "_dfpc_traced_call"
 
 

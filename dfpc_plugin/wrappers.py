@@ -15,8 +15,6 @@ from torch.nn.parameter import is_lazy
 from dfpc_plugin.errors import ModelFormError
 from dfpc_plugin.files import is_directory, is_file
 
-__all__ = ["HoldsModel", "as_model", "plain_model"]
-
 _PLAIN = (nn.Parameter, torch.Tensor, type(None))
 """Types of most tensors, which have a shape."""
 

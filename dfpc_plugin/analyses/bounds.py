@@ -28,8 +28,6 @@ from dfpc_plugin.tracing.proxy import Proxy, is_data
 from dfpc_plugin.tracing.traced_run import Found, TracedRun
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["Bounds", "Flow", "bound_dtype"]
-
 Flow = Literal["bounds", "variances", "variances to outputs"]
 """What is propagated: bounds on changes, or variances and means, from layer to layer or on to the outputs."""
 

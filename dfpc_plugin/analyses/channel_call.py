@@ -16,8 +16,6 @@ from dfpc_plugin.tracing.calls import Call, on_shapes
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, blank, shape_of
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["ChannelCall", "Unfollowed", "same_rows"]
-
 
 class Unfollowed(Exception):
     """An operator is used in a way that its channel rule does not support; the message says in which."""

@@ -22,8 +22,6 @@ from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.sizes import Casts
 from dfpc_plugin.tracing.traced_run import TracedRun
 
-__all__ = ["ChannelTrace"]
-
 
 class ChannelTrace:
     """Follows channels through a run and collects the operators' constraints.

@@ -17,8 +17,6 @@ from dfpc_plugin.analyses.table import LabelTable, Rows, Sized, fixed_by
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.sizes import expression_of
 
-__all__ = ["Operand", "laid_out", "meet", "sum_away"]
-
 
 @dataclass(frozen=True)
 class Operand:

@@ -19,8 +19,6 @@ from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["Curve", "curve_of", "lipschitz_constant"]
-
 _KINDS = ("pointwise", "combines")
 _NEAR, _FAR, _POINTS = 8.0, 64.0, 16001
 _DEEPEST = 16

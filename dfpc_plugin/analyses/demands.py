@@ -17,8 +17,6 @@ from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_of, leaves_of
 
-__all__ = ["COMPUTED", "WITHOUT_DATA", "Demands"]
-
 WITHOUT_DATA = " (without data)"
 """Suffix in messages on operators on parameters alone, such as those that compute a weight."""
 

@@ -17,8 +17,6 @@ from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["follow"]
-
 
 def follow(run: TracedRun, model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> Any:
     """Call the model on proxies and return its output: by `forward_fn`, by its family's function, or directly.

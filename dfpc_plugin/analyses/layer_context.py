@@ -14,8 +14,6 @@ from dfpc_plugin.tracing.calls import Call, on_shapes
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.proxy import is_data
 
-__all__ = ["LayerContext", "Reader", "Writer"]
-
 
 @dataclass(frozen=True)
 class Writer:

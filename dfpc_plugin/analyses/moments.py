@@ -28,18 +28,6 @@ from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, is_data, value_of
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = [
-    "aligned",
-    "mean_of",
-    "once_more",
-    "per_channel",
-    "ratio",
-    "real_values",
-    "term",
-    "through_function",
-    "with_moments",
-]
-
 _MOST_CONSTANTS = 4096
 """Maximum number of different constants for which a function of data and constants is integrated."""
 

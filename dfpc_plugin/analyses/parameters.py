@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.table import LabelTable
 from dfpc_plugin.tracing.proxy import Proxy
 
-__all__ = ["label_parameter"]
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)

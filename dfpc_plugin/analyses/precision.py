@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 
 import torch
 
-__all__ = ["full_precision"]
-
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Switch autocast off on `device` if it is on."""

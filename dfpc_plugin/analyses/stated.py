@@ -26,8 +26,6 @@ from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
 from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
 
-__all__ = ["Stated", "Statements"]
-
 
 @dataclass(frozen=True)
 class Stated:

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-__all__ = ["INFO", "WIDTH", "Place", "Statement", "statements_of"]
-
 INFO = "feature_info"
 """The attribute in which a model lists its features."""
 

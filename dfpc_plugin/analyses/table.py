@@ -15,8 +15,6 @@ from torch import Tensor
 from dfpc_plugin.tracing.axes import squeezed
 from dfpc_plugin.tracing.sizes import Expression
 
-__all__ = ["LabelTable", "Owner", "Rows", "Scaling", "Sized", "Work", "fixed_by"]
-
 
 @dataclass(frozen=True)
 class Owner:

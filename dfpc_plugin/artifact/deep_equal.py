@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DeepEqual", "holds_parts", "paths_of", "same_bits"]
-
 
 def same_bits(mine: Tensor, other: Tensor) -> bool:
     """Whether two tensors are of one dtype and shape and hold the same bits, wherever they are."""

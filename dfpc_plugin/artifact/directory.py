@@ -16,8 +16,6 @@ from dfpc_plugin.errors import system_reason
 from dfpc_plugin.files import clear_leftovers, flush, hidden_name
 from dfpc_plugin.plain_data import PlainDataError, parse_json
 
-__all__ = ["CONFIG", "new_directory", "require_place", "write_file"]
-
 CONFIG = "config.json"
 _FILES = frozenset({MANIFEST, WEIGHTS, CONFIG})
 """What every artifact has."""

@@ -25,8 +25,6 @@ from dfpc_plugin.interrupts import undone
 from dfpc_plugin.models import ModelSpec, build_model
 from dfpc_plugin.versions import installed_versions
 
-__all__ = ["BuildLimit", "Factory", "built", "load_model", "load_pruned", "restored", "unpruned"]
-
 _building = threading.RLock()
 Factory = Callable[[], nn.Module]
 """Builds the unpruned model, a new one at every call."""

@@ -20,8 +20,6 @@ from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.models import ModelSpec
 from dfpc_plugin.plain_data import at_most, checked, checksum, matching, parse_json, to_plain, within
 
-__all__ = ["FORMAT", "LARGEST", "MANIFEST", "WEIGHTS", "File", "Manifest", "read_manifest"]
-
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 FORMAT, _VERSION = "dfpc-plugin", 1
 LARGEST = 64 * 2**20

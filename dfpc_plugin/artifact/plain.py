@@ -17,8 +17,6 @@ from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.plain_data import at_most, checked, one_of, within
 
-__all__ = ["DTYPES", "Inputs", "NotPlainError", "decode", "encode", "tensor_names"]
-
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
     for name in (

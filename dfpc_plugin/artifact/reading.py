@@ -11,8 +11,6 @@ from typing import BinaryIO
 
 from dfpc_plugin.errors import DFPCError, system_reason
 
-__all__ = ["ArtifactError", "UnsavableModelError", "opened", "read_small", "reported"]
-
 
 class ArtifactError(DFPCError):
     """A pruned model cannot be written or read; the message names the file or the module."""

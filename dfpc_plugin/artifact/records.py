@@ -10,20 +10,6 @@ from torch import Tensor, nn
 from dfpc_plugin.artifact.plain import DTYPES
 from dfpc_plugin.plain_data import at_most, matching, one_of, within
 
-__all__ = [
-    "INTERNAL",
-    "AbsentTensor",
-    "Attribute",
-    "Kind",
-    "SavedTensor",
-    "Structure",
-    "held",
-    "joined",
-    "module_outline",
-    "registered",
-    "value_of",
-]
-
 Kind = Literal["parameter", "buffer"]
 _MANY = at_most(1_000_000)
 _Name = Annotated[str, at_most(1000)]

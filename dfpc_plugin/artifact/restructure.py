@@ -25,8 +25,6 @@ from dfpc_plugin.artifact.records import (
     value_of,
 )
 
-__all__ = ["restructure"]
-
 
 def restructure(fresh: nn.Module, structure: Structure, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Make of `fresh`, in place, the model that `structure` was taken of, with `tensors` as its own; return it.

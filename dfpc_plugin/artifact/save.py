@@ -32,8 +32,6 @@ from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
-__all__ = ["save_pruned"]
-
 
 @checks_option_names
 def save_pruned(

@@ -26,20 +26,6 @@ from dfpc_plugin.artifact.records import (
     value_of,
 )
 
-__all__ = [
-    "OTHERWISE_BUILT",
-    "SIDES",
-    "Attributes",
-    "derived_names",
-    "difference_of",
-    "dtype_of",
-    "fingerprint_of",
-    "kept_hooks",
-    "numbered",
-    "structure_of",
-    "tensors_of",
-]
-
 OTHERWISE_BUILT = (
     "a model that was changed after it was built is saved by the function that builds it so, unpruned: "
     'model="package.module:factory". If it was built with options, name them: model=ModelSpec(name, {"option": value}).'

@@ -15,8 +15,6 @@ from dfpc_plugin.artifact.reading import ArtifactError, opened
 from dfpc_plugin.files import tensor_bytes
 from dfpc_plugin.interrupts import interrupts_held
 
-__all__ = ["described", "packed", "read_weights", "require_weights"]
-
 _BINDING = "dfpc_plugin"
 _BLOCK = 2**20
 _DTYPES = {

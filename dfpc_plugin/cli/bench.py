@@ -23,8 +23,6 @@ from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
 from dfpc_plugin.workflow.opening import device_of, open_model
 
-__all__ = ["BenchConfig", "run"]
-
 _GRAPH = ".onnx"
 
 

@@ -22,8 +22,6 @@ from dfpc_plugin.report.check import ModelCheck, check_model
 from dfpc_plugin.report.tables import print_check
 from dfpc_plugin.workflow.opening import device_of, is_artifact, is_checkpoint, open_model
 
-__all__ = ["CheckConfig", "run"]
-
 
 @dataclass(frozen=True)
 class CheckConfig(Checked, error=OptionError):

@@ -15,8 +15,6 @@ from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_calibrate, images_to_validate
 
-__all__ = ["CompareConfig", "run"]
-
 _STORED = (".json", ".jsonl")
 """How files of finished cells end: what `save_to` and `json` have written."""
 _OF_TABLES = ("model", "csv", "markdown", "plot", "json", "quiet")

@@ -14,8 +14,6 @@ from rich.text import Text
 
 from dfpc_plugin.progress import Progress, TerminalBars
 
-__all__ = ["Consoles", "bars"]
-
 _WIDTH_OF_FILES = 100
 
 

@@ -11,8 +11,6 @@ from dfpc_plugin.report.couplings import couple_model
 from dfpc_plugin.report.export import couplings_to_csv, couplings_to_json
 from dfpc_plugin.report.tables import print_coupling, print_couplings
 
-__all__ = ["CouplingsConfig", "run"]
-
 
 @dataclass(frozen=True)
 class CouplingsConfig(SubjectOptions):

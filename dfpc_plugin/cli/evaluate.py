@@ -12,8 +12,6 @@ from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_validate
 
-__all__ = ["EvaluateConfig", "run"]
-
 
 @dataclass(frozen=True)
 class EvaluateConfig(DataOptions):

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from dfpc_plugin.cli.options import guessed, nearest
 
-__all__ = ["explain"]
-
 # What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
 _LONGEST = 20_000  # a value is repeated in what is said about it
 _UNKNOWN = re.compile(r"unrecognized arguments: (--\S+)|invalid choice: '([^']*)'|not accept option '([^']*)'")

@@ -13,8 +13,6 @@ from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import require_writable
 from dfpc_plugin.plain_data import Count
 
-__all__ = ["ExportConfig", "run"]
-
 
 @dataclass(frozen=True)
 class ExportConfig(SubjectOptions):

@@ -14,8 +14,6 @@ from dfpc_plugin.workflow.run_directory import is_main_process
 from dfpc_plugin.workflow.saved_model import finetune_opened, unpruned
 from dfpc_plugin.workflow.sections import DataSection
 
-__all__ = ["FinetuneConfig", "run"]
-
 
 @dataclass(frozen=True)
 class FinetuneConfig(SubjectOptions):

@@ -15,8 +15,6 @@ from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
 from dfpc_plugin.workflow.sections import DataSection, ModelSection
 
-__all__ = ["DataOptions", "ModelOptions", "OptionError", "SubjectOptions", "section_of"]
-
 
 def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection:
     """How to open one of several models: `common` is for all, `own` for models that do not bring it themselves."""

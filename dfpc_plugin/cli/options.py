@@ -12,19 +12,6 @@ from typing import Any
 
 import docstring_parser
 
-__all__ = [
-    "FILES",
-    "bare_argument",
-    "descriptions",
-    "guessed",
-    "misplaced",
-    "nearest",
-    "option_names",
-    "respelt",
-    "section_type",
-    "with_underscores",
-]
-
 
 def section_type(kind: Any) -> type | None:
     """The dataclass that a type is, or is unless it is None; None for other types."""

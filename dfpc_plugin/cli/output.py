@@ -16,8 +16,6 @@ from dfpc_plugin.display import number_columns, plain_table
 from dfpc_plugin.files import finite, require_writable, write_text
 from dfpc_plugin.runtimes import written
 
-__all__ = ["STDOUT", "print_json", "print_outcome", "require_targets", "say", "send"]
-
 STDOUT = "-"
 
 

@@ -32,8 +32,6 @@ from dfpc_plugin.cli.options import (
 )
 from dfpc_plugin.errors import DFPCError, system_reason
 
-__all__ = ["Command", "CommandLineError", "ConfigFileError", "PlainHelpFormatter", "check_config_file", "parse"]
-
 _LARGEST = 2**17
 _LONGEST = 10_000
 _MOST_VALUES = 10_000

@@ -11,8 +11,6 @@ from dfpc_plugin.cli.output import print_json, print_outcome, say
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.run_directory import is_main_process
 
-__all__ = ["PruneConfig", "run"]
-
 
 @dataclass(frozen=True)
 class PruneConfig(Recipe):

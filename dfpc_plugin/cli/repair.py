@@ -12,8 +12,6 @@ from dfpc_plugin.workflow.opening import is_artifact
 from dfpc_plugin.workflow.saved_model import repair_opened, unpruned
 from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
-__all__ = ["RepairConfig", "run"]
-
 
 @dataclass(frozen=True)
 class RepairConfig(SubjectOptions):

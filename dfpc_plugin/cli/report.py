@@ -12,8 +12,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import Checked
 from dfpc_plugin.report.page import render_report
 
-__all__ = ["NoRecordError", "ReportConfig", "run"]
-
 
 class NoRecordError(DFPCError):
     """A saved model says nothing of how it came about."""

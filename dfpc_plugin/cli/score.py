@@ -16,8 +16,6 @@ from dfpc_plugin.report.summary import ModelScore, score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
 
-__all__ = ["ScoreConfig", "run"]
-
 
 @dataclass(frozen=True)
 class ScoreConfig(SubjectOptions):

@@ -14,8 +14,6 @@ from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count, Seed
 from dfpc_plugin.workflow.opening import images_to_calibrate
 
-__all__ = ["SensitivityConfig", "run"]
-
 
 @dataclass(frozen=True)
 class SensitivityConfig(DataOptions):

@@ -13,20 +13,6 @@ from typing import Any
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import finite, locked, require_writable, write_text
 
-__all__ = [
-    "METRICS",
-    "Cell",
-    "CellResult",
-    "CellStore",
-    "CompareError",
-    "FileStore",
-    "Metric",
-    "Unpruned",
-    "as_lines",
-    "read_lines",
-    "reserved",
-]
-
 
 @dataclass(frozen=True)
 class Metric:

@@ -34,8 +34,6 @@ from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["compare"]
-
 _DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(prune).parameters.items()}
 
 

@@ -25,8 +25,6 @@ from dfpc_plugin.repairing.inputs import collected
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Target, TargetError
 
-__all__ = ["Budget", "Plan", "contenders", "label_of_name", "own_label", "with_gradients"]
-
 _IMAGES, _BATCH = 128, 32
 
 _MORE = {

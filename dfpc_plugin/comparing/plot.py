@@ -11,8 +11,6 @@ from dfpc_plugin.comparing.table import Row, repairs_of
 from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, new_figure
 
-__all__ = ["draw_comparison"]
-
 _MARKERS, _DASHES = "os^DvPX*<>", ("-", "--", ":", "-.")
 _ACROSS = 3
 

@@ -14,8 +14,6 @@ from dfpc_plugin.display import csv_text
 from dfpc_plugin.display.figures import drawn
 from dfpc_plugin.errors import system_reason
 
-__all__ = ["CompareResult"]
-
 _COLUMNS = ("criterion", "budget", "repair", "seed", "macs", "params", "speedup")
 
 

@@ -26,8 +26,6 @@ from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.noise import on_noise
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["AccuracyScorer", "ErrorScorer", "OutputError", "OwnScorer", "Scorer", "standard_error"]
-
 _ROUNDING = 1e-10
 
 

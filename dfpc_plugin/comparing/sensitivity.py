@@ -33,8 +33,6 @@ from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Candidate
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["CouplingSensitivity", "SensitivityResult", "sensitivity"]
-
 _NAME_LENGTH, _LOWEST = 28, 1e-6
 _LABELS = {"predicted": "Predicted by the scores", "noise": "Measured on {}", "images": "Measured on {}"}
 

@@ -15,8 +15,6 @@ from dfpc_plugin.comparing.cells import CellResult, Metric, Unpruned
 from dfpc_plugin.comparing.plan import label_of_name
 from dfpc_plugin.display import as_text, number_columns, plain_table
 
-__all__ = ["Grid", "Row", "Spread", "leaders", "repairs_of", "rows_of"]
-
 
 @dataclass(frozen=True)
 class Spread:

@@ -17,8 +17,6 @@ from dfpc_plugin.analyses.stated import Stated
 from dfpc_plugin.analyses.table import Sized, Work
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 
-__all__ = ["Axis", "Channels", "Layer", "Scale", "Size", "channels_of"]
-
 
 @dataclass(frozen=True)
 class Axis:

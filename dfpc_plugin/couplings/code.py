@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["CodeReads"]
-
 
 class CodeReads:
     """Attributes that the forwards of a model's modules read, by class."""

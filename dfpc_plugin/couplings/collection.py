@@ -15,8 +15,6 @@ from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more
 from dfpc_plugin.display.svg import Svg
 from dfpc_plugin.files import write_text
 
-__all__ = ["Couplings"]
-
 _SHORT = 16
 """Rows of the short table, which fits a screen of 24 lines."""
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dfpc_plugin.couplings.channels import Axis
 
-__all__ = ["DataFlowCoupling", "Slice"]
-
 
 @dataclass(frozen=True, eq=False)
 class Slice:

@@ -24,8 +24,6 @@ from dfpc_plugin.couplings.code import CodeReads
 from dfpc_plugin.couplings.sizes import Unequal
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
 
-__all__ = ["declared_widths", "width_of"]
-
 _WHAT = r"(channels?|chs?|features?|feats?|dims?|planes?|filters?|width|units|nc|c)"
 _INPUT = re.compile(rf"(in|inp|input)_?{_WHAT}|{_WHAT}_(in|input)|inp|c_?in|n_?in|d_in")
 _OUTPUT = re.compile(rf"(out|oup|output)_?{_WHAT}|{_WHAT}_(out|output)|oup|c_?out|n_?out|d_out")

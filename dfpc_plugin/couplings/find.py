@@ -28,8 +28,6 @@ from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
-__all__ = ["CouplingMap", "find_couplings", "map_couplings"]
-
 
 @dataclass(frozen=True, repr=False)
 class CouplingMap:

@@ -11,8 +11,6 @@ from torch import Tensor
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.couplings.find import CouplingMap
 
-__all__ = ["RecordError", "channels_of_record", "output_axes", "removed_outputs"]
-
 
 class RecordError(Exception):
     """A record names outputs that the model does not have.

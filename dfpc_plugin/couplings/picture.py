@@ -14,8 +14,6 @@ from html import escape
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.display.svg import Svg
 
-__all__ = ["draw_couplings"]
-
 _ROW, _LANE, _LEFT, _TOP, _CHARACTER = 18, 16, 14, 64, 6.7
 _STYLES = {"one layer": "#0072B2", "several layers, coupled": "#D55E00", "protected": "#8A8F98"}
 _CSS = (

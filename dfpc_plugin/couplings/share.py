@@ -11,8 +11,6 @@ from torch import Tensor
 from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.couplings.find import CouplingMap
 
-__all__ = ["prunable_share"]
-
 
 def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
     """Return the shares (0 to 1) of the unpruned model's MACs and parameters in couplings that can be pruned.

@@ -13,8 +13,6 @@ from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
 
 _MOST_TRIED = 2**14
 
-__all__ = ["Unequal", "Violation", "changed_factors", "count", "evaluate", "solve"]
-
 
 class Violation(Exception):
     """The forward cannot work without these channels; the message says which operator needs what size."""

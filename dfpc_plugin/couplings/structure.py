@@ -20,8 +20,6 @@ from torch import Tensor
 from dfpc_plugin.couplings.channels import Channels, Size
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation, leaves_of
 
-__all__ = ["Bundles", "Structure", "find_structure"]
-
 _WRAP = 2**64
 """Sums of marks wrap like torch's integers."""
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Set
 import torch
 from torch import nn
 
-__all__ = ["unused_layers", "used_modules"]
-
 
 def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str, int]:
     """Name the outermost layers whose parameters are all unused, and single unused parameters, with numbers of values.

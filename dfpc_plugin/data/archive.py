@@ -18,8 +18,6 @@ from dfpc_plugin.data.errors import DataError
 from dfpc_plugin.data.images import LARGEST_FILE, read_image
 from dfpc_plugin.data.layout import Layout
 
-__all__ = ["ArchiveImages"]
-
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, ValueError, RuntimeError)
 """What zipfile raises: KeyError if the archive was replaced, RuntimeError for encryption and unknown compression."""
 

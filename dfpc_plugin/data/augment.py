@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 from dfpc_plugin.data.errors import DataError
 from dfpc_plugin.plain_data import Checked, Natural, NotNegative, Share, within
 
-__all__ = ["AugmentSettings", "Crop"]
-
 Crop = Literal["none", "flip-crop", "random-resized-crop"]
 _Area = Annotated[float, within(above=0, most=1)]
 

@@ -10,8 +10,6 @@ from dfpc_plugin.data.collate import collate_images
 from dfpc_plugin.data.errors import DataError
 from dfpc_plugin.generators import generators_kept
 
-__all__ = ["calibration_images"]
-
 
 def calibration_images(dataset: Dataset[tuple[Tensor, int]], count: int, seed: int = 0) -> Tensor:
     """Draw images at random, without their labels, for `repair="calibrate"`.

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dfpc_plugin.data.errors import DataError
 
-__all__ = ["collate_images", "label_of"]
-
 
 def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
     """Collate pairs of image and label into a batch `(N, C, H, W)` and labels `(N,)`.

@@ -12,8 +12,6 @@ from dfpc_plugin.data.errors import DataError
 from dfpc_plugin.data.images import Images
 from dfpc_plugin.data.limit import evenly
 
-__all__ = ["ImageDataset", "Transform"]
-
 Transform = Callable[[Any], Any]
 """From a PIL image to the model's input, a tensor `(C, H, W)`."""
 

@@ -9,8 +9,6 @@ from PIL import Image
 from dfpc_plugin.data.layout import check_split
 from dfpc_plugin.require import require
 
-__all__ = ["GREYS", "SPLIT_SEED", "TEST_SHARE", "DigitImages", "load_scans"]
-
 TEST_SHARE = 0.3
 SPLIT_SEED = 0
 GREYS = 16

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dfpc_plugin.errors import DFPCError
 
-__all__ = ["DataError"]
-
 
 class DataError(DFPCError, ValueError):
     """Images are missing, cannot be read, or do not fit the model."""

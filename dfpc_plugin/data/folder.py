@@ -9,8 +9,6 @@ from PIL import Image
 from dfpc_plugin.data.images import LARGEST_FILE, read_image
 from dfpc_plugin.data.layout import Layout
 
-__all__ = ["FolderImages"]
-
 
 class FolderImages:
     """The images of one split of a folder, one folder for each class."""

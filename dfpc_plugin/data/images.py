@@ -9,8 +9,6 @@ from typing import BinaryIO, Protocol
 
 from PIL import Image
 
-__all__ = ["LARGEST_FILE", "Images", "read_image"]
-
 LARGEST_FILE = 2**28
 """Largest size of an image file in bytes."""
 _MOST_PIXELS = 2**26

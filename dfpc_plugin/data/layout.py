@@ -11,8 +11,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dfpc_plugin.data.errors import DataError
 
-__all__ = ["Layout", "Split", "check_split"]
-
 Split = Literal["train", "val", "test"]
 _FOLDERS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dfpc_plugin.data.errors import DataError
 from dfpc_plugin.plain_data import Count, checked
 
-__all__ = ["evenly"]
-
 
 def evenly(labels: Sequence[int], count: int) -> list[int]:
     """Choose `count` positions, in turns over the classes; when a class runs out, the others go on.

@@ -15,8 +15,6 @@ from dfpc_plugin.data.layout import check_split
 from dfpc_plugin.data.torchvision_sets import TorchvisionImages
 from dfpc_plugin.files import is_directory, is_file
 
-__all__ = ["open_images"]
-
 _TORCHVISION = "torchvision/"
 
 

@@ -14,8 +14,6 @@ from PIL import Image
 from dfpc_plugin.data.errors import DataError
 from dfpc_plugin.data.layout import check_split
 
-__all__ = ["TorchvisionImages"]
-
 _FLAG = {"train": {"train": True}, "val": {"train": False}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "val": {"split": "test"}, "test": {"split": "test"}}
 _TRAIN_VAL = {"train": {"split": "train"}, "val": {"split": "val"}, "test": {"split": "val"}}

@@ -15,8 +15,6 @@ from dfpc_plugin.data.errors import DataError
 if TYPE_CHECKING:
     from dfpc_plugin.models import Preprocessing
 
-__all__ = ["evaluation_transform", "training_transform"]
-
 _MODES = {1: "L", 3: "RGB"}
 
 

@@ -6,8 +6,6 @@ import os
 
 from dfpc_plugin.data.errors import DataError
 
-__all__ = ["checked_workers"]
-
 
 def checked_workers(workers: int) -> int:
     """Return `workers`; raise if so many processes could bring the machine down.

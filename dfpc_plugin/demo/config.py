@@ -10,9 +10,6 @@ from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import Checked, Count, Limit, Seed, within
 
-__all__ = ["DemoConfig", "DemoConfigError"]
-
-
 _EACH_ONCE = Limit("one or more, each once", lambda values: 0 < len(set(values)) == len(values))
 
 

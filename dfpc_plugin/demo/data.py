@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from dfpc_plugin.data.digits import GREYS, load_scans
 
-__all__ = ["IMAGE_SIZE", "Digits", "load_digits"]
-
 IMAGE_SIZE = 48
 """Side of the network's input images; the scans have 8 x 8 pixels."""
 _MEAN, _STD = 0.3, 0.37

@@ -27,8 +27,6 @@ from dfpc_plugin.pruning import prune
 from dfpc_plugin.repairing import Method
 from dfpc_plugin.require import require
 
-__all__ = ["run_demo"]
-
 _REPAIRS: tuple[Method, ...] = ("none", "merge", "calibrate")
 _IMAGES = 128
 _TITLE = "A small ResNet on scanned digits, pruned without fine-tuning"

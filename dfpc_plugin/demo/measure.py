@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-__all__ = ["accuracy"]
-
 _BATCH = 256
 
 

@@ -12,8 +12,6 @@ from torch import nn
 
 from dfpc_plugin.demo.data import IMAGE_SIZE
 
-__all__ = ["ARCHITECTURE", "WEIGHTS", "build_network", "example_input", "load_network"]
-
 WEIGHTS = Path(__file__).with_name("digits_resnet.safetensors")
 """Made by `python -m dfpc_plugin.demo.train`; float16 on disk."""
 ARCHITECTURE: dict[str, Any] = {

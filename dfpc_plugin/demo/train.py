@@ -22,8 +22,6 @@ from dfpc_plugin.demo.network import ARCHITECTURE, WEIGHTS, build_network, load_
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.generators import generators_kept, seed_torch
 
-__all__ = ["main", "train"]
-
 EPOCHS = 30
 BATCH = 64
 PEAK_RATE = 0.1

@@ -6,8 +6,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-__all__ = ["csv_text"]
-
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Return `rows` under `header`, with the same line ends on every system and numbers that read back exactly."""

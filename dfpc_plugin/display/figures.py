@@ -10,18 +10,6 @@ from typing import Any
 from dfpc_plugin.files import OutputError, require_writable, write_bytes
 from dfpc_plugin.require import require
 
-__all__ = [
-    "GRID",
-    "INK",
-    "PALETTE",
-    "draw_layers",
-    "drawn",
-    "new_figure",
-    "plot_settings",
-    "require_plottable",
-    "save_figure",
-]
-
 _FORMATS = (".png", ".svg", ".pdf")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, which remain distinct with the common kinds of colour blindness; markers differ, too."""

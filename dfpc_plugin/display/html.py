@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 
-__all__ = ["Shown", "as_html"]
-
 
 @functools.singledispatch
 def as_html(result: object) -> str | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Svg"]
-
 
 class Svg(str):
     """The text of an SVG picture, which notebooks show as a picture."""

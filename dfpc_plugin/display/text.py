@@ -12,8 +12,6 @@ from rich.measure import Measurement
 from rich.table import Column, Table
 from rich.text import Text
 
-__all__ = ["TERMINAL_WIDTH", "Name", "as_text", "counted", "first_and_more", "number_columns", "plain_table"]
-
 TERMINAL_WIDTH = 80
 _NARROWEST = 12
 """Smallest width of a name, in columns."""

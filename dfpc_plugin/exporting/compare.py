@@ -14,8 +14,6 @@ from dfpc_plugin.runtimes.call import batch_size_of, with_batch
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.tracing.tree import map_tensors
 
-__all__ = ["Difference", "compare", "inputs_to_check"]
-
 Run = Callable[[ExampleInputs], Sequence[Tensor]]
 
 _OTHER_SIZES = (1, 3)

@@ -24,8 +24,6 @@ from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 
-__all__ = ["Int8Export", "Int8Method", "quantize_onnx"]
-
 Int8Method = Literal["static", "dynamic"]
 
 _HELD_OUT = 0.25

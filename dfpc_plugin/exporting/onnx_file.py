@@ -25,8 +25,6 @@ from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 from dfpc_plugin.runtimes.to_onnx import Conversion, chosen_exporters, opset_of, require_exporters
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
-__all__ = ["OnnxExport", "export_onnx"]
-
 Exporter = Literal["auto", "dynamo", "torchscript"]
 
 

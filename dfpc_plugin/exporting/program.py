@@ -25,8 +25,6 @@ from dfpc_plugin.runtimes.noise import heard
 from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["ProgramExport", "export_program"]
-
 
 @dataclass(frozen=True)
 class ProgramExport:

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from dfpc_plugin.families.registry import register_forward, register_note
 from dfpc_plugin.tracing.proxy import Proxy
 
-__all__ = ["counted_regions", "detector_forward"]
-
 _DETECTION = "torchvision.models.detection"
 
 

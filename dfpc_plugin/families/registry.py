@@ -14,17 +14,6 @@ from dfpc_plugin.errors import DFPCError, ForwardError
 from dfpc_plugin.inputs import as_call, described, fresh, inputs_explained
 from dfpc_plugin.preserve import watched
 
-__all__ = [
-    "ForwardFunction",
-    "counting_note",
-    "data_flow_forward",
-    "failed_forward",
-    "register_forward",
-    "register_note",
-    "run_forward",
-    "running_modules",
-]
-
 ForwardFunction = Callable[[nn.Module, Any], Any]
 """Calls a model in another way: `forward_fn(model, example_inputs)`."""
 

@@ -25,8 +25,6 @@ from dfpc_plugin.files import flush, is_directory, is_file, locked, write_json, 
 from dfpc_plugin.finetuning.settings import CheckpointError
 from dfpc_plugin.plain_data import checked, parse_json, to_plain
 
-__all__ = ["Checkpoint", "Checkpoints"]
-
 _FORMAT = 2
 _KEPT = 2
 _NAME, _TEMPORARY, _DAMAGED = "checkpoint-", ".unfinished-", "damaged-"

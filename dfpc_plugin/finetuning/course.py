@@ -22,8 +22,6 @@ from dfpc_plugin.finetuning.optimiser import OptimiserState, build_optimiser, bu
 from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 
-__all__ = ["Plan", "loader_from", "order_of", "seed_item", "seed_step", "train_course"]
-
 
 @dataclass(frozen=True)
 class Plan:

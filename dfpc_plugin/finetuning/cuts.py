@@ -10,8 +10,6 @@ from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.pruning import CouplingCut, Figures, PruneResult
 from dfpc_plugin.selection import Counted, Target
 
-__all__ = ["Cut", "Goal", "as_one", "original_indices", "scores_left"]
-
 Removed = Mapping[str, tuple[int, ...]]
 
 

@@ -24,8 +24,6 @@ from dfpc_plugin.repaired_importance import default_importance
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target, TargetError
 
-__all__ = ["Anchored", "Cutter"]
-
 
 @dataclass(frozen=True)
 class Cutter:

@@ -13,8 +13,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.require import require
 
-__all__ = ["Engine", "Student", "engine_for"]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
-__all__ = ["finetune"]
-
 
 @checks_option_names
 def finetune(

@@ -19,8 +19,6 @@ from torch.optim import Optimizer
 
 from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError, FinetuneSettings
 
-__all__ = ["OptimiserState", "build_optimiser", "build_schedule", "distillation_loss", "mixed", "objective"]
-
 _DROPS = (0.5, 0.75)
 """Where the schedule "step" divides by ten, as the CIFAR ResNets were trained."""
 

@@ -27,8 +27,6 @@ from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
-__all__ = ["prune_and_tune"]
-
 
 @checks_option_names
 def prune_and_tune(

@@ -15,8 +15,6 @@ from dfpc_plugin.finetuning.settings import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["FinetuneResult", "Iteration", "ScheduleResult", "iterations_of", "outcome_json"]
-
 
 def outcome_json(steps: int, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
     """Return what training has come to as dicts, lists, numbers and strings."""

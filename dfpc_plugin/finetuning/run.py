@@ -28,8 +28,6 @@ from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.store import fingerprint
 
-__all__ = ["Run", "RunState", "differences", "finished", "require_same", "run_for", "run_identity"]
-
 
 @dataclass
 class RunState:

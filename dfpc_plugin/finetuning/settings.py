@@ -10,8 +10,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Natural, NotNegative, Positive, Seed, Share, within
 
-__all__ = ["CheckpointError", "FinetuneError", "FinetuneSettings", "Precision", "Schedule", "ScheduleSettings"]
-
 
 class FinetuneError(DFPCError, ValueError):
     """A model cannot be fine-tuned in the way that was asked for; it is as it was."""

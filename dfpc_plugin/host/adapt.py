@@ -9,8 +9,6 @@ import torch_pruning as tp
 from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.pruner import DFPCPruner
 
-__all__ = ["with_data_flow"]
-
 
 class _Regularising(DFPCPruner):
     """For pruners with a `regularize` method, which index weights by the items of `_groups`."""

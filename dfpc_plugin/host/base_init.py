@@ -17,8 +17,6 @@ from torch_pruning.pruner.algorithms import base_pruner
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.host.graph import DataFlowGraph
 
-__all__ = ["init_with_graph"]
-
 
 def init_with_graph(pruner: Any, graph: Callable[[], DataFlowGraph], **arguments: Any) -> None:
     """Run `BasePruner.__init__` with `graph`, which makes an empty graph, in place of its own graph class.

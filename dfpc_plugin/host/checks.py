@@ -11,8 +11,6 @@ from dfpc_plugin.errors import GroupError, PrunerSettingError
 from dfpc_plugin.plain_data import Share, checked
 from dfpc_plugin.selection import Target
 
-__all__ = ["check_heads", "check_modules", "check_range", "check_ratio", "countable"]
-
 
 def countable(target: Target) -> Target:
     """Raise if a target must be measured, which a pruner does not do."""

@@ -28,8 +28,6 @@ from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import noting
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["DataFlowGraph"]
-
 
 class DataFlowGraph(tp.DependencyGraph):
     """Torch-Pruning's dependency graph, with couplings in place of a traced graph.

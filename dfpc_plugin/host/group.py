@@ -16,9 +16,6 @@ from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host.layout import Place
 from dfpc_plugin.host.units import UnitFunction, positions, units_left
 
-__all__ = ["DataFlowDependency", "DataFlowGroup"]
-
-
 _DEAR = 2**28
 
 

@@ -11,8 +11,6 @@ from torch import nn
 
 from dfpc_plugin.errors import PrunerSettingError
 
-__all__ = ["ignored_modules", "listed"]
-
 
 def ignored_modules(model: nn.Module, layers: Any) -> list[Any]:
     """Return the modules and parameters of `model` that `layers` refers to, with all modules inside them.

@@ -13,8 +13,6 @@ from torch_pruning.dependency import Node
 
 from dfpc_plugin.couplings.channels import Axis
 
-__all__ = ["Place", "Side", "handler_for", "layout_of", "request_layout_of", "side_of"]
-
 Side = Literal["out", "in"]
 Layout = Mapping[Side, tuple[tuple[str, int], ...]]
 """Per side of a layer, the `(tensor, dimension)` pairs that hold its channels."""

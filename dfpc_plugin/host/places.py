@@ -14,8 +14,6 @@ from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host.layout import Place, Side, handler_for, request_layout_of, side_of
 
-__all__ = ["Places"]
-
 
 class Places:
     """The places of channels in Torch-Pruning's graph.

@@ -30,8 +30,6 @@ from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
-__all__ = ["DFPCPruner"]
-
 
 class DFPCPruner(tp.pruner.BasePruner):
     """Prune any model that `find_couplings` can follow, with Torch-Pruning's pruner interface.

@@ -11,8 +11,6 @@ from torch import Tensor
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.couplings.channels import Axis
 
-__all__ = ["UnitFunction", "positions", "units_left"]
-
 
 class UnitFunction:
     """A pruning `function` of Torch-Pruning that counts units of `couplings`, one after the other, not channels.

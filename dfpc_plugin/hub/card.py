@@ -12,8 +12,6 @@ from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.figures import exports, figures
 from dfpc_plugin.require import require
 
-__all__ = ["model_card"]
-
 _TAGS = ("pruning", "structured-pruning", "model-compression", "dfpc")
 
 

@@ -22,8 +22,6 @@ from dfpc_plugin.models import ModelSpec
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.require import require
 
-__all__ = ["HubError", "from_pretrained", "push_to_hub"]
-
 _CARD = "README.md"
 
 

@@ -25,8 +25,6 @@ from dfpc_plugin.wrappers import HoldsModel, as_model
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
 
-__all__ = ["BUSY", "FEWEST_ROUNDS", "Latency", "LatencyError", "measure_latency", "timer_class"]
-
 BUSY = 0.1
 """From this noise on (interquartile range over median), a latency is reported as uncertain."""
 

@@ -29,8 +29,6 @@ from dfpc_plugin.latency.measure import timer_class
 from dfpc_plugin.latency.settings import LatencySettings
 from dfpc_plugin.preserve import evaluating, watched
 
-__all__ = ["FAST_MULTIPLE", "LatencyModel"]
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHARES = (0.3, 0.6, 1.0)
 FAST_MULTIPLE = 8

@@ -16,8 +16,6 @@ from dfpc_plugin.runtimes import runtime_of
 from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["LatencySettings"]
-
 
 @named_settings
 @dataclass(frozen=True)

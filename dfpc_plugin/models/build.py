@@ -11,8 +11,6 @@ from dfpc_plugin.models.construct import construct
 from dfpc_plugin.models.fitting import build_fitted
 from dfpc_plugin.models.spec import ModelSpec
 
-__all__ = ["build_model", "create_model"]
-
 
 def build_model(
     spec: ModelSpec | str,

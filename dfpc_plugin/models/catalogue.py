@@ -12,8 +12,6 @@ from dfpc_plugin.models.own_code import OwnCode, is_own_code
 from dfpc_plugin.models.timm_library import HUB, TimmLibrary
 from dfpc_plugin.models.torchvision_library import TorchvisionLibrary
 
-__all__ = ["is_listed", "library_of", "match_models", "require_known"]
-
 _TIMM, _OWN = TimmLibrary(), OwnCode()
 _PREFIXED: tuple[Library, ...] = (TorchvisionLibrary(), CifarLibrary())
 _FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar")

@@ -21,8 +21,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import is_file
 from dfpc_plugin.models.catalogue import is_listed
 
-__all__ = ["Checkpoint", "WeightsError", "read_checkpoint"]
-
 _AVERAGES = ("state_dict_ema", "model_ema")
 _KEYS = (*_AVERAGES, "state_dict", "model", "net", "model_state_dict")
 """Keys under which trainers save the weights; averages over the training are preferred, as in timm."""

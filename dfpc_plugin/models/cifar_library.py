@@ -10,8 +10,6 @@ from torch import nn
 from dfpc_plugin.models.cifar import NETWORKS
 from dfpc_plugin.models.library import IMAGENET, Preprocessing
 
-__all__ = ["CifarLibrary"]
-
 _SIZE = (3, 32, 32)
 _OWN = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """Mean and standard deviation of CIFAR-10's channels, as in the public checkpoints of these networks."""

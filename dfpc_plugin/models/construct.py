@@ -9,8 +9,6 @@ from dfpc_plugin.models.catalogue import library_of, require_known
 from dfpc_plugin.models.checkpoint import WeightsError
 from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
 
-__all__ = ["construct"]
-
 
 def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) -> nn.Module:
     """Build a model with random or pretrained weights; options and errors are as for `build_model`."""

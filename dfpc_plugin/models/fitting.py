@@ -15,8 +15,6 @@ from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
 from dfpc_plugin.models.weights import Match, MismatchError, load_weights, match_weights
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["FittedModel", "build_fitted"]
-
 _IMAGE_CHANNELS = 3
 _SHOWN = 4
 _SYNONYMS = {"num_classes": ("classes", "n_classes"), "in_chans": ("in_channels", "channels")}

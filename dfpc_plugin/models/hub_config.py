@@ -13,8 +13,6 @@ from dfpc_plugin.models.catalogue import library_of
 from dfpc_plugin.models.spec import ModelSpec
 from dfpc_plugin.models.timm_library import TimmLibrary
 
-__all__ = ["write_hub_config"]
-
 _LIBRARY = "dfpc-plugin"
 
 

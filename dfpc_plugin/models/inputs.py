@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from dfpc_plugin.models.catalogue import library_of
 from dfpc_plugin.models.library import Preprocessing
 
-__all__ = ["example_inputs", "preprocessing_of"]
-
 
 def example_inputs(
     model: nn.Module,

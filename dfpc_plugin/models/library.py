@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from torch import nn
 
-__all__ = ["IMAGENET", "Library", "Preprocessing", "configuration_of", "spread"]
-
 
 @dataclass(frozen=True)
 class Preprocessing:

@@ -12,8 +12,6 @@ from torch import nn
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.models.library import IMAGENET, Preprocessing, configuration_of, spread
 
-__all__ = ["ModelInputError", "OwnCode", "is_own_code"]
-
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _SIZE = 224
 _MOST_CHANNELS = 4

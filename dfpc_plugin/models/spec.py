@@ -11,8 +11,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.models.own_code import is_own_code
 from dfpc_plugin.plain_data import to_plain
 
-__all__ = ["ModelOptionError", "ModelSpec"]
-
 _REFUSED = frozenset({
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn", "checkpoint_path",
     "cache_dir", "weights", "weights_backbone", "pretrained_backbone", "progress", "scriptable", "exportable", "no_jit",

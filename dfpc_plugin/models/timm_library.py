@@ -13,8 +13,6 @@ from torch import nn
 from dfpc_plugin.models.library import Preprocessing, configuration_of, spread
 from dfpc_plugin.models.spec import ModelSpec
 
-__all__ = ["HUB", "TimmLibrary", "spec_of"]
-
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")
 """timm's prefixes for models that are not in its list."""
 _SIZE = 224

@@ -11,8 +11,6 @@ from torch import nn
 
 from dfpc_plugin.models.library import IMAGENET, Preprocessing
 
-__all__ = ["TorchvisionLibrary"]
-
 _SIZE, _DETECTION_SIZE, _FLOW_SIZE, _FRAMES = 224, 320, 128, 16
 
 

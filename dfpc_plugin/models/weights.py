@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 
-__all__ = ["Match", "MismatchError", "load_weights", "match_weights"]
-
 _SHOWN = 4
 _DEEPEST_PREFIX = 8
 _COUNTER = "num_batches_tracked"

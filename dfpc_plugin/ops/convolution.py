@@ -23,8 +23,6 @@ from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data
 
-__all__ = ["convolution"]
-
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 

@@ -14,8 +14,6 @@ from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
-__all__ = ["convolution_channels", "traced_channels", "transposed_channels"]
-
 
 def convolution_channels(
     call: ChannelCall,

@@ -14,8 +14,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Axis", "padding_sides", "spell_out", "spread"]
-
 
 @dataclass(frozen=True)
 class Axis:

@@ -17,8 +17,6 @@ from dfpc_plugin.tracing.operator import Means, forms
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["is_known", "note_positions", "on_labels", "spread_of_part"]
-
 
 def is_known(index: Any) -> bool:
     """Whether the positions in an index are known: not if they depend on data or lie on the meta device."""

@@ -25,16 +25,6 @@ from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
 
-__all__ = [
-    "apply_linear",
-    "per_channel_sum",
-    "read_linear",
-    "row_sums",
-    "variances_by_channel",
-    "weight_rows",
-    "write_linear",
-]
-
 
 def per_channel_sum(input: Tensor, axes: int) -> Tensor:
     """Sum `(..., C, *axes)` to `(C,)`."""

@@ -26,8 +26,6 @@ from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.operator import forms, present
 from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 
-__all__ = ["product", "spelled_equation"]
-
 
 def product(call: ChannelCall, input: Tensor, other: Tensor) -> Proxy:
     """Matrix product; batch axes broadcast."""

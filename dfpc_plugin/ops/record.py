@@ -16,8 +16,6 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.tracing.operator import Convention, Means, Operator, find_operator, register
 
-__all__ = ["combines_entries", "composed", "keeps_entries", "moves_entries", "operator", "pointwise", "rule"]
-
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 _Functions = tuple[Callable[..., Any], ...]
 

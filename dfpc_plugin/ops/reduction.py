@@ -18,8 +18,6 @@ from dfpc_plugin.tracing.axes import inner_axis, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
-__all__ = ["along_an_axis", "largest"]
-
 
 def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
     """Sum labels over axes; None: over all."""

@@ -12,9 +12,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-__all__ = ["PlainDataError", "checked", "did_you_mean", "fields_of", "inside", "to_plain", "wrong"]
-
-
 T = TypeVar("T")
 
 

@@ -8,20 +8,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-__all__ = [
-    "Count",
-    "Limit",
-    "Natural",
-    "NotNegative",
-    "Positive",
-    "Seed",
-    "Share",
-    "at_most",
-    "matching",
-    "one_of",
-    "within",
-]
-
 
 @dataclass(frozen=True)
 class Limit:

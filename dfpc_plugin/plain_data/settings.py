@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data.checking import PlainDataError, checked, fields_of, to_plain
 
-__all__ = ["Checked"]
-
 
 @dataclass(frozen=True)
 class Checked:

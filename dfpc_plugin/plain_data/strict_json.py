@@ -9,8 +9,6 @@ from typing import Any
 
 from dfpc_plugin.plain_data.checking import PlainDataError
 
-__all__ = ["canonical", "checksum", "parse_json"]
-
 _DEEPEST = 100
 _MOST_VALUES = 4_000_000
 

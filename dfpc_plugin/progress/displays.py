@@ -10,8 +10,6 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-__all__ = ["Display", "NotebookBars", "TerminalBars", "notebook_shell"]
-
 _EVERY = 0.2
 """Seconds between two updates; nothing is drawn in between, so that latency measurements are not disturbed."""
 

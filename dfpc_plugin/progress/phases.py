@@ -6,8 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-__all__ = ["Phases", "Progress"]
-
 Progress = Callable[[str, float], None]
 """Called with the current phase and the share of it that is done, 0 to 1."""
 

@@ -12,8 +12,6 @@ from contextvars import ContextVar
 from dfpc_plugin.progress.displays import Display, NotebookBars, TerminalBars, notebook_shell
 from dfpc_plugin.progress.phases import Progress
 
-__all__ = ["SETTING", "shown", "shown_share", "silenced"]
-
 SETTING = "DFPC_PROGRESS"
 """The environment variable that silences all calls with `DFPC_PROGRESS=0`."""
 _PATIENCE = 2.5

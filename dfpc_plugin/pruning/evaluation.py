@@ -11,8 +11,6 @@ from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.selection import TargetError
 
-__all__ = ["Evaluate", "Scores"]
-
 Evaluate = Callable[[nn.Module], Any]
 """From a model in evaluation mode to a number, higher is better."""
 

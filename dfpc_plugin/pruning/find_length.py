@@ -12,8 +12,6 @@ from dfpc_plugin.latency import Latency, LatencyModel, LatencySettings
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.selection import Order, Target, TargetError, Timed, shortest
 
-__all__ = ["Measured", "length_for_latency", "length_for_score"]
-
 _TRIES = 10
 _TOLERANCE, _AIM = 0.05, 0.02
 """The search ends within the first fraction beyond the target; it aims at the second."""

@@ -20,8 +20,6 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.repair import repair_job
 
-__all__ = ["Mender"]
-
 
 class Mender:
     """Repairs pruned versions of one model; `result` is the final repair, or None."""

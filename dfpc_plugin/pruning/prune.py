@@ -40,8 +40,6 @@ from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, len
 from dfpc_plugin.surgery import cut
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
-__all__ = ["prune"]
-
 
 @checks_option_names
 def prune(

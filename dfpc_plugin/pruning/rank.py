@@ -27,8 +27,6 @@ from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_sali
 from dfpc_plugin.selection.budgets import Counted, Counts
 from dfpc_plugin.selection.order import Price
 
-__all__ = ["UNSCORED", "Importance", "build_graph", "candidates_of", "left_out", "order_of", "rescored_order"]
-
 UNSCORED = "has no score: the importance does not know the layers that produce it"
 
 Importance = Callable[[Any], Tensor | None]

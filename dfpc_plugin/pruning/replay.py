@@ -17,8 +17,6 @@ from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.wrappers import plain_model
 
-__all__ = ["replay"]
-
 
 @checks_option_names
 def replay(

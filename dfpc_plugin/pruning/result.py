@@ -18,8 +18,6 @@ from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.selection import Target
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["CouplingCut", "Figures", "ProtectedCoupling", "PruneResult"]
-
 
 @dataclass(frozen=True)
 class Figures:

@@ -11,8 +11,6 @@ from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
 from dfpc_plugin.selection.budgets import Counted
 
-__all__ = ["Per", "PruneSettings", "default_per"]
-
 Per = Literal["channel", "macs", "params", "latency", "target"]
 """The saving that a ranking divides saliency by; none for "channel"."""
 

@@ -14,8 +14,6 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.trial import pruned_copy
 
-__all__ = ["Subject"]
-
 
 @dataclass(frozen=True)
 class Subject:

@@ -23,8 +23,6 @@ from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.pruning.trial import copy_of
 from dfpc_plugin.selection import Budget, Candidate, Order, Target
 
-__all__ = ["NOT_REPAIRED", "summarise"]
-
 NOT_REPAIRED = (
     'The pruned model was not repaired, which costs accuracy. The repair "merge" takes seconds and needs no data.'
 )

@@ -12,8 +12,6 @@ from dfpc_plugin.display import as_text, counted
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.selection import meets, stated
 
-__all__ = ["result_summary", "result_table"]
-
 _LATENCY, _IQR = "latency (ms)", "  interquartile range"
 _ROWS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
     ("channels", lambda figures: figures.channels, "{:,.0f}"),

@@ -11,8 +11,6 @@ from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.surgery.cut import cut
 
-__all__ = ["copy_of", "kept_state", "pruned_copy"]
-
 
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy a model with its gradients, which some importances use.

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["split_attention"]
-
 _SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 

@@ -12,8 +12,6 @@ from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 
-__all__ = ["norms_of", "reestimated", "statistics_of"]
-
 _Norm = nn.modules.batchnorm._BatchNorm
 
 

@@ -11,8 +11,6 @@ from torch import nn
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.job import RepairJob
 
-__all__ = ["Best", "copy_state"]
-
 
 class Best:
     """The state of a job's model with the smallest output error, on inputs that nothing is fitted to.

@@ -14,8 +14,6 @@ from dfpc_plugin.repairing.settings import RepairSettings
 from dfpc_plugin.repairing.store import Store, fingerprint
 from dfpc_plugin.repairing.synthesis import synthesise
 
-__all__ = ["Calibration"]
-
 _MATCHES = 0.05
 """Synthetic images count as matching up to this divergence in nats; photographs have 0.006, noise 0.4."""
 

@@ -21,8 +21,6 @@ from dfpc_plugin.ops.geometry import padding_sides, spell_out
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
 
-__all__ = ["LayerCall", "layer_call"]
-
 
 class LayerCall:
     """One call of a layer: `function(input, weight, bias, **options)`.

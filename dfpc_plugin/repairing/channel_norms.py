@@ -23,8 +23,6 @@ from torch.overrides import TorchFunctionMode
 
 from dfpc_plugin.repairing.kept import Kept
 
-__all__ = ["ChannelNorms"]
-
 
 @dataclass(frozen=True)
 class _Found:

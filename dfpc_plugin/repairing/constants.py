@@ -6,8 +6,6 @@ from torch import Tensor
 
 from dfpc_plugin.repairing.follow import Settlement
 
-__all__ = ["kept_shift", "shift_outputs"]
-
 
 def shift_outputs(settlement: Settlement, shift: Tensor) -> None:
     """Add `shift`, `(outputs,)`, to a layer's outputs, through its bias or the running mean of its batch norm.

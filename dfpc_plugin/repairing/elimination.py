@@ -14,8 +14,6 @@ from torch import Tensor
 from dfpc_plugin.repairing.moments import LayerMoments
 from dfpc_plugin.repairing.sensitivity import Sensitivity
 
-__all__ = ["Reader", "StandingInReader", "elimination_costs", "readers_of"]
-
 _ROUNDS = 32
 _WAITING = 32
 """Updates are applied once one in this many entries is removed: few large ones cost less than many small ones."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Equations", "Solution"]
-
 _HARDER = 10.0
 _TRIES = 4
 _LEAST = 1e-6

@@ -8,8 +8,6 @@ from torch import Tensor
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.kept import Kept
 
-__all__ = ["kept_matrix", "row_factors"]
-
 _ALIKE = 1 - 1e-6
 
 

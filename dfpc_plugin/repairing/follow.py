@@ -24,8 +24,6 @@ from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["Follower", "Settlement"]
-
 
 @dataclass(eq=False)
 class Settlement:

@@ -17,8 +17,6 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["DEFAULT_COUNT", "Batches", "collected"]
-
 DEFAULT_COUNT = 256
 _NUMBERS = 2**22
 """Largest number of values in one batch: 80 images of 3 x 131 x 131."""

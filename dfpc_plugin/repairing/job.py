@@ -19,8 +19,6 @@ from dfpc_plugin.repairing.norm_moments import MomentsSeen, NoiseAsData
 from dfpc_plugin.repairing.settings import RepairSettings
 from dfpc_plugin.tracing.tree import returned_tensors
 
-__all__ = ["RepairJob"]
-
 
 @dataclass(eq=False)
 class RepairJob:

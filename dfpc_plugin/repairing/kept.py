@@ -15,8 +15,6 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.match import match_channels
 
-__all__ = ["Kept", "kept_channels"]
-
 
 class Kept:
     """The channels that remain in a pruned model.

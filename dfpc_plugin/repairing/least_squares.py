@@ -26,8 +26,6 @@ from dfpc_plugin.repairing.survey import Key, Step, survey
 from dfpc_plugin.repairing.wanted import wanted_output
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["fit_layers"]
-
 _ENTRIES = 2**26
 """Largest number of values in the sampled rows of one layer: 256 MiB of float32."""
 _AT_ONCE = 2**22

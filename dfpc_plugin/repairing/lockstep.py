@@ -23,8 +23,6 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import interrupts_held, undone
 from dfpc_plugin.repairing.follow import Follower, Settlement
 
-__all__ = ["Pair", "SteppedForward", "settlements"]
-
 
 class _Stopped(BaseException):
     """Ends a forward that is no longer needed."""

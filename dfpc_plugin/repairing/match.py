@@ -11,8 +11,6 @@ from torch import Tensor
 from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.errors import RepairError
 
-__all__ = ["match_channels"]
-
 _ALIKE = 1 - 1e-5
 """Rows with at least this cosine are equal up to a factor: rows of queries are rescaled when heads get narrower."""
 

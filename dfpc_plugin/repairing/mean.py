@@ -17,8 +17,6 @@ from dfpc_plugin.repairing.report import NO_PLACE, LayerRepair
 from dfpc_plugin.repairing.survey import survey
 from dfpc_plugin.trace import trace_model
 
-__all__ = ["fold_means"]
-
 _POWER = 1.5
 """Exponent of the remaining share of a variance: one fits uncorrelated inputs, two fully correlated ones."""
 _LEAST = 0.1

@@ -30,8 +30,6 @@ from dfpc_plugin.repairing.norm_moments import MomentsSeen, Norms
 from dfpc_plugin.repairing.report import SHARED, LayerRepair
 from dfpc_plugin.repairing.survey import Key, survey
 
-__all__ = ["merge_channels"]
-
 _MOST, _LEAST = 4096, 16
 _FLOOR = 1e-7
 _CAUTION = 0.3

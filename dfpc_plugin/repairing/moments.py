@@ -18,8 +18,6 @@ from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.lockstep import settlements
 from dfpc_plugin.repairing.survey import Key, survey
 
-__all__ = ["LayerMoments", "layer_moments"]
-
 _WIDEST = 6144
 _ENTRIES = 2**25
 

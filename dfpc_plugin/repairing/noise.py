@@ -12,8 +12,6 @@ from dfpc_plugin.errors import ForwardError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["POSITIONS", "on_noise", "pink_noise"]
-
 _Result = TypeVar("_Result")
 
 _PIXELS, _FEWEST, _MOST = 2**20, 4, 256

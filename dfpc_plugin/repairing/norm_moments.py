@@ -29,8 +29,6 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.statistics import ImposedStatistics, batch_norm_arguments
 
-__all__ = ["Moments", "MomentsSeen", "NoiseAsData", "Norms", "moments_of", "update_norms"]
-
 _POSITIONS = 32
 """Fewest values of a channel from which its moments are taken."""
 _LEAST, _MOST = 0.02, 10.0

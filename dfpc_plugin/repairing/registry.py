@@ -9,8 +9,6 @@ from typing import Any, Literal
 from dfpc_plugin.registry import Registry
 from dfpc_plugin.repairing.report import LayerRepair
 
-__all__ = ["METHODS", "RepairMethod"]
-
 
 @dataclass(frozen=True)
 class RepairMethod:

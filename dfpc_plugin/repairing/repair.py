@@ -26,8 +26,6 @@ from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
 from dfpc_plugin.saliency import require_finite
 from dfpc_plugin.wrappers import HoldsModel, as_model, plain_model
 
-__all__ = ["repair", "repair_job"]
-
 
 @checks_option_names
 def repair(

@@ -15,8 +15,6 @@ from torch import nn
 from dfpc_plugin.display import Name, Shown, as_text
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["NO_PLACE", "SHARED", "LayerRepair", "RepairResult"]
-
 NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
 SHARED = "shares its weight with another layer"
 _SHOWN = 12

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.bounds import Bounds
 
-__all__ = ["Sensitivity", "sensitivities"]
-
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:

@@ -12,8 +12,6 @@ from dfpc_plugin.errors import RepairError
 from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 
-__all__ = ["Images", "Method", "RepairSettings"]
-
 Method = str
 """The name of a repair method in `METHODS`."""
 

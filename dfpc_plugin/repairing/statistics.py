@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["ImposedStatistics", "NormInput", "NormInputs", "batch_norm_arguments", "divergence"]
-
 _BATCH_NORM = inspect.signature(F.batch_norm)
 
 

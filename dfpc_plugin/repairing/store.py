@@ -18,8 +18,6 @@ from dfpc_plugin.files import write_tensors
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["Store", "fingerprint"]
-
 
 def fingerprint(
     models: Sequence[nn.Module], settings: Mapping[str, Any], inputs: Any = (), *, shapes_only: bool = False

@@ -13,8 +13,6 @@ from dfpc_plugin.interrupts import undone
 from dfpc_plugin.repairing.follow import Settlement
 from dfpc_plugin.repairing.lockstep import SteppedForward
 
-__all__ = ["Key", "Step", "survey"]
-
 Key = tuple[int, int | None]
 
 

@@ -23,8 +23,6 @@ from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.repairing.statistics import NormInputs, divergence
 
-__all__ = ["SyntheticImages", "synthesise"]
-
 _RATE = 0.1
 _GOOD = 0.005
 """Optimisation stops at this divergence (nats per channel), that of a hundred photographs from thousands."""

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from dfpc_plugin.repairing.follow import Settlement
 
-__all__ = ["wanted_output"]
-
 _SMALLEST = 1e-2
 """A channel whose scale is below this share of the mean is not corrected for the sum's error."""
 

@@ -17,8 +17,6 @@ from dfpc_plugin.models import create_model, example_inputs
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.trace import trace_model
 
-__all__ = ["ModelCheck", "check_model"]
-
 Build = Callable[[], tuple[nn.Module, ExampleInputs]]
 """Returns a model with its example inputs."""
 

@@ -14,8 +14,6 @@ from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling, map_couplings, 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, shapes_of
 
-__all__ = ["ModelCouplings", "UnknownCouplingError", "couple_model"]
-
 
 class UnknownCouplingError(DFPCError):
     """A model has no coupling of that name."""

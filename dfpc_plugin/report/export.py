@@ -13,8 +13,6 @@ from dfpc_plugin.report.couplings import ModelCouplings
 from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
 from dfpc_plugin.saliency import Saliency
 
-__all__ = ["couplings_to_csv", "couplings_to_json", "to_csv", "to_json"]
-
 _CSV_HEADER = ("coupling", "layer", "channel", "saliency")
 _COUPLING_HEADER = ("coupling", "name", "units", "blocks", "protected", "tensor", "dim", "groups", "per_unit", "role")
 

@@ -21,8 +21,6 @@ from dfpc_plugin.report.page.sections import SECTIONS
 from dfpc_plugin.report.page.sections.headline import headline
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["record_view"]
-
 _SHOWN = ("exports", "accuracy", "widths", "repair", "finetuning", "notes")
 """Sections of the report that a notebook shows; the others are for the page."""
 

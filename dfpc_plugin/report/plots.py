@@ -14,8 +14,6 @@ from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.summary import CouplingSummary, summarise
 from dfpc_plugin.saliency import Saliency
 
-__all__ = ["draw_saliency", "write_plot"]
-
 _STYLES = {
     "one feed-in layer": (PALETTE[0], "o"),
     "several: they can only be cut together": (PALETTE[1], "s"),

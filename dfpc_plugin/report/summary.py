@@ -12,8 +12,6 @@ from dfpc_plugin.coupling import LayerCoupling
 from dfpc_plugin.inputs import ExampleInputs, shapes_of
 from dfpc_plugin.saliency import Ranking, Saliency, bgsc
 
-__all__ = ["CouplingSummary", "ModelScore", "ScoreRange", "score_model", "summarise"]
-
 
 @dataclass(frozen=True)
 class ModelScore:

@@ -17,8 +17,6 @@ from dfpc_plugin.report.couplings import ModelCouplings
 from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
 from dfpc_plugin.saliency import Ranking, Saliency
 
-__all__ = ["coupling_table", "print_check", "print_coupling", "print_couplings", "print_score"]
-
 _MODULES_SHOWN = 6
 _OTHERS = "--ranking takes output, expected, relative or published"
 _RANKED_BY: dict[Ranking, str] = {

@@ -15,8 +15,6 @@ from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
-__all__ = ["FlatCall", "batch_size_of", "on_cpu", "with_batch"]
-
 
 class FlatCall(nn.Module):
     """Calls a model with the tensors of its example inputs as positional arguments; other values stay as given.

@@ -9,8 +9,6 @@ from torch import fx, nn
 
 from dfpc_plugin.errors import DFPCError
 
-__all__ = ["ExportError", "advice_on_batch", "reason_of"]
-
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _OVERLOAD = re.compile(r"<OpOverload\(op='([^']+)', overload='[^']+'\)>")
 _SPACE = re.compile(r"\s+")

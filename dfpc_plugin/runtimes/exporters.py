@@ -15,8 +15,6 @@ from torch import Tensor
 from dfpc_plugin.exchange import put
 from dfpc_plugin.runtimes.call import FlatCall
 
-__all__ = ["EXPORTERS", "EXPORTING", "available"]
-
 EXPORTING = threading.RLock()
 """Held while one of torch's exporters runs, as they replace methods of `nn.Module` in all threads."""
 

@@ -14,8 +14,6 @@ from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["GraphModel", "OnnxRuntimeModel", "OpenVinoModel"]
-
 Arrays = Mapping[str, Any]
 """NumPy arrays by the names of a graph's inputs."""
 

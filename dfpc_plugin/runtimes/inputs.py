@@ -10,8 +10,6 @@ from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.runtimes.graphs import GraphModel
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["graph_inputs", "require_inputs"]
-
 _SEED = 0
 
 

@@ -7,8 +7,6 @@ import re
 import warnings
 from collections.abc import Iterator
 
-__all__ = ["heard"]
-
 _KNOWN = re.compile(
     # The older exporter is called on purpose if the current one is missing or has failed; a note says so.
     r"You are using the legacy TorchScript-based ONNX export|The feature will be removed"

@@ -16,8 +16,6 @@ from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.graphs import GraphModel, OnnxRuntimeModel, OpenVinoModel
 from dfpc_plugin.runtimes.to_onnx import chosen_exporters, onnx_graph, require_exporters
 
-__all__ = ["RUNTIMES", "Runtime", "RuntimeNameError", "runtime_of", "written"]
-
 LoadGraph = Callable[[bytes, Sequence[str] | None, int | None], GraphModel]
 
 

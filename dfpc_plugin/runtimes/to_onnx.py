@@ -18,8 +18,6 @@ from dfpc_plugin.runtimes.exporters import EXPORTERS, EXPORTING, available
 from dfpc_plugin.runtimes.noise import heard
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["Conversion", "Converted", "chosen_exporters", "onnx_graph", "opset_of", "require_exporters"]
-
 Checked = TypeVar("Checked")
 
 _LARGEST = 2**31 - 2**20

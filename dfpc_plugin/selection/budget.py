@@ -10,8 +10,6 @@ from dfpc_plugin.selection.order import Order
 from dfpc_plugin.selection.search import shortest
 from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
 
-__all__ = ["keeps_budgets", "length_for_budgets"]
-
 
 def keeps_budgets(target: Target, costs: CostModel, removed: Tensor, ratio: float) -> bool:
     """Tell whether the counted budgets hold without `removed` channels, `(channels,)` of bool, a share `ratio` of units."""

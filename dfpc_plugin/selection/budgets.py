@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Budget", "Counted", "Counts", "Removed", "Scored", "Timed"]
-
 _ROUNDING = 1e-9
 
 
@@ -15,13 +13,13 @@ class HasCounts(Protocol):
     """Counts of a model: `Counts`, or the figures of a result."""
 
     @property
-    def channels(self) -> float: ...
+    def channels(self) -> float: ...  # noqa: D102
 
     @property
-    def macs(self) -> float: ...
+    def macs(self) -> float: ...  # noqa: D102
 
     @property
-    def parameters(self) -> float: ...
+    def parameters(self) -> float: ...  # noqa: D102
 
 
 class Counts(NamedTuple):

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dfpc_plugin.couplings import DataFlowCoupling
 
-__all__ = ["Candidate", "keep_at_least"]
-
 
 @dataclass(frozen=True, eq=False)
 class Candidate:

@@ -11,8 +11,6 @@ from dfpc_plugin.cost import CostModel
 from dfpc_plugin.selection.candidate import Candidate
 from dfpc_plugin.selection.rounding import rounded
 
-__all__ = ["Order", "Price", "by_saliency", "by_saliency_per_cost"]
-
 Price = Callable[[Tensor, Tensor], float]
 """The saving of removing channels (their numbers) when others, `(channels,)` of bool, are removed already."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["rounded"]
-
 
 def rounded(units: int, cut: int, keep: int, multiple: int | None) -> int:
     """Return how many units to prune so that a multiple remains: more than `cut`, or fewer if too few would remain.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["shortest"]
-
 
 def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | None:
     """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too."""

@@ -11,8 +11,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import did_you_mean
 from dfpc_plugin.selection.budgets import Budget, Counted, Removed, Scored, Timed
 
-__all__ = ["BUDGETS", "Target", "TargetError", "meets", "stated"]
-
 B = TypeVar("B", bound=Budget)
 
 

@@ -10,8 +10,6 @@ from torch import nn
 
 from dfpc_plugin.analyses.statements import WIDTH
 
-__all__ = ["described", "restated", "stated_in"]
-
 
 def _linear(module: Any) -> Mapping[str, int]:
     return {"out_features": module.weight.size(0), "in_features": module.weight.size(1)}

@@ -18,8 +18,6 @@ from dfpc_plugin.errors import CutError
 from dfpc_plugin.surgery.attributes import described, restated, stated_in
 from dfpc_plugin.tracing.sizes import Attribute
 
-__all__ = ["cut"]
-
 
 def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
     """Remove `channels` (their numbers) from every tensor of `model`, and update its attributes.

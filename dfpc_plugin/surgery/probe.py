@@ -32,9 +32,6 @@ from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
 from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
 
-__all__ = ["protect_what_breaks"]
-
-
 _INTERNAL = frozenset(vars(nn.Module()))
 
 _MOST_RESTATED = 8

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["canonical", "inner_axis", "squeezed", "varying"]
-
 _NO_STEP = 2**62
 """Above any difference of labels."""
 

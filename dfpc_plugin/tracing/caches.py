@@ -18,8 +18,6 @@ from torch import nn
 
 from dfpc_plugin.exchange import Exchange, put
 
-__all__ = ["caches_passed_by"]
-
 _Cached: Any = type(functools.lru_cache(maxsize=1)(len))
 _KEPT = frozenset(
     sys.stdlib_module_names | {"torch", "torchgen", "numpy", "sympy", "scipy", "matplotlib", "dfpc_plugin"}

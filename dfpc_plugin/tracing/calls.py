@@ -14,8 +14,6 @@ from dfpc_plugin.tracing.operator import Operator
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
-__all__ = ["Call", "in_place", "on_shapes", "once", "result_dtype"]
-
 
 class Call:
     """One operation of a forward.

@@ -17,8 +17,6 @@ from dfpc_plugin.tracing.sizes import TracedInt
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.tracing.written import WrittenTensors
 
-__all__ = ["Constants", "computed", "evaluated", "keep_values", "ordinary", "origins_of", "shaped_constant"]
-
 _CREATE = frozenset((torch.zeros, torch.ones, torch.full, torch.empty))
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["CASTS", "CONSTANTS", "METADATA", "VALUES"]
-
 
 def _present(names: Iterable[str]) -> set[Callable[..., Any]]:
     """Collect the functions and methods of these names in the installed torch."""

@@ -14,8 +14,6 @@ from torch import nn
 
 from dfpc_plugin.tracing.proxy import Proxy
 
-__all__ = ["ModelNames"]
-
 _PACKAGE = Path(__file__).parent.parent
 _ENGINE = (
     *(str(_PACKAGE / part) for part in ("tracing", "analyses", "ops", "preserve.py")),

@@ -19,13 +19,6 @@ import torch.nn.functional as F
 
 from dfpc_plugin.errors import DuplicateRuleError
 
-__all__ = [
-    "Convention", "Means", "Operator", "find_operator", "forms", "function_name", "present", "process_wide", "register",
-    "register_name",
-    "registered_rules",
-    "rule_scope",
-]  # fmt: skip
-
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 

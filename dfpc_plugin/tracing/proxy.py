@@ -22,8 +22,6 @@ from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
 from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.tracing.views import View, written_through
 
-__all__ = ["Proxy", "blank", "is_data", "shape_of", "value_of"]
-
 _SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 _COUNTS = (Tensor.numel, Tensor.nelement, torch.numel)
 _GRADIENT: Any = vars(torch._C.TensorBase)["grad"].__get__

@@ -22,8 +22,6 @@ from dfpc_plugin.tracing.operator import find_operator
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["interpret", "is_scripted", "scripted_functions_redirected"]
-
 _SCRIPTED = (torch._C.ScriptFunction, torch._C.ScriptMethod)
 _HOMES = (torch, torch.Tensor, F, torch._C._nn)
 _original_call = torch._C.ScriptFunction.__call__

@@ -18,20 +18,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = [
-    "Attribute",
-    "AxisSize",
-    "Casts",
-    "Expression",
-    "Operation",
-    "TracedFloat",
-    "TracedInt",
-    "attributes_of",
-    "expression_of",
-    "is_linear",
-    "leaves_of",
-]
-
 
 @dataclass(frozen=True)
 class Attribute:

@@ -14,8 +14,6 @@ from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Attribute, TracedInt
 from dfpc_plugin.tracing.traced_run import TracedRun
 
-__all__ = ["Labeller", "traced_state"]
-
 Labeller = Callable[[Proxy, str, Any], None]
 """Labels the channels of a parameter or buffer, given its proxy, its path and the module that holds it."""
 

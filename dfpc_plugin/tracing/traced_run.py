@@ -22,8 +22,6 @@ from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.tracing.written import WrittenTensors
 
-__all__ = ["Found", "TracedRun"]
-
 
 @dataclass(frozen=True)
 class Found:

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["map_tensors", "returned_tensors", "tensors"]
-
 _PLAIN = (int, float, str, type(None))
 _PLAIN_TYPES = frozenset((*_PLAIN, bool))
 _SEQUENCES = (tuple, list)

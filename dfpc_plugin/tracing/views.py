@@ -14,8 +14,6 @@ from torch import Tensor
 
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 
-__all__ = ["View", "spread_out", "written_through"]
-
 
 class _Versioned(Protocol):
     """A tensor that counts its changes in place."""

@@ -15,8 +15,6 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.preserve import has_storage, memory_address
 from dfpc_plugin.tracing.proxy import Proxy, Tracer
 
-__all__ = ["WrittenTensors"]
-
 
 class WrittenTensors:
     """Proxies of memory that data was written into."""

@@ -26,8 +26,6 @@ from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
 from dfpc_plugin.workflow.stages import Validation
 
-__all__ = ["require_images", "write_outputs"]
-
 RECIPE, REPORT = "recipe.yaml", "report.html"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
 

@@ -22,8 +22,6 @@ from dfpc_plugin.workflow.sections import (
     RepairSection,
 )
 
-__all__ = ["Recipe", "changes_text", "recipe_text", "yaml_text"]
-
 
 @dataclass(frozen=True)
 class Recipe(Checked, error=RecipeError):

@@ -40,8 +40,6 @@ from dfpc_plugin.workflow.stages import (
 )
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = ["Outcome", "follow_recipe"]
-
 
 @dataclass(frozen=True, repr=False)
 class Outcome(HoldsModel, Shown):

@@ -19,8 +19,6 @@ from dfpc_plugin.finetuning.run import differences
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.sections import RecipeError
 
-__all__ = ["RunDirectory", "is_main_process"]
-
 _RECIPE, _LOCK, _OWNER = "recipe.yaml", "lock", "process.txt"
 
 

@@ -24,8 +24,6 @@ from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError, RepairSection
 from dfpc_plugin.workflow.stages import Validation, note_point, repair_settings, require_trainable, tune
 
-__all__ = ["finetune_opened", "repair_opened", "unpruned"]
-
 
 def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
     """Build the model that a saved one was pruned from; raise a RecipeError if nobody says where its weights are."""

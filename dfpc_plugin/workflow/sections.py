@@ -14,8 +14,6 @@ from dfpc_plugin.plain_data import Checked, Count, Natural, Positive, Seed, with
 from dfpc_plugin.pruning import PruneSettings
 from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
 
-__all__ = ["DataSection", "ExportSection", "ModelSection", "PruneSection", "RecipeError", "RepairSection"]
-
 
 class RecipeError(DFPCError, ValueError):
     """A recipe that cannot be followed."""

@@ -24,8 +24,6 @@ from dfpc_plugin.workflow.opening import Opened, images_to_calibrate, images_to_
 from dfpc_plugin.workflow.recipe import Recipe
 from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
-__all__ = ["Validation", "note_point", "repair_settings", "require_packages", "require_trainable", "tune"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Validation:

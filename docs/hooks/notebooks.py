@@ -14,8 +14,6 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-__all__ = ["notebook", "on_files", "on_page_markdown"]
-
 _FENCE = re.compile(r"(?ms)^(?P<indent> *)```(?P<info>[^`\n]+)\n(?P<code>.*?)^(?P=indent)```$")
 _TITLE = re.compile(r'title="([\w.-]+)"')
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:)[^)]*\)")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["plain", "table"]
-
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out a table."""

@@ -44,8 +44,6 @@ from dfpc_plugin.repairing import METHODS, Method
 from dfpc_plugin.selection import Target
 from dfpc_plugin.workflow.opening import device_of
 
-__all__ = ["NETWORKS"]
-
 Record = dict[str, Any]
 CONSOLE = Console(stderr=True, soft_wrap=True)
 KEYS = ("network", "macs", "criterion", "repair", "seed")

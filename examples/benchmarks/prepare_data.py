@@ -24,8 +24,6 @@ from torchvision.transforms.functional import center_crop, resize
 
 from dfpc_plugin.models import ModelSpec, build_model, load_weights
 
-__all__ = ["cifar", "lite", "photographs", "resnet"]
-
 QUALITY = 95
 SIDE = 256
 """Side of the stored photographs; the benchmarks crop their centre."""

@@ -24,8 +24,6 @@ from dfpc_plugin.data import open_images
 from dfpc_plugin.models import ModelSpec, build_model
 from dfpc_plugin.models.library import IMAGENET
 
-__all__ = ["NETWORKS", "Course", "build", "train"]
-
 
 @dataclass(frozen=True)
 class Course:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from dfpc_plugin.inputs import as_call
 from dfpc_plugin.tracing.tree import tensors
 
-__all__ = ["BACKENDS", "findings"]
-
 
 def with_dfpc(model: nn.Module, inputs: Any, ratio: float) -> Any:
     """This package, without hints about the model."""

@@ -21,8 +21,6 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-__all__ = ["names"]
-
 LIST = Path(__file__).with_name("models.json")
 LIBRARIES = ("timm", "torchvision")
 TORCHVISION = "torchvision/"

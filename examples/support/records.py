@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Record", "append", "default_path", "latest", "versions"]
-
 Record = dict[str, Any]
 PACKAGES = ("torch", "timm", "torchvision", "torch-pruning")
 

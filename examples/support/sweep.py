@@ -28,8 +28,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models import names
 
-__all__ = ["sweep"]
-
 Backend = Literal["dfpc", "torch_pruning"]
 SECONDS: dict[str, float] = {"dfpc": 60, "torch_pruning": 120}
 ALLOWANCE = 300  # seconds that are not counted: importing, building, and calling the unpruned model

@@ -22,8 +22,6 @@ from models import TORCHVISION
 from third_party import known as known_of_others
 from third_party import markdown as table_of_others
 
-__all__ = ["markdown"]
-
 PAGE = Path(__file__).parents[2] / "docs" / "support.md"
 COLUMNS = {
     "Model": "---",

@@ -24,8 +24,6 @@ from jsonargparse import auto_cli
 from records import Record, append, default_path
 from rich.console import Console
 
-__all__ = ["markdown"]
-
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests" / "third_party"
 COLUMNS = {

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BottleneckResNet"]
-
 _EXPANSION = 4
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ResNet"]
-
 _WIDTHS = (16, 16, 32, 64)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["VGG"]
-
 _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 

@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Chart", "Linear", "Logarithmic", "Mark", "Point", "Series", "Tick", "chart_of"]
-
 _WANTED, _SLACK, _TINY = 4, 1e-9, 1e-200
 _FACTORS = ((1, 0), (2, 0), (2.5, 1), (5, 0), (10, -1), (20, -1))
 """What steps are made of, and how many more decimals each takes; beyond 10 only where rounding wants it."""

@@ -10,8 +10,6 @@ from typing import Any
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import PlainDataError, checked, inside, wrong
 
-__all__ = ["Field", "ReportError"]
-
 
 class ReportError(DFPCError, ValueError):
     """A record holds something that is not what its place is for."""

@@ -13,8 +13,6 @@ from dfpc_plugin.report.page.sections.headline import headline
 from dfpc_plugin.report.page.wording import count
 from dfpc_plugin.require import require
 
-__all__ = ["render_report", "templates", "write_report"]
-
 _FORMAT = 1
 
 

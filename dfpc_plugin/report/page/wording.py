@@ -7,21 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = [
-    "Group",
-    "count",
-    "file_size",
-    "grouped",
-    "milliseconds",
-    "percent",
-    "power_of_ten",
-    "seconds",
-    "short",
-    "short_tick",
-    "signed",
-    "significant",
-]
-
 _THIN, _MINUS = "\N{NARROW NO-BREAK SPACE}", "\N{MINUS SIGN}"
 _UNITS = ("", "k", "M", "G", "T", "P")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -11,8 +11,6 @@ from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.figures import in_runtime
 from dfpc_plugin.report.page.wording import count, milliseconds, short, short_tick, signed
 
-__all__ = ["Evaluation", "accuracy", "evaluations_of", "tradeoff"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

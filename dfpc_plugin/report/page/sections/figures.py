@@ -9,8 +9,6 @@ from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
 from dfpc_plugin.runtimes import written
 
-__all__ = ["exports", "figures", "in_runtime"]
-
 _ROWS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("channels", "Channels that could be pruned", count, True),
     ("macs", "MACs", count, True),

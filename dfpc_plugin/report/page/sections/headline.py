@@ -12,8 +12,6 @@ from dfpc_plugin.report.page.sections.figures import in_runtime
 from dfpc_plugin.report.page.wording import milliseconds, percent, short, signed, significant
 from dfpc_plugin.selection import stated
 
-__all__ = ["headline"]
-
 
 @dataclass(frozen=True)
 class Headline:

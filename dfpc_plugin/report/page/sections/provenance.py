@@ -10,8 +10,6 @@ from dfpc_plugin.record import TOTAL
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import seconds
 
-__all__ = ["notes", "provenance", "recipe"]
-
 _SMALL = 0.005
 """A share of the time that needs no row of its own."""
 

@@ -10,8 +10,6 @@ from dfpc_plugin.report.page.chart import Chart, Logarithmic, Point, chart_of
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import grouped, percent, power_of_ten, short_tick, significant
 
-__all__ = ["finetuning", "repair"]
-
 
 def repair(record: Field) -> Mapping[str, Any] | None:
     """Return the layers that were changed or cannot be, with their errors on one logarithmic scale."""

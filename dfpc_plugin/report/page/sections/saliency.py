@@ -10,8 +10,6 @@ from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import grouped, percent, power_of_ten
 
-__all__ = ["saliency"]
-
 _BINS, _BIN, _HALF = 60, 5, 20
 """Bins of a strip, their width, and the height of each half of it."""
 

@@ -9,8 +9,6 @@ from typing import Any
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import Group, count, grouped, percent
 
-__all__ = ["protected", "widths"]
-
 
 @dataclass(frozen=True)
 class Width:
