@@ -3,8 +3,6 @@
 All other parts take any map-style data set of pairs `(image, label)`.
 """
 
-from __future__ import annotations
-
 from dfpc_plugin.data.batches import calibration_images, checked_workers, collate_images
 from dfpc_plugin.data.dataset import ImageDataset, open_images
 from dfpc_plugin.data.images import DataError

@@ -1,7 +1,5 @@
 """Repair after pruning: from bias correction without data to least squares on a handful of images."""
 
-from __future__ import annotations
-
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.methods import METHODS
 from dfpc_plugin.repairing.repair import repair
