@@ -16,15 +16,12 @@ from dfpc_plugin.errors import DFPCError, RepairError
 from dfpc_plugin.importance import DFPCImportance, call_of, flowed, keep, name_of, remembered, require_brackets
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import evaluating
-from dfpc_plugin.repairing.calibration import Calibration
-from dfpc_plugin.repairing.elimination import Reader, elimination_costs, readers_of
-from dfpc_plugin.repairing.inputs import Batches
+from dfpc_plugin.repairing.batch_norms import ImposedStatistics
+from dfpc_plugin.repairing.elimination import Reader, Sensitivity, elimination_costs, readers_of, sensitivities
+from dfpc_plugin.repairing.inputs import Batches, Calibration
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
-from dfpc_plugin.repairing.noise import POSITIONS, on_noise
-from dfpc_plugin.repairing.registry import METHODS
-from dfpc_plugin.repairing.sensitivity import Sensitivity, sensitivities
-from dfpc_plugin.repairing.settings import Images, Method, RepairSettings
-from dfpc_plugin.repairing.statistics import ImposedStatistics
+from dfpc_plugin.repairing.settings import METHODS, Images, Method, RepairSettings
+from dfpc_plugin.repairing.synthesis import POSITIONS, on_noise
 from dfpc_plugin.saliency import followed
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall

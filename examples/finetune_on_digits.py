@@ -11,8 +11,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.network import example_input, load_network
+from dfpc_plugin.demo.network import example_input, load_digits, load_network
 
 
 def main() -> None:

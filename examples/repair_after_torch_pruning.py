@@ -11,9 +11,7 @@ import torch
 import torch_pruning as tp
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.measure import accuracy
-from dfpc_plugin.demo.network import example_input, load_network
+from dfpc_plugin.demo.network import accuracy, example_input, load_digits, load_network
 
 
 def main() -> None:

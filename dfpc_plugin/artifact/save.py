@@ -24,7 +24,7 @@ from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
-from dfpc_plugin.models.hub_config import write_hub_config
+from dfpc_plugin.models.catalogue import write_hub_config
 from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import parse_json
 from dfpc_plugin.preserve import exclusive

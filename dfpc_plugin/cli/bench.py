@@ -20,7 +20,7 @@ from dfpc_plugin.latency import BUSY, Latency, LatencySettings
 from dfpc_plugin.latency.measure import Forwards, Threads
 from dfpc_plugin.plain_data import Count, Positive
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
-from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
+from dfpc_plugin.runtimes.graphs import graph_inputs, require_inputs
 from dfpc_plugin.workflow.opening import device_of, open_model
 
 _GRAPH = ".onnx"

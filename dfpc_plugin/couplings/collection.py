@@ -12,7 +12,7 @@ from rich.text import Text
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.picture import draw_couplings
 from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more
-from dfpc_plugin.display.svg import Svg
+from dfpc_plugin.display.html import Svg
 from dfpc_plugin.files import write_text
 
 _SHORT = 16

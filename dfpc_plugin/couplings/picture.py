@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
-from dfpc_plugin.display.svg import Svg
+from dfpc_plugin.display.html import Svg
 
 _ROW, _LANE, _LEFT, _TOP, _CHARACTER = 18, 16, 14, 64, 6.7
 _STYLES = {"one layer": "#0072B2", "several layers, coupled": "#D55E00", "protected": "#8A8F98"}

@@ -3,16 +3,10 @@
 All other parts take any map-style data set of pairs `(image, label)`.
 """
 
-from __future__ import annotations
-
-from dfpc_plugin.data.augment import AugmentSettings
-from dfpc_plugin.data.calibration import calibration_images
-from dfpc_plugin.data.collate import collate_images
-from dfpc_plugin.data.dataset import ImageDataset
-from dfpc_plugin.data.errors import DataError
-from dfpc_plugin.data.source import open_images
-from dfpc_plugin.data.transforms import evaluation_transform, training_transform
-from dfpc_plugin.data.workers import checked_workers
+from dfpc_plugin.data.batches import calibration_images, checked_workers, collate_images
+from dfpc_plugin.data.dataset import ImageDataset, open_images
+from dfpc_plugin.data.images import DataError
+from dfpc_plugin.data.transforms import AugmentSettings, evaluation_transform, training_transform
 
 __all__ = [
     "AugmentSettings",

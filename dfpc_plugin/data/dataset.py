@@ -1,19 +1,26 @@
-"""A data set of labelled images from any source."""
+"""Open labelled images from any source, as a data set."""
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from timm.data.imagenet_info import ImageNetInfo
 from torch.utils.data import Dataset
 
-from dfpc_plugin.data.errors import DataError
-from dfpc_plugin.data.images import Images
-from dfpc_plugin.data.limit import evenly
+from dfpc_plugin.data.image_files import ArchiveImages, FolderImages
+from dfpc_plugin.data.images import DataError, Images
+from dfpc_plugin.data.known_sets import DigitImages, TorchvisionImages
+from dfpc_plugin.data.layout import check_split
+from dfpc_plugin.files import is_directory, is_file
+from dfpc_plugin.plain_data import Count, checked
 
 Transform = Callable[[Any], Any]
 """From a PIL image to the model's input, a tensor `(C, H, W)`."""
+_TORCHVISION = "torchvision/"
 
 
 class ImageDataset(Dataset[tuple[Any, int]]):
@@ -86,11 +93,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
-        """Read, transform and label one image.
-
-        Raises:
-            DataError: It cannot be read.
-        """
+        """Read, transform and label one image; raises DataError if it cannot be read."""
         index = self.indices[position]
         try:
             image = self.images.load(index)
@@ -99,3 +102,64 @@ class ImageDataset(Dataset[tuple[Any, int]]):
                 f"Cannot read the image '{self.images.name(index)}' of {self.source}: {error}. Replace it or take it out."
             ) from error
         return image if self.transform is None else self.transform(image), self._label(index)
+
+
+def evenly(labels: Sequence[int], count: int) -> list[int]:
+    """Choose at most `count` positions, in turns over the classes; when a class runs out, the others go on.
+
+    Returns them in ascending order; raises DataError if `count` is not positive.
+    """
+    checked(Count, count, "limit", DataError)
+    seen: defaultdict[int, int] = defaultdict(int)
+    turns = []
+    for position, label in enumerate(labels):
+        turns.append((seen[label], label, position))
+        seen[label] += 1
+    return sorted(position for _, _, position in sorted(turns)[:count])
+
+
+def open_images(
+    source: str | os.PathLike[str],
+    split: str,
+    transform: Transform | None = None,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    download: bool = False,
+    labelled: bool = True,
+) -> ImageDataset:
+    """Open labelled images.
+
+    Args:
+        source: A folder or a zip archive in ImageFolder layout (CLASS/NAME.jpg at any depth, optionally below train/,
+            val/ or test/), `torchvision/NAME`, or `digits`, scikit-learn's. Classes of folders and archives, empty ones
+            included, are numbered in alphabetical order; data sets keep their own numbers.
+        split: "train", "val" or "test". If a source has only one of val and test, it serves as both; a folder or an
+            archive without folders for splits serves as all three.
+        transform: Applied to every image, such as `evaluation_transform(preprocessing)`; None leaves PIL images.
+        root: For `torchvision/NAME`: the folder that holds the data set; by default the working directory.
+        limit: Largest number of images, evenly over the classes and always the same ones.
+        download: For `torchvision/NAME`: download it if it is not there.
+        labelled: False if labels are not needed, as for calibration: then no folders of classes are needed.
+
+    Raises:
+        DataError: There is no such source or split, or it holds no images.
+    """
+    dataset = ImageDataset(_open(os.fspath(source), split, root, download, labelled), transform)
+    return dataset if limit is None else dataset.limited(limit)
+
+
+def _open(source: str, split: str, root: str | os.PathLike[str] | None, download: bool, labelled: bool) -> Images:
+    check_split(split)
+    if source.startswith(_TORCHVISION):
+        return TorchvisionImages(source.removeprefix(_TORCHVISION), split, Path(root or "."), download)
+    if root is not None or download:
+        raise DataError(f"root and download are for torchvision/NAME; '{source}' is none, leave them out.")
+    if source == "digits":
+        return DigitImages(split)
+    path = Path(source)
+    if is_directory(path):
+        return FolderImages(path, split, labelled=labelled)
+    if is_file(path):
+        return ArchiveImages(path, split, labelled=labelled)
+    raise DataError(f"There is no '{source}'; give a folder, a zip archive, torchvision/NAME, or digits.")

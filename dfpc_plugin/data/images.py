@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from PIL import Image
+
+from dfpc_plugin.errors import DFPCError
 
 LARGEST_FILE = 2**28
 """Largest size of an image file in bytes."""
@@ -21,11 +24,14 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that Pillow decodes itself; others it passes to programs, such as PostScript to Ghostscript."""
 
 
+class DataError(DFPCError, ValueError):
+    """Images are missing, cannot be read, or do not fit the model."""
+
+
 def read_image(file: Path | BinaryIO) -> Image.Image:
     """Read an image; the format is found from the content, not from the name.
 
-    Raises:
-        OSError: It has another format, or is damaged or very large.
+    Raises OSError if it has another format, or is damaged or very large.
     """
     try:
         with Image.open(file, formats=_FORMATS) as image:
@@ -37,7 +43,7 @@ def read_image(file: Path | BinaryIO) -> Image.Image:
         raise OSError(str(error).rstrip(".") or type(error).__name__) from error
 
 
-class Images(Protocol):
+class Images(ABC):
     """Images with labels, read one by one.
 
     Attributes:
@@ -50,10 +56,10 @@ class Images(Protocol):
     classes: tuple[str, ...]
     labels: tuple[int, ...]
 
+    @abstractmethod
     def load(self, index: int) -> Image.Image:
         """Read an image."""
-        ...
 
     def name(self, index: int) -> str:
-        """The name of an image in messages."""
-        ...
+        """The name of an image in messages: by default its number in the split."""
+        return str(index)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.images import DataError
 
 Split = Literal["train", "val", "test"]
 _FOLDERS: dict[str, tuple[str, ...]] = {
@@ -45,18 +45,12 @@ class Layout:
     def of(
         cls, names: Sequence[str], split: str, source: str, empty: Sequence[str] = (), *, labelled: bool = True
     ) -> Layout:
-        """Find the images of a split among the files of a source.
+        """Find the images of a split among the files `names` of a source: paths relative to it, with slashes.
 
-        Args:
-            names: Paths of all files relative to the source, with slashes.
-            split: "train", "val" or "test". A source without folders of these names is a single split, used for all
-                three.
-            source: Its name in messages.
-            empty: Paths of empty folders; those beside folders of classes are classes without images.
-            labelled: Whether labels are needed. If not, images without folders of classes all get one class.
-
-        Raises:
-            DataError: There are no images, no classes, or no such split.
+        A source without folders of the splits' names is a single split, used for all three. `empty` are paths of empty
+        folders; those beside folders of classes are classes without images. Unless labels are needed (`labelled`),
+        images without folders of classes all get one class. Raises DataError if there are no images, no classes, or no
+        such split.
         """
         check_split(split)
         paths = [path for path in map(PurePosixPath, sorted(names)) if _is_image(path)]

@@ -1,4 +1,4 @@
-"""Run the demo."""
+"""Options of the demo, and its run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -17,19 +18,62 @@ from torch.utils.data import TensorDataset
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import CRITERIA, Criterion, Importance
-from dfpc_plugin.demo.config import DemoConfig
-from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.network import build_network, example_input, load_network
+from dfpc_plugin.demo.network import build_network, example_input, load_digits, load_network
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import write_text
 from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.plain_data import Checked, Count, Limit, Seed, within
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.repairing import Method
 from dfpc_plugin.require import require
 
+_EACH_ONCE = Limit("one or more, each once", lambda values: 0 < len(set(values)) == len(values))
 _REPAIRS: tuple[Method, ...] = ("none", "merge", "calibrate")
 _IMAGES = 128
 _TITLE = "A small ResNet on scanned digits, pruned without fine-tuning"
+
+
+class DemoConfigError(DFPCError, ValueError):
+    """An option of the demo has an invalid value."""
+
+
+@dataclass(frozen=True)
+class DemoConfig(Checked, error=DemoConfigError):
+    """Options of the demo.
+
+    Attributes:
+        output: Directory for the plots, the results and the pruned networks; created if missing.
+        budgets: Shares of the unpruned network's MACs to keep, each between 0 and 1.
+        criteria: Names of the importance criteria to compare.
+        global_ranking: Compare channels across layers. If not, every layer loses the same share, and the criteria only
+            choose the channels.
+        random_seeds: Number of random seeds that the random criterion is averaged over.
+        seed: First random seed.
+        threads: Number of CPU threads in latency measurements; everything else uses PyTorch's setting.
+        batch_size: Images per forward in latency measurements.
+        latency_time: Seconds to measure the latency of each pruned network, and as many for the unpruned one beside it.
+    """
+
+    output: Path = Path("dfpc-demo")
+    budgets: Annotated[tuple[Annotated[float, within(above=0, below=1)], ...], _EACH_ONCE] = (0.9, 0.8, 0.65)
+    criteria: Annotated[tuple[str, ...], _EACH_ONCE] = field(
+        default=("dfpc-output", "magnitude", "random"), metadata={"choices": CRITERIA}
+    )
+    global_ranking: bool = True
+    random_seeds: Count = 3
+    seed: Seed = 0
+    threads: Count = 1
+    batch_size: Count = 16
+    latency_time: Annotated[float, within(above=0, most=60)] = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the options; raises DemoConfigError that names all invalid ones."""
+        super().__post_init__()
+        for name in self.criteria:
+            CRITERIA.find(name, DemoConfigError, setting="criteria")
+        if self.output.exists() and not self.output.is_dir():
+            raise DemoConfigError(f"output: '{self.output}' is a file; name a directory.")
 
 
 def run_demo(
@@ -38,15 +82,9 @@ def run_demo(
     """Prune the demo's network by several criteria, and print and store a comparison.
 
     Writes only into `config.output`: plots, results, and the networks pruned by the first DFPC criterion. PyTorch's
-    random state and number of threads are restored afterwards.
-
-    Args:
-        config: The options; the defaults take about a minute on two cores.
-        console: Where to print.
-        progress: True for bars in the terminal, or a function called with the current phase and the share that is done.
-
-    Raises:
-        MissingDependencyError: scikit-learn or matplotlib is not installed.
+    random state and number of threads are restored afterwards. The default options take about a minute on two cores.
+    `progress` is True for bars in the terminal, or a function called with the current phase and the share that is done.
+    Raises MissingDependencyError if scikit-learn or matplotlib is not installed.
     """
     config, console, start = config or DemoConfig(), console or Console(), time.perf_counter()
     require("matplotlib", "matplotlib", "demo")  # fail before half a minute of work

@@ -1,17 +1,25 @@
-"""The demo's network: a small timm ResNet, and its trained weights."""
+"""The demo's images of handwritten digits, its network (a small timm ResNet), and the network's accuracy."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from dfpc_plugin.demo.data import IMAGE_SIZE
+from dfpc_plugin.data.known_sets import GREYS, load_scans
 
+IMAGE_SIZE = 48
+"""Side of the network's input images; the scans have 8 x 8 pixels."""
+_MEAN, _STD = 0.3, 0.37
+_BATCH = 256
 WEIGHTS = Path(__file__).with_name("digits_resnet.safetensors")
 """Made by `python -m dfpc_plugin.demo.train`; float16 on disk."""
 ARCHITECTURE: dict[str, Any] = {
@@ -23,6 +31,36 @@ ARCHITECTURE: dict[str, Any] = {
     "num_classes": 10,
 }
 """Arguments of `timm.models.resnet.ResNet`, with basic blocks."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Normalised float32 images `(N, 1, 48, 48)`, and their labels 0 to 9."""
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def load_digits() -> Digits:
+    """Load, enlarge and normalise the digits; raises as `load_scans` does."""
+    (train, train_labels), (test, test_labels) = load_scans("train"), load_scans("test")
+    return Digits(_prepared(train), torch.as_tensor(train_labels), _prepared(test), torch.as_tensor(test_labels))
+
+
+def _prepared(scans: NDArray[np.float64]) -> torch.Tensor:
+    images = torch.as_tensor(scans, dtype=torch.float32)[:, None] / GREYS
+    images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
+    return (images - _MEAN) / _STD
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of `images` for which `model`, in evaluation mode, predicts the label."""
+    batches = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+    correct = sum(int((model(batch).argmax(1) == target).sum()) for batch, target in batches)
+    return correct / len(labels)
 
 
 def build_network() -> nn.Module:

@@ -15,10 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from dfpc_plugin.data.digits import SPLIT_SEED, TEST_SHARE
-from dfpc_plugin.demo.data import Digits, load_digits
-from dfpc_plugin.demo.measure import accuracy
-from dfpc_plugin.demo.network import ARCHITECTURE, WEIGHTS, build_network, load_network
+from dfpc_plugin.data.known_sets import SPLIT_SEED, TEST_SHARE
+from dfpc_plugin.demo.network import ARCHITECTURE, WEIGHTS, Digits, accuracy, build_network, load_digits, load_network
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.generators import generators_kept, seed_torch
 

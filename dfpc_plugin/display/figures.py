@@ -19,12 +19,7 @@ _NAMES_UP_TO, _NAME_LENGTH = 130, 36
 
 
 def require_plottable(path: Path) -> None:
-    """Raise early if a plot cannot be written to `path`.
-
-    Raises:
-        OutputError: The file's ending is not one of .png, .svg and .pdf, or it cannot be written.
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Raise OutputError if a plot cannot be written to `path`, MissingDependencyError without matplotlib."""
     if path.suffix.lower() not in _FORMATS:
         raise OutputError(f"Cannot draw '{path}': end its name in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}.")
     require_writable(path)
@@ -32,11 +27,7 @@ def require_plottable(path: Path) -> None:
 
 
 def plot_settings() -> Any:
-    """Return a context with fixed settings of matplotlib, so that figures look the same on every machine.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Return a context with fixed settings of matplotlib, so that figures look the same on every machine."""
     settings = {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
     return require("matplotlib", "matplotlib", "plots").rc_context(settings)
 
@@ -45,10 +36,7 @@ def new_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, with sizes in inches, that notebooks can show.
 
     It is made without pyplot, so it opens no window and changes no global state, with any backend. Notebooks show
-    figures only by pyplot, so this one provides a PNG.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
+    figures only by pyplot, so this one provides a PNG. Raises MissingDependencyError if matplotlib is not installed.
     """
     figure_class: Any = require("matplotlib.figure", "matplotlib", "plots").Figure
 
@@ -62,11 +50,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure to a PNG, SVG or PDF file; the same figure gives the same bytes.
-
-    Raises:
-        OutputError: The file has another ending, or cannot be written.
-    """
+    """Write a matplotlib figure to a PNG, SVG or PDF file; the same figure gives the same bytes."""
     require_plottable(path)
     buffer, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
@@ -78,13 +62,7 @@ def save_figure(figure: Any, path: Path) -> None:
 def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = None) -> Any:
     """Return a matplotlib figure with a bar for every layer: all of its channels, and those that remain.
 
-    Args:
-        rows: Name of the layer, channels before, channels after.
-        path: Also write it to this file: .png, .svg or .pdf.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-        OutputError: The file cannot be written.
+    `rows` are the name of the layer, the channels before, and the channels after; the rest is as for `drawn`.
     """
     return drawn(lambda: _bars(rows), path)
 
@@ -92,9 +70,7 @@ def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = 
 def drawn(draw: Callable[[], Any], path: str | Path | None) -> Any:
     """Call `draw` and return its figure; if there is a path, also write it to that PNG, SVG or PDF file.
 
-    Raises:
-        OutputError: The file has another ending, or cannot be written.
-        MissingDependencyError: matplotlib is not installed.
+    Raises OutputError if it cannot be written, and MissingDependencyError if matplotlib is not installed.
     """
     if path is not None:
         require_plottable(Path(path))

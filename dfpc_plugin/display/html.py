@@ -1,9 +1,10 @@
-"""HTML views of results in notebooks; `report.notebook` registers one for every type that has a view."""
+"""Views of results in notebooks: HTML, of which `report.notebook` registers one for every type, and SVG pictures."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import re
 
 
 @functools.singledispatch
@@ -19,3 +20,17 @@ class Shown:
         """Called by notebooks."""
         importlib.import_module("dfpc_plugin.report.notebook")  # loads the views only when one is needed
         return as_html(self)
+
+
+class Svg(str):
+    """The text of an SVG picture, which notebooks show as a picture."""
+
+    def _repr_svg_(self) -> str:
+        """Called by notebooks."""
+        return str(self)
+
+    def __repr__(self) -> str:
+        """Show the size instead of the text."""
+        size = re.search(r'width="([\d.]+)" height="([\d.]+)"', self)
+        shown = f"{size[1]} x {size[2]}, " if size else ""
+        return f"<SVG picture, {shown}{len(self):,} characters>"

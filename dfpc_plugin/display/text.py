@@ -1,9 +1,10 @@
-"""Tables and paragraphs as text that fits a terminal."""
+"""Tables and paragraphs as text that fits a terminal, and tables as CSV."""
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -80,3 +81,12 @@ def first_and_more(names: Sequence[str]) -> Name:
 def counted(number: int, what: str) -> str:
     """A number with its noun: 1 layer, 2 layers."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return `rows` under `header`, with the same line ends on every system and numbers that read back exactly."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,7 +1,5 @@
 """Export models to files that run without this package, ONNX and `torch.export`, and check them."""
 
-from __future__ import annotations
-
 from dfpc_plugin.exporting.int8 import Int8Export, quantize_onnx
 from dfpc_plugin.exporting.onnx_file import OnnxExport, export_onnx
 from dfpc_plugin.exporting.program import ProgramExport, export_program

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,8 +15,8 @@ from torch import Tensor
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.exporting.compare import compare
 from dfpc_plugin.files import require_writable, write_bytes
-from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
+from dfpc_plugin.latency.measure import errors_only
 from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
@@ -118,25 +116,15 @@ def quantize_onnx(
     content = _quantized(source, graph.input_names[0], measured, method, options)
     quantized = OnnxRuntimeModel(content)
     difference = compare(
-        lambda given: _named_outputs(graph, given), quantized.outputs, iter(held_out.split(1)), float("inf")
+        lambda given: {f"output_{number}": output for number, output in enumerate(graph.outputs(given))},
+        quantized.outputs,
+        iter(held_out.split(1)),
+        float("inf"),
     )
     found = _latency(before, content, images[:1], latency)
     write_bytes(path, content)
-    return Int8Export(
-        path,
-        method,
-        len(measured) if method == "static" else 0,
-        len(held_out),
-        len(content),
-        len(before),
-        difference.largest,
-        difference.same_predictions,
-        found,
-    )
-
-
-def _named_outputs(graph: OnnxRuntimeModel, given: ExampleInputs) -> dict[str, Tensor]:
-    return {f"output_{number}": output for number, output in enumerate(graph.outputs(given))}
+    counts = len(measured) if method == "static" else 0, len(held_out), len(content), len(before)
+    return Int8Export(path, method, *counts, difference.largest, difference.same_predictions, found)
 
 
 def _read(source: Path) -> bytes:
@@ -163,43 +151,23 @@ def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:
     return images[:kept], images[kept:]
 
 
-class _Reader:
-    """Passes images to ONNX Runtime's calibration, one at a time."""
-
-    def __init__(self, name: str, images: Tensor) -> None:
-        self._feeds = iter([{name: image.numpy()} for image in images.split(1)])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)
-
-
 def _quantized(source: Path, name: str, images: Tensor, method: str, options: dict[str, Any]) -> bytes:
     """The content of the quantized file; raises ExportError if ONNX Runtime cannot quantize it."""
     quantization = require("onnxruntime.quantization", "onnxruntime", "export")
     shape_inference = require("onnxruntime.quantization.shape_inference", "onnxruntime", "export")
-    with tempfile.TemporaryDirectory() as directory, _quiet():
+    with tempfile.TemporaryDirectory() as directory, errors_only():  # it advises to prepare the file, which is done
         prepared, target = Path(directory) / "prepared.onnx", Path(directory) / "int8.onnx"
         try:
             shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             if method == "dynamic":
                 quantization.quantize_dynamic(prepared, target, op_types_to_quantize=list(_OF_MATRICES), **options)
             else:
-                quantization.quantize_static(prepared, target, _Reader(name, images), **options)
+                feeds = iter([{name: image.numpy()} for image in images.split(1)])
+                reader = SimpleNamespace(get_next=lambda: next(feeds, None))
+                quantization.quantize_static(prepared, target, reader, **options)
         except Exception as error:  # ONNX Runtime can raise anything
             raise ExportError(f"ONNX Runtime cannot quantize '{source.name}': {error}") from error
         return target.read_bytes()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence ONNX Runtime's advice to prepare the file, which is prepared already."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _latency(before: bytes, after: bytes, image: Tensor, wanted: bool | LatencySettings) -> dict[str, Latency] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,40 +121,25 @@ def export_onnx(
     require_exporters(chosen)
     if check or latency:
         require("onnxruntime", "onnxruntime", "export")
-    model = as_model(model)
     with torch.inference_mode(False), generators_kept():
-        conversion = Conversion(model, example_inputs, opset, dynamic_batch)
-        call, inputs = conversion.call, conversion.inputs
-
-        def checked(content: bytes) -> Difference | None:
-            return _compared(call, inputs, content, dynamic_batch, tolerance) if check else None
-
-        found = conversion.first_that_works(chosen, checked)
-        measured = _latency(call, inputs, found.content, latency)
+        conversion = Conversion(as_model(model), example_inputs, opset, dynamic_batch)
+        compared = functools.partial(_compared, conversion, dynamic_batch, tolerance)
+        found = conversion.first_that_works(chosen, compared if check else lambda content: None)
+        measured = _latency(conversion.call, conversion.inputs, found.content, latency)
     described = require("onnx", "onnx", "export").load_model_from_string(found.content)
     write_bytes(path, found.content)
-    difference = found.checked
-    return OnnxExport(
-        path,
-        opset_of(described),
-        found.exporter,
-        dynamic_batch,
-        tuple(value.name for value in described.graph.input),
-        tuple(value.name for value in described.graph.output),
-        len(found.content),
-        None if difference is None else difference.largest,
-        None if difference is None else difference.same_predictions,
-        measured,
-        found.notes,
-    )
+    said = opset_of(described), found.exporter, dynamic_batch
+    inputs, outputs = (tuple(value.name for value in end) for end in (described.graph.input, described.graph.output))
+    largest = None if found.checked is None else found.checked.largest
+    same = None if found.checked is None else found.checked.same_predictions
+    return OnnxExport(path, *said, inputs, outputs, len(found.content), largest, same, measured, found.notes)
 
 
-def _compared(
-    call: FlatCall, inputs: ExampleInputs, content: bytes, dynamic_batch: bool, tolerance: float
-) -> Difference:
+def _compared(conversion: Conversion, dynamic_batch: bool, tolerance: float, content: bytes) -> Difference:
     """Compare a file with the model in ONNX Runtime; raises ExportError if outputs differ."""
-    graph = OnnxRuntimeModel(content, call.input_names)
-    return compare(call.outputs, graph.outputs, inputs_to_check(inputs, dynamic_batch), tolerance)
+    graph = OnnxRuntimeModel(content, conversion.call.input_names)
+    inputs = inputs_to_check(conversion.inputs, dynamic_batch)
+    return compare(conversion.call.outputs, graph.outputs, inputs, tolerance)
 
 
 def _latency(

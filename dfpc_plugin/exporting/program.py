@@ -20,8 +20,7 @@ from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.runtimes.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.runtimes.errors import ExportError, advice_on_batch, reason_of
-from dfpc_plugin.runtimes.exporters import EXPORTING
-from dfpc_plugin.runtimes.noise import heard
+from dfpc_plugin.runtimes.exporters import EXPORTING, heard
 from dfpc_plugin.tracing.tree import tensors
 from dfpc_plugin.wrappers import HoldsModel
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dfpc_plugin.data import DataError, checked_workers, collate_images
-from dfpc_plugin.data.collate import label_of
+from dfpc_plugin.data.batches import label_of
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.finetuning.engine import Student
 from dfpc_plugin.finetuning.optimiser import OptimiserState, build_optimiser, build_schedule, mixed, objective

@@ -1,7 +1,5 @@
 """Share saved models on the Hugging Face hub, with a model card of their results."""
 
-from __future__ import annotations
-
 from dfpc_plugin.hub.card import model_card
 from dfpc_plugin.hub.transfer import HubError, from_pretrained, push_to_hub
 

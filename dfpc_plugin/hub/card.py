@@ -31,22 +31,18 @@ def model_card(manifest: Manifest, repo_id: str, *, license: str | None = None, 
     hub = require("huggingface_hub", "huggingface_hub", "hub")
     record = manifest.record or {}
     field = Field(record if "prune" in record else {"prune": record})  # `save_pruned` stores only the result of `prune`
-    data = hub.ModelCardData(
-        library_name="dfpc-plugin", tags=[*_TAGS, *_library_tags(manifest)], license=license, base_model=base_model
-    )
+    timms = not manifest.spec.own_code and isinstance(library_of(manifest.spec.name), TimmLibrary)
+    tags = [*_TAGS, *(["timm"] if timms else [])]
+    data = hub.ModelCardData(library_name="dfpc-plugin", tags=tags, license=license, base_model=base_model)
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
     parts = [
         f"# {_plain(repo_id.rpartition('/')[2])}",
         _headline(manifest, field),
         *_tables(field),
         *_usage(manifest, repo_id),
-        _provenance(manifest),
+        f"Saved on {_plain(manifest.created)} with {_plain(versions)}.",
     ]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _library_tags(manifest: Manifest) -> list[str]:
-    spec = manifest.spec
-    return ["timm"] if not spec.own_code and isinstance(library_of(spec.name), TimmLibrary) else []
 
 
 def _headline(manifest: Manifest, record: Field) -> str:
@@ -100,21 +96,14 @@ def _accuracy(entry: Field) -> tuple[str, ...]:
 
 
 def _usage(manifest: Manifest, repo_id: str) -> Iterator[str]:
-    factory = ""
-    if manifest.spec.own_code:
-        factory = ", factory=build  # a function of your own that builds the unpruned model"
+    own = ", factory=build)  # a function of your own that builds the unpruned model"
     yield "## Use it"
-    call = f'model = from_pretrained("{repo_id}"' + (f"{factory.replace('build  #', 'build)  #')}" if factory else ")")
+    call = f'model = from_pretrained("{repo_id}"' + (own if manifest.spec.own_code else ")")
     yield f"```python\nfrom dfpc_plugin import from_pretrained\n\n{call}\n```"
     yield (
         "The files are safetensors and JSON; loading them runs no code of this repository. The unpruned model is built by the "
         "library that has it and is given the saved shapes and weights."
     )
-
-
-def _provenance(manifest: Manifest) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
-    return f"Saved on {_plain(manifest.created)} with {_plain(versions)}."
 
 
 def _table(names: tuple[str, ...], rows: Any) -> str:

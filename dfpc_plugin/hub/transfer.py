@@ -80,13 +80,8 @@ def push_to_hub(
         api = hub.HfApi(token=token)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            commit: Any = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-            )
+            written = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
+            commit: Any = api.upload_folder(repo_id=repo_id, folder_path=folder, **written)
         except _refusals(hub) as error:
             raise HubError(f"The hub does not take '{repo_id}': {_first_line(error)}") from error
     return str(commit.pr_url or commit.commit_url)
@@ -136,9 +131,8 @@ def from_pretrained(
     with tempfile.TemporaryDirectory() as scratch:  # the cache contains links, which saved models may not
         directory = Path(scratch) / Path(name).name
         shutil.copytree(snapshot, directory)
-        return load_model(
-            directory, read_manifest(directory), factory=factory, device=device
-        )  # reads only the files that were downloaded
+        # Unlike `load_pruned`, this reads only the files that were downloaded.
+        return load_model(directory, read_manifest(directory), factory=factory, device=device)
 
 
 def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, base_model: str | None) -> Path:

@@ -1,7 +1,5 @@
 """Latency: measured side by side, and predicted from measured layers."""
 
-from __future__ import annotations
-
 from dfpc_plugin.latency.measure import BUSY, FEWEST_ROUNDS, Latency, LatencyError, measure_latency
 from dfpc_plugin.latency.predict import FAST_MULTIPLE, LatencyModel
 from dfpc_plugin.latency.settings import LatencySettings

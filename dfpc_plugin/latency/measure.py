@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, overload
 
@@ -155,16 +155,15 @@ def measure_latency(
         MissingDependencyError: The runtime is not installed.
     """
     _Protocol(threads, min_run_time, warmup, forwards)
-    named, inputs = _named(models), as_inputs(inputs)
-    used = runtime_of(runtime)
+    named, inputs, used = _named(models), as_inputs(inputs), runtime_of(runtime)
     used.require()
-    timer = timer_class()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(*named.values()))
+    with exclusive(*named.values()), contextlib.ExitStack() as stack:
         for model in named.values():
             stack.enter_context(evaluating(model))
         calls = {name: _Call.of(used.prepared(model, inputs, threads), inputs, used) for name, model in named.items()}
-        timers = {name: timer("run()", globals={"run": call.run}, num_threads=threads) for name, call in calls.items()}
+        timers = {
+            name: timer_class()("run()", globals={"run": call.run}, num_threads=threads) for name, call in calls.items()
+        }
         stack.enter_context(used.calling())
         with contextlib.nullcontext() if used.compiles else watched():
             single = {name: _warmed_up(timers[name], warmup, model, inputs) for name, model in named.items()}
@@ -223,11 +222,8 @@ class _Call:
         if not runtime.compiles:
             forward = _Forward(model, inputs)
         else:
-            with (
-                inputs_explained(model, inputs),
-                torch.no_grad(),
-                watched(),
-            ):  # checks the inputs first, as nothing can be compiled while writes are watched
+            # Checks the inputs first, as nothing can be compiled while writes are watched.
+            with inputs_explained(model, inputs), torch.no_grad(), watched():
                 _Forward(model, inputs)()
             forward = _Forward(torch.compile(model), inputs)
         return cls(forward, forward.reuse_inputs)
@@ -279,11 +275,18 @@ def _take_turns(
 
 def timer_class() -> type[Timer]:
     """Import PyTorch's timer without the warning that it logs on machines with a CUDA compiler but no GPU."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
+    with errors_only("torch.utils.cpp_extension"):
+        from torch.utils.benchmark import Timer
+    return Timer
+
+
+@contextlib.contextmanager
+def errors_only(name: str | None = None) -> Iterator[None]:
+    """Let the logger `name`, by default the root, log only errors for a while."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        from torch.utils.benchmark import Timer
+        yield
     finally:
         logger.setLevel(level)
-    return Timer

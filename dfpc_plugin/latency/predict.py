@@ -30,6 +30,7 @@ from dfpc_plugin.latency.settings import LatencySettings
 from dfpc_plugin.preserve import evaluating, watched
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
 _SHARES = (0.3, 0.6, 1.0)
 FAST_MULTIPLE = 8
 """Runtimes are fast with widths that are multiples of this."""
@@ -80,6 +81,7 @@ class _Layer:
     calls: int
     inputs: Tensor | int
     outputs: Tensor | int
+    full: int
     activations: int
 
     def widths(self, alive: Tensor) -> tuple[int, int]:
@@ -119,8 +121,7 @@ class LatencyModel:
         axes = {(axis.tensor, axis.dim): axis for axis in channels.axes}
         tables: dict[_Kind, _Table] = {}
         self._layers: list[_Layer] = []
-        threads = settings.threads or torch.get_num_threads()
-        with _threads(threads), evaluating(model), torch.inference_mode():
+        with _threads(settings.used_threads), evaluating(model), torch.inference_mode():
             calls = _calls(model, inputs)
             for number, (path, module, shape, count, produced) in enumerate(calls):
                 kind = _kind(module, shape)
@@ -153,7 +154,7 @@ class LatencyModel:
         for layer in layers:
             inputs, outputs = layer.widths(alive)
             seconds += layer.calls * layer.table.at(inputs, outputs)
-            activations += layer.activations * outputs / _full_width(layer.outputs)
+            activations += layer.activations * outputs / layer.full
         rest = self._rest * activations / self._activations if self._activations else 0.0
         return self._scale * (seconds + rest)
 
@@ -166,10 +167,6 @@ def _holders(layers: Sequence[_Layer]) -> dict[int, list[int]]:
         for channel in torch.unique(torch.cat(sides)).tolist() if sides else ():
             found[channel].append(number)
     return found
-
-
-def _full_width(side: Tensor | int) -> int:
-    return side if isinstance(side, int) else len(side)
 
 
 def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tuple[int, ...], int, int]]:
@@ -198,14 +195,7 @@ def _calls(model: nn.Module, inputs: ExampleInputs) -> list[tuple[str, Any, tupl
 def _kind(module: Any, shape: tuple[int, ...]) -> _Kind:
     if isinstance(module, nn.Linear):
         return _Kind("linear", module.in_features, module.out_features, 1, (module.bias is not None,), shape)
-    geometry = (
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.padding_mode,
-        module.bias is not None,
-    )
+    geometry = (*(getattr(module, name) for name in _GEOMETRY), module.padding_mode, module.bias is not None)
     return _Kind(type(module).__name__, module.in_channels, module.out_channels, module.groups, geometry, shape)
 
 
@@ -218,7 +208,7 @@ def _layer(
     inputs: Tensor | int = module.weight.size(1) * getattr(module, "groups", 1)
     if read is not None:
         inputs = read.channels
-    return _Layer(table, calls, inputs, outputs, produced * calls)
+    return _Layer(table, calls, inputs, outputs, module.weight.size(0), produced * calls)
 
 
 def _measured(module: Any, kind: _Kind) -> _Table:
@@ -247,28 +237,15 @@ def _time(module: Any, kind: _Kind, inputs: int, outputs: int) -> float:
         each = max(1, kind.outputs // kind.groups)
         groups = max(1, outputs // each) if kind.groups > 1 else 1
         wide = groups * (kind.inputs // kind.groups) if kind.groups > 1 else inputs
-        own = type(module) if type(module) in _CONVOLUTIONS else _plain(module)
-        layer = own(
-            wide,
-            groups * each if kind.groups > 1 else outputs,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.dilation,
-            groups,
-            **options,
-        )
+        plain = next(kind for kind in _CONVOLUTIONS if isinstance(module, kind))  # also of subclasses
+        geometry = {name: getattr(module, name) for name in _GEOMETRY}
+        layer = plain(wide, groups * each if kind.groups > 1 else outputs, groups=groups, **geometry, **options)
         shape[-len(module.kernel_size) - 1] = wide
     x = torch.ones(shape, device=weight.device, dtype=weight.dtype)
     timer = timer_class()("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())
     once = timer.timeit(1).mean
     calls = max(1, math.ceil(_SECONDS / _REPEATS / once))
     return min(once, *(timer.timeit(calls).mean for _ in range(_REPEATS)))
-
-
-def _plain(module: Any) -> type[nn.Module]:
-    """The class of torch that a subclass of a convolution derives from."""
-    return next(kind for kind in _CONVOLUTIONS if isinstance(module, kind))
 
 
 def _widths(full: int) -> tuple[int, ...]:

@@ -39,12 +39,7 @@ class LatencySettings(Checked, error=LatencyError):
     runtime: str = "torch"
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            LatencyError: Names the first invalid one.
-            RuntimeNameError: There is no such runtime.
-        """
+        """Check the settings; raises LatencyError for the first invalid one, RuntimeNameError for an unknown runtime."""
         super().__post_init__()
         runtime_of(self.runtime)
 

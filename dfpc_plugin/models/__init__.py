@@ -5,13 +5,9 @@ No other part knows timm's and torchvision's models. A plain name is timm's (`re
 papers, and `package.module:factory` is a function of the user's own.
 """
 
-from __future__ import annotations
-
-from dfpc_plugin.models.build import build_model, create_model
-from dfpc_plugin.models.catalogue import match_models
+from dfpc_plugin.models.build import FittedModel, build_fitted, build_model, create_model
+from dfpc_plugin.models.catalogue import example_inputs, match_models, preprocessing_of
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
-from dfpc_plugin.models.fitting import FittedModel, build_fitted
-from dfpc_plugin.models.inputs import example_inputs, preprocessing_of
 from dfpc_plugin.models.library import Preprocessing
 from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
 from dfpc_plugin.models.timm_library import spec_of

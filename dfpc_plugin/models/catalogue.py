@@ -1,14 +1,23 @@
-"""Which library a name belongs to, which names there are, and which are similar."""
+"""Which library a name belongs to and which are similar; the example inputs, preprocessing and hub configuration by it."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import fnmatch
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
 
 from dfpc_plugin.errors import UnknownModelError
-from dfpc_plugin.models.cifar_library import CifarLibrary
-from dfpc_plugin.models.library import Library
+from dfpc_plugin.models.cifar import CifarLibrary
+from dfpc_plugin.models.library import Library, Preprocessing
 from dfpc_plugin.models.own_code import OwnCode, is_own_code
+from dfpc_plugin.models.spec import ModelSpec
 from dfpc_plugin.models.timm_library import HUB, TimmLibrary
 from dfpc_plugin.models.torchvision_library import TorchvisionLibrary
 
@@ -16,6 +25,7 @@ _TIMM, _OWN = TimmLibrary(), OwnCode()
 _PREFIXED: tuple[Library, ...] = (TorchvisionLibrary(), CifarLibrary())
 _FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".bin", ".tar")
 _LIBRARIES: tuple[Library, ...] = (_TIMM, *_PREFIXED)
+_LIBRARY = "dfpc-plugin"
 
 
 def library_of(name: str) -> Library:
@@ -31,11 +41,7 @@ def is_listed(name: str) -> bool:
 
 
 def require_known(name: str) -> None:
-    """Raise if no model has this name.
-
-    Raises:
-        UnknownModelError: The message names the nearest.
-    """
+    """Raise UnknownModelError, which names the nearest, if no model has this name."""
     fault = library_of(name).find_fault(name)
     if fault is not None:
         raise UnknownModelError(fault or f"No model is called '{name}'{_nowhere(name)}{_suggestion(name)}")
@@ -52,8 +58,7 @@ def _nowhere(name: str) -> str:
 def match_models(pattern: str) -> list[str]:
     """Return the names that match a shell-style pattern; a name without `*`, `?` or `[` is returned as it is.
 
-    Raises:
-        UnknownModelError: No name matches.
+    Raises UnknownModelError if no name matches.
     """
     if not any(sign in pattern for sign in "*?[") or pattern.startswith(HUB):
         return [pattern]
@@ -86,3 +91,49 @@ def _suggestion(name: str) -> str:
         "; timm.list_models() lists the names, torchvision's begin with 'torchvision/', those for CIFAR with 'cifar/', and "
         "your own are written package.module:function."
     )
+
+
+def example_inputs(
+    model: nn.Module,
+    name: str,
+    *,
+    batch_size: int = 1,
+    size: int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor | tuple[Tensor, ...]:
+    """Return `batch_size` inputs that `model`, built as `name`, can be called with; for a detector, a batch of images.
+
+    `size` is the height and width in pixels, instead of the model's own; `device` is by default that of the parameters.
+    """
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    made = tuple(
+        torch.ones(batch_size, *shape, device=device or parameter.device, dtype=parameter.dtype)
+        for shape in library_of(name).shapes(model, name, size)
+    )
+    return made if len(made) > 1 else made[0]
+
+
+def preprocessing_of(model: nn.Module, name: str, size: int | None = None) -> Preprocessing:
+    """Return how images are prepared for `model`, according to the library that built it as `name`.
+
+    `size` is the height and width in pixels, instead of the model's own.
+    """
+    found = library_of(name).preprocessing(model, name)
+    return found if size is None else dataclasses.replace(found, size=(found.size[0], size, size))
+
+
+def write_hub_config(model: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write the hub's configuration of a model, built by `spec` and pruned since, to `path`: timm's own for timm's."""
+    path.write_text(json.dumps(_config_of(model, spec, path), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _config_of(model: nn.Module, spec: ModelSpec, path: Path) -> dict[str, Any]:
+    marks = {"library_name": _LIBRARY, "pruned": True}
+    whole = getattr(model, "pretrained_cfg", None) and hasattr(model, "num_classes")  # no feature extractor
+    if whole and isinstance(library_of(spec.name), TimmLibrary):
+        where: Any = path  # timm 1.0.9 needs a Path, and 1.0.31 says str
+        save_config_for_hf(model, where)  # timm writes it, and has no function that returns it
+        return {**json.loads(path.read_text(encoding="utf-8")), **marks}
+    classes = spec.options.get("num_classes", getattr(model, "num_classes", None))
+    known = {"num_classes": classes} if isinstance(classes, int) else {}
+    return {"architecture": spec.name, **known, **marks}

@@ -68,8 +68,7 @@ class Checkpoint:
 def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read a safetensors file, or one that `torch.load` reads with `weights_only=True`.
 
-    Raises:
-        WeightsError: The file cannot be read, or holds no weights.
+    Raises WeightsError if the file cannot be read, or holds no weights.
     """
     path = Path(path)
     if not is_file(path):
@@ -106,7 +105,7 @@ def _content(path: Path) -> Any:
         raise WeightsError(f"'{path}' is no whole file of safetensors ({error}); fetch it again.") from error
     except Exception as error:  # torch and zip files report damage in many ways
         raise WeightsError(
-            f"'{path}' cannot be read as mere weights ({type(error).__name__}: {_first_line(error)}); if it holds Python objects, "
+            f"'{path}' cannot be read as mere weights ({type(error).__name__}: {first_line(error)}); if it holds Python objects, "
             f"load it where you trust it, and save its state_dict with safetensors."
         ) from error
 
@@ -161,7 +160,8 @@ def _require_names(names: Collection[str], path: Path) -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's message."""
     return str(error).strip().partition("\n")[0][:200]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -46,31 +47,32 @@ def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-class Library(Protocol):
+class Library(ABC):
     """Builds models by name.
 
     Attributes:
         prefix: The prefix of its names.
     """
 
-    prefix: str
+    prefix = ""
 
+    @abstractmethod
     def names(self) -> Sequence[str]:
         """All names, with the prefix."""
-        ...
 
     def find_fault(self, name: str) -> str | None:
         """What is wrong with a name with this prefix: '' if it is unknown, a sentence, or None if it is right."""
-        ...
+        return None if name in self.names() else ""
 
+    @abstractmethod
     def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
-        """Build a model."""
-        ...
+        """Build a model; nothing is fetched unless `pretrained`."""
 
     def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shapes of one example, without the batch axis."""
-        ...
+        """Shapes of one example, without the batch axis: by default one image of the preprocessing's size."""
+        channels, height, width = self.preprocessing(model, name).size
+        return [(channels, size or height, size or width)]
 
+    @abstractmethod
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """How images are prepared for a model."""
-        ...

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.models.library import IMAGENET, Preprocessing, configuration_of, spread
+from dfpc_plugin.models.library import IMAGENET, Library, Preprocessing, configuration_of, spread
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _SIZE = 224
@@ -27,10 +27,8 @@ def is_own_code(name: str) -> bool:
     return _FACTORY.fullmatch(name) is not None
 
 
-class OwnCode:
+class OwnCode(Library):
     """Functions and classes of the user that return a model."""
-
-    prefix = ""
 
     def names(self) -> Sequence[str]:
         """Empty, as they cannot be listed."""
@@ -54,11 +52,6 @@ class OwnCode:
         if not isinstance(model, nn.Module):
             raise TypeError(f"it returned a {type(model).__name__}, and a model is wanted")
         return model
-
-    def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shape of one image."""
-        channels, height, width = self.preprocessing(model, name).size
-        return [(channels, size or height, size or width)]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """The preprocessing in the model's `default_cfg`, as for timm's models, or else a guess.

@@ -36,11 +36,7 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            ModelOptionError: An option is not a plain value, or does more than describe the model; names it.
-        """
+        """Raise ModelOptionError if an option is not a plain value, or does more than describe the model."""
         if not isinstance(self.name, str) or not self.name:
             raise ModelOptionError(f"A model's name is text, not {self.name!r}; give a timm name or torchvision/NAME.")
         if not isinstance(self.options, Mapping):

@@ -10,7 +10,7 @@ import timm.models
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from dfpc_plugin.models.library import Preprocessing, configuration_of, spread
+from dfpc_plugin.models.library import Library, Preprocessing, configuration_of, spread
 from dfpc_plugin.models.spec import ModelSpec
 
 HUB = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -18,10 +18,8 @@ HUB = ("hf-hub:", "hf_hub:", "local-dir:")
 _SIZE = 224
 
 
-class TimmLibrary:
+class TimmLibrary(Library):
     """timm."""
-
-    prefix = ""
 
     def names(self) -> Sequence[str]:
         """Names of architectures, without tags."""

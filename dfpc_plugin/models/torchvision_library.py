@@ -9,12 +9,12 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from dfpc_plugin.models.library import IMAGENET, Preprocessing
+from dfpc_plugin.models.library import IMAGENET, Library, Preprocessing
 
 _SIZE, _DETECTION_SIZE, _FLOW_SIZE, _FRAMES = 224, 320, 128, 16
 
 
-class TorchvisionLibrary:
+class TorchvisionLibrary(Library):
     """torchvision."""
 
     prefix = "torchvision/"
@@ -22,10 +22,6 @@ class TorchvisionLibrary:
     def names(self) -> Sequence[str]:
         """Names, with the prefix."""
         return [self.prefix + name for name in torchvision.models.list_models()]
-
-    def find_fault(self, name: str) -> str | None:
-        """See `Library.find_fault`."""
-        return None if name in self.names() else ""
 
     def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
         """Build a model by torchvision; nothing is fetched unless `pretrained`."""

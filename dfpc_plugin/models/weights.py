@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
+from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, first_line, read_checkpoint
 
 _SHOWN = 4
 _DEEPEST_PREFIX = 8
@@ -235,19 +235,16 @@ def _give(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
             for name, tensor in wanted.items():
                 tensor.copy_(before[name])
         if isinstance(error, RuntimeError):
-            first = str(error).strip().partition("\n")[0][:200]
-            raise WeightsError(f"The weights in '{path}' cannot be loaded into this model: {first}.") from error
+            raise WeightsError(
+                f"The weights in '{path}' cannot be loaded into this model: {first_line(error)}."
+            ) from error
         raise
 
 
 def _can_take(name: str, given: Tensor, wanted: Tensor) -> bool:
     """Whether a tensor has the model's kind of values (real, complex or integer), in any precision."""
-    if (
-        type(given) not in (Tensor, nn.Parameter)
-        or given.layout != torch.strided
-        or given.is_quantized
-        or given.is_meta
-    ):
+    plain = type(given) in (Tensor, nn.Parameter) and given.layout == torch.strided
+    if not plain or given.is_quantized or given.is_meta:
         return False
     if name.endswith(_COUNTER):  # averaged checkpoints have fractions here, which no layer uses
         return not given.is_complex()

@@ -1,7 +1,8 @@
 """Read data from JSON, YAML and keyword arguments strictly, and check it against type hints."""
 
 from dfpc_plugin.plain_data.checking import PlainDataError, checked, did_you_mean, inside, to_plain, wrong
-from dfpc_plugin.plain_data.limits import (
+from dfpc_plugin.plain_data.settings import (
+    Checked,
     Count,
     Limit,
     Natural,
@@ -14,7 +15,6 @@ from dfpc_plugin.plain_data.limits import (
     one_of,
     within,
 )
-from dfpc_plugin.plain_data.settings import Checked
 from dfpc_plugin.plain_data.strict_json import checksum, parse_json
 
 __all__ = [

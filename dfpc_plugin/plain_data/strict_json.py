@@ -26,9 +26,8 @@ def checksum(content: Any) -> str:
 def parse_json(data: bytes) -> Any:
     """Read strict JSON.
 
-    Raises:
-        PlainDataError: It is not UTF-8 or not JSON, has a duplicate key, NaN, infinity, a lone surrogate or very many
-            values, or is nested too deep.
+    Raises PlainDataError if it is not UTF-8 or not JSON, has a duplicate key, NaN, infinity, a lone surrogate or very
+    many values, or is nested too deep.
     """
     try:
         return _parsed(data)

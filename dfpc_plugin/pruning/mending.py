@@ -14,9 +14,8 @@ from dfpc_plugin.pruning.rank import Importance
 from dfpc_plugin.pruning.trial import copy_of, kept_state, pruned_copy
 from dfpc_plugin.repaired_importance import repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
-from dfpc_plugin.repairing.best import copy_state
-from dfpc_plugin.repairing.calibration import Calibration
-from dfpc_plugin.repairing.job import RepairJob
+from dfpc_plugin.repairing.inputs import Calibration
+from dfpc_plugin.repairing.job import RepairJob, copy_state
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.repair import repair_job
 

@@ -34,7 +34,7 @@ from dfpc_plugin.pruning.summary import summarise
 from dfpc_plugin.pruning.trial import copy_of, kept_state
 from dfpc_plugin.repaired_importance import default_importance, repaired_in
 from dfpc_plugin.repairing import Method, RepairSettings
-from dfpc_plugin.repairing.best import copy_state
+from dfpc_plugin.repairing.job import copy_state
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
 from dfpc_plugin.surgery import cut

@@ -1,13 +1,10 @@
 """Repair after pruning: from bias correction without data to least squares on a handful of images."""
 
-from __future__ import annotations
-
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.methods import METHODS
-from dfpc_plugin.repairing.registry import RepairMethod
 from dfpc_plugin.repairing.repair import repair
 from dfpc_plugin.repairing.report import LayerRepair, RepairResult
-from dfpc_plugin.repairing.settings import Method, RepairSettings
+from dfpc_plugin.repairing.settings import Method, RepairMethod, RepairSettings
 from dfpc_plugin.repairing.synthesis import SyntheticImages, synthesise
 
 __all__ = [

@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,42 +23,38 @@ from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
 
 
+@dataclass(eq=False)
 class LayerCall:
     """One call of a layer: `function(input, weight, bias, **options)`.
 
     Attributes:
         name: The layer: the path of its weight without '.weight'.
-        rows_of: The rows of the weight that this call uses: all, or one of several matrices stored in one weight.
         function: The function that was called.
         input: The input tensor.
         weight: A parameter or a part of one; repair writes to it.
         bias: The bias, or None.
         bias_is_free: The bias is a parameter, or a part of one, and may be written to.
         options: Stride and the like, by the function's own names.
+        rows_of: The rows of the weight that this call uses: all, or one of several matrices stored in one weight.
+        weight_axis: The axis of the weight that holds output channels.
     """
 
-    def __init__(
-        self,
-        name: str,
-        function: Callable[..., Tensor],
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        bias_is_free: bool,
-        options: dict[str, Any],
-        rows_of: slice = slice(None),
-    ) -> None:
-        """Describe a call.
+    name: str
+    function: Callable[..., Tensor]
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    bias_is_free: bool
+    options: dict[str, Any]
+    rows_of: slice
+    weight_axis: ClassVar[int] = 0
 
-        Raises:
-            RepairError: The weight is complex; least squares needs real numbers.
-        """
-        if weight.is_complex():
+    def __post_init__(self) -> None:
+        """Raise RepairError if the weight is complex; least squares needs real numbers."""
+        if self.weight.is_complex():
             raise RepairError(
-                f"'{name}' has a weight of complex numbers, which cannot be repaired; prune without repair."
+                f"'{self.name}' has a weight of complex numbers, which cannot be repaired; prune without repair."
             )
-        self.name, self.function, self.options, self.rows_of = name, function, options, rows_of
-        self.input, self.weight, self.bias, self.bias_is_free = input, weight, bias, bias_is_free
 
     def run(self) -> Tensor:
         """Call the function (again)."""
@@ -69,27 +66,22 @@ class LayerCall:
         return int(self.options.get("groups", 1))
 
     @property
-    def output_axis(self) -> int:
-        """The channel axis of the output."""
-        return -1
-
-    @property
-    def weight_axis(self) -> int:
-        """The axis of the weight that holds output channels."""
-        return 0
+    def channel_axis(self) -> int:
+        """The channel axis of the input and the output."""
+        return 1 - self.weight.dim()
 
     @property
     def matrix(self) -> Tensor:
         """The weight as `(groups, outputs of a group, entries of a row)`, float64."""
-        return self.weight.detach().double()[None]
+        return self.weight.detach().double().unflatten(0, (self.groups, -1)).flatten(2)
 
     def write(self, matrix: Tensor) -> None:
         """Overwrite the weight with values laid out as in `matrix`."""
-        self.weight.data.copy_(matrix[0])
+        self.weight.data.copy_(matrix.reshape(self.weight.shape))
 
     def positions(self, output: Tensor) -> int:
         """Number of rows."""
-        return output.numel() // max(1, output.shape[self.output_axis])
+        return output.numel() // max(1, output.shape[self.channel_axis])
 
     def rows(self, positions: Tensor) -> Tensor:
         """Rows at some positions: `(positions, groups, entries of a row)`, float32 or wider."""
@@ -97,17 +89,12 @@ class LayerCall:
 
     def outputs(self, output: Tensor, positions: Tensor) -> Tensor:
         """Some positions of a tensor laid out as the layer's output: `(positions, groups, outputs of a group)`."""
-        flat = output.movedim(self.output_axis, -1)
+        flat = output.movedim(self.channel_axis, -1)
         channels = flat.shape[-1]
         if flat.dim() == 1:
             flat = flat[None]
         index = torch.unravel_index(positions, flat.shape[:-1])
         return _wide(flat[index]).view(len(positions), self.groups, channels // self.groups)
-
-    @property
-    def channel_axis(self) -> int:
-        """The channel axis of the input."""
-        return -1
 
     def constant_rows(self, values: Tensor) -> Tensor:
         """The mean row over positions if each input channel is constant: `(groups, entries)`.
@@ -118,11 +105,11 @@ class LayerCall:
 
     def by_entry(self, values: Tensor) -> Tensor:
         """Repeat one value per input channel, `(channels,)`, for every entry of a row: `(groups, entries)`."""
-        return values[None]
+        return values[:, None].expand(-1, self.taps()).reshape(self.groups, -1)
 
     def taps(self) -> int:
         """Number of entries of a row that belong to one channel."""
-        return self.matrix.shape[2] * self.groups // self.input.shape[self.channel_axis]
+        return math.prod(self.weight.shape[2:])
 
 
 class _Convolution(LayerCall):
@@ -131,18 +118,6 @@ class _Convolution(LayerCall):
     @property
     def _axes(self) -> int:
         return self.weight.dim() - 2
-
-    @property
-    def output_axis(self) -> int:
-        return -1 - self._axes
-
-    @property
-    def matrix(self) -> Tensor:
-        weight = self.weight.detach().double()
-        return weight.unflatten(0, (self.groups, -1)).flatten(2)
-
-    def write(self, matrix: Tensor) -> None:
-        self.weight.data.copy_(matrix.reshape(self.weight.shape))
 
     def constant_rows(self, values: Tensor) -> Tensor:
         ones = self.input.new_ones(1, 1, *self.input.shape[-self._axes :], dtype=torch.float64)
@@ -159,26 +134,14 @@ class _Convolution(LayerCall):
 
     def rows(self, positions: Tensor) -> Tensor:
         windows = self._windows(self.input)
-        axes = self._axes
-        index = torch.unravel_index(positions, windows.shape[: 1 + axes])
-        taken = _wide(windows[index])
-        return taken.unflatten(1, (self.groups, -1)).flatten(2)
-
-    @property
-    def channel_axis(self) -> int:
-        return -1 - self._axes
-
-    def by_entry(self, values: Tensor) -> Tensor:
-        entries = math.prod(self.weight.shape[2:])
-        return values[:, None].expand(-1, entries).reshape(self.groups, -1)
+        index = torch.unravel_index(positions, windows.shape[: 1 + self._axes])
+        return _wide(windows[index]).unflatten(1, (self.groups, -1)).flatten(2)
 
 
 class _Transposed(_Convolution):
     """A transposed convolution: a plain one of stride one over the input with zeros between its entries."""
 
-    @property
-    def weight_axis(self) -> int:
-        return 1
+    weight_axis = 1
 
     @property
     def matrix(self) -> Tensor:

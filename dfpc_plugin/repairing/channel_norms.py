@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,14 +23,6 @@ from torch.overrides import TorchFunctionMode
 from dfpc_plugin.repairing.kept import Kept
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Slope and intercept of every kept channel, from one call."""
-
-    slope: Tensor
-    intercept: Tensor
-
-
 class ChannelNorms(TorchFunctionMode):
     """Collects regressions during a forward of the unpruned model, and corrects the norms of the pruned one by them."""
 
@@ -40,7 +31,7 @@ class ChannelNorms(TorchFunctionMode):
         super().__init__()
         self._kept = kept
         self._names = {id(own): name for name, own in original.named_parameters()}
-        self._found: dict[tuple[str, str | None], list[_Found]] = defaultdict(list)
+        self._found: dict[tuple[str, str | None], list[Tensor]] = defaultdict(list)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -63,10 +54,7 @@ class ChannelNorms(TorchFunctionMode):
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for (weight, bias), found in self._found.items():
             own = parameters[weight]
-            slope, intercept = (
-                torch.stack(values).mean(0).to(own)
-                for values in zip(*((each.slope, each.intercept) for each in found), strict=True)
-            )
+            slope, intercept = torch.stack(found).mean(0).to(own)
             if bias is not None:
                 parameters[bias].add_(own * intercept)
             own.mul_(slope)
@@ -77,11 +65,11 @@ _NORMS = {func: inspect.signature(func) for func in (F.layer_norm, F.group_norm,
 
 def _regression(
     func: Callable[..., Any], given: dict[str, Any], mask: Tensor, *, with_intercept: bool
-) -> _Found | None:
+) -> Tensor | None:
     """Regress the kept channels of one call, `mask` of shape `(channels,)`, on the norm of these channels alone.
 
-    Without intercept if the norm has no bias. Returns None if the remaining groups differ in size, or if the norm is
-    over more than channels.
+    Returns slopes and intercepts, `(2, kept)`, which are zero if the norm has no bias. None if the remaining groups
+    differ in size, or if the norm is over more than channels.
     """
     sizes = mask.view(given.get("num_groups", 1), -1).sum(1)
     sizes = sizes[sizes > 0]
@@ -98,4 +86,4 @@ def _regression(
     z, without = z - means[0], without - means[1]
     slope = (z * without).sum(1, keepdim=True) / without.square().sum(1, keepdim=True).clamp_min(1e-30)
     intercept = means[0] - slope * means[1]
-    return _Found(*(own.expand(-1, size).flatten() for own in (slope, intercept)))
+    return torch.stack([own.expand(-1, size).flatten() for own in (slope, intercept)])

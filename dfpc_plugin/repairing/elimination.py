@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.repairing.moments import LayerMoments
-from dfpc_plugin.repairing.sensitivity import Sensitivity
 
 _ROUNDS = 32
 _WAITING = 32
@@ -23,18 +24,42 @@ _SPARSE = 8
 """Removed entries are dropped from the matrices once they are one in this many."""
 
 
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """The sensitivity of the model's outputs to one layer, summed over its calls.
+
+    Attributes:
+        weights: `(outputs,)`, float64: the change of the model outputs, as a share of their variance, per variance of
+            each output, summed over positions.
+        share: The share that passes through the layer in total.
+    """
+
+    weights: Tensor
+    share: float
+
+
+def sensitivities(bounds: Bounds) -> dict[str, Sensitivity]:
+    """Return every layer's sensitivity by name, from the flow `variances to outputs`; see `bgsc`'s ranking `output`."""
+    found: dict[str, Sensitivity] = {}
+    for writer, gradient in zip(bounds.writers, bounds.output_shares(), strict=False):
+        if gradient is None:
+            continue
+        weights, share = writer.per_channel(gradient), float((gradient * writer.leaf.detach()).sum())
+        before = found.get(writer.name)
+        if before is not None:
+            weights, share = weights + before.weights, share + before.share
+        found[writer.name] = Sensitivity(weights, share)
+    return found
+
+
 class Reader:
     """A layer, or one group of it, that reads the units of a coupling; its inputs do not compensate for each other."""
 
     def __init__(self, gram: Tensor, covariance: Tensor, entries: Mapping[int, Sequence[int]], scale: float) -> None:
-        """Begin with all units.
+        """Begin with all units; `entries` has those of each unit that the layer reads, by its number.
 
-        Args:
-            gram: The diagonal of W' W, `(entries,)`; W are the layer's weights, its rows weighted by how much errors
-                matter.
-            covariance: Variances, `(entries,)`.
-            entries: The entries of each unit, by its number; units that the layer does not read are left out.
-            scale: Costs are multiplied by this.
+        `gram` is the diagonal of W' W, `(entries,)`, where W are the layer's weights, its rows weighted by how much
+        errors matter; `covariance` are the variances, `(entries,)`. Costs are multiplied by `scale`.
         """
         self._scale, self._entries = scale, entries
         pairs = [(unit, entry) for unit, own in entries.items() for entry in own]

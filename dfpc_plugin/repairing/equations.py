@@ -40,13 +40,9 @@ class Equations:
     """
 
     def __init__(self, matrix: Tensor, bias: Tensor, *, rows: int, free_bias: bool) -> None:
-        """Start with the weights to be improved.
+        """Start with the weights to be improved: `(groups, outputs, entries)` and `(groups, outputs)`, float64.
 
-        Args:
-            matrix: `(groups, outputs, entries)`, float64.
-            bias: `(groups, outputs)`, float64.
-            rows: Expected number of rows.
-            free_bias: A constant may be added to the outputs.
+        `rows` is their expected number; with `free_bias`, a constant may be added to the outputs.
         """
         self._matrix, self._bias, self._free = matrix, bias, free_bias
         self._among_rows = rows < matrix.shape[2]

@@ -7,6 +7,7 @@ then also corrects errors of the other summand. All other layers are fitted befo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.repairing.attention import split_attention
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
 from dfpc_plugin.tracing.calls import in_place
 from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.tree import map_tensors, tensors
+
+_SUMS = frozenset((*forms("add"), torch.Tensor.__radd__))
+_MOVES = frozenset(
+    forms(
+        *"permute transpose swapaxes movedim reshape view flatten unflatten squeeze unsqueeze contiguous roll".split()
+    )
+)
+_SCALES = frozenset((*forms("mul", "multiply"), torch.Tensor.__rmul__))
+_DROPOUTS = frozenset(forms("dropout", "dropout1d", "dropout2d", "dropout3d"))
+_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(eq=False)
@@ -99,7 +110,7 @@ class Follower(TorchFunctionMode):
         call = layer_call(func, args, kwargs, self.names)
         operands = tensors((args, kwargs))
         self.used_elsewhere += [self._normed[id(tensor)] for tensor in operands if id(tensor) in self._normed]
-        waiting = self._among(operands)  # settled before anything is overwritten
+        waiting = self._pending(operands)  # settled before anything is overwritten
         if self._waiting and in_place(func, args, kwargs):
             self.settle([other for other in self._with_input_in(operands[0]) if other not in waiting])
         if call is None and len(waiting) == 1 and _is_tail(func, args, kwargs, waiting[0].value):
@@ -115,7 +126,7 @@ class Follower(TorchFunctionMode):
 
     def settle(self, waiting: Iterable[Settlement] | None = None) -> None:
         """Settle outputs; by default all pending ones."""
-        for settlement in list(self._all() if waiting is None else waiting):
+        for settlement in self._pending() if waiting is None else waiting:
             for tensor in (settlement.output, *settlement.values):
                 self._waiting.pop(id(tensor), None)
             self._settle(settlement)
@@ -125,21 +136,19 @@ class Follower(TorchFunctionMode):
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         """Settle the projections, then compute the attention between them."""
-        self.settle(self._among(tensors((args, kwargs))))
+        self.settle(self._pending(tensors((args, kwargs))))
         return F.multi_head_attention_forward(*args, **kwargs)
 
-    def _all(self) -> list[Settlement]:
-        return list({id(settlement): settlement for settlement in self._waiting.values()}.values())
-
-    def _among(self, operands: Iterable[Tensor]) -> list[Settlement]:
-        """Pending outputs that are about to be used."""
-        found = (self._waiting.get(id(tensor)) for tensor in operands)
+    def _pending(self, operands: Iterable[Tensor] | None = None) -> list[Settlement]:
+        """Pending outputs among some tensors, or all."""
+        waiting = self._waiting
+        found = waiting.values() if operands is None else (waiting.get(id(tensor)) for tensor in operands)
         return list({id(settlement): settlement for settlement in found if settlement is not None}.values())
 
     def _with_input_in(self, target: Tensor) -> list[Settlement]:
         """Pending outputs of layers whose inputs are about to be overwritten."""
         storage = target.untyped_storage().data_ptr()
-        return [s for s in self._all() if s.call.input.untyped_storage().data_ptr() == storage]
+        return [s for s in self._pending() if s.call.input.untyped_storage().data_ptr() == storage]
 
     def _extend(self, settlement: Settlement, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Tensor:
         before = settlement.value
@@ -168,27 +177,6 @@ class Follower(TorchFunctionMode):
         if last is not None:
             last.other = summands[1] if last.value is summands[0] else summands[0]
             self.settle([last])
-
-
-_SUMS = frozenset((*forms("add"), torch.Tensor.__radd__))
-_MOVES = frozenset(
-    forms(
-        "permute",
-        "transpose",
-        "swapaxes",
-        "movedim",
-        "reshape",
-        "view",
-        "flatten",
-        "unflatten",
-        "squeeze",
-        "unsqueeze",
-        "contiguous",
-        "roll",
-    )
-)
-_SCALES = frozenset((*forms("mul", "multiply"), torch.Tensor.__rmul__))
-_DROPOUTS = frozenset(forms("dropout", "dropout1d", "dropout2d", "dropout3d"))
 
 
 def _is_sum(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -221,3 +209,28 @@ def _is_scale(factor: Any, shape: torch.Size) -> bool:
     if not isinstance(factor, Tensor):
         return isinstance(factor, int | float)
     return sum(size > 1 for size in factor.shape) <= 1 and torch.broadcast_shapes(factor.shape, shape) == shape
+
+
+def split_attention(linear: Linear, attend: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Compute `F.multi_head_attention_forward(*args, **kwargs)`, calling `linear` for its four projections.
+
+    `attend`, which is that function or calls it, computes the rest (heads, masks, added keys) with identity
+    projections.
+    """
+    bound = _SIGNATURE.bind(*args, **kwargs)
+    bound.apply_defaults()
+    given = bound.arguments
+    if given["use_separate_proj_weight"]:
+        weights = [given[f"{part}_proj_weight"] for part in "qkv"]
+    else:
+        weights = list(given["in_proj_weight"].chunk(3))
+    biases = [None] * 3 if given["in_proj_bias"] is None else list(given["in_proj_bias"].chunk(3))
+    inputs = [given["query"], given["key"], given["value"]]
+    projected = [linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+    nothing = torch.eye(given["embed_dim_to_check"], dtype=projected[0].dtype, device=projected[0].device)
+    out_weight, out_bias = given["out_proj_weight"], given["out_proj_bias"]
+    given.update(zip(("query", "key", "value"), projected, strict=True))
+    given.update(in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True, out_proj_bias=None)
+    given.update(dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj_weight"), nothing))
+    mixed, attention = attend(*bound.args, **bound.kwargs)
+    return linear(mixed, out_weight, out_bias), attention

@@ -14,16 +14,13 @@ from torch import Tensor, nn
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import interrupts_held, undone
-from dfpc_plugin.repairing.constants import shift_outputs
 from dfpc_plugin.repairing.equations import Equations, Solution
-from dfpc_plugin.repairing.factors import row_factors
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.lockstep import Pair
+from dfpc_plugin.repairing.lockstep import Key, Pair, Step, survey
 from dfpc_plugin.repairing.report import SHARED, LayerRepair
 from dfpc_plugin.repairing.store import Store
-from dfpc_plugin.repairing.survey import Key, Step, survey
-from dfpc_plugin.repairing.wanted import wanted_output
+from dfpc_plugin.repairing.targets import row_factors, shift_outputs, wanted_output
 from dfpc_plugin.tracing.tree import tensors
 
 _ENTRIES = 2**26
@@ -53,25 +50,10 @@ def fit_layers(
 ) -> list[LayerRepair]:
     """Change the weights of `model`, in place, so that every layer's outputs approach those in `original`.
 
-    Args:
-        model: The pruned model, in evaluation mode.
-        original: The model it was pruned from, in evaluation mode.
-        batches: What to call both with, and how much of each may be fitted to.
-        kept: Which channels remain.
-        forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
-        ridge: See `Equations.solve`.
-        rows: Largest number of rows of a layer's inputs to sample, over all batches.
-        seed: Random seed of the samples.
-        memory_gib: Memory limit (GiB) for paused forwards; None for half of the free memory. The batches that do not
-            fit are run from the start for every layer, on average half a forward each time.
-        store: Where solved layers are saved, and loaded from if they are there already.
-        progress: Called with the share of the layers that is done.
-
-    Returns:
-        What was done, layer by layer in the order of the forward.
-
-    Raises:
-        RepairError: The two models do not run the same layers.
+    Both models are in evaluation mode. At most `rows` rows of a layer's inputs are sampled, over all batches; `ridge` is
+    that of `Equations.solve`. Batches whose paused forwards do not fit into `memory_gib` (half of the free memory if
+    None) are run from the start for every layer, on average half a forward each time. Returns reports in the order of
+    the forward; raises RepairError if the two models do not run the same layers.
     """
     steps = survey(original, batches.one, forward_fn)
     limit = _half_of_free(tensors(batches.parts[0])[0].device) if memory_gib is None else memory_gib * 2**30

@@ -12,20 +12,16 @@ from typing import TypeVar
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import entered
-from dfpc_plugin.repairing.batchnorm import norms_of, reestimated
-from dfpc_plugin.repairing.best import Best, copy_state
-from dfpc_plugin.repairing.calibration import Calibration
+from dfpc_plugin.repairing.batch_norms import Norms, moments_of, norms_of, reestimated, update_norms
 from dfpc_plugin.repairing.channel_norms import ChannelNorms
-from dfpc_plugin.repairing.inputs import Batches
-from dfpc_plugin.repairing.job import RepairJob
+from dfpc_plugin.repairing.data_free import fold_means, merge_channels
+from dfpc_plugin.repairing.inputs import Batches, Calibration
+from dfpc_plugin.repairing.job import Best, RepairJob, copy_state
 from dfpc_plugin.repairing.least_squares import fit_layers
-from dfpc_plugin.repairing.mean import fold_means
-from dfpc_plugin.repairing.merge import merge_channels
-from dfpc_plugin.repairing.noise import POSITIONS, on_noise
-from dfpc_plugin.repairing.norm_moments import Norms, moments_of, update_norms
-from dfpc_plugin.repairing.registry import METHODS, RepairMethod
 from dfpc_plugin.repairing.report import LayerRepair
+from dfpc_plugin.repairing.settings import METHODS, RepairMethod
 from dfpc_plugin.repairing.store import Store, fingerprint
+from dfpc_plugin.repairing.synthesis import POSITIONS, on_noise
 
 __all__ = ["METHODS"]
 
@@ -37,28 +33,17 @@ _ONE_IN = 8
 """An eighth of the images of noise is enough to compare outputs."""
 
 
-def _none(job: RepairJob) -> list[LayerRepair]:
-    return []
-
-
-def _mean(job: RepairJob) -> list[LayerRepair]:
-    """Add the means of removed channels, and update batch norms."""
-    with job.phases("means"):
-        return _unless_worse(job, _folded)
-
-
-def _merge(job: RepairJob) -> list[LayerRepair]:
-    """Merge channels by regression on noise, and update batch norms."""
-    with job.phases("merging"):
-        return _unless_worse(job, _merged)
-
-
 def _unless_worse(
-    job: RepairJob, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]]
+    phase: str, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]], job: RepairJob
 ) -> list[LayerRepair]:
     """Repair on noise, and undo it if it makes the outputs on other noise worse."""
-    best, _ = on_noise(job.example_inputs, job.settings.seed + 1, functools.partial(_as_it_is, job), _ONE_IN)
-    layers = _kept_or_taken_back(job, best, _on_noise(job, functools.partial(repair, job)))
+
+    def as_it_is(noise: ExampleInputs | None) -> Best:
+        return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
+
+    with job.phases(phase):
+        best, _ = on_noise(job.example_inputs, job.settings.seed + 1, as_it_is, _ONE_IN)
+        layers = _kept_or_taken_back(job, best, _on_noise(job, functools.partial(repair, job)))
     job.notes += [best.improvement] if best.improvement else []
     return layers
 
@@ -70,12 +55,8 @@ def _kept_or_taken_back(job: RepairJob, best: Best, layers: list[LayerRepair]) -
     return [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
 
 
-def _as_it_is(job: RepairJob, noise: ExampleInputs | None) -> Best:
-    """Take the unrepaired model as the best so far; compare outputs on noise, or else on the example inputs."""
-    return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
-
-
 def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
+    """Add the means of removed channels, and update batch norms."""
     layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
     if noise is not None:
         with entered(ChannelNorms(job.original, job.kept)) as norms:
@@ -86,6 +67,7 @@ def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
 
 
 def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
+    """Merge channels by regression on noise, and update batch norms."""
     layers, before = _with_stand_ins(job, noise)
     _expect_what_is_left(job, noise, before, 0.0)
     return layers
@@ -203,10 +185,10 @@ def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _
 
 
 for _method in (
-    RepairMethod("none", _none, "leaves the model as it was cut"),
-    RepairMethod("mean", _mean, "biases take over the average of removed channels, and batch norms are updated: seconds, no data"),
+    RepairMethod("none", lambda job: [], "leaves the model as it was cut"),
+    RepairMethod("mean", functools.partial(_unless_worse, "means", _folded), "biases take over the average of removed channels, and batch norms are updated: seconds, no data"),
     RepairMethod(
-        "merge", _merge, "remaining channels take over removed ones, by regression on noise: seconds, no data", anticipated=True
+        "merge", functools.partial(_unless_worse, "merging", _merged), "remaining channels take over removed ones, by regression on noise: seconds, no data", anticipated=True
     ),
     RepairMethod(
         "synthetic", _least_squares, "least squares of every layer on images made from the model: minutes, no data",

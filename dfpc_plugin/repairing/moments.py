@@ -15,8 +15,7 @@ from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.repairing.calls import LayerCall
 from dfpc_plugin.repairing.inputs import Batches
-from dfpc_plugin.repairing.lockstep import settlements
-from dfpc_plugin.repairing.survey import Key, survey
+from dfpc_plugin.repairing.lockstep import Key, settlements, survey
 
 _WIDEST = 6144
 _ENTRIES = 2**25
@@ -56,18 +55,8 @@ def layer_moments(
 
     Moments are around the mean if the layer can take up a constant, else around zero. A layer that holds several
     matrices, such as attention's three projections in one weight, has one entry for each. If a layer is called several
-    times, the first call counts. Depthwise convolutions are left out.
-
-    Args:
-        model: Any model, in evaluation mode.
-        batches: What to call it with.
-        forward_fn: Called as `forward_fn(model, inputs)` instead of the model.
-        rows: Largest number of rows of a layer's inputs to sample.
-        seed: Random seed of the samples.
-        within: Makes a context for every forward.
-
-    Raises:
-        RepairError: A layer's inputs, or their squares, are not finite.
+    times, the first call counts. Depthwise convolutions are left out. At most `rows` rows of a layer's inputs are
+    sampled; `within` makes a context for every forward. Raises RepairError if inputs, or their squares, are not finite.
     """
     steps = survey(model, batches.one, forward_fn)
     sums: dict[Key, tuple[str, _Sums]] = {}

@@ -18,8 +18,7 @@ from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import evaluating, exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
-from dfpc_plugin.repairing.best import copy_state
-from dfpc_plugin.repairing.job import RepairJob
+from dfpc_plugin.repairing.job import RepairJob, copy_state
 from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.report import RepairResult
 from dfpc_plugin.repairing.settings import Images, Method, RepairSettings

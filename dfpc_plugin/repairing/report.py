@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import nn
 
-from dfpc_plugin.display import Name, Shown, as_text
+from dfpc_plugin.display import Name, Shown, as_text, number_columns, plain_table
 from dfpc_plugin.wrappers import HoldsModel
 
 NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
@@ -96,22 +95,13 @@ class RepairResult(HoldsModel, Shown):
         """The layers with the largest errors."""
         changed = [layer for layer in self.layers if layer.changed or layer.note not in ("", "as in the original")]
         changed.sort(key=lambda layer: -layer.before if layer.before == layer.before else 0.0)
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("layer", min_width=14)
-        for column in ("error before", "after", "ridge"):
-            table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("")
-        measured = any(layer.before == layer.before or layer.note for layer in changed)
-        if not measured:  # the method used weights alone
+        table = plain_table(Column("layer", min_width=14), *number_columns("error before", "after", "ridge"), "")
+        if not any(layer.before == layer.before or layer.note for layer in changed):  # the method used weights alone
             table.columns[1:] = []
         for layer in changed[:_SHOWN]:
             errors = ["" if value != value else f"{value:.2%}" for value in (layer.before, layer.after)]
-            cells: tuple[Name | str, ...] = (
-                Name(layer.name),
-                *errors,
-                "" if layer.ridge is None else f"{layer.ridge:g}",
-                layer.note,
-            )
+            ridge = "" if layer.ridge is None else f"{layer.ridge:g}"
+            cells: list[Name | str] = [Name(layer.name), *errors, ridge, layer.note]
             table.add_row(*cells[: len(table.columns)])
         if len(changed) > _SHOWN:
             table.add_row(Text(f"and {len(changed) - _SHOWN} more", style="dim"))

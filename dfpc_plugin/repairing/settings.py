@@ -1,22 +1,53 @@
-"""How to repair a model."""
+"""The registry of repair methods, and the settings of a repair."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.option_names import named_settings
-from dfpc_plugin.repairing.registry import METHODS, RepairMethod
+from dfpc_plugin.registry import Registry
+from dfpc_plugin.repairing.report import LayerRepair
 
+METHODS: Registry[RepairMethod] = Registry("method")
+"""Every method by name; `METHODS.register(RepairMethod(...))` adds one. Built-in ones are in `repairing/methods.py`."""
 Method = str
 """The name of a repair method in `METHODS`."""
-
 Images = Any
 """A tensor or dict of inputs, or an iterable of such batches, with or without labels."""
+
+
+@dataclass(frozen=True)
+class RepairMethod:
+    """A way to repair a pruned model.
+
+    Attributes:
+        name: In Python, in recipes, on the command line and in reports.
+        repair: Changes the weights of a `RepairJob`'s model in place, and reports on each layer.
+        summary: What it does and what it costs, in one line, for help texts and the documentation.
+        images: Whether it uses no images, generated images, or the user's images. They come from the job's
+            `calibration`.
+        ridge: The default ridge towards the old weights.
+        anticipated: Whether it lets the remaining channels compensate for removed ones, by covariances. `prune` then
+            ranks by the error after this compensation.
+    """
+
+    name: str
+    repair: Callable[[Any], list[LayerRepair]]
+    summary: str
+    images: Literal["none", "made", "given"] = "none"
+    ridge: float = 0.0
+    anticipated: bool = False
+
+    @property
+    def by_images(self) -> bool:
+        """Whether it uses images, generated or given, which takes minutes."""
+        return self.images != "none"
 
 
 @named_settings
@@ -56,11 +87,7 @@ class RepairSettings:
     checkpoint: Path | str | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            RepairError: Names the first invalid one.
-        """
+        """Check the settings; raises RepairError that names the first invalid one."""
         if (self.images is None) == (METHODS.find(self.method, RepairError).images == "given"):
             raise RepairError(
                 f"method={self.method!r} needs images: pass some unlabelled ones as images."
@@ -92,11 +119,7 @@ class RepairSettings:
 
     @classmethod
     def or_none(cls, how: str | RepairSettings | None, images: Images | None = None) -> RepairSettings | None:
-        """As `of`; None if no repair is asked for.
-
-        Raises:
-            RepairError: The settings are invalid, or there are images without a repair.
-        """
+        """As `of`; None if no repair is asked for, and RepairError for images without a repair."""
         if how is not None:
             return cls.of(how, images)
         if images is not None:

@@ -31,9 +31,8 @@ def fingerprint(
     for model in models:
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(f"{name} {getattr(tensor, 'dtype', type(tensor))}".encode())
-            digest.update(
-                _bytes(tensor) if isinstance(tensor, Tensor) else b""
-            )  # modules may keep anything in a state dict
+            if isinstance(tensor, Tensor):  # modules may keep anything in a state dict
+                digest.update(_bytes(tensor))
     for tensor in tensors(inputs):
         digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
         digest.update(b"" if shapes_only else _bytes(tensor))
@@ -41,10 +40,8 @@ def fingerprint(
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return (
-        repr(tuple(tensor.shape)).encode()
-        + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    )
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return repr(tuple(tensor.shape)).encode() + content
 
 
 def _checksum(name: str, text: str, content: Mapping[str, Tensor]) -> str:
@@ -61,8 +58,7 @@ class Store:
     def __init__(self, directory: Path | None, mark: str) -> None:
         """Use `directory` for the repair with the fingerprint `mark`.
 
-        Raises:
-            RepairError: The directory holds another repair or a damaged file, or cannot be created.
+        Raises RepairError if it holds another repair or a damaged file, or cannot be created.
         """
         self._directory, self._mark = directory, mark
         if directory is None:
@@ -72,11 +68,6 @@ class Store:
         except OSError as error:
             raise RepairError(f"Cannot keep the repair in '{directory}': {system_reason(error)}.") from error
         for path in sorted(directory.glob("*.safetensors")):
-            if self._metadata(path).get("repair") != mark:
-                raise RepairError(
-                    f"'{directory}' holds the beginnings of another repair (of another model, or with other settings or "
-                    f"images); name another directory, or remove it."
-                )
             self._read(path)
 
     def has(self, step: int | str) -> bool:
@@ -96,14 +87,10 @@ class Store:
     def save_tensors(self, name: int | str, content: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
         """Save tensors with metadata."""
         if self._directory is not None:
-            path, text, tensors = (
-                self._path(name),
-                json.dumps(dict(said)),
-                {key: t.detach().cpu() for key, t in content.items()},
-            )
-            write_tensors(
-                path, tensors, {"repair": self._mark, "said": text, "sha256": _checksum(path.name, text, tensors)}
-            )
+            path, text = self._path(name), json.dumps(dict(said))
+            saved = {key: tensor.detach().cpu() for key, tensor in content.items()}
+            checksum = _checksum(path.name, text, saved)
+            write_tensors(path, saved, {"repair": self._mark, "said": text, "sha256": checksum})
 
     def load_tensors(self, name: int | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Load tensors and their metadata."""
@@ -111,15 +98,20 @@ class Store:
         return content, json.loads(text)
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], str]:
-        """The tensors of a file, and its metadata as text; raises RepairError if it is damaged or renamed."""
-        metadata = self._metadata(path)
+        """The tensors of a file, and its metadata as text; raises RepairError if it is damaged, renamed or another's."""
         try:
             with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
                 content = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError) as error:
             raise RepairError(
                 f"'{path}' cannot be read ({error}); remove it, and the layer is solved again."
             ) from error
+        if metadata.get("repair") != self._mark:
+            raise RepairError(
+                f"'{self._directory}' holds the beginnings of another repair (of another model, or with other settings or "
+                f"images); name another directory, or remove it."
+            )
         text = metadata.get("said", "")
         if metadata.get("sha256") != _checksum(path.name, text, content):
             raise RepairError(f"'{path}' is not what was written there; remove it, and the layer is solved again.")
@@ -128,13 +120,3 @@ class Store:
     def _path(self, name: int | str) -> Path:
         assert self._directory is not None
         return self._directory / (f"layer-{name:05d}.safetensors" if isinstance(name, int) else f"{name}.safetensors")
-
-    def _metadata(self, path: Path) -> dict[str, str]:
-        """The safetensors metadata of a file; raises RepairError if it cannot be read."""
-        try:
-            with safe_open(path, "pt") as file:
-                return file.metadata() or {}
-        except Exception as error:
-            raise RepairError(
-                f"'{path}' cannot be read ({error}); remove it, and the layer is solved again."
-            ) from error

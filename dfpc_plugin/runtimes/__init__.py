@@ -1,7 +1,5 @@
 """Runtimes: PyTorch, and ONNX graphs in ONNX Runtime or OpenVINO."""
 
-from __future__ import annotations
-
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.runtimes.graphs import GraphModel
 from dfpc_plugin.runtimes.registry import RUNTIMES, Runtime, RuntimeNameError, runtime_of, written

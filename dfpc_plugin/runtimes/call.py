@@ -41,8 +41,7 @@ class FlatCall(nn.Module):
     def outputs(self, inputs: ExampleInputs) -> dict[str, Tensor]:
         """Call the model without gradients; return its tensors by name, detached.
 
-        Raises:
-            ExampleInputsError: It returns no tensor.
+        Raises ExampleInputsError if there are none.
         """
         args, kwargs = as_call(fresh(inputs))
         with inputs_explained(self.model, inputs), torch.no_grad():

@@ -22,7 +22,7 @@ class ExportError(DFPCError):
 
 def reason_of(error: BaseException, model: nn.Module) -> str:
     """Return the first cause of an exporter's `error` in a sentence, with the module where it was raised."""
-    first = _first_cause(error)
+    first = list(_chain(error))[-1]  # exporters wrap it in longer ones with advice on reporting
     text = _OVERLOAD.sub(r"\1", _ANSI.sub("", str(first)))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = _SPACE.sub(" ", lines[0]) if lines else type(first).__name__
@@ -44,11 +44,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """The original error: exporters wrap it in longer ones with advice on reporting."""
-    return list(_chain(error))[-1]
 
 
 def _module_of(error: BaseException, model: nn.Module) -> str | None:

@@ -1,12 +1,14 @@
-"""PyTorch's two exporters to ONNX, in the order in which they are tried."""
+"""PyTorch's two exporters to ONNX, in the order in which they are tried, and their warnings."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import io
+import re
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +21,10 @@ EXPORTING = threading.RLock()
 """Held while one of torch's exporters runs, as they replace methods of `nn.Module` in all threads."""
 
 Convert = Callable[[FlatCall, tuple[Tensor, ...], tuple[str, ...], int | None, bool], bytes]
+_KNOWN = re.compile(
+    # The older exporter is called on purpose if the current one is missing or has failed; a note says so.
+    r"You are using the legacy TorchScript-based ONNX export|The feature will be removed"
+)
 
 
 def available(name: str) -> bool:
@@ -66,3 +72,20 @@ def _by_torchscript(
 
 
 EXPORTERS: Mapping[str, Convert] = {"dynamo": _by_dynamo, "torchscript": _by_torchscript}
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """Yield a list that afterwards holds the tracer's warnings; drop known ones, and pass on all others."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    for warning in caught:
+        text = str(warning.message)
+        if warning.category.__name__ == "TracerWarning":
+            place = f"{warning.filename}, line {warning.lineno}"
+            said = text.splitlines()[0].rstrip(".!")
+            told.append(f"Tracing has fixed what may depend on the input: {said} ({place}).")
+        elif not _KNOWN.search(text):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

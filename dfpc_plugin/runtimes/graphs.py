@@ -1,4 +1,4 @@
-"""Run the graph of an ONNX file in ONNX Runtime or OpenVINO."""
+"""Run the graph of an ONNX file in ONNX Runtime or OpenVINO, and make inputs for it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.inputs import as_call
+from dfpc_plugin.errors import ExampleInputsError
+from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.tracing.tree import tensors
 
 Arrays = Mapping[str, Any]
 """NumPy arrays by the names of a graph's inputs."""
+_SEED = 0
 
 
 class GraphModel(nn.Module):
@@ -40,11 +42,7 @@ class GraphModel(nn.Module):
         """Run the graph on NumPy arrays; return its outputs as arrays, in order."""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """Run the graph; return its outputs in order.
-
-        Raises:
-            ExportError: The runtime cannot run it.
-        """
+        """Run the graph; return its outputs in order, or raise ExportError if the runtime cannot run it."""
         arrays = self._arrays((args, kwargs))
         try:
             outputs = self.run(arrays)
@@ -74,17 +72,10 @@ class OnnxRuntimeModel(GraphModel):
     runtime, title = "onnxruntime", "ONNX Runtime"
 
     def __init__(self, content: bytes, input_names: Sequence[str] | None = None, threads: int | None = None) -> None:
-        """Load `content`.
+        """Load the bytes of an ONNX file; raises ExportError if ONNX Runtime cannot.
 
-        Args:
-            content: The bytes of an ONNX file.
-            input_names: The graph's names of the example inputs' tensors, also of those that it does not use; None for
-                the graph's own inputs in order.
-            threads: CPU threads; None for ONNX Runtime's default.
-
-        Raises:
-            ExportError: ONNX Runtime cannot load it.
-            MissingDependencyError: onnxruntime is not installed.
+        `input_names` are the graph's names of the example inputs' tensors, also of those that it does not use; None for
+        the graph's own inputs in order. `threads` are CPU threads; None for ONNX Runtime's default.
         """
         super().__init__()
         onnxruntime = require("onnxruntime", "onnxruntime", "export")
@@ -148,3 +139,55 @@ def _dtype(kind: str) -> str:
     """NumPy's name for ONNX Runtime's "tensor(float)"."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def graph_inputs(graph: GraphModel, batch_size: int, size: int | None = None) -> tuple[Tensor, ...]:
+    """Make random inputs of the shapes that a graph states, and zeros for integers.
+
+    Dynamic axes have the length `batch_size` if they are the first, or else `size`, the height and width of images.
+    Raises ExampleInputsError if a length is not given, or differs from the graph's own.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    found = []
+    for name, axes in graph.input_shapes.items():
+        if axes and axes[0] not in (None, batch_size):
+            raise ExampleInputsError(
+                f"The input '{name}' of the ONNX file has a batch of {axes[0]}, and {batch_size} was asked for; give "
+                f"batch_size {axes[0]}."
+            )
+        if size is not None and any(length not in (None, size) for length in axes[2:]):
+            raise ExampleInputsError(
+                f"The input '{name}' of the ONNX file is {_shown(axes)}, and a size of {size} was asked for; leave size out."
+            )
+        lengths = [batch_size if number == 0 else length or size for number, length in enumerate(axes)]
+        shape = [length for length in lengths if length is not None]
+        if len(shape) < len(lengths):
+            raise ExampleInputsError(
+                f"The input '{name}' of the ONNX file has axes of any length, {_shown(axes)}; give size."
+            )
+        dtype = getattr(torch, graph.input_dtypes[name])
+        if dtype.is_floating_point:
+            found.append(torch.randn(shape, generator=generator).to(dtype))
+        else:
+            found.append(torch.zeros(shape, dtype=dtype))
+    return tuple(found)
+
+
+def require_inputs(graph: GraphModel, inputs: ExampleInputs) -> None:
+    """Raise ExampleInputsError unless a graph takes this number of tensors, of these shapes."""
+    given = [tuple(tensor.shape) for tensor in tensors(as_call(inputs))]
+    taken = [graph.input_shapes[name] for name in graph.input_names]
+    fits = len(given) == len(taken) and all(
+        len(shape) == len(axes) and all(axis in (None, length) for axis, length in zip(axes, shape, strict=True))
+        for shape, axes in zip(given, taken, strict=True)
+    )
+    if not fits:
+        shapes = " and ".join(map(_shown, taken))
+        raise ExampleInputsError(
+            f"The ONNX file takes {shapes}, and is to be given {' and '.join(map(_shown, given))}; give its batch_size and size."
+        )
+
+
+def _shown(axes: tuple[int | None, ...]) -> str:
+    """A shape with "any" for a dynamic axis."""
+    return "x".join("any" if length is None else str(length) for length in axes)

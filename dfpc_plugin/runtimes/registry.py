@@ -56,14 +56,9 @@ class Runtime:
     def prepared(self, model: nn.Module, example_inputs: ExampleInputs, threads: int | None) -> nn.Module:
         """Return what this runtime calls instead of a model: an exported graph, or the model itself.
 
-        Args:
-            model: The model, which is not changed; an already loaded graph is returned as it is.
-            example_inputs: What it is called with.
-            threads: CPU threads of a graph; None for the runtime's default.
-
-        Raises:
-            ExportError: The model cannot be exported.
-            MissingDependencyError: A package is missing.
+        The model is not changed, and an already loaded graph is returned as it is. `threads` are CPU threads of a
+        graph; None for the runtime's default. Raises ExportError if the model cannot be exported, and
+        MissingDependencyError.
         """
         if self.load is None or isinstance(model, GraphModel):
             return model
@@ -91,9 +86,5 @@ def written(name: str) -> str:
 
 
 def runtime_of(name: str) -> Runtime:
-    """Return the runtime of that name.
-
-    Raises:
-        RuntimeNameError: There is none; the message names the nearest.
-    """
+    """Return the runtime of that name; raises RuntimeNameError, which names the nearest, if there is none."""
     return RUNTIMES.find(name, RuntimeNameError)

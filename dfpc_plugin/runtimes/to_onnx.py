@@ -14,8 +14,7 @@ from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.runtimes.errors import ExportError, advice_on_batch, reason_of
-from dfpc_plugin.runtimes.exporters import EXPORTERS, EXPORTING, available
-from dfpc_plugin.runtimes.noise import heard
+from dfpc_plugin.runtimes.exporters import EXPORTERS, EXPORTING, available, heard
 from dfpc_plugin.tracing.tree import tensors
 
 Checked = TypeVar("Checked")
@@ -50,17 +49,11 @@ class Conversion:
     """
 
     def __init__(self, model: nn.Module, inputs: ExampleInputs, opset: int | None, dynamic_batch: bool) -> None:
-        """Prepare to convert a model.
+        """Prepare to convert a copy of a model, which exporters may change.
 
-        Args:
-            model: The model; only a copy is used, which exporters may change.
-            inputs: What it is called with.
-            opset: Version of ONNX's operators; None for the exporter's default.
-            dynamic_batch: Let axis zero of every input have any length.
-
-        Raises:
-            ExportError: The weights are too large for one file.
-            ExampleInputsError: The model cannot be exported with these inputs.
+        `opset` is the version of ONNX's operators, None for the exporter's default; with `dynamic_batch`, axis zero of
+        every input may have any length. Raises ExportError if the weights are too large for one file,
+        ExampleInputsError if the model cannot be exported with these inputs.
         """
         _require_small(model)
         copied, self.inputs = on_cpu(model, inputs)
@@ -73,10 +66,9 @@ class Conversion:
         self._flat = tuple(tensors(as_call(traced)))
 
     def first_that_works(self, exporters: tuple[str, ...], check: Callable[[bytes], Checked]) -> Converted[Checked]:
-        """Try `exporters`, given by name, in turn; `check` raises ExportError if the content is wrong.
+        """Try `exporters`, given by name, in turn; raises ExportError if none works.
 
-        Raises:
-            ExportError: None works.
+        `check` raises ExportError if the content is wrong.
         """
         failures: list[str] = []
         notes = () if "dynamo" in exporters or available("dynamo") else (_too_old(),)
@@ -87,7 +79,11 @@ class Conversion:
             except ExportError as error:
                 failures.append(f"{name}: {str(error).rstrip('.')}")
             else:
-                said = (*notes, *(_fell_back(failure) for failure in failures), *told)
+                fallen_back = (
+                    f"Another exporter was used, since one failed. {failure[0].upper()}{failure[1:]}."
+                    for failure in failures
+                )
+                said = (*notes, *fallen_back, *told)
                 return Converted(content, name, checked, said)
         reasons = ". By ".join(failures)
         advice = advice_on_batch(reasons, self._dynamic)
@@ -120,9 +116,7 @@ class Conversion:
 def onnx_graph(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, tuple[str, ...]]:
     """Return the ONNX file of a model for inputs of exactly these shapes, and the names of its inputs.
 
-    Raises:
-        ExportError: It cannot be converted.
-        MissingDependencyError: onnx or onnxscript is not installed.
+    Raises ExportError if it cannot be converted, MissingDependencyError if onnx or onnxscript is not installed.
     """
     exporters = chosen_exporters("auto")
     require_exporters(exporters)
@@ -135,8 +129,7 @@ def onnx_graph(model: nn.Module, example_inputs: ExampleInputs) -> tuple[bytes, 
 def chosen_exporters(wanted: str) -> tuple[str, ...]:
     """Names of the exporters to try, for the name of one or "auto".
 
-    Raises:
-        ExportError: There is no such exporter, or this version of PyTorch lacks it.
+    Raises ExportError if there is no such exporter, or this version of PyTorch lacks it.
     """
     if wanted != "auto" and wanted not in EXPORTERS:
         raise ExportError(f"There is no exporter '{wanted}'; choose auto, {' or '.join(EXPORTERS)}.")
@@ -158,10 +151,6 @@ def opset_of(described: Any) -> int:
 
 def _too_old() -> str:
     return f"PyTorch {torch.__version__} lacks the current exporter to ONNX."
-
-
-def _fell_back(failure: str) -> str:
-    return f"Another exporter was used, since one failed. {failure[0].upper()}{failure[1:]}."
 
 
 def _require_small(model: nn.Module) -> None:

@@ -36,8 +36,7 @@ from dfpc_plugin.comparing.plan import contenders
 from dfpc_plugin.comparing.scorers import standard_error
 from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR
 from dfpc_plugin.data import evaluation_transform, open_images
-from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.network import load_network
+from dfpc_plugin.demo.network import load_digits, load_network
 from dfpc_plugin.models import ModelSpec, Preprocessing, build_model, load_weights
 from dfpc_plugin.models.library import IMAGENET
 from dfpc_plugin.repairing import METHODS, Method

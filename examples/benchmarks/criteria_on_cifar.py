@@ -22,9 +22,9 @@ from rich.table import Table
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.measure import accuracy
+from dfpc_plugin.demo.network import accuracy
 from dfpc_plugin.pruning import Per
-from dfpc_plugin.repairing.batchnorm import reestimated
+from dfpc_plugin.repairing.batch_norms import reestimated
 from dfpc_plugin.selection import TargetError
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.measure import accuracy
+from dfpc_plugin.demo.network import accuracy
 from dfpc_plugin.files import require_writable, write_json
 from dfpc_plugin.repairing import synthesise
 

@@ -79,7 +79,7 @@ def test_every_data_set_has_its_splits():
 
     import torchvision
 
-    from dfpc_plugin.data.torchvision_sets import _SPLITS
+    from dfpc_plugin.data.known_sets import _SPLITS
 
     for name, splits in _SPLITS.items():
         parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters

@@ -7,10 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dfpc_plugin.demo import data, train
-from dfpc_plugin.demo.data import load_digits
-from dfpc_plugin.demo.measure import accuracy
-from dfpc_plugin.demo.network import WEIGHTS, build_network, example_input, load_network
+from dfpc_plugin.demo import train
+from dfpc_plugin.demo.network import WEIGHTS, accuracy, build_network, example_input, load_digits, load_network
 from dfpc_plugin.errors import MissingDependencyError
 from dfpc_plugin.require import require
 
@@ -77,7 +75,7 @@ def _without(monkeypatch, missing):
 def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch):
     _without(monkeypatch, "sklearn")
     with pytest.raises(MissingDependencyError, match=r"'scikit-learn'.*pip install \"dfpc-plugin\[demo\]\""):
-        data.load_digits()
+        load_digits()
 
 
 def test_a_package_that_is_there_but_broken_is_not_called_missing(monkeypatch, tmp_path):

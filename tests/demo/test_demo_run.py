@@ -12,8 +12,7 @@ from dfpc_plugin import CompareResult, load_pruned, repair
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.demo import DemoConfig, run_demo
 from dfpc_plugin.demo import demo_run as run_module
-from dfpc_plugin.demo.measure import accuracy
-from dfpc_plugin.demo.network import build_network, example_input, load_network
+from dfpc_plugin.demo.network import accuracy, build_network, example_input, load_network
 from dfpc_plugin.errors import MissingDependencyError
 from dfpc_plugin.pruning import prune
 

@@ -12,9 +12,8 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.errors import ForwardError
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing import methods
-from dfpc_plugin.repairing.best import Best
 from dfpc_plugin.repairing.inputs import Batches
-from dfpc_plugin.repairing.job import RepairJob
+from dfpc_plugin.repairing.job import Best, RepairJob
 from repair_nets import relative_error, small_resnet
 
 REMOVED = {"first.conv1": (0, 5, 9, 14), "second.conv1": (2, 3, 4, 8, 11)}

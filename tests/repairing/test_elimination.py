@@ -7,10 +7,9 @@ import torch
 from call_tools import calls_of, random, randomised
 from torch import Tensor, nn
 
-from dfpc_plugin.repairing.elimination import Reader, StandingInReader, elimination_costs, readers_of
+from dfpc_plugin.repairing.elimination import Reader, Sensitivity, StandingInReader, elimination_costs, readers_of
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
-from dfpc_plugin.repairing.sensitivity import Sensitivity
 
 Entries = dict[int, list[int]]
 

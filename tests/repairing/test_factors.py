@@ -11,8 +11,8 @@ from torch import nn
 
 from budget_nets import make
 from dfpc_plugin.pruning import prune, replay
-from dfpc_plugin.repairing.factors import kept_matrix, row_factors
 from dfpc_plugin.repairing.kept import kept_channels
+from dfpc_plugin.repairing.targets import kept_matrix, row_factors
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.repairing.batch_norms import MomentsSeen, moments_of, update_norms
+from dfpc_plugin.repairing.data_free import fold_means
 from dfpc_plugin.repairing.kept import kept_channels
-from dfpc_plugin.repairing.mean import fold_means
-from dfpc_plugin.repairing.noise import pink_noise
-from dfpc_plugin.repairing.norm_moments import MomentsSeen, moments_of, update_norms
+from dfpc_plugin.repairing.synthesis import pink_noise
 from repair_nets import relative_error, settled, small_resnet
 
 REMOVED = {

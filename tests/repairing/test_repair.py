@@ -10,7 +10,7 @@ from torch import nn
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.repairing.survey import survey
+from dfpc_plugin.repairing.lockstep import survey
 from repair_nets import relative_error, small_resnet
 
 

@@ -95,7 +95,7 @@ def test_entries_know_their_channel(layer: nn.Module, shape: tuple[int, ...]) ->
         data = torch.zeros_like(call.input)
         data.select(call.channel_axis, channel).fill_(3.0)
         call.input, old = data, call.input
-        bias = 0 if call.bias is None else call.bias.view(-1, *[1] * (-1 - call.output_axis))
+        bias = 0 if call.bias is None else call.bias.view(-1, *[1] * (-1 - call.channel_axis))
         assert torch.equal(call.run(), torch.zeros_like(call.run()) + bias)
         call.write(matrix)
         assert not torch.equal(call.run(), torch.zeros_like(call.run()) + bias)

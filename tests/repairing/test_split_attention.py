@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from call_tools import changer, random, randomised, stepped
 from torch import Tensor, nn
 
-from dfpc_plugin.repairing.attention import split_attention
+from dfpc_plugin.repairing.follow import split_attention
 from dfpc_plugin.repairing.lockstep import settlements
 
 BOOLEAN = torch.tensor([[False, True, False, False, False, False]] * 5)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.repairing.noise import pink_noise
-from dfpc_plugin.repairing.statistics import ImposedStatistics, NormInput, NormInputs, divergence
-from dfpc_plugin.repairing.synthesis import synthesise
+from dfpc_plugin.repairing.batch_norms import ImposedStatistics, NormInput, NormInputs, divergence
+from dfpc_plugin.repairing.synthesis import pink_noise, synthesise
 
 
 def generator(seed: int = 0) -> torch.Generator:

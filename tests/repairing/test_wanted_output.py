@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from brute_force import Between
 from dfpc_plugin.repairing.lockstep import Pair
-from dfpc_plugin.repairing.wanted import wanted_output
+from dfpc_plugin.repairing.targets import wanted_output
 
 STAY = torch.tensor([0, 1, 3, 4])
 KEPT = torch.zeros(6, dtype=torch.bool).index_fill(0, STAY, True)

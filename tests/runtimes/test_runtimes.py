@@ -13,7 +13,7 @@ from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.errors import ExampleInputsError, MissingDependencyError
 from dfpc_plugin.latency import LatencyModel, LatencySettings, measure, measure_latency, predict
 from dfpc_plugin.runtimes import RUNTIMES, ExportError, GraphModel, RuntimeNameError, graphs, registry, runtime_of
-from dfpc_plugin.runtimes.inputs import graph_inputs, require_inputs
+from dfpc_plugin.runtimes.graphs import graph_inputs, require_inputs
 from dfpc_plugin.runtimes.to_onnx import onnx_graph
 
 GRAPHS = [

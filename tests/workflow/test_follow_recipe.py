@@ -18,7 +18,7 @@ from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
 from dfpc_plugin.models import Preprocessing, load_weights
 from dfpc_plugin.pruning.summary import NOT_REPAIRED
-from dfpc_plugin.repairing.registry import METHODS
+from dfpc_plugin.repairing.settings import METHODS
 from dfpc_plugin.workflow import Recipe, follow_recipe
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, ModelSection, PruneSection, RepairSection
 from workflow_nets import colour_net

@@ -1,4 +1,4 @@
-"""Images in a zip archive, read without unpacking it."""
+"""Images in folders, and in zip archives that are read without unpacking them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from dfpc_plugin.data.errors import DataError
-from dfpc_plugin.data.images import LARGEST_FILE, read_image
+from dfpc_plugin.data.images import LARGEST_FILE, DataError, Images, read_image
 from dfpc_plugin.data.layout import Layout
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, ValueError, RuntimeError)
 """What zipfile raises: KeyError if the archive was replaced, RuntimeError for encryption and unknown compression."""
 
 
-class ArchiveImages:
+class ArchiveImages(Images):
     """The images of one split of a zip archive, one folder for each class at any depth.
 
     Every process opens the archive itself, as processes with a shared file would move each other's position.
@@ -31,8 +30,7 @@ class ArchiveImages:
     def __init__(self, path: Path, split: str, *, labelled: bool = True) -> None:
         """List the images; nothing is unpacked. With `labelled=False`, no folders of classes are needed.
 
-        Raises:
-            DataError: It is not an archive, or has no images.
+        Raises DataError if it is not an archive, or has no images.
         """
         self.source, self._path = f"the archive '{path}'", path
         try:
@@ -72,3 +70,31 @@ class ArchiveImages:
     def __getstate__(self) -> dict[str, Any]:
         """The state without the open file, which every process opens itself."""
         return self.__dict__ | {"_archive": None}
+
+
+class FolderImages(Images):
+    """The images of one split of a folder, one folder for each class."""
+
+    def __init__(self, folder: Path, split: str, *, labelled: bool = True) -> None:
+        """List the images; nothing is read yet, and DataError is raised if there are none.
+
+        With `labelled=False`, no folders of classes are needed.
+        """
+        self.source, self._folder = f"the folder '{folder}'", folder
+        paths = list(folder.rglob("*"))
+        files = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+        inside = {path.parent for path in paths}
+        empty = [path.relative_to(folder).as_posix() for path in paths if path.is_dir() and path not in inside]
+        layout = Layout.of(files, split, self.source, empty, labelled=labelled)
+        self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
+
+    def load(self, index: int) -> Image.Image:
+        """Read an image."""
+        path = self._folder / self._paths[index]
+        if path.stat().st_size > LARGEST_FILE:
+            raise OSError(f"it has more than {LARGEST_FILE} bytes")
+        return read_image(path)
+
+    def name(self, index: int) -> str:
+        """Its path in the folder."""
+        return self._paths[index]

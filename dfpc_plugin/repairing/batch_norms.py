@@ -1,4 +1,6 @@
-"""Update the statistics of batch norms in a pruned model, by comparing noise in it and in the unpruned model.
+"""The statistics of batch norms: how far images are from them, and how they change in a pruned model.
+
+They are updated by comparing noise in the pruned model and in the unpruned one, or re-estimated on images.
 
 Removing channels reduces the variance of a layer's outputs. In deep networks the loss grows from layer to layer, as the
 branches of a residual stream are less correlated. This cannot be computed from single layers. So the same noise runs
@@ -14,25 +16,144 @@ Norms that do not call `F.batch_norm`, such as frozen ones, are left out.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.statistics import ImposedStatistics, batch_norm_arguments
 
+_BATCH_NORM = inspect.signature(F.batch_norm)
+_Norm = nn.modules.batchnorm._BatchNorm
+_Affine = tuple[Tensor | None, Tensor | None]
+"""The weight and the bias of a batch norm."""
 _POSITIONS = 32
 """Fewest values of a channel from which its moments are taken."""
 _LEAST, _MOST = 0.02, 10.0
 """Limits of the factor by which a variance changes, so that channels that hardly vary are not amplified."""
+
+
+@dataclass(frozen=True, eq=False)
+class NormInput:
+    """The input of a batch norm in evaluation mode.
+
+    Attributes:
+        data: `(images, channels, ...)`.
+        mean: The stored mean, `(channels,)`.
+        variance: The stored variance plus the norm's eps.
+    """
+
+    data: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+class _Norms(TorchFunctionMode):
+    """Passes the batch norms of a forward that are in evaluation mode, and have statistics, through `norm`."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, or `norm` instead of a batch norm."""
+        if func is F.batch_norm:
+            given = _BATCH_NORM.bind(*args, **(kwargs or {}))
+            given.apply_defaults()
+            data, mean, variance, weight, bias, training, _, eps = given.args
+            if mean is not None and not training:
+                return self.norm(data, mean, variance, (weight, bias), eps)
+        return func(*args, **(kwargs or {}))
+
+    def norm(self, data: Tensor, mean: Tensor, variance: Tensor, affine: _Affine, eps: float) -> Tensor:
+        """Normalise `data` as in evaluation mode; for subclasses."""
+        return F.batch_norm(data, mean, variance, *affine, False, 0.0, eps)
+
+
+class NormInputs(_Norms):
+    """Collects, in `found`, the inputs of the batch norms of a forward, in order."""
+
+    def __init__(self) -> None:
+        """Start with an empty list."""
+        super().__init__()
+        self.found: list[NormInput] = []
+
+    def norm(self, data: Tensor, mean: Tensor, variance: Tensor, affine: _Affine, eps: float) -> Tensor:
+        """Collect the input."""
+        self.found.append(NormInput(data, mean.detach(), variance.detach() + eps))
+        return super().norm(data, mean, variance, affine, eps)
+
+
+class ImposedStatistics(_Norms):
+    """Lets every batch norm normalise by the statistics of the batch instead of those it has stored.
+
+    Every channel of its output then has the mean and the variance that it had on training data.
+    """
+
+    def norm(self, data: Tensor, mean: Tensor, variance: Tensor, affine: _Affine, eps: float) -> Tensor:
+        """Normalise as in training, unless there is only one value per channel."""
+        if data.numel() <= data.shape[1]:
+            return super().norm(data, mean, variance, affine, eps)
+        return F.batch_norm(data, None, None, *affine, True, 0.0, eps)
+
+
+def divergence(found: NormInput) -> Tensor:
+    """How far the statistics of some data are from the stored ones, in nats per channel.
+
+    The Kullback-Leibler divergence, averaged over channels, of the normal distribution with the data's mean m and
+    variance v from the one with the stored M and V: ((m - M)^2 / V + v / V - 1 - log(v / V)) / 2.
+    """
+    axes = [axis for axis in range(found.data.dim()) if axis != 1]
+    variance, mean = torch.var_mean(found.data.float(), axes)
+    ratio = variance / found.variance
+    offset = (mean - found.mean).square() / found.variance
+    return (offset + ratio - 1 - torch.log(ratio.clamp_min(1e-6))).mean() / 2
+
+
+def norms_of(model: nn.Module) -> list[_Norm]:
+    """The batch norms of a model that have stored statistics."""
+    return [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
+
+
+@contextlib.contextmanager
+def reestimated(
+    model: nn.Module, batches: Sequence[ExampleInputs], forward_fn: ForwardFunction | None
+) -> Iterator[list[bool]]:
+    """Replace stored means and variances, in place, by averages over `batches`.
+
+    Yields a list with one False; set it to True to keep the new statistics. Otherwise the old ones are restored. The
+    model has to be in evaluation mode; nothing else of it changes.
+    """
+    norms, keep = norms_of(model), [False]
+    stored = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+    before = [tensor.clone() for tensor in stored]
+    state = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
+            norm.momentum = None  # a plain average
+            norm.training = True
+        with torch.no_grad():
+            for batch in batches:
+                run_forward(model, batch, forward_fn)
+        for norm in norms:
+            norm.training = False
+        yield keep
+    finally:
+        for norm, (momentum, counted) in zip(norms, state, strict=True):
+            norm.momentum, norm.num_batches_tracked, norm.training = momentum, counted, False
+        if not keep[0]:
+            for tensor, value in zip(stored, before, strict=True):
+                tensor.copy_(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +186,13 @@ class MomentsSeen(ImposedStatistics):
         super().__init__()
         self._found: dict[tuple[int, int], list[Moments]] = defaultdict(list)
 
-    def reached(self, data: Tensor, mean: Tensor, variance: Tensor) -> None:
+    def norm(self, data: Tensor, mean: Tensor, variance: Tensor, affine: _Affine, eps: float) -> Tensor:
         """Collect the moments of a batch norm's input, unless it has too few values."""
         if data.numel() >= _POSITIONS * data.shape[1]:
             exact = data if data.dtype == torch.float64 else data.float()
             found = torch.var_mean(exact, [axis for axis in range(data.dim()) if axis != 1], correction=0)
             self._found[id(mean), id(variance)].append(Moments(found[1].double(), found[0].double()))
+        return super().norm(data, mean, variance, affine, eps)
 
     def by_name(self, model: nn.Module) -> Norms:
         """The moments of `model`'s batch norms, where finite; averaged over the calls of a norm."""
@@ -112,16 +234,12 @@ class NoiseAsData(ImposedStatistics):
             now = then.mean + mean.double() - known.mean, then.variance * share
             self._expected[id(mean), id(variance)] = (now[0].to(mean), now[1].to(variance))
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call `func`; a batch norm gets statistics that fit noise."""
-        if func is F.batch_norm:
-            data, mean, variance, *affine, training, _, eps = batch_norm_arguments(*args, **(kwargs or {}))
-            expected = self._expected.get((id(mean), id(variance)))
-            if expected is not None and not training:
-                return func(data, *expected, *affine, False, 0.0, eps)
-        return super().__torch_function__(func, types, args, kwargs)
+    def norm(self, data: Tensor, mean: Tensor, variance: Tensor, affine: _Affine, eps: float) -> Tensor:
+        """Normalise by statistics that fit noise, if they are known."""
+        expected = self._expected.get((id(mean), id(variance)))
+        if expected is None:
+            return super().norm(data, mean, variance, affine, eps)
+        return F.batch_norm(data, *expected, *affine, False, 0.0, eps)
 
 
 def update_norms(

@@ -1,4 +1,4 @@
-"""torchvision's data sets for classification, loaded by torchvision's own code."""
+"""Well-known data sets: torchvision's for classification, loaded by its own code, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torchvision
+from numpy.typing import NDArray
 from PIL import Image
 
-from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.images import DataError, Images
 from dfpc_plugin.data.layout import check_split
+from dfpc_plugin.require import require
 
 _FLAG = {"train": {"train": True}, "val": {"train": False}, "test": {"train": False}}
 _TWO = {"train": {"split": "train"}, "val": {"split": "test"}, "test": {"split": "test"}}
@@ -28,17 +31,17 @@ _SPLITS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """Arguments for each split; in data sets with two splits, the one that is not for training is both val and test."""
 _LABELS = ("targets", "labels", "_labels", "_samples")
 """Attributes in which data sets keep their labels."""
+TEST_SHARE = 0.3
+SPLIT_SEED = 0
+GREYS = 16
+"""The largest pixel value of a scan."""
 
 
-class TorchvisionImages:
+class TorchvisionImages(Images):
     """One of torchvision's data sets, with its own order of classes, in which models are trained."""
 
     def __init__(self, name: str, split: str, root: Path, download: bool) -> None:
-        """Load it from files below `root`, laid out as torchvision's documentation says.
-
-        Raises:
-            DataError: There is no such data set, its files are missing, or it cannot be downloaded.
-        """
+        """Load it from files below `root`, laid out as torchvision's documentation says; raises DataError if it cannot."""
         check_split(split)
         known = {known.lower(): known for known in _SPLITS}
         if name.lower() not in known:
@@ -54,10 +57,6 @@ class TorchvisionImages:
     def load(self, index: int) -> Image.Image:
         """Read an image."""
         return self._data[index][0]
-
-    def name(self, index: int) -> str:
-        """Its number in the split."""
-        return str(index)
 
 
 def _load(name: str, split: str, root: Path, download: bool) -> Any:
@@ -89,3 +88,37 @@ def _classes_of(data: Any, labels: Sequence[int]) -> tuple[str, ...]:
     if names is None:
         return tuple(map(str, range(max(labels) + 1)))
     return tuple(", ".join(name) if isinstance(name, tuple) else str(name) for name in names)
+
+
+def load_scans(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Load the scans `(N, 8, 8)`, from 0 to 16, and labels `(N,)` of a split: 1257 for "train", 540 for anything else.
+
+    The split is stratified and fixed, because the demo's network was trained on the training part. Raises
+    MissingDependencyError if scikit-learn is not installed.
+    """
+    datasets = require("sklearn.datasets", "scikit-learn", "demo")
+    selection = require("sklearn.model_selection", "scikit-learn", "demo")
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    train, test = selection.train_test_split(
+        range(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED
+    )
+    chosen = train if split == "train" else test
+    return pixels[chosen].reshape(-1, 8, 8), labels[chosen]
+
+
+class DigitImages(Images):
+    """Grey images of 8 x 8 pixels: 1257 to train with and 540 to validate or test with, see `load_scans`."""
+
+    source = "scikit-learn's digits"
+    classes = tuple("0123456789")
+
+    def __init__(self, split: str) -> None:
+        """Load a split; raises DataError if there is none of this name, MissingDependencyError without scikit-learn."""
+        check_split(split)
+        scans, labels = load_scans(split)
+        self.labels = tuple(int(label) for label in labels)
+        self._pixels = np.rint(scans * (255 / GREYS)).astype(np.uint8)
+
+    def load(self, index: int) -> Image.Image:
+        """Return an image."""
+        return Image.fromarray(self._pixels[index])

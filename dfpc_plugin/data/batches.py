@@ -1,21 +1,23 @@
-"""Collate images into batches."""
+"""Batches of images, their worker processes, and unlabelled images for repair."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from dfpc_plugin.data.errors import DataError
+from dfpc_plugin.data.images import DataError
+from dfpc_plugin.generators import generators_kept
 
 
 def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
     """Collate pairs of image and label into a batch `(N, C, H, W)` and labels `(N,)`.
 
-    Raises:
-        DataError: Images are not tensors, or have different shapes; labels are not whole numbers.
+    Raises DataError if images are not tensors of one shape, or labels not whole numbers.
     """
     images = [image for image, _ in pairs]
     strange = next((image for image in images if not isinstance(image, Tensor)), None)
@@ -45,3 +47,25 @@ def label_of(label: Any) -> int:
             f"The data set has the label {str(label)[:100]!r}, which is no class; give whole numbers from 0."
         )
     return number
+
+
+def calibration_images(dataset: Dataset[tuple[Tensor, int]], count: int, seed: int = 0) -> Tensor:
+    """Draw `count` images `(count, C, H, W)` at random, without their labels, for `repair="calibrate"`.
+
+    `dataset` is a map-style data set of pairs (image, label). Raises DataError if it has fewer, or if they are not
+    tensors of one shape.
+    """
+    available = len(dataset)  # type: ignore[arg-type]
+    if not 1 <= count <= available:
+        raise DataError(f"Cannot draw {count} images of {available}; ask for 1 to {available}.")
+    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
+    with generators_kept():  # transforms may draw
+        return collate_images([dataset[index] for index in chosen.tolist()])[0]
+
+
+def checked_workers(workers: int) -> int:
+    """Return `workers`; raises DataError if it is negative, or so many processes could bring the machine down."""
+    most = max(32, 4 * (os.cpu_count() or 1))
+    if not 0 <= workers <= most:
+        raise DataError(f"workers={workers} is no number of processes for this machine; give 0 to {most}.")
+    return workers
