@@ -10,8 +10,10 @@ share in the variance of the model's outputs.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -20,7 +22,6 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.curves import Curve, curve_of, lipschitz_constant
 from dfpc_plugin.analyses.layer_context import LayerContext, Reader, Writer
 from dfpc_plugin.analyses.moments import through_function, with_moments
-from dfpc_plugin.analyses.precision import full_precision
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
@@ -77,7 +78,7 @@ class Bounds:
         sources = frozenset().union(*[proxy.sources for proxy in call.data])
         if operator.couples and sum(bool(proxy.sources) for proxy in call.data) > 1:
             self.met.append(sources)
-        with torch.enable_grad(), full_precision(call.data[0].device):
+        with torch.enable_grad(), _full_precision(call.data[0].device):
             curve = curve_of(call)
             if curve is not None and curve.depth > 1 and len(call.data) > 1:
                 found = self._on_curve(curve, sources)
@@ -179,7 +180,7 @@ class Bounds:
         leaves = [writer.leaf for writer in self.writers]
         if not leaves or not totals:
             return []
-        with full_precision(leaves[0].device):
+        with _full_precision(leaves[0].device):
             return list(torch.autograd.grad(totals, leaves, weights, allow_unused=True))
 
     def totals_by_layer(self) -> dict[str, Tensor]:
@@ -194,3 +195,10 @@ def bound_dtype(model: nn.Module) -> torch.dtype:
     """Return float64 for a float64 model, else float32: half precision would overflow."""
     is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
     return torch.float64 if is_double else torch.float32
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off on `device` if it is on, as bounds keep their own precision."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -70,12 +68,6 @@ class LayerCollector(Protocol):
         """Name the layer that owns a weight."""
 
 
-@lru_cache(maxsize=256)
-def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Parameter names of a rule, after the context."""
-    return tuple(inspect.signature(function).parameters)[1:]
-
-
 class LayerContext:
     """First argument of a layer's rule.
 
@@ -89,7 +81,7 @@ class LayerContext:
         self.sources = sources
         self.arguments = call.args
         self._collector, self._call = collector, call
-        self._originals = dict(zip(_parameter_names(call.operator.bound), call.args, strict=False)) | call.kwargs
+        self._originals = call.named
         self._read: dict[frozenset[str], list[torch.Tensor]] = {}
 
     @property

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dfpc_plugin.tracing.axes import squeezed
+from dfpc_plugin.tracing.axes import first_along, squeezed
 from dfpc_plugin.tracing.sizes import Expression
 
 
@@ -178,9 +178,7 @@ class LabelTable:
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:
         """Require that elements which differ only along `axes` are pruned together; returns the first of them."""
-        first = labels
-        for axis in axes:
-            first = first.narrow(axis, 0, 1)
+        first = first_along(labels, axes)
         self.unite(labels, first.expand(labels.shape), where)
         return first
 

@@ -16,8 +16,6 @@ from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
-__all__: list[str] = []
-
 
 def _recurrent_channels(
     call: ChannelCall,

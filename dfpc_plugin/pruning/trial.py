@@ -18,16 +18,12 @@ def copy_of(model: nn.Module) -> nn.Module:
     Weights computed by a hook are copied as values, as torch cannot copy tensors with a gradient history.
     """
     with exclusive(model):
-        return _copied(model)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    attributes = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
-    computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
-    result = copy.deepcopy(model, computed)
-    for own, other in zip(model.parameters(), result.parameters(), strict=True):
-        other.grad = None if own.grad is None else own.grad.clone()
-    return result
+        attributes = (value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor))
+        computed = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+        result = copy.deepcopy(model, computed)
+        for own, other in zip(model.parameters(), result.parameters(), strict=True):
+            other.grad = None if own.grad is None else own.grad.clone()
+        return result
 
 
 def kept_state(couplings: CouplingMap) -> CouplingMap:

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from dfpc_plugin.cost import Cost, CostModel
 from dfpc_plugin.selection.budgets import Counted, Counts, Removed
-from dfpc_plugin.selection.order import Order
-from dfpc_plugin.selection.search import shortest
+from dfpc_plugin.selection.order import Order, shortest
 from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
 
 
@@ -40,10 +39,8 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
 
     length = shortest(lambda k: keeps_budgets(target, costs, order.removed(k, removed), ratio(k)), len(order))
     if length is None:
-        least, full = (
-            _counts(costs.cost(order.removed(len(order), removed)), ratio(len(order))),
-            _counts(costs.full, 0.0),
-        )
+        full = _counts(costs.full, 0.0)
+        least = _counts(costs.cost(order.removed(len(order), removed)), ratio(len(order)))
         left: list[str] = []
         gone_too: list[str] = []
         for budget in BUDGETS.values():

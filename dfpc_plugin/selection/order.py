@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.selection.candidate import Candidate
-from dfpc_plugin.selection.rounding import rounded
 
 Price = Callable[[Tensor, Tensor], float]
 """The saving of removing channels (their numbers) when others, `(channels,)` of bool, are removed already."""
@@ -137,3 +137,28 @@ def _cheapest(candidates: Sequence[Candidate], lost: Sequence[int], prices: Sequ
         torch.tensor([len(ratio) for ratio in ratios], device="cpu")
     )
     return owner[torch.argsort(torch.cat(ratios), stable=True)[:count]]
+
+
+def rounded(units: int, cut: int, keep: int, multiple: int | None) -> int:
+    """Return how many units to prune so that a multiple remains: more than `cut`, or fewer if too few would remain.
+
+    Of `units`, at least `keep` remain, and a `multiple` (None for no rounding), with which hardware is fast. Returns 0 if no
+    multiple is possible.
+    """
+    if not multiple or not cut:
+        return cut
+    left = max((units - cut) // multiple, math.ceil(keep / multiple)) * multiple
+    return max(0, units - left)
+
+
+def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | None:
+    """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too."""
+    if least > most or not fits(most):
+        return None
+    while least < most:
+        middle = (least + most) // 2
+        if fits(middle):
+            most = middle
+        else:
+            least = middle + 1
+    return least
