@@ -34,21 +34,12 @@ Flow = Literal["bounds", "variances", "variances to outputs"]
 
 
 class Bounds:
-    """Carries bounds, or variances and means, and collects the layers that read and write couplings.
+    """Carries bounds, or variances and means (if `expected`), and collects the layers that read and write couplings.
 
-    Attributes:
-        flow: What is propagated.
-        expected: Whether variances are propagated instead of bounds.
-        to_outputs: Whether they pass through layers, to the outputs.
-        dtype: Dtype of bounds.
-        names: Paths of the model's modules and parameters.
-        writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
-        readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
-        outputs: In a pass to the outputs, the variances of what the model returns.
-        met: Sets of feed-in layers that one operator combined element by element.
-        arriving: In a pass over expected errors, each layer's expected input by name, or None if it is unknown.
-        varying: The variances of these inputs by layer name.
-        computed: The layer that uses a weight computed from a parameter, by the parameter's path.
+    `writers` and `readers` have an entry per call of a feed-in or feed-out layer, in order. `outputs` are, in a pass to the
+    outputs, the variances of what the model returns. `met` are sets of feed-in layers that one operator combined element by
+    element. In a pass over expected errors, `arriving` has each layer's expected input by name (None if it is unknown), and
+    `varying` its variances. `computed` is the layer that uses a weight computed from a parameter, by the parameter's path.
     """
 
     def __init__(self, run: TracedRun, flow: Flow = "bounds") -> None:

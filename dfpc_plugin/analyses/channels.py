@@ -30,17 +30,10 @@ _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn
 class ChannelTrace:
     """Follows channels through a run and collects the operators' constraints.
 
-    Attributes:
-        table: Labels and constraints.
-        names: Paths of the model's modules and parameters.
-        work: Calls of layers and matrix products.
-        twins: Labels of weights' outputs and of the biases added to them.
-        scaled: Elements multiplied by numbers that depend on widths.
-        casts: Plain numbers that the forward made from widths.
-        buffers: Paths of labelled tensors other than parameters.
-        parameters: Shapes of the model's parameters by path.
-        outputs: Shapes of the tensors that the model returns.
-        stated: Widths that the model states about itself and that the pass confirms.
+    `work` are calls of layers and matrix products, `twins` labels of weights' outputs and of the biases added to them, `scaled`
+    elements multiplied by numbers that depend on widths, and `casts` plain numbers that the forward made from widths.
+    `buffers` are the paths of labelled tensors other than parameters; `parameters` and `outputs` have shapes. `stated` are
+    widths that the model states about itself and that the pass confirms.
     """
 
     def __init__(self, run: TracedRun) -> None:

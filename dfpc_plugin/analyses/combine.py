@@ -20,13 +20,10 @@ from dfpc_plugin.tracing.sizes import expression_of
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor laid out on all axes of an operator.
+    """A tensor laid out on all axes of an operator: its labels have size one along those it lacks.
 
-    Attributes:
-        slots: Its labels, each with all axes, of size one where the operand lacks the axis.
-        extents: Axes along which the operand has more than one element of its own.
-        wild: Whether it adapts to the shape of its partners.
-        spread: Axes expanded from one element, with the requested size; None if that is noted elsewhere.
+    `extents` are the axes along which it has more than one element of its own. A `wild` one adapts to the shape of its
+    partners. `spread` are axes expanded from one element, with the requested size; None if that is noted elsewhere.
     """
 
     slots: tuple[Tensor, ...]

@@ -100,13 +100,8 @@ class Demands:
     def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, along: int, positions: int) -> None:
         """Note that a layer reads the channels along axis `reads` of `weight` and writes those along axis `writes`.
 
-        Args:
-            weight: The layer's weight.
-            input: Its input, read along the axis `along`. Channels along other axes, such as tokens, share its MACs.
-            reads: Axis of the weight.
-            writes: Axis of the weight.
-            along: Axis of the input.
-            positions: How often each element of the weight is used.
+        The input is read along the axis `along`; channels along other axes, such as tokens, share its MACs. `positions` is how
+        often each element of the weight is used.
         """
         macs = shape_of(weight).numel() * positions
         rank, depth = len(shape_of(weight)), len(shape_of(input))

@@ -17,13 +17,10 @@ WIDTH = "num_chs"
 
 
 class Place(NamedTuple):
-    """Where a pass sees tensors.
+    """Where a pass sees tensors: `what` is "in" for a module's arguments, "out" for its output.
 
-    Attributes:
-        module: Path of a module.
-        what: "in" for the module's arguments, "out" for its output, "features" for the output of its `forward_features`,
-            "intermediates" for that of its `forward_intermediates`.
-        number: Which of several tensors; None for any of them, or all together.
+    "features" is the output of its `forward_features`, "intermediates" that of its `forward_intermediates`. `number` says
+    which of several tensors; None for any of them, or all together.
     """
 
     module: str

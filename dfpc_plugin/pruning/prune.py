@@ -29,9 +29,8 @@ from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings, default_per
-from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.pruning.subject import Subject, copy_of, kept_state
 from dfpc_plugin.pruning.summary import summarise
-from dfpc_plugin.pruning.trial import copy_of, kept_state
 from dfpc_plugin.repaired_importance import default_importance, repaired_in
 from dfpc_plugin.repairing import Method, RepairSettings
 from dfpc_plugin.repairing.best import copy_state

@@ -20,8 +20,7 @@ from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
-from dfpc_plugin.pruning.subject import Subject
-from dfpc_plugin.pruning.trial import copy_of
+from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_saliency_per_cost, keep_at_least
 from dfpc_plugin.selection.budgets import Counted, Counts

@@ -23,15 +23,8 @@ def _counts(cost: Cost, ratio: float) -> Counts:
 def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: Target, gone: int = 0) -> int:
     """Return the shortest length of an order at which the counted budgets hold.
 
-    Args:
-        order: The order of the units.
-        costs: Costs by channels.
-        removed: Channels that are removed already, `(channels,)` of bool.
-        target: The budgets.
-        gone: The number of units that are removed already.
-
-    Raises:
-        TargetError: Removing everything that can be removed is not enough.
+    `removed` channels, `(channels,)` of bool, and `gone` units are removed already. Raises TargetError if removing everything
+    that can be removed is not enough.
     """
 
     def ratio(length: int) -> float:

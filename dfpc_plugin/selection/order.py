@@ -84,19 +84,12 @@ def by_saliency_per_cost(
     together: int = 1,
     changed: Callable[[Tensor], bool] | None = None,
 ) -> Order:
-    """Order units by saliency per saving, lowest first.
+    """Order units by saliency per saving (in MACs, parameters or seconds), lowest first.
 
     The saving of a unit depends on what was removed before. So after every hundredth of the units, prices are recomputed for
-    couplings that share a layer with one that has lost units.
-
-    Args:
-        candidates: The couplings that may be pruned.
-        price: The saving of removing channels, in MACs, parameters or seconds.
-        costs: Tells which couplings share layers.
-        removed: Channels that are removed already, `(channels,)` of bool.
-        round_to: Round each coupling's remaining units to a multiple of this.
-        together: Number of units that are priced at once, as one unit may save nothing on vector hardware.
-        changed: Returns, for the removed channels, whether all prices have changed.
+    couplings that share a layer, by `costs`, with one that has lost units; for all if `changed`, which gets the removed
+    channels, says so. `removed` channels, `(channels,)` of bool, are removed already. `together` units are priced at once, as
+    one unit may save nothing on vector hardware.
     """
     lost, removed = [0] * len(candidates), removed.clone()
     terms = [costs.neighbours(candidate.coupling.blocks[:, 0]) for candidate in candidates]

@@ -17,17 +17,10 @@ from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 
 class Call:
-    """One operation of a forward.
+    """One operation of a forward: a function as the model calls it, the operator's record, and the arguments without `out`.
 
-    Attributes:
-        function: The operator, as the model calls it.
-        operator: Its record.
-        args: Positional arguments; data and weights are proxies.
-        kwargs: Keyword arguments, without `out`.
-        operands: The proxies among the arguments, without `out`.
-        data: The operands that depend on data.
-        target: The tensor that is changed in place, or None.
-        value: Computes the actual result where all operands have values, else None.
+    `operands` are the proxies among the arguments, `data` those that depend on data, and `target` the tensor that is changed
+    in place, or None. `value` computes the actual result where all operands have values, else it is None.
     """
 
     def __init__(
