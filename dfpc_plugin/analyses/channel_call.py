@@ -53,8 +53,7 @@ class ChannelCall(Demands):
     def opaque(self, reason: str) -> Any:
         """Make the result of an operator with unknown effect on channels: its operands' channels are protected."""
         for operand in self.call.operands:
-            for slot in operand.slots:
-                self.freeze(slot, reason)
+            self.protect(operand, reason)
         shapes = on_shapes(self.call.function, self.call.args, self.call.kwargs)
         if isinstance(shapes, Tensor):
             return self.make(shapes.shape, dtype=shapes.dtype)

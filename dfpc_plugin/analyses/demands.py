@@ -61,6 +61,12 @@ class Demands:
         """Protect every channel of `slot`."""
         self.table.freeze(slot, reason)
 
+    def protect(self, tensor: Any, reason: str, along: int | None = None) -> None:
+        """Protect the channels of a tensor, or only those along one axis."""
+        for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+            if along is None or along in varying(slot):
+                self.freeze(slot, reason)
+
     def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
         """Require that `slot` keeps `size` elements along `axis`; None: equally many in every row."""
         flexible = inner_axis(slot) if flexible is None else flexible

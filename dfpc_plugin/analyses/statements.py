@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from dfpc_plugin.tracing.sizes import Expression
+
 INFO = "feature_info"
 """The attribute in which a model lists its features."""
 
@@ -37,6 +39,16 @@ class Statement:
     entry: int | None
     value: int
     places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states."""
+
+    module: str
+    name: str
+    entry: int | None
+    expression: Expression
 
 
 def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Statement]:

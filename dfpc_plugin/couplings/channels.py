@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channels import ChannelTrace
-from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.analyses.table import Sized, Work
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 

@@ -117,8 +117,7 @@ def spread_of_part(input: Proxy, index: Any, plain: Any) -> dict[int, int | None
 def keep_positions(call: ChannelCall, index: Any) -> None:
     """Protect channels whose elements are positions in another tensor: where they point to is not tracked."""
     for tensor in tensors(index):
-        for slot in getattr(tensor, "slots", ()):
-            call.freeze(slot, f"is a position in {call.where}")
+        call.protect(tensor, f"is a position in {call.where}")
 
 
 def _at_any_position(slot: Tensor, index: Any) -> Tensor | None:
@@ -170,15 +169,12 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
     """Select along an axis, and protect the channels along it."""
     _, dim = _arguments(args, kwargs, len(shape_of(input)))
     keep_positions(call, (args, kwargs))
-    slots = getattr(input, "slots", ())
-    for slot in slots:
-        if dim is None or dim in varying(slot):
-            call.freeze(slot, f"is read by fixed indices in {call.where}")
+    call.protect(input, f"is read by fixed indices in {call.where}", dim)
     if not is_known((args, kwargs)):
         shape = call.on_meta((input, *args), kwargs).shape
         spread = [
             slot.narrow(dim, 0, 1).expand([shape[axis] if axis == dim else size for axis, size in enumerate(slot.shape)])
-            for slot in slots if dim is not None and dim not in varying(slot)
+            for slot in getattr(input, "slots", ()) if dim is not None and dim not in varying(slot)
         ]  # fmt: skip
         return call.make(shape, [_fitting(slot, shape) for slot in spread])
     plain_args, plain_kwargs = on_labels(args), on_labels(kwargs)

@@ -145,8 +145,7 @@ def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, 
             call.freeze(slot, f"is a row of the table in {call.where}")
         else:
             slots.append(slot[0])
-    for slot in getattr(input, "slots", ()):
-        call.freeze(slot, f"is a position in {call.where}")
+    call.protect(input, f"is a position in {call.where}")
     if call.call.data:
         call.written(weight, 1)
     return call.make((*shape_of(input), shape_of(weight)[1]), slots, dtype=weight.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.ops.record import EXACT, composed, moves, moves_entries, native, operator
-from dfpc_plugin.tracing.axes import inner_axis, varying
+from dfpc_plugin.tracing.axes import inner_axis
 from dfpc_plugin.tracing.operator import forms, present
 from dfpc_plugin.tracing.proxy import value_of
 
@@ -114,9 +114,7 @@ def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -
     """Every window has the channels of its elements."""
     if _is_window(args, kwargs):
         axis = int(kwargs.get("dimension", args[0] if args else 0)) % input.dim()
-        for slot in input.slots:
-            if axis in varying(slot):
-                call.freeze(slot, f"is windowed along its own axis by {call.where}")
+        call.protect(input, f"is windowed along its own axis by {call.where}", axis)
         return call.moved(input, lambda labels: labels.unfold(*map(int, args), **kwargs))
     shape = call.on_meta((input, *args), kwargs).shape
     window = shape[-2] // input.size(-3)
@@ -150,9 +148,7 @@ def _repeat_interleave_channels(
     """Repeat labels; protect channels that are repeated unequally often."""
     if isinstance(repeats, Tensor):
         repeats = value_of(repeats).cpu()
-        for slot in input.slots:
-            if dim is None or dim % input.dim() in varying(slot):
-                call.freeze(slot, f"is repeated unequally by {call.where}")
+        call.protect(input, f"is repeated unequally by {call.where}", None if dim is None else dim % input.dim())
     return call.moved(input, lambda labels: torch.repeat_interleave(labels, repeats, dim, **kwargs))
 
 

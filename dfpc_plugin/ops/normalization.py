@@ -253,8 +253,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, o
 
 def _neighbours(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Protect the channels: pruning would change which of them are neighbours."""
-    for slot in input.slots:
-        call.freeze(slot, f"is normalised with neighbouring channels in {call.where}")
+    call.protect(input, f"is normalised with neighbouring channels in {call.where}")
     return call.same(input)
 
 

@@ -86,8 +86,7 @@ def interpolate(
 def _grid_channels(call: ChannelCall, input: Any, grid: Any, *args: Any, **kwargs: Any) -> Any:
     """Sample positions of every channel; protect channels of the grid."""
     own, moved = shape_of(input), shape_of(grid)
-    for slot in getattr(grid, "slots", ()):
-        call.freeze(slot, f"gives positions to {call.where}")
+    call.protect(grid, f"gives positions to {call.where}")
     return call.resized(input, [own[0], own[1], *moved[1:-1]])
 
 

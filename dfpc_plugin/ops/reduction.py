@@ -198,9 +198,8 @@ def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool 
 def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
     """The result has no channels. argmax and argmin protect channels along the axis: positions would shift."""
     if call.name in ("argmax", "argmin"):
-        for slot in input.slots:
-            if dim is None or int(dim) % input.dim() in varying(slot):
-                call.freeze(slot, f"is numbered by its position in {call.where}")
+        axis = None if dim is None else int(dim) % input.dim()
+        call.protect(input, f"is numbered by its position in {call.where}", axis)
     result = _reduced(call, input, dim, keepdim)
     return call.make(shape_of(result))
 
@@ -264,10 +263,7 @@ def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> An
 
 def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Positions in an order have no channels; channels along the axis are protected."""
-    dim = _order_axis(call.name, args, kwargs, input.dim())
-    for slot in input.slots:
-        if dim in varying(slot):
-            call.freeze(slot, f"is sorted by {call.where}")
+    call.protect(input, f"is sorted by {call.where}", _order_axis(call.name, args, kwargs, input.dim()))
     return call.make(shape_of(input))
 
 
@@ -284,8 +280,7 @@ def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
             "torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself"
         )
     for operand in call.call.operands:
-        for slot in operand.slots:
-            call.freeze(slot, f"is a position in {call.where}")
+        call.protect(operand, f"is a position in {call.where}")
     return call.make(call.on_meta(args, kwargs).shape)
 
 

@@ -20,8 +20,7 @@ from dfpc_plugin.tracing.proxy import Proxy
 def _are_positions(call: ChannelCall, *given: Any) -> None:
     """Protect the channels of offsets, masks and boxes: each refers to positions of the image."""
     for tensor in given:
-        for slot in tensor.slots if isinstance(tensor, Proxy) else ():
-            call.freeze(slot, f"gives positions to {call.where}")
+        call.protect(tensor, f"gives positions to {call.where}")
 
 
 def _deformed_channels(
