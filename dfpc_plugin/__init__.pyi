@@ -3,7 +3,6 @@
 from .analyses.layer_context import LayerContext
 from .artifact import load_pruned, read_manifest, save_pruned
 from .comparing import CompareResult, SensitivityResult, compare, sensitivity
-from .coupling import LayerCoupling
 from .couplings import DataFlowCoupling, find_couplings
 from .data import open_images
 from .errors import MissingOperator
@@ -19,7 +18,7 @@ from .ops import Convention, composed, registered_rules, rule, rule_scope
 from .pruning import PruneResult, prune, replay
 from .repaired_importance import RepairedImportance
 from .repairing import RepairResult, RepairSettings, repair
-from .saliency import Ranking, Saliency, bgsc
+from .saliency import LayerCoupling, Ranking, Saliency, bgsc
 from .selection import Target
 from .trace import missing_operators
 from .workflow import Recipe, follow_recipe

@@ -52,11 +52,8 @@ def advised(reason: str, model: nn.Module) -> str:
     """Return why channels are protected, with advice if a computed weight is the reason."""
     place = re.search(f"in '([^']*)'({re.escape(WITHOUT_DATA)}|{re.escape(COMPUTED)})", reason)
     advice = None if place is None else advice_for(model, place[1])
-    return (
-        reason
-        if advice is None
-        else f"{reason}; to prune the layer, make its weight an ordinary parameter first: {advice}"
-    )
+    make = "to prune the layer, make its weight an ordinary parameter first"
+    return reason if advice is None else f"{reason}; {make}: {advice}"
 
 
 def advice_for(model: nn.Module, layer: str) -> str | None:

@@ -78,13 +78,9 @@ TAYLOR = Criterion(
 
 
 def as_importance(value: Any) -> Importance | None:
-    """Return an importance from an object that scores groups, its class, or the name of a criterion.
+    """Return an importance from an object that scores groups, its class, or the name of a criterion; None for the default.
 
-    Args:
-        value: What the user gave; None, or "auto", for the default.
-
-    Raises:
-        PrunerSettingError: It is none of these; the message says what to give.
+    Raises PrunerSettingError for anything else; the message says what to give.
     """
     if value is None or value == AUTO:
         return None
@@ -112,11 +108,7 @@ def label_of(importance: Any) -> str:
 
 
 def require_scores_of_copies(importance: Any) -> None:
-    """Raise if an importance knows one model's tensors alone, as `prune` scores a copy of the model.
-
-    Raises:
-        PrunerSettingError: Says what takes such an importance.
-    """
+    """Raise PrunerSettingError if an importance knows one model's tensors alone, as `prune` scores a copy of the model."""
     inner = getattr(importance, "importance", importance)
     if isinstance(inner, tp.importance.GroupHessianImportance | tp.importance.OBDCImportance):
         raise PrunerSettingError(
@@ -126,22 +118,15 @@ def require_scores_of_copies(importance: Any) -> None:
 
 
 def require_gradients(importance: Any, group: tp.dependency.Group) -> None:
-    """Raise if an importance reads gradients, and a layer of the group that it is to score has none.
-
-    Raises:
-        PrunerSettingError: Names the layer, and says how it gets a gradient.
-    """
+    """Raise PrunerSettingError if an importance reads gradients, and a layer of the group that it is to score has none."""
     inner = getattr(importance, "importance", importance)
     if not isinstance(inner, tp.importance.GroupTaylorImportance):
         return
     nodes = (item.dep.target for item in group if isinstance(item.dep.target.module, tuple(inner.target_types)))
-    without = next((node.name for node in nodes if _lacks_gradient(node.module.weight)), None)
+    weights = ((node.name, node.module.weight) for node in nodes)
+    without = next((name for name, weight in weights if weight is not None and weight.grad is None), None)
     if without is not None:
         raise PrunerSettingError(
             f"{label_of(importance)} reads gradients, and the weight of '{without.partition(' ')[0]}' has none; compute them on the "
             f"model first: F.cross_entropy(model(images), labels).backward()."
         )
-
-
-def _lacks_gradient(weight: torch.Tensor | None) -> bool:
-    return weight is not None and weight.grad is None

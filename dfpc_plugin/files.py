@@ -91,9 +91,8 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     """Return contiguous tensors that share no memory, with metadata, as safetensors; equal inputs give equal bytes."""
     data = save(dict(tensors), metadata=dict(metadata))
     end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(
-        json.loads(data[8:end]), sort_keys=True, separators=(",", ":")
-    ).encode()  # the library's order is random
+    # the library's order is random
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(data)[end:]))
 
@@ -160,14 +159,9 @@ def _runs(process: int) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
-    """Hold a file lock, which is also released when the process dies.
+    """Hold a lock on a file, which is created, and removed at the end; it is also released when the process dies.
 
-    Args:
-        path: The file to lock; it is created, and removed at the end.
-        refusal: Raised if another process or thread holds the lock.
-
-    Raises:
-        DFPCError: `refusal`, or an error of its type if the file cannot be created.
+    Raises `refusal` if another process or thread holds the lock, or an error of its type if the file cannot be created.
     """
     lock = FileLock(path)
     try:

@@ -187,12 +187,9 @@ class DFPCImportance(tp.importance.Importance):
         return flow_of(self._published)
 
     def score_by(self, graph: tp.DependencyGraph, bounds: Bounds) -> None:
-        """Score by what was propagated while `graph` was built, which saves a run.
+        """Score by what was propagated while `graph` was built, which saves a run; raises DFPCError like `bgsc`.
 
         Does nothing if this importance calls the model on other inputs.
-
-        Raises:
-            DFPCError: As `bgsc` raises.
         """
         call = flowed(graph, bounds, self.flow, self.example_inputs)
         if call is not None:

@@ -1,8 +1,9 @@
-"""Restore temporary changes, even if Ctrl-C is pressed meanwhile."""
+"""Restore temporary changes, even if Ctrl-C is pressed meanwhile, such as a pause of the garbage collector."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -63,3 +64,14 @@ def entered(mode: AbstractContextManager[T]) -> Iterator[T]:
             value = mode.__enter__()
             inside.append(mode)
         yield value
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Disable the garbage collector, which would walk all objects of the process again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    with undone(gc.enable):
+        gc.disable()
+        yield

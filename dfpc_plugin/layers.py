@@ -167,11 +167,10 @@ def layer_table(
     position = {path: index for index, path in enumerate(order)}
     paths = [path for path in before if path in after]
     paths.sort(key=lambda path: position.get(path.removesuffix(".in_proj_weight"), len(position)))
+    pairs = ((path, before[path], after[path]) for path in paths)
     return LayerTable(
-        LayerWidths(
-            path, old.kind, old.inputs, after[path].inputs, old.outputs, after[path].outputs
-        ) for path, old in ((path, before[path]) for path in paths)
-    )  # fmt: skip
+        LayerWidths(p, old.kind, old.inputs, new.inputs, old.outputs, new.outputs) for p, old, new in pairs
+    )
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -195,9 +194,7 @@ def _shape(module: nn.Module, weight: Tensor) -> LayerShape:
     groups = getattr(module, "groups", 1)
     first, second = weight.size(0), weight.size(1)
     if getattr(module, "transposed", False) is True or isinstance(module, nn.Embedding):
-        return LayerShape(
-            type(module).__name__, first, second * groups if not isinstance(module, nn.Embedding) else second
-        )
+        return LayerShape(type(module).__name__, first, second * (1 if isinstance(module, nn.Embedding) else groups))
     return LayerShape(type(module).__name__, second * groups, first)
 
 

@@ -65,12 +65,7 @@ def named_settings(cls: type[T]) -> type[T]:
 
 
 def instead_of(option: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence on an option that is not known.
-
-    Args:
-        option: Its name.
-        known: The options that there are.
-    """
+    """Return the end of a sentence on an option that is not among the known ones."""
     if option in TORCH_PRUNING:
         return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
     return did_you_mean(option, known, f"; there are {', '.join(known)}.")

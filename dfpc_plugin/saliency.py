@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
-from dfpc_plugin.coupling import LayerCoupling, couplings_of
 from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
@@ -40,6 +40,27 @@ of every feed-out layer's expected squared output (expected); or shares of the v
 _FLOWS: dict[Ranking, Flow] = {
     "published": "bounds", "relative": "bounds", "expected": "variances", "output": "variances to outputs"
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerCoupling:
+    """Feed-in layers whose outputs are combined element by element, and the layers that read them.
+
+    Attributes:
+        feed_in: Layers that write the coupled channels, in the order of the forward pass.
+        feed_out: Layers that read them, in the order of the forward pass.
+    """
+
+    feed_in: tuple[str, ...]
+    feed_out: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Show the first layers, and the number of others."""
+        return f"LayerCoupling({_first(self.feed_in)} -> {_first(self.feed_out)})"
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 class Saliency(Mapping[str, Tensor]):
@@ -195,6 +216,31 @@ def _weights(bounds: Bounds, ranking: Ranking) -> list[Tensor]:
         return [torch.ones_like(reader.total) for reader in bounds.readers]
     totals = bounds.totals_by_layer()
     return [torch.where(totals[r.name] > 0, 1 / totals[r.name], 0).to(r.total) for r in bounds.readers]
+
+
+def couplings_of(bounds: Bounds) -> tuple[LayerCoupling, ...]:
+    """Group the layers of a pass into couplings that some layer reads, in the order of their first feed-in layer."""
+    order = list(dict.fromkeys(writer.name for writer in bounds.writers))
+    parent = {name: name for name in order}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for names in bounds.met:
+        first, *others = sorted(names)
+        for other in others:
+            parent[root(other)] = root(first)
+    members: dict[str, list[str]] = {}
+    for name in order:
+        members.setdefault(root(name), []).append(name)
+    readers: dict[str, dict[str, None]] = {key: {} for key in members}
+    for reader in bounds.readers:
+        for source in reader.sources:
+            readers[root(source)][reader.name] = None
+    return tuple(LayerCoupling(tuple(names), tuple(readers[key])) for key, names in members.items() if readers[key])
 
 
 @torch.no_grad()

@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 
 class ModelState:
-    """A record of a model's structure and weights that is cheap to check.
+    """A record of a model's structure and weights that is cheap to check; `names` has the dotted path of every module.
 
     Identity, storage, shape and version counter of every parameter and buffer show optimiser steps, loading and pruning. They
     do not show writes through `.data`. So for the layers in question, contents are compared as well, by one weighted sum per
     row, and so are settings, such as a stride.
-
-    Attributes:
-        names: Dotted path of every module.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -14,11 +14,10 @@ from dfpc_plugin.analyses.bounds import Bounds, Flow, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
 from dfpc_plugin.analyses.stated import Statements
-from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, RuleError, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction, run_forward
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
-from dfpc_plugin.interrupts import entered
+from dfpc_plugin.interrupts import collector_paused, entered
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.tracing.caches import caches_passed_by
 from dfpc_plugin.tracing.constants import Constants
@@ -51,14 +50,8 @@ def trace_model(
 ) -> Trace:
     """Run `model` once on proxies shaped like `example_inputs`; of their values, only integers are used.
 
-    The model is not changed. Works under `torch.no_grad()` and `torch.inference_mode()`.
-
-    Args:
-        model: A module without wrappers, as `wrappers.plain_model` returns it.
-        example_inputs: Inputs for the model.
-        forward_fn: Called as `forward_fn(model, example_inputs)` in place of the model.
-        channels: Whether to follow channels.
-        flow: What to propagate in place of data; None for nothing.
+    The model, which has no wrappers (see `wrappers.plain_model`), is not changed. Works under `torch.no_grad()` and
+    `torch.inference_mode()`. With `channels`, channels are followed; `flow` is propagated in place of data.
 
     Raises:
         UnsupportedOperatorError: Operators of the model have no record.

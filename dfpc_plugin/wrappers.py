@@ -26,14 +26,9 @@ class HoldsModel:
 
 
 def as_model(value: Any, name: str = "model") -> nn.Module:
-    """Return the model that a user means: a module, or the model of a result of `prune`, for example.
+    """Return the model that a user means by the argument `name`: a module, or the model of a result of `prune`, for example.
 
-    Args:
-        value: What the user gave.
-        name: The argument it was given for.
-
-    Raises:
-        ModelFormError: It is no model; the message says how to get one.
+    Raises ModelFormError for anything else; the message says how to get a model.
     """
     if isinstance(value, HoldsModel):
         value = value.model
@@ -80,15 +75,9 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
     """Return the module whose layers can be traced and pruned.
 
     This is `model` itself, or the module inside `torch.compile` or `DistributedDataParallel`. Results for a wrapped model
-    refer to the module inside: names have no prefix, and a pruned copy is not wrapped.
-
-    Args:
-        model: What the user gave.
-        inplace: Whether the model itself will be pruned or trained, which a `DistributedDataParallel` does not notice.
-        scripted: Whether TorchScript is accepted, which can be scored but not pruned.
-
-    Raises:
-        ModelFormError: It cannot be used in this form; the message says what to give.
+    refer to the module inside: names have no prefix, and a pruned copy is not wrapped. With `inplace`, the model itself will
+    be pruned or trained, which a `DistributedDataParallel` does not notice. TorchScript can be scored (`scripted`), but not
+    pruned. Raises ModelFormError for other forms; the message says what to give.
     """
     model = _inside(as_model(model), inplace)
     if not scripted and isinstance(model, torch.jit.ScriptModule):

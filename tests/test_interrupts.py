@@ -15,11 +15,10 @@ from torch.overrides import TorchFunctionMode
 import dfpc_plugin as dfpc
 from dfpc_plugin import generators
 from dfpc_plugin.artifact import load
-from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.finetuning.course import seed_step
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.interrupts import entered, interrupts_held, undone
+from dfpc_plugin.interrupts import collector_paused, entered, interrupts_held, undone
 from dfpc_plugin.latency.predict import _threads
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.lockstep import SteppedForward

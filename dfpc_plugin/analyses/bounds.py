@@ -10,8 +10,10 @@ share in the variance of the model's outputs.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -20,7 +22,6 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.curves import Curve, curve_of, lipschitz_constant
 from dfpc_plugin.analyses.layer_context import LayerContext, Reader, Writer
 from dfpc_plugin.analyses.moments import through_function, with_moments
-from dfpc_plugin.analyses.precision import full_precision
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
@@ -33,21 +34,12 @@ Flow = Literal["bounds", "variances", "variances to outputs"]
 
 
 class Bounds:
-    """Carries bounds, or variances and means, and collects the layers that read and write couplings.
+    """Carries bounds, or variances and means (if `expected`), and collects the layers that read and write couplings.
 
-    Attributes:
-        flow: What is propagated.
-        expected: Whether variances are propagated instead of bounds.
-        to_outputs: Whether they pass through layers, to the outputs.
-        dtype: Dtype of bounds.
-        names: Paths of the model's modules and parameters.
-        writers: One entry per call of a feed-in layer, in order: its name and the bounds it produced.
-        readers: One entry per call of a feed-out layer, in order: its name and the total bound on its output.
-        outputs: In a pass to the outputs, the variances of what the model returns.
-        met: Sets of feed-in layers that one operator combined element by element.
-        arriving: In a pass over expected errors, each layer's expected input by name, or None if it is unknown.
-        varying: The variances of these inputs by layer name.
-        computed: The layer that uses a weight computed from a parameter, by the parameter's path.
+    `writers` and `readers` have an entry per call of a feed-in or feed-out layer, in order. `outputs` are, in a pass to the
+    outputs, the variances of what the model returns. `met` are sets of feed-in layers that one operator combined element by
+    element. In a pass over expected errors, `arriving` has each layer's expected input by name (None if it is unknown), and
+    `varying` its variances. `computed` is the layer that uses a weight computed from a parameter, by the parameter's path.
     """
 
     def __init__(self, run: TracedRun, flow: Flow = "bounds") -> None:
@@ -77,7 +69,7 @@ class Bounds:
         sources = frozenset().union(*[proxy.sources for proxy in call.data])
         if operator.couples and sum(bool(proxy.sources) for proxy in call.data) > 1:
             self.met.append(sources)
-        with torch.enable_grad(), full_precision(call.data[0].device):
+        with torch.enable_grad(), _full_precision(call.data[0].device):
             curve = curve_of(call)
             if curve is not None and curve.depth > 1 and len(call.data) > 1:
                 found = self._on_curve(curve, sources)
@@ -179,7 +171,7 @@ class Bounds:
         leaves = [writer.leaf for writer in self.writers]
         if not leaves or not totals:
             return []
-        with full_precision(leaves[0].device):
+        with _full_precision(leaves[0].device):
             return list(torch.autograd.grad(totals, leaves, weights, allow_unused=True))
 
     def totals_by_layer(self) -> dict[str, Tensor]:
@@ -194,3 +186,10 @@ def bound_dtype(model: nn.Module) -> torch.dtype:
     """Return float64 for a float64 model, else float32: half precision would overflow."""
     is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
     return torch.float64 if is_double else torch.float32
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off on `device` if it is on, as bounds keep their own precision."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -13,6 +13,7 @@ from dfpc_plugin.analyses.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 from dfpc_plugin.tracing.calls import Call, on_shapes
+from dfpc_plugin.tracing.constants import origins_of
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, blank, shape_of
 from dfpc_plugin.tracing.tree import map_tensors
 
@@ -46,16 +47,13 @@ class ChannelCall(Demands):
         made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), slots=kept)
         if not call.data:
             made.wild = not kept and all(operand.wild for operand in call.operands)
-            made.origins = tuple(
-                {id(origin): origin for operand in call.operands for origin in operand.origins}.values()
-            )
+            made.origins = origins_of(call.operands)
         return made
 
     def opaque(self, reason: str) -> Any:
         """Make the result of an operator with unknown effect on channels: its operands' channels are protected."""
         for operand in self.call.operands:
-            for slot in operand.slots:
-                self.freeze(slot, reason)
+            self.protect(operand, reason)
         shapes = on_shapes(self.call.function, self.call.args, self.call.kwargs)
         if isinstance(shapes, Tensor):
             return self.make(shapes.shape, dtype=shapes.dtype)
@@ -150,9 +148,9 @@ class ChannelCall(Demands):
                 result.factors = tuple([rows for rows in (getattr(t, "rows", ()) for t in (first, second)) if rows])
         return result
 
-    def same(self, tensor: Any, shape: Sequence[int] | None = None) -> Proxy:
-        """Make a result with the channels of `tensor`, on another shape where they do not vary."""
-        return self.make(shape_of(tensor) if shape is None else shape, getattr(tensor, "slots", ()))
+    def same(self, tensor: Any) -> Proxy:
+        """Make a result with the channels of `tensor`."""
+        return self.make(shape_of(tensor), getattr(tensor, "slots", ()))
 
     def resized(self, tensor: Any, shape: Sequence[int]) -> Proxy:
         """Make a result of another size along some axes; channels along these are protected."""
@@ -165,8 +163,7 @@ class ChannelCall(Demands):
             elif changed:
                 self.freeze(slot, f"lies along an axis that {self.where} resamples")
                 continue
-            narrow = slot[tuple(slice(None) if axis in varying(slot) else slice(0, 1) for axis in range(slot.dim()))]
-            slots.append(narrow)
+            slots.append(squeezed(slot))
         return self.make(shape, slots)
 
     def moved(self, tensor: Any, move: Callable[[Tensor], Tensor]) -> Any:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
 from dfpc_plugin.analyses.demands import Demands
-from dfpc_plugin.analyses.parameters import label_parameter
-from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Work
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
@@ -22,21 +21,19 @@ from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.sizes import Casts
 from dfpc_plugin.tracing.traced_run import TracedRun
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Layers whose vectors have an element per output channel of their weight, and share its labels."""
+
 
 class ChannelTrace:
     """Follows channels through a run and collects the operators' constraints.
 
-    Attributes:
-        table: Labels and constraints.
-        names: Paths of the model's modules and parameters.
-        work: Calls of layers and matrix products.
-        twins: Labels of weights' outputs and of the biases added to them.
-        scaled: Elements multiplied by numbers that depend on widths.
-        casts: Plain numbers that the forward made from widths.
-        buffers: Paths of labelled tensors other than parameters.
-        parameters: Shapes of the model's parameters by path.
-        outputs: Shapes of the tensors that the model returns.
-        stated: Widths that the model states about itself and that the pass confirms.
+    `work` are calls of layers and matrix products, `twins` labels of weights' outputs and of the biases added to them, `scaled`
+    elements multiplied by numbers that depend on widths, and `casts` plain numbers that the forward made from widths.
+    `buffers` are the paths of labelled tensors other than parameters; `parameters` and `outputs` have shapes. `stated` are
+    widths that the model states about itself and that the pass confirms.
     """
 
     def __init__(self, run: TracedRun) -> None:
@@ -55,7 +52,7 @@ class ChannelTrace:
 
     def label(self, proxy: Proxy, path: str, module: Any) -> None:
         """Label a parameter or buffer."""
-        label_parameter(self.table, proxy, path, module)
+        _label(self.table, proxy, path, module)
         original = proxy.original
         if any(original is parameter for parameter in self.names.parameters_of(module)):
             self.parameters[path] = shape_of(proxy)
@@ -76,10 +73,8 @@ class ChannelTrace:
             return rule(channel_call, *call.args, **call.kwargs)
         except DFPCError:
             raise
-        except Unfollowed as error:
-            return channel_call.opaque(f"passes through {channel_call.where}, which could not be followed ({error})")
         except Exception as error:
-            if isinstance(error, TypeError) and not _takes(rule, call):
+            if isinstance(error, Unfollowed) or (isinstance(error, TypeError) and not _takes(rule, call)):
                 return channel_call.opaque(
                     f"passes through {channel_call.where}, which could not be followed ({error})"
                 )
@@ -126,3 +121,45 @@ def _takes(rule: Any, call: Call) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _label(table: LabelTable, proxy: Proxy, path: str, module: Any) -> None:
+    """Label the dimensions of one parameter or buffer."""
+    tensor = proxy.original
+    assert tensor is not None
+    shared = _vector_labels(tensor, path, module, table)
+    proxy.set_slots((shared,) if shared is not None else tuple(_dimensions(tensor, path, module, table)))
+    first = proxy.labels_along(0) if tensor.dim() else None
+    proxy.rows = () if first is None else (first,)
+
+
+def _vector_labels(tensor: Tensor, path: str, module: Any, table: LabelTable) -> Tensor | None:
+    """Labels of a layer's bias or statistics: those of its weight's outputs."""
+    if tensor.dim() != 1 or not isinstance(module, _ONE_PER_OUTPUT):
+        return None
+    for other in (*module._parameters.values(), *module._buffers.values()):
+        slots = other.slots if isinstance(other, Proxy) else ()
+        if slots and slots[0].size(0) == tensor.size(0) > 1:
+            labels = slots[0].flatten(1)[:, 0] if slots[0].dim() > 1 else slots[0]
+            table.share(path, 0, labels)
+            return labels
+    return None
+
+
+def _dimensions(tensor: Tensor, path: str, module: Any, table: LabelTable) -> Iterator[Tensor]:
+    """Labels of every dimension of size above one, except the positions of a convolution's kernel."""
+    parameters = [p.original if isinstance(p, Proxy) else p for p in (module._parameters.get("weight"),)]
+    convolves = isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and tensor is parameters[0]
+    for dim, size in enumerate(tensor.shape[:2] if convolves else tensor.shape):
+        if convolves and dim == 1 and module.groups > 1:
+            yield _of_groups(tensor, path, module, table).expand(tensor.shape)
+        elif size > 1:
+            shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
+            yield table.own(path, dim, size).view(shape).expand(tensor.shape)
+
+
+def _of_groups(weight: Tensor, path: str, module: Any, table: LabelTable) -> Tensor:
+    """Labels of dimension 1 of a grouped convolution's weight: each group has channels of its own."""
+    labels = table.own(path, 1, module.groups * weight.size(1), module.groups)
+    rows = labels.view(module.groups, weight.size(1)).repeat_interleave(weight.size(0) // module.groups, 0)
+    return rows.view(*weight.shape[:2], *[1] * (weight.dim() - 2))

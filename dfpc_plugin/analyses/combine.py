@@ -14,19 +14,16 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.table import LabelTable, Rows, Sized, fixed_by
-from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
+from dfpc_plugin.tracing.axes import canonical, first_along, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.sizes import expression_of
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor laid out on all axes of an operator.
+    """A tensor laid out on all axes of an operator: its labels have size one along those it lacks.
 
-    Attributes:
-        slots: Its labels, each with all axes, of size one where the operand lacks the axis.
-        extents: Axes along which the operand has more than one element of its own.
-        wild: Whether it adapts to the shape of its partners.
-        spread: Axes expanded from one element, with the requested size; None if that is noted elsewhere.
+    `extents` are the axes along which it has more than one element of its own. A `wild` one adapts to the shape of its
+    partners. `spread` are axes expanded from one element, with the requested size; None if that is noted elsewhere.
     """
 
     slots: tuple[Tensor, ...]
@@ -127,12 +124,11 @@ def contract(table: LabelTable, slot: Tensor, summed: Iterable[int], where: str)
     axes = varying(slot)
     gone, kept = [axis for axis in axes if axis in summed], [axis for axis in axes if axis not in summed]
     if not gone:
-        return slot[tuple(slice(0, 1) if axis in summed else slice(None) for axis in range(slot.dim()))]
+        return first_along(slot, summed)
     if not kept:
         return None
     if inner_axis(slot) in kept:
-        first = table.unite_along(slot, gone, where)
-        return first[tuple(slice(0, 1) if axis in summed else slice(None) for axis in range(slot.dim()))]
+        return first_along(table.unite_along(slot, gone, where), summed)
     shape = [slot.size(axis) if axis in kept else 1 for axis in range(slot.dim())]
     row = table.new(int(torch.Size(shape).numel())).view(shape)
     _relate_rows(table, row, slot, where)

@@ -61,6 +61,12 @@ class Demands:
         """Protect every channel of `slot`."""
         self.table.freeze(slot, reason)
 
+    def protect(self, tensor: Any, reason: str, along: int | None = None) -> None:
+        """Protect the channels of a tensor, or only those along one axis."""
+        for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+            if along is None or along in varying(slot):
+                self.freeze(slot, reason)
+
     def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
         """Require that `slot` keeps `size` elements along `axis`; None: equally many in every row."""
         flexible = inner_axis(slot) if flexible is None else flexible
@@ -100,13 +106,8 @@ class Demands:
     def layer(self, weight: Tensor, input: Tensor, *, reads: int, writes: int, along: int, positions: int) -> None:
         """Note that a layer reads the channels along axis `reads` of `weight` and writes those along axis `writes`.
 
-        Args:
-            weight: The layer's weight.
-            input: Its input, read along the axis `along`. Channels along other axes, such as tokens, share its MACs.
-            reads: Axis of the weight.
-            writes: Axis of the weight.
-            along: Axis of the input.
-            positions: How often each element of the weight is used.
+        The input is read along the axis `along`; channels along other axes, such as tokens, share its MACs. `positions` is how
+        often each element of the weight is used.
         """
         macs = shape_of(weight).numel() * positions
         rank, depth = len(shape_of(weight)), len(shape_of(input))

@@ -21,12 +21,9 @@ from dfpc_plugin.tracing.tree import map_tensors, tensors
 def follow(run: TracedRun, model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None) -> Any:
     """Call the model on proxies and return its output: by `forward_fn`, by its family's function, or directly.
 
-    Raises:
-        UnsupportedOperatorError: The forward raised after it had met operators without a rule.
-        ValueDependentError: The forward needs the values of its data.
-        HookError: A forward hook of the user needs them.
-        ExampleInputsError: `example_inputs` holds no data, or a model cannot be called with it.
-        Exception: Whatever else the forward raises.
+    Raises UnsupportedOperatorError if the forward raised after it had met operators without a rule, ValueDependentError if it,
+    or HookError if a hook of the user, needs the values of its data, ExampleInputsError if the inputs hold no data or cannot
+    be called with, and whatever else the forward raises.
     """
     forward_fn = forward_fn or data_flow_forward(model)
     inputs = map_tensors(run.input, example_inputs)

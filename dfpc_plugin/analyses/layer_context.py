@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -19,11 +17,8 @@ from dfpc_plugin.tracing.proxy import is_data
 class Writer:
     """A feed-in layer's call: `u = |M_a| 1`, a leaf that everything downstream depends on.
 
-    Attributes:
-        name: The layer.
-        leaf: Bounds on the output, `(..., channels, ...)`, without the batch; requires gradients. In a pass to the outputs,
-            variances of the output, with the batch, as part of the graph.
-        channel_dim: The axis of `leaf` that holds the layer's output channels.
+    The leaf has bounds on the output, `(..., channels, ...)`, without the batch, and requires gradients. In a pass to the
+    outputs, it has variances of the output, with the batch, as part of the graph.
     """
 
     name: str
@@ -38,12 +33,9 @@ class Writer:
 
 @dataclass(frozen=True)
 class Reader:
-    """A feed-out layer's call: `total = sum(|M_b| x)`, a scalar connected to the leaves that reach it.
+    """A feed-out layer's call: `total = sum(|M_b| x)`, a scalar connected to the leaves of the `sources` that reach it.
 
-    Attributes:
-        name: The layer.
-        total: The sum over all outputs, positions and examples.
-        sources: The feed-in layers that reach it.
+    The total is the sum over all outputs, positions and examples.
     """
 
     name: str
@@ -70,12 +62,6 @@ class LayerCollector(Protocol):
         """Name the layer that owns a weight."""
 
 
-@lru_cache(maxsize=256)
-def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Parameter names of a rule, after the context."""
-    return tuple(inspect.signature(function).parameters)[1:]
-
-
 class LayerContext:
     """First argument of a layer's rule.
 
@@ -89,7 +75,7 @@ class LayerContext:
         self.sources = sources
         self.arguments = call.args
         self._collector, self._call = collector, call
-        self._originals = dict(zip(_parameter_names(call.operator.bound), call.args, strict=False)) | call.kwargs
+        self._originals = call.named
         self._read: dict[frozenset[str], list[torch.Tensor]] = {}
 
     @property
@@ -144,14 +130,8 @@ class LayerContext:
     ) -> torch.Tensor:
         """Start a coupling here: layer `name` produces `bound`, with its channels along `channel_dim`.
 
-        Args:
-            name: The layer.
-            bound: Bounds on its output, without the batch and without axes along which they are equal.
-            channel_dim: The axis of its channels.
-            whole: Applies the layer to its input, `(batch, ...)`; for a pass to the outputs.
-
-        Returns:
-            The leaf, which the rule expands to the output.
+        The bound lacks the batch and axes along which it is equal; the rule expands the returned leaf to the output. `whole`
+        applies the layer to its input, `(batch, ...)`; for a pass to the outputs.
         """
         leaf = bound.detach().requires_grad_()
         if self._collector.to_outputs:

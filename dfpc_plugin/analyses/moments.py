@@ -14,7 +14,6 @@ for bounds. Means are kept per channel, where they are known.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -42,14 +41,7 @@ def with_moments(call: Call, variances: Any) -> tuple[Any, Any]:
     if means is Means.POINTWISE:
         return _pointwise(call, variances)
     assert call.operator.noise is not None
-    names = _parameter_names(call.operator.bound, call.operator.context)
-    return call.operator.noise(dict(zip(names, call.args, strict=False)) | call.kwargs, variances)
-
-
-@lru_cache(maxsize=1024)
-def _parameter_names(function: Callable[..., Any], context: bool) -> tuple[str, ...]:
-    """Names of a rule's arguments, after the context."""
-    return tuple(inspect.signature(function).parameters)[int(context) :]
+    return call.operator.noise(call.named, variances)
 
 
 def _by_the_operator(call: Call) -> Any:
@@ -95,18 +87,19 @@ def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
     (data,) = call.data
     if variance.dim() < data.dim():  # such as the largest of all entries
         return variance, None
+
+    def fallback() -> Tensor:  # the rule's slope, squared
+        return variance * ratio(variance.detach(), data.bound.detach())
+
     constants = _small_constants(call, data)
-    if constants is None:  # the rule's slope, squared
-        return variance * ratio(variance.detach(), data.bound.detach()), None
+    if constants is None:
+        return fallback(), None
 
     def function(at: Tensor) -> Tensor:
         args, kwargs = map_tensors(
             lambda tensor: at if tensor is data else constants[id(tensor)], (call.args, call.kwargs)
         )
         return (call.operator.compute or call.function)(*args, **kwargs)
-
-    def fallback() -> Tensor:
-        return variance * ratio(variance.detach(), data.bound.detach())
 
     return through_function(function, data, fallback, full_rank=any(constant.dim() for constant in constants.values()))
 
@@ -116,11 +109,8 @@ def through_function(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the variance and the mean of an element-wise function, by integrals over a normal variable.
 
-    Args:
-        function: Computes it for tensors with an additional first axis.
-        data: Its argument.
-        fallback: Computes the variance where the mean of `data` is unknown or the function has a pole.
-        full_rank: The function has constants that are broadcast with the data.
+    `function` takes tensors with an additional first axis; with `full_rank`, it has constants that are broadcast with the
+    data. `fallback` computes the variance where the mean of `data` is unknown or the function has a pole.
     """
     mean, before = mean_of(data), data.bound
     if mean is None:

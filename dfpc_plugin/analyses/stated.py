@@ -11,46 +11,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
+from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.statements import INFO, Place, Statement, statements_of
+from dfpc_plugin.analyses.statements import INFO, Place, Stated, Statement, statements_of
 from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
 from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
 
 
-@dataclass(frozen=True)
-class Stated:
-    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states."""
-
-    module: str
-    name: str
-    entry: int | None
-    expression: Expression
-
-
-class Notebook(Protocol):
-    """Where confirmed statements are noted."""
-
-    names: ModelNames
-    stated: list[Stated]
-
-    def aside(self) -> contextlib.AbstractContextManager[None]:
-        """Discard, at exit, what operators have noted in the block."""
-
-
 class Statements:
     """The widths that a model's modules state; those that the pass confirms are noted."""
 
-    def __init__(self, notes: Notebook) -> None:
+    def __init__(self, notes: ChannelTrace) -> None:
         """Read the attributes, which are still plain numbers; confirmed ones are noted in `notes.stated`."""
         self._notes = notes
         self._open = [

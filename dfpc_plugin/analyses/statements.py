@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from dfpc_plugin.tracing.sizes import Expression
+
 INFO = "feature_info"
 """The attribute in which a model lists its features."""
 
@@ -17,13 +19,10 @@ WIDTH = "num_chs"
 
 
 class Place(NamedTuple):
-    """Where a pass sees tensors.
+    """Where a pass sees tensors: `what` is "in" for a module's arguments, "out" for its output.
 
-    Attributes:
-        module: Path of a module.
-        what: "in" for the module's arguments, "out" for its output, "features" for the output of its `forward_features`,
-            "intermediates" for that of its `forward_intermediates`.
-        number: Which of several tensors; None for any of them, or all together.
+    "features" is the output of its `forward_features`, "intermediates" that of its `forward_intermediates`. `number` says
+    which of several tensors; None for any of them, or all together.
     """
 
     module: str
@@ -40,6 +39,16 @@ class Statement:
     entry: int | None
     value: int
     places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states."""
+
+    module: str
+    name: str
+    entry: int | None
+    expression: Expression
 
 
 def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Statement]:

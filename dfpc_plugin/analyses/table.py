@@ -12,21 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dfpc_plugin.tracing.axes import squeezed
+from dfpc_plugin.tracing.axes import first_along, squeezed
 from dfpc_plugin.tracing.sizes import Expression
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A labelled axis of a parameter or buffer.
+    """A labelled dimension of a parameter or buffer, which is named as in the state dict.
 
-    Attributes:
-        tensor: Path of the parameter or buffer, as in the state dict.
-        dim: Its labelled dimension.
-        groups: Above one for the dimension of a grouped convolution's weight that holds one group's channels: the labels then
-            run over all groups, group by group.
-        labels: `(groups * size,)`, consecutive.
-        shared: The labels were made for another owner.
+    `labels (groups * size,)` are consecutive; `shared` ones were made for another owner. `groups` is above one for the
+    dimension of a grouped convolution's weight that holds one group's channels: the labels then run over all groups.
     """
 
     tensor: str
@@ -38,15 +33,10 @@ class Owner:
 
 @dataclass(frozen=True)
 class Sized:
-    """A size that the forward requires: along `axis`, `labels` must keep `expression` elements.
+    """A size that the forward requires: along `axis`, `labels` (squeezed) must keep `expression` elements.
 
-    Attributes:
-        labels: Squeezed: varies along every axis of size above one.
-        axis: The axis that has the size.
-        expression: How the forward computes the size; None where torch infers it and rows only have to be equally long.
-        flexible: The axis along which elements can be pruned. The others index rows, which are pruned as a whole or keep
-            equally many.
-        where: Module and operator, for messages.
+    The expression is None where torch infers the size and rows only have to be equally long. Elements can be pruned along the
+    axis `flexible`; the others index rows, which are pruned as a whole or keep equally many. `where` is for messages.
     """
 
     labels: Tensor
@@ -60,10 +50,7 @@ class Sized:
 class Rows:
     """`row[i]` is pruned exactly when all of `labels[i]` are, such as heads whose channels a matrix product has summed.
 
-    Attributes:
-        row: `(rows,)` labels.
-        labels: `(rows, entries)` labels.
-        where: Module and operator.
+    `row` has the shape `(rows,)`, `labels` has `(rows, entries)`.
     """
 
     row: Tensor
@@ -75,12 +62,8 @@ class Rows:
 class Scaling:
     """Elements multiplied by a number that pruning changes, such as attention's queries by the root of a head's width.
 
-    Attributes:
-        labels: Rows of weights, norms and biases that scale the elements. Of a product: those of each factor. Empty if no rows
-            can compensate for the number.
-        expression: How the number is computed.
-        power: 1 if the elements are multiplied by it, -1 if they are divided.
-        where: Module and operator.
+    `labels` are the rows of weights, norms and biases that scale the elements; of a product, those of each factor; empty if no
+    rows can compensate for the number. `power` is 1 if the elements are multiplied by `expression`, -1 if they are divided.
     """
 
     labels: tuple[Tensor, ...]
@@ -91,15 +74,10 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Work:
-    """One call of a layer or of a matrix product.
+    """One call of a layer or matrix product, with its MACs and the labels it sums over, those of its outputs, and all it uses.
 
-    Attributes:
-        reads: Labels it sums over.
-        writes: Labels of its outputs.
-        carried: All labels of its operands.
-        macs: Its MACs.
-        factors: Labels with the names of their axes. The MACs are proportional to the number of combinations of positions
-            along all named axes whose labels remain.
+    `factors` are labels with the names of their axes. The MACs are proportional to the number of combinations of positions
+    along all named axes whose labels remain.
     """
 
     reads: Tensor
@@ -120,15 +98,7 @@ def fixed_by(where: str) -> str:
 
 
 class LabelTable:
-    """The labels and constraints of one pass.
-
-    Attributes:
-        owners: Labelled axes of parameters and buffers.
-        sizes: Sizes that the forward requires.
-        rows: Which labels stand for whole rows of others.
-        frozen: Labels that cannot be pruned, in batches with the reason.
-        count: Number of labels, label 0 included.
-    """
+    """The labels (`count`, label 0 included) and constraints of one pass: which labels are frozen, with the reason in batches."""
 
     def __init__(self) -> None:
         """Start with no labels."""
@@ -178,9 +148,7 @@ class LabelTable:
 
     def unite_along(self, labels: Tensor, axes: Sequence[int], where: str) -> Tensor:
         """Require that elements which differ only along `axes` are pruned together; returns the first of them."""
-        first = labels
-        for axis in axes:
-            first = first.narrow(axis, 0, 1)
+        first = first_along(labels, axes)
         self.unite(labels, first.expand(labels.shape), where)
         return first
 

@@ -26,8 +26,7 @@ from dfpc_plugin.plain_data import Limit, checked, to_plain, within
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning.rank import build_graph, candidates_of
 from dfpc_plugin.pruning.settings import PruneSettings
-from dfpc_plugin.pruning.subject import Subject
-from dfpc_plugin.pruning.trial import copy_of
+from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Candidate

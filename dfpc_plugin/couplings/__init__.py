@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dfpc_plugin.couplings.collection import Couplings
 from dfpc_plugin.couplings.coupling import DataFlowCoupling, Slice
-from dfpc_plugin.couplings.find import CouplingMap, find_couplings, map_couplings
-from dfpc_plugin.couplings.share import prunable_share
+from dfpc_plugin.couplings.find import CouplingMap, find_couplings, map_couplings, prunable_share
 
 __all__ = ["CouplingMap", "Couplings", "DataFlowCoupling", "Slice", "find_couplings", "map_couplings", "prunable_share"]

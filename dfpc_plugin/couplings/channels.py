@@ -13,21 +13,18 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channels import ChannelTrace
-from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.analyses.table import Sized, Work
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A labelled dimension of a parameter or buffer.
+    """A labelled dimension `dim` of a parameter or buffer, which is named as in the state dict.
 
-    Attributes:
-        tensor: Its path, as in the state dict.
-        dim: The dimension.
-        groups: Above one where the dimension holds one group's channels of a grouped convolution.
-        channels: The channel at each index, `(groups * size,)`.
-        role: "feed-in" where a layer writes channels, "feed-out" where it reads them, "transform" elsewhere.
+    `channels (groups * size,)` has the channel at each index; `groups` is above one where the dimension holds one group's
+    channels of a grouped convolution. `role`: "feed-in" where a layer writes channels, "feed-out" where it reads them,
+    "transform" elsewhere.
     """
 
     tensor: str
@@ -44,13 +41,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Size:
-    """A size that the forward requires.
+    """A size that the forward requires, computed by `expression`; None where rows only have to be equally long.
 
-    Attributes:
-        channels: `(rows, entries)` along the flexible axis, or `(positions, entries)` of another axis.
-        along_rows: The size is the number of remaining rows, not of entries in each.
-        expression: How it is computed; None where rows only have to be equally long.
-        where: Module and operator.
+    `channels` is `(rows, entries)` along the flexible axis, or `(positions, entries)` of another axis; then the size is the
+    number of remaining rows (`along_rows`), not of entries in each.
     """
 
     channels: Tensor
@@ -70,12 +64,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scale:
-    """A number that depends on widths, and the rows of weights and biases whose results it multiplies.
+    """A number that depends on widths, and the rows of weights and biases whose results it multiplies (divides, for power -1).
 
-    Attributes:
-        expression: How it is computed.
-        power: 1 if results are multiplied by it, -1 if they are divided.
-        rows: Indices of the rows, per position of a labelled dimension in `Channels.axes`.
+    `rows` are indices per position of a labelled dimension in `Channels.axes`.
     """
 
     expression: Expression

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.couplings.channels import Axis, Channels, Size
-from dfpc_plugin.couplings.code import CodeReads
 from dfpc_plugin.couplings.sizes import Unequal
+from dfpc_plugin.couplings.usage import CodeReads
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, Operation
 
 _WHAT = r"(channels?|chs?|features?|feats?|dims?|planes?|filters?|width|units|nc|c)"
@@ -39,12 +39,9 @@ _WIDTH = re.compile(
 def declared_widths(
     modules: Mapping[str, nn.Module], channels: Channels, forward_fn: Callable[..., Any] | None
 ) -> Iterator[Stated]:
-    """Find the integers in which modules declare the widths of their own layers.
+    """Find the integers in which `modules`, by path, declare the widths of their own layers, as the model was traced.
 
-    Args:
-        modules: Modules by path, of the model that `channels` were found on and not pruned since.
-        channels: Its channels; the sizes that the result reads are added to `channels.leaves`.
-        forward_fn: Calls the model, if given.
+    The sizes that the result reads are added to `channels.leaves`.
     """
     known = channels.asked | {(stated.module, stated.name) for stated in channels.stated}
     sets = _Sets(channels)

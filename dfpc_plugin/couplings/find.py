@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
-from dfpc_plugin.collector import collector_paused
 from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.collection import Couplings
@@ -22,6 +21,7 @@ from dfpc_plugin.couplings.structure import Structure, find_structure
 from dfpc_plugin.couplings.usage import unused_layers, used_modules
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.interrupts import collector_paused
 from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
@@ -130,7 +130,12 @@ def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> Coupli
     of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, portion in enumerate(arranged):
         of[portion.blocks] = number
-    axes, macs = _axes_by_portion(channels, of), _macs_by_portion(channels, of)
+    axes: dict[int, list[Axis]] = defaultdict(list)
+    for coupling, position in _pairs([axis.channels for axis in channels.axes], of):
+        axes[coupling].append(channels.axes[position])
+    macs: dict[int, int] = defaultdict(int)
+    for coupling, position in _pairs([layer.channels for layer in channels.layers], of):
+        macs[coupling] += channels.layers[position].macs
     for number, portion in enumerate(arranged):
         own = tuple(axes[number])
         name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
@@ -165,10 +170,9 @@ def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> l
         others = structure.one_of_each()
         if _problem(result, others, sizes) is None:
             left = own[~torch.isin(own, others)]
-            rest = [
-                _Portion(left[None], (), "is left over where parts of unequal size must lose equally many channels")
-            ]
-            return [_Portion(others, structure.balance, None), *(rest if len(left) else [])]
+            reason = "is left over where parts of unequal size must lose equally many channels"
+            rest = [_Portion(left[None], (), reason)] if len(left) else []
+            return [_Portion(others, structure.balance, None), *rest]
     return [_Portion(blocks, structure.balance, problem)]
 
 
@@ -218,21 +222,6 @@ def _mentions(channels: Channels) -> dict[Attribute, list[Size]]:
     return mentions
 
 
-def _axes_by_portion(channels: Channels, of: Tensor) -> Mapping[int, list[Axis]]:
-    """Labelled dimensions that hold channels of each coupling."""
-    axes: dict[int, list[Axis]] = defaultdict(list)
-    for coupling, position in _pairs([axis.channels for axis in channels.axes], of):
-        axes[coupling].append(channels.axes[position])
-    return axes
-
-
-def _macs_by_portion(channels: Channels, of: Tensor) -> Mapping[int, int]:
-    macs: dict[int, int] = defaultdict(int)
-    for coupling, position in _pairs([layer.channels for layer in channels.layers], of):
-        macs[coupling] += channels.layers[position].macs
-    return macs
-
-
 def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
     """Which couplings occur in which groups of channels: `[coupling, position of the group]`, in order."""
     if not groups:
@@ -241,3 +230,44 @@ def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:
     positions = torch.arange(len(groups), device="cpu").repeat_interleave(lengths)
     keys = torch.unique_consecutive(of[torch.cat(groups)] * len(groups) + positions).unique()
     return torch.stack([torch.div(keys, len(groups), rounding_mode="floor"), keys % len(groups)], 1).tolist()
+
+
+def prunable_share(coupling_map: CouplingMap) -> tuple[float, float]:
+    """Return the shares (0 to 1) of the unpruned model's MACs and parameters in couplings that can be pruned.
+
+    A layer counts as a whole if some of its channels lie in a coupling that is not protected. Of a parameter, only elements
+    that belong to some unit count, each once.
+
+    Args:
+        coupling_map: From `map_couplings`.
+    """
+    channels = coupling_map.channels
+    free = torch.zeros(channels.removed.shape, dtype=torch.bool, device="cpu")
+    for coupling in coupling_map.couplings:
+        if coupling.protected is None:
+            free[coupling.blocks] = True
+    axes: dict[str, list[Axis]] = defaultdict(list)
+    for axis in channels.axes:
+        axes[axis.tensor].append(axis)
+    # A parameter with several names is listed once, by its first name, in both tables.
+    parameters = channels.parameters
+    touched = sum(_touched(shape, axes[name], free) for name, shape in parameters.items())
+    worked = sum(layer.macs for layer in channels.layers if free[layer.channels].any())
+    macs, values = sum(layer.macs for layer in channels.layers), sum(shape.numel() for shape in parameters.values())
+    return worked / macs if macs else 0.0, touched / values if values else 0.0
+
+
+def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
+    """Count the elements of a parameter that belong to some channel of `free`."""
+    touched = torch.zeros(shape, dtype=torch.bool, device="cpu")
+    for axis in axes:
+        goes = free[axis.channels]
+        if not goes.any():
+            continue
+        laid_out = [1] * len(shape)
+        laid_out[axis.dim] = shape[axis.dim]
+        if axis.groups > 1:  # each group's rows have their own inputs
+            laid_out[0] = shape[0]
+            goes = goes.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
+        touched |= goes.view(laid_out)
+    return int(touched.sum())

@@ -15,10 +15,8 @@ from dfpc_plugin.couplings.find import CouplingMap
 class RecordError(Exception):
     """A record names outputs that the model does not have.
 
-    Attributes:
-        layer: The name.
-        width: The number of its outputs; None if the model has no such layer.
-        problem: What is wrong with a record that lists no indices at all; '' for others.
+    `width` is the number of outputs of the `layer`, None if the model has no such layer. `problem` says what is wrong with a
+    record that lists no indices at all.
     """
 
     def __init__(self, layer: str, width: int | None, problem: str = "") -> None:
@@ -54,17 +52,10 @@ def removed_outputs(channels: Channels, removed: Tensor) -> dict[str, tuple[int,
 
 
 def channels_of_record(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -> Tensor:
-    """Find the channels that a record names.
+    """Find the channels that a record names, as `removed_outputs` returns it, in the `couplings` of a model before pruning.
 
-    Args:
-        couplings: Of the model before pruning.
-        removed: Indices of outputs by name, as `removed_outputs` returns them.
-
-    Returns:
-        The removed channels, `(channels,)` of bool. Channels that no layer produces are removed with their units.
-
-    Raises:
-        RecordError: The model has no such outputs.
+    Returns the removed channels, `(channels,)` of bool; channels that no layer produces are removed with their units. Raises
+    RecordError if the model has no such outputs.
     """
     known = couplings.channels
     axes = output_axes(known)

@@ -48,14 +48,8 @@ def evaluate(expression: Expression, channels: Channels, removed: Tensor, values
 def solve(channels: Channels, removed: Tensor, sizes: list[Size], mentions: Mapping[Attribute, list[Size]]) -> dict:
     """Find attribute values with which every requested size equals the size that remains; returns those that change.
 
-    Args:
-        channels: The model's channels.
-        removed: All removed channels, those pruned earlier included.
-        sizes: Required sizes that the removal changes.
-        mentions: Required sizes by the attributes that they are computed from.
-
-    Raises:
-        Violation: There are none.
+    `removed` are all removed channels, those pruned earlier included; `sizes` those required sizes that the removal changes;
+    `mentions` all required sizes by the attributes that they are computed from. Raises Violation if there are no such values.
     """
     values: dict[Attribute, int] = {}
     found: dict[int, int] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -16,6 +17,8 @@ from dfpc_plugin.preserve import watched
 
 ForwardFunction = Callable[[nn.Module, Any], Any]
 """Calls a model in another way: `forward_fn(model, example_inputs)`."""
+
+F = TypeVar("F", bound=Callable[[nn.Module, Any], Any])
 
 _FORWARDS: dict[str, ForwardFunction] = {}
 _NOTES: dict[str, Callable[[nn.Module, Any], str]] = {}
@@ -30,12 +33,7 @@ def register_forward(*classes: str) -> Callable[[ForwardFunction], ForwardFuncti
     Args:
         *classes: Full names, `package.module.Class`: the package need not be installed. Subclasses are included.
     """
-
-    def register(function: ForwardFunction) -> ForwardFunction:
-        _FORWARDS.update(dict.fromkeys(classes, function))
-        return function
-
-    return register
+    return functools.partial(_register, _FORWARDS, classes)
 
 
 def register_note(*classes: str) -> Callable[[Callable[[nn.Module, Any], str]], Callable[[nn.Module, Any], str]]:
@@ -44,42 +42,34 @@ def register_note(*classes: str) -> Callable[[Callable[[nn.Module, Any], str]], 
     Args:
         *classes: As for `register_forward`.
     """
+    return functools.partial(_register, _NOTES, classes)
 
-    def register(function: Callable[[nn.Module, Any], str]) -> Callable[[nn.Module, Any], str]:
-        _NOTES.update(dict.fromkeys(classes, function))
-        return function
 
-    return register
+def _register(table: dict[str, F], classes: tuple[str, ...], function: F) -> F:
+    table.update(dict.fromkeys(classes, function))
+    return function
+
+
+def _of_class(table: dict[str, F], model: nn.Module) -> F | None:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(model).__mro__)
+    return next((table[name] for name in names if name in table), None)
 
 
 def counting_note(model: nn.Module, example_inputs: Any) -> str | None:
     """Return the assumptions under which the MACs of `model` are counted, or None if there are none."""
-    for base in type(model).__mro__:
-        note = _NOTES.get(f"{base.__module__}.{base.__qualname__}")
-        if note is not None:
-            return note(model, example_inputs)
-    return None
+    note = _of_class(_NOTES, model)
+    return None if note is None else note(model, example_inputs)
 
 
 def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
     """Return the registered forward of `model`, or None if its own is used."""
-    for base in type(model).__mro__:
-        forward = _FORWARDS.get(f"{base.__module__}.{base.__qualname__}")
-        if forward is not None:
-            return forward
-    return None
+    return _of_class(_FORWARDS, model)
 
 
 def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | None) -> Any:
-    """Call the model on data: by `forward_fn`, by its family's function, or directly.
+    """Call the model on a copy of `inputs`, which it may write to: by `forward_fn`, by its family's function, or directly.
 
-    Args:
-        model: Any model.
-        inputs: Example inputs; the forward gets a copy, which it may write to.
-        forward_fn: Called as `forward_fn(model, inputs)` if given.
-
-    Raises:
-        ForwardError: The forward raised an error that is not of this package.
+    Raises ForwardError for an error that is not of this package.
     """
     forward = forward_fn or data_flow_forward(model)
     explained = contextlib.nullcontext() if forward else inputs_explained(model, inputs)

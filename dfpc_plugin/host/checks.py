@@ -12,12 +12,19 @@ from dfpc_plugin.plain_data import Share, checked
 from dfpc_plugin.selection import Target
 
 
-def countable(target: Target) -> Target:
-    """Raise if a target must be measured, which a pruner does not do."""
+def countable(target: str | Target | None, by_scope: Any) -> Target | None:
+    """Return a target, if there is one; raise if it must be measured, or settings are given `by_scope` as well."""
+    if target is None:
+        return None
+    target = Target.parse(target)
     if target.measured or target.max_drop is not None:
         raise PrunerSettingError(
             f"The target {target} has to be measured, which a pruner does not; use dfpc_plugin.prune, or a target of "
             f"ratio, macs or params."
+        )
+    if by_scope:
+        raise PrunerSettingError(
+            "A target is for one ranking of everything; leave out ratios by layer, isomorphic and heads."
         )
     return target
 

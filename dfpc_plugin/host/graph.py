@@ -18,10 +18,9 @@ from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.checks import check_range
-from dfpc_plugin.host.group import DataFlowGroup
+from dfpc_plugin.host.group import DataFlowGroup, UnitFunction, units_left
 from dfpc_plugin.host.layout import Place, Side, request_layout_of
 from dfpc_plugin.host.places import Places
-from dfpc_plugin.host.units import UnitFunction, units_left
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.trace import Flow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,42 @@ from torch import Tensor, nn
 from torch_pruning._helpers import GroupItem
 
 from dfpc_plugin.couplings import DataFlowCoupling
+from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.display import counted
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.host.layout import Place
-from dfpc_plugin.host.units import UnitFunction, positions, units_left
 
 _DEAR = 2**28
+
+
+class UnitFunction:
+    """A pruning `function` of Torch-Pruning that counts units of `couplings`, one after the other, not channels.
+
+    It is equal to the function itself, so code that looks for the function finds it.
+    """
+
+    def __init__(self, function: Callable[..., Any], couplings: tuple[DataFlowCoupling, ...]) -> None:
+        """Count units of `couplings`."""
+        self.function = function
+        self.couplings = couplings
+        self.__name__: str = function.__name__
+        self.__self__: Any = getattr(function, "__self__", None)
+
+    def __call__(self, layer: Any, idxs: list[int]) -> Any:
+        """Apply the function to the layer alone."""
+        return self.function(layer, idxs)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether `other` is the function or another `UnitFunction` of it."""
+        return self.function == (other.function if isinstance(other, UnitFunction) else other)
+
+    def __hash__(self) -> int:
+        """Return the function's hash."""
+        return hash(self.function)
+
+    def __repr__(self) -> str:
+        """Name the function and the couplings."""
+        return f"{self.__name__} by units of {', '.join(coupling.name for coupling in self.couplings)}"
 
 
 class DataFlowDependency(tp.Dependency):
@@ -139,23 +170,19 @@ class DataFlowGroup(tp.Group):
 
     def __str__(self) -> str:
         """List the couplings, and one line per layer and side."""
-        lines = [f"{_counted(sum(map(len, self.units)))} of {', '.join(c.name for c in self.couplings)}"]
         sides: dict[str, int] = {}
         for item in self.items:
             line = _described(item)
             sides[line] = sides.get(line, 0) + len(item.idxs)
-        lines += [f"  {line}, {count} channels" for line, count in sides.items()]
-        return "\n".join(lines)
+        return "\n".join([self._title(), *(f"  {line}, {count} channels" for line, count in sides.items())])
 
     def details(self) -> str:
         """Like `str`, with the indices of every item."""
-        lines = [f"{_counted(sum(map(len, self.units)))} of {', '.join(c.name for c in self.couplings)}"]
-        lines += [f"  [{number}] {_described(item)} {item.idxs}" for number, item in enumerate(self.items)]
-        return "\n".join(lines)
+        lines = (f"  [{number}] {_described(item)} {item.idxs}" for number, item in enumerate(self.items))
+        return "\n".join([self._title(), *lines])
 
-
-def _counted(units: int) -> str:
-    return "1 unit" if units == 1 else f"{units} units"
+    def _title(self) -> str:
+        return f"{counted(sum(map(len, self.units)), 'unit')} of {', '.join(c.name for c in self.couplings)}"
 
 
 def _item(dep: tp.Dependency, idxs: list[int], roots: list[int]) -> GroupItem:
@@ -182,3 +209,20 @@ def _is_dear(place: Place, lines: int) -> bool:
 def _size(target: Any) -> int:
     weight = getattr(target, "weight", target)
     return weight.numel() if isinstance(weight, Tensor) else 0
+
+
+def units_left(coupling: DataFlowCoupling, removed: Tensor) -> Tensor:
+    """Return the columns of `coupling.blocks` that have not been pruned, in order."""
+    return (~removed[coupling.blocks]).all(0).nonzero().squeeze(1)
+
+
+def positions(axis: Axis, channels: Tensor, removed: Tensor) -> Tensor:
+    """Find the positions of units, given as `channels (blocks, units)`, along a dimension of the present model.
+
+    Returns `(units, indices per unit)`, each row in ascending order; no columns if the dimension holds none of them.
+    """
+    unit = torch.full(removed.shape, -1)
+    unit[channels] = torch.arange(channels.size(1)).expand(channels.shape)
+    of = unit[axis.channels[~removed[axis.channels]]]
+    found = (of >= 0).nonzero().squeeze(1)
+    return found[torch.argsort(of[found], stable=True)].view(channels.size(1), -1)

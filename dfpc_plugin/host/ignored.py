@@ -15,13 +15,8 @@ from dfpc_plugin.errors import PrunerSettingError
 def ignored_modules(model: nn.Module, layers: Any) -> list[Any]:
     """Return the modules and parameters of `model` that `layers` refers to, with all modules inside them.
 
-    Args:
-        model: The model.
-        layers: One or several of modules, parameters, types of modules (every module of that type), names ("layer1.0.conv1",
-            also of parameters) or shell-style patterns ("*.attn.qkv").
-
-    Raises:
-        PrunerSettingError: An entry is none of these, or a name or pattern matches nothing.
+    These are one or several of modules, parameters, types of modules, names ("layer1.0.conv1", also of parameters) or
+    shell-style patterns ("*.attn.qkv"). Raises PrunerSettingError for anything else, and for what matches nothing.
     """
     modules, parameters = set(model.modules()), {id(parameter) for parameter in model.parameters()}
     named: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))

@@ -37,13 +37,10 @@ _NOTHING: Layout = {"out": (), "in": ()}
 
 @dataclass(frozen=True)
 class Place:
-    """A dimension of a tensor in Torch-Pruning's graph.
+    """A dimension of a tensor in Torch-Pruning's graph, and Torch-Pruning's function (`handler`) that removes such channels.
 
-    Attributes:
-        key: Equal for dimensions that share an item of a group, such as a layer's weight and bias.
-        node: The node of the layer, or of the bare parameter.
-        handler: Torch-Pruning's function that removes such channels.
-        axis: The dimension.
+    The `key` is equal for dimensions that share an item of a group, such as a layer's weight and bias; the node is that of the
+    layer, or of the bare parameter.
     """
 
     key: tuple[Any, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,8 @@ from torch_pruning.pruner.algorithms import base_pruner
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.criteria import Importance, as_importance, require_gradients
-from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
+from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.host.base_init import init_with_graph
 from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, countable
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
@@ -96,11 +96,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
         importance = as_importance(importance) or DFPCImportance()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
-        self._target = None if target is None else countable(Target.parse(target))
-        if target is not None and (pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads):
-            raise PrunerSettingError(
-                "A target is for one ranking of everything; leave out ratios by layer, isomorphic and heads."
-            )
+        self._target = countable(target, pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads)
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into these
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
@@ -110,8 +106,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         checked(Count | None, round_to, "round_to", PrunerSettingError)
         check_ratio("head_pruning_ratio", head_pruning_ratio)
         check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
-        graph = functools.partial(DataFlowGraph, whole_heads=prune_num_heads, probe=False)
-        init_with_graph(self, graph, **arguments)
+        _init_with_graph(self, functools.partial(DataFlowGraph, whole_heads=prune_num_heads, probe=False), **arguments)
         self._costs = CostModel(self.DG.coupling_map.channels)
         if next(self._groups_to_rank(), None) is None:
             raise NothingToPruneError(_why_nothing(self.DG))
@@ -255,3 +250,46 @@ def _why_nothing(graph: DataFlowGraph) -> str:
         return "Every coupling that could be pruned holds an ignored layer or has no root layer; ignore fewer layers."
     reasons = [f"'{c.name}' ({c.protected})" for c in graph.couplings[:3]]
     return f"No coupling of this model can be pruned: {', '.join(reasons) or 'it has no layers'}; see find_couplings."
+
+
+def _init_with_graph(pruner: Any, graph: Callable[[], DataFlowGraph], **arguments: Any) -> None:
+    """Run `BasePruner.__init__` with `graph`, which makes an empty graph, in place of Torch-Pruning's own graph class.
+
+    No argument or method can replace the graph that the constructor makes. Replacing it afterwards would fail for models that
+    Torch-Pruning cannot trace, and a copy of the constructor would break with new versions. So its own code runs with one
+    global name bound to another graph; Torch-Pruning's module is not changed. Raises DFPCError for a version that builds its
+    graph in another way.
+    """
+    init = base_pruner.BasePruner.__init__
+    here = types.SimpleNamespace(DependencyGraph=graph)
+    names = {**init.__globals__, "dependency": here, "DependencyGraph": graph}
+    own = types.FunctionType(init.__code__, names, init.__name__, init.__defaults__)
+    own.__kwdefaults__ = init.__kwdefaults__
+    own(pruner, **arguments)
+    if not isinstance(pruner.DG, DataFlowGraph):
+        raise DFPCError("This version of Torch-Pruning builds its graph in another way; install torch-pruning 1.6.")
+
+
+class _Regularising(DFPCPruner):
+    """For pruners with a `regularize` method, which index weights by the items of `_groups`."""
+
+    @property
+    def _groups(self) -> list[DataFlowGroup]:
+        return self._own_groups
+
+    @_groups.setter
+    def _groups(self, groups: Iterable[DataFlowGroup]) -> None:
+        self._own_groups = [group.by_weight() for group in groups]
+
+
+def with_data_flow(pruner_class: type[tp.pruner.BasePruner]) -> type[DFPCPruner]:
+    """Make another pruner of Torch-Pruning, such as `tp.pruner.GroupNormPruner`, work on couplings found by data flow.
+
+    Returns:
+        A subclass of `pruner_class` and of `DFPCPruner` that takes the arguments of `pruner_class`.
+    """
+    if issubclass(pruner_class, DFPCPruner):
+        return pruner_class
+    # In this order the pruner's own constructor runs first, and its super() is DFPCPruner.
+    bases = (pruner_class, _Regularising)
+    return type(f"DataFlow{pruner_class.__name__}", bases, {"__doc__": pruner_class.__doc__})

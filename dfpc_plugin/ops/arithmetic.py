@@ -7,6 +7,7 @@ so each factor is assumed to lie within [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +17,12 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, once_more, term
 from dfpc_plugin.errors import ValueDependentError
-from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines_entries, composed, operator
+from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines, combines_entries, composed
 from dfpc_plugin.tracing.axes import squeezed
 from dfpc_plugin.tracing.operator import Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 from dfpc_plugin.tracing.sizes import TracedFloat, TracedInt
 
-__all__: list[str] = []
-
-_SUMS = ("add", "iadd", "radd", "sub", "isub", "rsub", "subtract")
 _POWERS = dict.fromkeys(("mul", "imul", "rmul", "multiply"), 1)
 _POWERS |= dict.fromkeys(("div", "truediv", "itruediv", "divide"), -1)
 """Power of the second operand in each product operator."""
@@ -86,23 +84,8 @@ def _sum(input: Any, other: Any) -> Tensor:
     return input + other if isinstance(input, Tensor) else other
 
 
-def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean x + alpha y; variance x + alpha^2 y."""
-    return _signed_sum(given, variance, 1)
-
-
-def _difference_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean x - alpha y."""
-    return _signed_sum(given, variance, -1)
-
-
-def _reversed_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean y - alpha x."""
-    variance, mean = _signed_sum(given, variance, -1)
-    return variance, None if mean is None else -mean
-
-
-def _signed_sum(given: Mapping[str, Any], variance: Tensor, sign: int) -> Any:
+def _sum_noise(given: Mapping[str, Any], variance: Tensor, sign: int = 1) -> Any:
+    """Mean x + sign alpha y; variance x + alpha^2 y."""
     alpha: Any = given.get("alpha", 1)
     other: Any = given.get("other")
     if alpha != 1 and is_data(other):
@@ -113,63 +96,58 @@ def _signed_sum(given: Mapping[str, Any], variance: Tensor, sign: int) -> Any:
     return variance, first + second * (sign * alpha) if sign * alpha != 1 else first + second
 
 
-@operator(
-    *forms("add"), Tensor.__radd__, convention=EXACT, channels=sum_channels, noise=_sum_noise, couples=True, additive=True,
-    kind="combines",
-)  # fmt: skip
+_difference_noise = partial(_sum_noise, sign=-1)
+
+
+def _reversed_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """Mean y - alpha x."""
+    variance, mean = _difference_noise(given, variance)
+    return variance, None if mean is None else -mean
+
+
+@combines(*forms("add"), Tensor.__radd__, convention=EXACT, channels=sum_channels, noise=_sum_noise, additive=True)
 def add(input: Any, other: Any, *, alpha: float = 1, out: None = None) -> Tensor:
     """x + |alpha| y; a constant adds nothing."""
     return _sum(input, other if alpha == 1 or not isinstance(other, Tensor) else other * abs(alpha))
 
 
-@operator(
-    *forms("sub", "subtract"), convention=EXACT, channels=sum_channels, noise=_difference_noise, couples=True, additive=True,
-    kind="combines",
-)  # fmt: skip
+@combines(*forms("sub", "subtract"), convention=EXACT, channels=sum_channels, noise=_difference_noise, additive=True)
 def subtract(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """x + |alpha| y; a constant adds nothing."""
     return add(input, other, alpha=alpha)
 
 
-@operator(
-    *forms("rsub"), Tensor.__rsub__, convention=EXACT, channels=sum_channels, noise=_reversed_noise, couples=True,
-    additive=True, kind="combines",
-)  # fmt: skip
+@combines(
+    *forms("rsub"), Tensor.__rsub__, convention=EXACT, channels=sum_channels, noise=_reversed_noise, additive=True
+)
 def subtract_from(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """|alpha| x + y; a constant adds nothing."""
     return _sum(input * abs(alpha) if alpha != 1 and isinstance(input, Tensor) else input, other)
 
 
-@operator(
-    *forms("maximum", "minimum", "fmax", "fmin"), convention=BOUND, channels=combines_entries, means=Means.POINTWISE,
-    couples=True, additive=True, kind="combines",
-)  # fmt: skip
+@combines(*forms("maximum", "minimum", "fmax", "fmin"), convention=BOUND, means=Means.POINTWISE, additive=True)
 def extremum(input: Tensor, other: Tensor) -> Tensor:
     """x + y: max(x, y) would bound the change, too, but credit it to one operand alone; a constant adds nothing."""
     return input + other
 
 
-@operator(
-    *present("logaddexp", "logaddexp2", "hypot"), convention=BOUND, channels=combines_entries, means=Means.POINTWISE,
-    couples=True, additive=True, kind="combines",
-)  # fmt: skip
+@combines(*present("logaddexp", "logaddexp2", "hypot"), convention=BOUND, means=Means.POINTWISE, additive=True)
 def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
     """x + y: the Lipschitz constants are one; a constant adds nothing."""
     return input + other
 
 
-@operator(
+@combines(
     *present("atan2", "arctan2", "xlogy", "floor_divide", "remainder", "fmod", "ldexp", "copysign", "nextafter"),
-    *(getattr(Tensor, name) for name in ("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__ifloordiv__", "__imod__")
-      if hasattr(Tensor, name)),
-    convention=APPROXIMATION, channels=combines_entries, couples=True, additive=True, kind="combines",
+    *present("__floordiv__", "__rfloordiv__", "__ifloordiv__", "__mod__", "__rmod__", "__imod__"),
+    convention=APPROXIMATION, additive=True,
 )  # fmt: skip
 def joined(*operands: Any, **kwargs: Any) -> Tensor:
     """x + y: slope one for either operand; a constant adds nothing."""
     return _sum(*operands)
 
 
-@operator(*present("heaviside"), channels=combines_entries, couples=True, additive=True, kind="combines")
+@combines(*present("heaviside"), additive=True)
 def step(input: Tensor, values: Tensor) -> Tensor:
     """x + y: straight-through estimate."""
     return input + values
@@ -189,7 +167,7 @@ def _where_channels(call: ChannelCall, condition: Any, input: Any = None, other:
     return combines_entries(call, condition, input, other)
 
 
-@operator(*forms("where"), convention=BOUND, channels=_where_channels, couples=True, context=True, kind="combines")
+@combines(*forms("where"), convention=BOUND, channels=_where_channels, context=True)
 def where(flow: LayerContext, condition: Tensor, input: Any = None, other: Any = None) -> Tensor:
     """The chosen operand's bound for a constant condition; x + y for a condition that depends on data."""
     if input is None:
@@ -201,7 +179,7 @@ def where(flow: LayerContext, condition: Tensor, input: Any = None, other: Any =
     return torch.where(condition, x, y)
 
 
-@operator(*forms("lerp"), convention=BOUND, channels=combines_entries, couples=True, context=True, kind="combines")
+@combines(*forms("lerp"), convention=BOUND, context=True)
 def interpolated(flow: LayerContext, input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """|1 - w| x + |w| y for a constant w."""
     if flow.is_data("weight"):
@@ -224,10 +202,7 @@ def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, None if mean is None else mean * term(constant)
 
 
-@operator(
-    *forms("mul", "multiply"), Tensor.__rmul__, channels=product_channels, noise=_product_noise, context=True, couples=True,
-    kind="combines",
-)  # fmt: skip
+@combines(*forms("mul", "multiply"), Tensor.__rmul__, channels=product_channels, noise=_product_noise, context=True)
 def multiply(flow: LayerContext, input: Any, other: Any, *, out: None = None) -> Tensor:
     """|w| x for a constant w (exact); x + y for two data factors, each assumed to lie within [-1, 1]."""
     return _product(input, other, flow.is_data("input"), flow.is_data("other"))
@@ -243,25 +218,22 @@ def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, None if mean is None else mean / term(constant)
 
 
-@operator(
-    *forms("div", "divide", "true_divide", "truediv"), channels=product_channels, noise=_quotient_noise, context=True,
-    couples=True, kind="combines",
+@combines(
+    *forms("div", "divide", "true_divide", "truediv"), channels=product_channels, noise=_quotient_noise,
+    context=True,
 )  # fmt: skip
 def divide(flow: LayerContext, input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     """x / |w| for a constant w (exact); x + y for data over data; |w| y for w / y, with y assumed of size one."""
     return _quotient(input, other, flow.is_data("input"), flow.is_data("other"))
 
 
-@operator(
-    *(getattr(Tensor, name) for name in ("__rdiv__", "__rtruediv__") if hasattr(Tensor, name)), channels=combines_entries,
-    couples=True, additive=False, kind="combines",
-)  # fmt: skip
+@combines(*present("__rdiv__", "__rtruediv__"))
 def divide_reversed(input: Tensor, other: Any) -> Tensor:
     """|w| x for w / x, with x assumed of size one."""
     return _quotient(other, input, False, True)
 
 
-@operator(*forms("addcmul"), channels=combines_entries, context=True, couples=True, kind="combines")
+@combines(*forms("addcmul"), context=True)
 def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
     """x + |value| times the product rule of the two factors."""
     factors = flow.is_data("tensor1"), flow.is_data("tensor2")
@@ -269,7 +241,7 @@ def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor,
     return start + abs(value) * _product(tensor1, tensor2, *factors) if any(factors) else start
 
 
-@operator(*forms("addcdiv"), channels=combines_entries, context=True, couples=True, kind="combines")
+@combines(*forms("addcdiv"), context=True)
 def addcdiv(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
     """x + |value| times the quotient rule of the two factors."""
     parts = flow.is_data("tensor1"), flow.is_data("tensor2")
@@ -284,9 +256,9 @@ def _whole_power(input: Any, exponent: Any) -> Tensor:
     return torch.full_like(input if isinstance(input, Tensor) else exponent, torch.nan)
 
 
-@operator(
-    *present("pow", "float_power"), channels=product_channels, means=Means.POINTWISE, compute=_whole_power, context=True,
-    couples=True, kind="combines",
+@combines(
+    *present("pow", "float_power"), channels=product_channels, means=Means.POINTWISE, compute=_whole_power,
+    context=True,
 )  # fmt: skip
 def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
     """|p| x for x^p (slope at one); |ln c| x for c^x (slope at zero); x + y for data to the power of data."""
@@ -295,14 +267,14 @@ def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
     return reversed_power(exponent, input)
 
 
-@operator(Tensor.__rpow__, channels=combines_entries, kind="combines")
+@combines(Tensor.__rpow__, couples=False)
 def reversed_power(input: Tensor, other: Any) -> Tensor:
     """|ln c| x for c^x (slope at zero)."""
     base = other if isinstance(other, Tensor) else torch.tensor(other, dtype=input.dtype, device=input.device)
     return input * base.abs().log().abs()
 
 
-@operator(*forms("masked_fill"), convention=EXACT, channels=combines_entries, context=True, kind="combines")
+@combines(*forms("masked_fill"), convention=EXACT, context=True, couples=False)
 def masked_fill(flow: LayerContext, input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Zero where a constant mask fills in a constant; x for a mask that depends on data."""
     if flow.is_data("value"):

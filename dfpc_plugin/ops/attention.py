@@ -20,18 +20,14 @@ from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.proxy import is_data, shape_of
 from dfpc_plugin.tracing.sizes import Operation, expression_of
 
-__all__: list[str] = []
-
 
 def _note_scale(call: ChannelCall, query: Any, scale: Any = None) -> None:
     """Note the scale of the logits: `scale`, or by default one over the square root of the head width."""
     width = query.shape[-1]
     default = Operation(operators.pow, (expression_of(width), -0.5))
-    if scale is None:
-        call.scaled(query, default)
-    else:
+    if scale is not None:
         known = getattr(scale, "expression", None) or call.notes.casts.origin_of(scale, call.notes.names.caller)
-        call.scaled(query, scale if known is None else known)
+    call.scaled(query, default if scale is None else scale if known is None else known)
 
 
 def _fused_channels(

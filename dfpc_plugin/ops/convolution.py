@@ -41,8 +41,8 @@ def _noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 
 
 @operator(
-    *forms("conv1d", "conv2d", "conv3d"), convention=EXACT, channels=convolution_channels, noise=_noise, context=True,
-    kind="layer",
+    *forms("conv1d", "conv2d", "conv3d"), convention=EXACT, channels=convolution_channels, noise=_noise,
+    context=True, kind="layer",
 )  # fmt: skip
 def convolution(
     flow: LayerContext,
@@ -85,8 +85,8 @@ def convolution(
 
 
 @operator(
-    *forms("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), convention=EXACT, channels=transposed_channels,
-    context=True, kind="layer",
+    *forms("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), convention=EXACT,
+    channels=transposed_channels, context=True, kind="layer",
 )  # fmt: skip
 def transposed_convolution(
     flow: LayerContext,

@@ -11,7 +11,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet, sum_away
 from dfpc_plugin.ops.geometry import Axis, padding_sides, spell_out
 from dfpc_plugin.ops.linear import weight_rows
-from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
+from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
 
@@ -129,7 +129,7 @@ def _grouped_channels(
     count, kernel = int(groups), len(shape_of(weight)) - 2
     channel = len(shape_of(input)) - kernel - 1
     first = _of_weight(weight, count, transposed)
-    second = _of_input(call, input, channel, count, out)
+    second = _of_input(call, input, channel, count)
     grouped = Operand(tuple(slot for slot, _ in second), _full({0: count, 2: shape_of(input)[channel] // count}))
     sizes = shape_of(weight)
     outs = sizes[1] if transposed else sizes[0] // count
@@ -157,14 +157,13 @@ def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
     return laid
 
 
-def _of_input(call: ChannelCall, input: Any, channel: int, count: int, out: torch.Size) -> list[tuple[Tensor, Tensor]]:
+def _of_input(call: ChannelCall, input: Any, channel: int, count: int) -> list[tuple[Tensor, Tensor]]:
     """Labels along an input's channel axis, `(groups, 1, in)`; channels that differ between positions are united."""
     laid = []
     for slot in getattr(input, "slots", ()):
-        axes = varying(slot)
         if not _reads(slot, channel):
             continue
-        others = [axis for axis in axes if axis != channel]
+        others = [axis for axis in varying(slot) if axis != channel]
         first = call.table.unite_along(slot, others, call.where) if others else slot
         index = tuple(slice(None) if axis == channel else 0 for axis in range(slot.dim()))
         laid.append((canonical(first[index].view(count, 1, -1)), slot))
@@ -183,11 +182,10 @@ def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size) -> li
         if _reads(slot, channel):
             continue
         slot = call.table.unite_along(slot, [channel], call.where)
-        axes = varying(slot)
-        if any(slot.size(axis) != out[axis] for axis in axes):
+        if any(slot.size(axis) != out[axis] for axis in varying(slot)):
             call.freeze(slot, f"lies along an axis that {call.where} resamples")
-            continue
-        carried.append(slot[tuple(slice(None) if axis in axes else slice(0, 1) for axis in range(slot.dim()))])
+        else:
+            carried.append(squeezed(slot))
     return carried
 
 

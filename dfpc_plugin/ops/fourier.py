@@ -11,11 +11,9 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
-from dfpc_plugin.ops.record import APPROXIMATION, operator
-from dfpc_plugin.tracing.axes import varying
+from dfpc_plugin.ops.record import keeps_entries, operator
+from dfpc_plugin.tracing.axes import first_along, varying
 from dfpc_plugin.tracing.operator import present
-
-__all__: list[str] = []
 
 _ONE, _TWO, _MANY = (-1,), (-2, -1), None
 _AXES: dict[str, tuple[int, ...] | None] = {
@@ -46,23 +44,19 @@ def _fourier_channels(
         if set(axes) & set(varying(slot)):
             call.freeze(slot, f"is mixed along its own axis by {call.where}")
         else:
-            slots.append(slot[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(slot.dim()))])
+            slots.append(first_along(slot, axes))
     return call.make(shapes.shape, slots, dtype=shapes.dtype)
 
 
 def _of_one(flow: LayerContext, input: Tensor, n: Any = None, dim: Any = None, norm: Any = None) -> Tensor:
     """The sum over the axis (all matrix entries have magnitude one), divided as `norm` says."""
-    return _summed(flow, input, n, dim, norm)
+    return _of_several(flow, input, n, dim, norm)
 
 
 def _of_several(flow: LayerContext, input: Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> Tensor:
     """The sum over the axes (all matrix entries have magnitude one), divided as `norm` says."""
-    return _summed(flow, input, s, dim, norm)
-
-
-def _summed(flow: LayerContext, input: Tensor, sizes: Any, dim: Any, norm: Any) -> Tensor:
     name = flow.function_name.removeprefix("fft_")
-    axes = _transformed(name, input.dim(), sizes, dim)
+    axes = _transformed(name, input.dim(), s, dim)
     out = flow.on_shapes().shape
     count = math.prod(max(out[axis], input.shape[axis]) for axis in axes)
     inverse = name.startswith("i") != (norm == "forward")
@@ -72,20 +66,16 @@ def _summed(flow: LayerContext, input: Tensor, sizes: Any, dim: Any, norm: Any) 
 
 for _name in _AXES:
     _dtype = torch.float32 if _name.startswith(("irfft", "hfft")) else torch.complex64
-    operator(
-        getattr(torch.fft, _name), convention=APPROXIMATION, channels=_fourier_channels, context=True, dtypes=(_dtype,)
-    )(_of_one if _AXES[_name] == _ONE else _of_several)
-
-
-def _kept(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    return call.same(input)
+    operator(getattr(torch.fft, _name), channels=_fourier_channels, context=True, dtypes=(_dtype,))(
+        _of_one if _AXES[_name] == _ONE else _of_several
+    )
 
 
 @operator(
     *present("real", "imag"),
     torch.Tensor.real.__get__,  # type: ignore[attr-defined]
     torch.Tensor.imag.__get__,  # type: ignore[attr-defined]
-    channels=_kept,
+    channels=keeps_entries,
     dtypes=(torch.float32,),
 )
 def part(input: Tensor) -> Tensor:

@@ -52,15 +52,9 @@ def _tables(axis: Axis, dtype: torch.dtype, device: torch.device) -> tuple[Tenso
 
 
 def spread(kernel_sums: Tensor, axes: Sequence[Axis], *, over: str) -> Tensor:
-    """Spread `kernel_sums (channels, *kernel)` over positions.
+    """Spread `kernel_sums (channels, *kernel)`, of the absolute kernel over the channels on the other side, over positions.
 
-    Args:
-        kernel_sums: The absolute kernel, summed over the channels on the other side.
-        axes: One per axis of the kernel.
-        over: `outputs` for row sums of the convolution's matrix, `inputs` for its column sums.
-
-    Returns:
-        `(channels, *sizes)`.
+    Returns `(channels, *sizes)`: row sums of the convolution's matrix over its `outputs`, or column sums over its `inputs`.
     """
     for axis in axes:
         served, counts = _tables(axis, kernel_sums.dtype, kernel_sums.device)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.ops.moves import native
-from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.ops.record import EXACT, moves, native, operator
 from dfpc_plugin.ops.reduction import largest
-from dfpc_plugin.tracing.axes import canonical, inner_axis, varying
+from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.operator import Means, forms
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
@@ -116,8 +117,7 @@ def spread_of_part(input: Proxy, index: Any, plain: Any) -> dict[int, int | None
 def keep_positions(call: ChannelCall, index: Any) -> None:
     """Protect channels whose elements are positions in another tensor: where they point to is not tracked."""
     for tensor in tensors(index):
-        for slot in getattr(tensor, "slots", ()):
-            call.freeze(slot, f"is a position in {call.where}")
+        call.protect(tensor, f"is a position in {call.where}")
 
 
 def _at_any_position(slot: Tensor, index: Any) -> Tensor | None:
@@ -130,10 +130,10 @@ def _first_position(tensor: Tensor) -> Tensor:
     return torch.zeros(shape_of(tensor), dtype=torch.long, device="cpu")
 
 
-@operator(
-    Tensor.__getitem__, convention=EXACT, channels=_getitem_channels, means=Means.LINEAR, kind="picks", view=True,
-    first_only=False,
-)  # fmt: skip
+_picks = partial(operator, convention=EXACT, means=Means.LINEAR, kind="picks", first_only=False)
+
+
+@_picks(Tensor.__getitem__, channels=_getitem_channels, view=True)
 def getitem(input: Tensor, index: Any) -> Tensor:
     """Selects elements; at positions that depend on data, the largest along the axis (over channels, the sum)."""
     if not any(tensor.is_floating_point() for tensor in tensors(index)):
@@ -141,11 +141,7 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     parts = enumerate(_by_axis(index, input.dim()))
     axes = [axis for axis, part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     level = largest(input.abs(), axes, True).expand(input.shape)
-    return level[
-        map_tensors(
-            lambda tensor: torch.zeros_like(tensor, dtype=torch.long) if tensor.is_floating_point() else tensor, index
-        )
-    ]
+    return level[map_tensors(lambda at: torch.zeros_like(at).long() if at.is_floating_point() else at, index)]
 
 
 def _select_channels(call: ChannelCall, input: Any, dim: int, index: int) -> Any:
@@ -156,14 +152,9 @@ def _narrow_channels(call: ChannelCall, input: Any, dim: int, start: int, length
     return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), slice(start, start + length)))
 
 
-for _function in forms("select"):
-    operator(_function, convention=EXACT, channels=_select_channels, means=Means.LINEAR, kind="moves", view=True)(
-        native(_function, "select")
-    )
-for _function in forms("narrow"):
-    operator(_function, convention=EXACT, channels=_narrow_channels, means=Means.LINEAR, kind="moves", view=True)(
-        native(_function, "narrow")
-    )
+for _name, _channels in (("select", _select_channels), ("narrow", _narrow_channels)):
+    for _function in forms(_name):
+        moves(_function, channels=_channels, view=True)(native(_function, __name__))
 
 
 def _arguments(args: tuple, kwargs: dict[str, Any], rank: int) -> tuple[Tensor, int | None]:
@@ -178,15 +169,12 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
     """Select along an axis, and protect the channels along it."""
     _, dim = _arguments(args, kwargs, len(shape_of(input)))
     keep_positions(call, (args, kwargs))
-    slots = getattr(input, "slots", ())
-    for slot in slots:
-        if dim is None or dim in varying(slot):
-            call.freeze(slot, f"is read by fixed indices in {call.where}")
+    call.protect(input, f"is read by fixed indices in {call.where}", dim)
     if not is_known((args, kwargs)):
         shape = call.on_meta((input, *args), kwargs).shape
         spread = [
             slot.narrow(dim, 0, 1).expand([shape[axis] if axis == dim else size for axis, size in enumerate(slot.shape)])
-            for slot in slots if dim is not None and dim not in varying(slot)
+            for slot in getattr(input, "slots", ()) if dim is not None and dim not in varying(slot)
         ]  # fmt: skip
         return call.make(shape, [_fitting(slot, shape) for slot in spread])
     plain_args, plain_kwargs = on_labels(args), on_labels(kwargs)
@@ -196,15 +184,11 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
 
 def _fitting(slot: Tensor, shape: torch.Size) -> Tensor | None:
     """Expand labels to another shape, or None where they vary along an axis of another size."""
-    axes = varying(slot)
-    if any(slot.size(axis) != shape[axis] for axis in axes):
-        return None
-    return slot[tuple(slice(None) if axis in axes else slice(0, 1) for axis in range(slot.dim()))].expand(shape)
+    return None if any(slot.size(axis) != shape[axis] for axis in varying(slot)) else squeezed(slot).expand(shape)
 
 
-def _picks_along(name: str) -> None:
-    """Register a function that selects elements along an axis."""
-    function = getattr(torch, name)
+def _picking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the rule of a function that selects elements along an axis."""
 
     def pick(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Selects elements; at positions that depend on data, the largest along the axis (over channels, the sum)."""
@@ -216,16 +200,8 @@ def _picks_along(name: str) -> None:
         args, kwargs = map_tensors(lambda tensor: zeros if tensor is index else tensor, (args, kwargs))
         return function(level, *args, **kwargs)
 
-    pick.__name__ = name
-    operator(
-        *forms(name),
-        convention=EXACT,
-        channels=_along_axis_channels,
-        means=Means.LINEAR,
-        kind="picks",
-        first_only=False,
-    )(pick)
+    return pick
 
 
 for _name in ("index_select", "gather", "take_along_dim", "take"):
-    _picks_along(_name)
+    _picks(*forms(_name), channels=_along_axis_channels)(_picking(getattr(torch, _name)))

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet
-from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.ops.record import EXACT, native, operator
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 from dfpc_plugin.tracing.operator import Means
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
-
-__all__: list[str] = []
+from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
 
 
 def _slots(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -33,10 +31,7 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
     slots = [slot.expand(shape) for slot in meet(call.table, across, call.where)]
     along = [[slot for slot in _slots(t) if dim in varying(slot)] for t in tensors]
     for number in range(max(map(len, along))):
-        pieces = [
-            own[number] if number < len(own) else torch.zeros((), dtype=torch.long, device="cpu").expand(s)
-            for own, s in zip(along, shapes, strict=True)
-        ]
+        pieces = [own[number] if number < len(own) else blank(t) for own, t in zip(along, tensors, strict=True)]
         axes = {axis for piece in pieces for axis in varying(piece)}
         thin = tuple(slice(None) if axis in axes or axis == dim else slice(0, 1) for axis in range(len(shape)))
         slots.append(canonical(torch.cat([piece[thin] for piece in pieces], dim)).expand(shape))
@@ -74,14 +69,7 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
     shape.insert(dim, len(tensors))
     slots = []
     for number in range(max(len(_slots(t)) for t in tensors)):
-        pieces = []
-        for t in tensors:
-            own = _slots(t)
-            pieces.append(
-                own[number]
-                if number < len(own)
-                else torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(t))
-            )
+        pieces = [_slots(t)[number] if number < len(_slots(t)) else blank(t) for t in tensors]
         slots.append(canonical(torch.stack(pieces, dim)))
     for slot in slots:
         axes = [axis for axis in varying(slot) if axis != dim]
@@ -110,10 +98,6 @@ _CHANNELS: dict[str, Callable[..., Any] | None] = {
 
 for _name, _rule in _CHANNELS.items():
     _native = getattr(torch, _name)
-
-    def _join(*args: Any, _native: Any = _native, **kwargs: Any) -> Tensor:
-        """Concatenates bounds; constants (class tokens) have bound zero."""
-        return _native(*args, **kwargs)
-
-    _join.__name__ = _name
-    operator(_native, convention=EXACT, channels=_rule, means=Means.LINEAR, additive=True, kind="joins")(_join)
+    operator(_native, convention=EXACT, channels=_rule, means=Means.LINEAR, additive=True, kind="joins")(
+        native(_native, __name__, "Concatenates bounds; constants (class tokens) have bound zero.")
+    )

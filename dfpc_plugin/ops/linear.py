@@ -21,7 +21,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, real_values
 from dfpc_plugin.ops.record import BOUND, EXACT, operator
-from dfpc_plugin.tracing.axes import varying
+from dfpc_plugin.tracing.axes import squeezed, varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
 
@@ -78,23 +78,16 @@ def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
     """Labels of a weight's rows, laid out along the output's axis `axis`."""
     shape = shape_of(output)
     place = [-1 if at == axis else 1 for at in range(len(shape))]
-    rows = [row for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
-    return tuple(
-        [
-            row.flatten(1)[:, 0].view(place).expand(shape) if row.dim() > 1 else row.view(place).expand(shape)
-            for row in rows
-        ]
-    )
+    rows = [squeezed(row) for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
+    return tuple([row.reshape(place).expand(shape) for row in rows])
 
 
 def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     """Read the last axis by the columns of the weight; write its rows."""
-    leading: list[Any] = list(range(len(shape_of(input)) - 1))
+    leading = range(len(shape_of(input)) - 1)
     call.layer(weight, input, reads=-1, writes=-2, along=-1, positions=shape_of(input)[:-1].numel())
-    out: list[Any] = ["out"] if len(shape_of(weight)) > 1 else []
-    rows: list[Any] = [*out, "in"]
-    operands: list[tuple[Any, list[Any]]] = [(weight, rows), (input, [*leading, "in"])]
-    result = call.einsum(operands, [*leading, *out])
+    out = ["out"] if len(shape_of(weight)) > 1 else []
+    result = call.einsum([(weight, [*out, "in"]), (input, [*leading, "in"])], [*leading, *out])
     if bias is not None:
         call.biased(weight, bias)
         result = call.elementwise(result, bias)
@@ -127,10 +120,8 @@ def linear(flow: LayerContext, input: Tensor, weight: Tensor, bias: Tensor | Non
 
 
 def _bilinear_channels(call: ChannelCall, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
-    leading: list[Any] = list(range(len(shape_of(input1)) - 1))
-    operands: list[tuple[Any, list[Any]]] = [
-        (weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])
-    ]  # fmt: skip
+    leading = range(len(shape_of(input1)) - 1)
+    operands = [(weight, ["out", "one", "two"]), (input1, [*leading, "one"]), (input2, [*leading, "two"])]
     result = call.einsum(operands, [*leading, "out"], work=True)
     return result if bias is None else call.elementwise(result, bias)
 
@@ -154,8 +145,7 @@ def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, 
             call.freeze(slot, f"is a row of the table in {call.where}")
         else:
             slots.append(slot[0])
-    for slot in getattr(input, "slots", ()):
-        call.freeze(slot, f"is a position in {call.where}")
+    call.protect(input, f"is a position in {call.where}")
     if call.call.data:
         call.written(weight, 1)
     return call.make((*shape_of(input), shape_of(weight)[1]), slots, dtype=weight.dtype)

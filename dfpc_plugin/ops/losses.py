@@ -13,8 +13,6 @@ from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.operator import present
 from dfpc_plugin.tracing.proxy import is_data
 
-__all__: list[str] = []
-
 _NAMES = (
     "binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy ctc_loss gaussian_nll_loss "
     "hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,52 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.ops.record import EXACT, composed, moves_entries, operator
-from dfpc_plugin.tracing.axes import inner_axis, varying
-from dfpc_plugin.tracing.operator import Means, forms, present
+from dfpc_plugin.ops.record import EXACT, composed, moves, moves_entries, native, operator
+from dfpc_plugin.tracing.axes import inner_axis
+from dfpc_plugin.tracing.operator import forms, present
 from dfpc_plugin.tracing.proxy import value_of
 
-__all__: list[str] = []
-
-
-def native(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return the operator itself as a rule for bounds."""
-
-    def move(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    move.__name__, move.__doc__ = name, "Moves entries."
-    return move
-
-
-def _moves(names: str, *, view: bool) -> None:
-    for name in names.split():
-        for function in forms(name):
-            if function.__name__.endswith("_"):
-                continue  # a proxy cannot change its shape in place
-            bound = native(function, name)
-            operator(
-                function,
-                convention=EXACT,
-                channels=moves_entries(function),
-                means=Means.LINEAR,
-                kind="moves",
-                view=view,
-            )(bound)
-
-
-_moves(
+_VIEWS = (
     "permute transpose swapaxes swapdims t movedim moveaxis squeeze unsqueeze diagonal atleast_1d atleast_2d atleast_3d "
-    "adjoint",
-    view=True,
-)
-_moves("flip rot90 clone tril triu fliplr flipud", view=False)
-
-for _attribute in ("T", "mT", "H", "mH"):
-    _getter = getattr(Tensor, _attribute).__get__
-    operator(
-        _getter, convention=EXACT, channels=moves_entries(_getter), means=Means.LINEAR, kind="moves", view=True
-    )(native(_getter, _attribute))  # fmt: skip
+    "adjoint"
+).split()
+_COPIES = "flip rot90 clone tril triu fliplr flipud pixel_unshuffle".split()
+for _function in forms(*_VIEWS, *_COPIES) + tuple(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH")):
+    if not _function.__name__.endswith("_") or _function.__name__ == "__get__":  # no proxy changes its shape in place
+        _view = _function.__name__ not in _COPIES
+        moves(_function, channels=moves_entries(_function), view=_view)(native(_function, __name__))
 
 
 def _unchanged(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,36 +31,22 @@ def _unchanged(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 _CASTS = (
     "detach contiguous type float half double bfloat16 type_as requires_grad alias positive resolve_conj resolve_neg"
-)
+).split()
 
 
-@operator(
-    *present(*_CASTS.split()), Tensor.data.__get__,  # type: ignore[attr-defined]
-    convention=EXACT, channels=_unchanged, means=Means.LINEAR, kind="moves", view=True,
-)  # fmt: skip
+@moves(*present(*_CASTS), Tensor.data.__get__, channels=_unchanged, view=True)  # type: ignore[attr-defined]
 def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """x: bounds keep their own precision and layout."""
     return input
 
 
-@operator(
-    *present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves"
-)  # fmt: skip
+@operator(*present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves")
 def to_integers(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """x: rounding is ignored."""
     return input
 
 
-_SENT: dict[str, Any] = {
-    "convention": EXACT,
-    "channels": _unchanged,
-    "means": Means.LINEAR,
-    "kind": "moves",
-    "view": True,
-}
-
-
-@operator(*present("to"), **_SENT)
+@moves(*present("to"), channels=_unchanged, view=True)
 def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """x, on another device if one is given: its name or number, or a tensor on it."""
     for arg in (*args, *kwargs.values()):
@@ -105,13 +58,13 @@ def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return input
 
 
-@operator(*present("cpu"), **_SENT)
+@moves(*present("cpu"), channels=_unchanged, view=True)
 def move_to_cpu(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """x, on the CPU."""
     return input.cpu()
 
 
-@operator(*present("cuda"), **_SENT)
+@moves(*present("cuda"), channels=_unchanged, view=True)
 def move_to_cuda(input: Tensor, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Tensor:
     """x, on a CUDA device."""
     return input.to(device)
@@ -127,9 +80,7 @@ def _roll_channels(call: ChannelCall, input: Any, shifts: Any, dims: Any = None)
     return call.moved(input, lambda labels: labels.roll(shifts, dims))
 
 
-operator(*forms("roll"), convention=EXACT, channels=_roll_channels, means=Means.LINEAR, kind="moves")(
-    native(torch.roll, "roll")
-)
+moves(*forms("roll"), channels=_roll_channels)(native(torch.roll, __name__))
 
 
 @composed(*forms("channel_shuffle", "native_channel_shuffle"))
@@ -150,10 +101,7 @@ def _pixel_shuffle_channels(call: ChannelCall, input: Any, upscale_factor: int) 
     return call.moved(call.make(input.shape, slots), lambda labels: F.pixel_shuffle(labels, int(upscale_factor)))
 
 
-operator(*forms("pixel_shuffle"), convention=EXACT, channels=_pixel_shuffle_channels, means=Means.LINEAR, kind="moves")(
-    native(F.pixel_shuffle, "pixel_shuffle")
-)
-_moves("pixel_unshuffle", view=False)
+moves(*forms("pixel_shuffle"), channels=_pixel_shuffle_channels)(native(F.pixel_shuffle, __name__))
 
 
 def _is_window(args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -166,9 +114,7 @@ def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -
     """Every window has the channels of its elements."""
     if _is_window(args, kwargs):
         axis = int(kwargs.get("dimension", args[0] if args else 0)) % input.dim()
-        for slot in input.slots:
-            if axis in varying(slot):
-                call.freeze(slot, f"is windowed along its own axis by {call.where}")
+        call.protect(input, f"is windowed along its own axis by {call.where}", axis)
         return call.moved(input, lambda labels: labels.unfold(*map(int, args), **kwargs))
     shape = call.on_meta((input, *args), kwargs).shape
     window = shape[-2] // input.size(-3)
@@ -177,7 +123,7 @@ def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -
     )
 
 
-@operator(Tensor.unfold, F.unfold, convention=EXACT, channels=_unfold_channels, means=Means.LINEAR, kind="moves")
+@moves(Tensor.unfold, F.unfold, channels=_unfold_channels)
 def unfold(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Moves elements: sliding windows of a tensor, or of an image when the first argument is a kernel size."""
     return input.unfold(*args, **kwargs) if _is_window(args, kwargs) else F.unfold(input, *args, **kwargs)
@@ -193,9 +139,7 @@ def _fold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> 
     return call.make(shape, slots)
 
 
-operator(*forms("fold"), convention=EXACT, channels=_fold_channels, means=Means.LINEAR, kind="moves")(
-    native(F.fold, "fold")
-)
+moves(*forms("fold"), channels=_fold_channels)(native(F.fold, __name__))
 
 
 def _repeat_interleave_channels(
@@ -204,15 +148,11 @@ def _repeat_interleave_channels(
     """Repeat labels; protect channels that are repeated unequally often."""
     if isinstance(repeats, Tensor):
         repeats = value_of(repeats).cpu()
-        for slot in input.slots:
-            if dim is None or dim % input.dim() in varying(slot):
-                call.freeze(slot, f"is repeated unequally by {call.where}")
+        call.protect(input, f"is repeated unequally by {call.where}", None if dim is None else dim % input.dim())
     return call.moved(input, lambda labels: torch.repeat_interleave(labels, repeats, dim, **kwargs))
 
 
-operator(
-    *forms("repeat_interleave"), convention=EXACT, channels=_repeat_interleave_channels, means=Means.LINEAR, kind="moves"
-)(native(torch.repeat_interleave, "repeat_interleave"))  # fmt: skip
+moves(*forms("repeat_interleave"), channels=_repeat_interleave_channels)(native(torch.repeat_interleave, __name__))
 
 
 def _repeat_channels(call: ChannelCall, input: Any, *sizes: Any, **kwargs: Any) -> Any:
@@ -230,6 +170,4 @@ def _repeat_channels(call: ChannelCall, input: Any, *sizes: Any, **kwargs: Any) 
 
 
 for _function in forms("repeat", "tile"):
-    operator(_function, convention=EXACT, channels=_repeat_channels, means=Means.LINEAR, kind="moves")(
-        native(_function, "repeat")
-    )
+    moves(_function, channels=_repeat_channels)(native(_function, __name__))

@@ -16,13 +16,11 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import aligned, ratio, real_values
 from dfpc_plugin.ops.linear import weight_rows
-from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.ops.record import EXACT, combines_entries, operator
 from dfpc_plugin.ops.reduction import along_an_axis
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms, present
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
-
-__all__: list[str] = []
 
 
 def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
@@ -48,29 +46,16 @@ def _per_channel(call: ChannelCall, input: Any, weight: Any, bias: Any, *statist
 
 
 def _batch_norm_channels(
-    call: ChannelCall,
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+    call: ChannelCall, input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+    *args: Any, **kwargs: Any,
+) -> Any:  # fmt: skip
     """Unite statistics, weight and bias with axis one, whose size the module's `num_features` states."""
     call.described(input, "num_features")
     return _per_channel(call, input, weight, bias, running_mean, running_var)
 
 
 def _scripted_batch_norm_channels(
-    call: ChannelCall,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    *args: Any,
-    **kwargs: Any,
+    call: ChannelCall, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, *args: Any, **rest: Any
 ) -> Any:
     return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
 
@@ -132,13 +117,7 @@ def scripted_batch_norm(
 
 
 def _layer_norm_channels(
-    call: ChannelCall,
-    input: Any,
-    normalized_shape: Any,
-    weight: Any = None,
-    bias: Any = None,
-    *args: Any,
-    **kwargs: Any,
+    call: ChannelCall, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, *args: Any, **rest: Any
 ) -> Any:
     """Require the normalised sizes, and unite weight and bias with the last axes."""
     sizes = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
@@ -274,8 +253,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, o
 
 def _neighbours(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Protect the channels: pruning would change which of them are neighbours."""
-    for slot in input.slots:
-        call.freeze(slot, f"is normalised with neighbouring channels in {call.where}")
+    call.protect(input, f"is normalised with neighbouring channels in {call.where}")
     return call.same(input)
 
 
@@ -292,32 +270,19 @@ def _softmax_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 
 
 @operator(*forms("log_softmax", "gumbel_softmax"), channels=along_an_axis, kind="norm")
-def log_softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    """x: each output is assumed to depend on its own logit alone."""
-    return input
-
-
 @operator(*forms("softmax", "softmin"), channels=along_an_axis, noise=_softmax_noise, kind="norm")
 def softmax(input: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Tensor:
     """x: each output is assumed to depend on its own logit alone."""
     return input
 
 
-def _row_norm_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    return call.same(input)
-
-
-@operator(*present("renorm"), channels=_row_norm_channels, kind="norm")
+@operator(*present("renorm"), channels=lambda call, input, *args, **kwargs: call.same(input), kind="norm")
 def renorm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """x: rows are only scaled down."""
     return input
 
 
-def _weight_norm_channels(call: ChannelCall, v: Any, g: Any, dim: int = 0) -> Any:
-    return call.elementwise(v, g)
-
-
-@operator(torch._weight_norm, channels=_weight_norm_channels, kind="norm", couples=True)
+@operator(torch._weight_norm, channels=combines_entries, kind="norm", couples=True)
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """x + y: a direction times a length, both assumed of size one."""
     return v + g

@@ -6,8 +6,7 @@ one and says so. Variances and means come from integrals of f, so a function nee
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,16 +18,14 @@ from dfpc_plugin.ops.record import (
     APPROXIMATION,
     BOUND,
     EXACT,
+    combines,
     combines_entries,
     keeps_entries,
     operator,
     pointwise,
-    pointwise_record,
 )
-from dfpc_plugin.tracing.operator import Convention, Means, forms, present, register
+from dfpc_plugin.tracing.operator import Convention, Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy
-
-__all__: list[str] = []
 
 _LIPSCHITZ = "Lipschitz constant"
 _SLOPES: tuple[tuple[float, str, Convention, str], ...] = (
@@ -58,18 +55,27 @@ _SLOPES_AT_ONE: tuple[tuple[float, str], ...] = (
 )  # fmt: skip
 _IDENTITIES = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout"
 
+
+def _scaled(slope: float, reason: str) -> Callable[..., Tensor]:
+    """Return the rule of a function whose bound is `slope` times that of its input."""
+
+    def scaled(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return input if slope == 1 else input * slope
+
+    scaled.__doc__ = f"{'' if slope == 1 else f'{slope:.4g} '}x: {reason}."
+    return scaled
+
+
+def _nowhere(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """NaN, so that a function with a pole, or undefined somewhere, is not integrated and its slope is used."""
+    return torch.full_like(input, torch.nan)
+
+
 for _slope, _names, _convention, _reason in _SLOPES:
-    pointwise(present(*_names.split()), _slope, _reason, convention=_convention, name=_names.split()[0])
+    pointwise(*present(*_names.split()), convention=_convention)(_scaled(_slope, _reason))
 for _slope, _names in _SLOPES_AT_ONE:
-    pointwise(
-        present(*_names.split()), _slope, "slope at one (exp and its like: at zero; logit: at one half)", convention=APPROXIMATION,
-        integrate=False, name=_names.split()[0],
-    )  # fmt: skip
-
-
-def _identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: the identity in evaluation."""
-    return input
+    _reason = "slope at one (exp and its like: at zero; logit: at one half)"
+    pointwise(*present(*_names.split()), compute=_nowhere)(_scaled(_slope, _reason))
 
 
 def _scales_on(call: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -83,36 +89,36 @@ def _same_mean(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, mean_of(next(iter(given.values())))
 
 
-operator(*forms(*_IDENTITIES.split()), convention=EXACT, channels=_scales_on, noise=_same_mean, kind="pointwise")(
-    _identity
-)
+@pointwise(*forms(*_IDENTITIES.split()), convention=EXACT, channels=_scales_on, means=Means.OWN, noise=_same_mean)
+def identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """x: the identity in evaluation."""
+    return input
 
 
-@operator(*forms("neg", "negative"), convention=EXACT, channels=_scales_on, means=Means.LINEAR, kind="pointwise")
+@pointwise(*forms("neg", "negative"), convention=EXACT, channels=_scales_on, means=Means.LINEAR)
 def negative(input: Tensor) -> Tensor:
     """x: the sign does not matter."""
     return input
 
 
+@pointwise(*forms("softplus"), convention=BOUND)
 def softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     """x: Lipschitz constant (the scale beta cancels)."""
     return input
 
 
+@pointwise(*forms("leaky_relu"), convention=BOUND)
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """max(1, |slope|) x: Lipschitz constant."""
     return input * max(1.0, abs(negative_slope))
 
 
+@pointwise(*forms("elu"), convention=BOUND)
 def elu(
     input: Tensor, alpha: float = 1.0, inplace: bool = False, scale: float = 1.0, input_scale: float = 1.0
 ) -> Tensor:
     """max(1, |alpha|) x: Lipschitz constant."""
     return input * max(1.0, abs(alpha))
-
-
-for _bound in (softplus, leaky_relu, elu):
-    register(forms(_bound.__name__), pointwise_record(_bound, BOUND))
 
 
 def _on_axis_one(weight: Tensor, input: Tensor) -> Tensor:
@@ -127,68 +133,42 @@ def _prelu_channels(call: ChannelCall, input: Any, weight: Any) -> Any:
 
 def _prelu_value(input: Tensor, weight: Tensor) -> Tensor:
     """PReLU of `input`, which has an additional first axis."""
-    slope = weight.reshape(-1, *(1,) * (input.dim() - 3)) if weight.numel() > 1 and input.dim() > 2 else weight
-    return torch.where(input > 0, input, slope * input)
+    return torch.where(input > 0, input, _on_axis_one(weight, input[0]) * input)
 
 
+@pointwise(*forms("prelu"), convention=BOUND, channels=_prelu_channels, compute=_prelu_value)
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """max(1, |slope of the channel|) x: Lipschitz constant."""
     return input * _on_axis_one(weight.abs().clamp_min(1), input)
 
 
-register(
-    forms("prelu"), dataclasses.replace(pointwise_record(prelu, BOUND, compute=_prelu_value), channels=_prelu_channels)
-)
+@operator(
+    *present("zero", "fill", "bernoulli", "normal", "uniform", "exponential", "random"),
+    convention=EXACT, channels=keeps_entries, kind="pointwise",
+)  # fmt: skip
+def fill(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Zero: a constant does not change."""
+    return torch.zeros_like(input)
 
 
-def _fills(names: str) -> None:
-    """Register operators that overwrite elements with constants or noise."""
-
-    def fill(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Zero: a constant does not change."""
-        return torch.zeros_like(input)
-
-    operator(*present(*names.split()), convention=EXACT, channels=keeps_entries, kind="pointwise")(fill)
-
-
-_fills("zero fill bernoulli normal uniform exponential random")
-
-
-def _answers(names: str, *, couples: bool) -> None:
-    """Register comparisons, whose result is a mask."""
-
-    def compare(input: Any, *others: Any, **kwargs: Any) -> Tensor:
-        """Zero: a mask is assumed not to change."""
-        given = [tensor for tensor in (input, *others, *kwargs.values()) if isinstance(tensor, Tensor)]
-        shape = torch.broadcast_shapes(*[tensor.shape for tensor in given])
-        return torch.zeros((), dtype=torch.float32, device=given[0].device).expand(shape)
-
-    compare.__name__ = names.split()[0]
-    operator(
-        *present(*names.split()),
-        *(getattr(Tensor, f"__{name}__") for name in names.split() if hasattr(Tensor, f"__{name}__")),
-        channels=combines_entries, context=False, couples=couples, additive=True, dtypes=(torch.bool,),
-        kind="combines" if couples else "pointwise",
-    )(compare)  # fmt: skip
-
-
-_answers("gt lt ge le eq ne greater less greater_equal less_equal not_equal isclose", couples=True)
-_answers("logical_and logical_or logical_not logical_xor", couples=True)
-_answers("isnan isinf isfinite isreal isposinf isneginf signbit", couples=False)
-
-
-def _of_bits(input: Any, other: Any = None) -> Tensor:
-    """Zero: integers and masks are assumed not to change."""
-    given = [tensor for tensor in (input, other) if isinstance(tensor, Tensor)]
-    return torch.zeros((), device=given[0].device).expand(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
-
-
+_COMPARISONS = (
+    "gt lt ge le eq ne greater less greater_equal less_equal not_equal isclose "
+    "logical_and logical_or logical_not logical_xor"
+).split()
+_TESTS = "isnan isinf isfinite isreal isposinf isneginf signbit".split()
 _BITS = "and or xor invert rand ror rxor iand ior ixor lshift rshift".split()
-operator(
-    *present("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
-    *(getattr(Tensor, f"__{name}__") for name in _BITS if hasattr(Tensor, f"__{name}__")),
-    channels=combines_entries, couples=True, additive=True, kind="combines",
-)(_of_bits)  # fmt: skip
+_PYTHON = [getattr(Tensor, f"__{name}__") for name in _COMPARISONS if hasattr(Tensor, f"__{name}__")]
+
+
+@combines(*present(*_COMPARISONS), *_PYTHON, additive=True, dtypes=(torch.bool,))
+@operator(*present(*_TESTS), channels=combines_entries, additive=True, dtypes=(torch.bool,), kind="pointwise")
+@combines(
+    *present("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", *(f"__{name}__" for name in _BITS)), additive=True
+)  # fmt: skip
+def compare(*operands: Any, **kwargs: Any) -> Tensor:
+    """Zero: masks and integers are assumed not to change."""
+    given = [tensor for tensor in (*operands, *kwargs.values()) if isinstance(tensor, Tensor)]
+    return torch.zeros((), device=given[0].device).expand(torch.broadcast_shapes(*[tensor.shape for tensor in given]))
 
 
 def _observed_channels(

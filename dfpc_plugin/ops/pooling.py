@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,10 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, per_channel
-from dfpc_plugin.ops.record import BOUND, EXACT, operator
+from dfpc_plugin.ops.record import BOUND, EXACT, moves, native, operator
 from dfpc_plugin.tracing.axes import canonical, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
-
-__all__: list[str] = []
 
 
 def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -33,65 +32,42 @@ def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) ->
     return call.resized(input, shape), call.make(shape, part=1, dtype=torch.long)
 
 
-def _native(name: str, formula: str) -> Callable[..., Any]:
-    """Return the operator itself as a rule for bounds."""
-    function = next(getattr(home, name) for home in (F, torch, Tensor) if hasattr(home, name))
-
-    def apply(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    apply.__name__, apply.__doc__ = name, formula
-    return apply
-
-
 def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
     """Keep means per channel; means that differ between positions are dropped."""
     mean = mean_of(next(iter(given.values())))
     return variance, mean if mean is not None and per_channel(mean, 2) else None
 
 
+_pools = partial(operator, channels=_resample_channels, kind="pools")
+
 _AVERAGE = "The operator on the bounds: its matrix has no negative entry."
 _LARGEST = "The largest bound in the window: |max a - max b| <= max |a - b|."
-for _rank in (1, 2, 3):
-    for _name in (f"avg_pool{_rank}d", f"adaptive_avg_pool{_rank}d"):
-        _passing: dict[str, Any] = {"noise": _mean_per_channel} if _rank == 2 else {"means": Means.LINEAR}
-        operator(
-            *forms(_name), convention=EXACT, channels=_resample_channels, kind="pools", first_only=True, **_passing
-        )(_native(_name, _AVERAGE))
-    for _name in (f"max_pool{_rank}d", f"adaptive_max_pool{_rank}d"):
-        _passing = {"noise": _mean_per_channel} if _name == "max_pool2d" else {}
-        operator(
-            *forms(_name), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True, **_passing
-        )(_native(_name, _LARGEST))
-    for _name in (f"max_pool{_rank}d_with_indices", f"adaptive_max_pool{_rank}d_with_indices"):
+_NORM = "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||."
+_POOLS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("avg_pool2d adaptive_avg_pool2d", _AVERAGE, {"convention": EXACT, "noise": _mean_per_channel}),
+    ("avg_pool1d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool3d", _AVERAGE, {"convention": EXACT, "means": Means.LINEAR}),
+    ("max_pool2d", _LARGEST, {"noise": _mean_per_channel}),
+    ("max_pool1d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", _LARGEST, {}),
+    ("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool1d_with_indices "
+     "adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices", _LARGEST,
+     {"channels": _with_positions, "dtypes": (None, torch.long)}),
+    ("fractional_max_pool2d", _LARGEST, {}),
+    ("lp_pool1d lp_pool2d lp_pool3d", _NORM, {}),
+)  # fmt: skip
+for _names, _formula, _fields in _POOLS:
+    for _name in _names.split():
         if hasattr(F, _name):
-            operator(
-                *forms(_name), convention=BOUND, channels=_with_positions, kind="pools", dtypes=(None, torch.long),
-                first_only=True,
-            )(_native(_name, _LARGEST))  # fmt: skip
-    if hasattr(F, f"lp_pool{_rank}d"):
-        operator(
-            *forms(f"lp_pool{_rank}d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True
-        )(_native(f"lp_pool{_rank}d", "The operator on the bounds: | ||a|| - ||b|| | <= ||a - b||."))
-operator(
-    *present("fractional_max_pool2d"), convention=BOUND, channels=_resample_channels, kind="pools", first_only=True
-)(_native("fractional_max_pool2d", _LARGEST))
+            _pools(*forms(_name), **{"convention": BOUND} | _fields)(native(getattr(F, _name), __name__, _formula))
 
 
-@operator(
-    *present("max_unpool1d", "max_unpool2d", "max_unpool3d"),
-    convention=BOUND,
-    channels=_resample_channels,
-    kind="pools",
-    context=True,
-)
+@_pools(*present("max_unpool1d", "max_unpool2d", "max_unpool3d"), convention=BOUND, context=True)
 def unpool(flow: LayerContext, input: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """mean(x) per channel at every position: the positions of the elements depend on data."""
     shape = flow.on_shapes().shape
     return input.mean(list(range(2, input.dim())), keepdim=True).expand(shape)
 
 
-@operator(*forms("interpolate", "upsample"), channels=_resample_channels, means=Means.LINEAR, kind="pools")
+@_pools(*forms("interpolate", "upsample"), means=Means.LINEAR)
 def interpolate(
     input: Tensor,
     size: Any = None,
@@ -110,12 +86,11 @@ def interpolate(
 def _grid_channels(call: ChannelCall, input: Any, grid: Any, *args: Any, **kwargs: Any) -> Any:
     """Sample positions of every channel; protect channels of the grid."""
     own, moved = shape_of(input), shape_of(grid)
-    for slot in getattr(grid, "slots", ()):
-        call.freeze(slot, f"gives positions to {call.where}")
+    call.protect(grid, f"gives positions to {call.where}")
     return call.resized(input, [own[0], own[1], *moved[1:-1]])
 
 
-@operator(*forms("grid_sample"), channels=_grid_channels, kind="pools", context=True)
+@_pools(*forms("grid_sample"), channels=_grid_channels, context=True)
 def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The sampled bounds for a constant grid (exact unless bicubic); mean(x) + mean(grid) for a grid of data."""
     if not flow.is_data("grid"):
@@ -160,13 +135,13 @@ def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
     return torch.cat([pieces[0], slot, pieces[1]], axis)
 
 
-@operator(torch.constant_pad_nd, convention=EXACT, channels=_pad_channels, means=Means.LINEAR, kind="moves")
+@moves(torch.constant_pad_nd, channels=_pad_channels)
 def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
     """Adds constants at the border, which have bound zero."""
     return F.pad(input, pad)
 
 
-@operator(F.pad, convention=EXACT, channels=_pad_channels, means=Means.LINEAR, kind="moves")
+@moves(F.pad, channels=_pad_channels)
 def pad(input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> Tensor:
     """Copies border elements, or adds constants, which have bound zero."""
     return F.pad(input, pad, mode)

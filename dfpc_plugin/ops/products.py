@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,9 +86,7 @@ def _summed_mean(factor: Any, axis: int) -> Any:
     rank = min(2, factor.dim())
     mean = mean.reshape((1,) * max(0, rank - mean.dim()) + mean.shape)
     axis = max(axis, -rank)
-    return mean.expand(
-        [shape_of(factor)[axis] if at == mean.dim() + axis else size for at, size in enumerate(mean.shape)]
-    )
+    return mean.expand([*mean.shape[:axis], shape_of(factor)[axis], *mean.shape[axis:][1:]])
 
 
 def _mean_product(x: Tensor, y: Tensor) -> Tensor:
@@ -111,40 +110,36 @@ def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -
     return torch.matmul(x.abs(), y)
 
 
-@operator(
-    *forms("matmul", "dot", "vdot"),
-    torch.linalg.matmul,
-    channels=_matmul_channels,
-    noise=_noise_of("input", "other"),
-    context=True,
-    kind="products",
+_products = partial(operator, context=True, kind="products")
+
+
+@_products(
+    *forms("matmul", "dot", "vdot"), torch.linalg.matmul, channels=_matmul_channels, noise=_noise_of("input", "other")
 )
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
     return _matmul(flow, "input", "other", input, other)
 
 
-@operator(*forms("inner"), channels=_inner_channels, context=True, kind="products")
+@_products(*forms("inner"), channels=_inner_channels)
 def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """The rule of matmul with the transpose of y."""
     return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
 
 
-@operator(
-    *forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"), context=True, kind="products"
-)
+@_products(*forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"))
 def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
     """The rule of matmul."""
     return _matmul(flow, "input", "mat2", input, mat2)
 
 
-@operator(*forms("mv"), channels=_matmul_channels, context=True, kind="products")
+@_products(*forms("mv"), channels=_matmul_channels)
 def matrix_times_vector(flow: LayerContext, input: Tensor, vec: Tensor) -> Tensor:
     """The rule of matmul."""
     return _matmul(flow, "input", "vec", input, vec)
 
 
-@operator(torch.Tensor.__rmatmul__, channels=_reversed_channels, context=True, kind="products")
+@_products(torch.Tensor.__rmatmul__, channels=_reversed_channels)
 def matmul_reversed(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """The rule of matmul with exchanged factors."""
     return _matmul(flow, "other", "input", other, input)
@@ -165,7 +160,7 @@ def _added_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, given.get("beta", 1) * start + given.get("alpha", 1) * mean
 
 
-@operator(*forms("addmm"), channels=_added_channels, noise=_added_noise, context=True, kind="products")
+@_products(*forms("addmm"), channels=_added_channels, noise=_added_noise)
 def addmm(
     flow: LayerContext, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
@@ -173,7 +168,7 @@ def addmm(
     return _added(flow, input, _matmul(flow, "mat1", "mat2", mat1, mat2), beta, alpha)
 
 
-@operator(*forms("baddbmm"), channels=_added_channels, context=True, kind="products")
+@_products(*forms("baddbmm"), channels=_added_channels)
 def baddbmm(
     flow: LayerContext, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
@@ -181,26 +176,22 @@ def baddbmm(
     return _added(flow, input, _matmul(flow, "batch1", "batch2", batch1, batch2), beta, alpha)
 
 
-@operator(*forms("addmv"), channels=_added_channels, context=True, kind="products")
+@_products(*forms("addmv"), channels=_added_channels)
 def addmv(flow: LayerContext, input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """|beta| x + |alpha| times the rule of matmul."""
     return _added(flow, input, _matmul(flow, "mat", "vec", mat, vec), beta, alpha)
 
 
-@operator(*forms("einsum"), channels=_einsum_channels, context=True, kind="products")
+@_products(*forms("einsum"), channels=_einsum_channels)
 def einsum(flow: LayerContext, equation: str, *operands: Any) -> Tensor:
     """The sum, over data operands, of means over the summed indices; |W| x when only one operand is data."""
     factors: Sequence[Tensor] = operands[0] if isinstance(operands[0], list | tuple) else operands
     originals = flow.arguments[1] if isinstance(operands[0], list | tuple) else flow.arguments[1:]
     data = [is_data(original) for original in originals]
     if sum(data) == 1:
-        return torch.einsum(
-            equation, *(factor if varies else factor.abs() for factor, varies in zip(factors, data, strict=True))
-        )
+        return torch.einsum(equation, *(x if varies else x.abs() for x, varies in zip(factors, data, strict=True)))
     terms, output = spelled_equation(equation, [factor.dim() for factor in factors])
-    sizes = {
-        letter: size for term, x in zip(terms, factors, strict=True) for letter, size in zip(term, x.shape, strict=True)
-    }
+    sizes = {c: n for term, x in zip(terms, factors, strict=True) for c, n in zip(term, x.shape, strict=True)}
     shape = [sizes[letter] for letter in output]
     total = factors[0].new_zeros(())
     for letters, factor, varies in zip(terms, factors, data, strict=True):
@@ -237,7 +228,7 @@ def _distance_channels(call: ChannelCall, x1: Any, x2: Any, *args: Any, **kwargs
     return product(call, x1, x2.transpose(-2, -1))
 
 
-@operator(*present("cdist"), channels=_distance_channels, context=True, kind="products")
+@_products(*present("cdist"), channels=_distance_channels)
 def distance(flow: LayerContext, x1: Tensor, x2: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """sum_k x + sum_k y: a distance changes by at most the norms of both changes."""
     zero = torch.zeros((), dtype=x1.dtype, device=x1.device)

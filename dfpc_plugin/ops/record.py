@@ -1,23 +1,22 @@
 """Functions that declare an operator's record: how bounds, variances, means and channels pass it.
 
-`pointwise` is for element-wise functions of one tensor, `rule` for users' operators, `composed` for an operator that is
-a composition of known ones, and `operator` for all others.
+`rule` is for users' operators, `composed` for an operator that is a composition of known ones, and `operator` for all
+others; `pointwise`, `combines` and `moves` are `operator` with the fields of a kind.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.tracing.operator import Convention, Means, Operator, find_operator, register
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
-_Functions = tuple[Callable[..., Any], ...]
 
 EXACT, BOUND, APPROXIMATION = Convention.EXACT, Convention.BOUND, Convention.APPROXIMATION
 
@@ -46,77 +45,41 @@ def operator(
     *functions: Callable[..., Any],
     convention: Convention = APPROXIMATION,
     channels: Callable[..., Any] | None,
-    means: Means | None = None,
     noise: Callable[[Mapping[str, Any], Tensor], Any] | None = None,
-    compute: Callable[..., Any] | None = None,
-    kind: str = "other",
-    context: bool = False,
-    couples: bool = False,
-    view: bool = False,
-    additive: bool = False,
-    first_only: bool | None = None,
-    dtypes: tuple[torch.dtype | None, ...] = (),
+    **fields: Any,
 ) -> Callable[[Rule], Rule]:
-    """Register a record for `functions`, with the decorated function as their rule for bounds. See `Operator`."""
-    passing = means or (Means.AS_BOUNDS if noise is None else Means.OWN)
+    """Register a record for `functions`, with the decorated function as their rule for bounds.
+
+    The other `fields` are those of `Operator`. Unless they say more, only the first argument can be data.
+    """
+    fields.setdefault("means", Means.AS_BOUNDS if noise is None else Means.OWN)
+    fields.setdefault("first_only", not any(map(fields.get, ("context", "couples", "additive", "view"))))
 
     def write(bound: Rule) -> Rule:
-        only_first = not (context or couples or additive or view) if first_only is None else first_only
-        register(
-            functions,
-            Operator(
-                bound,
-                convention,
-                channels,
-                passing,
-                noise,
-                compute,
-                kind,
-                context,
-                couples,
-                view,
-                additive,
-                only_first,
-                dtypes,
-            ),
-        )
+        register(functions, Operator(bound, convention, channels, noise=noise, **fields))
         return bound
 
     return write
 
 
-def pointwise(
-    functions: _Functions,
-    slope: float,
-    reason: str,
-    *,
-    convention: Convention = BOUND,
-    integrate: bool = True,
-    compute: Callable[..., Any] | None = None,
-    name: str = "",
-) -> None:
-    """Register element-wise functions whose bound is `slope` times that of their input."""
+def native(function: Callable[..., Any], module: str, formula: str = "Moves entries.") -> Callable[..., Any]:
+    """Return the operator itself as a rule for bounds, as one of the rules of `module`."""
 
-    def scaled(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return input if slope == 1 else input * slope
+    def apply(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
-    scaled.__name__ = name or getattr(functions[0], "__name__", "pointwise")
-    scaled.__doc__ = f"{'' if slope == 1 else f'{slope:.4g} '}x: {reason}."
-    register(functions, pointwise_record(scaled, convention, compute=compute if integrate else _nowhere))
+    apply.__module__, apply.__doc__ = module, formula
+    return apply
 
 
-def pointwise_record(
-    bound: Callable[..., Any], convention: Convention, *, compute: Callable[..., Any] | None = None
-) -> Operator:
-    """Return the record of an element-wise function."""
-    return Operator(
-        bound, convention, keeps_entries, Means.POINTWISE, compute=compute, kind="pointwise", first_only=True
-    )  # fmt: skip
+combines = partial(operator, channels=combines_entries, couples=True, kind="combines")
+"""`operator` for those that combine elements by broadcasting."""
 
+pointwise = partial(operator, channels=keeps_entries, means=Means.POINTWISE, kind="pointwise")
+"""`operator` for element-wise functions of one tensor."""
 
-def _nowhere(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """NaN, so that a function with a pole, or undefined somewhere, is not integrated and its slope is used."""
-    return torch.full_like(input, torch.nan)
+moves = partial(operator, convention=EXACT, means=Means.LINEAR, kind="moves")
+"""`operator` for those that move or copy elements."""
 
 
 def composed(*functions: Callable[..., Any], override: bool = False) -> Callable[[Rule], Rule]:

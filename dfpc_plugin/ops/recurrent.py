@@ -16,22 +16,10 @@ from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
-__all__: list[str] = []
 
-
-def _recurrent_channels(
-    call: ChannelCall,
-    input: Any,
-    hx: Any,
-    params: Any,
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> Any:
+def _recurrent_channels(call: ChannelCall, input: Any, hx: Any, params: Any, *options: Any) -> Any:
     """Unite, per layer and direction, the gates' rows of both weights, the biases, and the state's columns."""
+    _has_biases, num_layers, _dropout, _train, bidirectional, _batch_first = options
     states = list(hx) if isinstance(hx, tuple | list) else [hx]
     directions = 2 if bidirectional else 1
     per_cell = len(params) // (int(num_layers) * directions)
@@ -84,39 +72,30 @@ def _cell(call: ChannelCall, input: Any, cell: Any) -> Any:
 
 
 def _recurrent(
-    flow: LayerContext,
-    input: Tensor,
-    hx: Any,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
+    flow: LayerContext, input: Tensor, hx: Any, params: Sequence[Tensor], *options: Any
 ) -> tuple[Tensor, ...]:
     """Per direction and layer: read |W_ih| x and |W_hh| h, write h = the sum of the gates' rows of |W_ih| 1.
 
     This is an approximation: gates are taken as one, and the state as equal at every step. Scores are named after each
     direction's input weight and have one value per hidden unit.
     """
-    originals = flow.original("params")
-    per_cell = len(params) // (num_layers * (2 if bidirectional else 1))
+    _has_biases, num_layers, _dropout, _train, bidirectional, batch_first = options
+    directions, originals = 2 if bidirectional else 1, flow.original("params")
+    per_cell = len(params) // (num_layers * directions)
     kinds = len(hx) if isinstance(hx, tuple | list) else 1  # hidden states, and an LSTM's cells
     time = 1 if batch_first and input.dim() == 3 else 0
     finals: list[Tensor] = []
     cells = [range(start, start + per_cell) for start in range(0, len(params), per_cell)]
     for layer in range(num_layers):
         outputs, names = [], []
-        for cell in cells[layer * (2 if bidirectional else 1) :][: 2 if bidirectional else 1]:
+        for cell in cells[layer * directions :][:directions]:
             name = flow.name_of(originals[cell[0]])
             w_ih, w_hh = params[cell[0]].abs(), params[cell[1]].abs()
             before = flow.sources
             read_linear(flow, name, input, w_ih)
             units = w_hh.shape[1]
-            hidden = flow.write(name, w_ih.sum(1).view(-1, units).sum(0), channel_dim=0).expand(
-                *input.shape[:-1], units
-            )
+            leaf = flow.write(name, w_ih.sum(1).view(-1, units).sum(0), channel_dim=0)
+            hidden = leaf.expand(*input.shape[:-1], units)
             read_linear(flow, name, hidden, w_hh)
             outputs.append(hidden)
             finals.append(hidden.select(time, -1))

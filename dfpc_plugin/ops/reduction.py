@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from dfpc_plugin.analyses.combine import sum_away
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.errors import ValueDependentError
-from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, operator
+from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, native, operator
 from dfpc_plugin.tracing.axes import inner_axis, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
@@ -33,24 +34,13 @@ def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
     return call.make(shape, left)
 
 
-def _reduces(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+def _reduced_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Read the channels along the reduced axes; keep the others."""
     given = [arg for arg in args if not isinstance(arg, torch.dtype)]
     if call.name in ("norm", "vector_norm", "linalg_norm", "linalg_vector_norm"):
         given = given[1:]
     dim = kwargs.get("dim", kwargs.get("axis", given[0] if given else None))
     return _reduced(call, input, dim, bool(kwargs.get("keepdim", given[1] if len(given) > 1 else False)))
-
-
-def _native(name: str) -> Callable[..., Any]:
-    """Return the operator itself as a rule for bounds."""
-    function = getattr(torch, name)
-
-    def apply(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    apply.__name__, apply.__doc__ = name, "The operator on the bounds: its matrix has no negative entry."
-    return apply
 
 
 def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -65,21 +55,16 @@ def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance * count, mean
 
 
-def _total(name: str) -> Callable[..., Any]:
-    function = getattr(torch, name)
-
-    def total(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-        """The operator on the bounds: its matrix has no negative entry."""
-        return function(input) if dim is None else function(input, dim, keepdim)
-
-    total.__name__ = name
-    return total
-
-
+_reduces = partial(operator, channels=_reduced_channels, kind="reduces")
+_POSITIVE = "The operator on the bounds: its matrix has no negative entry."
 for _name in ("mean", "nanmean"):
-    operator(*forms(_name), convention=EXACT, channels=_reduces, means=Means.LINEAR, kind="reduces")(_native(_name))
-for _name in ("sum", "nansum"):
-    operator(*forms(_name), convention=EXACT, channels=_reduces, noise=_sum_noise, kind="reduces")(_total(_name))
+    _reduces(*forms(_name), convention=EXACT, means=Means.LINEAR)(native(getattr(torch, _name), __name__, _POSITIVE))
+
+
+@_reduces(*forms("sum", "nansum"), convention=EXACT, noise=_sum_noise)
+def total(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The operator on the bounds: its matrix has no negative entry."""
+    return input.sum() if dim is None else input.sum(dim, keepdim)
 
 
 def along_an_axis(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -100,10 +85,10 @@ def along_an_axis(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> A
     return call.make(shape_of(input), slots)
 
 
-operator(*forms("cumsum"), convention=EXACT, channels=along_an_axis, kind="reduces")(_native("cumsum"))
+_reduces(*forms("cumsum"), convention=EXACT, channels=along_an_axis)(native(torch.cumsum, __name__, _POSITIVE))
 
 
-@operator(*present("cumprod", "logcumsumexp"), channels=along_an_axis, kind="reduces")
+@_reduces(*present("cumprod", "logcumsumexp"), channels=along_an_axis)
 def running_product(input: Tensor, dim: int, *args: Any, **kwargs: Any) -> Tensor:
     """The running sum of the bounds: elements are assumed of size one."""
     return input.cumsum(dim)
@@ -123,7 +108,7 @@ def _within_channels(input: Tensor, dims: Iterable[int]) -> bool:
     return input.dim() >= 4 and all(dim % input.dim() >= input.dim() - 2 for dim in dims)
 
 
-@operator(torch.linalg.vector_norm, torch.linalg.norm, convention=BOUND, channels=_reduces, kind="reduces")
+@_reduces(torch.linalg.vector_norm, torch.linalg.norm, convention=BOUND)
 def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
     """||x|| over the positions of an (N, C, ...) map: | ||a|| - ||b|| | <= ||a - b||; over other axes the sum."""
     dims = _dims(x, dim)
@@ -132,20 +117,20 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return torch.linalg.vector_norm(x, 2 if ord is None or ord == "fro" else ord, dims, keepdim)
 
 
-@operator(*forms("norm"), convention=BOUND, channels=_reduces, kind="reduces")
+@_reduces(*forms("norm"), convention=BOUND)
 def norm(input: Tensor, p: Any = "fro", dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Tensor:
     """||x|| over the positions of an (N, C, ...) map: | ||a|| - ||b|| | <= ||a - b||; over other axes the sum."""
     return vector_norm(input, p, dim, keepdim)
 
 
-@operator(*forms("amax", "amin", "logsumexp"), convention=BOUND, channels=_reduces, kind="reduces")
+@_reduces(*forms("amax", "amin", "logsumexp"), convention=BOUND)
 def largest(input: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
     """max(x) over the positions of an (N, C, ...) map; over other axes the sum."""
     dims = _dims(input, dim)
     return input.amax(dims, keepdim) if _within_channels(input, dims) else input.sum(dims, keepdim=keepdim)
 
 
-@operator(*forms("prod"), channels=_reduces, kind="reduces")
+@_reduces(*forms("prod"))
 def product(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The sum: factors are assumed of size one."""
     return input.sum(_dims(input, dim), keepdim=keepdim)
@@ -165,9 +150,9 @@ def _extreme_channels(call: ChannelCall, input: Any, dim: Any = None, keepdim: b
     )  # fmt: skip
 
 
-@operator(
-    *forms("max", "min"), convention=BOUND, channels=_extreme_channels, means=Means.POINTWISE, couples=True, additive=True,
-    dtypes=(None, torch.long), kind="reduces",
+@_reduces(
+    *forms("max", "min"), convention=BOUND, channels=_extreme_channels, means=Means.POINTWISE, couples=True,
+    additive=True, dtypes=(None, torch.long),
 )  # fmt: skip
 def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *, dim: Any = None) -> Any:
     """As `amax` along one axis; x + y for two tensors, as `maximum`."""
@@ -192,7 +177,7 @@ def _mean_over(input: Tensor, dim: Any, args: tuple, keepdim: bool) -> Tensor:
     return input.mean(dims, keepdim=bool(args[1]) if len(args) > 1 else keepdim)
 
 
-@operator(*forms("var", "std"), channels=_variance_channels, kind="reduces")
+@_reduces(*forms("var", "std"), channels=_variance_channels)
 def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
     """mean(x) over the axes: the slope of a deviation of size one."""
     return _mean_over(input, dim, args, keepdim)
@@ -203,7 +188,7 @@ def _both_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, *
     return tuple(call.make(shape_of(first), first.slots, part=part) for part in range(2))
 
 
-@operator(*forms("var_mean", "std_mean"), channels=_both_channels, kind="reduces")
+@_reduces(*forms("var_mean", "std_mean"), channels=_both_channels)
 def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
     """mean(x) over the axes, for both."""
     mean = _mean_over(input, dim, args, keepdim)
@@ -213,39 +198,38 @@ def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool 
 def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
     """The result has no channels. argmax and argmin protect channels along the axis: positions would shift."""
     if call.name in ("argmax", "argmin"):
-        for slot in input.slots:
-            if dim is None or int(dim) % input.dim() in varying(slot):
-                call.freeze(slot, f"is numbered by its position in {call.where}")
+        axis = None if dim is None else int(dim) % input.dim()
+        call.protect(input, f"is numbered by its position in {call.where}", axis)
     result = _reduced(call, input, dim, keepdim)
     return call.make(shape_of(result))
 
 
-@operator(*forms("argmax", "argmin"), channels=_all_at_once, dtypes=(torch.long,), kind="reduces")
-def position(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Zero: positions are assumed not to change."""
-    return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
+def _unchanging(formula: str) -> Callable[..., Tensor]:
+    def zero(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+        return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
+
+    zero.__doc__ = formula
+    return zero
 
 
-@operator(*forms("all", "any"), channels=_all_at_once, dtypes=(torch.bool,), kind="reduces")
-def answer(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """Zero: the answer is assumed not to change."""
-    return torch.zeros_like(input.sum(_dims(input, dim), keepdim=keepdim))
+for _names, _dtype, _formula in (
+    (("argmax", "argmin"), torch.long, "Zero: positions are assumed not to change."),
+    (("all", "any"), torch.bool, "Zero: the answer is assumed not to change."),
+    (("count_nonzero",), torch.long, "Zero: the count is assumed not to change."),
+):
+    _reduces(*forms(*_names), channels=_all_at_once, dtypes=(_dtype,))(_unchanging(_formula))
 
 
-@operator(*forms("count_nonzero"), channels=_all_at_once, dtypes=(torch.long,), kind="reduces")
-def count(input: Tensor, dim: Any = None) -> Tensor:
-    """Zero: the count is assumed not to change."""
-    return torch.zeros_like(input.sum(_dims(input, dim)))
-
-
-def _order_axis(call: ChannelCall, args: tuple, kwargs: dict[str, Any], rank: int, position: int) -> int:
+def _order_axis(name: str, args: tuple, kwargs: dict[str, Any], rank: int) -> int:
+    """The axis that a function orders along; `topk` and `kthvalue` take a number before it."""
+    position = name in ("topk", "kthvalue")
     numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
     return int(kwargs.get("dim", numbers[position] if len(numbers) > position else -1)) % max(rank, 1)
 
 
 def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Order elements by value; protect channels along the axis."""
-    dim = _order_axis(call, args, kwargs, input.dim(), 1 if call.name in ("topk", "kthvalue") else 0)
+    dim = _order_axis(call.name, args, kwargs, input.dim())
     shapes = call.on_meta((input, *args), kwargs)
     if isinstance(shapes, Tensor):
         return _reduced(call, input, None, False)
@@ -260,12 +244,11 @@ def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) 
     return type(shapes)((call.make(shape, left, part=0), call.make(shape, part=1, dtype=torch.long)))
 
 
-@operator(
+@_reduces(
     *present("topk", "sort", "kthvalue", "median", "nanmedian", "mode", "cummax", "cummin"),
     convention=BOUND,
     channels=_ordered_channels,
     dtypes=(None, torch.long),
-    kind="reduces",
     context=True,
 )
 def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -273,23 +256,18 @@ def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> An
     found = flow.on_shapes()
     if isinstance(found, Tensor):
         return largest(input)
-    numbers = [arg for arg in args if isinstance(arg, int) and not isinstance(arg, bool)]
-    counts = flow.function_name in ("topk", "kthvalue")
-    dim = int(kwargs.get("dim", numbers[counts] if len(numbers) > counts else -1)) % max(input.dim(), 1)
+    dim = _order_axis(flow.function_name, args, kwargs, input.dim())
     values = largest(input, dim, found[0].dim() == input.dim()).expand(found[0].shape)
     return type(found)((values, torch.zeros_like(values)))
 
 
 def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Positions in an order have no channels; channels along the axis are protected."""
-    dim = _order_axis(call, args, kwargs, input.dim(), 0)
-    for slot in input.slots:
-        if dim in varying(slot):
-            call.freeze(slot, f"is sorted by {call.where}")
+    call.protect(input, f"is sorted by {call.where}", _order_axis(call.name, args, kwargs, input.dim()))
     return call.make(shape_of(input))
 
 
-@operator(*present("argsort"), channels=_positions, dtypes=(torch.long,), kind="reduces")
+@_reduces(*present("argsort"), channels=_positions, dtypes=(torch.long,))
 def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Zero: positions are assumed not to change."""
     return torch.zeros_like(input)
@@ -302,19 +280,11 @@ def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
             "torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself"
         )
     for operand in call.call.operands:
-        for slot in operand.slots:
-            call.freeze(slot, f"is a position in {call.where}")
-    shape = call.on_meta(args, kwargs).shape
-    return call.make(shape)
+        call.protect(operand, f"is a position in {call.where}")
+    return call.make(call.on_meta(args, kwargs).shape)
 
 
-@operator(
-    *present("searchsorted", "bucketize", "one_hot"),
-    channels=_buckets,
-    dtypes=(torch.long,),
-    kind="reduces",
-    context=True,
-)
+@_reduces(*present("searchsorted", "bucketize", "one_hot"), channels=_buckets, dtypes=(torch.long,), context=True)
 def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
     """Zero: positions are assumed not to change."""
     if flow.function_name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:

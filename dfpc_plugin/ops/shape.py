@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.ops.record import moves, native
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
-from dfpc_plugin.tracing.operator import Means, forms
+from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
-
-__all__: list[str] = []
-
-
-def _shapes(channels: Callable[..., Any], *functions: Callable[..., Any], name: str) -> None:
-    for function in functions:
-        if function.__name__.endswith("_"):
-            continue
-
-        def reshape(*args: Any, _native: Any = function, **kwargs: Any) -> Any:
-            return _native(*args, **kwargs)
-
-        reshape.__name__, reshape.__doc__ = name, "Moves entries."
-        operator(function, convention=EXACT, channels=channels, means=Means.LINEAR, kind="moves", view=True)(reshape)
 
 
 def _spelled(sizes: tuple[Any, ...]) -> list[int]:
@@ -233,20 +219,21 @@ def _parts(call: ChannelCall, input: Proxy, cut: Any) -> Any:
     return tuple(results)
 
 
-_shapes(_flatten_channels, *forms("flatten", "ravel"), name="flatten")
-_shapes(_unflatten_channels, *forms("unflatten"), name="unflatten")
-_shapes(_expand_channels, *forms("expand", "broadcast_to", "expand_as"), name="expand")
-_shapes(_chunk_channels, *forms("chunk"), name="chunk")
-_shapes(_tensor_split_channels, *forms("tensor_split"), name="tensor_split")
-_shapes(_split_channels, *forms("split", "split_with_sizes"), name="split")
-_shapes(_unbind_channels, *forms("unbind"), name="unbind")
-_shapes(_reshape_channels, Tensor.reshape, torch.reshape, name="reshape")
+for _channels, _functions in (
+    (_flatten_channels, forms("flatten", "ravel")),
+    (_unflatten_channels, forms("unflatten")),
+    (_expand_channels, forms("expand", "broadcast_to", "expand_as")),
+    (_chunk_channels, forms("chunk")),
+    (_tensor_split_channels, forms("tensor_split")),
+    (_split_channels, forms("split", "split_with_sizes")),
+    (_unbind_channels, forms("unbind")),
+    (_reshape_channels, forms("reshape")),
+):
+    for _function in _functions:
+        moves(_function, channels=_channels, view=True)(native(_function, __name__))
 
 
-@operator(
-    Tensor.view, Tensor.view_as, Tensor.reshape_as, convention=EXACT, channels=_reshape_channels, means=Means.LINEAR,
-    kind="moves", view=True,
-)  # fmt: skip
+@moves(Tensor.view, Tensor.view_as, Tensor.reshape_as, channels=_reshape_channels, view=True)
 def view(input: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
     """Moves elements (bounds may have other strides than the data, so this reshapes)."""
     shape = shape or tuple(kwargs.values())

@@ -11,18 +11,16 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.convolution import convolution
 from dfpc_plugin.ops.convolution_channels import convolution_channels
+from dfpc_plugin.ops.record import APPROXIMATION
 from dfpc_plugin.tracing.axes import varying
-from dfpc_plugin.tracing.operator import Convention, Operator, register_name
+from dfpc_plugin.tracing.operator import Operator, register_name
 from dfpc_plugin.tracing.proxy import Proxy
-
-__all__: list[str] = []
 
 
 def _are_positions(call: ChannelCall, *given: Any) -> None:
     """Protect the channels of offsets, masks and boxes: each refers to positions of the image."""
     for tensor in given:
-        for slot in tensor.slots if isinstance(tensor, Proxy) else ():
-            call.freeze(slot, f"gives positions to {call.where}")
+        call.protect(tensor, f"gives positions to {call.where}")
 
 
 def _deformed_channels(
@@ -70,9 +68,6 @@ def _aligned(flow: LayerContext, input: Tensor, rois: Tensor, *args: Any) -> Ten
 
 
 register_name(
-    "torchvision::deform_conv2d",
-    Operator(_deformed, Convention.APPROXIMATION, _deformed_channels, kind="layer", context=True),
+    "torchvision::deform_conv2d", Operator(_deformed, APPROXIMATION, _deformed_channels, kind="layer", context=True)
 )
-register_name(
-    "torchvision::roi_align", Operator(_aligned, Convention.APPROXIMATION, _pooled_channels, kind="other", context=True)
-)
+register_name("torchvision::roi_align", Operator(_aligned, APPROXIMATION, _pooled_channels, context=True))

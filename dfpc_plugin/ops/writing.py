@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,11 @@ from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.indexing import is_known, note_positions, on_labels, spread_of_part
 from dfpc_plugin.ops.record import EXACT, composed, operator
-from dfpc_plugin.tracing.axes import canonical
+from dfpc_plugin.tracing.axes import canonical, spread_out
 from dfpc_plugin.tracing.operator import Means, forms
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
-from dfpc_plugin.tracing.views import spread_out
 
-__all__: list[str] = []
+_writes = partial(operator, convention=EXACT, means=Means.LINEAR, kind="writes")
 
 
 def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> Any:
@@ -42,15 +42,7 @@ def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> 
     return result
 
 
-@operator(
-    Tensor.__setitem__,
-    convention=EXACT,
-    channels=_setitem_channels,
-    means=Means.LINEAR,
-    couples=True,
-    context=True,
-    kind="writes",
-)
+@_writes(Tensor.__setitem__, channels=_setitem_channels, couples=True, context=True)
 def setitem(flow: LayerContext, input: Tensor, index: Any, value: Any) -> Tensor:
     """Replaces elements; a constant has bound zero."""
     out = input.clone() if flow.is_data("input") else torch.zeros_like(input)
@@ -62,9 +54,9 @@ def _copy_channels(call: ChannelCall, input: Any, src: Any, non_blocking: bool =
     return call.elementwise(input, src)
 
 
-@operator(
+@_writes(
     Tensor.copy_, Tensor.data.__set__,  # type: ignore[attr-defined]
-    convention=EXACT, channels=_copy_channels, means=Means.LINEAR, couples=True, additive=True, kind="writes",
+    channels=_copy_channels, couples=True, additive=True,
 )  # fmt: skip
 def copy(input: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Replaces all elements."""
@@ -83,7 +75,6 @@ def _assigns(name: str, spelled: Callable[..., tuple[Any, Any]]) -> None:
             result[index] = value
             return result
 
-        assign.__name__ = name
         composed(function)(assign)
 
 

@@ -43,19 +43,9 @@ def length_for_latency(
     """Find the shortest length that is fast enough, by measuring some that are predicted to be.
 
     Every measurement corrects the prediction, and narrows the range of lengths. A length within 5 % beyond the target ends the
-    search if a longer measurement confirms it, so the returned latencies meet the target.
-
-    Args:
-        subject: The model, which is not changed.
-        order: The order of the units.
-        predictor: Predicts latency.
-        target: Its `speedup` or `latency_ms` is used.
-        settings: How latency is measured.
-        least: The shortest length that other budgets allow.
-        progress: Called with the fraction of the tries that are used.
-
-    Raises:
-        TargetError: No length is fast enough; the message has the best that was found.
+    search if a longer measurement confirms it, so the returned latencies meet the target. `least` is the shortest length that
+    other budgets allow; `progress` is called with the fraction of the tries that are used. Raises TargetError, with the best
+    that was found, if no length is fast enough.
     """
 
     def predict(length: int) -> float:
@@ -69,9 +59,8 @@ def length_for_latency(
     for number in range(2 * _TRIES):
         if number >= _TRIES and any(_surplus(target, found) >= 1 for found in tried.values()):
             break
-        wanted = _seconds_wanted(target, bracket.full) / (
-            1 + _AIM
-        )  # aiming at the limit itself misses it half the time
+        # aiming at the limit itself misses it half the time
+        wanted = min(budget.seconds(value, bracket.full) for _, budget, value in target.given(Timed)) / (1 + _AIM)
         length = _first_within(predict, bracket.predicted_for(wanted), low, high)
         if length in tried or number >= _TRIES:  # if predictions do not help, as on a busy machine, halve the range
             length = (low + high) // 2
@@ -143,10 +132,6 @@ def _measured(subject: Subject, pair: dict[str, nn.Module], length: int, setting
     return Measured(length, latencies["before"], latencies["after"])
 
 
-def _seconds_wanted(target: Target, now: float) -> float:
-    return min(budget.seconds(value, now) for _, budget, value in target.given(Timed))
-
-
 def _surplus(target: Target, found: Measured) -> float:
     """The speed-up over the latency that the target requires."""
     return min(budget.surplus(value, found.speedup, found.after.median) for _, budget, value in target.given(Timed))
@@ -155,16 +140,8 @@ def _surplus(target: Target, found: Measured) -> float:
 def length_for_score(score_of: Callable[[int], float], base: float, max_drop: float, most: int) -> tuple[int, float]:
     """Find the greatest length up to `most` whose score has dropped by at most `max_drop`, to a hundredth of `most`.
 
-    Scores are assumed to fall with the length.
-
-    Args:
-        score_of: Scores the model after that many steps of an order; higher is better.
-        base: The score of the unpruned model.
-        max_drop: The largest allowed drop.
-        most: The greatest length.
-
-    Returns:
-        The length and its score, which was computed.
+    `score_of` scores the model after that many steps of an order (higher is better; scores are assumed to fall with the
+    length), `base` is the score of the unpruned model. Returns the length and its score, which was computed.
     """
     low, score, high = 0, base, most + 1
     tolerance = max(1, most // 100)

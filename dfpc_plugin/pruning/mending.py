@@ -11,7 +11,7 @@ from dfpc_plugin.host import DataFlowGraph
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.rank import Importance
-from dfpc_plugin.pruning.trial import copy_of, kept_state, pruned_copy
+from dfpc_plugin.pruning.subject import copy_of, kept_state, pruned_copy
 from dfpc_plugin.repaired_importance import repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.inputs import Calibration

@@ -29,9 +29,8 @@ from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.settings import Per, PruneSettings, default_per
-from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.pruning.subject import Subject, copy_of, kept_state
 from dfpc_plugin.pruning.summary import summarise
-from dfpc_plugin.pruning.trial import copy_of, kept_state
 from dfpc_plugin.repaired_importance import default_importance, repaired_in
 from dfpc_plugin.repairing import Method, RepairSettings
 from dfpc_plugin.repairing.job import copy_state
@@ -120,16 +119,8 @@ def prune(
         raise PrunerSettingError(f"per='target' needs a target that counts something, not {wanted}; give per='macs'.")
     by_default = round_to is None and wanted.measured
     ranked_by = importance or default_importance(mending, example_inputs)
-    settings = PruneSettings(
-        per or default_per(ranked_by, wanted),
-        rescore,
-        max_ratio,
-        min_channels,
-        FAST_MULTIPLE if by_default else round_to,
-        ignored,
-        coupled,
-        whole_heads,
-    )
+    per, round_to = per or default_per(ranked_by, wanted), FAST_MULTIPLE if by_default else round_to
+    settings = PruneSettings(per, rescore, max_ratio, min_channels, round_to, ignored, coupled, whole_heads)
     latency = _protocol(latency, wanted, settings, forward_fn)
     explained = nullcontext() if forward_fn else inputs_explained(model, example_inputs)
     with explained, torch.inference_mode(False), generators_kept(), shown(progress) as tell:
@@ -142,18 +133,9 @@ def prune(
         order, length, measured = _plan(subject, wanted, ranked_by, latency, scores, phases, mender)
         uncut = kept_state(graph.coupling_map)
         result = summarise(
-            subject,
-            wanted,
-            order,
-            length,
-            measured,
-            latency,
-            scores,
-            phases,
-            mender,
-            rounded_by_default=by_default,
-            criterion=label_of(ranked_by),
-        )
+            subject, wanted, order, length, measured, latency, scores, phases, mender,
+            rounded_by_default=by_default, criterion=label_of(ranked_by),
+        )  # fmt: skip
     return _carried_out(result, model, uncut, order.channels(length)) if inplace else result
 
 
@@ -203,9 +185,7 @@ def _plan(
         with phases("latency of layers") as tell:
             predictor = LatencyModel(subject.model, subject.inputs, subject.channels, latency, tell)
     with phases("selection") as tell:
-        rank = functools.partial(
-            order_of, settings=subject.settings, costs=subject.costs, latency=predictor, target=target
-        )
+        rank = functools.partial(order_of, subject, latency=predictor, target=target)
         if subject.settings.rescore is None:
             order = rank(candidates, subject.channels.removed)
         else:

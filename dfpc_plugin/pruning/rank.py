@@ -20,8 +20,7 @@ from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel
 from dfpc_plugin.pruning.settings import PruneSettings
-from dfpc_plugin.pruning.subject import Subject
-from dfpc_plugin.pruning.trial import copy_of
+from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_saliency_per_cost, keep_at_least
 from dfpc_plugin.selection.budgets import Counted, Counts
@@ -127,15 +126,10 @@ def _saliency_of(group: DataFlowGroup, importance: Importance) -> Tensor | None:
 
 
 def order_of(
-    candidates: list[Candidate],
-    removed: Tensor,
-    *,
-    settings: PruneSettings,
-    costs: CostModel,
-    latency: LatencyModel | None,
-    target: Target,
+    subject: Subject, candidates: list[Candidate], removed: Tensor, *, latency: LatencyModel | None, target: Target
 ) -> Order:
     """Rank units according to the settings; `removed` channels, `(channels,)` of bool, are removed already."""
+    settings, costs = subject.settings, subject.costs
     toward = _Toward(target, costs, sum(each.coupling.blocks.numel() for each in candidates) + int(removed.sum()))
     prices: dict[str, Price] = {
         "target": toward,
@@ -185,13 +179,8 @@ def rescored_order(
 ) -> Order:
     """Prune a copy of the model step by step, scoring again after every step, and return the order of all steps.
 
-    Args:
-        subject: The model, which is not changed.
-        importance: Scores groups.
-        rank: Orders candidates, given the removed channels, `(channels,)` of bool.
-        enough: Whether the removed channels, and their share of the units, meet every budget.
-        progress: Called with the fraction of the units that have been removed.
-        mend: Repairs a model, given its removed channels, before it is scored again.
+    `rank` orders candidates, given the removed channels, `(channels,)` of bool; `enough` tells whether these, and their share
+    of the units, meet every budget; `mend` repairs a model, given its removed channels, before it is scored again.
     """
     settings = subject.settings
     scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn, importance)

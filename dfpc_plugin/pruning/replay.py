@@ -42,32 +42,18 @@ def replay(
             model is not changed.
     """
     model, removed = plain_model(model, inplace=True), removed.removed if isinstance(removed, PruneResult) else removed
+    errors: list[CutError] = []
     with exclusive(model):
-        return _replayed(model, example_inputs, removed, forward_fn)
-
-
-def _replayed(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    removed: Mapping[str, Sequence[int]],
-    forward_fn: ForwardFunction | None,
-) -> nn.Module:
-    """Do what `replay` says; of several errors the first is raised."""
-    first: CutError | None = None
-    for whole_heads in (False, True):  # the record does not say which units were pruned
-        couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
-        try:
-            channels = _channels_of(couplings, removed)
-            protect_what_breaks(
-                model, example_inputs, couplings, forward_fn
-            )  # also finds attributes that must be updated
-            cut(model, couplings, channels)
-        except CutError as error:
-            first = first or error
-        else:
-            return model
-    assert first is not None
-    raise first
+        for whole_heads in (False, True):  # the record does not say which units were pruned
+            couplings = map_couplings(model, example_inputs, forward_fn, whole_heads=whole_heads)
+            try:
+                channels = _channels_of(couplings, removed)
+                protect_what_breaks(model, example_inputs, couplings, forward_fn)  # finds attributes to update, too
+                cut(model, couplings, channels)
+                return model
+            except CutError as error:
+                errors.append(error)
+    raise errors[0]
 
 
 def _channels_of(couplings: CouplingMap, removed: Mapping[str, Sequence[int]]) -> Tensor:

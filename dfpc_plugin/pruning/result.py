@@ -174,15 +174,9 @@ class PruneResult(HoldsModel, Shown):
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "channels": figures.channels,
-        "macs": figures.macs,
-        "parameters": figures.parameters,
-        "score": figures.score,
-    }
-    if figures.latency is not None:
-        content["latency_ms"] = 1e3 * figures.latency.median
-        content["latency_iqr_ms"] = 1e3 * figures.latency.iqr
-        content["threads"] = figures.latency.threads
-        content["runtime"] = figures.latency.runtime
+    content: dict[str, Any] = {name: getattr(figures, name) for name in ("channels", "macs", "parameters", "score")}
+    latency = figures.latency
+    if latency is not None:
+        content |= {"latency_ms": 1e3 * latency.median, "latency_iqr_ms": 1e3 * latency.iqr}
+        content |= {"threads": latency.threads, "runtime": latency.runtime}
     return content

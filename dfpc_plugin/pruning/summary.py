@@ -19,8 +19,7 @@ from dfpc_plugin.pruning.find_length import Measured
 from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import UNSCORED, left_out
 from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
-from dfpc_plugin.pruning.subject import Subject
-from dfpc_plugin.pruning.trial import copy_of
+from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.selection import Budget, Candidate, Order, Target
 
 NOT_REPAIRED = (

@@ -67,12 +67,8 @@ def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
         before, after = read(result.before), read(result.after)
         if before is not None and after is not None:
             share = f"{after / before:.1%}" if before and name != _IQR else ""
-            yield (
-                name + (_in_runtime(result) if name == _LATENCY else ""),
-                form.format(before),
-                form.format(after),
-                share,
-            )
+            where = _in_runtime(result) if name == _LATENCY else ""
+            yield name + where, form.format(before), form.format(after), share
     if result.speedup is not None:
         yield "speed-up", "1x", f"{result.speedup:.2f}x", ""
 

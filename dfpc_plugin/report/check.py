@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.coupling import couplings_of
 from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import create_model, example_inputs
 from dfpc_plugin.plain_data import to_plain
+from dfpc_plugin.saliency import couplings_of
 from dfpc_plugin.trace import trace_model
 
 Build = Callable[[], tuple[nn.Module, ExampleInputs]]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.coupling import LayerCoupling
 from dfpc_plugin.inputs import ExampleInputs, shapes_of
-from dfpc_plugin.saliency import Ranking, Saliency, bgsc
+from dfpc_plugin.saliency import LayerCoupling, Ranking, Saliency, bgsc
 
 
 @dataclass(frozen=True)

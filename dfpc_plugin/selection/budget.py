@@ -6,8 +6,7 @@ from torch import Tensor
 
 from dfpc_plugin.cost import Cost, CostModel
 from dfpc_plugin.selection.budgets import Counted, Counts, Removed
-from dfpc_plugin.selection.order import Order
-from dfpc_plugin.selection.search import shortest
+from dfpc_plugin.selection.order import Order, shortest
 from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
 
 
@@ -24,15 +23,8 @@ def _counts(cost: Cost, ratio: float) -> Counts:
 def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: Target, gone: int = 0) -> int:
     """Return the shortest length of an order at which the counted budgets hold.
 
-    Args:
-        order: The order of the units.
-        costs: Costs by channels.
-        removed: Channels that are removed already, `(channels,)` of bool.
-        target: The budgets.
-        gone: The number of units that are removed already.
-
-    Raises:
-        TargetError: Removing everything that can be removed is not enough.
+    `removed` channels, `(channels,)` of bool, and `gone` units are removed already. Raises TargetError if removing everything
+    that can be removed is not enough.
     """
 
     def ratio(length: int) -> float:
@@ -40,10 +32,8 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
 
     length = shortest(lambda k: keeps_budgets(target, costs, order.removed(k, removed), ratio(k)), len(order))
     if length is None:
-        least, full = (
-            _counts(costs.cost(order.removed(len(order), removed)), ratio(len(order))),
-            _counts(costs.full, 0.0),
-        )
+        full = _counts(costs.full, 0.0)
+        least = _counts(costs.cost(order.removed(len(order), removed)), ratio(len(order)))
         left: list[str] = []
         gone_too: list[str] = []
         for budget in BUDGETS.values():

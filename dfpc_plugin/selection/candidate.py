@@ -13,13 +13,10 @@ from dfpc_plugin.couplings import DataFlowCoupling
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A coupling that is ranked.
+    """A coupling that is ranked, of which at least `keep` units remain.
 
-    Attributes:
-        coupling: The coupling.
-        units: The remaining columns of `coupling.blocks`, by increasing saliency (ties in their order).
-        saliency: One per unit, in the same order, float64 on the CPU.
-        keep: Minimum number of units to keep.
+    `units` are the remaining columns of `coupling.blocks` by increasing `saliency` (ties in their order), which is float64 on
+    the CPU.
     """
 
     coupling: DataFlowCoupling
@@ -45,13 +42,10 @@ class Candidate:
 
 
 def keep_at_least(coupling: DataFlowCoupling, max_ratio: float, min_channels: int = 2) -> int:
-    """Return the minimum number of units that a coupling keeps, at least one.
+    """Return the minimum number of units that a coupling keeps, at least one, if it may lose a share `max_ratio` (0 to 1).
 
-    Args:
-        coupling: The coupling, before any pruning.
-        max_ratio: The share of its units that may be pruned, 0 to 1.
-        min_channels: Minimum number of channels that a layer keeps. A unit that spans several blocks has one channel in each.
-            Does not apply to whole attention heads, of which at least one is kept.
+    A unit that spans several blocks counts for `min_channels` with one channel, as each layer keeps that many; whole attention
+    heads, of which at least one is kept, are not counted in channels.
     """
     each = coupling.width // coupling.channels
     floor = 1 if coupling.whole_heads else min(math.ceil(min_channels / each), coupling.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.selection.candidate import Candidate
-from dfpc_plugin.selection.rounding import rounded
 
 Price = Callable[[Tensor, Tensor], float]
 """The saving of removing channels (their numbers) when others, `(channels,)` of bool, are removed already."""
@@ -84,19 +84,12 @@ def by_saliency_per_cost(
     together: int = 1,
     changed: Callable[[Tensor], bool] | None = None,
 ) -> Order:
-    """Order units by saliency per saving, lowest first.
+    """Order units by saliency per saving (in MACs, parameters or seconds), lowest first.
 
     The saving of a unit depends on what was removed before. So after every hundredth of the units, prices are recomputed for
-    couplings that share a layer with one that has lost units.
-
-    Args:
-        candidates: The couplings that may be pruned.
-        price: The saving of removing channels, in MACs, parameters or seconds.
-        costs: Tells which couplings share layers.
-        removed: Channels that are removed already, `(channels,)` of bool.
-        round_to: Round each coupling's remaining units to a multiple of this.
-        together: Number of units that are priced at once, as one unit may save nothing on vector hardware.
-        changed: Returns, for the removed channels, whether all prices have changed.
+    couplings that share a layer, by `costs`, with one that has lost units; for all if `changed`, which gets the removed
+    channels, says so. `removed` channels, `(channels,)` of bool, are removed already. `together` units are priced at once, as
+    one unit may save nothing on vector hardware.
     """
     lost, removed = [0] * len(candidates), removed.clone()
     terms = [costs.neighbours(candidate.coupling.blocks[:, 0]) for candidate in candidates]
@@ -137,3 +130,28 @@ def _cheapest(candidates: Sequence[Candidate], lost: Sequence[int], prices: Sequ
         torch.tensor([len(ratio) for ratio in ratios], device="cpu")
     )
     return owner[torch.argsort(torch.cat(ratios), stable=True)[:count]]
+
+
+def rounded(units: int, cut: int, keep: int, multiple: int | None) -> int:
+    """Return how many units to prune so that a multiple remains: more than `cut`, or fewer if too few would remain.
+
+    Of `units`, at least `keep` remain, and a `multiple` (None for no rounding), with which hardware is fast. Returns 0 if no
+    multiple is possible.
+    """
+    if not multiple or not cut:
+        return cut
+    left = max((units - cut) // multiple, math.ceil(keep / multiple)) * multiple
+    return max(0, units - left)
+
+
+def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | None:
+    """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too."""
+    if least > most or not fits(most):
+        return None
+    while least < most:
+        middle = (least + most) // 2
+        if fits(middle):
+            most = middle
+        else:
+            least = middle + 1
+    return least

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from dfpc_plugin.errors import DFPCError
@@ -39,22 +40,13 @@ class Target:
     """
 
     ratio: float | None = _budget(
-        Removed(
-            "share of the channels to remove, between 0 and 1", 0.3, 0, 1, lambda counts: counts.channels, "channels"
-        )
+        Removed("share of the channels to remove, between 0 and 1", 0.3, 0, 1, attrgetter("channels"), "channels")
     )
     macs: float | None = _budget(
-        Counted("share of the MACs to keep, between 0 and 1", 0.5, 0, 1, lambda counts: counts.macs, "MACs")
+        Counted("share of the MACs to keep, between 0 and 1", 0.5, 0, 1, attrgetter("macs"), "MACs")
     )
     params: float | None = _budget(
-        Counted(
-            "share of the parameters to keep, between 0 and 1",
-            0.5,
-            0,
-            1,
-            lambda counts: counts.parameters,
-            "parameters",
-        )
+        Counted("share of the parameters to keep, between 0 and 1", 0.5, 0, 1, attrgetter("parameters"), "parameters")
     )
     speedup: float | None = _budget(
         Timed(

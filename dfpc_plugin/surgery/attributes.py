@@ -11,33 +11,9 @@ from torch import nn
 from dfpc_plugin.analyses.statements import WIDTH
 
 
-def _linear(module: Any) -> Mapping[str, int]:
-    return {"out_features": module.weight.size(0), "in_features": module.weight.size(1)}
-
-
-def _convolution(module: Any) -> Mapping[str, int]:
-    return {"out_channels": module.weight.size(0), "in_channels": module.weight.size(1) * module.groups}
-
-
-def _transposed(module: Any) -> Mapping[str, int]:
-    return {"in_channels": module.weight.size(0), "out_channels": module.weight.size(1) * module.groups}
-
-
 def _statistics(module: Any) -> Mapping[str, int]:
     vectors = [v for v in (module.weight, module.running_mean) if v is not None]
     return {"num_features": vectors[0].numel()} if vectors else {}
-
-
-def _group_norm(module: Any) -> Mapping[str, int]:
-    return {"num_channels": module.weight.numel()} if module.weight is not None else {}
-
-
-def _embedding(module: Any) -> Mapping[str, int]:
-    return {"num_embeddings": module.weight.size(0), "embedding_dim": module.weight.size(1)}
-
-
-def _recurrent(module: Any) -> Mapping[str, int]:
-    return {"input_size": module.weight_ih_l0.size(1), "hidden_size": module.weight_hh_l0.size(1)}
 
 
 def _attention(module: Any) -> Mapping[str, int]:
@@ -47,29 +23,24 @@ def _attention(module: Any) -> Mapping[str, int]:
     return sizes | {name: sizes["embed_dim"] if w is None else w.size(1) for name, w in separate.items()}
 
 
-def _slopes(module: Any) -> Mapping[str, int]:
-    return {"num_parameters": module.weight.numel()}
-
-
 _DESCRIPTIONS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any], Mapping[str, int]]], ...] = (
-    ((nn.Linear,), _linear),
-    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    ((nn.Linear,), lambda m: {"out_features": m.weight.size(0), "in_features": m.weight.size(1)}),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+     lambda m: {"in_channels": m.weight.size(0), "out_channels": m.weight.size(1) * m.groups}),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d),
+     lambda m: {"out_channels": m.weight.size(0), "in_channels": m.weight.size(1) * m.groups}),
     ((nn.modules.batchnorm._NormBase,), _statistics),
-    ((nn.GroupNorm,), _group_norm),
-    ((nn.Embedding,), _embedding),
-    ((nn.RNNBase,), _recurrent),
+    ((nn.GroupNorm,), lambda m: {"num_channels": m.weight.numel()} if m.weight is not None else {}),
+    ((nn.Embedding,), lambda m: {"num_embeddings": m.weight.size(0), "embedding_dim": m.weight.size(1)}),
+    ((nn.RNNBase,), lambda m: {"input_size": m.weight_ih_l0.size(1), "hidden_size": m.weight_hh_l0.size(1)}),
     ((nn.MultiheadAttention,), _attention),
-    ((nn.PReLU,), _slopes),
-)
+    ((nn.PReLU,), lambda m: {"num_parameters": m.weight.numel()}),
+)  # fmt: skip
 
 
 def described(module: nn.Module) -> Mapping[str, int]:
     """Return the attributes that state a layer's widths, read from its weights; empty for other modules."""
-    for types, describe in _DESCRIPTIONS:
-        if isinstance(module, types):
-            return describe(module)
-    return {}
+    return next((describe(module) for types, describe in _DESCRIPTIONS if isinstance(module, types)), {})
 
 
 def stated_in(value: Any, entry: int | None) -> Any:

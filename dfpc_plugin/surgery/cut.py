@@ -151,12 +151,7 @@ class _Changes:
         for attribute, value in values.items():
             module = self._modules[attribute.module]
             current = vars(module)[attribute.name]
-            if attribute.position is not None:
-                entries = list(current)
-                entries[attribute.position] = value
-                self._set(module, attribute.name, type(current)(entries))
-            else:
-                self._set(module, attribute.name, value)
+            self._set(module, attribute.name, restated(current, attribute.position, value))
             self._solved.add((module, attribute.name))
 
     def describe(self) -> None:
@@ -198,11 +193,8 @@ class _Changes:
 
 
 def _held(module: nn.Module, name: str) -> Tensor | None:
-    for table in (module._parameters, module._buffers, vars(module)):
-        found = table.get(name)
-        if isinstance(found, Tensor):
-            return found
-    return None
+    found = (table.get(name) for table in (module._parameters, module._buffers, vars(module)))
+    return next((value for value in found if isinstance(value, Tensor)), None)
 
 
 def _weights_of(module: nn.Module) -> Iterator[Tensor | None]:

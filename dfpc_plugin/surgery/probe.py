@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.analyses.stated import Stated
+from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.couplings.declared import width_of
 from dfpc_plugin.eager import running_eagerly
@@ -123,10 +124,11 @@ class _Trial:
         self, model: nn.Module, inputs: ExampleInputs, couplings: CouplingMap, forward: ForwardFunction | None
     ) -> None:
         self._model, self._inputs, self._couplings, self._forward = model, inputs, couplings, forward
-        recurrent = any(
-            isinstance(module, nn.RNNBase) for module in model.modules()
-        )  # torch runs these step by step on the meta device
-        self._make: Callable[[Tensor], Tensor] = torch.clone if recurrent else _without_values
+        # torch runs recurrent layers step by step on the meta device
+        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        self._make: Callable[[Tensor], Tensor] = (
+            torch.clone if recurrent else functools.partial(torch.empty_like, device="meta")
+        )
         self._shapes = list(couplings.channels.outputs)
         self._compared = False
 
@@ -229,9 +231,7 @@ def _refused(self: _OnlyCompared, *args: Any) -> Any:
     raise RuntimeError(f"the forward computes with {int.__repr__(self)}, which is the width of a coupling")
 
 
-for _name in (
-    "add sub mul truediv floordiv mod divmod pow neg lshift rshift and or xor float trunc index".split()
-):  # fmt: skip
+for _name in "add sub mul truediv floordiv mod divmod pow neg lshift rshift and or xor float trunc index".split():
     setattr(_OnlyCompared, f"__{_name}__", _refused)
     if hasattr(int, f"__r{_name}__"):
         setattr(_OnlyCompared, f"__r{_name}__", _refused)
@@ -263,10 +263,6 @@ def _some(coupling: DataFlowCoupling, number: int, removed: Tensor) -> Tensor:
     left = (~removed[coupling.blocks[0]]).nonzero().squeeze(1)
     count = 1 + number % max(1, min(len(left) - 1, 7))
     return coupling.blocks[:, left[:count]].reshape(-1)
-
-
-def _without_values(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ channels, and the model's operators run on it as views.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,13 @@ def canonical(labels: Tensor) -> Tensor:
     return small.expand(labels.shape)
 
 
+def first_along(labels: Tensor, axes: Iterable[int]) -> Tensor:
+    """Keep the first position along `axes`, which then have size one."""
+    for axis in axes:
+        labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
 def inner_axis(labels: Tensor) -> int | None:
     """Return the innermost axis that `labels` vary along, in the order of their parameter.
 
@@ -56,3 +65,22 @@ def inner_axis(labels: Tensor) -> int | None:
         if step < _NO_STEP:
             steps.append((step, axis))
     return min(steps)[1]
+
+
+def written_through(
+    before: tuple[Tensor, ...], slots: tuple[Tensor, ...], positions: Tensor, shape: torch.Size
+) -> tuple[Tensor, ...]:
+    """Labels of a tensor after some positions were overwritten."""
+    changed = []
+    for number, slot in enumerate(slots):
+        old = before[number].expand(shape) if number < len(before) else spread_out(slot, shape)
+        flat = old.reshape(-1).clone()
+        flat[positions] = slot.reshape(-1)
+        changed.append(canonical(flat.view(shape)))
+    return tuple(changed)
+
+
+def spread_out(slot: Tensor, shape: torch.Size) -> Tensor:
+    """Labels of a partly written constant: the rest takes the channels of what is written, if shapes allow it."""
+    fits = slot.dim() == len(shape) and all(slot.size(axis) == shape[axis] for axis in varying(slot))
+    return squeezed(slot).expand(shape).clone() if fits else torch.zeros(shape, dtype=torch.long, device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,17 +17,10 @@ from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 
 class Call:
-    """One operation of a forward.
+    """One operation of a forward: a function as the model calls it, the operator's record, and the arguments without `out`.
 
-    Attributes:
-        function: The operator, as the model calls it.
-        operator: Its record.
-        args: Positional arguments; data and weights are proxies.
-        kwargs: Keyword arguments, without `out`.
-        operands: The proxies among the arguments, without `out`.
-        data: The operands that depend on data.
-        target: The tensor that is changed in place, or None.
-        value: Computes the actual result where all operands have values, else None.
+    `operands` are the proxies among the arguments, `data` those that depend on data, and `target` the tensor that is changed
+    in place, or None. `value` computes the actual result where all operands have values, else it is None.
     """
 
     def __init__(
@@ -51,11 +45,11 @@ class Call:
         self.value: Callable[[], Any] | None = None
         known = all(operand.value is not None for operand in operands)
         if known and not (self.data and any(operand.origins for operand in operands)):
-            self.value = once(self._computed)
+            self.value = functools.cache(self._computed)
 
     def _computed(self) -> Any:
         """The actual result; operands are not changed."""
-        args, kwargs = map_tensors(_detached_value, (self.args, self.kwargs))
+        args, kwargs = map_tensors(lambda tensor: value_of(tensor).detach(), (self.args, self.kwargs))
         if self.target is not None and self.target is self.args[0]:
             args = (args[0].clone(), *args[1:])
         found = self.function(*args, **kwargs)
@@ -68,6 +62,12 @@ class Call:
         if isinstance(first, Proxy):
             return _asked_dtype(self.function, self.args, self.kwargs) or first.dtype
         return result_dtype(self.function, self.data or self.operands, self.args, self.kwargs)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The arguments by the names that the rule gives them, without its context."""
+        names = _parameter_names(self.operator.bound)[int(self.operator.context) :]
+        return dict(zip(names, self.args, strict=False)) | self.kwargs
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -105,31 +105,20 @@ class Call:
         return take
 
 
-def once(compute: Callable[[], Any]) -> Callable[[], Any]:
-    """Compute at most once."""
-    results: list[Any] = []
-
-    def value() -> Any:
-        if not results:
-            results.append(compute())
-        return results[0]
-
-    return value
+@functools.lru_cache(maxsize=1024)
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def on_shapes(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
     """Run an operator on the meta device, for shapes and dtypes."""
-    args, kwargs = map_tensors(_without_values, (args, kwargs))
+
+    def without_values(tensor: Tensor) -> Tensor:
+        return torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta")
+
+    args, kwargs = map_tensors(without_values, (args, kwargs))
     with torch.no_grad():
         return function(*args, **kwargs)
-
-
-def _without_values(tensor: Tensor) -> Tensor:
-    return torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta")
-
-
-def _detached_value(tensor: Tensor) -> Tensor:
-    return value_of(tensor).detach()
 
 
 def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwargs: dict[str, Any]) -> torch.dtype:
@@ -137,10 +126,7 @@ def result_dtype(func: Callable[..., Any], data: list[Proxy], args: tuple, kwarg
     asked = _asked_dtype(func, args, kwargs)
     if asked is not None:
         return asked
-    dtypes = {tensor.dtype for tensor in data}
-    dtype = (
-        dtypes.pop() if len(dtypes) == 1 else functools.reduce(torch.promote_types, [tensor.dtype for tensor in data])
-    )
+    dtype = functools.reduce(torch.promote_types, dict.fromkeys(tensor.dtype for tensor in data))
     if not dtype.is_floating_point:  # token ids: an embedding's result has the dtype of its weights
         given = (*args, *kwargs.values())
         for tensor in tensors(given):
@@ -162,10 +148,6 @@ def _asked_dtype(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) 
 def in_place(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
     """Tell whether `func` changes its first argument, by torch's naming: add_, __iadd__, __setitem__, inplace=True."""
     name = getattr(func, "__name__", "")
-    if name in ("__setitem__", "__set__"):
+    if name in ("__setitem__", "__set__") or (name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}")):
         return True
-    if name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"):
-        return True
-    if name.endswith("_") and not name.endswith("__"):
-        return True
-    return bool(kwargs.get("inplace", False))
+    return (name.endswith("_") and not name.endswith("__")) or bool(kwargs.get("inplace", False))

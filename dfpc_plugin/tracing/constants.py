@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +99,7 @@ def evaluated(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[s
         func(changed, *values[1:], **named)
         for target, value in zip(tensors(args[0]), tensors(changed), strict=True):
             if isinstance(target, Proxy):
-                target.value = functools.partial(_same, value)
+                target.value = value.detach
             else:
                 target.copy_(value)
         return args[0]
@@ -122,10 +121,9 @@ def keep_values(value: Callable[[], Any], result: Any) -> None:
     """Attach the known values of a result to its proxies."""
     if isinstance(result, Proxy):
         result.value = value
-        return
-    for number, proxy in enumerate(tensors(result)):
+    for number, proxy in enumerate(() if isinstance(result, Proxy) else tensors(result)):
         if isinstance(proxy, Proxy):
-            proxy.value = functools.partial(_part, value, number)
+            proxy.value = lambda number=number: tensors(value())[number]
 
 
 def origins_of(operands: Sequence[Proxy]) -> tuple[Tensor, ...]:
@@ -140,12 +138,4 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 def _of_value(run: Tracer, tensor: Tensor, *, data: bool = False) -> Proxy:
-    return Proxy(tensor.shape, run, tensor.dtype, tensor.device, data=data, value=functools.partial(_same, tensor))
-
-
-def _same(value: Tensor) -> Tensor:
-    return value
-
-
-def _part(value: Callable[[], Any], number: int) -> Tensor:
-    return tensors(value())[number]
+    return Proxy(tensor.shape, run, tensor.dtype, tensor.device, data=data, value=lambda: tensor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -16,11 +17,10 @@ from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.preserve import unwatched
-from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
+from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying, written_through
 from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
 from dfpc_plugin.tracing.tree import tensors
-from dfpc_plugin.tracing.views import View, written_through
 
 _SIZES = (Tensor.shape.__get__, Tensor.size)  # type: ignore[attr-defined]
 _COUNTS = (Tensor.numel, Tensor.nelement, torch.numel)
@@ -36,6 +36,19 @@ class Tracer(Protocol):
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Carry out an operation; `operands` are all tensors among its arguments."""
+
+
+@dataclass
+class View:
+    """What `take` makes from `source`, or from anything laid out like it, whose changes up to version `seen` it has.
+
+    An in-place operation on a view is written through to the source; a view whose source has changed is taken again when it
+    is read.
+    """
+
+    source: Proxy
+    take: Callable[[Tensor], Tensor]
+    seen: int
 
 
 class Proxy(torch.Tensor):
@@ -83,7 +96,7 @@ class Proxy(torch.Tensor):
     _dtype: torch.dtype
     _device: torch.device
     _holds_data: bool = False
-    _view: View[Proxy] | None = None
+    _view: View | None = None
     _sizes: torch.Size | None = None
 
     @staticmethod
@@ -125,10 +138,7 @@ class Proxy(torch.Tensor):
     @property
     def holds_data(self) -> bool:
         """Whether it depends on data, itself or as a view."""
-        if self._holds_data:
-            return True
-        view = self._view
-        return view is not None and view.source.holds_data
+        return self._holds_data or (self._view is not None and self._view.source.holds_data)
 
     @property
     def slots(self) -> tuple[Tensor, ...]:
@@ -155,8 +165,8 @@ class Proxy(torch.Tensor):
         self.sources, self.expectation = sources, expectation
 
     def set_view(self, source: Proxy, take: Callable[[Tensor], Tensor], *, looked_at: bool = True) -> None:
-        """Make it a view of `source`."""
-        self._view = View(source, take, looked_at=looked_at)
+        """Make it a view of `source`; `looked_at`: it is up to date."""
+        self._view = View(source, take, source.version if looked_at else -1)
 
     @property
     def viewed(self) -> Proxy:
@@ -169,8 +179,7 @@ class Proxy(torch.Tensor):
             shape_of(self), self.run, self.dtype, self.device, data=self.holds_data, value=self.value, slots=self.slots
         )
         made.wild, made.spread, made.rows, made.factors = self.wild, self.spread, self.rows, self.factors
-        made.multiplied = self.multiplied
-        made.origins = self.origins
+        made.multiplied, made.origins = self.multiplied, self.origins
         return made
 
     def labels_along(self, axis: int) -> Tensor | None:
@@ -190,12 +199,7 @@ class Proxy(torch.Tensor):
         self.value, self.curve = result.value, None
 
     def _take_over(
-        self,
-        data: bool,
-        slots: tuple[Tensor, ...],
-        bound: Tensor | None,
-        sources: frozenset[str],
-        expectation: Tensor | None = None,
+        self, data: bool, slots: tuple[Tensor, ...], bound: Tensor | None, sources: frozenset[str], means: Tensor | None
     ) -> None:
         before, before_bound = self.slots, self.bound if bound is not None else None
         self.set_slots(slots)
@@ -204,11 +208,11 @@ class Proxy(torch.Tensor):
         if self._holds_data:
             self.value = None
         if bound is not None:
-            self._bound, self.sources, self.expectation = bound, self.sources | sources, expectation
+            self._bound, self.sources, self.expectation = bound, self.sources | sources, means
         if self._view is not None:
             self._write_through(self._view, len(before), before_bound is not None)
 
-    def _write_through(self, view: View[Proxy], labels: int, bounds: bool) -> None:
+    def _write_through(self, view: View, labels: int, bounds: bool) -> None:
         """Write a change through to the source; `labels`: number of slots before, `bounds`: whether bounds changed."""
         source, shape = view.source, shape_of(view.source)
         changed = labels != len(self._slots)

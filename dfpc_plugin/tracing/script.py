@@ -106,46 +106,6 @@ def _call_operator(node: Any, inputs: list[Any]) -> Any:
     return (known or candidates)[0](*args, **kwargs)
 
 
-def _constant(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [node.output().toIValue()]
-
-
-def _attribute(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [getattr(inputs[0], node.s("name"))]
-
-
-def _list(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [list(inputs)]
-
-
-def _tuple(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [tuple(inputs)]
-
-
-def _dict(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [dict(zip(inputs[::2], inputs[1::2], strict=True))]
-
-
-def _unpack(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return list(inputs[0])
-
-
-def _index(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [inputs[0][inputs[1]]]
-
-
-def _same(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [inputs[0]]
-
-
-def _dtype(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [inputs[0].dtype]
-
-
-def _device(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
-    return [inputs[0].device]
-
-
 def _if(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
     block = list(node.blocks())[0 if inputs[0] else 1]
     _run_block(block, values)
@@ -170,20 +130,19 @@ def _raise(node: Any, inputs: list[Any], values: dict[str, Any]) -> list[Any]:
 
 
 _CONSTRUCTS: dict[str, Callable[[Any, list[Any], dict[str, Any]], list[Any]]] = {
-    "prim::Constant": _constant,
-    "prim::GetAttr": _attribute,
-    "prim::ListConstruct": _list,
-    "prim::TupleConstruct": _tuple,
-    "prim::DictConstruct": _dict,
-    "prim::ListUnpack": _unpack,
-    "prim::TupleUnpack": _unpack,
-    "prim::TupleIndex": _index,
-    "prim::NumToTensor": _same,
-    "aten::Int": _same,
-    "prim::unchecked_cast": _same,
+    "prim::Constant": lambda node, inputs, values: [node.output().toIValue()],
+    "prim::GetAttr": lambda node, inputs, values: [getattr(inputs[0], node.s("name"))],
+    "prim::ListConstruct": lambda node, inputs, values: [list(inputs)],
+    "prim::TupleConstruct": lambda node, inputs, values: [tuple(inputs)],
+    "prim::DictConstruct": lambda node, inputs, values: [dict(zip(inputs[::2], inputs[1::2], strict=True))],
+    **dict.fromkeys(("prim::ListUnpack", "prim::TupleUnpack"), lambda node, inputs, values: list(inputs[0])),
+    "prim::TupleIndex": lambda node, inputs, values: [inputs[0][inputs[1]]],
+    **dict.fromkeys(
+        ("prim::NumToTensor", "aten::Int", "prim::unchecked_cast"), lambda node, inputs, values: [inputs[0]]
+    ),
     "prim::Uninitialized": lambda node, inputs, values: [None],
-    "prim::dtype": _dtype,
-    "prim::device": _device,
+    "prim::dtype": lambda node, inputs, values: [inputs[0].dtype],
+    "prim::device": lambda node, inputs, values: [inputs[0].device],
     "prim::If": _if,
     "prim::Loop": _loop,
     "prim::RaiseException": _raise,

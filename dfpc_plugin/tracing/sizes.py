@@ -38,10 +38,7 @@ class Attribute:
 class AxisSize:
     """A leaf of an expression: the size of an axis, read from a tensor's shape.
 
-    Attributes:
-        labels: Labels along the axes that have channels.
-        axis: The axis that was read.
-        flexible: The axis along which entries can be pruned.
+    `labels` vary along the axes that have channels; entries can be pruned along the axis `flexible`.
     """
 
     labels: Tensor

@@ -53,18 +53,11 @@ class BoundAnalysis(Protocol):
 
 
 class TracedRun:
-    """One pass over a model.
+    """One pass over a model, for an analysis of channels, one of bounds (of this `dtype`), or both.
 
-    Attributes:
-        names: Paths of the model's modules and parameters.
-        channels: The channel analysis, or None.
-        bounds: The bound analysis, or None.
-        dtype: Dtype of bounds.
-        calls: Number of operations so far.
-        used: Ids of the parameters and buffers that operators used, in the order of first use.
-        state: Proxies of all parameters and buffers, by id of the original.
-        written: Ordinary tensors that the forward has written data into.
-        traces_sizes: Whether sizes that the model reads are traced.
+    `calls` is the number of operations so far, `used` has the ids of the parameters and buffers that operators used, in the
+    order of first use, `state` the proxies of all of these by id of the original, and `written` the ordinary tensors that the
+    forward has written data into. With `traces_sizes`, sizes that the model reads are traced.
     """
 
     def __init__(self, model: nn.Module) -> None:

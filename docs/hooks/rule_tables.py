@@ -69,9 +69,8 @@ def _sections() -> Iterable[str]:
 
 
 def _module(record: Operator) -> str:
-    """Return the module that a record is written in; `pointwise` of `ops/record.py` writes those of its own kind."""
-    module = record.bound.__module__.rpartition(".")[2]
-    return "pointwise" if module == "record" else module
+    """Return the module that a record is written in."""
+    return record.bound.__module__.rpartition(".")[2]
 
 
 def _introduction(module: Any) -> str:

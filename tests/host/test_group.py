@@ -12,7 +12,7 @@ from torch import nn
 import dfpc_plugin.host.group as group_module
 from dfpc_plugin import DataFlowGraph, DFPCImportance, bgsc
 from dfpc_plugin.errors import CutError, GroupError
-from dfpc_plugin.host.units import UnitFunction
+from dfpc_plugin.host.group import UnitFunction
 from dfpc_plugin.surgery import cut
 
 ALL = sorted(NETS)
