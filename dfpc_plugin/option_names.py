@@ -38,6 +38,8 @@ TORCH_PRUNING = {
 }
 """Options of Torch-Pruning's pruners that `prune` has not, and what to do instead; the documentation shows the same."""
 
+_BUDGETS = ("ratio", "macs", "params", "speedup", "latency_ms", "max_drop")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -68,4 +70,6 @@ def instead_of(option: str, known: Iterable[str]) -> str:
     """Return the end of a sentence on an option that is not among the known ones."""
     if option in TORCH_PRUNING:
         return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
+    if option in _BUDGETS and "target" in known:
+        return f'; give it as the target, such as "{option}={2 if option in ("speedup", "latency_ms", "max_drop") else 0.5}".'
     return did_you_mean(option, known, f"; there are {', '.join(known)}.")

@@ -69,3 +69,12 @@ def test_other_options_are_listed():
 
 def test_signatures_stay():
     assert list(inspect.signature(dfpc.prune).parameters)[:3] == ["model", "example_inputs", "target"]
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("macs", 'the target, such as "macs=0.5"'), ("speedup", 'the target, such as "speedup=2"')]
+)
+def test_a_budget_belongs_into_the_target(option, text):
+    with pytest.raises(OptionNameError) as caught:
+        dfpc.prune(None, None, **{option: 0.5})
+    assert str(caught.value) == f"prune has no option '{option}'; give it as {text}."

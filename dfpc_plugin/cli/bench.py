@@ -138,7 +138,10 @@ def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: to
     shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in as_call(inputs)[0])
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
-    numbers, title = number_columns("Latency (ms)", "Interquartile range", "Speed-up"), f"{shapes}, {where}"
+    numbers, title = (
+        number_columns("Latency (ms)", "Interquartile range", "Speed-up"),
+        f"{shapes}, {where}; speed-ups are medians of turns",
+    )
     table = plain_table(Column("Model", min_width=14), "Runtime", *numbers, title=title, title_justify="left")
     for name, latency in found.items():
         own = _figures(latency, first)

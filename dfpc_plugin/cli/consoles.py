@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
-from dfpc_plugin.progress import Progress, TerminalBars
+from dfpc_plugin.progress import Progress, TerminalBars, switched_off
 
 _WIDTH_OF_FILES = 100
 
@@ -43,7 +43,7 @@ def bars(console: Console, quiet: bool = False) -> Iterator[Progress]:
     In a terminal, bars that disappear at the end; elsewhere a line for what takes longer than two seconds, then every quarter
     of a minute, with what it is a part of.
     """
-    if quiet:
+    if quiet or switched_off(os.environ):
         yield lambda name, share: None
     elif console.is_terminal:
         with contextlib.closing(TerminalBars(console)) as shown:

@@ -186,7 +186,7 @@ class FileStore(CellStore):
                 f"{key} is {experiment.get(key)} there and {self.experiment.get(key)} here" for key in other
             )
             raise CompareError(
-                f"'{path}' holds another comparison ({told}); name another file as save_to, or remove that one."
+                f"'{path}' holds another comparison ({told}); name another file as save_to (--save_to), or remove that one."
             )
         self.known = {result.cell: result for result in results}
         if whole != text:  # the last line was cut off

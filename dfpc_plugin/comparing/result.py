@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from dfpc_plugin.errors import system_reason
 _COLUMNS = ("criterion", "budget", "repair", "seed", "macs", "params", "speedup")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompareResult:
     """Every cell of a comparison. `print` it for a table.
 
@@ -113,6 +114,14 @@ class CompareResult:
     def __str__(self) -> str:
         """The table, 80 columns wide."""
         return self.text()
+
+    def __repr__(self) -> str:
+        """Say what was compared."""
+        return f"CompareResult of {len(self.cells)} cells: {self.metric.label} on {self.source}; print it for a table."
+
+    def _repr_html_(self) -> str:
+        """Show the table in notebooks."""
+        return f"<pre>{html.escape(self.text(100))}</pre>"
 
     @property
     def _grid(self) -> Grid:

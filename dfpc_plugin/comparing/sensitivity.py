@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class CouplingSensitivity:
     errors: Mapping[str, tuple[float, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SensitivityResult:
     """Errors of the outputs by coupling and share. `print` it for a table.
 
@@ -107,6 +108,16 @@ class SensitivityResult:
     def __str__(self) -> str:
         """The table, 80 columns wide."""
         return self.text()
+
+    def __repr__(self) -> str:
+        """Say what was measured."""
+        return (
+            f"SensitivityResult of {len(self.couplings)} couplings by {', '.join(self.sources)}; print it for a table."
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the table in notebooks."""
+        return f"<pre>{html.escape(self.text(100))}</pre>"
 
     def _table(self) -> Table:
         first, shares = Column("Coupling", overflow="fold", min_width=12), (f"{share:.4g}" for share in self.shares)

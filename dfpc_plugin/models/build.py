@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ def build_model(
     weights: Path | str | None = None,
     ignore_surplus: bool = False,
     meta: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """Build a model.
 
@@ -41,6 +43,7 @@ def build_model(
             unless `spec` sets them.
         ignore_surplus: Ignore tensors of the checkpoint that the model does not have.
         meta: Build on the meta device, with shapes but no weights: fast for any size.
+        options: Options of the model, such as `num_classes=10`, in addition to those of `spec`.
 
     Raises:
         UnknownModelError: No library has it; the message names the nearest.
@@ -48,6 +51,7 @@ def build_model(
         WeightsError: There are no such weights, they cannot be loaded, or they do not match the model.
     """
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
+    spec = dataclasses.replace(spec, options={**spec.options, **options})
     if weights is None:
         return construct(spec, pretrained=pretrained, meta=meta)
     if pretrained or meta:

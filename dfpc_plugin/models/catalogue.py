@@ -50,7 +50,11 @@ def require_known(name: str) -> None:
 def _nowhere(name: str) -> str:
     """A clause on the missing file or directory, if a name looks like a path."""
     if name.endswith(_FILES):
-        return ", and there is no such file"
+        return (
+            "; give the name of its architecture, and the file as `weights`"
+            if Path(name).is_file()
+            else ", and there is no such file"
+        )
     path = "/" in name and library_of(name) is _TIMM and not name.startswith(HUB)
     return ", and there is no such directory" if path else ""
 

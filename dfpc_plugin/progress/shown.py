@@ -115,10 +115,18 @@ def _asked() -> Display:
     return NotebookBars() if notebook_shell() is not None else TerminalBars()
 
 
+def switched_off(environment: Mapping[str, str]) -> bool:
+    """Whether `DFPC_PROGRESS=0` is set."""
+    return environment.get(SETTING, "1").lower() in _OFF
+
+
 def _opener(environment: Mapping[str, str]) -> Callable[[], Display] | None:
     """The class of bars to show by default; None if they would not be seen, or are switched off."""
-    silenced = environment.get(SETTING, "1").lower() in _OFF
-    if silenced or environment.get("CI", "").lower() not in _OFF or "PYTEST_CURRENT_TEST" in environment:
+    if (
+        switched_off(environment)
+        or environment.get("CI", "").lower() not in _OFF
+        or "PYTEST_CURRENT_TEST" in environment
+    ):
         return None
     if notebook_shell() is not None:
         return NotebookBars

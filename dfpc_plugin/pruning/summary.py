@@ -23,7 +23,8 @@ from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.selection import Budget, Candidate, Order, Target
 
 NOT_REPAIRED = (
-    'The pruned model was not repaired, which costs accuracy. The repair "merge" takes seconds and needs no data.'
+    'The pruned model was not repaired, which costs accuracy. repair="merge" (in the command: --repair.method merge) takes '
+    "seconds and needs no data."
 )
 
 

@@ -4,7 +4,7 @@ from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.methods import METHODS
 from dfpc_plugin.repairing.repair import repair
 from dfpc_plugin.repairing.report import LayerRepair, RepairResult
-from dfpc_plugin.repairing.settings import Method, RepairMethod, RepairSettings
+from dfpc_plugin.repairing.settings import Method, RepairMethod, RepairOptions, RepairSettings
 from dfpc_plugin.repairing.synthesis import SyntheticImages, synthesise
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Method",
     "RepairJob",
     "RepairMethod",
+    "RepairOptions",
     "RepairResult",
     "RepairSettings",
     "SyntheticImages",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.option_names import named_settings
+from dfpc_plugin.plain_data import Checked, Count, NotNegative, Positive, Seed, within
 from dfpc_plugin.registry import Registry
 from dfpc_plugin.repairing.report import LayerRepair
 
@@ -50,9 +50,41 @@ class RepairMethod:
         return self.images != "none"
 
 
+@dataclass(frozen=True)
+class RepairOptions(Checked, error=RepairError):
+    """The options of a repair that recipes have, too.
+
+    Attributes:
+        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated
+            ones, depending on their size.
+        steps: For `synthetic`: largest number of optimisation steps of the images.
+        ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
+            default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
+        batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
+        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
+            that do not fit are run again for every layer, which is slow.
+        seed: Random seed of noise and samples.
+    """
+
+    count: Annotated[int, within(2)] | None = None
+    steps: Count = 40
+    ridge: NotNegative | None = None
+    batchnorm: bool = True
+    memory_gib: Positive | None = None
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class _Of:
+    """The first options of `RepairSettings`."""
+
+    method: Method = "synthetic"
+    images: Images | None = field(default=None, compare=False, repr=False)
+
+
 @named_settings
 @dataclass(frozen=True)
-class RepairSettings:
+class RepairSettings(RepairOptions, _Of):
     """How to repair.
 
     Attributes:
@@ -62,45 +94,22 @@ class RepairSettings:
             no labels; or a method registered with `METHODS`.
         images: For `calibrate`: a tensor or dict of inputs, or an iterable of such batches or of single images, such as
             a DataLoader or a Dataset.
-        count: Number of images to use or to generate; by default at most 256 of the given ones, and 32 to 256 generated
-            ones, depending on their size.
-        steps: For `synthetic`: largest number of optimisation steps of the images.
-        ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
-            default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
         rows: Largest number of rows of a layer's inputs to sample.
-        batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
-        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
-            that do not fit are run again for every layer, which is slow.
-        seed: Random seed of noise and samples.
         checkpoint: A directory for the progress, from which an interrupted repair resumes.
     """
 
-    method: Method = "synthetic"
-    images: Images | None = field(default=None, compare=False, repr=False)
-    count: int | None = None
-    steps: int = 40
-    ridge: float | None = None
-    rows: int = 16384
-    batchnorm: bool = True
-    memory_gib: float | None = None
-    seed: int = 0
+    rows: Annotated[int, within(16)] = 16384
     checkpoint: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Check the settings; raises RepairError that names the first invalid one."""
+        super().__post_init__()
         if (self.images is None) == (METHODS.find(self.method, RepairError).images == "given"):
             raise RepairError(
                 f"method={self.method!r} needs images: pass some unlabelled ones as images."
                 if self.images is None
                 else f"method={self.method!r} uses no images; repair with method='calibrate', or leave them out."
             )
-        for name, value, least in (("count", self.count, 2), ("steps", self.steps, 1), ("rows", self.rows, 16)):
-            if value is not None and value < least:
-                raise RepairError(f"{name}={value} is too few; give {least} or more.")
-        if self.ridge is not None and not (0 <= self.ridge < math.inf):
-            raise RepairError(f"ridge={self.ridge} is no ridge; give a number from 0 up, such as 0.01.")
-        if self.memory_gib is not None and not self.memory_gib > 0:
-            raise RepairError(f"memory_gib={self.memory_gib} leaves no memory; give a number above 0.")
 
     @classmethod
     def of(cls, how: Method | RepairSettings, images: Images | None = None) -> RepairSettings:

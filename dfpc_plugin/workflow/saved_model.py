@@ -15,6 +15,7 @@ from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress
+from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import METHODS, RepairResult, repair
 from dfpc_plugin.workflow.opening import Opened, prepared
@@ -63,7 +64,8 @@ def repair_opened(
     note_point(record, validation, "before repair", opened.model)
     result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
     note_point(record, validation, "repaired", result.model)
-    record.prune = pruning | {"repair": result.to_json()}
+    notes = [note for note in pruning.get("notes", ()) if note != NOT_REPAIRED]
+    record.prune = pruning | {"repair": result.to_json(), "notes": notes}
     _add_comment(record, f"then repaired: {section}")
     record.add_seconds("repair", time.perf_counter() - start)
     content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +9,9 @@ from typing import Annotated, Any, Literal
 from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.data import AugmentSettings
 from dfpc_plugin.errors import DFPCError, RepairError
-from dfpc_plugin.plain_data import Checked, Count, Natural, Positive, Seed, within
+from dfpc_plugin.plain_data import Checked, Count, Natural, Positive, within
 from dfpc_plugin.pruning import PruneSettings
-from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairSettings
+from dfpc_plugin.repairing import METHODS, Method, RepairMethod, RepairOptions
 
 
 class RecipeError(DFPCError, ValueError):
@@ -109,32 +108,24 @@ class PruneSection(PruneSettings, _Importance, error=RecipeError):
 
 
 @dataclass(frozen=True)
-class RepairSection(Checked, error=RecipeError):
-    """How to repair the pruned model.
+class _Method:
+    """The first option of `RepairSection`."""
+
+    method: Method = field(default=AUTO, metadata={"choices": METHODS})
+
+
+@dataclass(frozen=True)
+class RepairSection(RepairOptions, _Method, error=RecipeError):
+    """How to repair the pruned model: a method, and the options of `RepairSettings`.
 
     Attributes:
         method: The method; calibrate takes images of `data.train`. auto is merge, or none if weights are random.
-        count: Number of images to use or to generate.
-        steps: For synthetic: largest number of optimisation steps of the images.
-        ridge: Strength of the ridge towards the old weights.
-        batchnorm: Try to re-estimate batch norms, and keep them if the output improves.
-        memory_gib: Memory limit for stored activations (GiB); by default half of the free memory.
-        seed: Random seed of noise and samples.
     """
-
-    method: Method = field(default=AUTO, metadata={"choices": METHODS})
-    count: int | None = None
-    steps: int = 40
-    ridge: float | None = None
-    batchnorm: bool = True
-    memory_gib: float | None = None
-    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        takes_images = self.how.images == "given"  # which come later
-        RepairSettings(**dataclasses.asdict(self) | {"method": self.how.name}, images=() if takes_images else None)
+        _ = self.how
 
     @property
     def how(self) -> RepairMethod:

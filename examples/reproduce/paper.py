@@ -1,4 +1,4 @@
-"""The DFPC paper's data-free experiments, as one command: prune, do not tune, and say what is left of accuracy and time.
+"""The DFPC paper's data-free experiments, as one command: prune without fine-tuning, and measure accuracy and time.
 
     python examples/reproduce/paper.py --network cifar/resnet50 --weights resnet50_cifar10.pth --data torchvision/CIFAR10 \
         --root data --output resnet50-cifar10
@@ -6,9 +6,9 @@
         --output resnet101-cifar100
 
 The protocol (Narshana, Murti and Bhattacharyya, ICLR 2023): networks are trained by SGD with momentum 0.9 and weight decay 5e-4
-for 200 epochs, the step size falling from 0.1 by a cosine. Then one per cent of the channels goes in every iteration, by a
-saliency that is computed anew every time, and nothing is repaired or tuned; with `coupled` false only channels that one layer
-writes. It stops at budgets, and where accuracy has dropped by so many points.
+for 200 epochs, the learning rate falling from 0.1 by a cosine. Then every iteration removes one per cent of the channels, by a
+saliency that is computed anew every time, and nothing is repaired or fine-tuned; with `coupled` false it removes only channels
+that one layer produces. It stops at budgets, and where accuracy has dropped by so many points.
 
 The directory `output` gets results.json, results.csv and curve.svg. A run that was stopped goes on where it was: rows that are in
 results.json are not computed again, and training goes on from its last checkpoint.

@@ -91,3 +91,12 @@ def test_bars_in_a_terminal_go_away():
     shown = console.file.getvalue()
     assert "layers [of all]" in shown
     assert "\x1b[?25h" in shown  # the cursor is back
+
+
+def test_an_environment_variable_silences_the_command(clock, console, monkeypatch):
+    monkeypatch.setenv("DFPC_PROGRESS", "0")
+    with bars(console) as tell:
+        tell("saliency", 0.0)
+        clock.now += 60
+        tell("saliency", 0.5)
+    assert console.file.getvalue() == ""

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from dfpc_plugin.artifact import read_manifest, save_pruned
+from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from workflow_nets import colour_net
 from workflow_runs import ARTIFACT, NET, same_weights, surroundings
 
@@ -39,6 +40,7 @@ def test_a_repaired_model_carries_on_the_record(dfpc, saved, weights, tmp_path):
     assert record["prune"]["repair"]["method"] == "merge"
     assert record["prune"]["couplings"] == old["prune"]["couplings"]
     assert record["layers"] == old["layers"]
+    assert NOT_REPAIRED in old["prune"]["notes"] and NOT_REPAIRED not in record["prune"]["notes"]
     text = (tmp_path / "out" / "recipe.yaml").read_text()
     assert text.startswith(old["recipe"])
     assert text.splitlines()[-1].startswith("# then repaired: RepairSection(method='merge'")

@@ -130,3 +130,9 @@ def test_many_criteria_are_told_apart():
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(OutputError, match=r"end its name in \.png, \.svg or \.pdf"):
         written_down(dfpc=(0.7, 0.8)).plot(tmp_path / "plot.gif")
+
+
+def test_its_repr_is_one_line_and_notebooks_show_the_table():
+    result = written_down(dfpc=(0.7, 0.8), magnitude=(0.5, 0.6))
+    assert repr(result) == "CompareResult of 8 cells: Accuracy (%) on 100 labelled images; print it for a table."
+    assert "DFPC" in result._repr_html_()

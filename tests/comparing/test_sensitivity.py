@@ -138,3 +138,8 @@ def test_shares_that_make_no_sense(net, shares):
     model, images = net
     with pytest.raises(CompareError, match=r"shares\S* must be (0 or more and below 1|one or more shares)"):
         dfpc.sensitivity(model, images[:1], shares=shares)
+
+
+def test_its_repr_is_one_line_and_notebooks_show_the_table(result):
+    assert repr(result) == "SensitivityResult of 3 couplings by predicted, noise, images; print it for a table."
+    assert "first.conv1" in result._repr_html_()

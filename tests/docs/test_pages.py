@@ -149,3 +149,14 @@ def test_what_a_command_sets_in_a_section_is_its_default(built):
     """`dfpc repair` repairs without being told how."""
     [row] = [row for row in rows_of(built("docs/cli.md")) if row[0] == "`--repair.*`" and row[2]]
     assert row[2] == "`method: synthetic`"
+
+
+def test_the_reference_says_how_to_import_what_the_package_does_not_list(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "hooks")
+    hook = importlib.import_module("import_paths").on_page_markdown
+    assert hook("::: dfpc_plugin.pruning.prune.prune\n") == "::: dfpc_plugin.pruning.prune.prune\n"
+    named = "::: dfpc_plugin.layers.LayerTable"
+    assert hook(named) == named + "\n\n`from dfpc_plugin.layers import LayerTable`"
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        for line in re.findall(r"`(from dfpc_plugin\S* import \w+)`", hook(page.read_text(encoding="utf-8"))):
+            exec(line, {})

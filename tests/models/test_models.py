@@ -124,3 +124,15 @@ def test_a_name_with_a_slash_may_have_meant_a_directory(name, said):
     with pytest.raises(UnknownModelError) as caught:
         build_model(name)
     assert ("and there is no such directory" in str(caught.value)) is said
+
+
+def test_options_of_the_model_may_stand_beside_its_name():
+    assert build_model("resnet18", num_classes=7).fc.out_features == 7
+    assert build_model(ModelSpec("resnet18", {"num_classes": 7, "in_chans": 1}), num_classes=3).fc.out_features == 3
+
+
+def test_a_file_is_no_name_of_a_model(tmp_path):
+    path = tmp_path / "net.pth"
+    path.touch()
+    with pytest.raises(UnknownModelError, match=r"give the name of its architecture, and the file as `weights`"):
+        build_model(str(path))

@@ -183,10 +183,10 @@ def test_a_damaged_layer_is_noticed(damage, case, tmp_path):
         ),
         ({"method": "calibrate"}, "method='calibrate' needs images"),
         ({"method": "mean", "images": torch.zeros(2, 3, 8, 8)}, "method='mean' uses no images"),
-        ({"ridge": -1.0}, "ridge=-1.0 is no ridge"),
-        ({"rows": 3}, "rows=3 is too few"),
-        ({"count": 1}, "count=1 is too few"),
-        ({"memory_gib": 0.0}, "memory_gib=0.0 leaves no memory"),
+        ({"ridge": -1.0}, "ridge must be 0 or more, not -1.0"),
+        ({"rows": 3}, "rows must be 16 or more, not 3"),
+        ({"count": 1}, "count must be 2 or more, not 1"),
+        ({"memory_gib": 0.0}, "memory_gib must be above 0, not 0.0"),
     ],
 )
 def test_settings_that_cannot_be_followed(settings, text):

@@ -34,9 +34,9 @@ IMAGES = DataSection(train="digits", val="digits")
         (lambda: PruneSection("dfcp"), "importance='dfcp' is none of auto, dfpc, "),
         (lambda: PruneSection("dfcp"), "did you mean dfpc?"),
         (lambda: PruneSection("zzz"), "choose one of them."),
-        (lambda: RepairSection("merge", count=1), "count=1 is too few; give 2 or more."),
-        (lambda: RepairSection("calibrate", ridge=-1.0), "ridge=-1.0 is no ridge"),
-        (lambda: RepairSection(memory_gib=0), "memory_gib=0 leaves no memory"),
+        (lambda: RepairSection("merge", count=1), "count must be 2 or more, not 1."),
+        (lambda: RepairSection("calibrate", ridge=-1.0), "ridge must be 0 or more, not -1.0"),
+        (lambda: RepairSection(memory_gib=0), "memory_gib must be above 0, not 0"),
         (lambda: RepairSection(seed=-1), f"seed must be 0 to {2**63 - 1}, not -1."),
         (lambda: Recipe(MODEL, seed=2**63), f"seed must be 0 to {2**63 - 1}, not {2**63}."),
         (lambda: Recipe(MODEL, target="mac=0.5"), "Unknown target 'mac=0.5'; did you mean macs?"),
@@ -80,8 +80,10 @@ def test_what_contradicts_itself_is_refused(make, text):
 def test_refusals_have_their_own_types():
     with pytest.raises(RecipeError):
         PruneSection("nothing")
-    with pytest.raises(RepairError):
+    with pytest.raises(RecipeError):
         RepairSection("synthetic", steps=0)
+    with pytest.raises(RepairError):
+        RepairSection("synthetical")
     with pytest.raises(DataError):
         dataclasses.replace(IMAGES.augment, padding=-1)
 
