@@ -68,7 +68,8 @@ def named_settings(cls: type[T]) -> type[T]:
 
 def instead_of(option: str, known: Iterable[str]) -> str:
     """Return the end of a sentence on an option that is not among the known ones."""
-    if option in TORCH_PRUNING:
+    known = list(known)
+    if option in TORCH_PRUNING and "max_ratio" in known:  # for `prune`, which the answers are about
         return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
     if option in _BUDGETS and "target" in known:
         return f'; give it as the target, such as "{option}={2 if option in ("speedup", "latency_ms", "max_drop") else 0.5}".'

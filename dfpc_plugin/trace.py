@@ -60,12 +60,8 @@ def trace_model(
         ForwardError: The model itself fails on `example_inputs`.
         RuleError: A rule cannot do what the forward asks of its operator.
     """
-    try:
+    with _tried_without_proxies(model, example_inputs, forward_fn):
         trace = _traced(model, example_inputs, forward_fn, channels=channels, flow=flow)
-    except RuleError:
-        with _recording(model):
-            run_forward(model, example_inputs, forward_fn)  # no rule is missing if this raises, too
-        raise
     trace.run.finish()
     return trace
 
@@ -83,9 +79,24 @@ def missing_operators(
     """
     try:
         model = plain_model(model, scripted=True)
-        return _traced(model, example_inputs, forward_fn, channels=False, flow="bounds").run.missing
+        with _tried_without_proxies(model, example_inputs, forward_fn):
+            return _traced(model, example_inputs, forward_fn, channels=False, flow="bounds").run.missing
     except UnsupportedOperatorError as error:
         return error.missing
+
+
+@contextlib.contextmanager
+def _tried_without_proxies(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None
+) -> Iterator[None]:
+    """If a rule fails, call the model itself: where that fails, too, its ForwardError replaces the RuleError."""
+    try:
+        yield
+    except RuleError:
+        if not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            with _recording(model):
+                run_forward(model, example_inputs, forward_fn)
+        raise
 
 
 def _traced(

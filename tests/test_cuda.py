@@ -121,15 +121,24 @@ def test_a_compiled_model_is_timed_on_the_device():
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_fine_tuning_on_the_device_goes_on_from_a_checkpoint(precision, tmp_path):
     data = TensorDataset(IMAGES, torch.arange(len(IMAGES)) % 4)
+    settings = dfpc.FinetuneSettings(
+        steps=6, batch_size=8, mixed_precision=precision, checkpoint_every=2, schedule="constant"
+    )
 
-    def tuned(steps, where, resume=False):
-        settings = dfpc.FinetuneSettings(
-            steps=steps, batch_size=8, mixed_precision=precision, checkpoint_every=3, schedule="constant"
-        )
+    def tuned(where, **options):
         model = odd_numbers.model().cuda()
-        return dfpc.finetune(model, data, data, settings=settings, checkpoint=tmp_path / where, resume=resume).model
+        return dfpc.finetune(model, data, settings=settings, checkpoint=tmp_path / where, **options).model
 
-    whole = tuned(6, "whole")
+    def stop(what, share):
+        if what == "fine-tuning" and share > 0.5:
+            raise KeyboardInterrupt
+
+    whole = tuned("whole")
+    with pytest.raises(KeyboardInterrupt):
+        tuned("parts", progress=stop)
+    parts = tuned("parts", resume=True)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-3, atol=1e-3)
     assert all(tensor.is_cuda for tensor in whole.state_dict().values())
     assert next(whole.parameters()).dtype == torch.float32
     assert not torch.equal(whole.stem.weight.cpu(), odd_numbers.model().stem.weight)

@@ -78,3 +78,10 @@ def test_a_budget_belongs_into_the_target(option, text):
     with pytest.raises(OptionNameError) as caught:
         dfpc.prune(None, None, **{option: 0.5})
     assert str(caught.value) == f"prune has no option '{option}'; give it as {text}."
+
+
+def test_other_functions_do_not_advise_options_of_prune():
+    for function in (dfpc.prune_and_tune, dfpc.sensitivity, dfpc.finetune):
+        with pytest.raises(OptionNameError) as caught:
+            function(max_pruning_ratio=0.5)
+        assert "max_ratio" not in str(caught.value)

@@ -85,7 +85,7 @@ class CompareConfig(DataOptions):
     @property
     def stored(self) -> bool:
         """Whether finished cells are to be shown, and no model is compared on."""
-        return Path(self.model).suffix in _STORED
+        return Path(self.model).suffix.lower() in _STORED
 
 
 def run(config: CompareConfig, consoles: Consoles) -> None:

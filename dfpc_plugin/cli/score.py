@@ -15,6 +15,7 @@ from dfpc_plugin.report.plots import write_plot
 from dfpc_plugin.report.summary import ModelScore, score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
+from dfpc_plugin.workflow.opening import is_artifact, is_checkpoint
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ def run(config: ScoreConfig, consoles: Consoles) -> None:
         require_plottable(config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
         opened = config.opened(None if config.quiet else consoles.err)
-        score = score_model(config.model, opened.model, opened.inputs, ranking=config.ranking, trained=opened.trained)
+        named = (
+            config.pretrained or config.weights is not None or is_artifact(config.model) or is_checkpoint(config.model)
+        )
+        score = score_model(config.model, opened.model, opened.inputs, ranking=config.ranking, trained=named)
         written = _write(config, score)
     if not config.quiet and STDOUT not in (config.json, config.csv):
         print_score(score, consoles.out, config.top)

@@ -211,11 +211,13 @@ def as_lines(experiment: Mapping[str, Any], unpruned: Unpruned, results: Iterabl
     return _line(first) + "".join(_line(result.to_json(experiment["metric"])) for result in results)
 
 
-def read_lines(text: str, path: Path) -> tuple[dict[str, Any], Unpruned, list[CellResult]]:
+def read_lines(
+    text: str, path: Path, advice: str = "name another file as save_to"
+) -> tuple[dict[str, Any], Unpruned, list[CellResult]]:
     """Read a comparison, as JSON lines or as one JSON object; raise a CompareError that names the file and the line if it is none."""
     number = 1
     try:
-        first, *rest = text.splitlines()
+        first, *rest = text.splitlines() or [""]
         content = json.loads(first)
         experiment, unpruned = content["experiment"], Unpruned(**content["unpruned"])
         if experiment["metric"] not in METRICS:
@@ -226,7 +228,7 @@ def read_lines(text: str, path: Path) -> tuple[dict[str, Any], Unpruned, list[Ce
             results.append(CellResult.from_json(json.loads(line), experiment["metric"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CompareError(
-            f"'{path}' is no file of a comparison: line {number} cannot be read ({error}); name another file as save_to."
+            f"'{path}' is no file of a comparison: line {number} cannot be read ({error}); {advice}."
         ) from error
     return experiment, unpruned, results
 

@@ -126,7 +126,13 @@ class Plan:
         checked(tuple[Seed, ...], self.seeds, "seeds", CompareError)
         if not images and self.fitting:
             raise CompareError(f"'{self.fitting[0]}' needs images; pass unlabelled ones as images, or leave it out.")
-        own = {"importance": "criteria", "target": "budgets", "repair": "repairs", "inplace": "nothing"}
+        own = {
+            "importance": "criteria",
+            "target": "budgets",
+            "pruning_ratio": "budgets",
+            "repair": "repairs",
+            "inplace": "nothing",
+        }
         unusable = next((name for name in self.options if name in own or name not in _OPTIONS), None)
         if unusable is not None:
             known = ("criteria", "budgets", "repairs", "seeds", *sorted(_OPTIONS - own.keys()))

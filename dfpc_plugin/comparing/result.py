@@ -50,7 +50,8 @@ class CompareResult:
             raise CompareError(
                 f"Cannot read '{place}': {system_reason(error)}; give the file that compare(save_to=...) has written."
             ) from error
-        experiment, unpruned, cells = read_lines(text, place)
+        whole = text[: text.rfind("\n") + 1] or text  # without a last line that was cut off
+        experiment, unpruned, cells = read_lines(whole, place, "give a file that compare has written")
         return cls(METRICS[experiment["metric"]], experiment["source"], unpruned, tuple(cells), experiment)
 
     def __add__(self, other: CompareResult) -> CompareResult:

@@ -17,9 +17,11 @@ from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
 
-def _recurrent_channels(call: ChannelCall, input: Any, hx: Any, params: Any, *options: Any) -> Any:
+def _recurrent_channels(
+    call: ChannelCall, input: Any, hx: Any, params: Any, has_biases: bool, num_layers: int, dropout: float, train: bool,
+    bidirectional: bool, batch_first: bool,
+) -> Any:  # fmt: skip
     """Unite, per layer and direction, the gates' rows of both weights, the biases, and the state's columns."""
-    _has_biases, num_layers, _dropout, _train, bidirectional, _batch_first = options
     states = list(hx) if isinstance(hx, tuple | list) else [hx]
     directions = 2 if bidirectional else 1
     per_cell = len(params) // (int(num_layers) * directions)
@@ -72,14 +74,14 @@ def _cell(call: ChannelCall, input: Any, cell: Any) -> Any:
 
 
 def _recurrent(
-    flow: LayerContext, input: Tensor, hx: Any, params: Sequence[Tensor], *options: Any
-) -> tuple[Tensor, ...]:
+    flow: LayerContext, input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int, dropout: float,
+    train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Per direction and layer: read |W_ih| x and |W_hh| h, write h = the sum of the gates' rows of |W_ih| 1.
 
     This is an approximation: gates are taken as one, and the state as equal at every step. Scores are named after each
     direction's input weight and have one value per hidden unit.
     """
-    _has_biases, num_layers, _dropout, _train, bidirectional, batch_first = options
     directions, originals = 2 if bidirectional else 1, flow.original("params")
     per_cell = len(params) // (num_layers * directions)
     kinds = len(hx) if isinstance(hx, tuple | list) else 1  # hidden states, and an LSTM's cells
@@ -107,12 +109,12 @@ def _recurrent(
 
 
 @operator(torch.lstm, channels=_recurrent_channels, context=True, kind="layer")
-def lstm(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, ...]:
+def lstm(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any, **named: Any) -> tuple[Tensor, ...]:
     """Reads |W_ih| x and |W_hh| h; writes the sum of the four gates' rows of |W_ih| 1."""
-    return _recurrent(flow, input, hx, params, *options)
+    return _recurrent(flow, input, hx, params, *options, **named)
 
 
 @operator(torch.gru, torch.rnn_tanh, torch.rnn_relu, channels=_recurrent_channels, context=True, kind="layer")
-def gru(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, ...]:
+def gru(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any, **named: Any) -> tuple[Tensor, ...]:
     """Reads |W_ih| x and |W_hh| h; writes the sum of the gates' rows of |W_ih| 1."""
-    return _recurrent(flow, input, hx, params, *options)
+    return _recurrent(flow, input, hx, params, *options, **named)

@@ -1,6 +1,6 @@
 """The cost of removing channels one by one, while the remaining channels compensate for each removed one.
 
-All of it runs on the CPU: on a GPU, its many small steps would take longer.
+The removals run on the CPU: on a GPU, their many small steps would take longer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from dfpc_plugin.repairing.moments import LayerMoments
 _ROUNDS = 32
 _WAITING = 32
 """Updates are applied once one in this many entries is removed: few large ones cost less than many small ones."""
-_STABLE = 0.3
-"""From this ridge on, float32 is precise enough, which halves the time: the condition of a covariance is a few thousand at most."""
 _SPARSE = 8
 """Removed entries are dropped from the matrices once they are one in this many."""
 
@@ -276,7 +274,6 @@ def readers_of(
     if not whole > 0:
         return []
     scale = (1.0 if sensitivity is None else sensitivity.share) / whole
-    precision = torch.float32 if ridge >= _STABLE else torch.float64
     result: list[Reader] = []
     for layer_gram, layer_covariance in zip(grams, covariances, strict=True):
         groups, channels = layer_covariance.shape[:2]
@@ -284,7 +281,7 @@ def readers_of(
         for gram, covariance, found in zip(layer_gram, layer_covariance, own_entries, strict=True):
             if found:
                 if covariance.dim() == 2:
-                    result.append(StandingInReader(gram.to(precision), covariance.to(precision), found, scale, ridge))
+                    result.append(StandingInReader(gram, covariance, found, scale, ridge))
                 else:
                     result.append(Reader(gram, covariance, found, scale))
     return result

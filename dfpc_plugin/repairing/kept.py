@@ -254,7 +254,12 @@ def _require_part(model: nn.Module, original: nn.Module) -> None:
     """
     whole = {path: tuple(parameter.shape) for path, parameter in original.named_parameters(remove_duplicate=False)}
     part = {path: tuple(parameter.shape) for path, parameter in model.named_parameters(remove_duplicate=False)}
-    wrong = next((path for path, shape in part.items() if path not in whole or not _fits(shape, whole[path])), None)
+    modules = dict(original.named_modules(remove_duplicate=False))  # these may have lost parameters of their own
+
+    def fits(path: str, shape: tuple[int, ...]) -> bool:
+        return _fits(shape, whole[path]) if path in whole else path.rpartition(".")[0] in modules
+
+    wrong = next((path for path, shape in part.items() if not fits(path, shape)), None)
     if wrong is None:
         return
     if wrong not in whole:

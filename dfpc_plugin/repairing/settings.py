@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.option_names import named_settings
-from dfpc_plugin.plain_data import Checked, Count, NotNegative, Positive, Seed, within
+from dfpc_plugin.plain_data import Checked, Count, Limit, NotNegative, Seed, within
 from dfpc_plugin.registry import Registry
 from dfpc_plugin.repairing.report import LayerRepair
 
@@ -60,6 +60,7 @@ class RepairOptions(Checked, error=RepairError):
         steps: For `synthetic`: largest number of optimisation steps of the images.
         ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
             default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
+        rows: Largest number of rows of a layer's inputs to sample.
         batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
         memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
             that do not fit are run again for every layer, which is slow.
@@ -69,8 +70,9 @@ class RepairOptions(Checked, error=RepairError):
     count: Annotated[int, within(2)] | None = None
     steps: Count = 40
     ridge: NotNegative | None = None
+    rows: Annotated[int, within(16)] = 16384
     batchnorm: bool = True
-    memory_gib: Positive | None = None
+    memory_gib: Annotated[float, Limit("above 0", lambda limit: limit > 0)] | None = None
     seed: Seed = 0
 
 
@@ -85,7 +87,7 @@ class _Of:
 @named_settings
 @dataclass(frozen=True)
 class RepairSettings(RepairOptions, _Of):
-    """How to repair.
+    """How to repair: a method, and the options of `RepairOptions`.
 
     Attributes:
         method: `none`; `mean`: bias correction for the mean of the removed channels; `merge`: the remaining channels
@@ -94,11 +96,9 @@ class RepairSettings(RepairOptions, _Of):
             no labels; or a method registered with `METHODS`.
         images: For `calibrate`: a tensor or dict of inputs, or an iterable of such batches or of single images, such as
             a DataLoader or a Dataset.
-        rows: Largest number of rows of a layer's inputs to sample.
         checkpoint: A directory for the progress, from which an interrupted repair resumes.
     """
 
-    rows: Annotated[int, within(16)] = 16384
     checkpoint: Path | str | None = None
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ def draw_saliency(saliency: Saliency, title: str = "") -> Any:
 
 def _leave_out_outliers(axes: Any, scores: list[float]) -> None:
     """End the axis where the report's strips end, if scores lie beyond, and say how many."""
-    scale = Logarithmic.over(scores)
+    scale = Logarithmic.over(scores, trimmed=True)
     beyond = 0 if scale is None else sum(scale.beyond(scores))
     if scale is not None and beyond:
         axes.set_ylim(10.0**scale.low, 10.0**scale.high)

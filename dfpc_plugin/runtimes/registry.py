@@ -78,11 +78,15 @@ RUNTIMES = Registry(
     Runtime("openvino", "OpenVINO", OpenVinoModel, ("openvino", "openvino")),
 )
 """Every runtime by name."""
+NUMBERS = ("float32", "int8")
+"""Names of the latencies that `quantize_onnx` measures in ONNX Runtime."""
 
 
 def written(name: str) -> str:
-    """How a runtime is written beside a latency; types of numbers, by which an int8 file is compared, run in ONNX Runtime."""
-    return RUNTIMES[name].title if name in RUNTIMES else f"{RUNTIMES['onnxruntime'].title}, {name}"
+    """How a runtime is written beside a latency. An int8 file is compared by the names in `NUMBERS`, in ONNX Runtime."""
+    if name in NUMBERS:
+        return f"{RUNTIMES['onnxruntime'].title}, {name}"
+    return RUNTIMES[name].title if name in RUNTIMES else name
 
 
 def runtime_of(name: str) -> Runtime:

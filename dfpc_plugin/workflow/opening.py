@@ -14,7 +14,7 @@ from dfpc_plugin.artifact import load_pruned, read_manifest
 from dfpc_plugin.data import ImageDataset, calibration_images, evaluation_transform, open_images, training_transform
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import is_directory, is_file
-from dfpc_plugin.generators import generators_kept, seed_torch
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.models import (
     MismatchError,
@@ -101,7 +101,7 @@ def open_model(section: ModelSection, device: torch.device, seed: int = 0, facto
     if is_artifact(section.name):
         return _open_artifact(section, device, factory)
     with generators_kept():
-        seed_torch(seed)
+        torch.manual_seed(seed)
         if section.weights is not None or is_checkpoint(section.name):
             return _open_checkpoint(section, device)
         spec = ModelSpec(section.name, section.options)

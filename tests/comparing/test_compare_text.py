@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dfpc_plugin import CompareResult
-from dfpc_plugin.comparing import Cell, CellResult
+from dfpc_plugin.comparing import Cell, CellResult, CompareError
 from dfpc_plugin.comparing.cells import METRICS, Unpruned
 from dfpc_plugin.files import OutputError
 
@@ -136,3 +136,13 @@ def test_its_repr_is_one_line_and_notebooks_show_the_table():
     result = written_down(dfpc=(0.7, 0.8), magnitude=(0.5, 0.6))
     assert repr(result) == "CompareResult of 8 cells: Accuracy (%) on 100 labelled images; print it for a table."
     assert "DFPC" in result._repr_html_()
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "cells.jsonl"
+    text = written_down(dfpc=(0.7, 0.8), magnitude=(0.5, 0.6)).to_json_lines()
+    path.write_text(text[:-20])
+    assert len(CompareResult.read(path).cells) == 7
+    path.write_text("")
+    with pytest.raises(CompareError, match=r"line 1 cannot be read \(.*\); give a file that compare has written\."):
+        CompareResult.read(path)

@@ -304,3 +304,23 @@ def test_a_linear_layer_on_a_vector_without_a_batch(inputs: torch.Tensor) -> Non
     for ranking in ("published", "expected"):
         vector, batch = bgsc(model, inputs, ranking=ranking), bgsc(batched, inputs.view(1, 2, 4, 4), ranking=ranking)
         assert all(torch.allclose(vector[name], batch[name]) for name in ("a", "b"))
+
+
+def test_recurrent_functions_take_torchs_names() -> None:
+    cell = nn.GRU(3, 4, batch_first=True)
+
+    def forward(m: nn.Module, x: Any) -> Any:
+        names = {
+            "has_biases": True,
+            "num_layers": 1,
+            "dropout": 0.0,
+            "train": False,
+            "bidirectional": False,
+            "batch_first": True,
+        }
+        return m.out(torch.gru(x, x.new_zeros(1, x.shape[0], 4), list(m.r.parameters()), **names)[0])
+
+    model = Between(forward, r=cell, out=nn.Linear(4, 2))
+    couplings = map_couplings(model, ROWS)
+    assert any(coupling.protected is None and "r.weight_ih_l0" in coupling.feed_in for coupling in couplings.couplings)
+    assert bgsc(model, ROWS)

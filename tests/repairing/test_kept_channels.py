@@ -301,6 +301,16 @@ def test_another_model_is_refused() -> None:
         kept_channels(prune(wider, IMAGE, "ratio=0.4").model, original, IMAGE, None, None)
 
 
+def test_what_only_the_pruned_model_holds_is_left_alone() -> None:
+    original = built(vgg)
+    result = prune(original, IMAGE, "ratio=0.4")
+    result.model.register_parameter("temperature", nn.Parameter(torch.ones(1)))
+    assert torch.equal(
+        kept_channels(result.model, original, IMAGE, None, result.removed).removed,
+        kept_channels(result.model, original, IMAGE, None, None).removed,
+    )
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_wrong_original_is_named_before_anything_is_traced(monkeypatch, recorded: bool) -> None:
     original = built(vgg)

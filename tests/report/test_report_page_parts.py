@@ -58,12 +58,13 @@ def test_logarithmic_scales():
 
 def test_an_outlier_does_not_take_the_room_of_all_others():
     common = [10.0 ** (-3 + i / 100) for i in range(200)]
-    assert Logarithmic.over(common) == Logarithmic(-3, -1)
-    scale = Logarithmic.over([*common, 1e-30, 1e7])
+    assert Logarithmic.over(common, trimmed=True) == Logarithmic(-3, -1)
+    assert Logarithmic.over([*common, 1e-30, 1e7]) == Logarithmic(-30, 7), "not unless it is asked for"
+    scale = Logarithmic.over([*common, 1e-30, 1e7], trimmed=True)
     assert scale == Logarithmic(-4, 0) and scale.beyond([*common, 1e-30, 1e7, 0.0]) == (1, 1)
     assert (scale.at(1e-30), scale.at(1e7)) == (0, 1)
-    assert Logarithmic.over([*common, *[1e-30] * 10]) == Logarithmic(-30, -1), "many are no outliers"
-    assert Logarithmic.over([1e-9, 0.1, 0.2]) == Logarithmic(-9, 0), "nor are few among few"
+    assert Logarithmic.over([*common, *[1e-30] * 10], trimmed=True) == Logarithmic(-30, -1), "many are no outliers"
+    assert Logarithmic.over([1e-9, 0.1, 0.2], trimmed=True) == Logarithmic(-9, 0), "nor are few among few"
 
 
 @given(st.lists(st.tuples(REAL, REAL), min_size=2, max_size=25))

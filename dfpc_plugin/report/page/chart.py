@@ -78,16 +78,16 @@ class Logarithmic:
     high: int
 
     @classmethod
-    def over(cls, values: Iterable[float]) -> Logarithmic | None:
+    def over(cls, values: Iterable[float], trimmed: bool = False) -> Logarithmic | None:
         """Make a scale from power to power around the positive ones of `values`; None where there is none.
 
-        Of 20 or more, the outermost hundredth at each end may lie beyond the scale, if it is more than a power of ten apart from
-        the others: a single outlier would leave no room for them.
+        If it is `trimmed`, the outermost hundredth of 20 or more values may lie beyond it at each end, if it is more than a
+        power of ten apart from the others: a single outlier would leave no room for them.
         """
         known = sorted(value for value in values if value > 0)
         if not known:
             return None
-        out = min(math.ceil(len(known) / 100), len(known) // 20)
+        out = min(math.ceil(len(known) / 100), len(known) // 20) if trimmed else 0
         low = max(math.floor(math.log10(known[0])), math.floor(math.log10(known[out])) - 1)
         high = min(math.ceil(math.log10(known[-1])), math.ceil(math.log10(known[-1 - out])) + 1)
         return cls(low, max(high, low + 1))

@@ -45,7 +45,7 @@ def saliency(record: Field) -> Mapping[str, Any] | None:
     if not couplings:
         return None
     every = [value for coupling in couplings for value in (*coupling.kept, *coupling.gone)]
-    scale = Logarithmic.over(every)
+    scale = Logarithmic.over(every, trimmed=True)
     beyond = (0, 0) if scale is None else scale.beyond(every)
     gone, units = sum(len(c.gone) for c in couplings), sum(len(c.gone) + len(c.kept) for c in couplings)
     return {
