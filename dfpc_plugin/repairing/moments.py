@@ -19,8 +19,6 @@ from dfpc_plugin.repairing.lockstep import Key, settlements, survey
 
 _WIDEST = 6144
 _ENTRIES = 2**25
-_MANY = 1024
-"""With this many rows, one tap of each is enough for the covariance of channels: the others are neighbours."""
 
 
 @dataclass(eq=False)
@@ -109,8 +107,7 @@ class _Sums:
         if not self._count:
             self._center = entries.mean((1, 2), keepdim=True) if self._centered else entries.new_zeros(())
         entries = entries - self._center
-        taken = entries if rows.shape[0] < _MANY else _one_tap(entries)
-        product = (taken.mT @ taken).mean(1) if self._full else taken.square().sum(2).mean(1)
+        product = (entries.mT @ entries).mean(1) if self._full else entries.square().sum(2).mean(1)
         places = torch.einsum("ginc,gjnc->ij", entries, entries)
         sums = [entries.sum(2).double(), product.double(), places.double()]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._count else sums
@@ -133,12 +130,6 @@ class _Sums:
         factor = _root(places / places.diagonal().mean().clamp_min(1e-300))
         weights = self._matrix.unflatten(2, (-1, self._taps)) @ factor  # groups, outputs, channels, taps
         return LayerMoments(weights.transpose(2, 3).flatten(1, 2), product - square)
-
-
-def _one_tap(entries: Tensor) -> Tensor:
-    """Of `(groups, taps, n, channels)`, one tap of each of the n rows, in turn: `(groups, 1, n, channels)`."""
-    count = torch.arange(entries.shape[2], device=entries.device)
-    return entries[:, count % entries.shape[1], count][:, None]
 
 
 def _root(places: Tensor) -> Tensor:
