@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from doc_pages import PAGES, blocks, missing, write_titled
+from steady_machine import RealForwards
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
@@ -40,7 +41,13 @@ def registries():
         entries.update(before)
 
 
-@pytest.mark.usefixtures("registries")
+@pytest.fixture
+def steady_clock(monkeypatch):
+    """Models run as long as the settings say, and the latencies do not depend on the load of this machine."""
+    monkeypatch.setattr(dfpc.LatencySettings, "measure", RealForwards.measure)
+
+
+@pytest.mark.usefixtures("registries", "steady_clock")
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)], ids=lambda page: page.name)
 def test_blocks_run_and_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
     """A block of text right behind the code is what it prints; `{ .text .varies }` if its numbers are others every time."""
