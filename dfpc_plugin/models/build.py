@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.models.catalogue import library_of, require_known
+from dfpc_plugin.models.catalogue import library_of, preprocessing_of, require_known
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
 from dfpc_plugin.models.weights import Match, MismatchError, load_weights, match_weights
@@ -22,6 +23,14 @@ _IMAGE_CHANNELS = 3
 _NAMED = 4
 _SYNONYMS = {"num_classes": ("classes", "n_classes"), "in_chans": ("in_channels", "channels")}
 """Other names for timm's options in functions of the user's own."""
+_SIDES = ("img_size", "image_size")
+"""The options for the height and width of images: timm's and torchvision's."""
+_TRAINED_AT = (
+    "Position embeddings of these shapes are those of other image sizes: build the model with the size that it was trained at "
+    "(img_size in timm, image_size in torchvision)."
+)
+_MOST_TOKENS = 4
+"""Tokens in front of those of the image, such as a class token and registers, are at most this many."""
 
 
 def build_model(
@@ -39,8 +48,8 @@ def build_model(
         spec: The model's name, or a `ModelSpec` with options.
         pretrained: Load the weights of timm or torchvision; otherwise weights are random. A function of your own is
             called with pretrained=True.
-        weights: Load the weights of this checkpoint. The numbers of classes and input channels are taken from it,
-            unless `spec` sets them.
+        weights: Load the weights of this checkpoint. The numbers of classes and input channels and the size of
+            images are taken from it, unless `spec` sets them.
         ignore_surplus: Ignore tensors of the checkpoint that the model does not have.
         meta: Build on the meta device, with shapes but no weights: fast for any size.
         options: Options of the model, such as `num_classes=10`, in addition to those of `spec`.
@@ -126,8 +135,8 @@ def build_fitted(
 ) -> FittedModel:
     """Build a model, called `name` or as the file says, and load a checkpoint into it.
 
-    If the weights do not fit, the numbers of classes and input channels are inferred, unless they are in `options`,
-    from shapes and from what the file states. They are used only if every tensor of the model then fits. Raises
+    If the weights do not fit, the numbers of classes and input channels and the size of images are inferred, unless
+    they are in `options`, from shapes and from what the file states. They are used only if every tensor of the model then fits. Raises
     WeightsError if no architecture is named, or the weights do not fit; and as `build_model` does.
     """
     spec = _named(options, checkpoint) if name is None else ModelSpec(name, options)
@@ -190,10 +199,22 @@ def _candidates(spec: ModelSpec, match: Match, checkpoint: Checkpoint) -> Iterat
     elif match.missing and not outputs and not match.surplus:
         by_shape["num_classes"] = 0  # a backbone, without the classifier
     numbers = {name: checkpoint.options[name] for name in _SYNONYMS if name in checkpoint.options}
-    for candidate in (by_shape, numbers, {**checkpoint.options, **by_shape}, dict(checkpoint.options)):
+    sized = [{**by_shape, side: size} for size in _image_sizes(spec, match) for side in _SIDES]
+    for candidate in (*(sized or [by_shape]), numbers, {**checkpoint.options, **by_shape}, dict(checkpoint.options)):
         yield candidate
         if spec.own_code:
             yield from ({_SYNONYMS[k][n]: v for k, v in candidate.items() if k in _SYNONYMS} for n in (0, 1))
+
+
+def _image_sizes(spec: ModelSpec, match: Match) -> Iterator[int]:
+    """Sizes of square images (pixels) that may give a position embedding as many tokens as the checkpoint's has."""
+    for given, own in set(match.tokens.values()):
+        size = preprocessing_of(construct(spec, meta=True), spec.name).size[-1]
+        for before in range(_MOST_TOKENS + 1):
+            there, here = math.isqrt(max(given - before, 0)), math.isqrt(max(own - before, 0))
+            square = there**2 == given - before and here**2 == own - before
+            if square and here and size * there % here == 0:
+                yield size * there // here
 
 
 def _fits(spec: ModelSpec, options: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
@@ -215,6 +236,8 @@ def _with_advice(error: MismatchError, spec: ModelSpec, checkpoint: Checkpoint) 
         changed = {name: value for name, value in candidate.items() if spec.options.get(name, value) != value}
         if changed and _fits(spec, candidate, checkpoint):
             return MismatchError(error.path, error.match, f"Build the model with {_assigned(changed)}.", changed)
+    if any("pos" in name.rpartition(".")[2] for name in error.match.differ):
+        return MismatchError(error.path, error.match, _TRAINED_AT)
     others = [name for name in checkpoint.architectures if name != spec.name]
     if error.match.complete or spec.name in checkpoint.architectures or not others:
         return error

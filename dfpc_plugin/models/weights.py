@@ -79,7 +79,7 @@ class Match:
         """(Classes, input channels), each as (checkpoint's, model's) or None; both None if anything else differs."""
         classes, channels = set(), set()
         for name, (given, own) in self.differ.items():
-            if len(given) != len(own):
+            if len(given) != len(own) or name in self.tokens:
                 return None, None
             if given and given[1:] == own[1:] and _alike(re.sub(r"weight$", "bias", name), self):
                 classes.add((given[0], own[0]))
@@ -90,6 +90,15 @@ class Match:
         if self.missing or self.odd or len(classes) > 1 or len(channels) > 1:
             return None, None
         return next(iter(classes), None), next(iter(channels), None)
+
+    @property
+    def tokens(self) -> dict[str, tuple[int, int]]:
+        """Numbers of tokens in the checkpoint and in the model, by the names of position embeddings that differ."""
+        return {
+            name: (given[1], own[1])
+            for name, (given, own) in self.differ.items()
+            if name.rpartition(".")[2] != "weight" and len(given) == len(own) == 3 and given[::2] == own[::2]
+        }
 
     @property
     def problem(self) -> str:
@@ -115,9 +124,9 @@ def load_weights(
     """Load the weights of a checkpoint into `model`.
 
     The file is in safetensors format, or one that `torch.load` reads with `weights_only=True`; no code in it is run.
-    Weights may be nested as trainers do it (`state_dict`, `model`, `net`; averages are preferred), all names may share
-    a prefix (`module.`, `model.`, `_orig_mod.`), and layers of the CIFAR networks may have the names that other authors
-    use. Unless every weight of the model is found, nothing changes.
+    Weights may be nested as trainers do it (`state_dict`, `model`, `net`; averages are preferred), all or some of the
+    names may have a prefix (`module.`, `model.`, `_orig_mod.`), and layers of the CIFAR networks may have the names
+    that other authors use. Unless every weight of the model is found, nothing changes.
 
     Args:
         model: A model.
@@ -144,7 +153,7 @@ def load_weights(
 
 
 def match_weights(model: nn.Module, checkpoint: Checkpoint) -> Match:
-    """Find the prefix and the names with which a checkpoint fits a model best.
+    """Find the prefix and the names with which a checkpoint fits a model best; each name may have its own prefix.
 
     Raises WeightsError if it holds several models that fit.
     """
@@ -164,7 +173,17 @@ def match_weights(model: nn.Module, checkpoint: Checkpoint) -> Match:
             f"The checkpoint '{checkpoint.path}' holds several models that fit, under {names}; save the one you want in a file "
             f"of its own."
         )
+    by_ends = {name: _end(name, wanted) for name in checkpoint.tensors}
+    if len(set(by_ends.values())) == len(by_ends):
+        found.append(_match(checkpoint.tensors, by_ends, wanted, optional, (), ""))
     return min(found, key=lambda match: match.faults)
+
+
+def _end(name: str, wanted: Mapping[str, Tensor]) -> str:
+    """The longest end of a name, from a dot on, that is a name in the model; the name if there is none."""
+    parts = name.split(".")
+    ends = (".".join(parts[place:]) for place in range(min(len(parts), _DEEPEST_PREFIX + 1)))
+    return next((end for end in ends if end in wanted), name)
 
 
 def _alike(bias: str, match: Match) -> bool:

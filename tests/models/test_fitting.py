@@ -90,6 +90,44 @@ def test_a_function_of_the_users_own_may_call_its_classes_otherwise(path):
     assert found.spec == ModelSpec(NET, {"classes": 4})
 
 
+SMALLER = {
+    "timm": ("test_vit", {"num_classes": 7, "img_size": 96}),
+    "torchvision": ("torchvision/vit_b_32", {"num_classes": 7, "image_size": 64}),
+}
+
+
+@pytest.mark.parametrize("library", SMALLER)
+def test_the_size_of_images_is_read_from_the_position_embedding(library, path):
+    name, options = SMALLER[library]
+    model = build_model(name, **options)
+    found = fitted(model.state_dict(), path, name)
+    assert equal(found.model, model) and found.spec.options == options
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("test_vit", {"img_size": (64, 96)}), ("swin_tiny_patch4_window7_224", {"img_size": 112, "depths": (1, 1, 1, 1)})],
+)
+def test_other_position_embeddings_point_to_the_size(name, options, path):
+    state = build_model(name, **options).state_dict()
+    with pytest.raises(WeightsError, match=r"build the model with the size that it was trained at \(img_size"):
+        fitted(state, path, name, {key: value for key, value in options.items() if key == "depths"})
+
+
+PARTLY = {
+    "some layers": lambda name: "module." * name.startswith("layer1"),
+    "all but the classifier": lambda name: "backbone." * (not name.startswith("fc")),
+    "each part its own": lambda name: "head." if name.startswith("fc") else "backbone.",
+    "every other": lambda name: "module." * ("weight" in name),
+}
+
+
+@pytest.mark.parametrize("kind", PARTLY)
+def test_some_of_the_names_may_have_a_prefix(kind, grey, path):
+    state = {PARTLY[kind](name) + name: tensor for name, tensor in grey.state_dict().items()}
+    assert equal(fitted(state, path, "test_resnet").model, grey)
+
+
 def test_a_backbone_has_no_classifier(path):
     model = timm.create_model("test_vit", num_classes=0)
     assert equal(fitted(model.state_dict(), path, "test_vit").model, model)
