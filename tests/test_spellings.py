@@ -159,7 +159,9 @@ GROUPS: dict[str, tuple[type[Spelled], list[str]]] = {
     "hardswish as a product": (Image, ["F.hardswish(x)", "x * F.relu6(x + 3) / 6", "x * F.hardsigmoid(x)"]),
     "gelu": (Image, ["F.gelu(x)", "nn.GELU()(x)"]),
     "gelu as a product": (Image, ["F.gelu(x)", "x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))"]),
-    "quotient": (Cut, ["x / 4", "x * (1 / 4)", "torch.div(x, 4)", "x.div_(4)", "x * torch.tensor(0.25)", "0.25 * x"]),
+    "quotient": (Cut, ["x / 4", "x * (1 / 4)", "torch.div(x, 4)", "x.div_(4)", "x * torch.tensor(0.25)", "0.25 * x",
+        "x * torch.full_like(x, 0.25)", "x * x.new_full(x.shape, torch.tensor(0.25))", "x * x.new_full((), m.slopes[0] * 0 + 0.25)",
+    ]),
     "difference": (Sum, ["x - y", "x + (-y)", "torch.sub(x, y)", "torch.add(x, y, alpha=-1)", "x + y * -1", "-(y - x)"]),
     "difference in place": (Sum, ["x - y", "x.sub_(y)", "y.neg_().add_(x)"]),
     "sum with a factor": (Sum, [
@@ -169,6 +171,7 @@ GROUPS: dict[str, tuple[type[Spelled], list[str]]] = {
     "average": (Pooled, [
         "x.mean((2, 3))", "F.adaptive_avg_pool2d(x, 1).flatten(1)", "F.avg_pool2d(x, 4).flatten(1)", "x.flatten(2).mean(-1)",
     ]),
+    "minus the average": (Cut, ["x - x.mean()", "x - x.new_full((), x.mean())", "x - torch.full_like(x, x.mean())"]),
     "average as a sum": (Pooled, ["x.mean((2, 3))", "x.sum((2, 3)) / 16"]),
     "linear": (Perceptron, ["m.middle(x)", "F.linear(x, w, b)", "F.linear(x, w) + b"]),
     "linear as a product": (Perceptron, [

@@ -20,12 +20,14 @@ from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import UNSCORED, left_out
 from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
 from dfpc_plugin.pruning.subject import Subject, copy_of
-from dfpc_plugin.selection import Budget, Candidate, Order, Target
+from dfpc_plugin.selection import Budget, Candidate, Counted, Order, Target
 
 NOT_REPAIRED = (
     'The pruned model was not repaired, which costs accuracy. repair="merge" (in the command: --repair.method merge) takes '
     "seconds and needs no data."
 )
+_FAR = 0.03
+"""A target that is passed by this share gets a note."""
 
 
 def summarise(
@@ -76,6 +78,7 @@ def summarise(
     )
     reached = _reached(target, *figures)
     notes = _notes(subject, order, measured, rounded_by_default) + _slow_widths(couplings, measured)
+    notes += _overshoot(target, reached, order, length)
     notes += () if mender.result else (NOT_REPAIRED,)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
@@ -128,6 +131,19 @@ def _slow_widths(couplings: Sequence[CouplingCut], measured: Measured | None) ->
         f"'{slow[0].name}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
         f"deploy, or use round_to={FAST_MULTIPLE}.",
     )
+
+
+def _overshoot(target: Target, reached: Mapping[str, float], order: Order, length: int) -> tuple[str, ...]:
+    """A note if the last step removed several channels at once, and saved far more than was left to save."""
+    missed = [abs(reached[name] - value) for name, _, value in target.given(Counted)]
+    if target.measured or target.max_drop is not None or not length or min(missed) < _FAR:
+        return ()
+    last = order.candidates[int(order.steps[length - 1])].coupling
+    together = max(len(last.blocks), order.round_to or 1)
+    return () if together == 1 else (
+        f"More was removed than asked for, because '{last.name}' loses {together} channels at a time. To prune others instead, "
+        f"give it to ignored_layers.",
+    )  # fmt: skip
 
 
 def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by_default: bool) -> tuple[str, ...]:

@@ -140,7 +140,8 @@ class StandingInReader(Reader):
 
     def _rows(self, index: Tensor, columns: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Rows of P and M, at some of their columns."""
-        inverse, gram = self._inverse[index][:, columns], self._gram[index][:, columns]
+        rows = index[:, None] if isinstance(columns, Tensor) else index
+        inverse, gram = self._inverse[rows, columns], self._gram[rows, columns]
         if len(self._waiting[0]):
             rows, share, half = (own[:, index].mT for own in self._waiting)
             _, shares, halves = (own[:, columns] for own in self._waiting)

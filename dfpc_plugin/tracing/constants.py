@@ -64,10 +64,17 @@ def _traced_axes(sizes: Sequence[Any]) -> dict[int, int]:
 
 
 def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Proxy:
-    """Make a constant in the shape of data, as `x.new_zeros` does. The forward may write data into it."""
+    """Make a constant in the shape of data, as `x.new_zeros` does. The forward may write data into it.
+
+    The value to fill it with may be a tensor: a constant, or data, which is then expanded.
+    """
     sizes = args[0].shape if args and func.__name__.endswith("_like") else _sizes(args[1:], kwargs)
-    args, kwargs = map_tensors(ordinary, (args, kwargs))
-    made = func(*args, **kwargs)
+    filling = next((own for own in tensors((args[1:], kwargs)) if isinstance(own, Proxy) and own.holds_data), None)
+    if filling is not None:
+        return filling.expand(tuple(sizes))
+    reference = map_tensors(ordinary, args[:1])
+    args, kwargs = map_tensors(_known, (args[1:], kwargs))
+    made = func(*reference, *args, **kwargs)
     proxy = _of_value(run, made.zero_() if "empty" in func.__name__ else made)
     proxy.wild, proxy.spread = True, _traced_axes(sizes)
     return proxy
@@ -132,9 +139,15 @@ def origins_of(operands: Sequence[Proxy]) -> tuple[Tensor, ...]:
     return tuple(found.values())
 
 
+def _known(tensor: Tensor) -> Tensor:
+    """The values of a constant; an ordinary tensor if they are not known, in a pass without analyses."""
+    value = value_of(tensor)
+    return ordinary(value) if isinstance(value, Proxy) else value
+
+
 def ordinary(tensor: Tensor) -> Tensor:
-    """An ordinary tensor of the same shape, dtype and device."""
-    return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(shape_of(tensor))
+    """An ordinary tensor of zeros of the same shape, dtype and device."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(shape_of(tensor))
 
 
 def _of_value(run: Tracer, tensor: Tensor, *, data: bool = False) -> Proxy:

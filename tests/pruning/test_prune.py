@@ -197,6 +197,17 @@ def test_widths_that_may_be_slow_are_noted_unless_they_are_rounded_or_measured()
         assert not any("no longer multiples" in note for note in prune(model, x, "params=0.7", **given).notes)
 
 
+def test_a_target_that_is_far_passed_is_explained():
+    """A group norm that keeps its groups loses a channel of each at once."""
+    layers = nn.Conv2d(3, 32, 3), nn.GroupNorm(8, 32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 4, 3)
+    model, x = nn.Sequential(*layers).eval(), torch.randn(1, 3, 12, 12)
+    said = "More was removed than asked for, because '0' loses 8 channels at a time. To prune others instead, give it to ignored_layers."
+    assert said in prune(model, x, "macs=0.95", ignored_layers="3").notes
+    assert said not in prune(model, x, "ratio=0.25", ignored_layers="3").notes
+    rounded = prune(model, x, "macs=0.95", ignored_layers="0", round_to=16)
+    assert said.replace("'0' loses 8", "'3' loses 16") in rounded.notes
+
+
 def test_the_result_is_a_table_and_plain_data():
     result = prune(network(), PIXELS, "ratio=0.3", evaluate=lambda model: len(model.stem.weight))
     data = json.loads(json.dumps(result.to_json()))

@@ -29,8 +29,8 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 Record = dict[str, Any]
-TARGET, LEAST = 0.6, 0.45
-"""The share of the MACs that is asked for, and how much less is still what was asked for."""
+TARGET, LEAST = 0.6, 0.4
+"""The share of the MACs that is asked for, and how much less is still what was asked for: a group norm loses 32 channels at once."""
 TOLERANCE = 1e-4
 """Rounding in single precision, as a share of the largest output."""
 APPROXIMATE_TOLERANCE = 1e-2

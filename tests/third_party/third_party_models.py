@@ -343,7 +343,8 @@ def coca() -> nn.Module:
         text_cfg=text | {"embed_cls": True, "output_tokens": True},
         vision_cfg=vision,
     )
-    nn.init.normal_(model.text.text_projection, std=0.125)  # open_clip leaves it as the memory was
+    for part in (model.text, model.text_decoder):
+        nn.init.normal_(part.text_projection, std=0.125)  # open_clip leaves it as the memory was
     return model
 
 
