@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing.batch_norms import MomentsSeen, NoiseAsData
@@ -79,8 +80,10 @@ class RepairJob:
 
 
 def _outputs(model: nn.Module, batch: ExampleInputs, forward_fn: ForwardFunction | None) -> list[Tensor]:
-    """The floating-point outputs of a model."""
-    result = run_forward(model, batch, forward_fn)
+    """The floating-point outputs of a model; what its forward draws at random is the same at every call."""
+    with generators_kept():
+        torch.manual_seed(0)
+        result = run_forward(model, batch, forward_fn)
     return [tensor.float() for tensor in returned_tensors(result) if tensor.is_floating_point()]
 
 

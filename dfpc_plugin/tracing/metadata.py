@@ -38,7 +38,9 @@ VALUES: frozenset[Callable[..., Any]] = frozenset(_present(_VALUE_FUNCTIONS))
 """Functions that need values. A model that calls them on data cannot run without data."""
 
 CONSTANTS: frozenset[Callable[..., Any]] = frozenset(
-    _present("new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like".split())
+    _present(
+        "new_zeros new_ones new_empty new_full new_tensor zeros_like ones_like empty_like full_like rand_like randn_like".split()
+    )
 )
 """Functions that make a constant with the shape, dtype and device of data."""
 

@@ -46,6 +46,26 @@ def same(first, second):
     )
 
 
+class Drawn(nn.Module):
+    """A network between random numbers."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        outputs = self.inner(images + 0.1 * torch.randn_like(images))
+        return outputs + torch.rand(len(outputs), 1)
+
+
+def test_random_numbers_of_a_forward_are_no_error(cut):
+    model, images, _ = cut
+    drawn = Drawn(model)
+    job = RepairJob(copy.deepcopy(drawn), drawn, images, dfpc.RepairSettings("mean"), None, Phases(lambda *said: None))
+    with torch.no_grad():
+        assert job.error(Batches([images])) == 0
+
+
 @pytest.mark.parametrize(("method", "step"), [("mean", "fold_means"), ("merge", "merge_channels")])
 def test_what_makes_noise_worse_is_taken_back(cut, method, step, monkeypatch):
     model, images, pruned = cut

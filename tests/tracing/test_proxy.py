@@ -131,6 +131,15 @@ def test_data_written_into_a_constant_becomes_data():
     torch.testing.assert_close(scores(copied_into_a_view), scores(lambda x: x))
 
 
+@pytest.mark.parametrize("draw", [torch.rand_like, torch.randn_like])
+def test_random_numbers_are_constants(draw):
+    """As variational autoencoders draw them. They are the same every time, and the caller's own are as they were."""
+    state = torch.get_rng_state()
+    found = scores(lambda x: x + draw(x) * x.exp())
+    assert torch.equal(found, scores(lambda x: x + draw(x) * x.exp())) and (found > 0).all()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_constants_made_from_a_shape_keep_their_values():
     def masked(x):
         mask = x.new_zeros(6)
