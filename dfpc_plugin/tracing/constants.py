@@ -63,7 +63,7 @@ def _traced_axes(sizes: Sequence[Any]) -> dict[int, int]:
     return {axis: size for axis, size in enumerate(sizes) if isinstance(size, TracedInt)}
 
 
-def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Proxy:
+def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Tensor:
     """Make a constant in the shape of data, as `x.new_zeros` does. The forward may write data into it.
 
     The value to fill it with may be a tensor: a constant, or data, which is then expanded.
