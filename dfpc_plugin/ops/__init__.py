@@ -7,6 +7,7 @@ with process_wide():  # these rules hold everywhere, even if they are first impo
     from dfpc_plugin.ops import (  # noqa: F401
         arithmetic,
         attention,
+        compositions,
         convolution,
         fourier,
         indexing,

@@ -94,9 +94,9 @@ def _mean_product(x: Tensor, y: Tensor) -> Tensor:
     x_rows = x.mean(-1, keepdim=True) if x.dim() > 1 else x.mean().reshape(1, 1)
     y_columns = y.mean(-2, keepdim=True) if y.dim() > 1 else y.mean().reshape(1, 1)
     out = x_rows + y_columns
-    if y.dim() == 1:
-        out = out.squeeze(-1)
-    return out.squeeze(-2) if x.dim() == 1 else out
+    if x.dim() == 1:
+        out = out.squeeze(-2)
+    return out.squeeze(-1) if y.dim() == 1 else out
 
 
 def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""Operators that are written out in known ones: the same values, and cells of recurrent layers that lose channels exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import dfpc_plugin as dfpc
+from brute_force import Between
+from dfpc_plugin.couplings import map_couplings
+from dfpc_plugin.tracing.operator import find_operator
+from dfpc_plugin.tracing.tree import tensors
+from zero_cut import error_of_cut, random_units
+
+generator = torch.Generator().manual_seed(0)
+X, Y, V, W = (torch.randn(*s, generator=generator).double() for s in ((2, 6, 3), (2, 6, 3), (5,), (5,)))
+SQUARE = torch.randn(4, 4, generator=generator).double()
+CELL = [torch.randn(*s, generator=generator).double() for s in ((2, 3), (2, 4), (16, 3), (16, 4), (16,), (16,))]
+
+
+def of_cell(gates: int) -> list[Any]:
+    return [*CELL[:2], *(weights[: 4 * gates] for weights in CELL[2:])]
+
+
+CALLS = [
+    (F.cosine_similarity, (X, Y), {}), (F.cosine_similarity, (X, Y), {"dim": 2, "eps": 0.1}),
+    (F.pairwise_distance, (X, Y), {}), (F.pairwise_distance, (X, Y), {"p": 1.0, "keepdim": True}),
+    (torch.dist, (X, Y), {}), (torch.dist, (X, Y, 1), {}), (torch.outer, (V, W), {}), (torch.Tensor.ger, (V, W), {}),
+    (torch.linalg.multi_dot, ([SQUARE, SQUARE, SQUARE],), {}), (torch.aminmax, (X,), {}), (torch.Tensor.aminmax, (X,), {"dim": 1}),
+    (torch.Tensor.aminmax, (X,), {"dim": 1, "keepdim": True}), (torch.diff, (X,), {}), (torch.diff, (X, 2, 1), {}),
+    (torch.broadcast_tensors, (X, Y[:, :1], V[:3]), {}),
+    (torch.lstm_cell, (CELL[0], (CELL[1], CELL[1]), *of_cell(4)[2:]), {}), (torch.gru_cell, of_cell(3), {}),
+    (torch.rnn_tanh_cell, of_cell(1), {}), (torch.rnn_relu_cell, of_cell(1), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs"), CALLS)
+def test_a_composition_returns_what_the_operator_does(function: Any, args: Any, kwargs: Any) -> None:
+    operator = find_operator(function)
+    assert operator is not None and operator.kind == "composed"
+    wanted, found = function(*args, **kwargs), operator.bound(*args, **kwargs)
+    torch.testing.assert_close(tensors(found), tensors(wanted))
+
+
+def steps(model: Any, x: Tensor) -> Tensor:
+    """A cell that is called on a row at a time."""
+    state = None
+    for row in x.unbind(1):
+        state = model.cell(model.first(row), state)
+    return model.last(state[0] if isinstance(state, tuple) else state)
+
+
+CELLS = {
+    "LSTM": lambda: nn.LSTMCell(6, 5),
+    "GRU": lambda: nn.GRUCell(6, 5, bias=False),
+    "tanh": lambda: nn.RNNCell(6, 5),
+    "relu": lambda: nn.RNNCell(6, 5, nonlinearity="relu"),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_loses_inputs_and_state(kind: str) -> None:
+    model = Between(steps, first=nn.Linear(4, 6), cell=CELLS[kind](), last=nn.Linear(5, 2))
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    couplings = map_couplings(model, x)
+    units = random_units(couplings, 0.4)
+    assert len(units) == 2, "the inputs of the cell, and its state"
+    assert error_of_cut(model, couplings, x, units) < 1e-12
+    assert model.cell.weight_hh.shape[1] == model.cell.hidden_size == 3
+    assert set(dfpc.bgsc(model, x)) >= {"first"}
+
+
+@pytest.mark.parametrize("product", [torch.dot, torch.vdot, torch.matmul])
+def test_a_product_of_two_vectors_of_data_is_scored(product: Any) -> None:
+    model = Between(lambda m, x: product(m.first(x).flatten(), m.second(x).flatten()) + m.first(x),
+                    first=nn.Linear(3, 4), second=nn.Linear(3, 4))  # fmt: skip
+    scores = dfpc.bgsc(model, torch.randn(1, 3).double())
+    assert all(bool(torch.isfinite(own).all()) for own in scores.values())
