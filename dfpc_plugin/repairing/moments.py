@@ -107,8 +107,9 @@ class _Sums:
         if not self._count:
             self._center = entries.mean((1, 2), keepdim=True) if self._centered else entries.new_zeros(())
         entries = entries - self._center
-        product = (entries.mT @ entries).mean(1) if self._full else entries.square().sum(2).mean(1)
-        places = torch.einsum("ginc,gjnc->ij", entries, entries)
+        together, apart = entries.flatten(1, 2), entries.movedim(1, 0).flatten(1)
+        product = (together.mT @ together if self._full else together.square().sum(1)) / self._taps
+        places = apart @ apart.mT
         sums = [entries.sum(2).double(), product.double(), places.double()]
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._count else sums
         self._count += rows.shape[0]
