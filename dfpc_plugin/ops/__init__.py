@@ -21,6 +21,7 @@ with process_wide():  # these rules hold everywhere, even if they are first impo
         products,
         recurrent,
         reduction,
+        scattering,
         shape,
         vision,
         writing,

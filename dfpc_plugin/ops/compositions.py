@@ -52,12 +52,14 @@ def extremes(input: Any, *, dim: int | None = None, keepdim: bool = False) -> An
 
 
 @composed(*forms("diff"))
-def difference(input: Any, n: int = 1, dim: int = -1) -> Any:
+def difference(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     """Each element minus the one before it, `n` times."""
+    parts = [part for part in (prepend, input, append) if part is not None]
+    result = torch.cat(parts, dim) if len(parts) > 1 else input
     for _ in range(n):
-        count = input.shape[dim] - 1
-        input = input.narrow(dim, 1, count) - input.narrow(dim, 0, count)
-    return input
+        count = result.shape[dim] - 1
+        result = result.narrow(dim, 1, count) - result.narrow(dim, 0, count)
+    return result
 
 
 @composed(*present("broadcast_tensors"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
+from dfpc_plugin.analyses.combine import Operand, meet
 from dfpc_plugin.ops.record import EXACT, moves, native, operator
 from dfpc_plugin.ops.reduction import largest
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
@@ -167,7 +168,9 @@ def _arguments(args: tuple, kwargs: dict[str, Any], rank: int) -> tuple[Tensor, 
 
 def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Select along an axis, and protect the channels along it."""
-    _, dim = _arguments(args, kwargs, len(shape_of(input)))
+    index, dim = _arguments(args, kwargs, len(shape_of(input)))
+    if call.name in ("gather", "take_along_dim") and dim is not None and isinstance(index, Proxy) and index.slots:
+        return _along_axis_of_both(call, input, index, dim)
     keep_positions(call, (args, kwargs))
     call.protect(input, f"is read by fixed indices in {call.where}", dim)
     if not is_known((args, kwargs)):
@@ -180,6 +183,24 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
     plain_args, plain_kwargs = on_labels(args), on_labels(kwargs)
     name = call.name
     return call.moved(input, lambda slot: getattr(torch, name)(slot, *plain_args, **plain_kwargs))
+
+
+def _along_axis_of_both(call: ChannelCall, input: Any, index: Proxy, dim: int) -> Proxy:
+    """Select along an axis at positions that every channel has of its own: the channels of both are united."""
+    call.protect(input, f"is read by fixed indices in {call.where}", dim)
+    call.protect(index, f"is a position in {call.where}", dim)
+    return call.make(index.shape, united_beside(call, (input, index), dim))
+
+
+def united_beside(call: ChannelCall, parts: Iterable[Tensor], dim: int) -> list[Tensor]:
+    """Unite the channels of tensors along all axes but one, of which the result has one element."""
+    operands = []
+    for part in parts:
+        own = call.broadcast(part, shape_of(part))
+        slots = tuple([slot.narrow(dim, 0, 1) for slot in own.slots])
+        spread = {axis: size for axis, size in own.spread.items() if axis != dim}
+        operands.append(Operand(slots, own.extents - {dim}, own.wild, spread))
+    return meet(call.table, operands, call.where)
 
 
 def _fitting(slot: Tensor, shape: torch.Size) -> Tensor | None:

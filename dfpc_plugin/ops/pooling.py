@@ -28,8 +28,15 @@ def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any)
 
 
 def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Resize positions; every channel has positions of its own."""
     shape = call.on_meta((input, *args), kwargs)[0].shape
-    return call.resized(input, shape), call.make(shape, part=1, dtype=torch.long)
+    found = call.resized(input, shape)
+    return found, call.make(shape, found.slots, part=1, dtype=torch.long)
+
+
+def _unpool_channels(call: ChannelCall, input: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+    """Unite the channels of the input with those of the positions."""
+    return call.resized(call.elementwise(input, indices), call.on_meta((input, indices, *args), kwargs).shape)
 
 
 def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -60,7 +67,13 @@ for _names, _formula, _fields in _POOLS:
             _pools(*forms(_name), **{"convention": BOUND} | _fields)(native(getattr(F, _name), __name__, _formula))
 
 
-@_pools(*present("max_unpool1d", "max_unpool2d", "max_unpool3d"), convention=BOUND, context=True)
+@_pools(
+    *present("max_unpool1d", "max_unpool2d", "max_unpool3d"),
+    convention=BOUND,
+    channels=_unpool_channels,
+    couples=True,
+    context=True,
+)
 def unpool(flow: LayerContext, input: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """mean(x) per channel at every position: the positions of the elements depend on data."""
     shape = flow.on_shapes().shape

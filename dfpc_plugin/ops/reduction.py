@@ -144,10 +144,13 @@ def _extreme_channels(call: ChannelCall, input: Any, dim: Any = None, keepdim: b
     if dim is None:
         return _reduced(call, input, None, False)
     values = _reduced(call, input, dim, keepdim)
-    shape = shape_of(values)
-    return torch.return_types.max(
-        (call.make(shape, values.slots, part=0), call.make(shape, part=1, dtype=torch.long))
-    )  # fmt: skip
+    return torch.return_types.max(_with_positions(call, shape_of(values), values.slots))
+
+
+def _with_positions(call: ChannelCall, shape: torch.Size, slots: Iterable[Tensor]) -> tuple[Proxy, Proxy]:
+    """Values and their positions along an axis: both are the channels' own along other axes."""
+    left = tuple(slots)
+    return call.make(shape, left, part=0), call.make(shape, left, part=1, dtype=torch.long)
 
 
 @_reduces(
@@ -196,12 +199,11 @@ def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool 
 
 
 def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """The result has no channels. argmax and argmin protect channels along the axis: positions would shift."""
+    """Reduce like a sum. argmax and argmin protect channels along the axis: positions would shift."""
     if call.name in ("argmax", "argmin"):
         axis = None if dim is None else int(dim) % input.dim()
         call.protect(input, f"is numbered by its position in {call.where}", axis)
-    result = _reduced(call, input, dim, keepdim)
-    return call.make(shape_of(result))
+    return _reduced(call, input, dim, keepdim)
 
 
 def _unchanging(formula: str) -> Callable[..., Tensor]:
@@ -240,8 +242,7 @@ def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) 
         else:
             first = slot.narrow(dim, 0, 1)
             left.append(first if shapes[0].dim() == input.dim() else first.squeeze(dim))
-    shape = shapes[0].shape
-    return type(shapes)((call.make(shape, left, part=0), call.make(shape, part=1, dtype=torch.long)))
+    return type(shapes)(_with_positions(call, shapes[0].shape, left))
 
 
 @_reduces(
@@ -262,9 +263,10 @@ def in_order(flow: LayerContext, input: Tensor, *args: Any, **kwargs: Any) -> An
 
 
 def _positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Positions in an order have no channels; channels along the axis are protected."""
-    call.protect(input, f"is sorted by {call.where}", _order_axis(call.name, args, kwargs, input.dim()))
-    return call.make(shape_of(input))
+    """Positions in an order, which channels along other axes have of their own; channels along the axis are protected."""
+    dim = _order_axis(call.name, args, kwargs, input.dim())
+    call.protect(input, f"is sorted by {call.where}", dim)
+    return call.make(shape_of(input), [slot for slot in input.slots if dim not in varying(slot)])
 
 
 @_reduces(*present("argsort"), channels=_positions, dtypes=(torch.long,))

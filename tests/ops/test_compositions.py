@@ -31,7 +31,7 @@ CALLS = [
     (F.pairwise_distance, (X, Y), {}), (F.pairwise_distance, (X, Y), {"p": 1.0, "keepdim": True}),
     (torch.dist, (X, Y), {}), (torch.dist, (X, Y, 1), {}), (torch.outer, (V, W), {}), (torch.Tensor.ger, (V, W), {}),
     (torch.linalg.multi_dot, ([SQUARE, SQUARE, SQUARE],), {}), (torch.aminmax, (X,), {}), (torch.Tensor.aminmax, (X,), {"dim": 1}),
-    (torch.Tensor.aminmax, (X,), {"dim": 1, "keepdim": True}), (torch.diff, (X,), {}), (torch.diff, (X, 2, 1), {}),
+    (torch.Tensor.aminmax, (X,), {"dim": 1, "keepdim": True}), (torch.diff, (X,), {}), (torch.diff, (X, 2, 1), {}), (torch.diff, (X, 1, 2), {"prepend": Y, "append": Y}),
     (torch.broadcast_tensors, (X, Y[:, :1], V[:3]), {}),
     (torch.lstm_cell, (CELL[0], (CELL[1], CELL[1]), *of_cell(4)[2:]), {}), (torch.gru_cell, of_cell(3), {}),
     (torch.rnn_tanh_cell, of_cell(1), {}), (torch.rnn_relu_cell, of_cell(1), {}),
