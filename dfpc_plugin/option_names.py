@@ -38,7 +38,8 @@ TORCH_PRUNING = {
 }
 """Options of Torch-Pruning's pruners that `prune` has not, and what to do instead; the documentation shows the same."""
 
-_BUDGETS = ("ratio", "macs", "params", "speedup", "latency_ms", "max_drop")
+BUDGETS: dict[str, str] = {}
+"""An example of every budget of a target, by its name; declared with the budgets."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,8 +70,8 @@ def named_settings(cls: type[T]) -> type[T]:
 def instead_of(option: str, known: Iterable[str]) -> str:
     """Return the end of a sentence on an option that is not among the known ones."""
     known = list(known)
-    if option in TORCH_PRUNING and "max_ratio" in known:  # for `prune`, which the answers are about
+    if option in TORCH_PRUNING and {"target", "max_ratio"} <= set(known):  # for `prune`, which the answers are about
         return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
-    if option in _BUDGETS and "target" in known:
-        return f'; give it as the target, such as "{option}={2 if option in ("speedup", "latency_ms", "max_drop") else 0.5}".'
+    if option in BUDGETS and "target" in known:
+        return f'; give it as the target, such as "{BUDGETS[option]}".'
     return did_you_mean(option, known, f"; there are {', '.join(known)}.")

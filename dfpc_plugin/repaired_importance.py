@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.computed_weights import layer_of_original
 from dfpc_plugin.errors import DFPCError, RepairError
-from dfpc_plugin.importance import DFPCImportance, call_of, flowed, keep, name_of, remembered, require_brackets
+from dfpc_plugin.importance import (
+    DFPCImportance,
+    call_of,
+    flowed,
+    keep,
+    name_of,
+    remembered,
+    require_brackets,
+    unwrapped,
+)
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.batch_norms import ImposedStatistics
@@ -193,7 +202,7 @@ def default_importance(
 
 def repaired_in(importance: Any) -> RepairedImportance | None:
     """Return the `RepairedImportance` that `importance` is or wraps, or None."""
-    inner = getattr(importance, "importance", importance)
+    inner = unwrapped(importance)
     return inner if isinstance(inner, RepairedImportance) else None
 
 

@@ -95,7 +95,7 @@ def _tried_without_proxies(
     except RuleError:
         if not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             with _recording(model):
-                run_forward(model, example_inputs, forward_fn)
+                run_forward(model, as_inputs(example_inputs), forward_fn)
         raise
 
 

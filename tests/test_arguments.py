@@ -229,8 +229,13 @@ def test_importances_by_name_and_without_brackets(kind):
 
 
 NO_IMPORTANCES = {
-    "typo": ("magnitud", ("importance='magnitud' is none of auto, dfpc, ", "; did you mean magnitude?")),
-    "number": (3, ("importance is a int; give an object that scores groups, such as DFPCImportance(), or one of the",)),
+    "typo": ("magnitud", ("importance='magnitud' is none of auto, taylor, dfpc, ", "; did you mean magnitude?")),
+    "number": (
+        3,
+        (
+            "importance is a int; give an object that scores groups, such as DFPCImportance(), or one of the names auto, taylor, dfpc,",
+        ),
+    ),
     "class": (dict, ("importance is the class dict; give an object that scores groups",)),
 }
 

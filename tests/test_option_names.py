@@ -8,6 +8,8 @@ import torch_pruning as tp
 import dfpc_plugin as dfpc
 from dfpc_plugin.errors import OptionNameError
 from dfpc_plugin.option_names import TORCH_PRUNING
+from dfpc_plugin.pruning.settings import PruneSettings
+from dfpc_plugin.selection import BUDGETS
 
 OF_PRUNERS = set(inspect.signature(tp.pruner.BasePruner).parameters)
 MISSPELT = {
@@ -72,7 +74,7 @@ def test_signatures_stay():
 
 
 @pytest.mark.parametrize(
-    ("option", "text"), [("macs", 'the target, such as "macs=0.5"'), ("speedup", 'the target, such as "speedup=2"')]
+    ("option", "text"), [(name, f'the target, such as "{name}={budget.example:g}"') for name, budget in BUDGETS.items()]
 )
 def test_a_budget_belongs_into_the_target(option, text):
     with pytest.raises(OptionNameError) as caught:
@@ -81,7 +83,7 @@ def test_a_budget_belongs_into_the_target(option, text):
 
 
 def test_other_functions_do_not_advise_options_of_prune():
-    for function in (dfpc.prune_and_tune, dfpc.sensitivity, dfpc.finetune):
+    for function in (dfpc.prune_and_tune, dfpc.sensitivity, dfpc.finetune, PruneSettings):
         with pytest.raises(OptionNameError) as caught:
-            function(max_pruning_ratio=0.5)
-        assert "max_ratio" not in str(caught.value)
+            function(pruning_ratio=0.5)
+        assert "Torch-Pruning" not in str(caught.value)
