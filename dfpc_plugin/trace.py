@@ -12,8 +12,8 @@ from torch import nn
 from dfpc_plugin import ops  # noqa: F401
 from dfpc_plugin.analyses.bounds import Bounds, Flow, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
+from dfpc_plugin.analyses.confirmed_widths import Statements
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.stated import Statements
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, RuleError, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction, run_forward
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained

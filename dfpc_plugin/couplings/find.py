@@ -261,13 +261,6 @@ def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
     """Count the elements of a parameter that belong to some channel of `free`."""
     touched = torch.zeros(shape, dtype=torch.bool, device="cpu")
     for axis in axes:
-        goes = free[axis.channels]
-        if not goes.any():
-            continue
-        laid_out = [1] * len(shape)
-        laid_out[axis.dim] = shape[axis.dim]
-        if axis.groups > 1:  # each group's rows have their own inputs
-            laid_out[0] = shape[0]
-            goes = goes.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
-        touched |= goes.view(laid_out)
+        of, dims = axis.entries(shape[0])
+        touched |= free[of].view([size if dim in dims else 1 for dim, size in enumerate(shape)])
     return int(touched.sum())

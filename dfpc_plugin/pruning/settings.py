@@ -10,7 +10,7 @@ from dfpc_plugin.importance import unwrapped
 from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
-from dfpc_plugin.selection.budgets import Counted
+from dfpc_plugin.selection.budget_kinds import Counted
 
 Per = Literal["channel", "macs", "params", "latency", "target"]
 """The saving that a ranking divides saliency by; none for "channel"."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from dfpc_plugin import option_names
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import did_you_mean
-from dfpc_plugin.selection.budgets import Budget, Counted, Removed, Scored, Timed
+from dfpc_plugin.selection.budget_kinds import Budget, Counted, Removed, Scored, Timed
 
 B = TypeVar("B", bound=Budget)
 

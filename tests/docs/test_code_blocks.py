@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from doc_pages import PAGES, blocks, missing, write_titled
-from steady_machine import RealForwards
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.repairing import METHODS
+from steady_machine import RealForwards
 
 
 def to_run(page):
