@@ -15,7 +15,6 @@ from torch import nn
 
 from dfpc_plugin.comparing.cells import CompareError
 from dfpc_plugin.comparing.scorers import OutputError
-from dfpc_plugin.cost import CostModel
 from dfpc_plugin.display import as_text, csv_text, number_columns, plain_table
 from dfpc_plugin.display.figures import INK, drawn, new_figure
 from dfpc_plugin.families.registry import ForwardFunction
@@ -206,7 +205,7 @@ def sensitivity(
     settings = PruneSettings(max_ratio=1.0, min_channels=1, ignored_layers=ignored_layers)
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         graph = build_graph(copy_of(original), example_inputs, settings, forward_fn, ranking)
-        subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
+        subject = Subject(graph, example_inputs, forward_fn, settings)
         candidates = candidates_of(graph, ranking, settings)
         measures = {"noise": OutputError.on_noise(graph.model, graph.coupling_map, example_inputs, forward_fn, seed)}
         if images is not None:
