@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.errors import system_reason
-from dfpc_plugin.exporting.compare import compare
+from dfpc_plugin.exporting.compare import MeasuredFile, compare
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.latency.measure import errors_only
@@ -30,7 +31,7 @@ _OF_MATRICES = ("MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
-class Int8Export:
+class Int8Export(MeasuredFile):
     """A quantized ONNX file and its measurements.
 
     Attributes:
@@ -54,18 +55,7 @@ class Int8Export:
     bytes_before: int
     max_difference: float
     same_predictions: float | None
-    latency: dict[str, Latency] | None = None
-
-    @property
-    def latency_ms(self) -> dict[str, float] | None:
-        """Median milliseconds of one forward of "float32" and "int8"; None if not asked for."""
-        return None if self.latency is None else {name: 1e3 * value.median for name, value in self.latency.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as dicts, lists, numbers and strings."""
-        content = asdict(self)
-        del content["latency"]
-        return content | {"path": str(self.path), "latency_ms": self.latency_ms}
+    latency: Mapping[str, Latency] | None = None
 
 
 @checks_option_names

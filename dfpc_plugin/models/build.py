@@ -60,11 +60,6 @@ def build_model(
     return build_fitted(spec.name, spec.options, checkpoint, ignore_surplus=ignore_surplus).model
 
 
-def create_model(name: str, *, pretrained: bool = False, meta: bool = False) -> nn.Module:
-    """Build a model by its name, as `build_model` does."""
-    return build_model(name, pretrained=pretrained, meta=meta)
-
-
 def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) -> nn.Module:
     """Build a model with random or pretrained weights; options and errors are as for `build_model`."""
     if pretrained and meta:

@@ -62,7 +62,7 @@ class RepairOptions(Checked, error=RepairError):
             default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
         rows: Largest number of rows of a layer's inputs to sample.
         batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
-        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
+        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least, and infinity for no limit. Images
             that do not fit are run again for every layer, which is slow.
         seed: Random seed of noise and samples.
     """
