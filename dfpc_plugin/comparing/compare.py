@@ -24,7 +24,7 @@ from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.generators import generators_kept, seed_torch
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning import prune
@@ -95,7 +95,7 @@ def compare(
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell, reserved(path):
         given = OwnScorer(score) if score is not None else None
         scorer = given if data is None else AccuracyScorer(data, batch_size, workers, tell)
-        return _Run.of(plain_model(model), example_inputs, plan, scorer, images, tell).result(save_to)
+        return _Run.of(plain_model(model), as_inputs(example_inputs), plan, scorer, images, tell).result(save_to)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dfpc_plugin.display.figures import INK, drawn, new_figure
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.importance import DFPCImportance
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Limit, checked, to_plain, within
 from dfpc_plugin.progress import Progress, shown
@@ -200,7 +200,7 @@ def sensitivity(
         DFPCError: As `find_couplings` raises.
     """
     shares = checked(_Shares, list(dict.fromkeys(shares)), "shares", CompareError)
-    original = plain_model(model)
+    original, example_inputs = plain_model(model), as_inputs(example_inputs)
     ranking = DFPCImportance("output")
     settings = PruneSettings(max_ratio=1.0, min_channels=1, ignored_layers=ignored_layers)
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
