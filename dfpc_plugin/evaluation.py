@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images
-from dfpc_plugin.option_names import checks_option_names
+from dfpc_plugin.arguments import checks_arguments
+from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images, fault_of_dataset
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
@@ -54,7 +54,7 @@ class Evaluation:
         return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, loss {self.loss:.4f} on {self.count} images"
 
 
-@checks_option_names
+@checks_arguments
 def evaluate_model(
     model: nn.Module | HoldsModel,
     dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
@@ -127,7 +127,12 @@ def _tally(
     device = _device_of(model)
     sums, classes = torch.zeros(4, dtype=torch.float64), 0
     with evaluating(model, hooks=False), torch.no_grad():
-        for images, labels in loader:
+        for batch in loader:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise DataError(
+                    f"The DataLoader gives a {type(batch).__name__} in place of a pair of images and labels."
+                )
+            images, labels = batch
             with watched() if sums[0] == 0 else contextlib.nullcontext():  # all batches write to the same tensors
                 outputs = _outputs(model, images.to(device))
             check_classes(outputs, labels, dataset)
@@ -137,12 +142,11 @@ def _tally(
     return sums, classes
 
 
-def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int) -> DataLoader[Any]:
+def _loader(dataset: Any, batch_size: int, workers: int) -> DataLoader[Any]:
     """Read a data set in batches; raise DataError if it is empty or no map-style data set, or a setting is invalid."""
-    if not hasattr(dataset, "__len__"):
-        raise DataError(
-            f"The images are a {type(dataset).__name__}; give a map-style data set, such as open_images returns, or a DataLoader."
-        )
+    fault = fault_of_dataset(dataset)
+    if fault is not None:
+        raise DataError(f"The images are {fault}, or give a DataLoader.")
     if len(dataset) == 0:
         raise DataError("The data set holds no images to evaluate on.")
     checked(Count, batch_size, "batch_size", DataError)

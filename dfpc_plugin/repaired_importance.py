@@ -94,9 +94,8 @@ class RepairedImportance(tp.importance.Importance):
         require_brackets(type(self).__name__, how)
         self.settings = RepairSettings.of(how, images)
         if not self.settings.how.anticipated:
-            raise RepairError(
-                f"method={self.settings.method!r} looks at no covariances; choose one of {', '.join(_anticipated())}."
-            )
+            option = f"{'how' if isinstance(how, str) else 'method'}={self.settings.method!r}"
+            raise RepairError(f"{option} looks at no covariances; choose one of {', '.join(_anticipated())}.")
         if ranking not in get_args(AnticipatedRanking):
             raise DFPCError(f"ranking must be one of {', '.join(get_args(AnticipatedRanking))}, not {ranking!r}.")
         self.ranking = ranking

@@ -14,6 +14,7 @@ from dfpc_plugin.analyses.bounds import Bounds, Flow, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.confirmed_widths import Statements
 from dfpc_plugin.analyses.forward import follow
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, RuleError, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction, run_forward
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
@@ -66,6 +67,7 @@ def trace_model(
     return trace
 
 
+@checks_arguments
 def missing_operators(
     model: nn.Module | HoldsModel, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
 ) -> tuple[MissingOperator, ...]:

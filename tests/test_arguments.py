@@ -311,7 +311,9 @@ def test_loaders_in_place_of_training_sets():
 
 
 def test_what_is_no_data_set():
-    with pytest.raises(DataError, match="The images are a generator; give a map-style data set, such as open_images"):
+    with pytest.raises(
+        DataError, match="The images are of the type generator; give a map-style data set, such as open_images"
+    ):
         dfpc.evaluate_model(Small().eval(), (pair for pair in IMAGES))
 
 

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.exporting.compare import Difference, MeasuredFile, compare, inputs_to_check
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.runtimes.call import FlatCall
@@ -61,7 +61,7 @@ class OnnxExport(MeasuredFile):
     notes: tuple[str, ...] = ()
 
 
-@checks_option_names
+@checks_arguments
 def export_onnx(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

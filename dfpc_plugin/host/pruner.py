@@ -14,6 +14,7 @@ from torch import nn
 from torch_pruning import ops
 from torch_pruning.pruner.algorithms import base_pruner
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.criteria import Importance, as_importance, require_gradients
@@ -25,7 +26,6 @@ from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
@@ -49,7 +49,7 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     DG: DataFlowGraph
 
-    @checks_option_names
+    @checks_arguments
     def __init__(
         self,
         model: nn.Module | HoldsModel,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models.catalogue import library_of, require_known
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
@@ -24,6 +25,7 @@ _SYNONYMS = {"num_classes": ("classes", "n_classes"), "in_chans": ("in_channels"
 """Other names for timm's options in functions of the user's own."""
 
 
+@checks_arguments
 def build_model(
     spec: ModelSpec | str,
     *,
@@ -50,7 +52,7 @@ def build_model(
         ModelOptionError: It cannot be built with these options.
         WeightsError: There are no such weights, they cannot be loaded, or they do not match the model.
     """
-    spec = ModelSpec(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, ModelSpec) else ModelSpec(spec)
     spec = dataclasses.replace(spec, options={**spec.options, **options})
     if weights is None:
         return construct(spec, pretrained=pretrained, meta=meta)

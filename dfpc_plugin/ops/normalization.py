@@ -189,8 +189,8 @@ def rms_norm(
 ) -> Tensor:
     """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
     axes = list(range(-_count(normalized_shape), 0))
-    for axis in axes if weight is not None else ():
-        require_channels(input.shape, axis, weight.shape[axis])
+    for axis, size in zip(axes, () if weight is None else weight.shape[axes[0] :], strict=False):
+        require_channels(input.shape, axis, size)
     out = _by_root_mean_square(input, axes, eps)
     return out if weight is None else out * weight.abs()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.criteria import as_importance, label_of, require_scores_of_copies
 from dfpc_plugin.errors import PrunerSettingError
@@ -19,7 +20,6 @@ from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel, LatencySettings
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
@@ -39,7 +39,7 @@ from dfpc_plugin.surgery import cut
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 
-@checks_option_names
+@checks_arguments
 def prune(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

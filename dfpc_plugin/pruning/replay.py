@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.couplings import CouplingMap, map_couplings
 from dfpc_plugin.couplings.outputs import RecordError, channels_of_record, removed_outputs
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.wrappers import plain_model
 
 
-@checks_option_names
+@checks_arguments
 def replay(
     model: nn.Module,
     example_inputs: ExampleInputs,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from dfpc_plugin.arguments import named_settings
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.importance import unwrapped
-from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
 from dfpc_plugin.selection.budget_kinds import Counted

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from dfpc_plugin import option_names
+from dfpc_plugin import arguments
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import did_you_mean
 from dfpc_plugin.selection.budget_kinds import Budget, Counted, Removed, Scored, Timed
@@ -155,7 +155,7 @@ def _example(name: str) -> str:
     return f"{name}={BUDGETS[name].example:g}"
 
 
-option_names.BUDGETS.update((name, _example(name)) for name in BUDGETS)
+arguments.BUDGETS.update((name, _example(name)) for name in BUDGETS)
 
 
 def _spelled(value: float) -> str:
