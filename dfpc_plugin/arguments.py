@@ -124,7 +124,10 @@ def named_settings(cls: type[T]) -> type[T]:
 def instead_of(option: str, known: Iterable[str]) -> str:
     """Return the end of a sentence on an option that is not among the known ones."""
     known = list(known)
-    if option in TORCH_PRUNING and {"target", "max_ratio"} <= set(known):  # for `prune`, which the answers are about
+    prunes = "max_ratio" in known and (
+        "target" in known or "budgets" in known
+    )  # `prune` and `compare`, which takes its options
+    if option in TORCH_PRUNING and prunes:
         return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
     if option in BUDGETS and "target" in known:
         return f'; give it as the target, such as "{BUDGETS[option]}".'
