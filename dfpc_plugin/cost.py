@@ -124,13 +124,7 @@ def _of_parameters(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cos
     for axis in channels.axes:
         axes[axis.tensor].append(axis)
     for path, shape in channels.parameters.items():
-        factors: list[Factor] = []
-        for axis in axes[path]:
-            if axis.groups == 1:
-                factors.append((axis.channels, (axis.dim,)))
-            else:  # each group's rows have their own inputs
-                own = axis.channels.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
-                factors.append((own, (0, axis.dim)))
+        factors = [axis.entries(shape[0]) for axis in axes[path]]
         held = {name for _, names in factors for name in names}
         rest = torch.Size([n for dim, n in enumerate(shape) if dim not in held]).numel()
         yield tuple(factors), Cost(0, rest)

@@ -11,7 +11,7 @@ import torch
 import torch_pruning as tp
 
 from dfpc_plugin.errors import PrunerSettingError
-from dfpc_plugin.importance import DFPCImportance
+from dfpc_plugin.importance import DFPCImportance, unwrapped
 from dfpc_plugin.registry import Registry
 
 AUTO = "auto"
@@ -85,7 +85,7 @@ def as_importance(value: Any) -> Importance | None:
     if value is None or value == AUTO:
         return None
     if isinstance(value, str):
-        criterion = TAYLOR if value == TAYLOR.name else CRITERIA.find(value, PrunerSettingError, AUTO)
+        criterion = TAYLOR if value == TAYLOR.name else CRITERIA.find(value, PrunerSettingError, AUTO, TAYLOR.name)
         value = criterion.build()
         if not hasattr(value, "label"):
             value.label = criterion.label  # for reports: criteria of one class differ in their settings
@@ -95,7 +95,7 @@ def as_importance(value: Any) -> Importance | None:
         kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
         raise PrunerSettingError(
             f"importance is {kind}; give an object that scores groups, such as DFPCImportance(), or one of the names "
-            f"{', '.join(CRITERIA)}."
+            f"{', '.join((AUTO, TAYLOR.name, *CRITERIA))}."
         )
     own: Importance = value
     return own
@@ -103,13 +103,13 @@ def as_importance(value: Any) -> Importance | None:
 
 def label_of(importance: Any) -> str:
     """Return the name of an importance in reports: its label, or the name of its class or function."""
-    inner = getattr(importance, "importance", importance)  # a wrapper has the label of its content
+    inner = unwrapped(importance)
     return str(getattr(inner, "label", getattr(inner, "__name__", type(inner).__name__)))
 
 
 def require_scores_of_copies(importance: Any) -> None:
     """Raise PrunerSettingError if an importance knows one model's tensors alone, as `prune` scores a copy of the model."""
-    inner = getattr(importance, "importance", importance)
+    inner = unwrapped(importance)
     if isinstance(inner, tp.importance.GroupHessianImportance | tp.importance.OBDCImportance):
         raise PrunerSettingError(
             f"{label_of(importance)} scores only the model that it has accumulated gradients of, and prune scores a copy; use "
@@ -119,7 +119,7 @@ def require_scores_of_copies(importance: Any) -> None:
 
 def require_gradients(importance: Any, group: tp.dependency.Group) -> None:
     """Raise PrunerSettingError if an importance reads gradients, and a layer of the group that it is to score has none."""
-    inner = getattr(importance, "importance", importance)
+    inner = unwrapped(importance)
     if not isinstance(inner, tp.importance.GroupTaylorImportance):
         return
     nodes = (item.dep.target for item in group if isinstance(item.dep.target.module, tuple(inner.target_types)))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
+    "ArgumentError",
     "CutError",
     "DFPCError",
     "DuplicateRuleError",
@@ -207,6 +208,10 @@ class GroupError(DFPCError, ValueError):
 
 class NothingToPruneError(DFPCError):
     """A model has no coupling that can be pruned, or all of them are ignored."""
+
+
+class ArgumentError(DFPCError, TypeError):
+    """A function lacks an argument, or was given one of a wrong type."""
 
 
 class OptionNameError(DFPCError, TypeError):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images
-from dfpc_plugin.option_names import checks_option_names
+from dfpc_plugin.arguments import checks_arguments
+from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images, fault_of_dataset
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.preserve import evaluating, watched
 from dfpc_plugin.progress import Progress, shown
@@ -54,7 +54,7 @@ class Evaluation:
         return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, loss {self.loss:.4f} on {self.count} images"
 
 
-@checks_option_names
+@checks_arguments
 def evaluate_model(
     model: nn.Module | HoldsModel,
     dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
@@ -83,13 +83,14 @@ def evaluate_model(
         ModelFormError: `model` is not a model.
     """
     start, model = time.perf_counter(), as_model(model)
-    named = dataset.dataset if isinstance(dataset, DataLoader) else dataset
-    outputs = probe(model, named) if getattr(named, "classes", ()) and len(named) else 0  # type: ignore[arg-type]
     if isinstance(dataset, ImageDataset):
-        dataset = named = dataset.numbered_for(outputs)
+        dataset = dataset.numbered_for(probe(model, dataset))
     with shown(progress) as tell:
-        sums = tally(model, dataset, batch_size, workers, tell)
+        sums, outputs = _tally(model, dataset, batch_size, workers, tell)
+    if not sums[0]:
+        raise DataError("The data set holds no images.")
     found = Evaluation.of(sums, time.perf_counter() - start)
+    named = dataset.dataset if isinstance(dataset, DataLoader) else dataset
     _compare_classes(len(getattr(named, "classes", ())), outputs, found)
     return found
 
@@ -106,28 +107,46 @@ def tally(
     Raises:
         DataError: As `evaluate_model` says.
     """
+    return _tally(model, dataset, batch_size, workers, progress)[0]
+
+
+def _tally(
+    model: nn.Module,
+    dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
+    batch_size: int,
+    workers: int,
+    progress: Progress | None,
+) -> tuple[Tensor, int]:
+    """The sums of `tally`, and the number of the model's outputs.
+
+    Only the loader reads the data set: it may have its own way to collate, or no images by number.
+    """
     loader = dataset if isinstance(dataset, DataLoader) else _loader(dataset, batch_size, workers)
     dataset = loader.dataset
-    count = len(dataset)  # type: ignore[arg-type]
+    count = len(dataset) if hasattr(dataset, "__len__") else None
     device = _device_of(model)
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums, classes = torch.zeros(4, dtype=torch.float64), 0
     with evaluating(model, hooks=False), torch.no_grad():
-        for images, labels in loader:
+        for batch in loader:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise DataError(
+                    f"The DataLoader gives a {type(batch).__name__} in place of a pair of images and labels."
+                )
+            images, labels = batch
             with watched() if sums[0] == 0 else contextlib.nullcontext():  # all batches write to the same tensors
                 outputs = _outputs(model, images.to(device))
             check_classes(outputs, labels, dataset)
-            sums += _sums(outputs.float(), labels.to(device))
-            if progress is not None:
+            sums, classes = sums + _sums(outputs.float(), labels.to(device)), outputs.shape[1]
+            if progress is not None and count:
                 progress("evaluating", sums[0].item() / count)
-    return sums
+    return sums, classes
 
 
-def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int) -> DataLoader[Any]:
+def _loader(dataset: Any, batch_size: int, workers: int) -> DataLoader[Any]:
     """Read a data set in batches; raise DataError if it is empty or no map-style data set, or a setting is invalid."""
-    if not hasattr(dataset, "__len__"):
-        raise DataError(
-            f"The images are a {type(dataset).__name__}; give a map-style data set, such as open_images returns, or a DataLoader."
-        )
+    fault = fault_of_dataset(dataset)
+    if fault is not None:
+        raise DataError(f"The images are {fault}, or give a DataLoader.")
     if len(dataset) == 0:
         raise DataError("The data set holds no images to evaluate on.")
     checked(Count, batch_size, "batch_size", DataError)
@@ -137,7 +156,7 @@ def _loader(dataset: Dataset[tuple[Tensor, int]], batch_size: int, workers: int)
 
 def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
     """Warn if a data set has fewer classes than the model; raise DataError if accuracy is at chance level, too."""
-    if outputs <= classes:
+    if not 0 < classes < outputs:
         return
     missing = "add an empty folder for every class that is missing"
     if found.top1 <= 100 / classes:
@@ -149,7 +168,7 @@ def _compare_classes(classes: int, outputs: int, found: Evaluation) -> None:
     warnings.warn(
         f"The data set has {classes} classes and the model {outputs} outputs. Labels are the positions of the classes in the "
         f"data set: unless these are the model's first {classes} outputs, the accuracy is wrong. If not, {missing}.",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -207,6 +207,11 @@ class DFPCImportance(tp.importance.Importance):
         return remembered(graph, (self.ranking, *call.signature), group, score)
 
 
+def unwrapped(importance: Any) -> Any:
+    """Return the importance that a wrapper holds as `importance`; others are returned as they are."""
+    return getattr(importance, "importance", importance)
+
+
 def _add_at(importance: Tensor, scores: Tensor, item: Any, roots: list[int]) -> None:
     """Add a group item's scores at the positions of its root indices."""
     if item.root_idxs == roots and len(item.idxs) == len(scores) == len(roots):

@@ -17,7 +17,6 @@ from dfpc_plugin.tracing.tree import map_tensors, tensors
 _COLOURS = (1, 3, 4)
 _MOST_CHANNELS = 16
 """Maximum number of channels of an image; a first convolution with more need not be the first that runs."""
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 ExampleInputs = torch.Tensor | Sequence[Any] | Mapping[str, Any]
 """A tensor for `model(x)`, a tuple or list for `model(*xs)`, a dict for `model(**xs)`."""
@@ -104,7 +103,7 @@ def _fault(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         labels = args[1]
         both = isinstance(labels, torch.Tensor) and labels.dim() == 1 and len(labels) == len(x)
         return "holds images and labels; give the images alone" if both and not labels.is_floating_point() else None
-    first = next(((path, m) for path, m in model.named_modules() if isinstance(m, _CONVOLUTIONS)), None)
+    first = next(((path, m) for path, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     if first is None or len(args) > 1:
         return None
@@ -118,7 +117,7 @@ def _fault(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     if x.dim() == axes and channels <= _MOST_CHANNELS and x.shape[1] != channels:
         if x.shape[-1] == channels:
             return f"has the shape {shape}, channels last; give x.movedim(-1, 1)"
-        return f"has {x.shape[1]} channels, and {takes}; give as many, or build the model for {x.shape[1]}"
+        return f"has {x.shape[1]} channel{'s' * (x.shape[1] != 1)}, and {takes}; give as many, or build the model for {x.shape[1]}"
     if weight is not None and x.dtype != weight.dtype:
         return f"is of {x.dtype}, and the model's weights of {weight.dtype}; give x.to({weight.dtype})"
     return None

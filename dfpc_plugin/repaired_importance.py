@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.computed_weights import layer_of_original
 from dfpc_plugin.errors import DFPCError, RepairError
-from dfpc_plugin.importance import DFPCImportance, call_of, flowed, keep, name_of, remembered, require_brackets
+from dfpc_plugin.importance import (
+    DFPCImportance,
+    call_of,
+    flowed,
+    keep,
+    name_of,
+    remembered,
+    require_brackets,
+    unwrapped,
+)
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.batch_norms import ImposedStatistics
@@ -85,9 +94,8 @@ class RepairedImportance(tp.importance.Importance):
         require_brackets(type(self).__name__, how)
         self.settings = RepairSettings.of(how, images)
         if not self.settings.how.anticipated:
-            raise RepairError(
-                f"method={self.settings.method!r} looks at no covariances; choose one of {', '.join(_anticipated())}."
-            )
+            option = f"{'how' if isinstance(how, str) else 'method'}={self.settings.method!r}"
+            raise RepairError(f"{option} looks at no covariances; choose one of {', '.join(_anticipated())}.")
         if ranking not in get_args(AnticipatedRanking):
             raise DFPCError(f"ranking must be one of {', '.join(get_args(AnticipatedRanking))}, not {ranking!r}.")
         self.ranking = ranking
@@ -193,7 +201,7 @@ def default_importance(
 
 def repaired_in(importance: Any) -> RepairedImportance | None:
     """Return the `RepairedImportance` that `importance` is or wraps, or None."""
-    inner = getattr(importance, "importance", importance)
+    inner = unwrapped(importance)
     return inner if isinstance(inner, RepairedImportance) else None
 
 

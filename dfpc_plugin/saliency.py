@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import DFPCError, NonFiniteScoreError, NonFiniteWeightError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.trace import Flow, trace_model
@@ -119,7 +119,7 @@ class Saliency(Mapping[str, Tensor]):
         return torch.stack(layers).sum(0)
 
 
-@checks_option_names
+@checks_arguments
 def bgsc(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

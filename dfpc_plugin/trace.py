@@ -12,8 +12,9 @@ from torch import nn
 from dfpc_plugin import ops  # noqa: F401
 from dfpc_plugin.analyses.bounds import Bounds, Flow, bound_dtype
 from dfpc_plugin.analyses.channels import ChannelTrace
+from dfpc_plugin.analyses.confirmed_widths import Statements
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.stated import Statements
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import ExampleInputsError, MissingOperator, RuleError, UnsupportedOperatorError
 from dfpc_plugin.families.registry import ForwardFunction, run_forward
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
@@ -66,6 +67,7 @@ def trace_model(
     return trace
 
 
+@checks_arguments
 def missing_operators(
     model: nn.Module | HoldsModel, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None = None
 ) -> tuple[MissingOperator, ...]:
@@ -95,7 +97,7 @@ def _tried_without_proxies(
     except RuleError:
         if not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             with _recording(model):
-                run_forward(model, example_inputs, forward_fn)
+                run_forward(model, as_inputs(example_inputs), forward_fn)
         raise
 
 

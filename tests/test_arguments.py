@@ -1,5 +1,6 @@
 """What stands for a model, for inputs or for an importance is taken; all else is answered with what to give."""
 
+import copy
 import dataclasses
 import importlib
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.data import DataError
-from dfpc_plugin.errors import ExampleInputsError, ModelFormError, PrunerSettingError
+from dfpc_plugin.errors import ExampleInputsError, ForwardError, ModelFormError, PrunerSettingError
 from dfpc_plugin.finetuning import FinetuneSettings
 from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.wrappers import HoldsModel
@@ -50,6 +51,9 @@ CALLS = {
     "LatencySettings": lambda model, x, path: dfpc.LatencySettings(min_run_time=1e-6).measure({"a": model}, x),
     "export_program": lambda model, x, path: dfpc.export_program(model, x, path / "x.pt2"),
     "DFPCPruner": lambda model, x, path: dfpc.DFPCPruner(model, x, dfpc.DFPCImportance()),
+    "sensitivity": lambda model, x, path: dfpc.sensitivity(model, x, shares=[0.5]),
+    "compare": lambda model, x, path: dfpc.compare(model, x, criteria=["random"], budgets=0.8, repairs=["none"]),
+    "DataFlowGraph": lambda model, x, path: dfpc.DataFlowGraph().build_dependency(model, x),
 }
 OF_MODELS = {
     **CALLS,
@@ -58,6 +62,22 @@ OF_MODELS = {
     "save_pruned": lambda model, x, path: dfpc.save_pruned(model, path / "saved", model="test_arguments:Small"),
     "prune_and_tune": lambda model, x, path: dfpc.prune_and_tune(model, x, "macs=0.9", IMAGES),
 }
+
+
+def by_torch_pruning(model, x, path):
+    tp.MetaPruner(model, X, importance=dfpc.DFPCImportance(example_inputs=x), pruning_ratio=0.3).step()
+
+
+def replayed(model, x, path):
+    dfpc.replay(model, x, {"body.0": (0, 1)})
+
+
+def exported(model, x, path):
+    pytest.importorskip("onnxruntime")
+    dfpc.export_onnx(model, x, path / "x.onnx")
+
+
+OF_INPUTS = {**CALLS, "Torch-Pruning's pruner": by_torch_pruning, "replay": replayed, "export_onnx": exported}
 
 
 @pytest.fixture
@@ -152,11 +172,12 @@ def test_a_result_is_replayed(result):
     assert [p.shape for p in again.parameters()] == [p.shape for p in result.model.parameters()]
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", OF_INPUTS)
 @pytest.mark.parametrize("given", [X.double().numpy(), (X.numpy(),)], ids=["float64", "tuple"])
 def test_arrays_are_inputs(name, given, result, tmp_path):
     model = result.model if name == "repair" else Small().eval()
-    assert agree(CALLS[name](model, given, tmp_path), CALLS[name](model, X, tmp_path))
+    again = copy.deepcopy(model)
+    assert agree(OF_INPUTS[name](model, given, tmp_path), OF_INPUTS[name](again, X, tmp_path))
 
 
 NO_INPUTS = {
@@ -171,21 +192,22 @@ NO_INPUTS = {
     "batch twice": (X[:1][None], "has the shape (1, 1, 3, 8, 8), with an axis too many; give x[0] ("),
     "channels last": (X.movedim(1, -1), "has the shape (2, 8, 8, 3), channels last; give x.movedim(-1, 1) ("),
     "channels": (X[:, :2], "has 2 channels, and 'body.0', the model's first convolution, takes 3; give as many, or"),
+    "channels, grey": (
+        X[:, :1],
+        "has 1 channel, and 'body.0', the model's first convolution, takes 3; give as many, or",
+    ),
     "labels": ([X, torch.zeros(2).long()], "holds images and labels; give the images alone ("),
 }
-BY_SCORES = ("bgsc", "missing_operators")
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", OF_INPUTS)
 @pytest.mark.parametrize("kind", NO_INPUTS)
 def test_what_are_no_inputs_is_answered_with_what_to_give(name, kind, result, tmp_path):
-    if kind.startswith("channels") and name in BY_SCORES:
-        pytest.skip("scores do not depend on the channels of the input")
     given, said = NO_INPUTS[kind]
     model = result.model if name == "repair" else Small().eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ExampleInputsError) as caught:
-        CALLS[name](model, given, tmp_path)
+        OF_INPUTS[name](model, given, tmp_path)
     assert str(caught.value).startswith(f"example_inputs {said}")
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -197,10 +219,21 @@ def test_whole_numbers_in_place_of_floats(name, tmp_path):
         CALLS[name](Small().eval(), (255 * X).byte(), tmp_path)
 
 
-def test_scores_do_not_depend_on_the_channels_of_the_input():
-    model = Small().eval()
-    one, three = dfpc.bgsc(model, X[:, :1]), dfpc.bgsc(model, X)
-    assert all(torch.equal(one[layer], three[layer]) for layer in three)
+LAYERS = {
+    "linear": (nn.Linear(3, 4), (2, 1)),
+    "layer norm": (nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 4)), (2, 1)),
+    "convolution": (nn.Conv2d(3, 4, 3), (2, 1, 8, 8)),
+    "transposed": (nn.ConvTranspose2d(3, 4, 3), (2, 1, 8, 8)),
+    "batch norm": (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), (2, 1, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("call", [dfpc.bgsc, dfpc.find_couplings, dfpc.missing_operators])
+def test_one_channel_is_not_spread_over_those_that_a_layer_takes(call, kind):
+    layer, shape = LAYERS[kind]
+    with pytest.raises((ExampleInputsError, ForwardError)):
+        call(layer.eval(), torch.rand(shape))
 
 
 def test_other_failures_stay_what_they_are():
@@ -229,8 +262,13 @@ def test_importances_by_name_and_without_brackets(kind):
 
 
 NO_IMPORTANCES = {
-    "typo": ("magnitud", ("importance='magnitud' is none of auto, dfpc, ", "; did you mean magnitude?")),
-    "number": (3, ("importance is a int; give an object that scores groups, such as DFPCImportance(), or one of the",)),
+    "typo": ("magnitud", ("importance='magnitud' is none of auto, taylor, dfpc, ", "; did you mean magnitude?")),
+    "number": (
+        3,
+        (
+            "importance is a int; give an object that scores groups, such as DFPCImportance(), or one of the names auto, taylor, dfpc,",
+        ),
+    ),
     "class": (dict, ("importance is the class dict; give an object that scores groups",)),
 }
 
@@ -273,7 +311,9 @@ def test_loaders_in_place_of_training_sets():
 
 
 def test_what_is_no_data_set():
-    with pytest.raises(DataError, match="The images are a generator; give a map-style data set, such as open_images"):
+    with pytest.raises(
+        DataError, match="The images are of the type generator; give a map-style data set, such as open_images"
+    ):
         dfpc.evaluate_model(Small().eval(), (pair for pair in IMAGES))
 
 

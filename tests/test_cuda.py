@@ -60,7 +60,10 @@ def test_the_same_channels_go_and_the_cut_is_exact(name):
     here = dfpc.prune(model, x, "macs=0.6", repair=None)
     there = dfpc.prune(copy.deepcopy(model).cuda(), x.cuda(), "macs=0.6", repair=None)
     assert next(there.model.parameters()).is_cuda
-    assert there.after.macs == pytest.approx(here.after.macs, rel=0.02)
+    ours, others = (
+        {(layer, index) for layer, own in result.removed.items() for index in own} for result in (there, here)
+    )
+    assert len(ours & others) > 0.99 * len(ours | others)  # rounding may swap channels of the same score
     torch.testing.assert_close(
         there.model(x.cuda()).cpu(), dfpc.replay(model, x, there.removed)(x), rtol=1e-3, atol=1e-3
     )

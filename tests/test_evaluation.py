@@ -11,7 +11,7 @@ import pytest
 import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from dfpc_plugin.data import DataError, calibration_images, evaluation_transform, open_images
 from dfpc_plugin.evaluation import evaluate_model, probe
@@ -132,6 +132,50 @@ def test_any_data_set_that_names_its_classes_is_a_warning_behind_a_loader_too():
     for images in (data, DataLoader(data, 2)):
         with pytest.warns(UserWarning, match="has 2 classes and the model 3 outputs"):
             assert evaluate_model(Says(3), images).top1 == 100
+
+
+class Pictures(Dataset):
+    """Two images that only their own collate function makes tensors of, with named classes."""
+
+    classes = ("a", "c")
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"pixel": float(index), "label": index}
+
+    @staticmethod
+    def collate(items):
+        pixels = torch.tensor([item["pixel"] for item in items])
+        return pixels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4), torch.tensor([item["label"] for item in items])
+
+
+class Stream(IterableDataset):
+    """The same images, in a row without numbers and of unknown length."""
+
+    classes = Pictures.classes
+
+    def __iter__(self):
+        return (Pictures()[index] for index in range(2))
+
+
+@pytest.mark.parametrize("images", [Pictures(), Stream()], ids=["own collate function", "iterable data set"])
+def test_a_loader_reads_its_images_in_its_own_way(images):
+    loader = DataLoader(images, 2, collate_fn=Pictures.collate)
+    with pytest.warns(UserWarning, match="has 2 classes and the model 3 outputs") as said:
+        assert evaluate_model(Says(3), loader).top1 == 100
+    assert said[0].filename == __file__
+    assert evaluate_model(Says(2), loader, progress=lambda name, share: None).count == 2
+
+
+def test_a_loader_without_images():
+    class Empty(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(DataError, match=r"The data set holds no images\."):
+        evaluate_model(Says(2), DataLoader(Empty()))
 
 
 def test_few_outputs_have_a_top5_too():

@@ -76,7 +76,9 @@ def test_names_are_registered_once():
 
 
 def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(PrunerSettingError, match=r"^importance='fpmg' is none of auto, dfpc, .*; did you mean fpgm\?$"):
+    with pytest.raises(
+        PrunerSettingError, match=r"^importance='fpmg' is none of auto, taylor, dfpc, .*; did you mean fpgm\?$"
+    ):
         dfpc.prune(convolutions(), IMAGE, "ratio=0.5", importance="fpmg")
 
 

@@ -177,7 +177,7 @@ def test_what_cannot_be_followed_is_an_error():
     with pytest.raises(DFPCError, match=r"^ranking must be one of output, expected, not 'best'\.$"):
         RepairedImportance(ranking="best")
     with pytest.raises(
-        RepairError, match=r"^method='mean' looks at no covariances; choose one of merge, synthetic, calibrate\.$"
+        RepairError, match=r"^how='mean' looks at no covariances; choose one of merge, synthetic, calibrate\.$"
     ):
         RepairedImportance("mean")
     model = net("nothing")

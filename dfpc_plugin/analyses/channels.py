@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
 from dfpc_plugin.analyses.demands import Demands
-from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Work
+from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name

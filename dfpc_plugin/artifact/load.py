@@ -51,7 +51,7 @@ def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
                 f"the unpruned model cannot be built: {str(error).rstrip('.') or type(error).__name__}"
             ) from error
     if not isinstance(model, nn.Module):
-        raise ArtifactError(f"the factory returned a {type(model).__name__}, and a model is wanted")
+        raise ArtifactError(f"the factory returned a {type(model).__name__}, not a model")
     return model
 
 

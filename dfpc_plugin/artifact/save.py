@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
 from dfpc_plugin.artifact.load import built, restored, unpruned
@@ -25,7 +26,6 @@ from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.models import ModelSpec, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.catalogue import write_hub_config
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import parse_json
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
@@ -33,7 +33,7 @@ from dfpc_plugin.versions import installed_versions
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 
-@checks_option_names
+@checks_arguments
 def save_pruned(
     pruned: nn.Module | HoldsModel,
     directory: str | Path,

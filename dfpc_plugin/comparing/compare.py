@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.comparing.cells import Cell, CellResult, CellStore, CompareError, FileStore, Unpruned, reserved
 from dfpc_plugin.comparing.plan import Budget, Plan, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
@@ -22,9 +24,10 @@ from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OutputErr
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
+from dfpc_plugin.data import fault_of_dataset
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.generators import generators_kept, seed_torch
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning import prune
@@ -37,6 +40,7 @@ from dfpc_plugin.wrappers import plain_model
 _DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(prune).parameters.items()}
 
 
+@checks_arguments
 def compare(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -90,12 +94,15 @@ def compare(
     plan = Plan.of(criteria, budgets, repairs, seeds, images is not None, options)
     if data is not None and score is not None:
         raise CompareError("data and score both say how models are scored; give one of them.")
+    fault = None if data is None or isinstance(data, DataLoader) else fault_of_dataset(data)
+    if fault is not None:
+        raise CompareError(f"data is {fault}.")
     save_to = Path(save_to) if isinstance(save_to, str) else save_to
     path = save_to if isinstance(save_to, Path) else None
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell, reserved(path):
         given = OwnScorer(score) if score is not None else None
         scorer = given if data is None else AccuracyScorer(data, batch_size, workers, tell)
-        return _Run.of(plain_model(model), example_inputs, plan, scorer, images, tell).result(save_to)
+        return _Run.of(plain_model(model), as_inputs(example_inputs), plan, scorer, images, tell).result(save_to)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import instead_of
 from dfpc_plugin.comparing.cells import Cell, CompareError
 from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR, Criterion
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.option_names import instead_of
 from dfpc_plugin.plain_data import Seed, checked
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.pruning import prune

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +13,15 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.comparing.cells import CompareError
 from dfpc_plugin.comparing.scorers import OutputError
-from dfpc_plugin.cost import CostModel
 from dfpc_plugin.display import as_text, csv_text, number_columns, plain_table
 from dfpc_plugin.display.figures import INK, drawn, new_figure
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.importance import DFPCImportance
-from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.option_names import checks_option_names
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.plain_data import Limit, checked, to_plain, within
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning.rank import build_graph, candidates_of
@@ -164,12 +163,12 @@ _Share = Annotated[float, within(0, below=1, hint="give 0.5, say")]
 _Shares = Annotated[tuple[_Share, ...], Limit("one or more shares", bool)]
 
 
-@checks_option_names
+@checks_arguments
 def sensitivity(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
-    shares: Sequence[float] = (0.1, 0.25, 0.5, 0.75),
+    shares: float | Sequence[float] = (0.1, 0.25, 0.5, 0.75),
     images: Images | None = None,
     ignored_layers: Sequence[str] | str = (),
     forward_fn: ForwardFunction | None = None,
@@ -185,7 +184,7 @@ def sensitivity(
     Args:
         model: The model, which stays as it is.
         example_inputs: What it is called with.
-        shares: Shares of a coupling's channels to remove, each from 0 to below 1; numbers of channels are rounded down.
+        shares: Shares of a coupling's channels to remove, one or several from 0 to below 1; numbers of channels are rounded down.
         images: Unlabelled inputs, of which at most 256 are used.
         ignored_layers: Couplings that these layers produce are left out: names, or shell-style patterns.
         forward_fn: Called as `forward_fn(model, example_inputs)` instead of the model.
@@ -200,13 +199,14 @@ def sensitivity(
         NothingToPruneError: No coupling can be pruned.
         DFPCError: As `find_couplings` raises.
     """
-    shares = checked(_Shares, list(dict.fromkeys(shares)), "shares", CompareError)
-    original = plain_model(model)
+    several = list(dict.fromkeys(shares)) if isinstance(shares, Iterable) else [shares]
+    chosen = checked(_Shares, several, "shares", CompareError)
+    original, example_inputs = plain_model(model), as_inputs(example_inputs)
     ranking = DFPCImportance("output")
     settings = PruneSettings(max_ratio=1.0, min_channels=1, ignored_layers=ignored_layers)
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         graph = build_graph(copy_of(original), example_inputs, settings, forward_fn, ranking)
-        subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
+        subject = Subject(graph, example_inputs, forward_fn, settings)
         candidates = candidates_of(graph, ranking, settings)
         measures = {"noise": OutputError.on_noise(graph.model, graph.coupling_map, example_inputs, forward_fn, seed)}
         if images is not None:
@@ -216,11 +216,11 @@ def sensitivity(
         for number, candidate in enumerate(candidates):
             if tell is not None:
                 tell("sensitivity", number / len(candidates))
-            found.append(_of_coupling(subject, candidate, shares, measures))
+            found.append(_of_coupling(subject, candidate, chosen, measures))
         if tell is not None:
             tell("sensitivity", 1.0)
     sources = {"predicted": "the scores"} | {kind: measure.source for kind, measure in measures.items()}
-    return SensitivityResult(tuple(shares), sources, tuple(found))
+    return SensitivityResult(chosen, sources, tuple(found))
 
 
 def _of_coupling(

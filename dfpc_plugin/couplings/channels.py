@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.channels import ChannelTrace
-from dfpc_plugin.analyses.statements import Stated
 from dfpc_plugin.analyses.table import Sized, Work
+from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 
 
@@ -37,6 +37,13 @@ class Axis:
     def layer(self) -> str:
         """Path of the layer that owns the tensor."""
         return self.tensor.removesuffix(".weight")
+
+    def entries(self, rows: int) -> tuple[Tensor, tuple[int, ...]]:
+        """The channels of the entries of the tensor, which has so many rows, and the dimensions along which they vary."""
+        if self.groups == 1:
+            return self.channels, (self.dim,)
+        # each group's rows have their own inputs
+        return self.channels.view(self.groups, -1).repeat_interleave(rows // self.groups, 0), (0, self.dim)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.analyses.statements import Stated
+from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.couplings.channels import Axis, Channels, Size
 from dfpc_plugin.couplings.sizes import Unequal
 from dfpc_plugin.couplings.usage import CodeReads

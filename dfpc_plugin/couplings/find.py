@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
 from dfpc_plugin.couplings.collection import Couplings
@@ -22,7 +23,6 @@ from dfpc_plugin.couplings.usage import unused_layers, used_modules
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import collector_paused
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
@@ -64,7 +64,7 @@ class CouplingMap:
         return list(found.values())
 
 
-@checks_option_names
+@checks_arguments
 def find_couplings(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
@@ -261,13 +261,6 @@ def _touched(shape: torch.Size, axes: Iterable[Axis], free: Tensor) -> int:
     """Count the elements of a parameter that belong to some channel of `free`."""
     touched = torch.zeros(shape, dtype=torch.bool, device="cpu")
     for axis in axes:
-        goes = free[axis.channels]
-        if not goes.any():
-            continue
-        laid_out = [1] * len(shape)
-        laid_out[axis.dim] = shape[axis.dim]
-        if axis.groups > 1:  # each group's rows have their own inputs
-            laid_out[0] = shape[0]
-            goes = goes.view(axis.groups, -1).repeat_interleave(shape[0] // axis.groups, 0)
-        touched |= goes.view(laid_out)
+        of, dims = axis.entries(shape[0])
+        touched |= free[of].view([size if dim in dims else 1 for dim, size in enumerate(shape)])
     return int(touched.sum())

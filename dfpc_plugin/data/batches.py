@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
 
     Raises DataError if images are not tensors of one shape, or labels not whole numbers.
     """
+    odd = next((pair for pair in pairs if not isinstance(pair, tuple | list) or len(pair) != 2), None)
+    if odd is not None:
+        raise DataError(f"The data set gives a {type(odd).__name__} in place of a pair of an image and its label.")
     images = [image for image, _ in pairs]
     strange = next((image for image in images if not isinstance(image, Tensor)), None)
     if strange is not None:
@@ -33,6 +36,15 @@ def collate_images(pairs: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
             f"with a transform that makes them one size."
         )
     return torch.stack(images), torch.as_tensor([label_of(label) for _, label in pairs])
+
+
+def fault_of_dataset(dataset: Any) -> str | None:
+    """What is given in place of a map-style data set, and what to give; None for a data set."""
+    if isinstance(dataset, str | os.PathLike):
+        return f"the text '{dataset}'; open the images first: open_images('{dataset}', split)"
+    if isinstance(dataset, Mapping) or not hasattr(dataset, "__len__"):
+        return f"of the type {type(dataset).__name__}; give a map-style data set, such as open_images returns"
+    return None
 
 
 def label_of(label: Any) -> int:

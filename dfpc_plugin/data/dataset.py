@@ -11,6 +11,7 @@ from typing import Any
 from timm.data.imagenet_info import ImageNetInfo
 from torch.utils.data import Dataset
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.data.image_files import ArchiveImages, FolderImages
 from dfpc_plugin.data.images import DataError, Images
 from dfpc_plugin.data.known_sets import DigitImages, TorchvisionImages
@@ -118,6 +119,7 @@ def evenly(labels: Sequence[int], count: int) -> list[int]:
     return sorted(position for _, _, position in sorted(turns)[:count])
 
 
+@checks_arguments
 def open_images(
     source: str | os.PathLike[str],
     split: str,

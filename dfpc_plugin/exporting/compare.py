@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.latency import Latency
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.runtimes.call import batch_size_of, with_batch
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.tracing.tree import map_tensors
@@ -32,6 +35,22 @@ class Difference:
 
     largest: float
     same_predictions: float | None
+
+
+class MeasuredFile:
+    """A base of dataclasses about a file that may have been timed beside the model, or the file, that it was made from."""
+
+    latency: Mapping[str, Latency] | None
+
+    @property
+    def latency_ms(self) -> dict[str, float] | None:
+        """Median milliseconds of one forward, by what was timed; None if not asked for."""
+        return None if self.latency is None else {name: 1e3 * value.median for name, value in self.latency.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as dicts, lists, numbers and strings."""
+        content = {name: value for name, value in vars(self).items() if name != "latency"}
+        return {**to_plain(content), "latency_ms": self.latency_ms}
 
 
 def inputs_to_check(example_inputs: ExampleInputs, dynamic_batch: bool) -> Iterator[ExampleInputs]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
@@ -12,12 +13,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import system_reason
-from dfpc_plugin.exporting.compare import compare
+from dfpc_plugin.exporting.compare import MeasuredFile, compare
+from dfpc_plugin.exporting.onnx_file import OnnxExport
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.latency.measure import errors_only
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
@@ -30,7 +32,7 @@ _OF_MATRICES = ("MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
-class Int8Export:
+class Int8Export(MeasuredFile):
     """A quantized ONNX file and its measurements.
 
     Attributes:
@@ -54,23 +56,12 @@ class Int8Export:
     bytes_before: int
     max_difference: float
     same_predictions: float | None
-    latency: dict[str, Latency] | None = None
-
-    @property
-    def latency_ms(self) -> dict[str, float] | None:
-        """Median milliseconds of one forward of "float32" and "int8"; None if not asked for."""
-        return None if self.latency is None else {name: 1e3 * value.median for name, value in self.latency.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as dicts, lists, numbers and strings."""
-        content = asdict(self)
-        del content["latency"]
-        return content | {"path": str(self.path), "latency_ms": self.latency_ms}
+    latency: Mapping[str, Latency] | None = None
 
 
-@checks_option_names
+@checks_arguments
 def quantize_onnx(
-    source: str | Path,
+    source: str | Path | OnnxExport,
     path: str | Path,
     images: Tensor,
     *,
@@ -85,7 +76,7 @@ def quantize_onnx(
     transformers: it quantizes only matrix products, and measures ranges at every call.
 
     Args:
-        source: An ONNX file with one input, such as `export_onnx` writes.
+        source: An ONNX file with one input, such as `export_onnx` writes, or what that returns.
         path: The file to write.
         images: `(count, channels, height, width)`, preprocessed for the model, at least 4. Ranges are measured on three
             quarters of them, and outputs compared on the others.
@@ -103,7 +94,7 @@ def quantize_onnx(
         OutputError: `path` cannot be written.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
-    source, path = Path(source), Path(path)
+    source, path = Path(source.path if isinstance(source, OnnxExport) else source), Path(path)
     require_writable(path)
     for package in ("onnx", "onnxruntime"):
         require(package, package, "export")
@@ -144,6 +135,8 @@ def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:
             f"Only files with one input can be quantized, and this one has {len(graph.input_names)}: "
             f"{', '.join(graph.input_names)}."
         )
+    if not isinstance(images, Tensor):
+        raise ExportError(f"images is a {type(images).__name__}; give a tensor (count, channels, height, width).")
     if len(images) < 4:
         raise ExportError(f"Quantization takes at least 4 images, not {len(images)}; give more.")
     kept = len(images) - max(1, round(_HELD_OUT * len(images)))

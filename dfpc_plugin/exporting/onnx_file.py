@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
-from dfpc_plugin.exporting.compare import Difference, compare, inputs_to_check
+from dfpc_plugin.arguments import checks_arguments
+from dfpc_plugin.exporting.compare import Difference, MeasuredFile, compare, inputs_to_check
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import Latency, LatencySettings
-from dfpc_plugin.option_names import checks_option_names
-from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.runtimes.call import FlatCall
@@ -30,7 +29,7 @@ Exporter = Literal["auto", "dynamo", "torchscript"]
 
 
 @dataclass(frozen=True)
-class OnnxExport:
+class OnnxExport(MeasuredFile):
     """An ONNX file and its measurements.
 
     Attributes:
@@ -61,19 +60,8 @@ class OnnxExport:
     latency: Mapping[str, Latency] | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def latency_ms(self) -> dict[str, float] | None:
-        """Median milliseconds of one forward in "onnxruntime" and in "torch"; None if not asked for."""
-        return None if self.latency is None else {name: 1e3 * value.median for name, value in self.latency.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as dicts, lists, numbers and strings."""
-        content: dict[str, Any] = to_plain(replace(self, latency=None))
-        del content["latency"]
-        return content | {"latency_ms": self.latency_ms}
-
-
-@checks_option_names
+@checks_arguments
 def export_onnx(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

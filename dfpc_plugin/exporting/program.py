@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.exporting.compare import compare, inputs_to_check
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.runtimes.call import FlatCall, batch_size_of, on_cpu, with_batch
 from dfpc_plugin.runtimes.errors import ExportError, advice_on_batch, reason_of
@@ -50,7 +50,7 @@ class ProgramExport:
         return to_plain(self)
 
 
-@checks_option_names
+@checks_arguments
 def export_program(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

@@ -7,17 +7,17 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.result import FinetuneResult
 from dfpc_plugin.finetuning.run import finished, run_for
 from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 
-@checks_option_names
+@checks_arguments
 def finetune(
     model: nn.Module | HoldsModel,
     train: Dataset[tuple[Tensor, int]],

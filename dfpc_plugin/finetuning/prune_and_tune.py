@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.criteria import as_importance
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
@@ -20,7 +21,6 @@ from dfpc_plugin.finetuning.run import Run, finished, run_for
 from dfpc_plugin.finetuning.settings import ScheduleSettings
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.layers import layer_shapes, layer_table
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
@@ -28,7 +28,7 @@ from dfpc_plugin.selection import Target
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 
-@checks_option_names
+@checks_arguments
 def prune_and_tune(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
-from dfpc_plugin.data import ImageDataset
+from dfpc_plugin.data import ImageDataset, fault_of_dataset
 from dfpc_plugin.evaluation import Evaluation, probe, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.cuts import Cut
@@ -246,8 +246,9 @@ def run_for(
             raise FinetuneError(
                 f"{name} is a DataLoader; give its data set, {name}.dataset: settings say how it is read."
             )
-    if not hasattr(train, "__len__"):
-        raise FinetuneError("The training set has no length; give a map-style data set, such as open_images returns.")
+        fault = None if images is None and name == "val" else fault_of_dataset(images)
+        if fault is not None:
+            raise FinetuneError(f"{name} is {fault}.")
     with _one_at_a_time, generators_kept(), torch.inference_mode(False), torch.enable_grad(), shown(progress) as tell:
         classes = probe(model, train)
         train = train.numbered_for(classes) if isinstance(train, ImageDataset) else train
@@ -258,7 +259,7 @@ def run_for(
             with exclusive(model, *([] if teacher is None else [teacher])):
                 teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
                 copied = copy.deepcopy(model)
-                identity = run_identity(model, teacher, len(train), engine.processes, what)
+                identity = run_identity(model, teacher, len(train), engine.processes, what)  # type: ignore[arg-type]
             phases = Phases(tell if engine.main else None)
             run = Run(engine, model, copied, train, val, teacher, classes, identity, checkpoints, phases)
             with contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints):

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from dfpc_plugin.arguments import named_settings
 from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Natural, NotNegative, Positive, Seed, Share, within
 
 

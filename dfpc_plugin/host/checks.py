@@ -12,7 +12,7 @@ from dfpc_plugin.plain_data import Share, checked
 from dfpc_plugin.selection import Target
 
 
-def countable(target: str | Target | None, by_scope: Any) -> Target | None:
+def parsed_target(target: str | Target | None, by_scope: Any) -> Target | None:
     """Return a target, if there is one; raise if it must be measured, or settings are given `by_scope` as well."""
     if target is None:
         return None

@@ -21,7 +21,7 @@ from dfpc_plugin.host.checks import check_range
 from dfpc_plugin.host.group import DataFlowGroup, UnitFunction, units_left
 from dfpc_plugin.host.layout import Place, Side, request_layout_of
 from dfpc_plugin.host.places import Places
-from dfpc_plugin.inputs import ExampleInputs
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import noting
@@ -100,6 +100,7 @@ class DataFlowGraph(tp.DependencyGraph):
         """
         self.verbose = verbose
         self.model = model = plain_model(model, inplace=True)
+        example_inputs = as_inputs(example_inputs)
         self._module2name = {module: name for name, module in model.named_modules()}
         for kind, pruner in (customized_pruners or {}).items():
             self.register_customized_layer(kind, pruner)

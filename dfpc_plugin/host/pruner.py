@@ -14,18 +14,18 @@ from torch import nn
 from torch_pruning import ops
 from torch_pruning.pruner.algorithms import base_pruner
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.criteria import Importance, as_importance, require_gradients
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, countable
+from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, parsed_target
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
 from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
@@ -49,7 +49,7 @@ class DFPCPruner(tp.pruner.BasePruner):
 
     DG: DataFlowGraph
 
-    @checks_option_names
+    @checks_arguments
     def __init__(
         self,
         model: nn.Module | HoldsModel,
@@ -96,7 +96,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
         importance = as_importance(importance) or DFPCImportance()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
-        self._target = countable(target, pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads)
+        self._target = parsed_target(target, pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads)
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into these
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
 from dfpc_plugin.artifact.directory import CONFIG
 from dfpc_plugin.artifact.load import Factory, load_model
@@ -29,6 +30,7 @@ class HubError(DFPCError):
     """A repository cannot be written or read."""
 
 
+@checks_arguments
 def push_to_hub(
     saved: str | Path | nn.Module | PruneResult,
     repo_id: str,
@@ -87,6 +89,7 @@ def push_to_hub(
     return str(commit.pr_url or commit.commit_url)
 
 
+@checks_arguments
 def from_pretrained(
     name: str | Path,
     *,

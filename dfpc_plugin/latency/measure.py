@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained, is_written_to
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.plain_data import Checked, Count, Positive, within
 from dfpc_plugin.preserve import evaluating, exclusive, watched
 from dfpc_plugin.progress import shown_share
@@ -110,7 +110,7 @@ def measure_latency(
 def measure_latency(models: nn.Module | HoldsModel, inputs: ExampleInputs, **settings: Any) -> Latency: ...
 
 
-@checks_option_names  # type: ignore[misc]  # the overloads do not repeat the settings
+@checks_arguments  # type: ignore[misc]  # the overloads do not repeat the settings
 def measure_latency(
     models: Mapping[str, nn.Module | HoldsModel] | nn.Module | HoldsModel,
     inputs: ExampleInputs,

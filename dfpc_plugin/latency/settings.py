@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import named_settings
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.latency.measure import Forwards, Latency, LatencyError, Threads, measure_latency
-from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Positive
 from dfpc_plugin.runtimes import runtime_of
 from dfpc_plugin.tracing.tree import map_tensors

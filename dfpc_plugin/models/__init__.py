@@ -5,7 +5,7 @@ No other part knows timm's and torchvision's models. A plain name is timm's (`re
 papers, and `package.module:factory` is a function of the user's own.
 """
 
-from dfpc_plugin.models.build import FittedModel, build_fitted, build_model, create_model
+from dfpc_plugin.models.build import FittedModel, build_fitted, build_model
 from dfpc_plugin.models.catalogue import example_inputs, match_models, preprocessing_of
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 from dfpc_plugin.models.library import Preprocessing
@@ -23,7 +23,6 @@ __all__ = [
     "WeightsError",
     "build_fitted",
     "build_model",
-    "create_model",
     "example_inputs",
     "load_weights",
     "match_models",

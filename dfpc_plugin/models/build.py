@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models.catalogue import library_of, preprocessing_of, require_known
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
@@ -33,6 +34,7 @@ _MOST_TOKENS = 4
 """Tokens in front of those of the image, such as a class token and registers, are at most this many."""
 
 
+@checks_arguments
 def build_model(
     spec: ModelSpec | str,
     *,
@@ -59,7 +61,7 @@ def build_model(
         ModelOptionError: It cannot be built with these options.
         WeightsError: There are no such weights, they cannot be loaded, or they do not match the model.
     """
-    spec = ModelSpec(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, ModelSpec) else ModelSpec(spec)
     spec = dataclasses.replace(spec, options={**spec.options, **options})
     if weights is None:
         return construct(spec, pretrained=pretrained, meta=meta)
@@ -67,11 +69,6 @@ def build_model(
         raise WeightsError("weights, pretrained and meta all say where weights come from; give one of them.")
     checkpoint = read_checkpoint(weights)
     return build_fitted(spec.name, spec.options, checkpoint, ignore_surplus=ignore_surplus).model
-
-
-def create_model(name: str, *, pretrained: bool = False, meta: bool = False) -> nn.Module:
-    """Build a model by its name, as `build_model` does."""
-    return build_model(name, pretrained=pretrained, meta=meta)
 
 
 def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) -> nn.Module:

@@ -17,8 +17,8 @@ from dfpc_plugin.errors import UnknownModelError
 from dfpc_plugin.models.cifar import CifarLibrary
 from dfpc_plugin.models.library import Library, Preprocessing
 from dfpc_plugin.models.own_code import OwnCode, is_own_code
-from dfpc_plugin.models.spec import ModelSpec
-from dfpc_plugin.models.timm_library import HUB, TimmLibrary
+from dfpc_plugin.models.spec import HUB, ModelSpec
+from dfpc_plugin.models.timm_library import TimmLibrary
 from dfpc_plugin.models.torchvision_library import TorchvisionLibrary
 
 _TIMM, _OWN = TimmLibrary(), OwnCode()

@@ -102,10 +102,10 @@ def _content(path: Path) -> Any:
     except WeightsError:
         raise
     except SafetensorError as error:
-        raise WeightsError(f"'{path}' is no whole file of safetensors ({error}); fetch it again.") from error
+        raise WeightsError(f"'{path}' is not a complete safetensors file ({error}); fetch it again.") from error
     except Exception as error:  # torch and zip files report damage in many ways
         raise WeightsError(
-            f"'{path}' cannot be read as mere weights ({type(error).__name__}: {first_line(error)}); if it holds Python objects, "
+            f"'{path}' cannot be read as tensors alone ({type(error).__name__}: {first_line(error)}); if it holds Python objects, "
             f"load it where you trust it, and save its state_dict with safetensors."
         ) from error
 

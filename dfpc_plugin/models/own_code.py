@@ -50,7 +50,7 @@ class OwnCode(Library):
         given = dict(options) | ({"pretrained": True} if pretrained else {})
         model = _factory(name)(**given)
         if not isinstance(model, nn.Module):
-            raise TypeError(f"it returned a {type(model).__name__}, and a model is wanted")
+            raise TypeError(f"it returned a {type(model).__name__}, not a model")
         return model
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:

@@ -16,7 +16,8 @@ _REFUSED = frozenset({
     "cache_dir", "weights", "weights_backbone", "pretrained_backbone", "progress", "scriptable", "exportable", "no_jit",
 })  # fmt: skip
 """Options that fetch or read weights, or change global state."""
-_FETCHED = ("hf-hub:", "hf_hub:", "local-dir:")
+HUB = ("hf-hub:", "hf_hub:", "local-dir:")
+"""timm's prefixes for models that are not in its list."""
 
 
 class ModelOptionError(DFPCError, ValueError):
@@ -71,7 +72,7 @@ class ModelSpec:
         if not isinstance(content, Mapping) or set(content) != {"name", "options"}:
             raise ModelOptionError("A model is described by its name and options, and by nothing else.")
         spec = cls(content["name"], content["options"])
-        if spec.name.startswith(_FETCHED):
+        if spec.name.startswith(HUB):
             raise ModelOptionError(f"'{spec.name}' would be fetched; describe a model by the name of its architecture.")
         return spec
 

@@ -11,10 +11,8 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from dfpc_plugin.models.library import Library, Preprocessing, configuration_of, spread
-from dfpc_plugin.models.spec import ModelSpec
+from dfpc_plugin.models.spec import HUB, ModelSpec
 
-HUB = ("hf-hub:", "hf_hub:", "local-dir:")
-"""timm's prefixes for models that are not in its list."""
 _SIZE = 224
 
 
@@ -41,11 +39,6 @@ class TimmLibrary(Library):
     def build(self, name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Module:
         """Build a model by timm."""
         return timm.create_model(name, pretrained=pretrained, **options)
-
-    def shapes(self, model: nn.Module, name: str, size: int | None) -> list[tuple[int, ...]]:
-        """Shape of one image, from the model's own configuration."""
-        channels, height, width = _input_size(model)
-        return [(channels, size or height, size or width)]
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """The preprocessing by which timm evaluates the model's weights."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import aligned, mean_of, per_channel, real_values
 from dfpc_plugin.ops.convolution_channels import convolution_channels, traced_channels, transposed_channels
-from dfpc_plugin.ops.geometry import Axis, padding_sides, spell_out, spread
+from dfpc_plugin.ops.geometry import Axis, padding_sides, require_channels, spell_out, spread
 from dfpc_plugin.ops.linear import per_channel_sum, row_sums, variances_by_channel
 from dfpc_plugin.ops.record import EXACT, operator
 from dfpc_plugin.tracing.operator import forms
@@ -105,6 +105,7 @@ def transposed_convolution(
     native = _CONV_TRANSPOSE[axes]
     if groups == input.shape[-axes - 1] > 1:
         return native(input, weight, None, stride, padding, output_padding, groups, dilation)
+    require_channels(input.shape, -axes - 1, weight.shape[0])
     name = flow.name("weight")
     geometry = [
         Axis.of_transposed(*numbers)

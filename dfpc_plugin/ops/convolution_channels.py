@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet, sum_away
-from dfpc_plugin.ops.geometry import Axis, padding_sides, spell_out
+from dfpc_plugin.ops.geometry import Axis, padding_sides, require_channels, spell_out
 from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
@@ -88,8 +88,7 @@ def _convolved(
     positions = out[channel + 1 :].numel() if not transposed else shape_of(input)[channel + 1 :].numel()
     reads, writes = (0, 1) if transposed else (1, 0)
     call.layer(weight, input, reads=reads, writes=writes, along=channel, positions=positions * lead.numel())
-    if own[channel] != (sizes[0] if transposed else sizes[1] * int(groups)):
-        raise RuntimeError(f"an input {tuple(own)} does not fit a weight {tuple(sizes)} in {int(groups)} groups")
+    require_channels(own, channel, sizes[0] if transposed else sizes[1] * int(groups))
     plain = None if transposed else _plain_channels(call, input, weight, groups, channel)
     if plain is not None:
         result = call.make(out, [plain.view(*[1] * channel, -1, *[1] * kernel)])

@@ -15,6 +15,12 @@ import torch
 from torch import Tensor
 
 
+def require_channels(input: Sequence[int], axis: int, taken: int) -> None:
+    """Raise RuntimeError, like the operator itself, where a rule would broadcast an input of one channel."""
+    if input[axis] != taken:
+        raise RuntimeError(f"an input {tuple(input)} has {input[axis]} in place of {taken} channels")
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis of a convolution: lengths of input (`size`), output and kernel, steps, and padding `before` the input."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, real_values
+from dfpc_plugin.ops.geometry import require_channels
 from dfpc_plugin.ops.record import BOUND, EXACT, operator
 from dfpc_plugin.tracing.axes import squeezed, varying
 from dfpc_plugin.tracing.operator import forms
@@ -46,6 +47,7 @@ def _other_axes(input: Tensor, axes: int) -> list[int]:
 
 def row_sums(flow: LayerContext, weight: Tensor, input: Tensor, axes: int, groups: int) -> Tensor:
     """Sum `weight (groups * C_out, C_in, ...)` over inputs, weighted by their variances in a variance pass."""
+    require_channels(input.shape, -axes - 1, groups * weight.shape[1])
     if not flow.expected:
         return weight.sum(1)
     variances = variances_by_channel(input, axes)
@@ -85,6 +87,7 @@ def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
 def _linear_channels(call: ChannelCall, input: Any, weight: Any, bias: Any = None) -> Any:
     """Read the last axis by the columns of the weight; write its rows."""
     leading = range(len(shape_of(input)) - 1)
+    require_channels(shape_of(input), -1, shape_of(weight)[-1])
     call.layer(weight, input, reads=-1, writes=-2, along=-1, positions=shape_of(input)[:-1].numel())
     out = ["out"] if len(shape_of(weight)) > 1 else []
     result = call.einsum([(weight, [*out, "in"]), (input, [*leading, "in"])], [*leading, *out])

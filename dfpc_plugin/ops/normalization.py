@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import aligned, ratio, real_values
+from dfpc_plugin.ops.geometry import require_channels
 from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.ops.record import EXACT, combines_entries, operator
 from dfpc_plugin.ops.reduction import along_an_axis
@@ -31,6 +32,7 @@ def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) 
 
 def _on_axis_one(parameter: Tensor, input: Tensor) -> Tensor:
     """Align `(C,)` with `(N, C, ...)`."""
+    require_channels(input.shape, 1, len(parameter))
     return parameter.view(-1, *(1,) * (input.dim() - 2))
 
 
@@ -122,6 +124,8 @@ def _layer_norm_channels(
     """Require the normalised sizes, and unite weight and bias with the last axes."""
     sizes = [normalized_shape] if isinstance(normalized_shape, int) else list(normalized_shape)
     rank = len(shape_of(input))
+    for axis, size in enumerate(sizes, rank - len(sizes)):
+        require_channels(shape_of(input), axis, size)
     for slot in getattr(input, "slots", ()):
         for offset, size in enumerate(reversed(sizes)):
             if rank - 1 - offset in varying(slot):
@@ -184,7 +188,10 @@ def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
-    out = _by_root_mean_square(input, list(range(-_count(normalized_shape), 0)), eps)
+    axes = list(range(-_count(normalized_shape), 0))
+    for axis, size in zip(axes, () if weight is None else weight.shape[axes[0] :], strict=False):
+        require_channels(input.shape, axis, size)
+    out = _by_root_mean_square(input, axes, eps)
     return out if weight is None else out * weight.abs()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.cost import CostModel
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.criteria import as_importance, label_of, require_scores_of_copies
 from dfpc_plugin.errors import PrunerSettingError
@@ -20,7 +20,6 @@ from dfpc_plugin.host.ignored import listed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel, LatencySettings
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.evaluation import Evaluate, Scores
@@ -40,7 +39,7 @@ from dfpc_plugin.surgery import cut
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 
-@checks_option_names
+@checks_arguments
 def prune(
     model: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
@@ -113,21 +112,18 @@ def prune(
     with exclusive(model):
         ignored = _by_name(model, ignored_layers)
     mending = RepairSettings.or_none(repair, images)
-    if wanted.max_drop is not None and evaluate is None:
-        raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
-    if per == "target" and not wanted.counted:
-        raise PrunerSettingError(f"per='target' needs a target that counts something, not {wanted}; give per='macs'.")
+    _check_target(wanted, evaluate, per)
     by_default = round_to is None and wanted.measured
     ranked_by = importance or default_importance(mending, example_inputs)
     per, round_to = per or default_per(ranked_by, wanted), FAST_MULTIPLE if by_default else round_to
     settings = PruneSettings(per, rescore, max_ratio, min_channels, round_to, ignored, coupled, whole_heads)
-    latency = _protocol(latency, wanted, settings, forward_fn)
+    latency = _latency_settings(latency, wanted, settings, forward_fn)
     explained = nullcontext() if forward_fn else inputs_explained(model, example_inputs)
     with explained, torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
             graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
-            subject = Subject(graph, example_inputs, forward_fn, settings, CostModel(graph.coupling_map.channels))
+            subject = Subject(graph, example_inputs, forward_fn, settings)
         scores, mender = Scores(evaluate, phases), Mender(mending, graph, example_inputs, forward_fn, phases)
         mender.share_images(ranked_by, by_default=importance is None)
         order, length, measured = _plan(subject, wanted, ranked_by, latency, scores, phases, mender)
@@ -150,7 +146,15 @@ def _carried_out(result: PruneResult, model: nn.Module, uncut: CouplingMap, chan
     return dataclasses.replace(result, model=model, repair=repair)
 
 
-def _protocol(
+def _check_target(target: Target, evaluate: Evaluate | None, per: Per | None) -> None:
+    """Raise unless the other arguments have what the target needs."""
+    if target.max_drop is not None and evaluate is None:
+        raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
+    if per == "target" and not target.counted:
+        raise PrunerSettingError(f"per='target' needs a target that counts something, not {target}; give per='macs'.")
+
+
+def _latency_settings(
     latency: LatencySettings | None, target: Target, settings: PruneSettings, forward_fn: ForwardFunction | None
 ) -> LatencySettings | None:
     """How to measure latency, or None to measure none."""

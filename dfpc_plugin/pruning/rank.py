@@ -23,7 +23,7 @@ from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_saliency_per_cost, keep_at_least
-from dfpc_plugin.selection.budgets import Counted, Counts
+from dfpc_plugin.selection.budget_kinds import Counted, Counts
 from dfpc_plugin.selection.order import Price
 
 UNSCORED = "has no score: the importance does not know the layers that produce it"

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.couplings import CouplingMap, map_couplings
 from dfpc_plugin.couplings.outputs import RecordError, channels_of_record, removed_outputs
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.option_names import checks_option_names
+from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.wrappers import plain_model
 
 
-@checks_option_names
+@checks_arguments
 def replay(
     model: nn.Module,
     example_inputs: ExampleInputs,
@@ -41,7 +41,8 @@ def replay(
         CutError: The model has no such layers or outputs, or the indices are not all of what must be pruned together; the
             model is not changed.
     """
-    model, removed = plain_model(model, inplace=True), removed.removed if isinstance(removed, PruneResult) else removed
+    model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
+    removed = removed.removed if isinstance(removed, PruneResult) else removed
     errors: list[CutError] = []
     with exclusive(model):
         for whole_heads in (False, True):  # the record does not say which units were pruned

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from dfpc_plugin.arguments import named_settings
 from dfpc_plugin.errors import PrunerSettingError
-from dfpc_plugin.option_names import named_settings
+from dfpc_plugin.importance import unwrapped
 from dfpc_plugin.plain_data import Checked, Count, Share, within
 from dfpc_plugin.selection import Target
-from dfpc_plugin.selection.budgets import Counted
+from dfpc_plugin.selection.budget_kinds import Counted
 
 Per = Literal["channel", "macs", "params", "latency", "target"]
 """The saving that a ranking divides saliency by; none for "channel"."""
@@ -21,7 +22,7 @@ def default_per(importance: Any, target: Target) -> Per:
     Errors at the outputs are divided by the savings that the target counts, by nothing if it counts only channels, and by MACs
     if it counts nothing. Other scores are not divided, as their authors define them.
     """
-    if not getattr(getattr(importance, "importance", importance), "in_output_error", False):
+    if not getattr(unwrapped(importance), "in_output_error", False):
         return "channel"
     counted = [name for name, *_ in target.given(Counted)]
     if counted == ["ratio"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -21,13 +22,12 @@ from dfpc_plugin.surgery import cut
 
 @dataclass(frozen=True)
 class Subject:
-    """A model's graph and costs, its example inputs, how to call it (`forward_fn`), and what may be pruned."""
+    """A model's graph, its example inputs, how to call it (`forward_fn`), and what may be pruned."""
 
     graph: DataFlowGraph
     inputs: ExampleInputs
     forward_fn: ForwardFunction | None
     settings: PruneSettings
-    costs: CostModel
 
     def removed_with(self, channels: Tensor) -> Tensor:
         """Which channels are removed when some more (their numbers) are, `(channels,)` of bool."""
@@ -44,6 +44,11 @@ class Subject:
     def channels(self) -> Channels:
         """The model's channels."""
         return self.graph.coupling_map.channels
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """The model's costs by channels."""
+        return CostModel(self.channels)
 
     def copy_without(self, channels: Tensor) -> nn.Module:
         """Return a copy without some channels (their numbers), in evaluation mode."""

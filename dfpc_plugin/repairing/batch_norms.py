@@ -58,6 +58,13 @@ class NormInput:
     variance: Tensor
 
 
+def norm_arguments(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call of `F.batch_norm`, by name and in order."""
+    given = _BATCH_NORM.bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.arguments
+
+
 class _Norms(TorchFunctionMode):
     """Passes the batch norms of a forward that are in evaluation mode, and have statistics, through `norm`."""
 
@@ -66,9 +73,7 @@ class _Norms(TorchFunctionMode):
     ) -> Any:
         """Call `func`, or `norm` instead of a batch norm."""
         if func is F.batch_norm:
-            given = _BATCH_NORM.bind(*args, **(kwargs or {}))
-            given.apply_defaults()
-            data, mean, variance, weight, bias, training, _, eps = given.args
+            data, mean, variance, weight, bias, training, _, eps = norm_arguments(args, kwargs or {}).values()
             if mean is not None and not training:
                 return self.norm(data, mean, variance, (weight, bias), eps)
         return func(*args, **(kwargs or {}))

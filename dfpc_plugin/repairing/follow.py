@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dfpc_plugin.repairing.batch_norms import norm_arguments
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
 from dfpc_plugin.tracing.calls import in_place
 from dfpc_plugin.tracing.metadata import METADATA
@@ -159,8 +160,8 @@ class Follower(TorchFunctionMode):
 
         result = func(*args, **kwargs)
         if func is F.batch_norm and not settlement.tail:
-            settlement.norm_mean = args[1] if len(args) > 1 else kwargs.get("running_mean")
-            settlement.norm_variance = args[2] if len(args) > 2 else kwargs.get("running_var")
+            given = norm_arguments(args, kwargs)
+            settlement.norm_mean, settlement.norm_variance = given["running_mean"], given["running_var"]
             if self._watch:
                 self._normed[id(before)] = settlement
         if result is not before:
@@ -196,8 +197,7 @@ def _is_tail(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], valu
     if func in _MOVES:
         return True
     if func is F.batch_norm:
-        training = args[5] if len(args) > 5 else kwargs.get("training", False)
-        return not training
+        return not norm_arguments(args, kwargs)["training"]
     if func in _DROPOUTS:
         training = args[2] if len(args) > 2 else kwargs.get("training", True)
         return not training

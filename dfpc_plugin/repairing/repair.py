@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import NonFiniteWeightError, RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
-from dfpc_plugin.option_names import checks_option_names
 from dfpc_plugin.preserve import evaluating, exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.repairing.job import RepairJob, copy_state
@@ -26,7 +26,7 @@ from dfpc_plugin.saliency import require_finite
 from dfpc_plugin.wrappers import HoldsModel, as_model, plain_model
 
 
-@checks_option_names
+@checks_arguments
 def repair(
     model: nn.Module | HoldsModel,
     original: nn.Module | HoldsModel,

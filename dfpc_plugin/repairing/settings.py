@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dfpc_plugin.arguments import named_settings
 from dfpc_plugin.errors import RepairError
-from dfpc_plugin.option_names import named_settings
 from dfpc_plugin.plain_data import Checked, Count, Limit, NotNegative, Seed, within
 from dfpc_plugin.registry import Registry
 from dfpc_plugin.repairing.report import LayerRepair
@@ -62,7 +62,7 @@ class RepairOptions(Checked, error=RepairError):
             default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
         rows: Largest number of rows of a layer's inputs to sample.
         batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
-        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least. Images
+        memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least, and infinity for no limit. Images
             that do not fit are run again for every layer, which is slow.
         seed: Random seed of noise and samples.
     """
@@ -104,33 +104,29 @@ class RepairSettings(RepairOptions, _Of):
     def __post_init__(self) -> None:
         """Check the settings; raises RepairError that names the first invalid one."""
         super().__post_init__()
-        if (self.images is None) == (METHODS.find(self.method, RepairError).images == "given"):
-            raise RepairError(
-                f"method={self.method!r} needs images: pass some unlabelled ones as images."
-                if self.images is None
-                else f"method={self.method!r} uses no images; repair with method='calibrate', or leave them out."
-            )
+        _check_images(self.method, self.images, "method")
 
     @classmethod
-    def of(cls, how: Method | RepairSettings, images: Images | None = None) -> RepairSettings:
+    def of(cls, how: Method | RepairSettings, images: Images | None = None, option: str = "how") -> RepairSettings:
         """Return settings for a method's name, or the given ones, with `images` added.
 
         Raises:
-            RepairError: `how` is neither, the settings are invalid, or images are given twice.
+            RepairError: `how` is neither, the settings are invalid, or images are given twice; `option` is its name for the user.
         """
         if isinstance(how, str):
+            _check_images(how, images, option)
             return cls(how, images)
         if not isinstance(how, RepairSettings):
-            raise RepairError(f"{how!r} is no way to repair; give a method's name or RepairSettings.")
+            raise RepairError(f"{option}={how!r} is no way to repair; give a method's name or RepairSettings.")
         if images is not None and how.images is not None:
             raise RepairError("Images were given twice, beside the settings and in them; leave one out.")
         return how if images is None else dataclasses.replace(how, images=images)
 
     @classmethod
-    def or_none(cls, how: str | RepairSettings | None, images: Images | None = None) -> RepairSettings | None:
-        """As `of`; None if no repair is asked for, and RepairError for images without a repair."""
-        if how is not None:
-            return cls.of(how, images)
+    def or_none(cls, repair: str | RepairSettings | None, images: Images | None = None) -> RepairSettings | None:
+        """As `of`, for an option `repair`; None if no repair is asked for, and RepairError for images without a repair."""
+        if repair is not None:
+            return cls.of(repair, images, "repair")
         if images is not None:
             raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
         return None
@@ -144,3 +140,13 @@ class RepairSettings(RepairOptions, _Of):
     def how(self) -> RepairMethod:
         """The method itself."""
         return METHODS[self.method]
+
+
+def _check_images(method: Method, images: Images | None, option: str) -> None:
+    """Raise RepairError, with the `option` that the user gave, for an unknown method, or one that does not suit the images."""
+    if (images is None) == (METHODS.find(method, RepairError, setting=option).images == "given"):
+        raise RepairError(
+            f"{option}={method!r} needs images: pass some unlabelled ones as images."
+            if images is None
+            else f"{option}={method!r} uses no images; repair with {option}='calibrate', or leave them out."
+        )

@@ -12,7 +12,7 @@ from torch import nn
 
 from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.saliency import couplings_of
 from dfpc_plugin.trace import trace_model
@@ -73,5 +73,5 @@ def check_model(name: str, build: Build | None = None) -> ModelCheck:
 
 
 def _on_meta(name: str) -> tuple[nn.Module, ExampleInputs]:
-    model = create_model(name, meta=True)
+    model = build_model(name, meta=True)
     return model, example_inputs(model, name)

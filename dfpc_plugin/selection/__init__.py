@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dfpc_plugin.selection.budget import keeps_budgets, length_for_budgets
-from dfpc_plugin.selection.budgets import Budget, Counted, Timed
+from dfpc_plugin.selection.budget_kinds import Budget, Counted, Timed
 from dfpc_plugin.selection.candidate import Candidate, keep_at_least
 from dfpc_plugin.selection.order import Order, by_saliency, by_saliency_per_cost, rounded, shortest
 from dfpc_plugin.selection.target import BUDGETS, Target, TargetError, meets, stated
+from dfpc_plugin.selection.within_budget import keeps_budgets, length_for_budgets
 
 __all__ = [
     "BUDGETS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
 
@@ -148,10 +149,4 @@ def shortest(fits: Callable[[int], bool], most: int, least: int = 0) -> int | No
     """Return the smallest number from `least` to `most` that fits, or None; all larger numbers must fit, too."""
     if least > most or not fits(most):
         return None
-    while least < most:
-        middle = (least + most) // 2
-        if fits(middle):
-            most = middle
-        else:
-            least = middle + 1
-    return least
+    return least + bisect.bisect_left(range(least, most), True, key=fits)

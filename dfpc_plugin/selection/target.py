@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from dfpc_plugin import arguments
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import did_you_mean
-from dfpc_plugin.selection.budgets import Budget, Counted, Removed, Scored, Timed
+from dfpc_plugin.selection.budget_kinds import Budget, Counted, Removed, Scored, Timed
 
 B = TypeVar("B", bound=Budget)
 
@@ -152,6 +153,9 @@ def stated(budget: str, figure: float, asked: float) -> str:
 
 def _example(name: str) -> str:
     return f"{name}={BUDGETS[name].example:g}"
+
+
+arguments.BUDGETS.update((name, _example(name)) for name in BUDGETS)
 
 
 def _spelled(value: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.analyses.statements import WIDTH
+from dfpc_plugin.analyses.width_attributes import WIDTH
 
 
 def _statistics(module: Any) -> Mapping[str, int]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.analyses.statements import Stated
+from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.couplings.declared import width_of
 from dfpc_plugin.eager import running_eagerly

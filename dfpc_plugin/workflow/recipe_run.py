@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
 from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.display import Shown, as_html
@@ -65,6 +66,7 @@ class Outcome(HoldsModel, Shown):
         return f"Outcome in {self.directory}: {done}"
 
 
+@checks_arguments
 def follow_recipe(
     recipe: Recipe,
     output: Path | str,

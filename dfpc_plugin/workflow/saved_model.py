@@ -57,7 +57,7 @@ def repair_opened(
     settings = repair_settings(section, data, opened, None)
     if settings is None:
         raise RecipeError(
-            f"method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."
+            f"repair.method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."
         )
     record, validation = _record_of(opened, data), Validation.of(data, opened.preprocessing, progress)
     pruning = record.prune or {}

@@ -104,7 +104,7 @@ class PruneSection(PruneSettings, _Importance, error=RecipeError):
         """Check the options."""
         super().__post_init__()
         if self.importance != AUTO:
-            CRITERIA.find(self.importance, RecipeError, AUTO)
+            CRITERIA.find(self.importance, RecipeError, AUTO, setting="prune.importance")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class RepairSection(RepairOptions, _Method, error=RecipeError):
     @property
     def how(self) -> RepairMethod:
         """The method itself, merge for auto; raise a RepairError if there is none of this name."""
-        return METHODS.find("merge" if self.method == AUTO else self.method, RepairError, AUTO)
+        return METHODS.find("merge" if self.method == AUTO else self.method, RepairError, AUTO, setting="repair.method")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin import Recipe
+from dfpc_plugin.arguments import TORCH_PRUNING
 from dfpc_plugin.cli import COMMANDS, MAIN_OPTIONS
 from dfpc_plugin.cli.options import descriptions, section_type
-from dfpc_plugin.option_names import TORCH_PRUNING
 from table_markdown import plain, table
 
 _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", dict: "mapping"}

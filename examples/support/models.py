@@ -96,9 +96,9 @@ def all_models() -> Iterator[Model]:
 
 
 def _parameters(name: str) -> int:
-    from dfpc_plugin.models import create_model
+    from dfpc_plugin.models import build_model
 
-    return sum(parameter.numel() for parameter in create_model(name, meta=True).parameters())
+    return sum(parameter.numel() for parameter in build_model(name, meta=True).parameters())
 
 
 def choose() -> dict[str, list[Model]]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.inputs import as_call
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.tracing.tree import tensors
 
 LEAST_REMOVED = {"dfpc": 0.2, "torch_pruning": 0.05}
@@ -57,7 +57,7 @@ def main(
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     say(stage="build")
-    model = create_model(name).eval()
+    model = build_model(name).eval()
     inputs = example_inputs(model, name)
     before, was_finite = outputs(model, inputs)
     params, macs = count(model, inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin import bgsc, missing_operators
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 from traced_runs import traced_bounds
 from zoo import timm_zoo, torchvision_zoo
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # models warn about their own
 
 def model_and_inputs(name, *, meta):
     torch.manual_seed(0)
-    model = create_model(name, meta=meta)
+    model = build_model(name, meta=meta)
     return model, example_inputs(model, name)
 
 

@@ -212,14 +212,15 @@ def test_dtypes_are_what_the_model_asked_for():
     assert seen == {"embedded": torch.float32, "float": torch.float32, "to": torch.bfloat16, "like": torch.float32}
 
 
-def test_an_error_inside_a_rule_names_operator_and_module():
+@pytest.mark.parametrize("inputs", [X.float(), X.float().numpy(), [X.float().numpy()]], ids=["tensor", "array", "list"])
+def test_an_error_inside_a_rule_names_operator_and_module(inputs):
     class Bessel(nn.Module):
         def forward(self, x):
             return torch.special.bessel_j0(x)
 
     with rule_scope(), pytest.raises(RuleError) as error:
         composed(torch.special.bessel_j0)(lambda x: x.reshape(7, 11))
-        bgsc(nn.Sequential(nn.Linear(3, 4), Bessel()), X.float())
+        bgsc(nn.Sequential(nn.Linear(3, 4), Bessel()), inputs)
     assert "called by 1, could not be applied without data" in str(error.value)
     assert "If the model runs with these example inputs, register a rule that can do this" in str(error.value)
     assert isinstance(error.value, DFPCError) and isinstance(error.value, RuntimeError)

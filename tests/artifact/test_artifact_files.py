@@ -32,7 +32,7 @@ from dfpc_plugin.artifact import (
 )
 from dfpc_plugin.artifact import save_pruned as save_any
 from dfpc_plugin.errors import UnknownModelError
-from dfpc_plugin.models import ModelSpec, create_model, example_inputs
+from dfpc_plugin.models import ModelSpec, build_model, example_inputs
 from dfpc_plugin.plain_data import checksum
 
 OWN = "artifact_nets:convolutional"
@@ -117,7 +117,7 @@ def test_versions_are_named_where_the_library_builds_another_model(model, tmp_pa
 
 
 def test_a_model_of_timm_knows_how_it_was_built(tmp_path):
-    model = create_model("test_resnet").eval()
+    model = build_model("test_resnet").eval()
     result = dfpc.prune(model, example_inputs(model, "test_resnet"), "ratio=0.3")
     path = save_any(result, tmp_path / "a")
     found = read_manifest(path)
@@ -131,7 +131,7 @@ def test_a_model_of_timm_knows_how_it_was_built(tmp_path):
 
 
 def test_half_precision_and_another_head_come_back(tmp_path):
-    model = create_model("test_vit").bfloat16()
+    model = build_model("test_vit").bfloat16()
     model.reset_classifier(5)
     loaded = load_pruned(save_any(model, tmp_path / "a"))
     assert loaded.head.weight.shape[0] == 5 and loaded.pos_embed.dtype == torch.bfloat16
@@ -139,7 +139,7 @@ def test_half_precision_and_another_head_come_back(tmp_path):
 
 
 def test_who_cannot_be_asked_is_named(tmp_path):
-    text = message_of(lambda: save_any(create_model("torchvision/resnet18"), tmp_path / "a"), UnsavableModelError)
+    text = message_of(lambda: save_any(build_model("torchvision/resnet18"), tmp_path / "a"), UnsavableModelError)
     assert "How this ResNet is built is not known" in text and 'model="torchvision/resnet50"' in text
 
 
@@ -155,7 +155,7 @@ def test_who_cannot_be_asked_is_named(tmp_path):
     ],
 )
 def test_another_description_is_refused_and_nothing_is_left(name, text, tmp_path):
-    network = create_model("torchvision/resnet18")
+    network = build_model("torchvision/resnet18")
     if name == 3:
         assert text in message_of(lambda: save_any(network, tmp_path / "a", model=ModelSpec(3)), dfpc.errors.DFPCError)
     else:
@@ -416,7 +416,7 @@ def test_directories_that_are_none(model, tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_gone_is_reported_with_the_nearest(tmp_path, monkeypatch):
-    path = save_any(create_model("test_resnet"), tmp_path / "a")
+    path = save_any(build_model("test_resnet"), tmp_path / "a")
 
     def gone(*args, **kwargs):
         raise UnknownModelError("No model is called 'test_resnet'; did you mean test_resnet2?")

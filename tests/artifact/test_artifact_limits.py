@@ -14,7 +14,7 @@ from test_artifact_structure import cut_some
 from dfpc_plugin.artifact import load_pruned, read_manifest, save
 from dfpc_plugin.artifact import save_pruned as save_any
 from dfpc_plugin.artifact.plain import NotPlainError, decode
-from dfpc_plugin.models import ModelSpec, create_model
+from dfpc_plugin.models import ModelSpec, build_model
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_keys_of_one_hash_are_not_compared_without_end():
     ],
 )
 def test_a_model_far_larger_than_what_is_saved_is_not_built(options, tmp_path):
-    network = create_model("test_vit")
+    network = build_model("test_vit")
     path = save_any(network, tmp_path / "a")
     found = read_manifest(path)
     hostile = dataclasses.replace(found, spec=ModelSpec("test_vit", options))

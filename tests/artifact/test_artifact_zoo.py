@@ -12,7 +12,7 @@ from artifact_tools import Loader
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.surgery import cut
 from dfpc_plugin.tracing.tree import map_tensors
 from zero_cut import outputs, random_units, randomise, removed_channels
@@ -45,7 +45,7 @@ def loader() -> Iterator[Loader]:
 
 def pruned_model(name):
     torch.manual_seed(0)
-    model = create_model(name).eval()
+    model = build_model(name).eval()
     inputs = map_tensors(torch.rand_like, example_inputs(model, name))
     randomise(model)
     forward_fn = data_flow_forward(model)

@@ -8,11 +8,11 @@ import torch
 
 from dfpc_plugin import find_couplings
 from dfpc_plugin.cli import couplings
-from dfpc_plugin.models import create_model
+from dfpc_plugin.models import build_model
 
 
 def expected(name):
-    return find_couplings(create_model(name, meta=True), torch.ones(1, 3, 160, 160))
+    return find_couplings(build_model(name, meta=True), torch.ones(1, 3, 160, 160))
 
 
 def rows(out, heading):

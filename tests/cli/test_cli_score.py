@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from dfpc_plugin import bgsc
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def seeded():
 
 def expected(name, **options):
     torch.manual_seed(0)
-    return bgsc(create_model(name), torch.ones(1, 3, 160, 160), **{"ranking": "output"} | options)
+    return bgsc(build_model(name), torch.ones(1, 3, 160, 160), **{"ranking": "output"} | options)
 
 
 def test_prints_a_row_for_every_coupling(dfpc):
@@ -147,7 +147,7 @@ def test_what_is_wrong_on_the_command_line_is_named(dfpc, arguments, message):
 
 
 def test_weights_come_from_a_file(dfpc, tmp_path):
-    model = create_model("test_resnet")
+    model = build_model("test_resnet")
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     code, out, _ = dfpc("score", "test_resnet", "--weights", tmp_path / "w.safetensors", "--json", "-")
     assert code == 0

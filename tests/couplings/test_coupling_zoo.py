@@ -12,7 +12,7 @@ from dfpc_plugin.couplings import map_couplings
 from dfpc_plugin.families import data_flow_forward
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import as_call
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.tracing.tree import map_tensors
 from zero_cut import error_of_cut, masked_statistics, random_units, randomise
 from zoo import timm_zoo, torchvision_zoo
@@ -52,7 +52,7 @@ class Followed(torch.nn.Module):
 
 def model_and_inputs(name: str) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(0)
-    model = create_model(name).eval()
+    model = build_model(name).eval()
     inputs = map_tensors(torch.rand_like, example_inputs(model, name))
     return randomise(model), inputs
 

@@ -122,7 +122,7 @@ def test_a_model_of_ones_own(own):
         ("own_models:smal", UnknownModelError, "'own_models:smal' cannot be imported (AttributeError"),
         ("own_models:constant", UnknownModelError, "it is a int, and no function"),
         ("nowhere:small", UnknownModelError, "No module named 'nowhere'"),
-        ("own_models:number", ModelOptionError, "it returned a int, and a model is wanted"),
+        ("own_models:number", ModelOptionError, "it returned a int, not a model"),
     ],
 )
 def test_what_can_be_wrong_with_it(own, name, kind, said):

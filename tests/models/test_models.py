@@ -4,27 +4,19 @@ import torch
 
 from dfpc_plugin.errors import UnknownModelError
 from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.models import (
-    ModelSpec,
-    WeightsError,
-    build_model,
-    create_model,
-    example_inputs,
-    match_models,
-    preprocessing_of,
-)
+from dfpc_plugin.models import ModelSpec, WeightsError, build_model, example_inputs, match_models, preprocessing_of
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit.r160_in1k", "torchvision/squeezenet1_1"])
 def test_builds_by_name(name):
-    assert isinstance(create_model(name), torch.nn.Module)
+    assert isinstance(build_model(name), torch.nn.Module)
 
 
 @pytest.mark.parametrize(
     "name", ["test_vit", "torchvision/regnet_y_400mf", "torchvision/fasterrcnn_resnet50_fpn", "torchvision/googlenet"]
 )
 def test_meta_models_have_shapes_and_no_values(name):
-    model = create_model(name, meta=True)
+    model = build_model(name, meta=True)
     assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
 
@@ -41,14 +33,14 @@ def test_meta_models_have_shapes_and_no_values(name):
 )
 def test_an_unknown_name_gets_the_nearest(name, expected):
     with pytest.raises(UnknownModelError) as caught:
-        create_model(name)
+        build_model(name)
     assert expected in str(caught.value)
 
 
 def test_pretrained_goes_to_the_library(monkeypatch):
     asked = []
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: asked.append((name, pretrained)))
-    create_model("test_vit", pretrained=True)
+    build_model("test_vit", pretrained=True)
     assert asked == [("test_vit", True)]
 
 
@@ -58,12 +50,12 @@ def test_weights_that_cannot_be_loaded_say_why(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match=r"'test_vit' could not be loaded \(ConnectionError: no route to host\)"):
-        create_model("test_vit", pretrained=True)
+        build_model("test_vit", pretrained=True)
 
 
 def test_pretrained_and_meta_exclude_each_other():
     with pytest.raises(WeightsError, match="not both"):
-        create_model("test_vit", pretrained=True, meta=True)
+        build_model("test_vit", pretrained=True, meta=True)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +74,7 @@ def test_pretrained_and_meta_exclude_each_other():
     ],
 )
 def test_example_inputs_fit_the_model(name, shapes):
-    model = create_model(name, meta=True)
+    model = build_model(name, meta=True)
     inputs = example_inputs(model, name)
     made = inputs if isinstance(inputs, tuple) else (inputs,)
     assert [tuple(tensor.shape) for tensor in made] == shapes
@@ -93,7 +85,7 @@ def test_example_inputs_fit_the_model(name, shapes):
 
 
 def test_example_inputs_can_be_asked_for_otherwise():
-    model = create_model("test_resnet", meta=True).double()
+    model = build_model("test_resnet", meta=True).double()
     made = example_inputs(model, "test_resnet", batch_size=2, size=64, device="cpu")
     assert (made.shape, made.device.type, made.dtype) == ((2, 3, 64, 64), "cpu", torch.float64)
 

@@ -93,7 +93,7 @@ class Evil:
 def test_nothing_in_a_file_is_run(target, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": target.state_dict(), "evil": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="cannot be read as mere weights"):
+    with pytest.raises(WeightsError, match="cannot be read as tensors alone"):
         load_weights(target, tmp_path / "w.pth")
     assert not (tmp_path / "executed").exists()
 
@@ -119,8 +119,8 @@ def faulty(tmp_path, source):
         ("missing.pth", "it lacks 3.weight, 3.bias."),
         ("shape.pth", "3.weight has shape (5, 4), the model's (2, 4)."),
         ("list.pth", "holds no weights by name"),
-        ("cut.safetensors", "is no whole file of safetensors"),
-        ("noise.pth", "cannot be read as mere weights"),
+        ("cut.safetensors", "is not a complete safetensors file"),
+        ("noise.pth", "cannot be read as tensors alone"),
         ("absent.pth", "There is no file"),
     ],
 )

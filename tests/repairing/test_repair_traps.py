@@ -343,10 +343,10 @@ def test_there_are_as_many_images_as_asked_for(side, count):
 
 
 def test_detectors_are_followed_as_when_they_were_pruned():
-    from dfpc_plugin.models import create_model
+    from dfpc_plugin.models import build_model
 
     torch.manual_seed(0)
-    model = create_model("torchvision/fasterrcnn_mobilenet_v3_large_320_fpn").eval()
+    model = build_model("torchvision/fasterrcnn_mobilenet_v3_large_320_fpn").eval()
     images = torch.rand(3, 3, 96, 96)
     cut = dfpc.prune(model, images[:1], "ratio=0.1", importance=dfpc.DFPCImportance())
     result = dfpc.repair(cut.model, model, images[:1], "calibrate", images=images, removed=cut.removed)

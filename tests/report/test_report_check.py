@@ -17,7 +17,7 @@ class Asking(nn.Module):
 
 
 def checked(monkeypatch, model):
-    monkeypatch.setattr(check, "create_model", lambda name, meta: model.to("meta"))
+    monkeypatch.setattr(check, "build_model", lambda name, meta: model.to("meta"))
     return check_model("mine")
 
 

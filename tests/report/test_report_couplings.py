@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from dfpc_plugin.couplings import map_couplings, prunable_share
-from dfpc_plugin.models import create_model, example_inputs
+from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.report import (
     ModelCouplings,
     UnknownCouplingError,
@@ -50,7 +50,7 @@ def console():
 
 
 def coupled(name, size=None):
-    model = create_model(name)
+    model = build_model(name)
     return couple_model(name, model, example_inputs(model, name, size=size))
 
 
@@ -201,6 +201,6 @@ def test_brackets_in_names_are_no_markup(console):
 
 
 def test_couplings_are_those_of_the_library(vit):
-    model = create_model("test_vit", meta=True)
+    model = build_model("test_vit", meta=True)
     names = [coupling.name for coupling in map_couplings(model, torch.ones(1, 3, 160, 160)).couplings]
     assert [coupling.name for coupling in vit.couplings] == names

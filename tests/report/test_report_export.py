@@ -6,20 +6,20 @@ import pytest
 import torch
 
 from dfpc_plugin import LayerCoupling, Saliency, bgsc
-from dfpc_plugin.models import create_model
+from dfpc_plugin.models import build_model
 from dfpc_plugin.report import ModelScore, score_model, to_csv, to_json
 
 
 @pytest.fixture(scope="module")
 def score():
     torch.manual_seed(0)
-    model = create_model("test_resnet")
+    model = build_model("test_resnet")
     return score_model("test_resnet", model, torch.ones(1, 3, 160, 160))
 
 
 def test_scores_are_those_of_bgsc(score):
     torch.manual_seed(0)
-    expected = bgsc(create_model("test_resnet"), torch.ones(1, 3, 160, 160), ranking=score.ranking)
+    expected = bgsc(build_model("test_resnet"), torch.ones(1, 3, 160, 160), ranking=score.ranking)
     assert list(score.saliency) == list(expected)
     assert all(torch.equal(score.saliency[layer], expected[layer]) for layer in expected)
     assert score.channels == sum(map(len, expected.values()))

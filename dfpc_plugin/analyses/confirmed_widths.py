@@ -18,7 +18,7 @@ from torch import nn
 
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.statements import INFO, Place, Stated, Statement, statements_of
+from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, Statement, statements_of
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of

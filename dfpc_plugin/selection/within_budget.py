@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dfpc_plugin.cost import Cost, CostModel
-from dfpc_plugin.selection.budgets import Counted, Counts, Removed
+from dfpc_plugin.selection.budget_kinds import Counted, Counts, Removed
 from dfpc_plugin.selection.order import Order, shortest
 from dfpc_plugin.selection.target import BUDGETS, Target, TargetError
 

@@ -1,0 +1,134 @@
+"""Arguments that a function does not take, lacks, or takes in another type; and what stands for an option of Torch-Pruning."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar
+
+from dfpc_plugin.errors import ArgumentError, OptionNameError
+from dfpc_plugin.plain_data import did_you_mean, wrong
+
+_TARGET = 'give a target: `"ratio=0.3"`, `"macs=0.5"`, `"params=0.5"`, `"speedup=1.5"` or `"max_drop=2"`'
+_BY_LAYER = "leave it out, or use `DFPCPruner`, which has it"
+_FOUND = "leave it out: heads and groups are found in the model"
+TORCH_PRUNING = {
+    "pruning_ratio": _TARGET,
+    "ch_sparsity": _TARGET,
+    "pruning_ratio_dict": _BY_LAYER,
+    "ch_sparsity_dict": _BY_LAYER,
+    "max_pruning_ratio": "give `max_ratio`, a hard limit for every coupling",
+    "global_pruning": "leave it out: all couplings are ranked together",
+    "isomorphic": _BY_LAYER,
+    "iterative_steps": "give `rescore=0.1`, or use `prune_and_tune` to train between the steps",
+    "iterative_pruning_ratio_scheduler": "use `prune_and_tune`",
+    "num_heads": _FOUND,
+    "in_channel_groups": _FOUND,
+    "out_channel_groups": _FOUND,
+    "channel_groups": _FOUND,
+    "prune_num_heads": "give `whole_heads=True`",
+    "prune_head_dims": "leave it out, or give `whole_heads=True`",
+    "head_pruning_ratio": "give a target and `whole_heads=True`",
+    "head_pruning_ratio_dict": _BY_LAYER,
+    "unwrapped_parameters": "leave it out: parameters outside layers are found",
+    "customized_pruners": "register a rule with `@dfpc_plugin.rule`",
+    "root_module_types": "give `ignored_layers`, which takes types",
+    "output_transform": "leave it out: outputs of any form are followed",
+}
+"""Options of Torch-Pruning's pruners that `prune` has not, and what to do instead; the documentation shows the same."""
+
+BUDGETS: dict[str, str] = {}
+"""An example of every budget of a target, by its name; declared with the budgets."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callable[P, R]:
+    """Let a function check its arguments before it is called.
+
+    It answers options that it does not have with `OptionNameError`, and with `ArgumentError` arguments that are missing, and
+    (with `types`) paths, functions and settings of another type than their annotation's.
+    """
+    signature = inspect.signature(function)
+    known = [name for name in signature.parameters if name != "self"]
+    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    name = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        unknown = next((option for option in kwargs if option not in known), None)
+        if unknown is not None and not variadic:
+            raise OptionNameError(f"{name} has no option '{unknown}'{instead_of(unknown, known)}")
+        given = signature.bind_partial(*args, **kwargs).arguments
+        needed = [own for own in known if _is_needed(signature.parameters[own])]
+        missing = [own for own in needed if own not in given]
+        if missing:
+            raise ArgumentError(f"{name} needs {' and '.join(missing)}, too: {name}({', '.join(needed)}).")
+        for own, kinds in _types_by_name(function).items() if types else ():
+            if own in given and not isinstance(given[own], kinds):
+                wanted = " or ".join(
+                    _WORDS.get(one, f"of the type {one.__name__}") for one in kinds if one is not _NONE
+                )
+                raise ArgumentError(wrong(own, wanted, given[own]).sentence)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+_NONE = type(None)
+_WORDS: dict[type, str] = {str: "text", os.PathLike: "a path", Callable: "a function", bool: "true or false"}  # type: ignore[dict-item]
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_KEYWORD,
+        parameter.VAR_POSITIONAL,
+    )
+
+
+@functools.cache
+def _types_by_name(function: Callable[..., Any]) -> dict[str, tuple[type, ...]]:
+    """The types of the parameters that take paths, functions or settings, and nothing that is checked elsewhere."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: found for name, hint in hints.items() if name != "return" and (found := _types_of(hint))}
+
+
+def _types_of(hint: Any) -> tuple[type, ...]:
+    """The types of an annotation; none if one of them cannot be checked, or has its own check."""
+    union = typing.get_origin(hint) in (typing.Union, UnionType)
+    parts = [typing.get_origin(part) or part for part in (typing.get_args(hint) if union else (hint,))]
+    found = [os.PathLike if part is Path else part for part in parts]
+    special = [part for part in found if part in (os.PathLike, Callable) or _is_own_class(part)]
+    by_name = str in found and os.PathLike not in found  # a method or a model by its name has its own error
+    plain = () if by_name else (str, bool, _NONE)
+    return tuple(found) if special and all(part in (*plain, *special) for part in found) else ()
+
+
+def _is_own_class(part: Any) -> bool:
+    return isinstance(part, type) and part.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def named_settings(cls: type[T]) -> type[T]:
+    """Let a dataclass of settings answer unknown ones in the same way: `@named_settings` above `@dataclass`."""
+    cls.__init__ = checks_arguments(cls.__init__, types=False)  # type: ignore[method-assign]
+    return cls
+
+
+def instead_of(option: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence on an option that is not among the known ones."""
+    known = list(known)
+    prunes = "max_ratio" in known and (
+        "target" in known or "budgets" in known
+    )  # `prune` and `compare`, which takes its options
+    if option in TORCH_PRUNING and prunes:
+        return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
+    if option in BUDGETS and "target" in known:
+        return f'; give it as the target, such as "{BUDGETS[option]}".'
+    return did_you_mean(option, known, f"; there are {', '.join(known)}.")
