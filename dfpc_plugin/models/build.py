@@ -14,7 +14,7 @@ from torch import nn
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models.catalogue import library_of, require_known
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
-from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
+from dfpc_plugin.models.spec import ModelOptionError, ModelSpec, remember
 from dfpc_plugin.models.weights import Match, MismatchError, load_weights, match_weights
 from dfpc_plugin.wrappers import HoldsModel
 
@@ -53,7 +53,7 @@ def build_model(
     spec = ModelSpec(spec) if isinstance(spec, str) else spec
     spec = dataclasses.replace(spec, options={**spec.options, **options})
     if weights is None:
-        return construct(spec, pretrained=pretrained, meta=meta)
+        return remember(construct(spec, pretrained=pretrained, meta=meta), spec)
     if pretrained or meta:
         raise WeightsError("weights, pretrained and meta all say where weights come from; give one of them.")
     checkpoint = read_checkpoint(weights)
@@ -150,7 +150,7 @@ def build_fitted(
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
         names = ", ".join(left_out[:_NAMED])
         notes.append(f"Tensors of the checkpoint that the model does not have are left out: {names}{more}.")
-    return FittedModel(model, spec, tuple(notes))
+    return FittedModel(remember(model, spec), spec, tuple(notes))
 
 
 def _named(options: Mapping[str, Any], checkpoint: Checkpoint) -> ModelSpec:
