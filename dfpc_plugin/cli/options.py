@@ -81,6 +81,7 @@ _GUESSES = {
     "options.num_classes": ("num_classes", "num_class", "classes", "class_num", "n_classes", "nb_classes", "nclasses"),
     "options.in_chans": ("in_chans", "in_channels", "channels", "input_channels", "n_channels", "num_channels"),
     "weights": ("checkpoint", "checkpoint_path", "initial_checkpoint", "ckpt", "ckpt_path", "model_path", "state_dict"),
+    "onnx": ("output", "out", "output_file", "file"),
     "size": ("img_size", "image_size", "input_size", "imgsz", "resolution"),
     "target macs=": ("macs", "flops"),
     "target params=": ("params", "parameters"),

@@ -76,11 +76,16 @@ class RepairOptions(Checked, error=RepairError):
     seed: Seed = 0
 
 
+def default_method(images: bool) -> Method:
+    """Return the method for repairs that name none, by whether there are images for it."""
+    return "calibrate" if images else "merge"
+
+
 @dataclass(frozen=True)
 class _Of:
     """The first options of `RepairSettings`."""
 
-    method: Method = "synthetic"
+    method: Method = "merge"
     images: Images | None = field(default=None, compare=False, repr=False)
 
 
@@ -112,14 +117,14 @@ class RepairSettings(RepairOptions, _Of):
             )
 
     @classmethod
-    def of(cls, how: Method | RepairSettings, images: Images | None = None) -> RepairSettings:
-        """Return settings for a method's name, or the given ones, with `images` added.
+    def of(cls, how: Method | RepairSettings | None, images: Images | None = None) -> RepairSettings:
+        """Return settings for a method's name, or the given ones, with `images` added; for None, the default method.
 
         Raises:
             RepairError: `how` is neither, the settings are invalid, or images are given twice.
         """
-        if isinstance(how, str):
-            return cls(how, images)
+        if how is None or isinstance(how, str):
+            return cls(how or default_method(images is not None), images)
         if not isinstance(how, RepairSettings):
             raise RepairError(f"{how!r} is no way to repair; give a method's name or RepairSettings.")
         if images is not None and how.images is not None:

@@ -54,15 +54,22 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
     numbers = number_columns("Feed-out", "Width", "Lowest", "@", "Median", "Highest", "@")
     numbers[3].justify = numbers[6].justify = "left"
     table = plain_table(*number_columns("#"), Column("Feed-in layers", min_width=14), *numbers)
-    for summary in _selected(saliency, top):
+    selected = _selected(saliency, top)
+    names = [layer for summary in selected for layers in _named(summary) for layer in layers[:1]]
+    for summary in selected:
         coupling = summary.coupling
         cells = ("mixed", *[""] * 5) if summary.mixed else _cells(summary.range, 1)
-        table.add_row(str(summary.index), first_and_more(coupling.feed_in), str(len(coupling.feed_out)), *cells)
+        table.add_row(str(summary.index), first_and_more(coupling.feed_in, names), str(len(coupling.feed_out)), *cells)
         for layers, values in summary.by_width:
             table.add_row(
-                "", Padding(first_and_more(layers), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
+                "", Padding(first_and_more(layers, names), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
             )
     return table
+
+
+def _named(summary: CouplingSummary) -> list[Sequence[str]]:
+    """The layers of each row of a coupling."""
+    return [summary.coupling.feed_in, *(layers for layers, _ in summary.by_width)]
 
 
 def print_check(check: ModelCheck, console: Console) -> None:
@@ -166,21 +173,23 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
         console.print(Text(f"Kept equal: {note}"))
     first = Column("Tensor", min_width=16)
     table = plain_table(first, *number_columns("Dim", "Size", "Per unit"), Column("Role", no_wrap=True))
+    names = [piece.tensor for piece in coupling.slices]
     for piece in coupling.slices:
         size = found.sizes[piece.tensor][piece.dim]
         length = f"{size} x {piece.groups} groups" if piece.groups > 1 else str(size)
-        table.add_row(Name(piece.tensor), str(piece.dim), length, str(piece.indices.size(1)), piece.role)
+        table.add_row(Name(piece.tensor, among=names), str(piece.dim), length, str(piece.indices.size(1)), piece.role)
     console.print(table)
     console.print(Text("Per unit: how many indices of the dimension go with each unit.", style="dim"))
 
 
-def _prunable_table(couplings: Iterable[DataFlowCoupling]) -> Table:
+def _prunable_table(couplings: Sequence[DataFlowCoupling]) -> Table:
     """One row per coupling, in the order of the model."""
     first = Column("Coupling", min_width=16)
     table = plain_table(first, *number_columns("Units", "Width", "MACs", "Feed-in"), Column("Feed-out", min_width=14))
+    names, readers = [c.name for c in couplings], [layer for c in couplings for layer in c.feed_out[:1]]
     for c in couplings:
         cells = (str(c.channels), _width(c), _percent(c.macs), str(len(c.feed_in)))
-        table.add_row(Name(c.name), *cells, first_and_more(c.feed_out))
+        table.add_row(Name(c.name, among=names), *cells, first_and_more(c.feed_out, readers))
     return table
 
 
@@ -188,9 +197,11 @@ def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
     """One row for couplings that are alike, with the reason why they stay."""
     head, why = Column("Protected", min_width=16), Column("Why", overflow="fold", min_width=24)
     table = plain_table(head, *number_columns("Width", "MACs", "Feed-in", "Feed-out"), why)
-    for alike in rows:
+    groups = list(rows)
+    names = [alike[0].name for alike in groups]
+    for alike in groups:
         first, more = alike[0], len(alike) - 1
-        name = Name(first.name, f" and {more} alike" if more else "")
+        name = Name(first.name, f" and {more} alike" if more else "", among=names)
         share = _percent(sum(c.macs for c in alike))
         sides = (str(len(first.feed_in)), str(len(first.feed_out)))
         table.add_row(name, _width(first), share, *sides, Text(first.protected or ""))

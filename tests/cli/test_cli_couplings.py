@@ -31,7 +31,6 @@ def test_prints_a_row_for_every_coupling_that_can_be_pruned(dfpc):
     found = rows(out, "Coupling")
     assert [row[:2] for row in found] == [[c.name, str(c.channels)] for c in prunable]
     assert found[1][2:5] == ["32", "x", "4"]
-    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_protected_couplings_say_why(dfpc):
@@ -149,7 +148,7 @@ def test_print_config_reads_back(dfpc, tmp_path):
     [
         (["test_vit", "--shw=x"], "did you mean --show?"),
         (["test_vit", "--size", "0"], "size must be 1 or more, not 0."),
-        (["test_vit", "--json", "-", "--csv", "-"], "cannot both go to the standard output"),
+        (["test_vit", "--json", "-", "--csv", "-"], "json and csv cannot share the standard output"),
         ([], "required: model"),
     ],
 )
