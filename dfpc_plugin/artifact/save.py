@@ -14,7 +14,7 @@ from torch import nn
 
 from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
-from dfpc_plugin.artifact.load import built, restored, unpruned
+from dfpc_plugin.artifact.load import built, factories_of, restored
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
 from dfpc_plugin.artifact.plain import Inputs
 from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
@@ -123,7 +123,7 @@ def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
 def _fresh(spec: ModelSpec) -> nn.Module:
     """The unpruned model."""
     try:
-        return built(unpruned(spec)[0])
+        return built(factories_of(spec)[0])
     except ArtifactError as error:
         raise UnsavableModelError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error.__cause__
 
@@ -149,7 +149,7 @@ def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
     """Load what was written, and compare."""
-    loaded = restored(place, manifest, unpruned(manifest.spec)[0])
+    loaded = restored(place, manifest, factories_of(manifest.spec)[0])
     found = structure_of(network, loaded)
     if found.attributes:
         attribute = found.attributes[0]

@@ -143,6 +143,8 @@ def guessed(typed: str, value: str, options: Sequence[str]) -> str | None:
     found = next((option for option, guesses in _GUESSES.items() if last in guesses), None)
     if found is None:
         return None
+    if found == "onnx" and value.endswith(".pt2"):
+        found = "program"
     first = found.partition(" ")[0].partition(".")[0]
     prefix = next((f"--{prefix}" for prefix in ("", "model.") if prefix + first in options), None)
     if prefix is None:

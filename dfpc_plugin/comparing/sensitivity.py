@@ -22,6 +22,7 @@ from dfpc_plugin.display import (
     csv_text,
     distinct_names,
     number_columns,
+    percent,
     plain_table,
 )
 from dfpc_plugin.display.figures import INK, drawn, new_figure
@@ -128,10 +129,10 @@ class SensitivityResult(ShownAsText):
             about: tuple[Name | str, str, str] = (
                 Name(coupling.name, among=names),
                 str(coupling.channels),
-                f"{coupling.macs:.1%}",
+                percent(coupling.macs),
             )
             for kind, values in coupling.errors.items():
-                table.add_row(*about, kind, *map(_percent, values))
+                table.add_row(*about, kind, *map(_error, values))
                 about = ("", "", "")
         return table
 
@@ -153,8 +154,8 @@ class SensitivityResult(ShownAsText):
         return figure
 
 
-def _percent(value: float) -> str:
-    """A share in per cent, with two digits at least."""
+def _error(value: float) -> str:
+    """An error in per cent, with two digits at least."""
     if value >= 1e4:
         return "> 1000000"
     return f"{100 * value:.0f}" if value >= 1 else f"{100 * value:.2g}"

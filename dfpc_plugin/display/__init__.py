@@ -10,6 +10,7 @@ from dfpc_plugin.display.text import (
     distinct_names,
     first_and_more,
     number_columns,
+    percent,
     plain_table,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "distinct_names",
     "first_and_more",
     "number_columns",
+    "percent",
     "plain_table",
 ]

@@ -127,6 +127,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
+def percent(share: float) -> str:
+    """A share, 0 to 1, as a percentage: 63.4%."""
+    return f"{share:.1%}"
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Return `rows` under `header`, with the same line ends on every system and numbers that read back exactly."""
     stream = io.StringIO()

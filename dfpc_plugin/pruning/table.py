@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dfpc_plugin.display import TERMINAL_WIDTH, as_text, counted
+from dfpc_plugin.display import TERMINAL_WIDTH, as_text, counted, percent
 from dfpc_plugin.latency import speedup_note
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.selection import meets, stated
@@ -79,7 +79,7 @@ def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
     for name, read, form in _ROWS:
         before, after = read(result.before), read(result.after)
         if before is not None and after is not None:
-            share = f"{after / before:.1%}" if before and name != _IQR else ""
+            share = percent(after / before) if before and name != _IQR else ""
             where = _in_runtime(result) if name == _LATENCY else ""
             yield name + where, form.format(before), form.format(after), share
     if result.speedup is not None:

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.display import Name, counted, first_and_more, number_columns, plain_table
+from dfpc_plugin.display import Name, counted, first_and_more, number_columns, percent, plain_table
 from dfpc_plugin.report.check import ModelCheck
 from dfpc_plugin.report.couplings import ModelCouplings
 from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
@@ -149,7 +149,7 @@ def print_couplings(found: ModelCouplings, console: Console, everything: bool = 
     if protected:
         console.print(_protected_table([[c] for c in protected] if everything else _alike(protected)))
     shown = len(found.prunable) + len(protected)
-    macs, parameters = _percent(found.prunable_macs), _percent(found.prunable_parameters)
+    macs, parameters = percent(found.prunable_macs), percent(found.prunable_parameters)
     console.print(
         f"{counted(shown, 'coupling')}; {len(found.prunable)} can be pruned; {macs} of the MACs and "
         f"{parameters} of the parameters lie in couplings that can be pruned"
@@ -163,7 +163,7 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
     """Print one coupling of `found` in full: every tensor and dimension that goes with its units."""
     blocks = f" in {len(coupling.blocks)} blocks" if len(coupling.blocks) > 1 else ""
     numbers = f"{counted(coupling.channels, 'unit')}, {counted(coupling.width, 'channel')}{blocks}"
-    line = f": {numbers}, {_percent(coupling.macs)} of the MACs"
+    line = f": {numbers}, {percent(coupling.macs)} of the MACs"
     console.print(Text(coupling.name, style="bold").append(line, style="not bold"))
     if coupling.protected is None:
         console.print(Text("Can be pruned", style="green"))
@@ -188,7 +188,7 @@ def _prunable_table(couplings: Sequence[DataFlowCoupling]) -> Table:
     table = plain_table(first, *number_columns("Units", "Width", "MACs", "Feed-in"), Column("Feed-out", min_width=14))
     names, readers = [c.name for c in couplings], [layer for c in couplings for layer in c.feed_out[:1]]
     for c in couplings:
-        cells = (str(c.channels), _width(c), _percent(c.macs), str(len(c.feed_in)))
+        cells = (str(c.channels), _width(c), percent(c.macs), str(len(c.feed_in)))
         table.add_row(Name(c.name, among=names), *cells, first_and_more(c.feed_out, readers))
     return table
 
@@ -202,7 +202,7 @@ def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
     for alike in groups:
         first, more = alike[0], len(alike) - 1
         name = Name(first.name, f" and {more} alike" if more else "", among=names)
-        share = _percent(sum(c.macs for c in alike))
+        share = percent(sum(c.macs for c in alike))
         sides = (str(len(first.feed_in)), str(len(first.feed_out)))
         table.add_row(name, _width(first), share, *sides, Text(first.protected or ""))
     return table
@@ -230,7 +230,3 @@ def _width(coupling: DataFlowCoupling) -> str:
     """How many channels there are; where they come in blocks, units by blocks."""
     blocks = len(coupling.blocks)
     return str(coupling.width) if blocks == 1 else f"{coupling.channels} x {blocks} blocks"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")

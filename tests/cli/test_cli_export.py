@@ -71,6 +71,7 @@ def test_a_line_for_people(dfpc, tmp_path):
         ),
         (("SAVED", "--factory", NET, "--onx", "m.onnx"), 2, "did you mean --onnx?"),
         (("SAVED", "--factory", NET, "--output", "m.onnx"), 2, "did you mean --onnx m.onnx?"),
+        (("SAVED", "--factory", NET, "--output", "m.pt2"), 2, "did you mean --program m.pt2?"),
         (("nothing", "--onnx", "m.onnx"), 1, "No model is called 'nothing'"),
     ],
 )

@@ -86,6 +86,14 @@ def test_tables_of_prune_are_whole_in_pipes(dfpc, tmp_path):
     assert len((tmp_path / "long" / "layers.csv").read_text().splitlines()) == 122
 
 
+def test_random_weights_are_why_nothing_was_repaired(dfpc, tmp_path):
+    options = ("prune", "test_resnet", "--target", "macs=0.9", "--output", tmp_path / "out", "--overwrite")
+    _, out, _ = dfpc(*options)
+    assert "was not repaired, as its weights are random" in out and "which costs accuracy" not in out
+    _, out, _ = dfpc(*options, "--repair.method", "none")
+    assert "was not repaired, which costs accuracy" in out
+
+
 def test_every_model_has_its_own_file_of_cells():
     named = [compare.CompareConfig(model=name).store.name for name in ("test_vit", "torchvision/resnet18", "a.b:net")]
     assert named == [f"dfpc-compare-{name}.jsonl" for name in ("test_vit", "torchvision-resnet18", "a.b-net")]
