@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError, system_reason
+from dfpc_plugin.interrupts import undone
 
 
 class OutputError(DFPCError):
@@ -170,11 +171,13 @@ def locked(path: Path, refusal: DFPCError) -> Iterator[None]:
         raise refusal from error
     except OSError as error:
         raise type(refusal)(f"Cannot write '{path}': {system_reason(error)}.") from error
-    try:
-        yield
-    finally:
+
+    def leave() -> None:
         path.unlink(missing_ok=True)
         lock.release()
+
+    with undone(leave):
+        yield
 
 
 def flush(path: Path) -> None:

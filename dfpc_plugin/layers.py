@@ -109,14 +109,19 @@ class LayerTable(Sequence[LayerWidths], Shown):
         rows = [(layer.layer, layer.outputs_before, layer.outputs_after) for layer in self._layers]
         return draw_layers(rows, path)
 
-    def short(self) -> tuple[str, Table]:
-        """Return a heading and a table of the layers that lost the largest shares of their outputs, in order."""
-        if len(self) <= _SHORT:
+    def short(self, upto: int = _SHORT, rest: str = "print(result.layers())") -> tuple[str, Table]:
+        """Return a heading and a table of the layers that lost the largest shares of their outputs, in order.
+
+        Args:
+            upto: Show all layers of models that have at most as many.
+            rest: What shows the other ones.
+        """
+        if len(self) <= upto:
             return f"Channels of {counted(len(self), 'layer')}", _table(self._layers)
         most = sorted(self._layers, key=lambda layer: layer.remaining)[:_SHORT]
         shown = [layer for layer in self._layers if any(layer is one for one in most)]
         more = len(self) - len(shown)
-        return f"Channels of the layers that lost most; print(result.layers()) shows {more} more", _table(shown)
+        return f"Channels of the layers that lost most; {rest} shows {more} more", _table(shown)
 
     def __str__(self) -> str:
         """Return the table of all layers."""
@@ -208,9 +213,10 @@ def _table(layers: Sequence[LayerWidths]) -> Table:
     table.add_column("kind")
     for heading in ("inputs", "outputs", "remaining"):
         table.add_column(heading, justify="right", no_wrap=True)
+    names = [layer.layer for layer in layers]
     for layer in layers:
         inputs = _change(layer.inputs_before, layer.inputs_after)
         outputs = _change(layer.outputs_before, layer.outputs_after)
         kind = Text(layer.kind, no_wrap=True, overflow="ellipsis")
-        table.add_row(Name(layer.layer), kind, inputs, outputs, f"{layer.remaining:.0%}")
+        table.add_row(Name(layer.layer, among=names), kind, inputs, outputs, f"{layer.remaining:.0%}")
     return table

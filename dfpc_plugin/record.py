@@ -14,6 +14,7 @@ import torch
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import Evaluation
+from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.plain_data import PlainDataError, checked, to_plain
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.versions import installed_versions
@@ -114,6 +115,15 @@ class RunRecord:
             return checked(cls, vars(cls()) | known, "")
         except PlainDataError as error:
             raise RecordError(f"The record was not written by this library: {error.sentence}") from None
+
+    def layer_table(self) -> LayerTable | None:
+        """Return the widths of the layers, if there are any; raise a RecordError if they cannot be read."""
+        try:
+            return LayerTable.from_json(self.layers) if self.layers else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"The record was not written by this library: its layers have no widths ({error})."
+            ) from None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record with time, versions and machine, for the report and the manifest."""

@@ -28,7 +28,7 @@ DIGITS = {
     "data": {"train": "digits", "val": "digits", "mean": [0.3], "std": [0.35], "augment": AUGMENT},
 }
 TUNED = {**DIGITS, "finetune": {"steps": 20, "batch_size": 32, "lr": 0.03, "checkpoint_every": 5, "distill": 0.3}}
-ARTIFACT = {"config.json", "manifest.json", "model.safetensors", "recipe.yaml", "report.html"}
+ARTIFACT = {"config.json", "manifest.json", "model.safetensors", "recipe.yaml", "report.html", "layers.csv"}
 
 
 def changed(recipe, **values):

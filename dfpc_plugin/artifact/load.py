@@ -30,7 +30,7 @@ Factory = Callable[[], nn.Module]
 """Builds the unpruned model, a new one at every call."""
 
 
-def unpruned(spec: ModelSpec) -> tuple[Factory, Factory]:
+def factories_of(spec: ModelSpec) -> tuple[Factory, Factory]:
     """Functions that build the model of `spec`: with random weights, and without any, on the meta device."""
     return lambda: build_model(spec), lambda: build_model(spec, meta=True)
 
@@ -160,7 +160,7 @@ def load_model(
         raise ArtifactError(_own_code(path, manifest))
     without_values = None
     if factory is None:
-        factory, without_values = unpruned(manifest.spec)
+        factory, without_values = factories_of(manifest.spec)
     with torch.inference_mode(False), torch.no_grad():
         # Training mode and back: models that keep what they derive from weights drop it, as when they are trained.
         return restored(path, manifest, factory, without_values, device).train().eval()

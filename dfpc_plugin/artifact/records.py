@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from torch import Tensor, nn
 
 from dfpc_plugin.artifact.plain import DTYPES
+from dfpc_plugin.models import BUILT_AS
 from dfpc_plugin.plain_data import at_most, matching, one_of, within
 
 Kind = Literal["parameter", "buffer"]
@@ -16,8 +17,8 @@ _Name = Annotated[str, at_most(1000)]
 _Shape = Annotated[tuple[Annotated[int, within(0, 2**48)], ...], at_most(32)]
 _AttributeName = Annotated[str, matching(r"[^\W\d]\w*(\.[^\W\d]\w*)?", "the name of an attribute", 200)]
 
-INTERNAL = frozenset(vars(nn.Module()))
-"""What every module has: tables, hooks and the training flag."""
+INTERNAL = frozenset(vars(nn.Module())) | {BUILT_AS}
+"""What every module has: tables, hooks and the training flag; and the note of how it was built."""
 
 
 @dataclass(frozen=True)

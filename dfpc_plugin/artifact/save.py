@@ -15,7 +15,7 @@ from torch import nn
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
-from dfpc_plugin.artifact.load import built, restored, unpruned
+from dfpc_plugin.artifact.load import built, factories_of, restored
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
 from dfpc_plugin.artifact.plain import Inputs
 from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
@@ -23,12 +23,13 @@ from dfpc_plugin.artifact.records import Structure
 from dfpc_plugin.artifact.structure import fingerprint_of, structure_of, tensors_of
 from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.models import ModelSpec, spec_of
+from dfpc_plugin.models import ModelSpec, remembered, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.catalogue import write_hub_config
 from dfpc_plugin.plain_data import parse_json
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
+from dfpc_plugin.repairing import RepairResult
 from dfpc_plugin.versions import installed_versions
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
@@ -51,10 +52,11 @@ def save_pruned(
     Args:
         pruned: The model, or what `prune`, `repair` or `finetune` returned; it stays as it is.
         directory: What to make; its parent has to exist.
-        model: How the unpruned model is built: its name, or name and options. Models of timm know that themselves.
+        model: How the unpruned model is built: its name, or name and options. Models of timm and those that
+            `build_model` has built know that themselves.
         example_inputs: What the model is called with, of which shapes and dtypes are noted; by default what its library
             has for it.
-        record: What else to note, as JSON; by default that of the `PruneResult`.
+        record: What else to note, as JSON; by default that of the result of `prune` or `repair`.
         overwrite: Replace an artifact that is there, also one that another process writes meanwhile; other files never.
         finish: Called with the directory before it gets its name, to write a report or the like beside the model; what it
             writes is listed in the manifest.
@@ -73,7 +75,7 @@ def save_pruned(
     network = as_model(pruned, "pruned")
     with exclusive(network):
         spec = _spec_of(network, model)
-    written = _json_of(pruned.to_json() if record is None and isinstance(pruned, PruneResult) else record)
+    written = _json_of(_own_record(pruned) if record is None else record)
     with exclusive(network), torch.inference_mode(False), torch.no_grad():
         fresh = _fresh(spec)
         structure = structure_of(network, fresh)
@@ -94,9 +96,16 @@ def save_pruned(
     return Path(directory)
 
 
+def _own_record(result: nn.Module | HoldsModel) -> dict[str, Any] | None:
+    """What a result says of itself."""
+    if isinstance(result, PruneResult):
+        return result.to_json()
+    return {"repair": result.to_json()} if isinstance(result, RepairResult) else None
+
+
 def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
     """How the unpruned model is built."""
-    found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network)
+    found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network) or remembered(network)
     if found is not None and not isinstance(found, ModelSpec):
         name = getattr(found, "__name__", type(found).__name__)
         raise UnsavableModelError(
@@ -105,7 +114,7 @@ def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
         )
     if found is None:
         raise UnsavableModelError(
-            f"How this {type(network).__name__} is built is not known, as it is not timm's; name it: "
+            f"How this {type(network).__name__} is built is not known, as it is neither timm's nor of build_model; name it: "
             f'model="torchvision/resnet50", say, or model="package.module:factory" for a function of your own that builds it.'
         )
     return ModelSpec.from_json(found.to_json())
@@ -114,7 +123,7 @@ def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
 def _fresh(spec: ModelSpec) -> nn.Module:
     """The unpruned model."""
     try:
-        return built(unpruned(spec)[0])
+        return built(factories_of(spec)[0])
     except ArtifactError as error:
         raise UnsavableModelError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error.__cause__
 
@@ -140,7 +149,7 @@ def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
     """Load what was written, and compare."""
-    loaded = restored(place, manifest, unpruned(manifest.spec)[0])
+    loaded = restored(place, manifest, factories_of(manifest.spec)[0])
     found = structure_of(network, loaded)
     if found.attributes:
         attribute = found.attributes[0]

@@ -18,6 +18,7 @@ from typing import Any
 from rich.text import Text
 
 from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.stored_help import help_text
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
 from dfpc_plugin.progress import silenced
 from dfpc_plugin.starting import INTERRUPTED, begun
@@ -75,9 +76,15 @@ def _main(argv: Sequence[str] | None, consoles: Consoles) -> int:
     with contextlib.suppress(FileNotFoundError):  # the directory may be removed
         if str(Path.cwd()) not in sys.path:  # for package.module:function
             sys.path.append(str(Path.cwd()))  # behind all else, so that no file there hides a package
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        known = help_text(argv)
+        if known is not None:
+            sys.stdout.write(known)
+            sys.stdout.flush()
+            return 0
         with silenced(), _plain_warnings():  # commands show progress themselves
-            return _run(sys.argv[1:] if argv is None else argv, consoles)
+            return _run(argv, consoles)
     except SystemExit as stop:  # --help, --version and --print_config have printed what was asked for
         return stop.code if isinstance(stop.code, int) else 0
     except DFPCError as error:

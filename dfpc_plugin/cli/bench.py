@@ -11,8 +11,8 @@ import torch
 from rich.table import Column, Table
 
 from dfpc_plugin.cli.consoles import Consoles, bars
-from dfpc_plugin.cli.model_options import ModelOptions, OptionError, section_of
-from dfpc_plugin.cli.output import print_json, say
+from dfpc_plugin.cli.model_options import ModelOptions, section_of
+from dfpc_plugin.cli.output import OptionError, print_json, say
 from dfpc_plugin.display import Name, number_columns, plain_table
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
@@ -146,5 +146,5 @@ def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: to
     for name, latency in found.items():
         own = _figures(latency, first)
         cells = (f"{own['latency_ms']:.2f}", f"{own['iqr_ms']:.2f}", f"{own['speedup']:.2f}x")
-        table.add_row(Name(name), RUNTIMES[latency.runtime].title, *cells)
+        table.add_row(Name(name, among=found), RUNTIMES[latency.runtime].title, *cells)
     return table

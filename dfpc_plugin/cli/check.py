@@ -13,8 +13,8 @@ from rich.text import Text
 from torch import nn
 
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.model_options import OptionError, section_of
-from dfpc_plugin.cli.output import print_json
+from dfpc_plugin.cli.model_options import section_of
+from dfpc_plugin.cli.output import OptionError, print_json
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.models import ModelSpec, build_model, example_inputs, match_models
 from dfpc_plugin.plain_data import Checked, Count

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
-from dfpc_plugin.cli.model_options import DataOptions, OptionError
-from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
+from dfpc_plugin.cli.model_options import DataOptions
+from dfpc_plugin.cli.output import (
+    STDOUT,
+    OptionError,
+    print_json,
+    require_one_stdout,
+    require_targets,
+    say,
+    say_written,
+    send,
+)
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO, CRITERIA
 from dfpc_plugin.display.figures import require_plottable
@@ -40,7 +50,8 @@ class CompareConfig(DataOptions):
         images: Images to calibrate on, whose labels are not used; without data, also those to measure the error on.
         image_count: How many of them to draw.
         batch_size: Images at a time.
-        save_to: The file of finished cells, JSON lines; with it, the same command goes on where it was stopped.
+        save_to: The file of finished cells, JSON lines; with it, the same command goes on where it was stopped. By default
+            dfpc-compare-MODEL.jsonl in the current directory.
         csv: Write one row per cell as CSV to this file, or to the standard output (-), which then gets nothing else.
         markdown: Write the table as Markdown to this file, or to the standard output (-).
         plot: Draw the figures over the MACs into this file (.png, .svg or .pdf).
@@ -60,7 +71,7 @@ class CompareConfig(DataOptions):
     images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
     image_count: Count = 256
     batch_size: Count = 64
-    save_to: Path = field(default=Path("dfpc-compare.jsonl"), metadata={"metavar": "FILE"})
+    save_to: Path | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     markdown: str | None = field(default=None, metadata={"metavar": "FILE"})
     plot: Path | None = field(default=None, metadata={"metavar": "FILE"})
@@ -70,8 +81,7 @@ class CompareConfig(DataOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        if (self.csv == STDOUT) + (self.markdown == STDOUT) + self.json > 1:
-            raise OptionError("json, csv and markdown cannot share the standard output; name files for all but one.")
+        require_one_stdout(json=self.json, csv=self.csv, markdown=self.markdown)
         if self.stored:
             default = CompareConfig(model="")
             measuring = (entry.name for entry in fields(self) if entry.name not in _OF_TABLES)
@@ -81,6 +91,12 @@ class CompareConfig(DataOptions):
                     f"'{self.model}' holds a finished comparison, of which all cells are shown; leave out --{surplus}, or "
                     f"name a model to compare on."
                 )
+
+    @property
+    def store(self) -> Path:
+        """The file of finished cells; every model has its own."""
+        parts = re.sub(r"[^\w.-]+", "-", Path(self.model).name if Path(self.model).exists() else self.model)
+        return self.save_to or Path(f"dfpc-compare-{parts}.jsonl")
 
     @property
     def stored(self) -> bool:
@@ -94,11 +110,12 @@ def run(config: CompareConfig, consoles: Consoles) -> None:
     if config.plot is not None:
         require_plottable(config.plot)
     result = CompareResult.read(config.model) if config.stored else _compared(config, consoles)
-    written = [*([] if config.stored else [str(config.save_to)]), *_write(config, result)]
+    written = [*([] if config.stored else [str(config.store)]), *_write(config, result)]
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and STDOUT not in (config.csv, config.markdown):
-        say(consoles.out, result.text(consoles.out.width), *([f"Written: {', '.join(written)}"] if written else []))
+        say(consoles.out, result.text(consoles.out.width))
+        say_written(consoles.out, written)
 
 
 def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
@@ -106,7 +123,7 @@ def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
     try:
         return _measured(config, consoles)
     except KeyboardInterrupt:
-        say(consoles.err, f"Stopped. Finished cells are in {config.save_to}; the same command goes on from there.")
+        say(consoles.err, f"Stopped. Finished cells are in {config.store}; the same command goes on from there.")
         raise
 
 
@@ -129,7 +146,7 @@ def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
             seeds=config.seeds,
             data=images_to_validate(section, opened.preprocessing),
             images=images,
-            save_to=config.save_to,
+            save_to=config.store,
             batch_size=config.batch_size,
             workers=config.workers,
             progress=tell,

@@ -14,13 +14,14 @@ from rich.text import Text
 
 from dfpc_plugin.progress import Progress, TerminalBars, switched_off
 
-_WIDTH_OF_FILES = 100
+_WIDTH_OF_FILES = 10_000
+"""Files and pipes have no width to fit into: tables are as wide as they are, and a paragraph is a line."""
 
 
 def _stdout() -> Console:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        return Console(highlight=False, width=_WIDTH_OF_FILES)  # nothing to fit into: a file or a pipe
+        return Console(highlight=False, width=_WIDTH_OF_FILES)
     return console
 
 

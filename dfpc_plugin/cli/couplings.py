@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
-from dfpc_plugin.cli.output import STDOUT, require_targets, say, send
+from dfpc_plugin.cli.model_options import SubjectOptions
+from dfpc_plugin.cli.output import STDOUT, require_one_stdout, require_targets, say_written, send
 from dfpc_plugin.report.couplings import couple_model
 from dfpc_plugin.report.export import couplings_to_csv, couplings_to_json
 from dfpc_plugin.report.tables import print_coupling, print_couplings
@@ -34,8 +34,7 @@ class CouplingsConfig(SubjectOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        if self.json == self.csv == STDOUT:
-            raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")
+        require_one_stdout(json=self.json, csv=self.csv)
 
 
 def run(config: CouplingsConfig, consoles: Consoles) -> None:
@@ -53,5 +52,4 @@ def run(config: CouplingsConfig, consoles: Consoles) -> None:
         print_coupling(coupling, found, consoles.out)
     if config.show is None:
         print_couplings(found, consoles.out, config.all)
-    if written:
-        say(consoles.out, f"Written: {', '.join(written)}")
+    say_written(consoles.out, written)

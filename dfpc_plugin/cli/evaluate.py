@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
-from dfpc_plugin.cli.model_options import DataOptions, OptionError
-from dfpc_plugin.cli.output import print_json, say
+from dfpc_plugin.cli.model_options import DataOptions
+from dfpc_plugin.cli.output import OptionError, print_json, say
 from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_validate

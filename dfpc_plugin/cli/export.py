@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dfpc_plugin.cli.consoles import Consoles, bars
-from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
-from dfpc_plugin.cli.output import print_json, say
+from dfpc_plugin.cli.model_options import SubjectOptions
+from dfpc_plugin.cli.output import OptionError, print_json, say
 from dfpc_plugin.exporting import export_onnx, export_program
 from dfpc_plugin.files import require_writable
 from dfpc_plugin.plain_data import Count
@@ -42,7 +42,10 @@ class ExportConfig(SubjectOptions):
         """Check the options."""
         super().__post_init__()
         if self.onnx is None and self.program is None:
-            raise OptionError("There is nothing to write: name a file by --onnx, or by --program, or both.")
+            raise OptionError(
+                f"There is nothing to write. Name a file, for example: dfpc export {self.model} --onnx model.onnx (or --program "
+                f"model.pt2, or both)."
+            )
 
 
 def run(config: ExportConfig, consoles: Consoles) -> None:

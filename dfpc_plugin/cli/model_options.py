@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dfpc_plugin.cli.output import say
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.cli.output import OptionError, say
 from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
 from dfpc_plugin.workflow.sections import DataSection, ModelSection
@@ -22,10 +21,6 @@ def section_of(name: str, own: Mapping[str, Any], **common: Any) -> ModelSection
         return ModelSection(name, **common)
     kept = {key: value for key, value in own.items() if not (is_checkpoint(name) and key in ("weights", "pretrained"))}
     return ModelSection(name, **kept, **common)
-
-
-class OptionError(DFPCError, ValueError):
-    """Options of a command that make no sense."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,7 @@ _GUESSES = {
     "options.num_classes": ("num_classes", "num_class", "classes", "class_num", "n_classes", "nb_classes", "nclasses"),
     "options.in_chans": ("in_chans", "in_channels", "channels", "input_channels", "n_channels", "num_channels"),
     "weights": ("checkpoint", "checkpoint_path", "initial_checkpoint", "ckpt", "ckpt_path", "model_path", "state_dict"),
+    "onnx": ("output", "out", "output_file", "file"),
     "size": ("img_size", "image_size", "input_size", "imgsz", "resolution"),
     "target macs=": ("macs", "flops"),
     "target params=": ("params", "parameters"),
@@ -142,6 +143,8 @@ def guessed(typed: str, value: str, options: Sequence[str]) -> str | None:
     found = next((option for option, guesses in _GUESSES.items() if last in guesses), None)
     if found is None:
         return None
+    if found == "onnx" and value.endswith(".pt2"):
+        found = "program"
     first = found.partition(" ")[0].partition(".")[0]
     prefix = next((f"--{prefix}" for prefix in ("", "model.") if prefix + first in options), None)
     if prefix is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,23 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.display import number_columns, plain_table
+from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import finite, require_writable, write_text
 from dfpc_plugin.runtimes import written
 
 STDOUT = "-"
+
+
+class OptionError(DFPCError, ValueError):
+    """Options of a command that make no sense."""
+
+
+def require_one_stdout(**targets: str | bool | None) -> None:
+    """Raise an OptionError if several options write to the standard output: with the value -, or as switches."""
+    names = [name for name, target in targets.items() if target is True or target == STDOUT]
+    if len(names) > 1:
+        several = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise OptionError(f"{several} cannot share the standard output; name files for all but one.")
 
 
 def require_targets(*targets: str | None) -> None:
@@ -42,6 +55,12 @@ def say(console: Console, *texts: str) -> None:
     """Print texts as they are, which the terminal breaks into lines."""
     for text in texts:
         console.print(Text(text), soft_wrap=True)
+
+
+def say_written(console: Console, written: Sequence[str]) -> None:
+    """Print the names of the files that were written, if there are any."""
+    if written:
+        say(console, f"Written: {', '.join(written)}")
 
 
 def print_json(content: Any, console: Console, indent: int | None = None) -> None:

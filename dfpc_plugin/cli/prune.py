@@ -9,7 +9,11 @@ from pathlib import Path
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.output import print_json, print_outcome, say
 from dfpc_plugin.workflow import Recipe, follow_recipe
+from dfpc_plugin.workflow.outputs import LAYERS
 from dfpc_plugin.workflow.run_directory import is_main_process
+
+_LAYERS_SHOWN = 40
+"""Layers up to which the table has all of them."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class PruneConfig(Recipe):
     """Options of `dfpc prune`.
 
     Attributes:
-        output: The directory to make, with the model, its report and the resolved recipe.
+        output: The directory to make, with the model, its report, the widths of its layers and the resolved recipe.
         overwrite: Replace an artifact that is there.
         resume: Go on with a run that was interrupted.
         json: Print the record as JSON instead of tables.
@@ -50,5 +54,6 @@ def run(config: PruneConfig, consoles: Consoles) -> None:
         print_json(outcome.record, consoles.out)
     elif not config.quiet:
         if outcome.pruning is not None:
-            say(consoles.out, str(outcome.pruning))
+            rest = f"'{config.output / LAYERS}'"
+            say(consoles.out, outcome.pruning.text(consoles.out.width, upto=_LAYERS_SHOWN, rest=rest))
         print_outcome(outcome.record, config.output, consoles.out)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from dfpc_plugin.artifact import read_manifest
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.model_options import OptionError
-from dfpc_plugin.cli.output import require_targets, say, send
+from dfpc_plugin.cli.output import OptionError, require_targets, say, send
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.plain_data import Checked
 from dfpc_plugin.report.page import render_report

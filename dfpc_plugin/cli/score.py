@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
-from dfpc_plugin.cli.model_options import OptionError, SubjectOptions
-from dfpc_plugin.cli.output import STDOUT, require_targets, say, send
+from dfpc_plugin.cli.model_options import SubjectOptions
+from dfpc_plugin.cli.output import STDOUT, OptionError, require_one_stdout, require_targets, say_written, send
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.report.export import to_csv, to_json
@@ -44,8 +44,7 @@ class ScoreConfig(SubjectOptions):
         super().__post_init__()
         if self.pretrained and self.weights is not None:
             raise OptionError("pretrained and weights both say where weights come from; give one of them.")
-        if self.json == self.csv == STDOUT:
-            raise OptionError("json and csv cannot both go to the standard output; name a file for one of them.")
+        require_one_stdout(json=self.json, csv=self.csv)
 
 
 def run(config: ScoreConfig, consoles: Consoles) -> None:
@@ -62,8 +61,7 @@ def run(config: ScoreConfig, consoles: Consoles) -> None:
         written = _write(config, score)
     if not config.quiet and STDOUT not in (config.json, config.csv):
         print_score(score, consoles.out, config.top)
-        if written:
-            say(consoles.out, f"Written: {', '.join(written)}")
+        say_written(consoles.out, written)
 
 
 def _write(config: ScoreConfig, score: ModelScore) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.model_options import DataOptions
-from dfpc_plugin.cli.output import STDOUT, print_json, require_targets, say, send
+from dfpc_plugin.cli.output import STDOUT, print_json, require_one_stdout, require_targets, say, say_written, send
 from dfpc_plugin.comparing import sensitivity
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count, Seed
@@ -44,6 +44,11 @@ class SensitivityConfig(DataOptions):
     json: bool = False
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        require_one_stdout(json=self.json, csv=self.csv)
+
 
 def run(config: SensitivityConfig, consoles: Consoles) -> None:
     """Show how the error of the outputs grows with the share of channels that each coupling loses."""
@@ -68,5 +73,4 @@ def run(config: SensitivityConfig, consoles: Consoles) -> None:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and config.csv != STDOUT:
         say(consoles.out, result.text(consoles.out.width))
-        if written:
-            say(consoles.out, f"Written: {', '.join(written)}")
+        say_written(consoles.out, written)

@@ -20,7 +20,7 @@ from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.comparing.cells import Cell, CellResult, CellStore, CompareError, FileStore, Unpruned, reserved
 from dfpc_plugin.comparing.plan import Budget, Plan, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
-from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OutputError, OwnScorer, Scorer
+from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OwnScorer, RelativeError, Scorer
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings.find import CouplingMap, map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
@@ -182,11 +182,11 @@ def _error_scorer(
     """Return what measures the error of the outputs, and the images that may be fitted to."""
     forward_fn = plan.options.get("forward_fn")
     if images is None:
-        return ErrorScorer(OutputError.on_noise(original, couplings, inputs, forward_fn)), None
+        return ErrorScorer(RelativeError.on_noise(original, couplings, inputs, forward_fn)), None
     given = collected(images, DEFAULT_COUNT, original, 0, inputs)
     if not plan.fitting:
-        return ErrorScorer(OutputError.on_images(original, couplings, given, forward_fn)), images
-    measure = OutputError.on_images(original, couplings, given.unseen, forward_fn)
+        return ErrorScorer(RelativeError.on_images(original, couplings, given, forward_fn)), images
+    measure = RelativeError.on_images(original, couplings, given.unseen, forward_fn)
     source = f"{measure.source}, to which nothing was fitted"
     return ErrorScorer(replace(measure, source=source)), given.fitted.parts
 

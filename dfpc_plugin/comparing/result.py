@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from dfpc_plugin.comparing.cells import METRICS, CellResult, CompareError, Metric, Unpruned, as_lines, read_lines
 from dfpc_plugin.comparing.plot import draw_comparison
 from dfpc_plugin.comparing.table import Grid, Row, leaders, rows_of
-from dfpc_plugin.display import csv_text
+from dfpc_plugin.display import TERMINAL_WIDTH, ShownAsText, csv_text
 from dfpc_plugin.display.figures import drawn
 from dfpc_plugin.errors import system_reason
 
@@ -19,7 +18,7 @@ _COLUMNS = ("criterion", "budget", "repair", "seed", "macs", "params", "speedup"
 
 
 @dataclass(frozen=True, repr=False)
-class CompareResult:
+class CompareResult(ShownAsText):
     """Every cell of a comparison. `print` it for a table.
 
     Attributes:
@@ -108,21 +107,13 @@ class CompareResult:
         """
         return drawn(lambda: draw_comparison(self.rows(), self.metric, self.source, self.unpruned), path)
 
-    def text(self, width: int = 80) -> str:
+    def text(self, width: int = TERMINAL_WIDTH) -> str:
         """Return the table for a terminal of so many columns; a narrow one gets fewer columns of the table."""
         return self._grid.text(width)
-
-    def __str__(self) -> str:
-        """The table, 80 columns wide."""
-        return self.text()
 
     def __repr__(self) -> str:
         """Say what was compared."""
         return f"CompareResult of {len(self.cells)} cells: {self.metric.label} on {self.source}; print it for a table."
-
-    def _repr_html_(self) -> str:
-        """Show the table in notebooks."""
-        return f"<pre>{html.escape(self.text(100))}</pre>"
 
     @property
     def _grid(self) -> Grid:

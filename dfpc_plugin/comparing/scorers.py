@@ -30,7 +30,7 @@ _ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
-class OutputError:
+class RelativeError:
     """Measures the squared error of a pruned model's outputs, over the variance of the unpruned model's outputs.
 
     Attributes:
@@ -54,7 +54,7 @@ class OutputError:
         example_inputs: ExampleInputs,
         forward_fn: ForwardFunction | None = None,
         seed: int = 0,
-    ) -> OutputError:
+    ) -> RelativeError:
         """Measure on noise with the spectrum of photographs; on the example inputs where the model takes no images."""
 
         def taken(noise: ExampleInputs | None) -> ExampleInputs | None:
@@ -72,7 +72,7 @@ class OutputError:
     @classmethod
     def on_images(
         cls, original: nn.Module, couplings: CouplingMap, images: Batches, forward_fn: ForwardFunction | None = None
-    ) -> OutputError:
+    ) -> RelativeError:
         """Measure on images."""
         source = f"{sum(images.counts)} of the given images"
         return cls(original, couplings, images, False, source, forward_fn)
@@ -151,7 +151,7 @@ class OwnScorer:
 class ErrorScorer:
     """The relative squared error of the outputs."""
 
-    measure: OutputError
+    measure: RelativeError
     metric: Metric = METRICS["output_error"]
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,22 @@ from typing import Annotated, Any
 
 import torch
 from rich.table import Column, Table
-from rich.text import Text
 from torch import nn
 
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.comparing.cells import CompareError
-from dfpc_plugin.comparing.scorers import OutputError
-from dfpc_plugin.display import as_text, csv_text, number_columns, plain_table
+from dfpc_plugin.comparing.scorers import RelativeError
+from dfpc_plugin.display import (
+    TERMINAL_WIDTH,
+    Name,
+    ShownAsText,
+    as_text,
+    csv_text,
+    distinct_names,
+    number_columns,
+    percent,
+    plain_table,
+)
 from dfpc_plugin.display.figures import INK, drawn, new_figure
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
@@ -59,7 +67,7 @@ class CouplingSensitivity:
 
 
 @dataclass(frozen=True, repr=False)
-class SensitivityResult:
+class SensitivityResult(ShownAsText):
     """Errors of the outputs by coupling and share. `print` it for a table.
 
     Attributes:
@@ -98,15 +106,11 @@ class SensitivityResult:
         """
         return drawn(self._drawn, path)
 
-    def text(self, width: int = 80) -> str:
+    def text(self, width: int = TERMINAL_WIDTH) -> str:
         """Return the table for a terminal of so many columns."""
         title = "Error of the outputs in % of their variance, when the coupling loses that share of its channels."
         sources = (f"{kind}: {source}." for kind, source in self.sources.items())
         return as_text(self._table(), title, *sources, width=width)
-
-    def __str__(self) -> str:
-        """The table, 80 columns wide."""
-        return self.text()
 
     def __repr__(self) -> str:
         """Say what was measured."""
@@ -114,20 +118,21 @@ class SensitivityResult:
             f"SensitivityResult of {len(self.couplings)} couplings by {', '.join(self.sources)}; print it for a table."
         )
 
-    def _repr_html_(self) -> str:
-        """Show the table in notebooks."""
-        return f"<pre>{html.escape(self.text(100))}</pre>"
-
     def _table(self) -> Table:
-        first, shares = Column("Coupling", overflow="fold", min_width=12), (f"{share:.4g}" for share in self.shares)
+        first, shares = Column("Coupling", min_width=12), (f"{share:.4g}" for share in self.shares)
         table = plain_table(
             first, *number_columns("Channels", "MACs"), Column("Error", no_wrap=True), *number_columns(*shares)
         )
+        names = [coupling.name for coupling in self.couplings]
         for coupling in self.couplings:
-            about = (Text(coupling.name), str(coupling.channels), f"{coupling.macs:.1%}")
+            about: tuple[Name | str, str, str] = (
+                Name(coupling.name, among=names),
+                str(coupling.channels),
+                percent(coupling.macs),
+            )
             for kind, values in coupling.errors.items():
-                table.add_row(*about, kind, *map(_percent, values))
-                about = (Text(""), "", "")
+                table.add_row(*about, kind, *map(_error, values))
+                about = ("", "", "")
         return table
 
     def _drawn(self) -> Any:
@@ -141,22 +146,18 @@ class SensitivityResult:
             panel.set_title(_LABELS[kind].format(source), fontsize=9, color=INK)
             panel.set_xticks(range(len(self.shares)), [f"{share:.4g}" for share in self.shares])
             panel.set_xlabel("Share removed")
-        names = [_short(coupling.name) for coupling in self.couplings]
+        names = distinct_names([coupling.name for coupling in self.couplings], _NAME_LENGTH)
         panels[0].set_yticks(range(len(names)), names, fontsize=7)
         bar = figure.colorbar(drawn, ax=list(panels), extend="both")
         bar.set_label("Error of the outputs (%)")
         return figure
 
 
-def _percent(value: float) -> str:
-    """A share in per cent, with two digits at least."""
+def _error(value: float) -> str:
+    """An error in per cent, with two digits at least."""
     if value >= 1e4:
         return "> 1000000"
     return f"{100 * value:.0f}" if value >= 1 else f"{100 * value:.2g}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else "…" + name[1 - _NAME_LENGTH :]
 
 
 _Share = Annotated[float, within(0, below=1, hint="give 0.5, say")]
@@ -208,10 +209,10 @@ def sensitivity(
         graph = build_graph(copy_of(original), example_inputs, settings, forward_fn, ranking)
         subject = Subject(graph, example_inputs, forward_fn, settings)
         candidates = candidates_of(graph, ranking, settings)
-        measures = {"noise": OutputError.on_noise(graph.model, graph.coupling_map, example_inputs, forward_fn, seed)}
+        measures = {"noise": RelativeError.on_noise(graph.model, graph.coupling_map, example_inputs, forward_fn, seed)}
         if images is not None:
             given = collected(images, DEFAULT_COUNT, graph.model, seed, example_inputs)
-            measures["images"] = OutputError.on_images(graph.model, graph.coupling_map, given, forward_fn)
+            measures["images"] = RelativeError.on_images(graph.model, graph.coupling_map, given, forward_fn)
         found = []
         for number, candidate in enumerate(candidates):
             if tell is not None:
@@ -224,7 +225,7 @@ def sensitivity(
 
 
 def _of_coupling(
-    subject: Subject, candidate: Candidate, shares: Sequence[float], measures: dict[str, OutputError]
+    subject: Subject, candidate: Candidate, shares: Sequence[float], measures: dict[str, RelativeError]
 ) -> CouplingSensitivity:
     """Prune one coupling to every share."""
     errors: dict[str, list[float]] = {kind: [] for kind in ("predicted", *measures)}

@@ -14,6 +14,7 @@ from rich.text import Text
 from dfpc_plugin.comparing.cells import CellResult, Metric, Unpruned
 from dfpc_plugin.comparing.plan import label_of_name
 from dfpc_plugin.display import as_text, number_columns, plain_table
+from dfpc_plugin.report.page.wording import THIN, short
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class Grid:
         within = "" if self.unpruned.standard_error is None else ", or within one standard error of the best"
         lines = [f"{self._title}.", "MACs and Params: share that remains."]
         if self.unpruned.macs is not None and self.unpruned.params is not None:
-            macs, params = _short(self.unpruned.macs), _short(self.unpruned.params)
+            macs, params = (short(count).replace(THIN, " ") for count in (self.unpruned.macs, self.unpruned.params))
             lines[1] = f"MACs and Params: share that remains of {macs} MACs and {params} parameters."
         several = any(len(cells) > 1 for row in self.rows for cells in row.cells.values())
         deviation = " ± Standard deviation over seeds." if several else ""
@@ -228,9 +229,3 @@ def _range(values: tuple[float, ...], written: str) -> str:
 
 def _pipes(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _short(count: int) -> str:
-    """A count in thousands, millions or billions."""
-    size, unit = next(((size, unit) for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= size), (1, ""))
-    return f"{count / size:.4g} {unit}".rstrip()

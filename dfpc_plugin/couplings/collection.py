@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.picture import draw_couplings
-from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more
+from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more, percent
 from dfpc_plugin.display.html import Svg
 from dfpc_plugin.files import write_text
 
@@ -76,8 +76,10 @@ def _table(couplings: Iterable[DataFlowCoupling], *, whole: bool) -> Table:
     for heading in ("channels", "MACs"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("protected", min_width=10)
-    for one in couplings:
-        written = first_and_more(one.feed_in) if one.feed_in else Name(one.name)
+    shown = list(couplings)
+    names, readers = [one.name for one in shown], [layer for one in shown for layer in one.feed_out[:1]]
+    for one in shown:
+        written = first_and_more(one.feed_in, names) if one.feed_in else Name(one.name, among=names)
         reason = Text(one.protected or "", no_wrap=not whole, overflow="fold" if whole else "ellipsis")
-        table.add_row(written, first_and_more(one.feed_out), str(one.width), f"{one.macs:.1%}", reason)
+        table.add_row(written, first_and_more(one.feed_out, readers), str(one.width), percent(one.macs), reason)
     return table

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dfpc_plugin.display.text import distinct_names
 from dfpc_plugin.files import OutputError, require_writable, write_bytes
 from dfpc_plugin.require import require
 
@@ -90,7 +91,7 @@ def _bars(rows: Sequence[tuple[str, int, int]]) -> Any:
     axes.barh(at, [after for _, _, after in rows], height=0.8, color=_KEPT, label="remaining")
     axes.set_ylim(count - 0.4, -0.6)  # the first layer is at the top
     if count <= _NAMES_UP_TO:
-        names = [name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}" for name, _, _ in rows]
+        names = distinct_names([name for name, _, _ in rows], _NAME_LENGTH)
         axes.set_yticks(at, names, fontsize=8)
     else:
         axes.set_ylabel("Layer, in the order of the forward")

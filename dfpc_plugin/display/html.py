@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+import html
 import importlib
 import re
+
+from dfpc_plugin.display.text import TERMINAL_WIDTH
+
+_NOTEBOOK_WIDTH = 100
 
 
 @functools.singledispatch
@@ -20,6 +25,22 @@ class Shown:
         """Called by notebooks."""
         importlib.import_module("dfpc_plugin.report.notebook")  # loads the views only when one is needed
         return as_html(self)
+
+
+class ShownAsText:
+    """Base class of results that are shown as text of a given width, in notebooks too."""
+
+    def text(self, width: int = TERMINAL_WIDTH) -> str:
+        """Return the result as text for a terminal of so many columns."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """The text, 80 columns wide."""
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        """Called by notebooks."""
+        return f"<pre>{html.escape(self.text(_NOTEBOOK_WIDTH))}</pre>"
 
 
 class Svg(str):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
-from collections.abc import Iterable, Sequence
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -44,11 +48,15 @@ def plain_table(*columns: Column | str, **options: Any) -> Table:
 
 
 class Name:
-    """The path of a layer in a table, in one line; if it is too long, its beginning is left out."""
+    """The path of a layer in a table: in one line, without its beginning if it is too long.
 
-    def __init__(self, path: str, more: str = "", style: str = "") -> None:
-        """Show `path`, and behind it `more`, which is not shortened."""
-        self._path, self._more, self._style = path, more, style
+    If other layers of the table would look the same, its first parts are abbreviated to initials and numbers instead, as in
+    f.d2.d9.conv1; if even that is too long, it is broken into lines behind its dots.
+    """
+
+    def __init__(self, path: str, more: str = "", style: str = "", among: Iterable[str] = ()) -> None:
+        """Show `path`, and behind it `more`, which is not shortened; `among` are the paths of the other rows."""
+        self._path, self._more, self._style, self._among = path, more, style, tuple(among)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Smallest and largest width."""
@@ -57,11 +65,12 @@ class Name:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The path, shortened to the available columns."""
-        path = _shortened(self._path, options.max_width - len(self._more))
-        yield Text(path, style=self._style, no_wrap=True, overflow="crop").append(self._more, style="dim")
+        room = options.max_width - len(self._more)
+        text = _displayed((self._path, *self._among), room)[self._path]
+        yield Text(text, style=self._style, no_wrap=True, overflow="crop").append(self._more, style="dim")
 
 
-def _shortened(path: str, room: int) -> str:
+def shortened(path: str, room: int) -> str:
     """Shorten a path to `room` columns: keep whole parts from its end, if one fits."""
     if len(path) <= room:
         return path
@@ -73,14 +82,54 @@ def _shortened(path: str, room: int) -> str:
     return f"…{path[max(0, len(path) - room + 1) :]}"
 
 
-def first_and_more(names: Sequence[str]) -> Name:
-    """The first of some layers, and the number of the others."""
-    return Name(names[0] if names else "", f" +{len(names) - 1}" if len(names) > 1 else "")
+def distinct_names(paths: Sequence[str], room: int) -> list[str]:
+    """Shorten the labels of a figure to `room` columns; those that cannot be told apart then stay as they are."""
+    shown = _displayed(tuple(paths), room)
+    return [path if "\n" in shown[path] else shown[path] for path in paths]
+
+
+@functools.lru_cache(maxsize=256)
+def _displayed(paths: tuple[str, ...], room: int) -> Mapping[str, str]:
+    """Every path as a different text that is at most `room` columns wide."""
+    shown = {path: shortened(path, room) for path in paths}
+    for otherwise in (_initials, _broken):
+        counts = Counter(shown.values())
+        shown = {path: text if text and counts[text] == 1 else otherwise(path, room) for path, text in shown.items()}
+    return shown
+
+
+def _initials(path: str, room: int) -> str:
+    """Abbreviate all parts but the last to initials and numbers; nothing if that is not short enough."""
+    before, dot, last = path.rpartition(".")
+    text = re.sub(r"[^\W\d_]+", lambda word: word[0][0], before) + dot + last
+    return text if len(text) <= room else ""
+
+
+def _broken(path: str, room: int) -> str:
+    """Break a path into lines of at most `room` columns, behind dots if its parts are short enough."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.|[^.]+", path):
+        if len(lines[-1] + part) > room:
+            lines.append("")
+        pieces = textwrap.wrap(part, max(1, room)) or [""]
+        lines[-1] += pieces[0]
+        lines += pieces[1:]
+    return "\n".join(filter(None, lines))
+
+
+def first_and_more(names: Sequence[str], among: Iterable[str] = ()) -> Name:
+    """The first of some layers, and the number of the others; `among` are the first layers of the other rows."""
+    return Name(names[0] if names else "", f" +{len(names) - 1}" if len(names) > 1 else "", among=among)
 
 
 def counted(number: int, what: str) -> str:
     """A number with its noun: 1 layer, 2 layers."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, as a percentage: 63.4%."""
+    return f"{share:.1%}"
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

@@ -24,7 +24,7 @@ from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 
 
 @dataclass(frozen=True)
-class Plan:
+class CoursePlan:
     """How a course goes through `count` images, with `batch_size` of them in one step of one process."""
 
     count: int
@@ -34,8 +34,8 @@ class Plan:
     steps: int
 
     @classmethod
-    def of(cls, count: int, processes: int, settings: FinetuneSettings) -> Plan:
-        """Plan by the settings; raise a FinetuneError if there are fewer images than one step takes."""
+    def of(cls, count: int, processes: int, settings: FinetuneSettings) -> CoursePlan:
+        """CoursePlan by the settings; raise a FinetuneError if there are fewer images than one step takes."""
         per_epoch = count // (settings.batch_size * processes)
         if per_epoch == 0:
             shared = f" in each of {processes} processes" if processes > 1 else ""
@@ -56,7 +56,7 @@ class _Batches(Sampler[list[tuple[int, int]]]):
 
     drop_last = True
 
-    def __init__(self, plan: Plan, seed: tuple[int, ...], start: int) -> None:
+    def __init__(self, plan: CoursePlan, seed: tuple[int, ...], start: int) -> None:
         """Start with the batches of step `start`."""
         self._plan, self._seed, self._start, self.batch_size = plan, seed, start, plan.batch_size
 
@@ -93,7 +93,7 @@ class _Seeded(Dataset[Any]):
 
 
 def loader_from(
-    dataset: Dataset[Any], plan: Plan, seed: tuple[int, ...], start: int, workers: int, classes: int
+    dataset: Dataset[Any], plan: CoursePlan, seed: tuple[int, ...], start: int, workers: int, classes: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Load the batches of all processes from step `start` on, to the last; a label without an output is a DataError."""
     return DataLoader(
@@ -159,7 +159,7 @@ class _Course:
     def __init__(self, run: Run, settings: FinetuneSettings) -> None:
         """Prepare the model of `run`, and take up its optimiser if this course was interrupted."""
         self._run, self._settings, self._state, engine = run, settings, run.state, run.engine
-        self._plan = Plan.of(len(run.train), engine.processes, settings)  # type: ignore[arg-type]
+        self._plan = CoursePlan.of(len(run.train), engine.processes, settings)  # type: ignore[arg-type]
         self._seed = (settings.seed, run.state.courses)
         self._model = run.model.to(engine.device).train()
         self._optimiser = build_optimiser(self._model, settings)

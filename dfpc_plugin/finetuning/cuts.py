@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,11 +50,12 @@ def as_one(cuts: Sequence[Cut]) -> Cut:
 
 def scores_left(cuts: Sequence[Cut]) -> dict[str, tuple[float, ...]]:
     """Return the first scores of the channels that remain, by coupling; only of couplings that had scores then."""
-    whole, first = as_one(cuts), {coupling.name for coupling in cuts[0].couplings}
+    first = {coupling.name for coupling in cuts[0].couplings}
+    known = [coupling for coupling in as_one(cuts).couplings if coupling.scores and coupling.name in first]
+    gone = {coupling.name: frozenset(coupling.gone) for coupling in known}
     return {
-        coupling.name: tuple(score for unit, score in enumerate(coupling.scores) if unit not in set(coupling.gone))
-        for coupling in whole.couplings
-        if coupling.scores and coupling.name in first
+        coupling.name: tuple(s for unit, s in enumerate(coupling.scores) if unit not in gone[coupling.name])
+        for coupling in known
     }
 
 
@@ -62,17 +64,10 @@ def original_indices(gone: Removed, then: Removed) -> Removed:
     result = dict(gone)
     for layer, indices in then.items():
         before = sorted(gone.get(layer, ()))
-        result[layer] = tuple(sorted([*before, *(_original(index, before) for index in indices)]))
+        remaining = [index - place for place, index in enumerate(before)]  # how many remain below each
+        now = (index + bisect.bisect_right(remaining, index) for index in indices)
+        result[layer] = tuple(sorted([*before, *now]))
     return result
-
-
-def _original(index: int, gone: Sequence[int]) -> int:
-    """The index, before those in `gone` (in ascending order) were removed, of what is now at `index`."""
-    for missing in gone:
-        if missing > index:
-            break
-        index += 1
-    return index
 
 
 _ROUNDING = 1 + 1e-9

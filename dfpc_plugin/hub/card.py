@@ -65,7 +65,7 @@ def _tables(record: Field) -> Iterator[str]:
         yield _table(("", "Before", "After", "Remaining"), costs["rows"])
         if costs["threads"] is not None:
             threads = "1 thread" if costs["threads"] == 1 else f"{costs['threads']} threads"
-            yield f"Latency was measured{costs['runtime']} with {threads}, both models in turns."
+            yield f"Latency was measured{costs['runtime']} with {threads}, both models in turns. {costs['speedup']}".rstrip()
     accuracy = [_accuracy(entry) for entry in record["evaluations"].items()]
     if accuracy:
         yield "## Accuracy"
@@ -78,7 +78,8 @@ def _tables(record: Field) -> Iterator[str]:
             for row in files["rows"]
         ]
         yield _table(("File", "Kind", "Size", "Difference", "Same prediction", "Latency"), rows)
-    notes = list(dict.fromkeys(record["prune"]["notes"].texts()))
+    pruning = record["prune"]
+    notes = list(dict.fromkeys((*pruning["notes"].texts(), *pruning["repair"]["notes"].texts())))
     if notes:
         yield "## Notes"
         yield "\n".join(f"- {_plain(note)}" for note in notes)

@@ -1,6 +1,6 @@
 """Latency: measured side by side, and predicted from measured layers."""
 
-from dfpc_plugin.latency.measure import BUSY, FEWEST_ROUNDS, Latency, LatencyError, measure_latency
+from dfpc_plugin.latency.measure import BUSY, FEWEST_ROUNDS, Latency, LatencyError, measure_latency, speedup_note
 from dfpc_plugin.latency.predict import FAST_MULTIPLE, LatencyModel
 from dfpc_plugin.latency.settings import LatencySettings
 
@@ -13,4 +13,5 @@ __all__ = [
     "LatencyModel",
     "LatencySettings",
     "measure_latency",
+    "speedup_note",
 ]

@@ -100,6 +100,16 @@ class Latency:
         return tuple(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))
 
 
+def speedup_note(before: float, after: float, speedup: float) -> str:
+    """Return a sentence for a speed-up that differs, as it is written, from the ratio of the medians; else ""."""
+    if f"{speedup:.2f}" == f"{before / after:.2f}":
+        return ""
+    return (
+        "The speed-up is the median over rounds that time both models in turns, so it can differ from the ratio of the two "
+        "median latencies."
+    )
+
+
 @overload
 def measure_latency(
     models: Mapping[str, nn.Module | HoldsModel], inputs: ExampleInputs, **settings: Any

@@ -9,11 +9,12 @@ from dfpc_plugin.models.build import FittedModel, build_fitted, build_model
 from dfpc_plugin.models.catalogue import example_inputs, match_models, preprocessing_of
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 from dfpc_plugin.models.library import Preprocessing
-from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
+from dfpc_plugin.models.spec import BUILT_AS, ModelOptionError, ModelSpec, remembered
 from dfpc_plugin.models.timm_library import spec_of
 from dfpc_plugin.models.weights import MismatchError, load_weights
 
 __all__ = [
+    "BUILT_AS",
     "Checkpoint",
     "FittedModel",
     "MismatchError",
@@ -28,5 +29,6 @@ __all__ = [
     "match_models",
     "preprocessing_of",
     "read_checkpoint",
+    "remembered",
     "spec_of",
 ]

@@ -16,7 +16,7 @@ from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models.catalogue import library_of, preprocessing_of, require_known
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
-from dfpc_plugin.models.spec import ModelOptionError, ModelSpec
+from dfpc_plugin.models.spec import ModelOptionError, ModelSpec, remember
 from dfpc_plugin.models.weights import Match, MismatchError, load_weights, match_weights
 from dfpc_plugin.wrappers import HoldsModel
 
@@ -64,7 +64,7 @@ def build_model(
     spec = spec if isinstance(spec, ModelSpec) else ModelSpec(spec)
     spec = dataclasses.replace(spec, options={**spec.options, **options})
     if weights is None:
-        return construct(spec, pretrained=pretrained, meta=meta)
+        return remember(construct(spec, pretrained=pretrained, meta=meta), spec)
     if pretrained or meta:
         raise WeightsError("weights, pretrained and meta all say where weights come from; give one of them.")
     checkpoint = read_checkpoint(weights)
@@ -156,7 +156,7 @@ def build_fitted(
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
         names = ", ".join(left_out[:_NAMED])
         notes.append(f"Tensors of the checkpoint that the model does not have are left out: {names}{more}.")
-    return FittedModel(model, spec, tuple(notes))
+    return FittedModel(remember(model, spec), spec, tuple(notes))
 
 
 def _named(options: Mapping[str, Any], checkpoint: Checkpoint) -> ModelSpec:

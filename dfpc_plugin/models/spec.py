@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.models.own_code import is_own_code
 from dfpc_plugin.plain_data import to_plain
@@ -75,6 +77,23 @@ class ModelSpec:
         if spec.name.startswith(HUB):
             raise ModelOptionError(f"'{spec.name}' would be fetched; describe a model by the name of its architecture.")
         return spec
+
+
+BUILT_AS = "_dfpc_built_as"
+"""Attribute of models that `build_model` has built: the spec, as plain data."""
+
+
+def remember(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Note in a model how it was built, so that its copies can be saved without being told; return it."""
+    if isinstance(model, nn.Module):  # a function of the user's may return anything
+        vars(model)[BUILT_AS] = spec.to_json()
+    return model
+
+
+def remembered(model: nn.Module) -> ModelSpec | None:
+    """Return what `remember` has noted, also in a model that was copied and pruned since; None if nothing."""
+    found = vars(model).get(BUILT_AS)
+    return None if found is None else ModelSpec.from_json(found)
 
 
 def _plain(value: Any, name: str, key: str) -> Any:

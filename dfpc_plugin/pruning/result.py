@@ -164,9 +164,16 @@ class PruneResult(HoldsModel, Shown):
             "criterion": self.criterion,
         }
 
+    def text(self, width: int = 80, **layers: Any) -> str:
+        """Return the target, what was reached, and the layers that lost most, as tables of `width` columns.
+
+        `layers` are arguments of `LayerTable.short`: how many layers are shown, and what shows the others.
+        """
+        return result_table(self, width, **layers)
+
     def __str__(self) -> str:
-        """Show the target, what was reached, and the layers that lost most, as tables."""
-        return result_table(self)
+        """The same for 80 columns."""
+        return self.text()
 
     def __repr__(self) -> str:
         """Show the figures before and after, in a few lines."""

@@ -8,7 +8,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dfpc_plugin.display import as_text, counted
+from dfpc_plugin.display import TERMINAL_WIDTH, as_text, counted, percent
+from dfpc_plugin.latency import speedup_note
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.selection import meets, stated
 
@@ -24,17 +25,22 @@ _ROWS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
 """Name of a figure, how to read it, and its format."""
 
 
-def result_table(result: Any) -> str:
-    """Return figures before and after, layers that lost most, and the time of each phase, as text."""
+def result_table(result: Any, width: int = TERMINAL_WIDTH, **layers: Any) -> str:
+    """Return figures before and after, layers that lost most, and the time of each phase, as text of `width` columns.
+
+    `layers` are arguments of `LayerTable.short`.
+    """
     seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
     return as_text(
         _asked(result),
         _figures(result),
-        *(result.widths.short() if len(result.widths) else ()),
+        *(result.widths.short(**layers) if len(result.widths) else ()),
         _couplings(result),
         f"Took {sum(result.seconds.values()):.1f} s: {seconds}.",
         *([] if result.repair is None else [result.repair.summary]),
+        *_speedup_notes(result),
         *result.notes,
+        width=width,
     )
 
 
@@ -46,6 +52,13 @@ def result_summary(result: Any) -> str:
         f"PruneResult of {type(result.model).__name__}. {_asked(result)}", *(line.rstrip() for line in figures),
         f"  {_couplings(result)}", *repair, "  print it for tables; layers() has the widths of all layers, notes what to know",
     ])  # fmt: skip
+
+
+def _speedup_notes(result: Any) -> list[str]:
+    """What to know of a speed-up that is not the ratio of the latencies above it."""
+    if result.speedup is None:
+        return []
+    return list(filter(None, [speedup_note(result.before.latency.median, result.after.latency.median, result.speedup)]))
 
 
 def _asked(result: Any) -> str:
@@ -66,7 +79,7 @@ def _rows(result: Any) -> Iterator[tuple[str, str, str, str]]:
     for name, read, form in _ROWS:
         before, after = read(result.before), read(result.after)
         if before is not None and after is not None:
-            share = f"{after / before:.1%}" if before and name != _IQR else ""
+            share = percent(after / before) if before and name != _IQR else ""
             where = _in_runtime(result) if name == _LATENCY else ""
             yield name + where, form.format(before), form.format(after), share
     if result.speedup is not None:

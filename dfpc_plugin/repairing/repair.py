@@ -31,7 +31,7 @@ def repair(
     model: nn.Module | HoldsModel,
     original: nn.Module | HoldsModel,
     example_inputs: ExampleInputs,
-    how: Method | RepairSettings = "synthetic",
+    how: Method | RepairSettings | None = None,
     *,
     images: Images | None = None,
     removed: Mapping[str, Sequence[int]] | None = None,
@@ -49,7 +49,7 @@ def repair(
         original: The model that it was pruned from, with its weights. Not changed.
         example_inputs: What both are called with.
         how: A method: `none`, `mean`, `merge`, `synthetic` or `calibrate`, from no data at all to a handful of images.
-            Or `RepairSettings` for the details.
+            Or `RepairSettings` for the details. By default `calibrate` if there are images, else `merge`.
         images: For `calibrate`: unlabelled inputs, as a tensor or in batches.
         removed: The removed outputs, as in `PruneResult.removed`; by default taken from the result of `prune`, or else
             found by comparing weights.

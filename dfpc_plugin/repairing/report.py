@@ -98,10 +98,11 @@ class RepairResult(HoldsModel, Shown):
         table = plain_table(Column("layer", min_width=14), *number_columns("error before", "after", "ridge"), "")
         if not any(layer.before == layer.before or layer.note for layer in changed):  # the method used weights alone
             table.columns[1:] = []
+        names = [layer.name for layer in changed[:_SHOWN]]
         for layer in changed[:_SHOWN]:
             errors = ["" if value != value else f"{value:.2%}" for value in (layer.before, layer.after)]
             ridge = "" if layer.ridge is None else f"{layer.ridge:g}"
-            cells: list[Name | str] = [Name(layer.name), *errors, ridge, layer.note]
+            cells: list[Name | str] = [Name(layer.name, among=names), *errors, ridge, layer.note]
             table.add_row(*cells[: len(table.columns)])
         if len(changed) > _SHOWN:
             table.add_row(Text(f"and {len(changed) - _SHOWN} more", style="dim"))

@@ -76,11 +76,16 @@ class RepairOptions(Checked, error=RepairError):
     seed: Seed = 0
 
 
+def default_method(images: bool) -> Method:
+    """Return the method for repairs that name none, by whether there are images for it."""
+    return "calibrate" if images else "merge"
+
+
 @dataclass(frozen=True)
 class _Of:
     """The first options of `RepairSettings`."""
 
-    method: Method = "synthetic"
+    method: Method = "merge"
     images: Images | None = field(default=None, compare=False, repr=False)
 
 
@@ -107,15 +112,18 @@ class RepairSettings(RepairOptions, _Of):
         _check_images(self.method, self.images, "method")
 
     @classmethod
-    def of(cls, how: Method | RepairSettings, images: Images | None = None, option: str = "how") -> RepairSettings:
-        """Return settings for a method's name, or the given ones, with `images` added.
+    def of(
+        cls, how: Method | RepairSettings | None, images: Images | None = None, option: str = "how"
+    ) -> RepairSettings:
+        """Return settings for a method's name, or the given ones, with `images` added; for None, the default method.
 
         Raises:
             RepairError: `how` is neither, the settings are invalid, or images are given twice; `option` is its name for the user.
         """
-        if isinstance(how, str):
-            _check_images(how, images, option)
-            return cls(how, images)
+        if how is None or isinstance(how, str):
+            method = how or default_method(images is not None)
+            _check_images(method, images, option)
+            return cls(method, images)
         if not isinstance(how, RepairSettings):
             raise RepairError(f"{option}={how!r} is no way to repair; give a method's name or RepairSettings.")
         if images is not None and how.images is not None:

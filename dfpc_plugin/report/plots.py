@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.display.figures import GRID, INK, PALETTE, drawn, new_figure
-from dfpc_plugin.display.text import counted
+from dfpc_plugin.display.text import counted, distinct_names
 from dfpc_plugin.report.page.chart import Logarithmic
 from dfpc_plugin.report.summary import CouplingSummary, summarise
 from dfpc_plugin.saliency import Saliency
@@ -78,7 +78,10 @@ def _label_axes(axes: Any, summaries: tuple[CouplingSummary, ...], title: str) -
     axes.set_xlim(0.3, len(summaries) + 0.7)
     if len(summaries) <= _NAMES_UP_TO:
         # Read upwards, a label ends at the axis: the number comes last.
-        names = [f"{_short(summary.coupling.feed_in)}   {summary.index}" for summary in summaries]
+        layers = [summary.coupling.feed_in for summary in summaries]
+        firsts = distinct_names([names[0] for names in layers], _NAME_LENGTH)
+        more = [f" +{len(names) - 1}" if len(names) > 1 else "" for names in layers]
+        names = [f"{first}{rest}   {s.index}" for first, rest, s in zip(firsts, more, summaries, strict=True)]
         axes.set_xticks([summary.index for summary in summaries], names, rotation=90, fontsize=7)
         label = "Coupling: its first feed-in layer, and its number"
     else:
@@ -109,8 +112,3 @@ def _scores(saliency: Saliency, summary: CouplingSummary) -> Tensor:
 
 def _quantiles(scores: Tensor) -> list[float]:
     return scores.quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=scores.dtype)).tolist()
-
-
-def _short(names: tuple[str, ...]) -> str:
-    name = names[0] if len(names[0]) <= _NAME_LENGTH else "…" + names[0][1 - _NAME_LENGTH :]
-    return name if len(names) == 1 else f"{name} +{len(names) - 1}"

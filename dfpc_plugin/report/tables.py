@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.display import Name, counted, first_and_more, number_columns, plain_table
+from dfpc_plugin.display import Name, counted, first_and_more, number_columns, percent, plain_table
 from dfpc_plugin.report.check import ModelCheck
 from dfpc_plugin.report.couplings import ModelCouplings
 from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
@@ -54,15 +54,22 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
     numbers = number_columns("Feed-out", "Width", "Lowest", "@", "Median", "Highest", "@")
     numbers[3].justify = numbers[6].justify = "left"
     table = plain_table(*number_columns("#"), Column("Feed-in layers", min_width=14), *numbers)
-    for summary in _selected(saliency, top):
+    selected = _selected(saliency, top)
+    names = [layer for summary in selected for layers in _named(summary) for layer in layers[:1]]
+    for summary in selected:
         coupling = summary.coupling
         cells = ("mixed", *[""] * 5) if summary.mixed else _cells(summary.range, 1)
-        table.add_row(str(summary.index), first_and_more(coupling.feed_in), str(len(coupling.feed_out)), *cells)
+        table.add_row(str(summary.index), first_and_more(coupling.feed_in, names), str(len(coupling.feed_out)), *cells)
         for layers, values in summary.by_width:
             table.add_row(
-                "", Padding(first_and_more(layers), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
+                "", Padding(first_and_more(layers, names), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
             )
     return table
+
+
+def _named(summary: CouplingSummary) -> list[Sequence[str]]:
+    """The layers of each row of a coupling."""
+    return [summary.coupling.feed_in, *(layers for layers, _ in summary.by_width)]
 
 
 def print_check(check: ModelCheck, console: Console) -> None:
@@ -142,7 +149,7 @@ def print_couplings(found: ModelCouplings, console: Console, everything: bool = 
     if protected:
         console.print(_protected_table([[c] for c in protected] if everything else _alike(protected)))
     shown = len(found.prunable) + len(protected)
-    macs, parameters = _percent(found.prunable_macs), _percent(found.prunable_parameters)
+    macs, parameters = percent(found.prunable_macs), percent(found.prunable_parameters)
     console.print(
         f"{counted(shown, 'coupling')}; {len(found.prunable)} can be pruned; {macs} of the MACs and "
         f"{parameters} of the parameters lie in couplings that can be pruned"
@@ -156,7 +163,7 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
     """Print one coupling of `found` in full: every tensor and dimension that goes with its units."""
     blocks = f" in {len(coupling.blocks)} blocks" if len(coupling.blocks) > 1 else ""
     numbers = f"{counted(coupling.channels, 'unit')}, {counted(coupling.width, 'channel')}{blocks}"
-    line = f": {numbers}, {_percent(coupling.macs)} of the MACs"
+    line = f": {numbers}, {percent(coupling.macs)} of the MACs"
     console.print(Text(coupling.name, style="bold").append(line, style="not bold"))
     if coupling.protected is None:
         console.print(Text("Can be pruned", style="green"))
@@ -166,21 +173,23 @@ def print_coupling(coupling: DataFlowCoupling, found: ModelCouplings, console: C
         console.print(Text(f"Kept equal: {note}"))
     first = Column("Tensor", min_width=16)
     table = plain_table(first, *number_columns("Dim", "Size", "Per unit"), Column("Role", no_wrap=True))
+    names = [piece.tensor for piece in coupling.slices]
     for piece in coupling.slices:
         size = found.sizes[piece.tensor][piece.dim]
         length = f"{size} x {piece.groups} groups" if piece.groups > 1 else str(size)
-        table.add_row(Name(piece.tensor), str(piece.dim), length, str(piece.indices.size(1)), piece.role)
+        table.add_row(Name(piece.tensor, among=names), str(piece.dim), length, str(piece.indices.size(1)), piece.role)
     console.print(table)
     console.print(Text("Per unit: how many indices of the dimension go with each unit.", style="dim"))
 
 
-def _prunable_table(couplings: Iterable[DataFlowCoupling]) -> Table:
+def _prunable_table(couplings: Sequence[DataFlowCoupling]) -> Table:
     """One row per coupling, in the order of the model."""
     first = Column("Coupling", min_width=16)
     table = plain_table(first, *number_columns("Units", "Width", "MACs", "Feed-in"), Column("Feed-out", min_width=14))
+    names, readers = [c.name for c in couplings], [layer for c in couplings for layer in c.feed_out[:1]]
     for c in couplings:
-        cells = (str(c.channels), _width(c), _percent(c.macs), str(len(c.feed_in)))
-        table.add_row(Name(c.name), *cells, first_and_more(c.feed_out))
+        cells = (str(c.channels), _width(c), percent(c.macs), str(len(c.feed_in)))
+        table.add_row(Name(c.name, among=names), *cells, first_and_more(c.feed_out, readers))
     return table
 
 
@@ -188,10 +197,12 @@ def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
     """One row for couplings that are alike, with the reason why they stay."""
     head, why = Column("Protected", min_width=16), Column("Why", overflow="fold", min_width=24)
     table = plain_table(head, *number_columns("Width", "MACs", "Feed-in", "Feed-out"), why)
-    for alike in rows:
+    groups = list(rows)
+    names = [alike[0].name for alike in groups]
+    for alike in groups:
         first, more = alike[0], len(alike) - 1
-        name = Name(first.name, f" and {more} alike" if more else "")
-        share = _percent(sum(c.macs for c in alike))
+        name = Name(first.name, f" and {more} alike" if more else "", among=names)
+        share = percent(sum(c.macs for c in alike))
         sides = (str(len(first.feed_in)), str(len(first.feed_out)))
         table.add_row(name, _width(first), share, *sides, Text(first.protected or ""))
     return table
@@ -219,7 +230,3 @@ def _width(coupling: DataFlowCoupling) -> str:
     """How many channels there are; where they come in blocks, units by blocks."""
     blocks = len(coupling.blocks)
     return str(coupling.width) if blocks == 1 else f"{coupling.channels} x {blocks} blocks"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")

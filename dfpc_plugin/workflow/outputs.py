@@ -26,7 +26,7 @@ from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
 from dfpc_plugin.workflow.stages import Validation
 
-RECIPE, REPORT = "recipe.yaml", "report.html"
+RECIPE, REPORT, LAYERS = "recipe.yaml", "report.html", "layers.csv"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
 
 
@@ -59,10 +59,12 @@ def write_outputs(
         if validation is not None and (scratch / INT8).is_file():
             validation.note(record, "int8", _FirstOutput((scratch / INT8).read_bytes()))
         content = record.to_json()
-        report = render_report(content)
+        report, layers = render_report(content), record.layer_table()
 
         def add(directory: Path) -> None:
             write_text(directory / REPORT, report)
+            if layers is not None:
+                write_text(directory / LAYERS, layers.to_csv())
             if record.recipe is not None:
                 write_text(directory / RECIPE, record.recipe)
             for exported in scratch.iterdir():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 
 from dfpc_plugin.finetuning import FinetuneSettings, ScheduleSettings
+from dfpc_plugin.finetuning.cuts import Goal
 from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.plain_data import Checked, Seed, to_plain, within
 from dfpc_plugin.selection import BUDGETS, Target
@@ -58,7 +59,7 @@ class Recipe(Checked, error=RecipeError):
     def __post_init__(self) -> None:
         """Check that sections go together."""
         super().__post_init__()
-        target = Target.parse(self.target)
+        target = Goal.parse(self.target) if self.schedule is not None else Target.parse(self.target)
         needs = {
             "max_drop in the target": (target.max_drop is not None, "val"),
             "a curve": (bool(self.curve), "val"),
@@ -68,8 +69,6 @@ class Recipe(Checked, error=RecipeError):
         for what, (needed, part) in needs.items():
             if needed and getattr(self.data, part) is None:
                 raise RecipeError(f"{what} needs images; say where they are in data.{part}.")
-        if self.schedule is not None and target.measured:
-            raise RecipeError("schedule cuts until a counted budget holds; give macs, params or ratio as the target.")
         if self.schedule is not None and (self.curve or self.finetune is not None):
             raise RecipeError(
                 "schedule has its own final tuning, and a curve is of cuts made at once; leave out one or the other."

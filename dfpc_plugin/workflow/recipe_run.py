@@ -22,6 +22,7 @@ from dfpc_plugin.models import build_model
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress, shown
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune
+from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.record import TOTAL, Point, RunRecord
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.report.notebook import record_view
@@ -40,6 +41,11 @@ from dfpc_plugin.workflow.stages import (
     tune,
 )
 from dfpc_plugin.wrappers import HoldsModel
+
+_RANDOM = (
+    "The pruned model was not repaired, as its weights are random; load trained ones by model.pretrained or model.weights (in the "
+    "command: --pretrained or --weights FILE)."
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -193,7 +199,10 @@ class _RecipeRun:
     def _prune_and_repair(self, repair: RepairSettings | None) -> PruneResult:
         """Prune and repair; a repair that the recipe does not ask for may be impossible, and then the result has a note."""
         try:
-            return self._prune(repair)
+            result = self._prune(repair)
+            if self.opened.trained or self.recipe.repair.method != AUTO:
+                return result
+            return dataclasses.replace(result, notes=tuple(_RANDOM if n == NOT_REPAIRED else n for n in result.notes))
         except RepairError as error:
             if self.recipe.repair.method != AUTO:
                 raise

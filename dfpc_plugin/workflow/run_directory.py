@@ -7,16 +7,14 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from dfpc_plugin.errors import system_reason
-from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
+from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, locked, write_text
 from dfpc_plugin.finetuning.run import differences
-from dfpc_plugin.interrupts import undone
 from dfpc_plugin.workflow.sections import RecipeError
 
 _RECIPE, _LOCK, _OWNER = "recipe.yaml", "lock", "process.txt"
@@ -49,7 +47,8 @@ class RunDirectory:
             raise OutputError(f"Cannot make '{self.directory}': {system_reason(error)}.") from error
         if is_main_process() and there:  # the others may come when the main one has begun
             if (self.directory / _LOCK).exists():
-                self._taken().release()
+                with self._locked():
+                    pass
             self._require_own(known)
 
     @contextmanager
@@ -59,7 +58,7 @@ class RunDirectory:
             yield
             return
         self._make()
-        with undone(self._taken().release):  # a process that dies releases it, too
+        with self._locked():
             try:
                 write_text(self.directory / _OWNER, f"process {os.getpid()} on {platform.node()}")
                 write_text(self.directory / _RECIPE, self._recipe)
@@ -88,18 +87,12 @@ class RunDirectory:
         finally:
             shutil.rmtree(new, ignore_errors=True)
 
-    def _taken(self) -> FileLock:
-        """Lock the directory for this process."""
-        lock = FileLock(self.directory / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            owner = self.directory / _OWNER
-            who = owner.read_text(encoding="utf-8")[:200] if owner.is_file() else "another process"
-            raise RecipeError(
-                f"'{self.directory}' is in use: {who} is at work on this output; wait for it, or name another one."
-            ) from error
-        return lock
+    def _locked(self) -> AbstractContextManager[None]:
+        """Lock the directory for this process; a RecipeError if another one is at work."""
+        owner = self.directory / _OWNER
+        who = owner.read_text(encoding="utf-8")[:200] if owner.is_file() else "another process"
+        refusal = f"'{self.directory}' is in use: {who} is at work on this output; wait for it, or name another one."
+        return locked(self.directory / _LOCK, RecipeError(refusal))
 
     def _holds_anything(self) -> bool:
         """Whether a run could be resumed from what is there."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from dfpc_plugin.artifact import require_place
+from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.finetuning import FinetuneSettings
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
@@ -17,7 +18,8 @@ from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.record import RunRecord
-from dfpc_plugin.repairing import METHODS, RepairResult, repair
+from dfpc_plugin.repairing import METHODS, Method, RepairResult, repair
+from dfpc_plugin.repairing.settings import default_method
 from dfpc_plugin.workflow.opening import Opened, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.recipe import yaml_text
@@ -41,6 +43,11 @@ def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_s
     return model.to(device).eval()
 
 
+def repair_method(section: RepairSection, data: DataSection) -> Method:
+    """Return the method of a repair after pruning; for `auto` as `repair` chooses."""
+    return default_method(data.train is not None) if section.method == AUTO else section.method
+
+
 def repair_opened(
     opened: Opened,
     original: nn.Module,
@@ -54,7 +61,7 @@ def repair_opened(
     """Repair a saved model, and save it anew; return what the repair has done, and the record of it all."""
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
-    settings = repair_settings(section, data, opened, None)
+    settings = repair_settings(dataclasses.replace(section, method=repair_method(section, data)), data, opened, None)
     if settings is None:
         raise RecipeError(
             f"repair.method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."

@@ -12,7 +12,7 @@ from dfpc_plugin.criteria import AUTO
 from dfpc_plugin.data import ImageDataset, checked_workers
 from dfpc_plugin.evaluation import Evaluation, evaluate_model, probe, tally
 from dfpc_plugin.finetuning import FinetuneResult, FinetuneSettings, finetune
-from dfpc_plugin.finetuning.course import Plan
+from dfpc_plugin.finetuning.course import CoursePlan
 from dfpc_plugin.finetuning.optimiser import build_optimiser
 from dfpc_plugin.models import Preprocessing
 from dfpc_plugin.progress import Progress
@@ -125,6 +125,6 @@ def require_trainable(opened: Opened, data: DataSection, courses: list[FinetuneS
     images = images_to_train(data, opened.preprocessing, varied=False)
     probe(opened.model, images)
     for settings in courses:
-        Plan.of(len(images), 1, settings)
+        CoursePlan.of(len(images), 1, settings)
         build_optimiser(opened.model, settings)
         checked_workers(settings.workers)

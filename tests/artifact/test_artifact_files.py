@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from artifact_nets import IMAGE, Odd, Tied, convolutional, failing, number
 from artifact_tools import TESTS, assert_same_model
 from test_artifact_structure import cut_some
@@ -139,7 +140,7 @@ def test_half_precision_and_another_head_come_back(tmp_path):
 
 
 def test_who_cannot_be_asked_is_named(tmp_path):
-    text = message_of(lambda: save_any(build_model("torchvision/resnet18"), tmp_path / "a"), UnsavableModelError)
+    text = message_of(lambda: save_any(torchvision.models.resnet18(), tmp_path / "a"), UnsavableModelError)
     assert "How this ResNet is built is not known" in text and 'model="torchvision/resnet50"' in text
 
 
@@ -490,3 +491,16 @@ def test_paths_may_be_text(model, tmp_path):
     path = str(tmp_path / "a")
     assert save_pruned(model, path) == Path(path)
     assert read_manifest(path) == manifest.read_manifest(Path(path))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "torchvision/resnet18", "cifar/resnet20"])
+def test_a_repaired_model_of_build_model_is_saved_without_being_told_how_it_is_built(name, tmp_path):
+    image = torch.zeros(1, 3, 32, 32)
+    model = dfpc.build_model(name, num_classes=7)
+    repaired = dfpc.repair(dfpc.prune(model, image, "macs=0.9"), model, image)
+    assert repaired.method == "merge", "the default without images"
+    dfpc.save_pruned(repaired, tmp_path / "a")
+    manifest = dfpc.read_manifest(tmp_path / "a")
+    assert manifest.spec.name.startswith(name) and manifest.record["repair"]["method"] == "merge"
+    assert_same_model(repaired.model, dfpc.load_pruned(tmp_path / "a"))
+    dfpc.save_pruned(dfpc.load_pruned(tmp_path / "a"), tmp_path / "again")

@@ -108,7 +108,7 @@ def test_an_interrupt_says_where_to_go_on(compared, monkeypatch):
     [
         (("--criteria", "dfp"), 1, "criteria='dfp' is none of auto,"),
         (("--repairs", "calibrate"), 1, "'calibrate' needs images; pass unlabelled ones as images, or leave it out."),
-        (("--csv", "-", "--json"), 2, "json, csv and markdown cannot share the standard output; name files for all but one."),
+        (("--csv", "-", "--json"), 2, "json and csv cannot share the standard output; name files for all but one."),
         (("--plot", "plot.gif"), 1, "end its name in .png, .svg or .pdf."),
         (("--budget", "0.5"), 2, "did you mean --budgets?"),
     ],

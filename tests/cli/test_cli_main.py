@@ -3,10 +3,12 @@ import subprocess
 import sys
 
 import pytest
+from help_texts import live_help
 
 import dfpc_plugin
 from dfpc_plugin import cli
-from dfpc_plugin.cli import demo
+from dfpc_plugin.cli import demo, stored_help
+from dfpc_plugin.cli.stored_help import FOLDER
 from dfpc_plugin.errors import DFPCError
 
 
@@ -29,7 +31,7 @@ def test_version(dfpc):
     assert dfpc("--version") == (0, f"dfpc {dfpc_plugin.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["scor"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["scor"], ["prune", "--help"]])
 def test_what_needs_no_model_does_not_import_pytorch(arguments):
     """PyTorch takes seconds to import, and these answers need a third of one."""
     program = f"""
@@ -46,6 +48,21 @@ def test_a_command_is_described_by_the_docstring_of_its_function(dfpc, name):
     described = cli.COMMANDS[name][1].__doc__.partition("\n")[0]
     assert described in " ".join(dfpc("--help")[1].split())
     assert described in " ".join(dfpc(name, "--help")[1].split())
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_stored_help_is_that_of_the_options(dfpc, monkeypatch, name):
+    """Compared word by word: versions of Python break lines in other places."""
+    stored = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    assert stored.split() == live_help(name).split(), "store the help anew: python tests/cli/help_texts.py"
+    assert dfpc(name, "--help") == dfpc(name, "-h") == (0, stored, "")
+    monkeypatch.setenv("COLUMNS", "60")
+    assert dfpc(name, "--help")[1] not in ("", stored)
+
+
+def test_choices_of_other_packages_are_in_the_help(dfpc, monkeypatch):
+    monkeypatch.setattr(stored_help, "entry_points", lambda group: ["an extension"])
+    assert stored_help.help_text(["prune", "--help"]) is None
 
 
 def test_nothing_asked_is_a_usage_error_with_help(dfpc):

@@ -64,6 +64,16 @@ def test_images_without_labels_do_too(dfpc, saved, weights, tmp_path):
     ) == (0, "", "")  # fmt: skip
 
 
+def test_the_method_goes_by_whether_there_are_images(dfpc, saved, weights, tmp_path):
+    common = ("repair", saved, "--factory", NET, "--weights", weights, "--overwrite", "--output", tmp_path / "out")
+    _, out, _ = dfpc(*common)
+    assert "Repaired by merge:" in out and "merge is the default without images; --repair.method takes another." in out
+    _, out, _ = dfpc(*common, "--data.train", "digits", "--repair.count", "64")
+    assert "Repaired by calibrate:" in out and "calibrate is the default with images" in out
+    _, out, _ = dfpc(*common, "--repair.method", "mean")
+    assert "Repaired by mean:" in out and "default" not in out
+
+
 def test_exports_of_the_old_model_are_not_claimed(dfpc, saved, weights, tmp_path):
     assert dfpc(
         "prune", NET, "--model.size", "8", "--model.weights", weights, "--export.program", "true", "--output", tmp_path / "one", "--quiet"

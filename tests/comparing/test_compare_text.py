@@ -42,7 +42,7 @@ def test_a_table_has_a_section_per_budget_and_says_what_is_measured():
     assert "Accuracy (%) on 100 labelled images, by repair; unpruned: 90.0, standard error 3.0." in " ".join(
         text.split()
     )
-    assert "share that remains of 5 M MACs and 20 k parameters." in " ".join(text.split())
+    assert "share that remains of 5.00 M MACs and 20.0 k parameters." in " ".join(text.split())
     assert "Seconds for each cell: none 2, merge 2." in text
     assert "seeds" not in text
 

@@ -1,11 +1,12 @@
 """Text of results: never printed, never empty, never with colour codes, whatever the program runs in."""
 
 import builtins
+import re
 
 import pytest
 from rich.table import Table
 
-from dfpc_plugin.display import Name, as_text, first_and_more
+from dfpc_plugin.display import Name, as_text, distinct_names, first_and_more
 
 
 class ZMQInteractiveShell:
@@ -54,3 +55,22 @@ def test_what_stands_behind_a_name_stays():
     assert as_text(table, width=60) == "features.denseblock1.conv +2"
     assert as_text(table, width=18) == "…conv +2"
     assert as_text(table, width=80).splitlines() == ["features.denseblock1.conv +2"]
+
+
+DENSE = [f"features.denseblock{block}.denselayer{layer}.conv1" for block in (1, 2) for layer in range(1, 13)]
+
+
+@pytest.mark.parametrize("room", [60, 26, 18, 15, 12])
+def test_rows_of_a_table_can_be_told_apart_at_any_width(room):
+    table = Table(box=None, padding=0, show_header=False)
+    for name in DENSE:
+        table.add_row(Name(name, " +2", among=DENSE))
+    rows = re.findall(r"(.*?) \+2", as_text(table, width=room + 3).replace("\n", ""))
+    assert len(set(rows)) == len(DENSE)
+    assert max(map(len, as_text(table, width=room + 3).splitlines())) <= room + 3
+
+
+def test_parts_are_abbreviated_before_a_name_is_broken():
+    assert distinct_names(DENSE, 15)[:2] == ["f.d1.d1.conv1", "f.d1.d2.conv1"]
+    assert distinct_names(["a.conv1", "features.denseblock1.norm"], 15) == ["a.conv1", "…norm"]
+    assert distinct_names(DENSE, 8) == DENSE, "a label of a figure has one line"

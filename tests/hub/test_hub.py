@@ -41,6 +41,12 @@ def saved(result, tmp_path_factory):
     return save_pruned(result, place, model=NAME, record=record, finish=report)
 
 
+def test_the_card_has_the_notes_of_the_repair(saved):
+    card = model_card(read_manifest(saved), "user/small")
+    assert "- Channels are kept in multiples of 8" in card
+    assert "- Images match the statistics of BatchNorm to within 3%." in card
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub that keeps repositories in a directory, and hands them out as links into a cache, as the real client does."""

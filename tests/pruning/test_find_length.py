@@ -99,6 +99,17 @@ def test_widths_are_multiples_of_eight_and_the_notes_say_so() -> None:
     assert not any("multiples" in note for note in other.notes)
 
 
+@pytest.mark.parametrize(("after", "explained"), [((1.0, 1.0, 2.0), False), ((1.0, 4.0, 3.0), True)])
+def test_a_speedup_that_is_not_the_ratio_of_the_medians_is_explained(after: tuple[float, ...], explained: bool) -> None:
+    class Uneven(SteadyMachine):
+        def measure(self, *args: Any, **kwargs: Any) -> dict[str, Latency]:
+            return {"before": Latency((1.0, 2.0, 9.0), 1), "after": Latency(after, 1)}
+
+    text = " ".join(str(prune(network(), IMAGE, "macs=0.5", latency=Uneven())).split())
+    note = "The speed-up is the median over rounds that time both models in turns, so it can differ from the ratio of"
+    assert (note in text) == explained
+
+
 def test_latency_is_measured_beside_other_targets_where_asked_for() -> None:
     result = prune(network(), IMAGE, "macs=0.5", latency=SteadyMachine())
     assert result.speedup is not None and "speedup" not in result.reached

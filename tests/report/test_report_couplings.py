@@ -185,7 +185,7 @@ def test_groups_and_indices_per_unit_are_shown(grouped, console):
 def test_protected_couplings_say_so(vit, console):
     print_coupling(vit.named("head")[0], vit, console)
     assert "Protected: is the model's output" in printed(console)
-    assert "1,000 units, 1,000 channels, 0.2 % of the MACs" in printed(console)
+    assert "1,000 units, 1,000 channels, 0.2% of the MACs" in printed(console)
 
 
 def test_brackets_in_names_are_no_markup(console):
@@ -196,7 +196,7 @@ def test_brackets_in_names_are_no_markup(console):
     print_couplings(found, console)
     print_coupling(found.prunable[0], found, console)
     assert "[bold]x, input 1x3" in printed(console)
-    assert "[red]a 4 4 100.0 % 1 [bold]b" in printed(console)
+    assert "[red]a 4 4 100.0% 1 [bold]b" in printed(console)
     assert "[red]a.weight" in printed(console)
 
 

@@ -54,6 +54,14 @@ def test_latencies_of_different_runtimes_are_not_set_side_by_side():
     assert "Latency was measured" not in text
 
 
+def test_a_speedup_that_is_not_the_ratio_of_the_latencies_is_explained():
+    record = small_record()
+    note = "The speed-up is the median over rounds"
+    assert note not in text_of(record)
+    record["prune"]["speedup"] = 1.5
+    assert note in text_of(record)
+
+
 def test_what_was_reached_is_written_in_enough_digits():
     record = small_record()
     record["prune"] |= {"target": {"speedup": 1.5}, "reached": {"speedup": 1.49996}}

@@ -59,7 +59,7 @@ IMAGES = DataSection(train="digits", val="digits")
         ),
         (
             lambda: Recipe(MODEL, "speedup=2", IMAGES, schedule=ScheduleSettings()),
-            "schedule cuts until a counted budget holds",
+            "goes step by step towards a target that is counted, and 'speedup=2' is measured",
         ),
         (
             lambda: Recipe(MODEL, data=IMAGES, schedule=ScheduleSettings(), finetune=FinetuneSettings()),

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-_THIN, _MINUS = "\N{NARROW NO-BREAK SPACE}", "\N{MINUS SIGN}"
+from dfpc_plugin import display
+
+THIN, _MINUS = "\N{NARROW NO-BREAK SPACE}", "\N{MINUS SIGN}"
 _UNITS = ("", "k", "M", "G", "T", "P")
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -20,7 +22,7 @@ def significant(value: float, digits: int = 3) -> str:
     exponent = math.floor(math.log10(abs(value)))
     if not -5 < exponent < 9:
         return f"{value:.{digits - 1}e}".replace("-", _MINUS)
-    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace(",", _THIN).replace("-", _MINUS)
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace(",", THIN).replace("-", _MINUS)
 
 
 def _scaled(value: float, least: float, units: Sequence[str]) -> tuple[float, str]:
@@ -36,29 +38,29 @@ def short(value: float) -> str:
     value, unit = _scaled(value, 999.5, _UNITS)
     if not unit:
         return significant(value) if value % 1 else f"{value:.0f}"
-    return f"{significant(value)}{_THIN}{unit}"
+    return f"{significant(value)}{THIN}{unit}"
 
 
 def short_tick(value: float) -> str:
     """Write a round count with a unit and no more digits than it takes: 40 M."""
     value, unit = _scaled(value, 1000, _UNITS)
-    return f"{value:g}{_THIN}{unit}".rstrip(_THIN)
+    return f"{value:g}{THIN}{unit}".rstrip(THIN)
 
 
 def count(value: float) -> str:
     """Write a count in full, in groups of three digits."""
-    return f"{value:,.0f}".replace(",", _THIN).replace("-", _MINUS)
+    return f"{value:,.0f}".replace(",", THIN).replace("-", _MINUS)
 
 
 def file_size(value: float) -> str:
     """Write a number of bytes with three digits and a unit: 44.7 MB."""
     value, unit = _scaled(value, 999.5, ("bytes", "kB", "MB", "GB"))
-    return f"{significant(value)}{_THIN}{unit}"
+    return f"{significant(value)}{THIN}{unit}"
 
 
 def percent(share: float) -> str:
     """Write a share, 0 to 1, as a percentage."""
-    return f"{100 * share:.1f}%".replace("-", _MINUS)
+    return display.percent(share).replace("-", _MINUS)
 
 
 def signed(value: float) -> str:
@@ -69,17 +71,17 @@ def signed(value: float) -> str:
 
 def milliseconds(value: float, digits: int = 3) -> str:
     """Write milliseconds with their unit."""
-    return f"{significant(value, digits)}{_THIN}ms"
+    return f"{significant(value, digits)}{THIN}ms"
 
 
 def seconds(value: float) -> str:
     """Write a duration: seconds, minutes or hours."""
     if value < 59.95:
-        return f"{value:.1f}{_THIN}s"
+        return f"{value:.1f}{THIN}s"
     whole = round(value)
     if whole < 3600:
-        return f"{whole // 60}{_THIN}min {whole % 60}{_THIN}s"
-    return f"{whole // 3600}{_THIN}h {whole % 3600 // 60}{_THIN}min"
+        return f"{whole // 60}{THIN}min {whole % 60}{THIN}s"
+    return f"{whole // 3600}{THIN}h {whole % 3600 // 60}{THIN}min"
 
 
 def power_of_ten(exponent: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dfpc_plugin.latency import speedup_note
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
 from dfpc_plugin.runtimes import written
@@ -42,8 +43,16 @@ def figures(record: Field) -> Mapping[str, Any] | None:
         "rows": rows,
         "threads": None if threads is None or runtime is None else int(threads),
         "runtime": runtime,
+        "speedup": _speedup_note(prune),
         "missing": _missing(record),
     }
+
+
+def _speedup_note(prune: Field) -> str:
+    """A sentence if the speed-up is not the ratio of the latencies that stand beside it."""
+    known = [prune["before"]["latency_ms"].number(), prune["after"]["latency_ms"].number(), prune["speedup"].number()]
+    before, after, speedup = known
+    return speedup_note(before, after, speedup) if before and after and speedup else ""
 
 
 def in_runtime(prune: Field) -> str | None:
