@@ -70,7 +70,7 @@ class ChannelCall(Demands):
         shapes = [shape_of(operand) for operand in given]
         shape = shapes[0] if all(s == shapes[0] for s in shapes) else torch.broadcast_shapes(*shapes)
         if len(given) == 1:
-            return self.make(shape, getattr(given[0], "slots", ()))
+            return self.same(given[0])
         if not self.call.data:
             given = sorted(given, key=_naming)
         merged = meet(self.table, [self.broadcast(operand, shape) for operand in given], self.where)
@@ -149,8 +149,11 @@ class ChannelCall(Demands):
         return result
 
     def same(self, tensor: Any) -> Proxy:
-        """Make a result with the channels of `tensor`."""
-        return self.make(shape_of(tensor), getattr(tensor, "slots", ()))
+        """Make a result with the channels of `tensor`, or with its sizes if that is a constant."""
+        slots = getattr(tensor, "slots", ())
+        result = self.make(shape_of(tensor), slots)
+        result.spread = {} if slots else getattr(tensor, "spread", {})
+        return result
 
     def resized(self, tensor: Any, shape: Sequence[int]) -> Proxy:
         """Make a result of another size along some axes; channels along these are protected."""
@@ -175,6 +178,8 @@ class ChannelCall(Demands):
         result = self.make(shape, slots)
         result.rows = tuple([canonical(move(row)) for row in tensor.rows])
         result.wild, result.multiplied = result.wild or tensor.wild, tensor.multiplied
+        if shape.numel() == shape_of(tensor).numel():  # a part alone could not be scaled by them
+            result.factors = tensor.factors
         return result
 
 

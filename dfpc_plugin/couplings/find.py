@@ -147,6 +147,10 @@ def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> Coupli
     return result
 
 
+_MOST_CELLS = 8
+"""A coupling of more cells, such as attention heads, is pruned in all of them or in none."""
+
+
 @dataclass(frozen=True)
 class _Portion:
     """Channels in units, and why they are protected, if they are."""
@@ -173,7 +177,21 @@ def _portions(result: CouplingMap, structure: Structure, sizes: list[Size]) -> l
             reason = "is left over where parts of unequal size must lose equally many channels"
             rest = [_Portion(left[None], (), reason)] if len(left) else []
             return [_Portion(others, structure.balance, None), *rest]
+    alone = _free_alone(result, structure, sizes) if problem else []
+    if alone:
+        left = own[~torch.isin(own, torch.cat(alone))]
+        return [*(_Portion(cell[None], (), None) for cell in alone), _Portion(left[None], (), problem)]
     return [_Portion(blocks, structure.balance, problem)]
+
+
+def _free_alone(result: CouplingMap, structure: Structure, sizes: list[Size]) -> list[Tensor]:
+    """Cells of which channels can be pruned one by one while others keep theirs, such as those behind a fixed slice."""
+    if not 1 < len(structure.cells) <= _MOST_CELLS:
+        return []
+    free = [cell for cell in structure.cells if _problem(result, cell[None], sizes) is None]
+    shortest = min(map(len, free), default=0)
+    together = shortest > 1 and _problem(result, torch.stack([cell[:shortest] for cell in free]), sizes) is None
+    return free if together and len(free) < len(structure.cells) else []
 
 
 def _problem(result: CouplingMap, blocks: Tensor, sizes: list[Size]) -> str | None:

@@ -138,6 +138,7 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
     for size in channels.sizes:
         if not size.along_rows:
             _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
+            _tell_parts_apart(size, channels, bundles, blocks)
         if _always_holds(size, channels, marks):
             continue
         for leaf in leaves_of(size.expression) if size.expression is not None else ():
@@ -150,6 +151,24 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
     for by_count in users.values():
         if len(by_count) > 1:  # sets of channels that share an attribute stay equal in size
             bundles.tie_free(*(size.channels for size in by_count.values()))
+
+
+def _tell_parts_apart(size: Size, channels: Channels, bundles: Bundles, blocks: Tensor) -> None:
+    """Make the part of a bundle that a slice ends behind a cell, if its size is fixed or computed from the whole."""
+    leaves = [] if size.expression is None else [*leaves_of(size.expression)]
+    if size.expression is None or not all(isinstance(leaf, AxisSize) for leaf in leaves):
+        return
+    part = torch.unique(size.channels)
+    if len(size.channels) == 1 and all(_holds_more(channels.leaves[leaf], part) for leaf in leaves):
+        involved = bundles.among(part)
+        if any(bool((bundles.of == bundle).sum() > (bundles.of[part] == bundle).sum()) for bundle in involved):
+            blocks[part] = (blocks[part] * 31 + int(part.sum()) + len(part)) % (2**61 - 1)
+
+
+def _holds_more(whole: Size, part: Tensor) -> bool:
+    """Whether a size counts all channels of a part, and others."""
+    counted = torch.unique(whole.channels)
+    return len(counted) > len(part) and bool(torch.isin(part, counted).all())
 
 
 def _always_holds(size: Size, channels: Channels, marks: Tensor) -> bool:

@@ -27,6 +27,8 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
     dim = dim % len(shapes[0])
     shape = list(shapes[0])
     shape[dim] = sum(s[dim] for s in shapes)
+    if call.call.data:
+        tensors = [_with_channels(call, t, dim) for t in tensors]
     across = [Operand(_across(t, dim), _extents(t, dim), getattr(t, "wild", False)) for t in tensors]
     slots = [slot.expand(shape) for slot in meet(call.table, across, call.where)]
     along = [[slot for slot in _slots(t) if dim in varying(slot)] for t in tensors]
@@ -38,6 +40,17 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
     result = call.make(shape, slots)
     result.rows = _joined_rows(tensors, lambda pieces: torch.cat(pieces, dim))
     return result
+
+
+def _with_channels(call: ChannelCall, tensor: Tensor, dim: int) -> Tensor:
+    """Give channels along `dim` to a constant whose size the forward computes, such as the first state of a recurrence."""
+    size = tensor.spread.get(dim) if isinstance(tensor, Proxy) and not tensor.slots else None
+    if size is None:
+        return tensor
+    shape = shape_of(tensor)
+    labels = call.table.new(shape[dim]).view([-1 if axis == dim else 1 for axis in range(len(shape))]).expand(shape)
+    call.size(labels, dim, size)
+    return call.make(shape, [labels])
 
 
 def _joined_rows(tensors: Sequence[Tensor], join: Callable[[list[Tensor]], Tensor]) -> tuple[Tensor, ...]:

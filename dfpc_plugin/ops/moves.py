@@ -12,7 +12,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.ops.record import EXACT, composed, moves, moves_entries, native, operator
 from dfpc_plugin.tracing.axes import inner_axis
 from dfpc_plugin.tracing.operator import forms, present
-from dfpc_plugin.tracing.proxy import value_of
+from dfpc_plugin.tracing.proxy import Proxy, value_of
 
 _VIEWS = (
     "permute transpose swapaxes swapdims t movedim moveaxis squeeze unsqueeze diagonal atleast_1d atleast_2d atleast_3d "
@@ -26,7 +26,10 @@ for _function in forms(*_VIEWS, *_COPIES) + tuple(getattr(Tensor, name).__get__ 
 
 
 def _unchanged(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    return call.moved(input, lambda labels: labels)
+    result = call.moved(input, lambda labels: labels)
+    if isinstance(input, Proxy) and not input.slots:
+        result.spread = input.spread
+    return result
 
 
 _CASTS = (

@@ -114,6 +114,19 @@ def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **k
     return (level + moved).expand(input.shape[0], input.shape[1], *moved.shape[2:])
 
 
+def _affine_channels(call: ChannelCall, theta: Any, *args: Any, **kwargs: Any) -> Any:
+    """Positions have no channels; those of the matrices are protected."""
+    call.protect(theta, f"gives positions to {call.where}")
+    return call.make(call.on_meta((theta, *args), kwargs).shape)
+
+
+@_pools(*present("affine_grid"), convention=BOUND, channels=_affine_channels, context=True)
+def affine_grid(flow: LayerContext, theta: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The sum along each row of the matrix: coordinates lie between -1 and 1."""
+    shape = flow.on_shapes().shape
+    return theta.sum(-1).view(len(theta), *(1,) * (len(shape) - 2), -1).expand(shape)
+
+
 def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Proxy:
     """Pad labels; elements added along an axis of channels belong to no channel."""
     own = shape_of(input)

@@ -121,7 +121,7 @@ def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any
     if isinstance(input, Proxy):
         own = shape_of(input)
         lacking = len(asked) - len(own)
-        result.spread = {
+        result.spread = {axis + lacking: size for axis, size in input.spread.items() if not input.slots} | {
             axis: size
             for axis, size in enumerate(asked)
             if plain[axis] > 1 and (axis < lacking or own[axis - lacking] == 1)

@@ -37,9 +37,20 @@ def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> 
         if number == len(slots):
             slots.append(spread_out(slot, shape_of(input)))
         slots[number][plain] = slot
+    if input.wild or input.spread:
+        slots = [_everywhere(slot) for slot in slots]
     result = call.make(input.shape, map(canonical, slots))
     result.spread = input.spread
     return result
+
+
+def _everywhere(slot: Tensor) -> Tensor:
+    """Give a channel also the elements of a canvas that nothing was written to, such as the frames that a shift leaves empty."""
+    for axis in range(slot.dim()):
+        whole = slot.amax(axis, keepdim=True)
+        if bool(((slot == 0) | (slot == whole)).all()):
+            slot = torch.where(slot == 0, whole, slot)
+    return slot
 
 
 @_writes(Tensor.__setitem__, channels=_setitem_channels, couples=True, context=True)
