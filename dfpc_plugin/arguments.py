@@ -66,7 +66,12 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
         unknown = next((option for option in kwargs if option not in known), None)
         if unknown is not None and not variadic:
             raise OptionNameError(f"{name} has no option '{unknown}'{instead_of(unknown, known)}")
-        given = signature.bind_partial(*args, **kwargs).arguments
+        try:
+            given = signature.bind_partial(*args, **kwargs).arguments
+        except TypeError as error:
+            raise ArgumentError(
+                f"{name} cannot be called so ({error}): {name}({', '.join(_by_position(signature))})."
+            ) from None
         needed = [own for own in known if _is_needed(signature.parameters[own])]
         missing = [own for own in needed if own not in given]
         if missing:
@@ -84,6 +89,13 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
 
 _NONE = type(None)
 _WORDS: dict[type, str] = {str: "text", os.PathLike: "a path", Callable: "a function", bool: "true or false"}  # type: ignore[dict-item]
+
+
+def _by_position(signature: inspect.Signature) -> list[str]:
+    """The parameters that are given by position, and a sign that others need their names."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = [own for own, parameter in signature.parameters.items() if parameter.kind in kinds and own != "self"]
+    return found if len(found) == len(signature.parameters) else [*found, "option=..."]
 
 
 def _is_needed(parameter: inspect.Parameter) -> bool:

@@ -163,6 +163,16 @@ def test_arguments_that_are_missing_are_named(name):
     assert isinstance(caught.value, TypeError)
 
 
+def test_too_many_positions_are_answered_with_the_signature():
+    """As in Torch-Pruning's order: the model, the inputs, the importance."""
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(
+        ArgumentError, match=r"^prune cannot be called so \(too many positional arguments\): prune\(model, "
+    ) as info:
+        dfpc.prune(model, torch.ones(1, 2), dfpc.DFPCImportance(), "macs=0.5")
+    assert str(info.value).endswith("prune(model, example_inputs, target, option=...).")
+
+
 def test_a_result_alone_is_not_enough_to_repair_or_export_it():
     with pytest.raises(
         ArgumentError, match=r"^repair needs original and example_inputs, too: repair\(model, original, ex"

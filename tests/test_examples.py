@@ -1,6 +1,7 @@
 """Every example runs as it is, and says what the list of examples says that it does."""
 
 import importlib
+import inspect
 import json
 import re
 import runpy
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 import dfpc_plugin as dfpc
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.models import ModelSpec, build_model
+from dfpc_plugin.repairing import METHODS
 from image_files import write_zip
 
 ROOT = Path(__file__).parents[1]
@@ -270,3 +272,11 @@ def test_images_and_weights_for_the_benchmarks_are_prepared(tmp_path, monkeypatc
     found = load_file(tmp_path / "resnet20_cifar10_jpeg.safetensors")
     assert found.keys() == model.state_dict().keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_table_of_accuracies_has_all_repairs_by_default(monkeypatch):
+    """Its command on the pages names none."""
+    path = EXAMPLES / "benchmarks" / "accuracy_table.py"
+    monkeypatch.syspath_prepend(path.parent)
+    main = runpy.run_path(str(path))["main"]
+    assert set(inspect.signature(main).parameters["repairs"].default) == set(METHODS)

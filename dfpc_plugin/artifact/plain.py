@@ -171,6 +171,14 @@ class Inputs:
                 f"The example inputs cannot be described: {error}; give tensors, numbers, and lists of these."
             ) from None
 
+    @property
+    def side(self) -> int | None:
+        """Height and width of the square images, `(N, C, side, side)`, that come first; None for other inputs."""
+        first: Any = next(iter(self.positional), None)
+        shape = first["tensor"].get("shape", ()) if isinstance(first, Mapping) and "tensor" in first else ()
+        *_, height, width = (*shape, None, None) if len(shape) != len("NCHW") else shape
+        return width if height == width else None
+
     def require_plain(self) -> None:
         """Raise an ArtifactError unless all arguments are in the plain form, as a file may say anything."""
         try:

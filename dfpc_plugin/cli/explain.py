@@ -93,13 +93,21 @@ def _simplified(message: str) -> str:
         return f"'{bare[1]}' belongs to no option"
     section = _SECTION.search(text)
     if section is not None:
-        return (
-            f"'{section[2]}' is no option of {section[1]}, which is a section; give its options, as --{section[1]}.NAME"
-        )
+        return _not_of_section(section[1], section[2])
     required = _REQUIRED.search(text)
     if required is not None:
         return f"{required[1]} is missing"
     return _plain(_of_union(text))
+
+
+_MEANT = {"repair": "method", "data": "val", "model": "name", "latency": "runtime", "prune": "importance"}
+"""The option of each section that a bare value is most likely for."""
+
+
+def _not_of_section(section: str, value: str) -> str:
+    """Answer a value that was given to a whole section, such as `--repair merge`."""
+    meant = f", such as --{section}.{_MEANT[section]} {value}" if section in _MEANT else f", as --{section}.NAME"
+    return f"'{value}' is no option of {section}, which is a section; give one of its options{meant}"
 
 
 def _of_union(text: str) -> str:
@@ -115,7 +123,7 @@ def _of_union(text: str) -> str:
         return f"{union[1]}: {told[0]}"
     subtypes = [kind for kind in re.split(r", (?![^\[]*\])", union[2]) if "NoneType" not in kind]
     if any("Settings" in kind for kind in subtypes):
-        return f"'{union[3].strip()}' is no option of {union[1]}, which is a section; give its options, as --{union[1]}.NAME"
+        return _not_of_section(union[1], union[3].strip())
     return f"{union[1]} must be {' or '.join(subtypes)}, not '{union[3]}'"
 
 

@@ -112,8 +112,9 @@ class AccuracyScorer:
     @property
     def source(self) -> str:
         """How many images there are, and of what."""
-        name = getattr(self.data, "source", None)
-        return f"{len(self.data)} labelled images" + (f" of {name}" if isinstance(name, str) else "")
+        data = getattr(self.data, "dataset", self.data)  # of a DataLoader
+        name = getattr(data, "source", None)
+        return f"{len(data)} labelled images" + (f" of {name}" if isinstance(name, str) else "")
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
         """Evaluate a model, which stays as it is."""

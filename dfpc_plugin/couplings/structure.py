@@ -156,10 +156,11 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
 def _tell_parts_apart(size: Size, channels: Channels, bundles: Bundles, blocks: Tensor) -> None:
     """Make the part of a bundle that a slice ends behind a cell, if its size is fixed or computed from the whole."""
     leaves = [] if size.expression is None else [*leaves_of(size.expression)]
-    if size.expression is None or not all(isinstance(leaf, AxisSize) for leaf in leaves):
+    wholes = [channels.leaves[leaf] for leaf in leaves if isinstance(leaf, AxisSize)]
+    if size.expression is None or (leaves and not wholes):  # an attribute alone can change
         return
     part = torch.unique(size.channels)
-    if len(size.channels) == 1 and all(_holds_more(channels.leaves[leaf], part) for leaf in leaves):
+    if len(size.channels) == 1 and all(_holds_more(whole, part) for whole in wholes):
         involved = bundles.among(part)
         if any(bool((bundles.of == bundle).sum() > (bundles.of[part] == bundle).sum()) for bundle in involved):
             blocks[part] = (blocks[part] * 31 + int(part.sum()) + len(part)) % (2**61 - 1)

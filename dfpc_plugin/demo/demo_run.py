@@ -18,11 +18,11 @@ from torch.utils.data import TensorDataset
 from dfpc_plugin.artifact import save_pruned
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import CRITERIA, Criterion, Importance
-from dfpc_plugin.demo.network import build_network, example_input, load_digits, load_network
+from dfpc_plugin.demo.network import PREPROCESSING, build_network, example_input, load_digits, load_network
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import write_text
 from dfpc_plugin.latency import LatencySettings
-from dfpc_plugin.plain_data import Checked, Count, Limit, Seed, within
+from dfpc_plugin.plain_data import Checked, Count, Limit, Seed, to_plain, within
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.repairing import Method
@@ -155,7 +155,10 @@ def _saved(model: nn.Module, chosen: list[Criterion], config: DemoConfig) -> Ite
     for budget in sorted(config.budgets, reverse=True):
         pruned = prune(model, example_input(), f"macs={budget}", importance=ours.build(), repair="none")
         directory = config.output / f"{ours.name}-{budget:g}"
-        yield save_pruned(pruned, directory, model=factory, example_inputs=example_input(), overwrite=True)
+        record = {**pruned.to_json(), "preprocessing": to_plain(PREPROCESSING)}
+        yield save_pruned(
+            pruned, directory, model=factory, example_inputs=example_input(), record=record, overwrite=True
+        )
 
 
 def _what_next(written: list[Path], config: DemoConfig, seconds: float) -> str:

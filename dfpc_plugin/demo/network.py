@@ -15,10 +15,13 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from dfpc_plugin.data.known_sets import GREYS, load_scans
+from dfpc_plugin.models import Preprocessing
 
 IMAGE_SIZE = 48
 """Side of the network's input images; the scans have 8 x 8 pixels."""
 _MEAN, _STD = 0.3, 0.37
+PREPROCESSING = Preprocessing((1, IMAGE_SIZE, IMAGE_SIZE), (_MEAN,), (_STD,))
+"""How an image becomes an input, for those who evaluate a saved network."""
 _BATCH = 256
 WEIGHTS = Path(__file__).with_name("digits_resnet.safetensors")
 """Made by `python -m dfpc_plugin.demo.train`; float16 on disk."""

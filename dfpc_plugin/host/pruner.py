@@ -290,6 +290,8 @@ def with_data_flow(pruner_class: type[tp.pruner.BasePruner]) -> type[DFPCPruner]
     """
     if issubclass(pruner_class, DFPCPruner):
         return pruner_class
+    if issubclass(DFPCPruner, pruner_class):  # `tp.MetaPruner`, which `tp.pruner.MagnitudePruner` is, too
+        return DFPCPruner
     # In this order the pruner's own constructor runs first, and its super() is DFPCPruner.
     bases = (pruner_class, _Regularising)
     return type(f"DataFlow{pruner_class.__name__}", bases, {"__doc__": pruner_class.__doc__})

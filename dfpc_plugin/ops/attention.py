@@ -15,8 +15,9 @@ from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.ops.linear import apply_linear, read_linear, write_linear
 from dfpc_plugin.ops.products import product
-from dfpc_plugin.ops.record import operator
+from dfpc_plugin.ops.record import composed, operator
 from dfpc_plugin.tracing.axes import varying
+from dfpc_plugin.tracing.operator import present
 from dfpc_plugin.tracing.proxy import is_data, shape_of
 from dfpc_plugin.tracing.sizes import Operation, expression_of
 
@@ -198,3 +199,9 @@ def multi_head_attention(
     out = apply_linear(flow, flow.name("out_proj_weight"), mixed, out_proj_weight)
     weights_shape = (*query.shape[1:-1], length, key.shape[0])
     return out, (torch.zeros(weights_shape, dtype=out.dtype, device=out.device) if need_weights else None)
+
+
+@composed(*present("_nested_tensor_from_mask_left_aligned"))
+def is_left_aligned(t: Any, mask: Any) -> bool:
+    """False, so that `nn.TransformerEncoder` with a padding mask takes the path of ordinary tensors."""
+    return False

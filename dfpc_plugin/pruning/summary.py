@@ -12,7 +12,7 @@ from dfpc_plugin.couplings.sizes import changed_factors
 from dfpc_plugin.display import counted
 from dfpc_plugin.families import counting_note
 from dfpc_plugin.latency import BUSY, FAST_MULTIPLE, LatencySettings
-from dfpc_plugin.layers import layer_shapes, layer_table
+from dfpc_plugin.layers import LayerTable, layer_shapes, layer_table
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.evaluation import Scores
 from dfpc_plugin.pruning.find_length import Measured
@@ -77,12 +77,13 @@ def summarise(
         Figures(total - sum(counts), cost.macs, cost.parameters, measured.after if measured else None, after),
     )
     reached = _reached(target, *figures)
-    notes = _notes(subject, order, measured, rounded_by_default) + _slow_widths(couplings, measured)
+    layers = layer_table(shapes, layer_shapes(subject.model), subject.graph.coupling_map.order)
+    notes = _notes(subject, order, measured, rounded_by_default) + _slow_widths(layers, measured)
     notes += _overshoot(target, reached, order, length)
     notes += () if mender.result else (NOT_REPAIRED,)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
-        _protected(subject, order), layer_table(shapes, layer_shapes(subject.model), subject.graph.coupling_map.order), criterion,
+        _protected(subject, order), layers, criterion,
     )  # fmt: skip
 
 
@@ -121,14 +122,14 @@ def _names(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def _slow_widths(couplings: Sequence[CouplingCut], measured: Measured | None) -> tuple[str, ...]:
+def _slow_widths(layers: LayerTable, measured: Measured | None) -> tuple[str, ...]:
     """A warning of widths that many processors are slow with, unless latency was measured."""
-    slow = [own for own in couplings if own.before % FAST_MULTIPLE == 0 and own.after % FAST_MULTIPLE]
+    slow = [own for own in layers if own.outputs_before % FAST_MULTIPLE == 0 and own.outputs_after % FAST_MULTIPLE]
     if measured is not None or not slow:
         return ()
     return (
-        f"The widths of {counted(len(slow), 'coupling')} are no longer multiples of {FAST_MULTIPLE}, such as {slow[0].after} channels in "
-        f"'{slow[0].name}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
+        f"The widths of {counted(len(slow), 'layer')} are no longer multiples of {FAST_MULTIPLE}, such as {slow[0].outputs_after} channels of "
+        f"'{slow[0].layer}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
         f"deploy, or use round_to={FAST_MULTIPLE}.",
     )
 
@@ -139,7 +140,9 @@ def _overshoot(target: Target, reached: Mapping[str, float], order: Order, lengt
     if target.measured or target.max_drop is not None or not length or min(missed) < _FAR:
         return ()
     last = order.candidates[int(order.steps[length - 1])].coupling
-    together = max(len(last.blocks), order.round_to or 1)
+    written = [axis.channels for axis in last.axes if axis.layer == last.name and axis.role == "feed-in"]
+    own = max((int(torch.isin(last.blocks[:, 0], channels).sum()) for channels in written), default=1)
+    together = own * (order.round_to or 1)
     return () if together == 1 else (
         f"More was removed than asked for, because '{last.name}' loses {together} channels at a time. To prune others instead, "
         f"give it to ignored_layers.",

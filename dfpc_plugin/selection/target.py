@@ -98,6 +98,8 @@ class Target:
         values: dict[str, float] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
+            if name in _HABITS:
+                raise TargetError(f"Unknown target '{part.strip()}': write {_HABITS[name]}.")
             if name not in BUDGETS:
                 hint = did_you_mean(name, BUDGETS, f"; write for example macs=0.5; there are {', '.join(BUDGETS)}.")
                 raise TargetError(f"Unknown target '{part.strip()}'{hint}")
@@ -137,6 +139,15 @@ class Target:
 
 BUDGETS: Mapping[str, Budget] = {entry.name: entry.metadata["budget"] for entry in fields(Target)}
 """Every budget by name, declared by the fields of `Target`."""
+
+
+_HABITS = {
+    "flops": 'the share of the MACs to keep, which is that of the FLOPs, such as "macs=0.5"',
+    **dict.fromkeys(
+        ("pruning_ratio", "ch_sparsity", "sparsity"), 'the share of the channels to remove, such as "ratio=0.3"'
+    ),
+}
+"""What users of other tools write, and what it is called here."""
 
 
 def meets(budget: str, figure: float, asked: float) -> bool:

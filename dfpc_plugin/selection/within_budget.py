@@ -43,6 +43,7 @@ def length_for_budgets(order: Order, costs: CostModel, removed: Tensor, target: 
         raise TargetError(
             f"The target {target} cannot be reached: after removing everything that can be removed, "
             f"{' and '.join(left)} are left, and {' and '.join(gone_too)} are removed. Ask for less, or allow more with max_ratio, "
-            f"min_channels and ignored_layers. The model is as it was."
+            f"{'min_channels and ignored_layers' if order.round_to is None else 'min_channels, ignored_layers and a smaller round_to'}. "
+            f"The model is as it was."
         )
     return length

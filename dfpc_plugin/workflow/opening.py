@@ -71,6 +71,11 @@ class Opened(HoldsModel):
     trained: bool = True
 
 
+_UNKNOWN_PREPROCESSING = (
+    "'{}' does not say how images become inputs, so mean and standard deviation are guessed; accuracy is wrong if they "
+    "differ: give --data.mean and --data.std, or --mean and --std."
+)
+
 is_artifact, is_checkpoint = is_directory, is_file
 """Whether a model's name is that of a directory, and so of a saved model, or that of a file, and so of a checkpoint."""
 
@@ -99,7 +104,7 @@ def open_model(section: ModelSection, device: torch.device, seed: int = 0, facto
         DFPCError: As `build_model`, `build_fitted` and `load_pruned` raise.
     """
     if is_artifact(section.name):
-        return _open_artifact(section, device, factory)
+        return _open_artifact(section, device, factory or section.factory)
     with generators_kept():
         torch.manual_seed(seed)
         if section.weights is not None or is_checkpoint(section.name):
@@ -156,7 +161,11 @@ def _open_artifact(section: ModelSection, device: torch.device, factory: str | N
         )
     build = None if factory is None else ModelSpec(factory, spec.options)
     model = load_pruned(section.name, factory=None if build is None else lambda: build_model(build))
-    return _opened(model, spec, section, device, manifest.record or {})
+    record = manifest.record or {}
+    if section.size is None and _recorded_size(record, section.name) is None:
+        section = dataclasses.replace(section, size=None if manifest.inputs is None else manifest.inputs.side)
+    notes = () if "preprocessing" in record else (_UNKNOWN_PREPROCESSING.format(section.name),)
+    return _opened(model, spec, section, device, record, notes)
 
 
 def _opened(

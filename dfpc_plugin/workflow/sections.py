@@ -32,6 +32,7 @@ class ModelSection(Checked, error=RecipeError):
         ignore_surplus: Leave out tensors of the checkpoint that the model does not have.
         size: Height and width of images in pixels, instead of the model's default.
         batch_size: Batch size of the example inputs, for which MACs are counted and latency is measured.
+        factory: Builds the unpruned model of a saved one of your own, as package.module:function; its code is run.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelSection(Checked, error=RecipeError):
     ignore_surplus: bool = False
     size: Count | None = None
     batch_size: Count = 1
+    factory: str | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -184,7 +184,7 @@ def main(
     only: str = "*",
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.5),
     criteria: tuple[str, ...] = (AUTO, *CRITERIA, TAYLOR.name),
-    repairs: tuple[Method, ...] = get_args(Method),
+    repairs: tuple[Method, ...] = tuple(METHODS),
     results: Path = Path("accuracy_table.jsonl"),
     test_images: int | None = None,
     unlabelled_images: int = 250,

@@ -37,7 +37,7 @@ def explained(message, chosen="prune"):
         ),
         (
             "repair: Unable to load config 'merge' - repair: Unable to load config \"merge\"",
-            "dfpc prune: 'merge' is no option of repair, which is a section; give its options, as --repair.NAME. See dfpc prune --help.",
+            "dfpc prune: 'merge' is no option of repair, which is a section; give one of its options, such as --repair.method merge. See dfpc prune --help.",
         ),
         (
             "Parser key \"seed\": Expected a <class 'int'>. Got value: x",

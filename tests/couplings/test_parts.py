@@ -69,6 +69,17 @@ def test_parts_shrink_as_the_forward_lets_them(name: str) -> None:
     assert free_widths(model, FRAMES, "a") == expected
 
 
+def test_a_share_may_be_an_attribute() -> None:
+    """As `fold_div` of the temporal shift module is."""
+    model = Between(
+        lambda m, x: m.b(shifted(m.a(x), m.a(x).shape[1] // m.fold_div)),
+        a=nn.Conv2d(3, 16, 1),
+        b=nn.Conv2d(16, 4, 1),
+        fold_div=8,
+    )
+    assert free_widths(model, FRAMES, "a") == [(2, 8)] and model.fold_div == 8
+
+
 def test_what_a_fixed_slice_reads_is_protected_with_its_size() -> None:
     model = Between(lambda m, x: m.b(halves(m.a(x), 4)), a=nn.Conv2d(3, 16, 1), b=nn.Conv2d(16, 4, 1))
     reasons = {own.protected for own in dfpc.find_couplings(model, FRAMES) if own.name == "a" and own.feed_in}

@@ -1,6 +1,7 @@
 """The demo from beginning to end, with little to do."""
 
 import io
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from budget_nets import counted
 from dfpc_plugin import CompareResult, load_pruned, repair
+from dfpc_plugin.cli import main
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.demo import DemoConfig, run_demo
 from dfpc_plugin.demo import demo_run as run_module
@@ -100,6 +102,14 @@ def test_a_stored_network_is_the_one_that_was_measured(demo):
     assert (full.macs, full.parameters) == (result.unpruned.macs, result.unpruned.params)
     assert cost.macs / full.macs == cell_of(result, "none").macs
     assert cost.parameters / full.parameters == cell_of(result, "none").params
+
+
+def test_a_stored_network_knows_how_images_become_its_inputs(demo, capsys):
+    result, _, config = demo
+    factory = f"{build_network.__module__}:{build_network.__name__}"
+    assert main(["evaluate", str(config.output / "dfpc-0.6"), "--data", "digits", "--factory", factory, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["top1"] / 100 == pytest.approx(cell_of(result, "none").value, abs=0.02)
 
 
 def test_the_plots_are_pictures(demo):

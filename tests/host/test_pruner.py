@@ -359,6 +359,7 @@ def test_regularisation_is_that_of_torch_pruning():
 
 def test_a_pruner_that_is_already_on_data_flow_is_left_as_it_is():
     assert with_data_flow(DFPCPruner) is DFPCPruner
+    assert with_data_flow(tp.pruner.MagnitudePruner) is with_data_flow(tp.pruner.MetaPruner) is DFPCPruner
 
 
 @pytest.mark.parametrize(

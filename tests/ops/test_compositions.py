@@ -80,3 +80,14 @@ def test_a_product_of_two_vectors_of_data_is_scored(product: Any) -> None:
                     first=nn.Linear(3, 4), second=nn.Linear(3, 4))  # fmt: skip
     scores = dfpc.bgsc(model, torch.randn(1, 3).double())
     assert all(bool(torch.isfinite(own).all()) for own in scores.values())
+
+
+def test_an_encoder_with_a_padding_mask_is_pruned() -> None:
+    """In evaluation mode PyTorch asks whether the padding is at the end, to compute with nested tensors."""
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    model = Between(
+        lambda m, x: m.last(m.encoder(m.first(x), src_key_padding_mask=x[..., 0] == 0).mean(1)),
+        first=nn.Linear(3, 8), encoder=nn.TransformerEncoder(layer, 1), last=nn.Linear(8, 2),
+    )  # fmt: skip
+    pruned = dfpc.prune(model, torch.randn(2, 5, 3).double(), "macs=0.6").model
+    assert pruned(torch.randn(2, 5, 3).double()).isfinite().all()

@@ -190,7 +190,7 @@ def test_widths_that_may_be_slow_are_noted_unless_they_are_rounded_or_measured()
     model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3)).eval()
     x = torch.randn(1, 3, 8, 8)
     notes = prune(model, x, "params=0.7").notes
-    assert any(note.startswith("The widths of 1 coupling are no longer multiples of 8, such as 2") for note in notes), (
+    assert any(note.startswith("The widths of 1 layer are no longer multiples of 8, such as 2") for note in notes), (
         notes
     )
     for given in ({"round_to": 8}, {"latency": SteadyMachine()}):
@@ -206,6 +206,19 @@ def test_a_target_that_is_far_passed_is_explained():
     assert said not in prune(model, x, "ratio=0.25", ignored_layers="3").notes
     rounded = prune(model, x, "macs=0.95", ignored_layers="0", round_to=16)
     assert said.replace("'0' loses 8", "'3' loses 16") in rounded.notes
+
+
+def test_notes_on_attention_count_the_channels_of_layers():
+    """A unit of a stream holds a channel of every head of every projection; a layer loses as many as there are heads."""
+    model = nn.Sequential(
+        nn.Linear(6, 32), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 2)
+    ).eval()
+    (note,) = (own for own in prune(model, torch.randn(2, 5, 6), "macs=0.97", ignored_layers=["1.linear1"]).notes
+               if own.startswith("More was removed"))  # fmt: skip
+    assert note.startswith("More was removed than asked for, because '0' loses 4 channels at a time.")
+    slow = [own for own in prune(model, torch.randn(2, 5, 6), "macs=0.6").notes if "no longer multiples" in own]
+    widths = {own.outputs_after for own in prune(model, torch.randn(2, 5, 6), "macs=0.6").layers()}
+    assert not slow or any(f"such as {width} channels" in slow[0] for width in widths)
 
 
 def test_the_result_is_a_table_and_plain_data():

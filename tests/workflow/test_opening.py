@@ -34,6 +34,14 @@ def saved(tmp_path):
     return save
 
 
+def test_a_saved_model_knows_the_size_of_its_images_by_its_inputs(saved):
+    """Even without a record; what it does not know is said."""
+    found = open_model(ModelSection(saved({}), factory=NET), CPU)
+    assert found.preprocessing.size == (3, 8, 8)
+    (note,) = found.notes
+    assert "does not say how images become inputs, so mean and standard deviation are guessed" in note
+
+
 def test_devices():
     assert device_of("cpu") == CPU
     assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

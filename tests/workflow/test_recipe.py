@@ -101,7 +101,7 @@ def test_the_text_reads_back():
     content = yaml.safe_load(recipe_text(recipe))
     assert content["model"] == {
         "name": "cifar/resnet20", "options": {"num_classes": 7, "x": "null"}, "pretrained": False, "weights": "a b/ü.pth",
-        "ignore_surplus": False, "size": None, "batch_size": 1,
+        "ignore_surplus": False, "size": None, "batch_size": 1, "factory": None,
     }  # fmt: skip
     assert content["prune"]["ignored_layers"] == ["layer4.*", "*", "no"]
     assert content["data"]["mean"] == [0.1, 1e-7, 0.3]
