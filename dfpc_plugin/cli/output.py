@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,18 +69,29 @@ def print_json(content: Any, console: Console, indent: int | None = None) -> Non
     console.file.write(json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
 
 
+_NOTICEABLE = 1e-3
+"""Differences from here on are more than rounding, and shown in per cent."""
+
+
 def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> None:
     """Print accuracy by stage and how exports compare, and where everything is."""
     if record["evaluations"]:
         console.print(_accuracy(record["evaluations"]))
     else:
         say(console, "Accuracy was not measured: --data.val says where labelled images are.")
+    points = [
+        f"{point['label']} {point['top1']:.2f} %" for point in record.get("curve", ()) if point["top1"] is not None
+    ]
+    if points:
+        say(console, f"Top-1 along the curve: {', '.join(points)}")
     for export in record["exports"]:
         difference, same = export["max_difference"], export["same_predictions"]
         agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"
         took = export.get("latency_ms") or {}
         times = "".join(f"; {ms:.2f} ms in {written(k)}" for k, ms in took.items())
-        said = f"outputs differ by {difference:.1e} of the largest{agreement}{times}"
+        slower = "; int8 is slower here than float32" if took.get("int8", 0.0) > took.get("float32", math.inf) else ""
+        shown = f"{difference:.1e}" if difference < _NOTICEABLE else f"{difference:.1%}"
+        said = f"outputs differ by {shown} of the largest{agreement}{times}{slower}"
         say(console, f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): {said}")
     say(console, f"Written: {output} (load it with dfpc_plugin.load_pruned; look at {output / 'report.html'})")
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dfpc_plugin.artifact import read_manifest
 from dfpc_plugin.cli import bench, compare, evaluate
-from dfpc_plugin.cli.output import print_json
+from dfpc_plugin.cli.output import print_json, print_outcome
 from dfpc_plugin.evaluation import Evaluation
 from workflow_runs import NET
 
@@ -26,6 +26,27 @@ def test_numbers_that_are_not_finite_become_null_at_any_depth():
     assert strict(text) == {"a": [None, 1.5, {"b": [None, None, 3, True, None, "nan"]}], "c": 0.1 + 0.2}
     assert text.count("\n") == 1
     assert math.isnan(content["a"][0]), "what was passed stays"
+
+
+def test_an_int8_file_that_is_off_or_slow_is_said_to_be():
+    console = Console(file=io.StringIO(), width=200)
+    int8 = {"path": "int8.onnx", "kind": "ONNX, int8", "bytes": 10**6, "max_difference": 0.21, "same_predictions": None}
+    exports = [int8 | {"latency_ms": {"float32": 0.69, "int8": 3.01}}, int8 | {"max_difference": 2e-7}]
+    print_outcome({"evaluations": [], "exports": exports}, Path("out"), console)
+    slow, exact = console.file.getvalue().splitlines()[1:3]
+    assert "outputs differ by 21.0% of the largest" in slow and slow.endswith("; int8 is slower here than float32")
+    assert "outputs differ by 2.0e-07 of the largest" in exact and "slower" not in exact
+
+
+def test_the_points_of_a_curve_are_printed():
+    console = Console(file=io.StringIO(), width=200)
+    curve = [
+        {"label": "before", "top1": 93.41},
+        {"label": "macs=0.8", "top1": 92.8},
+        {"label": "macs=0.5", "top1": None},
+    ]
+    print_outcome({"evaluations": [], "exports": [], "curve": curve}, Path("out"), console)
+    assert "Top-1 along the curve: before 93.41 %, macs=0.8 92.80 %\n" in console.file.getvalue()
 
 
 def test_a_loss_that_is_no_number_is_null(dfpc, monkeypatch):

@@ -66,3 +66,9 @@ def test_what_was_reached_is_written_in_enough_digits():
     record = small_record()
     record["prune"] |= {"target": {"speedup": 1.5}, "reached": {"speedup": 1.49996}}
     assert "speedup=1.49996" in text_of(record)
+
+
+def test_the_headline_is_of_the_model_not_of_its_int8_file():
+    record = small_record()
+    record["evaluations"].append({**record["evaluations"][-1], "stage": "int8", "top1": 49.0})
+    assert "93.41% before, \N{MINUS SIGN}0.45 points" in text_of(record)
