@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,9 +21,11 @@ WIDTH = 80
 def help_text(argv: Sequence[str]) -> str | None:
     """Return what `dfpc COMMAND --help` prints.
 
-    None for any other command line, for narrower terminals, and where installed packages add choices to options.
+    None for any other command line, for narrower terminals, and where packages, or the program that calls the command and
+    has imported PyTorch already, may add choices to options.
     """
-    if len(argv) != 2 or argv[1] not in ("-h", "--help") or shutil.get_terminal_size().columns < WIDTH:
+    asked = len(argv) == 2 and argv[1] in ("-h", "--help") and "torch" not in sys.modules
+    if not asked or shutil.get_terminal_size().columns < WIDTH:
         return None
     path = FOLDER / f"{argv[0]}.txt"
     return None if entry_points(group=EXTENSIONS) or not path.is_file() else path.read_text(encoding="utf-8")

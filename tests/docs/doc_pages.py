@@ -140,7 +140,7 @@ def missing(shown: Iterable[str], printed: str, *, numbers: bool = False) -> lis
     Args:
         shown: What the page says.
         printed: What came out.
-        numbers: Whether numbers must be about the same, too: within 2, or a tenth.
+        numbers: Whether numbers must be about the same, too: within 2, or a tenth; but for seconds.
     """
     rest = iter(printed.splitlines())
     return [line for line in shown if line != "..." and not any(_alike(line, other, numbers) for other in rest)]
@@ -148,6 +148,7 @@ def missing(shown: Iterable[str], printed: str, *, numbers: bool = False) -> lis
 
 def _alike(one: str, other: str, numbers: bool) -> bool:
     """Whether two lines are the same but for rules, widths and numbers."""
+    one, other = (re.sub(r"\d[\d.]* s\b", "some s", line) for line in (one, other))
     texts = [" ".join(re.sub("[─━]+", "#", _NUMBER.sub("#", line)).split()) for line in (one, other)]
     if texts[0] != texts[1] or not numbers:
         return texts[0] == texts[1]
