@@ -138,7 +138,7 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
     for size in channels.sizes:
         if not size.along_rows:
             _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
-            _tell_parts_apart(size, channels, bundles, blocks)
+            _tell_parts_apart(size, channels, bundles, blocks, marks)
         if _always_holds(size, channels, marks):
             continue
         for leaf in leaves_of(size.expression) if size.expression is not None else ():
@@ -153,7 +153,7 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
             bundles.tie_free(*(size.channels for size in by_count.values()))
 
 
-def _tell_parts_apart(size: Size, channels: Channels, bundles: Bundles, blocks: Tensor) -> None:
+def _tell_parts_apart(size: Size, channels: Channels, bundles: Bundles, blocks: Tensor, marks: Tensor) -> None:
     """Make the part of a bundle that a slice ends behind a cell, if its size is fixed or computed from the whole."""
     leaves = [] if size.expression is None else [*leaves_of(size.expression)]
     wholes = [channels.leaves[leaf] for leaf in leaves if isinstance(leaf, AxisSize)]
@@ -163,7 +163,7 @@ def _tell_parts_apart(size: Size, channels: Channels, bundles: Bundles, blocks: 
     if len(size.channels) == 1 and all(_holds_more(whole, part) for whole in wholes):
         involved = bundles.among(part)
         if any(bool((bundles.of == bundle).sum() > (bundles.of[part] == bundle).sum()) for bundle in involved):
-            blocks[part] = (blocks[part] * 31 + int(part.sum()) + len(part)) % (2**61 - 1)
+            blocks[part] = (blocks[part] * 31 + int(marks[part].sum())) % (2**61 - 1)
 
 
 def _holds_more(whole: Size, part: Tensor) -> bool:

@@ -30,8 +30,8 @@ _TRAINED_AT = (
     "Position embeddings of these shapes are those of other image sizes: build the model with the size that it was trained at "
     "(img_size in timm, image_size in torchvision)."
 )
-_MOST_TOKENS = 4
-"""Tokens in front of those of the image, such as a class token and registers, are at most this many."""
+_MOST_TOKENS = 5
+"""Most tokens in front of those of the image: a class token and four registers."""
 
 
 @checks_arguments

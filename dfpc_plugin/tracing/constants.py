@@ -12,13 +12,13 @@ from torch.overrides import TorchFunctionMode
 from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
 from dfpc_plugin.tracing.metadata import METADATA, VALUES
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, shape_of, value_of
-from dfpc_plugin.tracing.sizes import TracedInt, tell_cast
+from dfpc_plugin.tracing.sizes import TracedInt
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 from dfpc_plugin.tracing.written import WrittenTensors
 
 _CREATE = frozenset((torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn))
-
 _OF_NUMBERS = frozenset((torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.full))
+"""Functions that read traced numbers below Python, where no cast is noticed."""
 
 
 class Constants(TorchFunctionMode):
@@ -47,7 +47,7 @@ class Constants(TorchFunctionMode):
         if func in _OF_NUMBERS:
             for number in (*args, *kwargs.values()):
                 if isinstance(number, TracedInt):
-                    tell_cast(int.__add__(number, 0), number.expression)
+                    int(number)  # notes the cast
         if func not in _CREATE or isinstance(result, Proxy) or not result.is_floating_point() or "out" in kwargs:
             return result
         if func is torch.empty:

@@ -84,17 +84,17 @@ class _Traced:
 
     def __int__(self) -> int:
         value = int(_plain(self))
-        tell_cast(value, self.expression)
+        _tell(value, self.expression)
         return value
 
     def __float__(self) -> float:
         value = float(_plain(self))
-        tell_cast(value, self.expression)
+        _tell(value, self.expression)
         return value
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """Let NumPy compute with plain numbers, and report the cast."""
-        tell_cast(float(_plain(self)), self.expression)
+        _tell(float(_plain(self)), self.expression)
         return getattr(ufunc, method)(
             *(_plain(value) if isinstance(value, _Traced) else value for value in inputs), **options
         )
@@ -161,8 +161,8 @@ class Casts:
 _watch = threading.local()
 
 
-def tell_cast(value: float, expression: Expression) -> None:
-    """Report to the watching run, if any, that a traced number was cast: `value` is plain, or in a tensor."""
+def _tell(value: float, expression: Expression) -> None:
+    """Report to the watching run, if any, that a traced number was cast."""
     note = getattr(_watch, "note", None)
     if note is not None:
         note(value, expression)
@@ -231,7 +231,7 @@ def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callab
         expression = Operation(function, tuple(getattr(x, "expression", x) for x in operands))
         if isinstance(value, int):
             return TracedInt(value, expression)
-        tell_cast(value, expression)
+        _tell(value, expression)
         return TracedFloat(value, expression)
 
     return method

@@ -162,8 +162,9 @@ def _open_artifact(section: ModelSection, device: torch.device, factory: str | N
     build = None if factory is None else ModelSpec(factory, spec.options)
     model = load_pruned(section.name, factory=None if build is None else lambda: build_model(build))
     record = manifest.record or {}
-    if section.size is None and _recorded_size(record, section.name) is None:
-        section = dataclasses.replace(section, size=None if manifest.inputs is None else manifest.inputs.side)
+    if section.size is None:
+        side = None if manifest.inputs is None else manifest.inputs.side
+        section = dataclasses.replace(section, size=_recorded_size(record, section.name) or side)
     notes = () if "preprocessing" in record else (_UNKNOWN_PREPROCESSING.format(section.name),)
     return _opened(model, spec, section, device, record, notes)
 
@@ -177,11 +178,12 @@ def _opened(
     notes: tuple[str, ...] = (),
 ) -> Opened:
     model = model.to(device).eval()
-    size = section.size if section.size is not None else _recorded_size(record, section.name)
-    inputs = _inputs(model, spec.name, section.batch_size, size)
+    inputs = _inputs(model, spec.name, section.batch_size, section.size)
     _require_callable(model, section.name, inputs)
     known = record.get("preprocessing")
-    preprocessing = preprocessing_of(model, spec.name, size) if known is None else _read_preprocessing(known, section)
+    preprocessing = (
+        preprocessing_of(model, spec.name, section.size) if known is None else _read_preprocessing(known, section)
+    )
     return Opened(model, spec, inputs, preprocessing, record, notes)
 
 
