@@ -114,7 +114,8 @@ class AccuracyScorer:
         """How many images there are, and of what."""
         data = getattr(self.data, "dataset", self.data)  # of a DataLoader
         name = getattr(data, "source", None)
-        return f"{len(data)} labelled images" + (f" of {name}" if isinstance(name, str) else "")
+        count = f"{len(data)} " if hasattr(data, "__len__") else ""  # a stream has no length
+        return f"{count}labelled images" + (f" of {name}" if isinstance(name, str) else "")
 
     def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
         """Evaluate a model, which stays as it is."""

@@ -8,12 +8,13 @@ import re
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import dfpc_plugin as dfpc
 from budget_tools import everything, same
 from dfpc_plugin.comparing import Cell, CompareError
 from dfpc_plugin.comparing.plan import with_gradients
+from dfpc_plugin.comparing.scorers import AccuracyScorer
 from dfpc_plugin.criteria import CRITERIA, TAYLOR, Criterion
 from dfpc_plugin.selection import TargetError
 from repair_nets import relative_error, small_resnet
@@ -317,3 +318,15 @@ def test_a_name_that_leaves_no_room_for_a_lock(net, tmp_path):
 def test_a_file_that_cannot_be_read(name, tmp_path):
     with pytest.raises(CompareError, match="Cannot read"):
         dfpc.CompareResult.read(tmp_path / name)
+
+
+def test_images_of_a_loader_are_counted_one_by_one(net):
+    """Not its batches; a stream of images has no number."""
+    _, _, data = net
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(data)
+
+    sources = [AccuracyScorer(DataLoader(own, 7), 1, 0, None).source for own in (data, Stream())]
+    assert sources == [f"{len(data)} labelled images", "labelled images"]
