@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch_pruning as tp
@@ -25,17 +24,15 @@ from dfpc_plugin.importance import (
 )
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import evaluating
-from dfpc_plugin.repairing.batch_norms import ImposedStatistics
 from dfpc_plugin.repairing.elimination import Reader, Sensitivity, elimination_costs, readers_of, sensitivities
-from dfpc_plugin.repairing.inputs import Batches, Calibration
-from dfpc_plugin.repairing.moments import LayerMoments, layer_moments
+from dfpc_plugin.repairing.inputs import Calibration
+from dfpc_plugin.repairing.moments import LayerMoments, NoiseStatistics, layer_moments, noise_statistics
 from dfpc_plugin.repairing.settings import METHODS, Images, Method, RepairSettings
-from dfpc_plugin.repairing.synthesis import POSITIONS, on_noise
 from dfpc_plugin.saliency import followed
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall
 
-_SENSITIVITIES = "sensitivities"
+_SENSITIVITIES, _NOISE = "sensitivities", "_dfpc_noise"
 _RIDGE, _RIDGE_OF_IMAGES = 0.3, 0.01
 """Ridge added to covariances, in multiples of the mean variance, so that correlations are trusted less.
 
@@ -131,7 +128,7 @@ class RepairedImportance(tp.importance.Importance):
         graph = group._DG
         call = call_of(graph, self.example_inputs)
         key = ("repaired", id(self), *call.signature)
-        state, moments = remembered(graph, key, group, lambda: self._moments(graph.model, call))
+        state, moments = remembered(graph, key, group, lambda: self._moments(graph, call))
         known: dict[str, Sensitivity] = {}
         if self.in_output_error:
             key = (_SENSITIVITIES, *call.signature)
@@ -175,19 +172,20 @@ class RepairedImportance(tp.importance.Importance):
         """The sensitivity of the outputs to errors of each layer, by a separate run."""
         return sensitivities(followed(model, call.example_inputs, call.forward_fn, self.flow))
 
-    def _moments(self, model: nn.Module, call: TracedCall) -> dict[str, list[LayerMoments]]:
+    def noise_of(self, graph: tp.DependencyGraph) -> NoiseStatistics | None:
+        """What noise showed of the model of `graph` when it was last scored; None if it was scored on images."""
+        return graph.__dict__.get(_NOISE) if self.calibration is None else None
+
+    def _moments(self, graph: tp.DependencyGraph, call: TracedCall) -> Mapping[str, list[LayerMoments]]:
         """Run the model on noise, or on the images, which are made or loaded once."""
-        settings, given = self.settings, call.example_inputs
-        measure = functools.partial(layer_moments, model, forward_fn=call.forward_fn, seed=settings.seed)
+        model, settings, inputs = graph.model, self.settings, call.example_inputs
         with evaluating(model):
             if self.calibration is not None:
-                return measure(self.calibration.batches(model, given), rows=settings.rows)
-
-            def of_noise(noise: ExampleInputs | None) -> dict[str, list[LayerMoments]]:
-                rows = min(settings.rows, POSITIONS)
-                return {} if noise is None else measure(Batches([noise]), rows=rows, within=ImposedStatistics)
-
-            return on_noise(given, settings.seed, of_noise)[0]
+                batches = self.calibration.batches(model, inputs)
+                return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
+            found, _ = noise_statistics(model, inputs, call.forward_fn, settings)
+        graph.__dict__[_NOISE] = found
+        return {} if found.noise is None else found.moments
 
 
 def default_importance(
@@ -215,7 +213,7 @@ def _is_read(item: Any, group: Any) -> bool:
     return role == "feed-out" and bool(group._DG.is_in_channel_pruning_fn(item.dep.handler))
 
 
-def _layers(model: nn.Module, name: str | None, moments: dict[str, list[LayerMoments]]) -> list[str]:
+def _layers(model: nn.Module, name: str | None, moments: Mapping[str, list[LayerMoments]]) -> list[str]:
     """Names of a module (or of the layer whose weight is computed from the parameter) in `moments`."""
     if name is None:
         return []

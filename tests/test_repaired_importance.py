@@ -186,6 +186,6 @@ def test_what_cannot_be_followed_is_an_error():
     model[1] = nn.Identity()
     with pytest.raises(
         RepairError,
-        match=r"^'4' is given values that are not finite, or whose squares are not, so that its channels cannot be compared;",
+        match=r"^'4' is given values that are not finite, or whose squares are not, so that its channels cannot be compared\.",
     ):
         scores(model, RepairedImportance("merge"))

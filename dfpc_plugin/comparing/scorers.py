@@ -23,7 +23,7 @@ from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.repairing.inputs import Batches
 from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.synthesis import on_noise
+from dfpc_plugin.repairing.noise import on_noise
 from dfpc_plugin.tracing.tree import tensors
 
 _ROUNDING = 1e-10

@@ -12,11 +12,12 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.rank import Importance
 from dfpc_plugin.pruning.subject import copy_of, kept_state, pruned_copy
-from dfpc_plugin.repaired_importance import repaired_in
+from dfpc_plugin.repaired_importance import RepairedImportance, repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.inputs import Calibration
 from dfpc_plugin.repairing.job import RepairJob, copy_state
 from dfpc_plugin.repairing.kept import Kept
+from dfpc_plugin.repairing.moments import NoiseStatistics
 from dfpc_plugin.repairing.repair import repair_job
 
 
@@ -36,6 +37,7 @@ class Mender:
         self._settings = None if settings is None or settings.method == "none" else settings
         self._inputs, self._forward_fn, self._phases = inputs, forward_fn, phases
         self._calibration: Calibration | None = None
+        self._noise: NoiseStatistics | None = None
         if self._settings is not None:
             self._couplings = kept_state(graph.coupling_map)
             self._original = copy_of(graph.model).eval()
@@ -47,14 +49,24 @@ class Mender:
 
         The user's own importance may already have its images; one chosen `by_default` takes those of the repair.
         """
-        ranking = repaired_in(importance)
-        if ranking is None or self._calibration is None or self._settings is None:
-            return
-        if ranking.settings == self._settings and ranking.settings.images is self._settings.images:
+        ranking = self._alike(importance)
+        if ranking is not None and self._calibration is not None:
             if by_default:
                 ranking.calibration = self._calibration  # this one has the checkpoint
             else:
                 self._calibration = ranking.calibration
+
+    def share_noise(self, importance: Importance, graph: DataFlowGraph) -> None:
+        """Reuse what noise showed of the unpruned model of `graph` when it was ranked with the same settings."""
+        ranking = self._alike(importance)
+        self._noise = None if ranking is None else ranking.noise_of(graph)
+
+    def _alike(self, importance: Importance) -> RepairedImportance | None:
+        """An importance that anticipates this repair, or None."""
+        ranking, own = repaired_in(importance), self._settings
+        if ranking is None or own is None or ranking.settings != own or ranking.settings.images is not own.images:
+            return None
+        return ranking
 
     def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:
         """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are removed."""
@@ -75,9 +87,10 @@ class Mender:
             self.result = dataclasses.replace(found, model=model) if final else None
 
     def _repaired(self, model: nn.Module, removed: Tensor, settings: RepairSettings) -> RepairResult:
-        kept = Kept(self._couplings, removed)
-        return repair_job(
-            RepairJob(
-                model, self._original, self._inputs, settings, kept, self._phases, self._forward_fn, self._calibration
-            )
-        )
+        job = RepairJob(
+            model, self._original, self._inputs, settings, Kept(self._couplings, removed), self._phases,
+            self._forward_fn, self._calibration, self._noise,
+        )  # fmt: skip
+        result = repair_job(job)
+        self._noise = job.noise
+        return result

@@ -184,6 +184,7 @@ def _plan(
             ranking.prepare(subject.graph, tell)
     with phases("saliency") as tell:
         candidates = candidates_of(subject.graph, importance, subject.settings, tell)
+    mender.share_noise(importance, subject.graph)
     predictor = None
     if latency is not None and (target.measured or subject.settings.per == "latency"):
         with phases("latency of layers") as tell:

@@ -193,11 +193,17 @@ class MomentsSeen(ImposedStatistics):
 
     def norm(self, data: Tensor, mean: Tensor, variance: Tensor, affine: _Affine, eps: float) -> Tensor:
         """Collect the moments of a batch norm's input, unless it has too few values."""
-        if data.numel() >= _POSITIONS * data.shape[1]:
-            exact = data if data.dtype == torch.float64 else data.float()
-            found = torch.var_mean(exact, [axis for axis in range(data.dim()) if axis != 1], correction=0)
-            self._found[id(mean), id(variance)].append(Moments(found[1].double(), found[0].double()))
-        return super().norm(data, mean, variance, affine, eps)
+        count = data.numel() // data.shape[1]
+        if count < _POSITIONS:
+            return super().norm(data, mean, variance, affine, eps)
+        exact = data if data.dtype == torch.float64 else data.float()
+        found = exact.new_zeros(2, data.shape[1])  # with a momentum of one, these become the moments of the batch
+        result = F.batch_norm(
+            exact, *found, *(None if own is None else own.to(exact) for own in affine), True, 1.0, eps
+        )
+        moments = found.double()
+        self._found[id(mean), id(variance)].append(Moments(moments[0], moments[1] * ((count - 1) / count)))
+        return result.to(data)
 
     def by_name(self, model: nn.Module) -> Norms:
         """The moments of `model`'s batch norms, where finite; averaged over the calls of a norm."""

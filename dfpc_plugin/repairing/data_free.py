@@ -8,23 +8,18 @@ norms as in `ImposedStatistics`. `fold_means` only adds the mean contribution of
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import undone
-from dfpc_plugin.repairing.batch_norms import MomentsSeen, Norms
 from dfpc_plugin.repairing.calls import LayerCall
-from dfpc_plugin.repairing.channel_norms import ChannelNorms
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.lockstep import Key, Pair, settlements, survey
+from dfpc_plugin.repairing.lockstep import Pair, survey
+from dfpc_plugin.repairing.moments import LayerMoments
 from dfpc_plugin.repairing.report import NO_PLACE, SHARED, LayerRepair
 from dfpc_plugin.repairing.targets import kept_matrix, kept_shift, row_factors, shift_outputs
 from dfpc_plugin.trace import trace_model
@@ -44,122 +39,70 @@ def merge_channels(
     model: nn.Module,
     original: nn.Module,
     example_inputs: ExampleInputs,
-    noise: ExampleInputs | None,
+    moments: Mapping[str, Sequence[LayerMoments]],
     kept: Kept,
     forward_fn: ForwardFunction | None,
-    *,
-    rows: int,
-    seed: int,
-) -> tuple[list[LayerRepair], Norms]:
-    """Fold removed channels into kept ones in every layer that reads them, in place.
+) -> list[LayerRepair]:
+    """Fold removed channels into kept ones in every layer that reads them, in place; return a report on each layer.
 
-    Covariances are measured on at most `rows` random positions while `original` runs on `noise`, or on the example
-    inputs if it is None. Returns a report on each layer, and the moments of the original's batch norms.
+    `moments` are those of the inputs of `original`'s layers, from which covariances are taken.
     """
-    generator = torch.Generator().manual_seed(seed)
-    steps = survey(original, example_inputs, forward_fn)
-    stand_ins: dict[Key, _StandIns] = {}
-    seen, looked_at = MomentsSeen(), example_inputs if noise is None else noise
-    norms = ChannelNorms(original, kept)
-    for step, settlement in zip(
-        steps, settlements(original, looked_at, forward_fn, lambda: _both(seen, norms)), strict=True
-    ):
-        inputs = kept.inputs(settlement.call)
-        if inputs is not None and step.key not in stand_ins and not step.shared:
-            channels = _channels(settlement.call, rows, generator)
-            if len(channels) < _LEAST:
-                continue
-            stand_ins[step.key] = _StandIns(channels, inputs, settlement.call.groups, centered=step.takes_constant)
     found = []
     pair = Pair(original, model, example_inputs, forward_fn)
     with undone(pair.close):
-        for step in steps:
+        for step in survey(original, example_inputs, forward_fn):
             pair.advance()
-            if step.last and step.key in stand_ins:
-                found.append(_fold(pair, kept, stand_ins[step.key], takes_constant=step.takes_constant))
-            elif step.last and kept.inputs(pair.original.call) is not None:
+            call = pair.original.call
+            inputs = kept.inputs(call)
+            if inputs is None or not step.last:
+                continue
+            own = next((own for own in moments.get(call.name, ()) if own.start == call.rows_of.start), None)
+            if step.shared or own is None or own.samples < _LEAST:
                 note = SHARED if step.shared else "is given too few examples to compare channels by"
                 found.append(LayerRepair(step.name, False, note=note))
-    norms.update(model)
-    return found, seen.by_name(original)
+            else:
+                found.append(_fold(pair, kept, inputs, own, takes_constant=step.takes_constant))
+    return found
 
 
-@contextlib.contextmanager
-def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
-    with first, second:
-        yield
-
-
-def _channels(call: LayerCall, rows: int, generator: torch.Generator) -> Tensor:
-    """A layer's inputs, position by position: `(positions, channels)`, float64; raises RepairError if not finite."""
-    flat = call.input.movedim(call.channel_axis, -1).reshape(-1, call.input.shape[call.channel_axis])
-    if not bool(torch.isfinite(flat).all()):
-        raise RepairError(
-            f"On noise, '{call.name}' is given values that are not finite, so that its channels cannot be compared; repair by "
-            f"calibrate, on images of yours, or by mean."
-        )
-    if len(flat) > rows:
-        flat = flat[torch.randperm(len(flat), generator=generator)[:rows].sort().values.to(flat.device)]
-    return flat.double()
-
-
-class _StandIns:
-    """The weights with which kept channels replace removed ones, per group of a layer's inputs.
-
-    Attributes:
-        mean: Mean of every channel, `(channels,)`; zero if the layer cannot take up a constant.
-        weights: Per group, `(removed, kept)`; None if the group is too wide, or remains or is removed as a whole.
-    """
-
-    def __init__(self, channels: Tensor, inputs: Tensor, groups: int, *, centered: bool) -> None:
-        """Compare a layer's input channels, `(positions, channels)`; `inputs` tells which are kept."""
-        self.mean = channels.mean(0) if centered else torch.zeros_like(channels[0])
-        around = (channels - self.mean).unflatten(1, (groups, -1)).unbind(1)
-        masks = inputs.to(channels.device).view(groups, -1)
-        self.weights = [_regression(own, keep) for own, keep in zip(around, masks, strict=True)]
-
-
-def _regression(channels: Tensor, keep: Tensor) -> Tensor | None:
-    """Regress the removed channels on the kept ones: `(removed, kept)`.
+def _regression(covariance: Tensor, keep: Tensor, samples: int) -> Tensor | None:
+    """Regress the removed channels on the kept ones, `(removed, kept)`; None if nothing can be regressed.
 
     The ridge grows with the share of a channel's variance that the regression is expected to miss on other positions.
     It is almost zero for a duplicate of another channel, which replaces it exactly, and large if the regression
     explains little or has few positions.
     """
-    kept, removed = channels[:, keep], channels[:, ~keep]
-    if not keep.any() or keep.all() or kept.shape[1] > _MOST:
+    if covariance.dim() < 2 or not keep.any() or keep.all() or int(keep.sum()) > _MOST:
         return None
-    values, vectors = torch.linalg.eigh(kept.mT @ kept / len(channels))
+    values, vectors = torch.linalg.eigh(covariance[keep][:, keep])
     values = values.clamp_min(0)
-    across = vectors.mT @ (kept.mT @ removed) / len(channels)
-    level, total = values.mean(), removed.square().mean(0)
+    across = vectors.mT @ covariance[keep][:, ~keep]
+    level, total = values.mean(), covariance.diagonal()[~keep]
     if not bool(level > 0):
-        return removed.new_zeros(removed.shape[1], kept.shape[1])
+        return across.new_zeros(across.shape).mT
     floor = _FLOOR * level
     sure = across / (values + floor)[:, None]
     missed = (total - 2 * (across * sure).sum(0) + (sure.square() * values[:, None]).sum(0)) / total.clamp_min(1e-300)
-    used = float((values / (values + floor)).sum()) / len(channels)  # share of the positions' degrees of freedom
+    used = float((values / (values + floor)).sum()) / samples  # share of the positions' degrees of freedom
     missed = missed.clamp(0, 1) / max(1 - used, _FLOOR) ** 2 if used < 1 else torch.ones_like(missed)
     ridge = floor + _CAUTION * level * missed.clamp_max(1) + (level * _MISTRUST * max(0.0, used - _FEW))
     return (vectors @ (across / (values[:, None] + ridge))).mT
 
 
-def _fold(pair: Pair, kept: Kept, stand_ins: _StandIns, *, takes_constant: bool) -> LayerRepair:
+def _fold(pair: Pair, kept: Kept, inputs: Tensor, moments: LayerMoments, *, takes_constant: bool) -> LayerRepair:
     call, pruned = pair.original.call, pair.pruned
-    inputs, outputs = kept.inputs(call), kept.outputs(call)
-    assert inputs is not None
-    if kept_matrix(call, pruned.call, kept) is None or any(weights is None for weights in stand_ins.weights):
+    masks = inputs.to(moments.covariance.device).view(call.groups, -1)
+    stand_ins = [_regression(*own, moments.samples) for own in zip(moments.covariance, masks, strict=True)]
+    if kept_matrix(call, pruned.call, kept) is None or any(weights is None for weights in stand_ins):
         return LayerRepair(call.name, False, note="its groups of inputs went as a whole, or are too wide to compare")
-    masks = inputs.to(stand_ins.mean.device).view(call.groups, -1)
-    change, rest = [], torch.zeros_like(stand_ins.mean).view(call.groups, -1)
-    for number, (matrix, weights, keep) in enumerate(
-        zip(call.matrix.unflatten(2, (-1, call.taps())), stand_ins.weights, masks, strict=True)
-    ):
+    change, rest = [], torch.zeros_like(moments.mean)
+    matrices = call.matrix.unflatten(2, (-1, call.taps()))
+    for number, (matrix, weights, keep) in enumerate(zip(matrices, stand_ins, masks, strict=True)):
         assert weights is not None
-        level = stand_ins.mean.view(call.groups, -1)[number]
+        level = moments.mean[number]
         change.append(torch.einsum("ort,rk->okt", matrix[:, ~keep], weights).flatten(1))
         rest[number, ~keep] = level[~keep] - weights @ level[keep]
-    factors = row_factors(call, pruned.call, kept)
+    factors, outputs = row_factors(call, pruned.call, kept), kept.outputs(call)
     if takes_constant:
         shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(rest.flatten()))
         shift_outputs(pruned, kept_shift(shift, outputs, factors))

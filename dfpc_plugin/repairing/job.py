@@ -18,6 +18,7 @@ from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing.batch_norms import MomentsSeen, NoiseAsData
 from dfpc_plugin.repairing.inputs import Batches, Calibration
 from dfpc_plugin.repairing.kept import Kept
+from dfpc_plugin.repairing.moments import NoiseStatistics
 from dfpc_plugin.repairing.settings import RepairSettings
 from dfpc_plugin.tracing.tree import returned_tensors
 
@@ -35,6 +36,7 @@ class RepairJob:
         phases: Times the phases, and reports progress.
         forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
         calibration: Inputs shared by several repairs.
+        noise: What noise shows of the original, shared by several repairs.
         output_error: Error of the model's output, before and after.
         notes: What the user should know.
     """
@@ -47,6 +49,7 @@ class RepairJob:
     phases: Phases
     forward_fn: ForwardFunction | None = None
     calibration: Calibration | None = None
+    noise: NoiseStatistics | None = None
     output_error: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
 

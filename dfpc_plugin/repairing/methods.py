@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.inputs import ExampleInputs
@@ -18,14 +17,13 @@ from dfpc_plugin.repairing.data_free import fold_means, merge_channels
 from dfpc_plugin.repairing.inputs import Batches, Calibration
 from dfpc_plugin.repairing.job import Best, RepairJob, copy_state
 from dfpc_plugin.repairing.least_squares import fit_layers
+from dfpc_plugin.repairing.moments import NoiseStatistics, noise_statistics
+from dfpc_plugin.repairing.noise import on_noise
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.repairing.settings import METHODS, RepairMethod
 from dfpc_plugin.repairing.store import Store, fingerprint
-from dfpc_plugin.repairing.synthesis import POSITIONS, on_noise
 
 __all__ = ["METHODS"]
-
-_Done = TypeVar("_Done")
 
 _SHIFT = 0.5
 """`mean` averages two estimates of a constant: from the means of removed channels, and from noise."""
@@ -33,17 +31,15 @@ _ONE_IN = 8
 """An eighth of the images of noise is enough to compare outputs."""
 
 
-def _unless_worse(
-    phase: str, repair: Callable[[RepairJob, ExampleInputs | None], list[LayerRepair]], job: RepairJob
-) -> list[LayerRepair]:
-    """Repair on noise, and undo it if it makes the outputs on other noise worse."""
+def _unless_worse(phase: str, repair: Callable[[RepairJob], list[LayerRepair]], job: RepairJob) -> list[LayerRepair]:
+    """Repair, and undo it if it makes the outputs on noise worse."""
 
     def as_it_is(noise: ExampleInputs | None) -> Best:
         return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
 
     with job.phases(phase):
         best, _ = on_noise(job.example_inputs, job.settings.seed + 1, as_it_is, _ONE_IN)
-        layers = _kept_or_taken_back(job, best, _on_noise(job, functools.partial(repair, job)))
+        layers = _kept_or_taken_back(job, best, repair(job))
     job.notes += [best.improvement] if best.improvement else []
     return layers
 
@@ -55,38 +51,56 @@ def _kept_or_taken_back(job: RepairJob, best: Best, layers: list[LayerRepair]) -
     return [dataclasses.replace(layer, changed=False, note="taken back") for layer in layers]
 
 
-def _folded(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
-    """Add the means of removed channels, and update batch norms."""
+def _folded(job: RepairJob) -> list[LayerRepair]:
+    """Add the means of removed channels, and update norms by noise."""
     layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
-    if noise is not None:
-        with entered(ChannelNorms(job.original, job.kept)) as norms:
-            before = moments_of(job.original, noise, job.forward_fn)
-        norms.update(job.model)
-        _expect_what_is_left(job, noise, before, _SHIFT)
+
+    def of_original(noise: ExampleInputs | None) -> tuple[ExampleInputs | None, Norms]:
+        return noise, {} if noise is None else _channel_norms_corrected(job, noise)
+
+    (noise, before), note = on_noise(job.example_inputs, job.settings.seed, of_original)
+    job.notes += [note] if note else []
+    _update_batch_norms(job, noise, before, _SHIFT)
     return layers
 
 
-def _merged(job: RepairJob, noise: ExampleInputs | None) -> list[LayerRepair]:
-    """Merge channels by regression on noise, and update batch norms."""
-    layers, before = _with_stand_ins(job, noise)
-    _expect_what_is_left(job, noise, before, 0.0)
+def _merged(job: RepairJob) -> list[LayerRepair]:
+    """Merge channels by regression on noise, and update norms."""
+    known = _known(job)
+    layers = _with_stand_ins(job, known)
+    _update_batch_norms(job, known.noise, known.norms, 0.0)
     return layers
 
 
-def _with_stand_ins(job: RepairJob, noise: ExampleInputs | None) -> tuple[list[LayerRepair], Norms]:
-    """Merge channels but leave batch norms; also return the moments of the unpruned model's batch norms."""
-    rows = min(job.settings.rows, POSITIONS)
-    return merge_channels(
-        job.model, job.original, job.example_inputs, noise, job.kept, job.forward_fn, rows=rows, seed=job.settings.seed
-    )
+def _known(job: RepairJob) -> NoiseStatistics:
+    """What noise shows of the unpruned model, measured unless the ranking has measured it."""
+    if job.noise is None:
+        job.noise, note = noise_statistics(job.original, job.example_inputs, job.forward_fn, job.settings)
+        job.notes += [note] if note else []
+    return job.noise
 
 
-def _expect_what_is_left(job: RepairJob, noise: ExampleInputs | None, before: Norms, shift: float) -> None:
+def _with_stand_ins(job: RepairJob, known: NoiseStatistics) -> list[LayerRepair]:
+    """Merge channels, but leave batch norms."""
+    layers = merge_channels(job.model, job.original, job.example_inputs, known.moments, job.kept, job.forward_fn)
+    if ChannelNorms(job.original, job.kept).needed:
+        _channel_norms_corrected(job, job.example_inputs if known.noise is None else known.noise)
+    return layers
+
+
+def _channel_norms_corrected(job: RepairJob, inputs: ExampleInputs) -> Norms:
+    """Correct norms over channels by a forward of the unpruned model; return the moments of its batch norms."""
+    with entered(ChannelNorms(job.original, job.kept)) as norms:
+        before = moments_of(job.original, inputs, job.forward_fn)
+    norms.update(job.model)
+    return before
+
+
+def _update_batch_norms(job: RepairJob, noise: ExampleInputs | None, before: Norms, shift: float) -> None:
     """Update the statistics of batch norms, if there are batch norms and noise."""
     if before and noise is not None:
-        update_norms(
-            job.model, job.original, before, moments_of(job.model, noise, job.forward_fn), job.kept, shift=shift
-        )
+        after = moments_of(job.model, noise, job.forward_fn)
+        update_norms(job.model, job.original, before, after, job.kept, shift=shift)
 
 
 def _least_squares(job: RepairJob) -> list[LayerRepair]:
@@ -128,25 +142,23 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
 
 
 def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
-    """Merge channels; undo it if the model cannot be called with noise."""
+    """Merge channels, unless the model cannot be called with noise, or its outputs get worse.
+
+    Least squares begins with the batch norms of the original, as each layer is fitted to its outputs there; the merged
+    model is compared with updated ones.
+    """
     cut = copy.deepcopy(job.model)
     try:
-        _on_noise(job, functools.partial(_offer_stand_ins, job, best))
+        known = _known(job)
+        _with_stand_ins(job, known)
+        begun = copy.deepcopy(job.model)
+        _update_batch_norms(job, known.noise, known.norms, 0.0)
     except DFPCError as error:
         copy_state(cut, job.model)
         job.notes.append(
             f"Least squares began without the stand-ins of merge, as the model does not take noise: {error}"
         )
-
-
-def _offer_stand_ins(job: RepairJob, best: Best, noise: ExampleInputs | None) -> None:
-    """Merge, and compare the merged model, with updated batch norms, with the best so far.
-
-    Least squares then begins with the batch norms of the original, as each layer is fitted to its outputs there.
-    """
-    _, before = _with_stand_ins(job, noise)
-    begun = copy.deepcopy(job.model)
-    _expect_what_is_left(job, noise, before, 0.0)
+        return
     if best.keep("merge"):
         copy_state(begun, job.model)
 
@@ -175,13 +187,6 @@ def _store(job: RepairJob, batches: Batches) -> Store:
     kept = job.kept.removed.nonzero().flatten().tolist()
     mark = fingerprint([job.model, job.original], {**said, "removed": kept}, batches.parts)
     return Store(Path(own.checkpoint), mark)
-
-
-def _on_noise(job: RepairJob, act: Callable[[ExampleInputs | None], _Done]) -> _Done:
-    """Call `act` with noise, and add a note if there was little."""
-    found, note = on_noise(job.example_inputs, job.settings.seed, act)
-    job.notes += [note] if note else []
-    return found
 
 
 for _method in (

@@ -95,6 +95,7 @@ def repair_job(job: RepairJob) -> RepairResult:
         own = dataclasses.replace(job, model=mended)
         with evaluating(job.original):
             layers = job.settings.how.repair(own)
+        job.noise = own.noise
         if layers:
             _require_finite(mended, job.settings.method)
         for module, mode in zip(mended.modules(), modes, strict=True):

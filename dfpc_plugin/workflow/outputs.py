@@ -19,7 +19,7 @@ from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import synthesise
-from dfpc_plugin.repairing.synthesis import pink_noise
+from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.report.page import render_report
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate

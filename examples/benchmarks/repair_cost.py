@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.repairing.synthesis import pink_noise
+from dfpc_plugin.repairing.noise import pink_noise
 
 
 def build(name: str, size: int, pretrained: bool) -> nn.Module:

@@ -136,12 +136,16 @@ def test_units_that_nobody_reads_cost_nothing() -> None:
     assert costs[1] == 0 and costs[0] > 0 and costs[2] > 0
 
 
+def moments_with(matrix: Tensor, cov: Tensor) -> LayerMoments:
+    return LayerMoments(matrix, cov, mean=torch.zeros(cov.shape[:2]), samples=1000)
+
+
 def test_groups_are_readers_of_their_own() -> None:
     """Three groups of two channels each; some units are pairs of channels in different groups."""
     matrix = random(0, 3, 4, 2)
     cov = torch.stack([covariance(seed, 2) for seed in range(3)])
     entries = {0: [0, 2], 1: [1, 3], 2: [4], 3: [5]}
-    readers = readers_of([LayerMoments(matrix, cov)], entries, 0.01)
+    readers = readers_of([moments_with(matrix, cov)], entries, 0.01)
     assert len(readers) == 3
     owns: list[Entries] = [{0: [0], 1: [1]}, {0: [0], 1: [1]}, {2: [0], 3: [1]}]
     by_hand = list(zip(matrix, cov, owns, strict=True))
@@ -149,7 +153,7 @@ def test_groups_are_readers_of_their_own() -> None:
     torch.testing.assert_close(
         elimination_costs(4, readers), greedy(4, by_hand, 0.01, whole=whole), rtol=1e-6, atol=1e-9
     )
-    assert len(readers_of([LayerMoments(matrix, cov)], {0: [2]}, 0.01)) == 1
+    assert len(readers_of([moments_with(matrix, cov)], {0: [2]}, 0.01)) == 1
 
 
 @pytest.mark.parametrize("taps", [1, 3])
@@ -157,7 +161,7 @@ def test_errors_of_outputs_count_by_how_much_they_matter(taps: int) -> None:
     """Rows are those of outputs, each with all its taps; all entries together cost the layer's share."""
     matrix, cov, weights = random(0, 1, 4 * taps, 5), covariance(1, 5)[None], torch.tensor([0.1, 3, 0, 1]).double()
     entries = {unit: [unit] for unit in range(5)}
-    readers = readers_of([LayerMoments(matrix, cov)], entries, 0.0, Sensitivity(weights, 0.3))
+    readers = readers_of([moments_with(matrix, cov)], entries, 0.0, Sensitivity(weights, 0.3))
     weighted = matrix[0] * weights.sqrt().repeat_interleave(taps)[:, None]
     by_hand = 0.3 * greedy(5, [(weighted, cov[0], entries)], 0.0)
     found = elimination_costs(5, readers)
@@ -169,8 +173,8 @@ def test_matrices_of_one_layer_share_its_sensitivity() -> None:
     """As attention's three projections in one weight do."""
     parts, cov = random(0, 3, 1, 2, 4), covariance(1, 4)[None]
     weights, entries = random(2, 6).abs(), {unit: [unit] for unit in range(4)}
-    several = readers_of([LayerMoments(part, cov) for part in parts], entries, 0.1, Sensitivity(weights, 0.7))
-    one = readers_of([LayerMoments(parts.flatten(0, 2)[None], cov)], entries, 0.1, Sensitivity(weights, 0.7))
+    several = readers_of([moments_with(part, cov) for part in parts], entries, 0.1, Sensitivity(weights, 0.7))
+    one = readers_of([moments_with(parts.flatten(0, 2)[None], cov)], entries, 0.1, Sensitivity(weights, 0.7))
     torch.testing.assert_close(elimination_costs(4, several), elimination_costs(4, one))
 
 

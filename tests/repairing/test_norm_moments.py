@@ -10,7 +10,7 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.repairing.batch_norms import MomentsSeen, moments_of, update_norms
 from dfpc_plugin.repairing.data_free import fold_means
 from dfpc_plugin.repairing.kept import kept_channels
-from dfpc_plugin.repairing.synthesis import pink_noise
+from dfpc_plugin.repairing.noise import pink_noise
 from repair_nets import relative_error, settled, small_resnet
 
 REMOVED = {
@@ -169,6 +169,7 @@ def test_a_model_that_takes_only_so_many_images_is_given_so_many(method):
     assert note.startswith(
         "Looked at 6 images of noise only, as the model does not take 256: shape '[-1, 6, 2]' is invalid"
     )
+    assert len(dfpc.prune(model, x, "ratio=0.4", repair=method).repair.layers) == 1  # also while it is ranked
 
 
 class Nested(nn.Module):
@@ -212,7 +213,7 @@ def test_where_noise_has_no_finite_values_mean_leaves_norms_and_merge_says_so():
     cut = dfpc.prune(model, x, "ratio=0.4").model
     mended = dfpc.repair(cut, model, x, "mean").model
     assert all(torch.isfinite(tensor).all() for tensor in mended.state_dict().values())
-    with pytest.raises(dfpc.errors.RepairError, match="On noise, 'last' is given values that are not finite"):
+    with pytest.raises(dfpc.errors.RepairError, match="'conv' is given values .* repair by calibrate, on images"):
         dfpc.repair(cut, model, x, "merge")
 
 
