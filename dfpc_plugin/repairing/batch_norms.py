@@ -198,9 +198,8 @@ class MomentsSeen(ImposedStatistics):
             return super().norm(data, mean, variance, affine, eps)
         exact = data if data.dtype == torch.float64 else data.float()
         found = exact.new_zeros(2, data.shape[1])  # with a momentum of one, these become the moments of the batch
-        result = F.batch_norm(
-            exact, *found, *(None if own is None else own.to(exact) for own in affine), True, 1.0, eps
-        )
+        weight, bias = (None if own is None else own.to(exact) for own in affine)
+        result = F.batch_norm(exact, found[0], found[1], weight, bias, True, 1.0, eps)
         moments = found.double()
         self._found[id(mean), id(variance)].append(Moments(moments[0], moments[1] * ((count - 1) / count)))
         return result.to(data)

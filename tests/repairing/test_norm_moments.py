@@ -213,7 +213,7 @@ def test_where_noise_has_no_finite_values_mean_leaves_norms_and_merge_says_so():
     cut = dfpc.prune(model, x, "ratio=0.4").model
     mended = dfpc.repair(cut, model, x, "mean").model
     assert all(torch.isfinite(tensor).all() for tensor in mended.state_dict().values())
-    with pytest.raises(dfpc.errors.RepairError, match="'conv' is given values .* repair by calibrate, on images"):
+    with pytest.raises(dfpc.errors.RepairError, match=r"'conv' is given values .* repair by calibrate, on images"):
         dfpc.repair(cut, model, x, "merge")
 
 
