@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch_pruning as tp
+from torch import nn
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.errors import RepairError
@@ -29,6 +30,49 @@ def test_the_result_is_the_cut_repaired(case, how):
         assert torch.equal(own, other)
     assert f"Repaired by {how}" in str(whole)
     assert whole.to_json()["repair"]["method"] == how
+
+
+SIZES: list[int] = []
+
+
+class Sizes(nn.Module):
+    """Notes in `SIZES` how many images every forward gets."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        SIZES.append(len(x))
+        return self.inner(x)
+
+
+def test_noise_runs_once_through_the_unpruned_model(case):
+    """Ranking and repair share that run; the other one is through the pruned model, for its batch norms."""
+    model, images = case
+    SIZES.clear()
+    result = dfpc.prune(Sizes(model), images[:1], "macs=0.6", repair="merge")
+    most = max(SIZES)
+    assert most > 100 and SIZES.count(most) == 2
+    ranking = dfpc.RepairedImportance("merge", ranking="output")
+    bare = dfpc.prune(model, images[:1], "macs=0.6", importance=ranking)
+    apart = dfpc.repair(bare.model, model, images[:1], "merge", removed=bare.removed)
+    for own, other in zip(result.model.state_dict().values(), apart.model.state_dict().values(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_a_search_for_an_accuracy_measures_the_unpruned_model_once(case):
+    model, images = case
+    scores = []
+    SIZES.clear()
+
+    def evaluate(candidate):
+        scores.append(-relative_error(candidate.inner, model, images))
+        return scores[-1]
+
+    dfpc.prune(Sizes(model), images[:1], "max_drop=0.1", evaluate=evaluate, repair="merge", importance="magnitude")
+    repaired = len(scores)  # each but the first was repaired, and so was the result
+    assert SIZES.count(max(SIZES)) == repaired + 1
 
 
 def test_in_place_ends_in_the_same_model(case):
