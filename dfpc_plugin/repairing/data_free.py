@@ -8,17 +8,16 @@ norms as in `ImposedStatistics`. `fold_means` only adds the mean contribution of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.repairing.calls import LayerCall
+from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
-from dfpc_plugin.repairing.lockstep import Pair, survey
+from dfpc_plugin.repairing.lockstep import Pair, Step, survey
 from dfpc_plugin.repairing.moments import LayerMoments
 from dfpc_plugin.repairing.report import NO_PLACE, SHARED, LayerRepair
 from dfpc_plugin.repairing.targets import kept_matrix, kept_shift, row_factors, shift_outputs
@@ -35,34 +34,32 @@ _LEAST_SHARE = 0.1
 """Smallest remaining share, so that channels that hardly vary are not amplified."""
 
 
-def merge_channels(
-    model: nn.Module,
-    original: nn.Module,
-    example_inputs: ExampleInputs,
-    moments: Mapping[str, Sequence[LayerMoments]],
-    kept: Kept,
-    forward_fn: ForwardFunction | None,
-) -> list[LayerRepair]:
+def merge_channels(job: RepairJob, moments: Mapping[str, Sequence[LayerMoments]]) -> list[LayerRepair]:
     """Fold removed channels into kept ones in every layer that reads them, in place; return a report on each layer.
 
-    `moments` are those of the inputs of `original`'s layers, from which covariances are taken.
+    `moments` are those of the inputs of the unpruned model's layers, from which covariances are taken.
     """
     found = []
-    pair = Pair(original, model, example_inputs, forward_fn)
-    with undone(pair.close):
-        for step in survey(original, example_inputs, forward_fn):
-            pair.advance()
-            call = pair.original.call
-            inputs = kept.inputs(call)
-            if inputs is None or not step.last:
-                continue
-            own = next((own for own in moments.get(call.name, ()) if own.start == call.rows_of.start), None)
-            if step.shared or own is None or own.samples < _LEAST:
-                note = SHARED if step.shared else "is given too few examples to compare channels by"
-                found.append(LayerRepair(step.name, False, note=note))
-            else:
-                found.append(_fold(pair, kept, inputs, own, takes_constant=step.takes_constant))
+    for pair, step, inputs in _consumers(job):
+        call = pair.original.call
+        own = next((own for own in moments.get(call.name, ()) if own.start == call.rows_of.start), None)
+        if step.shared or own is None or own.samples < _LEAST:
+            note = SHARED if step.shared else "is given too few examples to compare channels by"
+            found.append(LayerRepair(step.name, False, note=note))
+        else:
+            found.append(_fold(pair, job.kept, inputs, own, takes_constant=step.takes_constant))
     return found
+
+
+def _consumers(job: RepairJob) -> Iterator[tuple[Pair, Step, Tensor]]:
+    """Run both models in turns; yield them at each layer that lost inputs, and which of its inputs remain."""
+    pair = Pair(job.original, job.model, job.example_inputs, job.forward_fn)
+    with undone(pair.close):
+        for step in survey(job.original, job.example_inputs, job.forward_fn):
+            pair.advance()
+            inputs = job.kept.inputs(pair.original.call)
+            if inputs is not None and step.last:
+                yield pair, step, inputs
 
 
 def _regression(covariance: Tensor, keep: Tensor, samples: int) -> Tensor | None:
@@ -114,9 +111,7 @@ def _fold(pair: Pair, kept: Kept, inputs: Tensor, moments: LayerMoments, *, take
     return LayerRepair(call.name, True)
 
 
-def fold_means(
-    model: nn.Module, original: nn.Module, example_inputs: ExampleInputs, kept: Kept, forward_fn: ForwardFunction | None
-) -> list[LayerRepair]:
+def fold_means(job: RepairJob) -> list[LayerRepair]:
     """Compensate for the means and variances of removed channels, in place; return a report on each layer.
 
     Their mean contribution is added to the layer's constant, and the variance stored by a batch norm behind it is
@@ -127,36 +122,25 @@ def fold_means(
     data is run, only the shape of the example inputs counts. Exact for constant channels, except at the borders of
     padded images.
     """
-    run = trace_model(original, example_inputs, forward_fn, flow="variances").bounds
+    run = trace_model(job.original, job.example_inputs, job.forward_fn, flow="variances").bounds
     assert run is not None
-    means = run.arriving
     found = []
-    pair = Pair(original, model, example_inputs, forward_fn)
-    with undone(pair.close):
-        for step in survey(original, example_inputs, forward_fn):
-            pair.advance()
-            call = pair.original.call
-            inputs = kept.inputs(call)
-            if inputs is None or not step.last:
-                continue
-            if not step.takes_constant:
-                found.append(LayerRepair(call.name, False, note=NO_PLACE))
-                continue
-            mean = _per_channel(means.get(call.name), call)
-            if mean is None:
-                found.append(LayerRepair(call.name, False, note="what its inputs are on average is not known"))
-                continue
-            lost = torch.where(inputs.to(mean.device), torch.zeros_like(mean), mean)
-            shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(lost).to(call.matrix))
-            factors = row_factors(call, pair.pruned.call, kept)
-            shift_outputs(pair.pruned, kept_shift(shift, kept.outputs(call), factors))
-            variance = _per_channel(run.varying.get(call.name), call)
-            if step.norm_is_own and pair.pruned.norm_variance is not None and variance is not None:
-                share = _varying_share(call, inputs, variance)
-                pair.pruned.norm_variance.mul_(
-                    kept_shift(share, kept.outputs(call), None).to(pair.pruned.norm_variance)
-                )
-            found.append(LayerRepair(call.name, True))
+    for pair, step, inputs in _consumers(job):
+        call, pruned = pair.original.call, pair.pruned
+        mean = _per_channel(run.arriving.get(call.name), call)
+        if not step.takes_constant or mean is None:
+            note = "what its inputs are on average is not known" if step.takes_constant else NO_PLACE
+            found.append(LayerRepair(call.name, False, note=note))
+            continue
+        lost = torch.where(inputs.to(mean.device), torch.zeros_like(mean), mean)
+        shift = torch.einsum("goi,gi->go", call.matrix, call.constant_rows(lost).to(call.matrix))
+        outputs = job.kept.outputs(call)
+        shift_outputs(pruned, kept_shift(shift, outputs, row_factors(call, pruned.call, job.kept)))
+        variance = _per_channel(run.varying.get(call.name), call)
+        if step.norm_is_own and pruned.norm_variance is not None and variance is not None:
+            share = kept_shift(_varying_share(call, inputs, variance), outputs, None)
+            pruned.norm_variance.mul_(share.to(pruned.norm_variance))
+        found.append(LayerRepair(call.name, True))
     return found
 
 

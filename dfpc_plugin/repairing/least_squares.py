@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import interrupts_held, undone
 from dfpc_plugin.repairing.equations import Equations, Solution
 from dfpc_plugin.repairing.inputs import Batches
+from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import Kept
 from dfpc_plugin.repairing.lockstep import Key, Pair, Step, survey
 from dfpc_plugin.repairing.report import SHARED, LayerRepair
@@ -34,42 +34,32 @@ _ALIVE = 4
 """Approximate memory of two paused forwards, in multiples of the largest layer's inputs and outputs."""
 
 
-def fit_layers(
-    model: nn.Module,
-    original: nn.Module,
-    batches: Batches,
-    kept: Kept,
-    *,
-    forward_fn: ForwardFunction | None,
-    ridge: float,
-    rows: int,
-    seed: int,
-    memory_gib: float | None,
-    store: Store,
-    progress: Callable[[float], None],
-) -> list[LayerRepair]:
-    """Change the weights of `model`, in place, so that every layer's outputs approach those in `original`.
+def fit_layers(job: RepairJob, batches: Batches, store: Store, progress: Callable[[float], None]) -> list[LayerRepair]:
+    """Change the weights of a job's model, in place, so that every layer's outputs approach those in the unpruned one.
 
     Both models are in evaluation mode. At most `rows` rows of a layer's inputs are sampled, over all batches; `ridge` is
     that of `Equations.solve`. Batches whose paused forwards do not fit into `memory_gib` (half of the free memory if
     None) are run from the start for every layer, on average half a forward each time. Returns reports in the order of
     the forward; raises RepairError if the two models do not run the same layers.
     """
-    steps = survey(original, batches.one, forward_fn)
+    settings, memory_gib = job.settings, job.settings.memory_gib
+    steps = survey(job.original, batches.one, job.forward_fn)
     limit = _half_of_free(tensors(batches.parts[0])[0].device) if memory_gib is None else memory_gib * 2**30
     taken = itertools.accumulate(_ALIVE * max(step.largest for step in steps) * count for count in batches.counts)
-    walk = _Walk(original, model, batches.parts, forward_fn, hold=sum(size <= limit for size in taken))
+    walk = _Walk(job, batches.parts, hold=sum(size <= limit for size in taken))
     begun: dict[Key, _Layer] = {}
     found = []
     with contextlib.closing(walk):
         for number, step in enumerate(steps):
-            generator = torch.Generator().manual_seed(seed + number)
+            generator = torch.Generator().manual_seed(settings.seed + number)
             for pair, seen in zip(walk.at(number), batches.seen, strict=True):
-                layer = begun.get(step.key) or begun.setdefault(step.key, _Layer(step, pair, kept, rows, batches))
+                layer = begun.get(step.key) or begun.setdefault(
+                    step.key, _Layer(step, pair, job.kept, settings.rows, batches)
+                )
                 if not store.has(number) and not step.shared:
-                    layer.sample(pair, kept, seen, generator)
+                    layer.sample(pair, job.kept, seen, generator)
             if step.last:
-                found.append(begun.pop(step.key).repair(ridge, store, number))
+                found.append(begun.pop(step.key).repair(settings.used_ridge, store, number))
                 walk.refresh()
             progress((number + 1) / len(steps))
     return found
@@ -146,17 +136,9 @@ class _Layer:
 class _Walk:
     """Runs two models layer by layer, on several batches at once."""
 
-    def __init__(
-        self,
-        original: nn.Module,
-        pruned: nn.Module,
-        batches: Sequence[ExampleInputs],
-        forward_fn: ForwardFunction | None,
-        *,
-        hold: int,
-    ) -> None:
+    def __init__(self, job: RepairJob, batches: Sequence[ExampleInputs], *, hold: int) -> None:
         """Prepare to pause forwards of the first `hold` batches at each layer; the others are restarted each time."""
-        self._new = lambda batch: Pair(original, pruned, batch, forward_fn)
+        self._new = lambda batch: Pair(job.original, job.model, batch, job.forward_fn)
         self._held, self._others = [self._new(batch) for batch in batches[:hold]], batches[hold:]
 
     def at(self, step: int) -> Iterator[Pair]:

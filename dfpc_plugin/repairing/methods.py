@@ -53,7 +53,7 @@ def _kept_or_taken_back(job: RepairJob, best: Best, layers: list[LayerRepair]) -
 
 def _folded(job: RepairJob) -> list[LayerRepair]:
     """Add the means of removed channels, and update norms by noise."""
-    layers = fold_means(job.model, job.original, job.example_inputs, job.kept, job.forward_fn)
+    layers = fold_means(job)
 
     def of_original(noise: ExampleInputs | None) -> tuple[ExampleInputs | None, Norms]:
         return noise, {} if noise is None else _channel_norms_corrected(job, noise)
@@ -82,7 +82,7 @@ def _known(job: RepairJob) -> NoiseStatistics:
 
 def _with_stand_ins(job: RepairJob, known: NoiseStatistics) -> list[LayerRepair]:
     """Merge channels, but leave batch norms."""
-    layers = merge_channels(job.model, job.original, job.example_inputs, known.moments, job.kept, job.forward_fn)
+    layers = merge_channels(job, known.moments)
     if ChannelNorms(job.original, job.kept).needed:
         _channel_norms_corrected(job, job.example_inputs if known.noise is None else known.noise)
     return layers
@@ -119,19 +119,7 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
     with job.phases("merging"):
         _begin_with_stand_ins(job, best)
     with job.phases("layers") as tell:
-        layers = fit_layers(
-            job.model,
-            job.original,
-            batches,
-            job.kept,
-            forward_fn=job.forward_fn,
-            ridge=settings.used_ridge,
-            rows=settings.rows,
-            seed=settings.seed,
-            memory_gib=settings.memory_gib,
-            store=_store(job, batches),
-            progress=tell,
-        )
+        layers = fit_layers(job, batches, _store(job, batches), tell)
     with job.phases("evaluating"):
         layers = _kept_or_taken_back(job, best, layers)
     after = best.error

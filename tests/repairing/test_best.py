@@ -29,10 +29,10 @@ def cut():
 def damaged(repair):
     """The repair, after which all weights are changed at random."""
 
-    def worse(model, *args, **kwargs):
-        result = repair(model, *args, **kwargs)
+    def worse(job, *args):
+        result = repair(job, *args)
         with torch.no_grad():
-            for parameter in model.parameters():
+            for parameter in job.model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
         return result
 
@@ -125,8 +125,8 @@ def test_outputs_that_cannot_be_compared_keep_the_repair(cut):
 def test_images_do_where_a_model_takes_no_noise(cut, monkeypatch):
     model, images, pruned = cut
 
-    def no_noise(half_merged, *args, **kwargs):
-        half_merged.head.weight.data.zero_()
+    def no_noise(job, moments):
+        job.model.head.weight.data.zero_()
         raise ForwardError("noise", (), ValueError("no photograph"))
 
     monkeypatch.setattr(methods, "merge_channels", no_noise)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing.batch_norms import MomentsSeen, moments_of, update_norms
 from dfpc_plugin.repairing.data_free import fold_means
+from dfpc_plugin.repairing.job import RepairJob
 from dfpc_plugin.repairing.kept import kept_channels
 from dfpc_plugin.repairing.noise import pink_noise
 from repair_nets import relative_error, settled, small_resnet
@@ -68,7 +70,10 @@ def test_merge_scales_variances_as_noise_tells(cut):
 def test_mean_averages_two_estimates_of_means_and_scales_variances(cut):
     model, images, pruned, noise = cut
     folded = copy.deepcopy(pruned)
-    fold_means(folded, model, images[:1], kept_channels(folded, model, images[:1], None, REMOVED), None)
+    kept = kept_channels(folded, model, images[:1], None, REMOVED)
+    job = RepairJob(folded, model, images[:1], dfpc.RepairSettings("mean"), kept, Phases(lambda *said: None))
+    with torch.no_grad():
+        fold_means(job)
     mended = dfpc.repair(pruned, model, images[:1], "mean", removed=REMOVED).model
     before, after = in_training_mode(model, noise), in_training_mode(folded, noise)
     for name, norm in norms(mended).items():
