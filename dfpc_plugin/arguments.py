@@ -42,6 +42,11 @@ TORCH_PRUNING = {
 }
 """Options of Torch-Pruning's pruners that `prune` has not, and what to do instead; the documentation shows the same."""
 
+_OTHERS = TORCH_PRUNING | {
+    "sparsity": _TARGET,
+    "flops": 'give `"macs=0.5"`: the share of the MACs to keep is that of the FLOPs',
+}
+
 BUDGETS: dict[str, str] = {}
 """An example of every budget of a target, by its name; declared with the budgets."""
 
@@ -139,8 +144,14 @@ def instead_of(option: str, known: Iterable[str]) -> str:
     prunes = "max_ratio" in known and (
         "target" in known or "budgets" in known
     )  # `prune` and `compare`, which takes its options
-    if option in TORCH_PRUNING and prunes:
-        return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
+    if option in _OTHERS and prunes:
+        return in_our_words(option)
     if option in BUDGETS and "target" in known:
         return f'; give it as the target, such as "{BUDGETS[option]}".'
     return did_you_mean(option, known, f"; there are {', '.join(known)}.")
+
+
+def in_our_words(name: str) -> str:
+    """Return the end of a sentence on a name from Torch-Pruning or another tool; empty for other names."""
+    origin = " (Torch-Pruning's pruners have it)" if name in TORCH_PRUNING else ""
+    return f"{origin}; {_OTHERS[name].replace('`', '')}." if name in _OTHERS else ""

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.picture import draw_couplings
-from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more, percent
+from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more, number_columns, percent, plain_table
 from dfpc_plugin.display.html import Svg
 from dfpc_plugin.files import write_text
 
 _SHORT = 16
 """Rows of the short table, which fits a screen of 24 lines."""
+_LONGEST = 20
+"""Names up to this length are whole, with the number of other layers behind them, beside a reason of ten columns."""
 
 
 class Couplings(list[DataFlowCoupling], Shown):
@@ -70,16 +71,19 @@ class Couplings(list[DataFlowCoupling], Shown):
 
 def _table(couplings: Iterable[DataFlowCoupling], *, whole: bool) -> Table:
     """One row per coupling; reasons are cut off at the line's end unless `whole`."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("written by", min_width=14)
-    table.add_column("read by", min_width=14)
-    for heading in ("channels", "MACs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("protected", min_width=10)
     shown = list(couplings)
     names, readers = [one.name for one in shown], [layer for one in shown for layer in one.feed_out[:1]]
+    table = plain_table(
+        _names("written by", names), _names("read by", readers), *number_columns("channels", "MACs"),
+        Column("protected", min_width=10),
+    )  # fmt: skip
     for one in shown:
         written = first_and_more(one.feed_in, names) if one.feed_in else Name(one.name, among=names)
         reason = Text(one.protected or "", no_wrap=not whole, overflow="fold" if whole else "ellipsis")
         table.add_row(written, first_and_more(one.feed_out, readers), str(one.width), percent(one.macs), reason)
     return table
+
+
+def _names(heading: str, names: Iterable[str]) -> Column:
+    """A column of layers: reasons make room for names that are not very long."""
+    return Column(heading, min_width=14, no_wrap=max(map(len, names), default=0) <= _LONGEST)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
+from dfpc_plugin.analyses.table import KERNEL_POSITION
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
@@ -125,6 +126,7 @@ def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> Coupli
         portion
         for number, structure in enumerate(structures)
         for portion in _portions(result, structure, result.touching.get(number, []))
+        if portion.protected != KERNEL_POSITION
     ]
     total = sum(layer.macs for layer in channels.layers)
     of = torch.full((len(channels.removed),), -1, device="cpu")

@@ -7,7 +7,6 @@ import functools
 import io
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -50,8 +49,8 @@ def plain_table(*columns: Column | str, **options: Any) -> Table:
 class Name:
     """The path of a layer in a table: in one line, without its beginning if it is too long.
 
-    If other layers of the table would look the same, its first parts are abbreviated to initials and numbers instead, as in
-    f.d2.d9.conv1; if even that is too long, it is broken into lines behind its dots.
+    If some layers of the table would look the same, the first parts of all are abbreviated to initials and numbers instead, as in
+    f.d2.d9.conv1; if even that is too long, names are broken into lines behind their dots.
     """
 
     def __init__(self, path: str, more: str = "", style: str = "", among: Iterable[str] = ()) -> None:
@@ -90,12 +89,12 @@ def distinct_names(paths: Sequence[str], room: int) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _displayed(paths: tuple[str, ...], room: int) -> Mapping[str, str]:
-    """Every path as a different text that is at most `room` columns wide."""
-    shown = {path: shortened(path, room) for path in paths}
-    for otherwise in (_initials, _broken):
-        counts = Counter(shown.values())
-        shown = {path: text if text and counts[text] == 1 else otherwise(path, room) for path, text in shown.items()}
-    return shown
+    """Every path as a different text that is at most `room` columns wide, all in the same form."""
+    for form in (shortened, _initials):
+        shown = {path: form(path, room) for path in paths}
+        if all(shown.values()) and len({*shown.values()}) == len(shown):
+            return shown
+    return {path: _broken(path, room) for path in paths}
 
 
 def _initials(path: str, room: int) -> str:

@@ -12,8 +12,8 @@ from dfpc_plugin.plain_data import Share, checked
 from dfpc_plugin.selection import Target
 
 
-def parsed_target(target: str | Target | None, by_scope: Any) -> Target | None:
-    """Return a target, if there is one; raise if it must be measured, or settings are given `by_scope` as well."""
+def parsed_target(target: str | Target | None, ratio: float | None, by_scope: Any) -> Target | None:
+    """Return a target, if there is one; raise if it must be measured, or a `ratio` or settings `by_scope` are also given."""
     if target is None:
         return None
     target = Target.parse(target)
@@ -21,6 +21,10 @@ def parsed_target(target: str | Target | None, by_scope: Any) -> Target | None:
         raise PrunerSettingError(
             f"The target {target} has to be measured, which a pruner does not; use dfpc_plugin.prune, or a target of "
             f"ratio, macs or params."
+        )
+    if ratio is not None:
+        raise PrunerSettingError(
+            f"pruning_ratio={ratio} and the target {target} are both given; leave one of them out."
         )
     if by_scope:
         raise PrunerSettingError(

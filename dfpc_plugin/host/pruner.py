@@ -30,6 +30,9 @@ from dfpc_plugin.plain_data import Count, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
+_DEFAULT_RATIO = float("0.5")
+"""Torch-Pruning's default. It is compared by identity: a user's own 0.5 contradicts a target."""
+
 
 class DFPCPruner(tp.pruner.BasePruner):
     """Prune any model that `find_couplings` can follow, with Torch-Pruning's pruner interface.
@@ -56,7 +59,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         example_inputs: ExampleInputs,
         importance: Importance | type | str,
         global_pruning: bool = False,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: float = _DEFAULT_RATIO,
         pruning_ratio_dict: Mapping[Any, float] | None = None,
         max_pruning_ratio: float = 1.0,
         iterative_steps: int = 1,
@@ -96,11 +99,15 @@ class DFPCPruner(tp.pruner.BasePruner):
         model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
         importance = as_importance(importance) or DFPCImportance()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
-        self._target = parsed_target(target, pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads)
+        given = pruning_ratio if ch_sparsity is None else ch_sparsity
+        asked = None if given is _DEFAULT_RATIO else given
+        self._target = parsed_target(
+            target, asked, pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads
+        )
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into these
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
-        check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
+        check_ratio("pruning_ratio", given)
         check_ratio("max_pruning_ratio", max_pruning_ratio)
         check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
         checked(Count | None, round_to, "round_to", PrunerSettingError)

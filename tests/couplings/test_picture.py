@@ -95,3 +95,11 @@ def test_a_list_as_before_that_shows_itself_in_a_screen(couplings):
     many = Couplings(list(couplings) * 10)
     assert len(repr(many).splitlines()) <= 24 and repr(many).endswith("and 124 more; print it for all of them")
     assert str(many).count("layer1.0.conv1 ") >= 10 and max(map(len, str(many).splitlines())) <= 80
+
+
+def test_names_of_a_transformer_are_whole_beside_its_reasons():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=11, embed_dim=12)
+    found = dfpc.find_couplings(model, IMAGE)
+    for text in (repr(found), str(found)):
+        assert "patch_embed.proj +22  blocks.0.attn.qkv +22 " in text and "…" not in text.replace("…\n", "\n")
+        assert max(map(len, text.splitlines())) <= 80
