@@ -63,7 +63,9 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
     """
     signature = inspect.signature(function)
     known = [name for name in signature.parameters if name != "self"]
-    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    parameters = signature.parameters.items()
+    variadic = any(own.kind is own.VAR_KEYWORD for _, own in parameters)
+    needed = [own for own, p in parameters if own in known and p.default is p.empty and p.kind not in _VARIADIC]
     name = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
@@ -77,7 +79,6 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
             raise ArgumentError(
                 f"{name} cannot be called so ({error}): {name}({', '.join(_by_position(signature))})."
             ) from None
-        needed = [own for own in known if _is_needed(signature.parameters[own])]
         missing = [own for own in needed if own not in given]
         if missing:
             raise ArgumentError(f"{name} needs {' and '.join(missing)}, too: {name}({', '.join(needed)}).")
@@ -93,6 +94,7 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
 
 
 _NONE = type(None)
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 _WORDS: dict[type, str] = {str: "text", os.PathLike: "a path", Callable: "a function", bool: "true or false"}  # type: ignore[dict-item]
 
 
@@ -101,13 +103,6 @@ def _by_position(signature: inspect.Signature) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [own for own, parameter in signature.parameters.items() if parameter.kind in kinds and own != "self"]
     return found if len(found) == len(signature.parameters) else [*found, "option=..."]
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    return parameter.default is parameter.empty and parameter.kind not in (
-        parameter.VAR_KEYWORD,
-        parameter.VAR_POSITIONAL,
-    )
 
 
 @functools.cache

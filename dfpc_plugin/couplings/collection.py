@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.picture import draw_couplings
-from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more, number_columns, percent, plain_table
+from dfpc_plugin.display import Shown, as_text, counted, first_and_more, number_columns, percent, plain_table
 from dfpc_plugin.display.html import Svg
 from dfpc_plugin.files import write_text
 
@@ -71,19 +71,15 @@ class Couplings(list[DataFlowCoupling], Shown):
 
 def _table(couplings: Iterable[DataFlowCoupling], *, whole: bool) -> Table:
     """One row per coupling; reasons are cut off at the line's end unless `whole`."""
-    shown = list(couplings)
-    names, readers = [one.name for one in shown], [layer for one in shown for layer in one.feed_out[:1]]
-    table = plain_table(
-        _names("written by", names), _names("read by", readers), *number_columns("channels", "MACs"),
-        Column("protected", min_width=10),
-    )  # fmt: skip
-    for one in shown:
-        written = first_and_more(one.feed_in, names) if one.feed_in else Name(one.name, among=names)
+    rows = [(one, one.feed_in or (one.name,)) for one in couplings]
+    among = list(dict.fromkeys(name for one, written in rows for name in (written[0], *one.feed_out[:1])))
+    others = max((len(layers) - 1 for one, written in rows for layers in (written, one.feed_out)), default=0)
+    beside = len(f" +{others}") if others > 0 else 0
+    no_wrap = max(map(len, among), default=0) <= _LONGEST  # reasons make room for names that are not very long
+    layers = (Column(heading, min_width=14, no_wrap=no_wrap) for heading in ("written by", "read by"))
+    table = plain_table(*layers, *number_columns("channels", "MACs"), Column("protected", min_width=10))
+    for one, written in rows:
         reason = Text(one.protected or "", no_wrap=not whole, overflow="fold" if whole else "ellipsis")
-        table.add_row(written, first_and_more(one.feed_out, readers), str(one.width), percent(one.macs), reason)
+        names = (first_and_more(own, among, beside) for own in (written, one.feed_out))
+        table.add_row(*names, str(one.width), percent(one.macs), reason)
     return table
-
-
-def _names(heading: str, names: Iterable[str]) -> Column:
-    """A column of layers: reasons make room for names that are not very long."""
-    return Column(heading, min_width=14, no_wrap=max(map(len, names), default=0) <= _LONGEST)

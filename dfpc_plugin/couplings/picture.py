@@ -1,7 +1,7 @@
 """The coupling graph of a model as a picture.
 
-Layers are rows, in the order of the forward; couplings are vertical lines, each from the first layer that touches it to the
-last. Long lines are on the left, so a residual stream is a rail beside its blocks.
+Layers are rows, in the order of the forward; couplings are vertical lines from the first layer to the last that touches them.
+Long lines are on the left, so a residual stream is a rail beside its blocks.
 """
 
 from __future__ import annotations

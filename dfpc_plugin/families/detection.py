@@ -1,8 +1,7 @@
 """torchvision's detectors: backbone and heads, without the selection of boxes between them.
 
 To count MACs, images have the size that the detector resizes them to, and heads see the maximum number of regions that its
-settings allow. To compute values, images keep their size and heads see one region per feature map: the result for channels
-does not depend on the number of regions.
+settings allow. To compute values, images keep their size and heads see one region per feature map.
 """
 
 from __future__ import annotations

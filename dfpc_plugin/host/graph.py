@@ -18,9 +18,8 @@ from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.checks import check_range
-from dfpc_plugin.host.group import DataFlowGroup, UnitFunction, units_left
-from dfpc_plugin.host.layout import Place, Side, request_layout_of
-from dfpc_plugin.host.places import Places
+from dfpc_plugin.host.group import DataFlowGroup, UnitFunction
+from dfpc_plugin.host.places import Place, Places, Side, request_layout_of
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.trace import Flow
@@ -146,7 +145,7 @@ class DataFlowGraph(tp.DependencyGraph):
 
     def units_left(self, coupling: DataFlowCoupling) -> Tensor:
         """Return the columns of `coupling.blocks` that have not been pruned."""
-        return units_left(coupling, self.coupling_map.channels.removed)
+        return coupling.units_left(self.coupling_map.channels.removed)
 
     def get_all_groups(
         self,

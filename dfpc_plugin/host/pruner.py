@@ -20,10 +20,9 @@ from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.criteria import Importance, as_importance, require_gradients
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, parsed_target
+from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, ignored_modules, parsed_target
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
-from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.plain_data import Count, checked
