@@ -96,12 +96,9 @@ def _lanes(couplings: Sequence[DataFlowCoupling], rows: dict[str, int]) -> list[
 
 def _sizes(couplings: Iterable[DataFlowCoupling]) -> dict[str, str]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    for coupling in couplings:
-        for axis in coupling.axes:
-            if axis.role in ("feed-in", "feed-out"):
-                found[axis.layer][axis.role] = len(axis.channels)
-    ends = {name: (sizes.get("feed-out"), sizes.get("feed-in")) for name, sizes in found.items()}
-    return {name: " → ".join("" if size is None else str(size) for size in pair) for name, pair in ends.items()}
+    for axis in (axis for coupling in couplings for axis in coupling.axes):
+        found[axis.layer][axis.role] = len(axis.channels)
+    return {name: f"{sizes.get('feed-out', '')} → {sizes.get('feed-in', '')}" for name, sizes in found.items()}
 
 
 def _key() -> Iterable[str]:

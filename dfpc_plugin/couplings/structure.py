@@ -138,8 +138,9 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
         if not size.along_rows:
             _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
             _tell_parts_apart(size, channels, bundles, blocks, marks)
-        if _always_holds(size, channels, marks):
-            continue
+        counted = _mark(size, marks)
+        if counted is not None and counted == _mark_of(size.expression, channels, marks):
+            continue  # a sum of sizes of exactly the channels that it counts, as after a concatenation
         for leaf in leaves_of(size.expression):
             if isinstance(leaf, AxisSize):
                 read = channels.leaves[leaf]
@@ -169,12 +170,6 @@ def _holds_more(whole: Size, part: Tensor) -> bool:
     """Whether a size counts all channels of a part, and others."""
     counted = torch.unique(whole.channels)
     return len(counted) > len(part) and bool(torch.isin(part, counted).all())
-
-
-def _always_holds(size: Size, channels: Channels, marks: Tensor) -> bool:
-    """Whether a size is a sum of sizes of exactly the channels that it counts, as after a concatenation."""
-    found = _mark(size, marks)
-    return found is not None and found == _mark_of(size.expression, channels, marks)
 
 
 def _mark_of(expression: Expression, channels: Channels, marks: Tensor) -> int | None:

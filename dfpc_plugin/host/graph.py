@@ -97,7 +97,6 @@ class DataFlowGraph(tp.DependencyGraph):
         Raises:
             DFPCError: As `find_couplings` raises.
         """
-        self.verbose = verbose
         self.model = model = plain_model(model, inplace=True)
         example_inputs = as_inputs(example_inputs)
         self._module2name = {module: name for name, module in model.named_modules()}
@@ -118,7 +117,11 @@ class DataFlowGraph(tp.DependencyGraph):
         self._places = Places(self)
         self.module2node: dict[Any, Node] = self._places.nodes
         self._module2name.update((m, n.name) for m, n in self.module2node.items() if isinstance(m, nn.Parameter))
-        self._number_units()
+        self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
+        self._unit_of = self._coupling_of.clone()
+        for number, coupling in enumerate(self.couplings):
+            self._coupling_of[coupling.blocks] = number
+            self._unit_of[coupling.blocks] = torch.arange(coupling.channels).expand(coupling.blocks.shape)
         return self
 
     def probe(self) -> None:
@@ -127,13 +130,6 @@ class DataFlowGraph(tp.DependencyGraph):
             self._untried()
             self._untried = None
             self.__dict__.pop("_share", None)
-
-    def _number_units(self) -> None:
-        self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
-        self._unit_of = self._coupling_of.clone()
-        for number, coupling in enumerate(self.couplings):
-            self._coupling_of[coupling.blocks] = number
-            self._unit_of[coupling.blocks] = torch.arange(coupling.channels).expand(coupling.blocks.shape)
 
     def place_of(self, axis: Axis) -> Place | None:
         """Return the place of a dimension in Torch-Pruning's graph, or None if importances cannot index it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -169,10 +170,9 @@ class DataFlowGroup(tp.Group):
 
     def __str__(self) -> str:
         """List the couplings, and one line per layer and side."""
-        sides: dict[str, int] = {}
+        sides: Counter[str] = Counter()
         for item in self.items:
-            line = _described(item)
-            sides[line] = sides.get(line, 0) + len(item.idxs)
+            sides[_described(item)] += len(item.idxs)
         return "\n".join([self._title(), *(f"  {line}, {count} channels" for line, count in sides.items())])
 
     def details(self) -> str:
@@ -202,9 +202,6 @@ def _is_dear(place: Place, lines: int) -> bool:
     They read a layer's whole weight for every item of its inputs. A unit of a classifier behind flattened maps has as many
     inputs as a map has positions. One item with repeated `root_idxs` then holds all of them, as in Torch-Pruning.
     """
-    return lines > 1 and place.axis.role == "feed-out" and lines * _size(place.node.module) > _DEAR
-
-
-def _size(target: Any) -> int:
-    weight = getattr(target, "weight", target)
-    return weight.numel() if isinstance(weight, Tensor) else 0
+    weight = getattr(place.node.module, "weight", place.node.module)
+    size = weight.numel() if isinstance(weight, Tensor) else 0
+    return lines > 1 and place.axis.role == "feed-out" and lines * size > _DEAR

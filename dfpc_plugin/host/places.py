@@ -133,10 +133,8 @@ class Places:
         if isinstance(module, nn.Parameter):
             return self.by_axis[id(self._axes[self.nodes[module].name, self.nodes[module].pruning_dim])]
         for name, dim in request_layout_of(module)[side]:
-            owner = module
-            for part in name.split(".")[:-1]:
-                owner = getattr(owner, part)
-            tensor = getattr(owner, name.rpartition(".")[2], None)
+            path, _, last = name.rpartition(".")
+            tensor = getattr(module.get_submodule(path), last, None)
             axis = None if tensor is None else self._axes.get((self._names.get(id(tensor), ""), dim))
             if axis is not None and id(axis) in self.by_axis:
                 return self.by_axis[id(axis)]

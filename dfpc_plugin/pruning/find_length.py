@@ -91,25 +91,20 @@ def length_for_latency(
 
 
 class _Bracket:
-    """Predictions and measurements on both sides of the target; `full`: seconds of the unpruned model, measured last."""
+    """Predicted and measured seconds on both sides of the target; `full`: seconds of the unpruned model, measured last."""
 
     def __init__(self, full: float) -> None:
-        self.full = full
-        self._predicted_full = full
-        self._slow: tuple[float, float] | None = None
-        self._fast: tuple[float, float] | None = None
+        self.full = self._predicted_full = full
+        self._slow: list[tuple[float, float]] = []
+        self._fast: list[tuple[float, float]] = []
 
     def learn(self, predicted: float, found: Measured, enough: bool) -> None:
         self.full = found.before.median
-        if enough:
-            self._fast = predicted, found.after.median
-        else:
-            self._slow = predicted, found.after.median
+        (self._fast if enough else self._slow).append((predicted, found.after.median))
 
     def predicted_for(self, wanted: float) -> float:
         """The prediction at which `wanted` seconds are expected: on the line through the two nearest known points."""
-        known = [(self._predicted_full, self.full), self._slow, self._fast]
-        points = [point for point in known if point is not None][-2:]
+        points = [(self._predicted_full, self.full), *self._slow[-1:], *self._fast[-1:]][-2:]
         if len(points) == 1 or points[0][1] == points[1][1]:
             predicted, took = points[-1]
             return wanted * predicted / took

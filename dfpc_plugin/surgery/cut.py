@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from dfpc_plugin.computed_weights import computed_by_hooks, parametrizations_at_rest
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.channels import Axis, Channels
-from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
+from dfpc_plugin.couplings.sizes import Violation, before_and_after, solve
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.surgery.attributes import described, restated, stated_in
 from dfpc_plugin.tracing.sizes import Attribute, Expression
@@ -135,13 +135,8 @@ class _Changes:
                 self._multiply(axis, (left.cumsum(0)[rows] - 1)[left[rows]], (old / new) ** scale.power)
 
     def _before_and_after(self, expression: Expression) -> tuple[Any, Any]:
-        """A number before and after the cut; None twice where no single number fits."""
         known = self._known
-        try:
-            before = evaluate(expression, known, known.removed, known.values)
-            return before, evaluate(expression, known, self._removed, self._values)
-        except (Unequal, ZeroDivisionError):
-            return None, None
+        return before_and_after(expression, known, (known.removed, known.values), (self._removed, self._values))
 
     def _multiply(self, axis: Axis, index: Tensor, factor: float) -> None:
         owner, _, name = axis.tensor.rpartition(".")
