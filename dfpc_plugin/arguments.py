@@ -42,6 +42,11 @@ TORCH_PRUNING = {
 }
 """Options of Torch-Pruning's pruners that `prune` has not, and what to do instead; the documentation shows the same."""
 
+_OTHERS = TORCH_PRUNING | {
+    "sparsity": _TARGET,
+    "flops": 'give `"macs=0.5"`: the share of the MACs to keep is that of the FLOPs',
+}
+
 BUDGETS: dict[str, str] = {}
 """An example of every budget of a target, by its name; declared with the budgets."""
 
@@ -58,7 +63,9 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
     """
     signature = inspect.signature(function)
     known = [name for name in signature.parameters if name != "self"]
-    variadic = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    parameters = signature.parameters.items()
+    variadic = any(own.kind is own.VAR_KEYWORD for _, own in parameters)
+    needed = [own for own, p in parameters if own in known and p.default is p.empty and p.kind not in _VARIADIC]
     name = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
@@ -72,7 +79,6 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
             raise ArgumentError(
                 f"{name} cannot be called so ({error}): {name}({', '.join(_by_position(signature))})."
             ) from None
-        needed = [own for own in known if _is_needed(signature.parameters[own])]
         missing = [own for own in needed if own not in given]
         if missing:
             raise ArgumentError(f"{name} needs {' and '.join(missing)}, too: {name}({', '.join(needed)}).")
@@ -88,6 +94,7 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
 
 
 _NONE = type(None)
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 _WORDS: dict[type, str] = {str: "text", os.PathLike: "a path", Callable: "a function", bool: "true or false"}  # type: ignore[dict-item]
 
 
@@ -96,13 +103,6 @@ def _by_position(signature: inspect.Signature) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = [own for own, parameter in signature.parameters.items() if parameter.kind in kinds and own != "self"]
     return found if len(found) == len(signature.parameters) else [*found, "option=..."]
-
-
-def _is_needed(parameter: inspect.Parameter) -> bool:
-    return parameter.default is parameter.empty and parameter.kind not in (
-        parameter.VAR_KEYWORD,
-        parameter.VAR_POSITIONAL,
-    )
 
 
 @functools.cache
@@ -139,8 +139,14 @@ def instead_of(option: str, known: Iterable[str]) -> str:
     prunes = "max_ratio" in known and (
         "target" in known or "budgets" in known
     )  # `prune` and `compare`, which takes its options
-    if option in TORCH_PRUNING and prunes:
-        return f" (Torch-Pruning's pruners have it); {TORCH_PRUNING[option].replace('`', '')}."
+    if option in _OTHERS and prunes:
+        return in_our_words(option)
     if option in BUDGETS and "target" in known:
         return f'; give it as the target, such as "{BUDGETS[option]}".'
     return did_you_mean(option, known, f"; there are {', '.join(known)}.")
+
+
+def in_our_words(name: str) -> str:
+    """Return the end of a sentence on a name from Torch-Pruning or another tool; empty for other names."""
+    origin = " (Torch-Pruning's pruners have it)" if name in TORCH_PRUNING else ""
+    return f"{origin}; {_OTHERS[name].replace('`', '')}." if name in _OTHERS else ""

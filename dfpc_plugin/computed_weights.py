@@ -1,7 +1,6 @@
-"""Weights that a torch module computes from other tensors: by parametrizations, or by the older hooks.
+"""Weights that torch computes from other tensors: by parametrizations, or by its older hooks.
 
-`torch.nn.utils.parametrize`, `weight_norm`, `spectral_norm` and `torch.nn.utils.prune` store original tensors and compute the
-weight from them. Pruning removes channels from the originals; the weight follows.
+Pruning removes channels from the original tensors; the weight follows.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ def computed_by_hooks(module: nn.Module) -> dict[str, Tensor]:
     """Compute the weights, by attribute, that torch's hooks would set before the next forward; `module` is not changed."""
     found: dict[str, Tensor] = {}
     with torch.no_grad():
-        for hook in module._forward_pre_hooks.values():
+        for name, hook in _hooked(module).items():
             if isinstance(hook, WeightNorm):
-                found[hook.name] = hook.compute_weight(module)
+                found[name] = hook.compute_weight(module)
             elif isinstance(hook, SpectralNorm):
-                found[hook.name] = hook.compute_weight(module, do_power_iteration=False)
-            elif isinstance(hook, BasePruningMethod):
-                found[hook._tensor_name] = hook.apply_mask(module)
+                found[name] = hook.compute_weight(module, do_power_iteration=False)
+            else:
+                found[name] = hook.apply_mask(module)
     return found
 
 
@@ -91,12 +90,9 @@ def parametrizations_at_rest(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _hooked(module: nn.Module) -> dict[str, object]:
+def _hooked(module: nn.Module) -> dict[str, WeightNorm | SpectralNorm | BasePruningMethod]:
     """Hooks of torch that compute weights of `module`, by the weight's name."""
-    found: dict[str, object] = {}
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm | SpectralNorm):
-            found[hook.name] = hook
-        elif isinstance(hook, BasePruningMethod):
-            found[hook._tensor_name] = hook
-    return found
+    hooks = [
+        h for h in module._forward_pre_hooks.values() if isinstance(h, WeightNorm | SpectralNorm | BasePruningMethod)
+    ]
+    return {hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name: hook for hook in hooks}

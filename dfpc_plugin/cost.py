@@ -1,8 +1,7 @@
-"""Exact costs by channels: MACs and parameters for any set of removed channels.
+"""Exact costs by channels: MACs and parameters for any set of removed channels, without building the pruned model.
 
 A layer's MACs, like a parameter's elements, are the combinations of remaining channels along its axes: outputs times inputs of
-a linear layer, the sum of such products over the groups of a convolution, channels and heads in attention. One pass provides
-all of this, so no pruned model has to be built to know its cost.
+a linear layer, the sum of such products over the groups of a convolution, channels and heads in attention.
 """
 
 from __future__ import annotations
@@ -82,26 +81,23 @@ class CostModel:
 
     def cost(self, removed: Tensor) -> Cost:
         """Return the cost without the `removed` channels, `(channels,)` of bool."""
-        alive = (~removed).double()
-        return sum((term.cost(alive) for term in self._terms), Cost(0, 0))
+        return _total(self._terms, (~removed).double())
 
     def saving(self, removed: Tensor, channels: Tensor) -> Cost:
         """Return the saving of removing `channels` (their numbers) when the `removed` ones are removed already."""
-        touched = [self._terms[number] for number in self._touched(channels)]
+        touched = [self._terms[number] for number in self.neighbours(channels)]
         alive = (~removed).double()
-        before = sum((term.cost(alive) for term in touched), Cost(0, 0))
+        before = _total(touched, alive)
         alive[channels] = 0
-        return before - sum((term.cost(alive) for term in touched), Cost(0, 0))
+        return before - _total(touched, alive)
 
     def neighbours(self, channels: Tensor) -> frozenset[int]:
         """Return the terms that depend on some channels; channels without common terms do not affect each other's savings."""
-        return frozenset(self._touched(channels))
+        return frozenset(number for channel in channels.tolist() for number in self._by_channel.get(channel, ()))
 
-    def _touched(self, channels: Tensor) -> Iterable[int]:
-        found: dict[int, None] = {}
-        for channel in channels.tolist():
-            found.update(dict.fromkeys(self._by_channel.get(channel, ())))
-        return found
+
+def _total(terms: Iterable[_Term], alive: Tensor) -> Cost:
+    return sum((term.cost(alive) for term in terms), Cost(0, 0))
 
 
 def _of_layers(channels: Channels) -> Iterable[tuple[tuple[Factor, ...], Cost]]:

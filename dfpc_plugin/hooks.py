@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import operator
+import traceback
 import types
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from dfpc_plugin.containers import CONTAINERS, refill, same_contents
 from dfpc_plugin.interrupts import undone
 
+CONTAINERS = (dict, list, set, deque)
 _NO_STATE = (type, types.ModuleType, types.BuiltinFunctionType, torch.Tensor, str, bytes, int, float, complex)
 _DEPTH = 4
 """Steps from a hook to a container: `self` of a method, its attributes, a dict in one of them, a list in that dict."""
@@ -34,7 +37,7 @@ def hook_state_kept(model: nn.Module) -> Iterator[None]:
     back if a tensor was assigned to it.
     """
     found = _Reached()
-    for _, _, hook in _hooks(model):
+    for _, hook in _hooks(model):
         found.visit(hook)
     with undone(found.restore):
         yield
@@ -42,21 +45,19 @@ def hook_state_kept(model: nn.Module) -> Iterator[None]:
 
 def hook_that_raised(model: nn.Module, error: BaseException) -> tuple[str, str] | None:
     """Name the module and the function of the forward hook in which `error` was raised, or None."""
-    codes: dict[types.CodeType, list[tuple[str, nn.Module | None, Callable[..., Any]]]] = {}
-    for path, module, hook in _hooks(model):
+    codes: dict[types.CodeType, dict[str, str]] = {}
+    for path, hook in _hooks(model):
         function = _function_of(hook)
         if function is not None and function.__module__ not in _PARTS_OF_FORWARDS:
-            codes.setdefault(function.__code__, []).append((path, module, hook))
+            codes.setdefault(function.__code__, {})[path] = function.__qualname__
     paths = {id(module): path for path, module in model.named_modules()}
-    running, traceback = "", error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
+    running = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
         running = paths.get(id(frame.f_locals.get("self")), running)
         if frame.f_code in codes:
-            own = [(path, hook) for path, _, hook in codes[frame.f_code]]
-            path, hook = next(((path, hook) for path, hook in own if path == running), own[0])
-            return path, getattr(_function_of(hook), "__qualname__", repr(hook))
-        traceback = traceback.tb_next
+            own = codes[frame.f_code]
+            path = running if running in own else next(iter(own))
+            return path, own[path]
     return None
 
 
@@ -64,14 +65,14 @@ _PARTS_OF_FORWARDS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_nor
 """torch modules whose hooks compute a layer's weight: their errors are errors of the layer."""
 
 
-def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module | None, Callable[..., Any]]]:
-    """All forward hooks, global ones included: path, module, hook."""
+def _hooks(model: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """All forward hooks with the paths of their modules; those of global ones are empty."""
     for path, module in model.named_modules():
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-            yield path, module, hook
+            yield path, hook
     for table in (torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks):
         for hook in table.values():
-            yield "", None, hook
+            yield "", hook
 
 
 def _function_of(hook: Any) -> types.FunctionType | None:
@@ -146,3 +147,21 @@ def _names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
+
+
+def same_contents(container: Any, contents: Any) -> bool:
+    """Compare by identity: tensors have no truth value, and an object may have been replaced by an equal one."""
+    if len(container) != len(contents):
+        return False
+    if isinstance(container, dict):
+        same_values = all(map(operator.is_, container.values(), contents.values()))
+        return same_values and all(map(operator.is_, container, contents))
+    if isinstance(container, set):
+        return {id(item) for item in container} == {id(item) for item in contents}
+    return all(map(operator.is_, container, contents))
+
+
+def refill(container: Any, contents: Any) -> None:
+    """Replace the contents of `container`, which stays the same object."""
+    container.clear()
+    container.extend(contents) if isinstance(container, list | deque) else container.update(contents)

@@ -48,14 +48,13 @@ def as_inputs(example_inputs: Any) -> ExampleInputs:
         sizes = ", ".join(map(str, example_inputs))
         raise ExampleInputsError(f"example_inputs is a shape; give a tensor of it: torch.randn({sizes}).")
     if isinstance(example_inputs, np.ndarray):
-        tensor: torch.Tensor = _as_tensor(example_inputs)
-        return tensor
-    if isinstance(example_inputs, Mapping):
-        if not any(isinstance(value, np.ndarray) for value in example_inputs.values()):
-            return example_inputs
-        return {key: _as_tensor(value) for key, value in example_inputs.items()}
-    if isinstance(example_inputs, tuple | list) and any(isinstance(value, np.ndarray) for value in example_inputs):
-        return tuple(_as_tensor(value) for value in example_inputs)
+        example_inputs = _as_tensor(example_inputs)
+    elif isinstance(example_inputs, Mapping) and any(
+        isinstance(value, np.ndarray) for value in example_inputs.values()
+    ):
+        example_inputs = {key: _as_tensor(value) for key, value in example_inputs.items()}
+    elif isinstance(example_inputs, tuple | list) and any(isinstance(value, np.ndarray) for value in example_inputs):
+        example_inputs = tuple(map(_as_tensor, example_inputs))
     as_call(example_inputs)
     given: ExampleInputs = example_inputs
     return given

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from dfpc_plugin.display import Name, Shown, as_text, counted, csv_text
+from dfpc_plugin.display import Name, Shown, as_text, counted, csv_text, number_columns, plain_table
 from dfpc_plugin.display.figures import draw_layers
 
 _SHORT = 14
@@ -54,47 +53,24 @@ class LayerWidths:
         return self.outputs_after / self.outputs_before if self.outputs_before else 1.0
 
 
-class LayerTable(Sequence[LayerWidths], Shown):
+class LayerTable(tuple[LayerWidths, ...], Shown):
     """Layers with their widths before and after pruning, in the order in which the forward first uses them.
 
-    A sequence of `LayerWidths`. `print` it for a table, or convert it with `to_dicts`, `to_csv` and `plot`.
+    A tuple of `LayerWidths`. `print` it for a table, or convert it with `to_dicts`, `to_csv` and `plot`.
     """
 
-    def __init__(self, layers: Iterable[LayerWidths] = ()) -> None:
-        """Store `layers` in their order."""
-        self._layers = tuple(layers)
-
-    @overload
-    def __getitem__(self, index: int) -> LayerWidths: ...
-    @overload
-    def __getitem__(self, index: slice) -> LayerTable: ...
-    def __getitem__(self, index: int | slice) -> LayerWidths | LayerTable:
+    def __getitem__(self, index: Any) -> Any:
         """Return one layer, or a table for a slice."""
-        return LayerTable(self._layers[index]) if isinstance(index, slice) else self._layers[index]
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(self._layers)
-
-    def __iter__(self) -> Iterator[LayerWidths]:
-        """Iterate over the layers."""
-        return iter(self._layers)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether `other` has the same layers."""
-        return isinstance(other, LayerTable) and self._layers == other._layers
-
-    def __hash__(self) -> int:
-        """Return equal hashes for equal tables."""
-        return hash(self._layers)
+        found = super().__getitem__(index)
+        return LayerTable(found) if isinstance(index, slice) else found
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one dict per layer, with the attributes of `LayerWidths` as keys."""
-        return [asdict(layer) for layer in self._layers]
+        return [asdict(layer) for layer in self]
 
     def to_csv(self) -> str:
         """Return one row per layer, with a header of the same keys."""
-        return csv_text([*LayerWidths.__annotations__], (asdict(layer).values() for layer in self._layers))
+        return csv_text([*LayerWidths.__annotations__], (asdict(layer).values() for layer in self))
 
     def plot(self, path: str | Path | None = None) -> Any:
         """Draw the outputs of every layer before and after, and return the matplotlib figure.
@@ -106,7 +82,7 @@ class LayerTable(Sequence[LayerWidths], Shown):
             MissingDependencyError: matplotlib is not installed.
             OutputError: The file cannot be written.
         """
-        rows = [(layer.layer, layer.outputs_before, layer.outputs_after) for layer in self._layers]
+        rows = [(layer.layer, layer.outputs_before, layer.outputs_after) for layer in self]
         return draw_layers(rows, path)
 
     def short(self, upto: int = _SHORT, rest: str = "print(result.layers())") -> tuple[str, Table]:
@@ -117,15 +93,14 @@ class LayerTable(Sequence[LayerWidths], Shown):
             rest: What shows the other ones.
         """
         if len(self) <= upto:
-            return f"Channels of {counted(len(self), 'layer')}", _table(self._layers)
-        most = sorted(self._layers, key=lambda layer: layer.remaining)[:_SHORT]
-        shown = [layer for layer in self._layers if any(layer is one for one in most)]
-        more = len(self) - len(shown)
-        return f"Channels of the layers that lost most; {rest} shows {more} more", _table(shown)
+            return f"Channels of {counted(len(self), 'layer')}", _table(self)
+        most = sorted(range(len(self)), key=lambda number: self[number].remaining)[:_SHORT]
+        shown = [self[number] for number in sorted(most)]
+        return f"Channels of the layers that lost most; {rest} shows {len(self) - len(shown)} more", _table(shown)
 
     def __str__(self) -> str:
         """Return the table of all layers."""
-        return as_text(f"Channels of {counted(len(self), 'layer')}", _table(self._layers))
+        return as_text(f"Channels of {counted(len(self), 'layer')}", _table(self))
 
     def __repr__(self) -> str:
         """Return the short table."""
@@ -140,7 +115,7 @@ class LayerTable(Sequence[LayerWidths], Shown):
                 "before": [layer.inputs_before, layer.outputs_before],
                 "after": [layer.inputs_after, layer.outputs_after],
             }
-            for layer in self._layers
+            for layer in self
         ]
 
     @classmethod
@@ -208,11 +183,7 @@ def _change(before: int, after: int) -> str:
 
 
 def _table(layers: Sequence[LayerWidths]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("layer", min_width=14)
-    table.add_column("kind")
-    for heading in ("inputs", "outputs", "remaining"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table(Column("layer", min_width=14), "kind", *number_columns("inputs", "outputs", "remaining"))
     names = [layer.layer for layer in layers]
     for layer in layers:
         inputs = _change(layer.inputs_before, layer.inputs_after)

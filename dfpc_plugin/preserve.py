@@ -1,7 +1,6 @@
 """Restore a model exactly as it was, even if it raises.
 
-Buffers are small and copied at the start. Forwards rarely write to weights, so a weight is copied just before the first write;
-`watched` sees it below autograd, where `.data` hides nothing.
+Buffers are copied at the start, a weight just before the first write to it, which `watched` sees below autograd.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dfpc_plugin.containers import CONTAINERS, NO_TENSORS, PLAIN, refill, same_contents
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.hooks import hook_state_kept
+from dfpc_plugin.hooks import CONTAINERS, hook_state_kept, refill, same_contents
 from dfpc_plugin.interrupts import entered, undone
+
+PLAIN = frozenset((bool, int, float, str, tuple, type(None)))
+"""Types of attributes other than containers and tensors: looking a type up is faster than `isinstance`."""
+NO_TENSORS = PLAIN | {dict, OrderedDict, list, set}
+"""Types of most attributes of modules."""
 
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
@@ -72,7 +76,7 @@ def _kept(model: nn.Module) -> Iterator[None]:
     gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.is_leaf]
     buffers = [buffer for module in modules for buffer in module._buffers.values() if buffer is not None]
     memory = _Memory([*parameters, *(grad for _, grad in gradients), *buffers, *_tensors_in(attributes)])
-    values = [(buffer, buffer.detach().clone()) for buffer in buffers if _has_values(buffer)]
+    values = [(buffer, buffer.detach().clone()) for buffer in buffers if has_storage(buffer) and not buffer.is_meta]
     recorded = torch.is_grad_enabled()
 
     def restore() -> None:
@@ -194,10 +198,6 @@ def has_storage(tensor: Tensor) -> bool:
     if is_lazy(tensor):
         return False
     return type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
-
-
-def _has_values(tensor: Tensor) -> bool:
-    return has_storage(tensor) and not tensor.is_meta
 
 
 def memory_address(tensor: Tensor) -> int:

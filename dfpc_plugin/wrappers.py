@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,6 @@ from torch.nn.parameter import is_lazy
 
 from dfpc_plugin.errors import ModelFormError
 from dfpc_plugin.files import is_directory, is_file
-
-_PLAIN = (nn.Parameter, torch.Tensor, type(None))
-"""Types of most tensors, which have a shape."""
 
 
 class HoldsModel:
@@ -34,10 +31,6 @@ def as_model(value: Any, name: str = "model") -> nn.Module:
         value = value.model
     if isinstance(value, nn.Module):
         return value
-    if isinstance(value, torch.export.ExportedProgram):
-        raise ModelFormError(
-            f"{name} is an ExportedProgram, which has no layers; give the module from before torch.export."
-        )
     described = next((say(value) for kinds, say in _NO_MODELS if isinstance(value, kinds)), None)
     kind = "None" if value is None else f"a {type(value).__name__}"
     described = described or f"{kind}; give a torch.nn.Module, such as build_model('resnet50') returns"
@@ -65,6 +58,10 @@ def _mapping(value: Mapping[Any, Any]) -> str | None:
 _NO_MODELS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str | None]], ...] = (
     ((str, Path), _text),
     (Mapping, _mapping),
+    (
+        torch.export.ExportedProgram,
+        lambda value: "an ExportedProgram, which has no layers; give the module from before torch.export",
+    ),
     (type, lambda value: f"the class {value.__name__}; call it, and give the model that it makes"),
     (types.FunctionType, lambda value: f"the function {value.__name__}; call it, and give the model that it returns"),
 )
@@ -97,7 +94,8 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
             "model is a graph made by torch.export, which calls operators instead of layers; give the module from before "
             "torch.export, and export the pruned one."
         )
-    lazy = next(_lazy_layers(modules), None)
+    held = ((path, own) for path, m in modules for own in (*m._parameters.values(), *m._buffers.values()))
+    lazy = next((path for path, tensor in held if is_lazy(tensor)), None)
     if lazy is not None:
         raise ModelFormError(
             f"The lazy layer '{lazy}' has no weights yet; call the model once on the example inputs, then prune it."
@@ -107,8 +105,7 @@ def plain_model(model: Any, *, inplace: bool = False, scripted: bool = False) ->
             kind = None if tensor is None else _unusual(tensor)
             if kind is not None:
                 raise ModelFormError(
-                    f"The parameter '{path}.{name}'".replace("'.", "'")
-                    + f" is {kind}, whose channels can be neither scored nor "
+                    f"The parameter '{f'{path}.{name}'.lstrip('.')}' is {kind}, whose channels can be neither scored nor "
                     f"cut; give the model with ordinary tensors of floating-point numbers, and convert the pruned one."
                 )
     return model
@@ -150,12 +147,3 @@ def _is_compiled(model: nn.Module) -> bool:
 def _is_exported(module: fx.GraphModule) -> bool:
     """Whether a module's graph calls operators below torch's Python API."""
     return any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes)
-
-
-def _lazy_layers(modules: list[tuple[str, nn.Module]]) -> Iterator[str]:
-    """Paths of the layers with weights or buffers that have no shape yet."""
-    for path, module in modules:
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and type(tensor) not in _PLAIN and is_lazy(tensor):
-                yield path
-                break

@@ -13,7 +13,7 @@ import dfpc_plugin as dfpc
 from dfpc_plugin.arguments import TORCH_PRUNING
 from dfpc_plugin.errors import ArgumentError, DFPCError, OptionNameError, RepairError
 from dfpc_plugin.pruning.settings import PruneSettings
-from dfpc_plugin.selection import BUDGETS
+from dfpc_plugin.selection import BUDGETS, Target, TargetError
 from dfpc_plugin.workflow.sections import RepairSection
 
 OF_PRUNERS = set(inspect.signature(tp.pruner.BasePruner).parameters)
@@ -54,6 +54,7 @@ def test_a_misspelt_option_is_answered_with_the_nearest(name, typed, meant):
         ("pruning_ratio", 'give a target: "ratio=0.3", "macs=0.5", "params=0.5", "speedup=1.5" or "max_drop=2".'),
         ("global_pruning", "leave it out: all couplings are ranked together."),
         ("max_pruning_ratio", "give max_ratio, a hard limit for every coupling."),
+        ("ch_sparsity", 'give a target: "ratio=0.3", "macs=0.5", "params=0.5", "speedup=1.5" or "max_drop=2".'),
         ("iterative_steps", "give rescore=0.1, or use prune_and_tune to train between the steps."),
     ],
 )
@@ -61,6 +62,14 @@ def test_options_of_torch_pruning_are_answered_with_ours(option, answer):
     with pytest.raises(OptionNameError) as caught:
         dfpc.prune(None, None, **{option: 1})
     assert str(caught.value) == f"prune has no option '{option}' (Torch-Pruning's pruners have it); {answer}"
+
+
+def test_a_keyword_and_a_target_from_another_tool_get_the_same_answer():
+    with pytest.raises(OptionNameError) as keyword:
+        dfpc.prune(None, None, flops=0.5)
+    with pytest.raises(TargetError) as target:
+        Target.parse("flops=0.5")
+    assert str(keyword.value).partition("; ")[2] == str(target.value).partition("; ")[2] != ""
 
 
 def test_every_option_of_torch_prunings_pruners_has_an_answer():

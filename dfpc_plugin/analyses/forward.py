@@ -6,13 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.errors import DFPCError, ExampleInputsError, HookError, UnsupportedOperatorError, ValueDependentError
-from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.families.registry import ForwardFunction
+from dfpc_plugin.families.registry import ForwardFunction, call_forward
 from dfpc_plugin.hooks import hook_that_raised
-from dfpc_plugin.inputs import ExampleInputs, as_call
-from dfpc_plugin.preserve import watched
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import map_tensors, tensors
@@ -25,16 +22,13 @@ def follow(run: TracedRun, model: nn.Module, example_inputs: ExampleInputs, forw
     or HookError if a hook of the user, needs the values of its data, ExampleInputsError if the inputs hold no data or cannot
     be called with, and whatever else the forward raises.
     """
-    forward_fn = forward_fn or data_flow_forward(model)
     inputs = map_tensors(run.input, example_inputs)
-    args, kwargs = as_call(inputs) if forward_fn is None else ((), {})
     if not any(isinstance(tensor, Proxy) for tensor in tensors(inputs)):
         raise ExampleInputsError(
             "example_inputs holds no tensor of data; give tensors, in tuples, lists or dicts if there are several."
         )
     try:
-        with running_eagerly(), watched():
-            return model(*args, **kwargs) if forward_fn is None else forward_fn(model, inputs)
+        return call_forward(model, inputs, forward_fn)
     except DFPCError as error:
         hook = hook_that_raised(model, error)
         if hook is not None:

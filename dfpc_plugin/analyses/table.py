@@ -87,6 +87,10 @@ class Work:
     factors: tuple[tuple[Tensor, tuple[int, ...]], ...] = ()
 
 
+KERNEL_POSITION = "is a position of a kernel"
+"""Why labels of a kernel's height and width stay, which are no channels."""
+
+
 def fixed_by(where: str) -> str:
     """Return why channels combined with a tensor of fixed size are protected; `where`: "torch.conv2d in 'conv_stem'"."""
     name = where.partition(" ")[0].rpartition(".")[2]

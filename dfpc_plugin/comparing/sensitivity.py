@@ -32,7 +32,7 @@ from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.plain_data import Limit, checked, to_plain, within
 from dfpc_plugin.progress import Progress, shown
-from dfpc_plugin.pruning.rank import build_graph, candidates_of
+from dfpc_plugin.pruning.rank import build_subject, candidates_of
 from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
@@ -206,9 +206,8 @@ def sensitivity(
     ranking = DFPCImportance("output")
     settings = PruneSettings(max_ratio=1.0, min_channels=1, ignored_layers=ignored_layers)
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
-        graph = build_graph(copy_of(original), example_inputs, settings, forward_fn, ranking)
-        subject = Subject(graph, example_inputs, forward_fn, settings)
-        candidates = candidates_of(graph, ranking, settings)
+        subject = build_subject(copy_of(original), example_inputs, forward_fn, settings, ranking)
+        graph, candidates = subject.graph, candidates_of(subject, ranking)
         measures = {"noise": RelativeError.on_noise(graph.model, graph.coupling_map, example_inputs, forward_fn, seed)}
         if images is not None:
             given = collected(images, DEFAULT_COUNT, graph.model, seed, example_inputs)

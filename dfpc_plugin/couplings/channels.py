@@ -1,12 +1,11 @@
 """The channels of a model: sets of united labels, and where each of them lies.
 
-A *channel* is a set of labels that operators have united: one index of every parameter it passes through. The notes of a pass
-are kept here in terms of channels. Pruned channels are marked, and positions are counted without them.
+A *channel* is a set of labels that operators have united: one index of every parameter it passes through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,19 +17,17 @@ from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A labelled dimension `dim` of a parameter or buffer, which is named as in the state dict.
+@dataclass(frozen=True, eq=False)
+class Dimension:
+    """A labelled dimension `dim` of a parameter or buffer, `tensor`, which is named as in the state dict.
 
-    `channels (groups * size,)` has the channel at each index; `groups` is above one where the dimension holds one group's
-    channels of a grouped convolution. `role`: "feed-in" where a layer writes channels, "feed-out" where it reads them,
-    "transform" elsewhere.
+    `groups` is above one where the dimension holds one group's channels of a grouped convolution. `role`: "feed-in" where a
+    layer writes channels, "feed-out" where it reads them, "transform" elsewhere.
     """
 
     tensor: str
     dim: int
     groups: int
-    channels: Tensor
     role: str
 
     @property
@@ -38,12 +35,30 @@ class Axis:
         """Path of the layer that owns the tensor."""
         return self.tensor.removesuffix(".weight")
 
+
+@dataclass(frozen=True, eq=False)
+class Axis(Dimension):
+    """A dimension with the channel at each index, `channels (groups * size,)`."""
+
+    channels: Tensor
+
     def entries(self, rows: int) -> tuple[Tensor, tuple[int, ...]]:
         """The channels of the entries of the tensor, which has so many rows, and the dimensions along which they vary."""
         if self.groups == 1:
             return self.channels, (self.dim,)
         # each group's rows have their own inputs
         return self.channels.view(self.groups, -1).repeat_interleave(rows // self.groups, 0), (0, self.dim)
+
+    def positions(self, channels: Tensor, removed: Tensor) -> Tensor:
+        """Find the positions of units, given as `channels (blocks, units)`, without the `removed` channels, `(channels,)` of bool.
+
+        Returns `(units, indices per unit)`, each row in ascending order; no columns if the dimension holds none of them.
+        """
+        unit = torch.full(removed.shape, -1, device="cpu")
+        unit[channels] = torch.arange(channels.size(1), device="cpu").expand(channels.shape)
+        of = unit[self.channels[~removed[self.channels]]]
+        found = (of >= 0).nonzero().squeeze(1)
+        return found[torch.argsort(of[found], stable=True)].view(channels.size(1), -1)
 
 
 @dataclass(frozen=True)
@@ -62,11 +77,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of a layer or matrix product: all its channels, its MACs before pruning, and the pass's note."""
+    """One call of a layer or matrix product: all its channels, and the pass's note with its MACs before pruning."""
 
     channels: Tensor
-    macs: int
     work: Work
+
+    @property
+    def macs(self) -> int:
+        """MACs before pruning."""
+        return self.work.macs
 
 
 @dataclass(frozen=True)
@@ -129,28 +148,40 @@ def channels_of(run: ChannelTrace, *, whole_heads: bool = False) -> Channels:
     roots = _with_rows(run)
     firsts = roots == torch.arange(len(roots), device="cpu")  # a root is the smallest label of its channel
     numbers = (firsts.cumsum(0) - 1)[roots]
-    reasons = _reasons(run, numbers)
-    leaves: dict[AxisSize, Size] = {}
-    sizes = [_size(entry, numbers, leaves) for entry in table.sizes]
-    touched = _numbered(numbers, [torch.cat([work.reads, work.writes, work.carried]) for work in run.work])
-    layers = [Layer(channels, work.macs, work) for channels, work in zip(touched, run.work, strict=True)]
-    roles = _roles(run)
+    owner_of, roles = _owners(run)
     held = _numbered(numbers, [owner.labels for owner in table.owners])
     axes = [
-        Axis(owner.tensor, owner.dim, owner.groups, channels, roles.get(position, "transform"))
+        Axis(owner.tensor, owner.dim, owner.groups, roles.get(position, "transform"), channels)
         for position, (owner, channels) in enumerate(zip(table.owners, held, strict=True))
     ]
-    scales, unscaled = _scales(run, numbers, leaves)
-    asked = _asked(run)
-    stated = _stated(run, asked, numbers, leaves)
+    touched = _numbered(numbers, [torch.cat([work.reads, work.writes, work.carried]) for work in run.work])
+    expressions = [*(entry.expression for entry in table.sizes), *(scaling.expression for scaling in run.scaled)]
+    used = {leaf: None for expression in expressions for leaf in leaves_of(expression)}
+    asked = frozenset((leaf.module, leaf.name) for leaf in used if isinstance(leaf, Attribute))
+    # attributes that the forward uses must fit its required sizes, whatever they state
+    stated = [own for own in run.stated if (own.module, own.name) not in asked]
+    used |= {leaf: None for own in stated for leaf in leaves_of(own.expression)}
+    scales, unscaled = _scales(run, numbers, owner_of)
     removed = torch.zeros(int(numbers.max()) + 1, dtype=torch.bool, device="cpu")
     whole = removed.clone()
     for rows in heads:
         whole[numbers[rows.row]] = True
     return Channels(
-        axes, sizes, layers, reasons, removed, leaves, scales, whole, numbers, run.parameters, run.outputs, stated,
-        asked=asked, unscaled=unscaled,
-    )  # fmt: skip
+        axes=axes,
+        sizes=[_size(numbers, entry, entry.expression, entry.where) for entry in table.sizes],
+        layers=[Layer(channels, work) for channels, work in zip(touched, run.work, strict=True)],
+        reasons=_reasons(run, numbers),
+        removed=removed,
+        leaves={leaf: _size(numbers, leaf, leaf) for leaf in used if isinstance(leaf, AxisSize)},
+        scales=scales,
+        heads=whole,
+        numbers=numbers,
+        parameters=run.parameters,
+        outputs=run.outputs,
+        stated=stated,
+        asked=asked,
+        unscaled=unscaled,
+    )
 
 
 def _numbered(numbers: Tensor, labels: list[Tensor]) -> Sequence[Tensor]:
@@ -187,37 +218,28 @@ def _reasons(run: ChannelTrace, numbers: Tensor) -> dict[int, str]:
     return reasons
 
 
-def _size(entry: Sized, numbers: Tensor, leaves: dict[AxisSize, Size]) -> Size:
-    """One required size, laid out as rows, like the shapes that its expression reads."""
-    _lay_out_leaves(entry.expression, numbers, leaves)
-    rows, along = _rows(numbers, entry.labels, entry.axis, entry.flexible)
-    return Size(rows, along, entry.expression, entry.where)
+def _size(numbers: Tensor, laid: Sized | AxisSize, expression: Expression | None, where: str = "") -> Size:
+    """Lay labels out as `(rows, entries along the flexible axis)`, or by position along another axis."""
+    channels = numbers[laid.labels]
+    if laid.axis == laid.flexible:
+        rows = channels.movedim(laid.flexible, -1).reshape(-1, channels.size(laid.flexible))
+        return Size(rows, False, expression, where)
+    return Size(channels.movedim(laid.axis, 0).reshape(channels.size(laid.axis), -1), True, expression, where)
 
 
-def _lay_out_leaves(expression: Expression, numbers: Tensor, leaves: dict[AxisSize, Size]) -> None:
-    for leaf in leaves_of(expression) if expression is not None else ():
-        if isinstance(leaf, AxisSize) and leaf not in leaves:
-            rows, along = _rows(numbers, leaf.labels, leaf.axis, leaf.flexible)
-            leaves[leaf] = Size(rows, along, leaf, "")
-
-
-def _scales(
-    run: ChannelTrace, numbers: Tensor, leaves: dict[AxisSize, Size]
-) -> tuple[list[Scale], dict[str, list[Expression]]]:
+def _scales(run: ChannelTrace, numbers: Tensor, owner_of: Tensor) -> tuple[list[Scale], dict[str, list[Expression]]]:
     """Numbers that depend on widths, with their rows (and these rows' biases); and the numbers without rows."""
-    owner_of = _owner_of(run)
     nothing = torch.zeros(0, dtype=torch.long, device="cpu")
     read = torch.zeros(len(numbers), dtype=torch.bool, device="cpu")
     read[numbers[torch.cat([nothing, *(work.reads for work in run.work)])]] = True
     starts = [int(owner.labels[0]) for owner in run.table.owners] if run.scaled else []
-    twin = torch.full((run.table.count,), 0, device="cpu")
+    twin = torch.zeros(run.table.count, dtype=torch.long, device="cpu")
     for outputs, biases in run.twins:
         if len(outputs) == len(biases):
             twin[outputs] = biases
     scales: list[Scale] = []
     unscaled: dict[str, list[Expression]] = {}
     for scaling in run.scaled:
-        _lay_out_leaves(scaling.expression, numbers, leaves)
         choices = [torch.unique(torch.cat([some, twin[some]])) for some in scaling.labels]
         choices = [some[owner_of[some] >= 0] for some in choices]
         # other layers may read some rows' channels, and must not see them scaled
@@ -235,51 +257,15 @@ def _scales(
     return scales, unscaled
 
 
-def _asked(run: ChannelTrace) -> frozenset[tuple[str, str]]:
-    expressions = [*(entry.expression for entry in run.table.sizes), *(scaling.expression for scaling in run.scaled)]
-    return frozenset(
-        (leaf.module, leaf.name)
-        for expression in expressions if expression is not None
-        for leaf in leaves_of(expression) if isinstance(leaf, Attribute)
-    )  # fmt: skip
-
-
-def _stated(
-    run: ChannelTrace, asked: Collection[tuple[str, str]], numbers: Tensor, leaves: dict[AxisSize, Size]
-) -> list[Stated]:
-    """Stated widths, without attributes that the forward uses: these must fit its required sizes."""
-    result = [stated for stated in run.stated if (stated.module, stated.name) not in asked]
-    for stated in result:
-        _lay_out_leaves(stated.expression, numbers, leaves)
-    return result
-
-
-def _owner_of(run: ChannelTrace) -> Tensor:
-    """The first owner of every label, by position; -1 for labels that stand for rows."""
+def _owners(run: ChannelTrace) -> tuple[Tensor, dict[int, str]]:
+    """The first owner of every label, by position (-1 for labels that stand for rows); and whether layers write or read owners."""
     owner_of = torch.full((run.table.count,), -1, device="cpu")
-    makers = [(number, owner.labels) for number, owner in enumerate(run.table.owners) if not owner.shared]
-    if makers:
-        numbers = torch.tensor([number for number, _ in makers], device="cpu")
-        lengths = torch.tensor([labels.numel() for _, labels in makers], device="cpu")
-        owner_of[torch.cat([labels for _, labels in makers])] = numbers.repeat_interleave(lengths)
-    return owner_of
-
-
-def _rows(numbers: Tensor, labels: Tensor, axis: int, flexible: int) -> tuple[Tensor, bool]:
-    """Lay labels out as `(rows, entries along the flexible axis)`, or by position along another axis."""
-    channels = numbers[labels]
-    if axis == flexible:
-        return channels.movedim(flexible, -1).reshape(-1, channels.size(flexible)), False
-    return channels.movedim(axis, 0).reshape(channels.size(axis), -1), True
-
-
-def _roles(run: ChannelTrace) -> dict[int, str]:
-    """Whether layers write or read each labelled dimension, by number of its owner."""
-    owner_of = _owner_of(run)
+    for number, owner in enumerate(run.table.owners):
+        if not owner.shared:
+            owner_of[owner.labels] = number
     roles: dict[int, str] = {}
-    if run.work:
-        for role, labels in (("feed-in", [w.writes for w in run.work]), ("feed-out", [w.reads for w in run.work])):
-            for number in torch.unique(owner_of[torch.cat(labels)]).tolist():
-                if number >= 0 and run.table.owners[number].tensor not in run.buffers:  # a buffer is no layer
-                    roles.setdefault(number, role)
-    return roles
+    for role, labels in (("feed-in", [w.writes for w in run.work]), ("feed-out", [w.reads for w in run.work])):
+        for number in torch.unique(owner_of[torch.cat(labels)]).tolist() if labels else ():
+            if number >= 0 and run.table.owners[number].tensor not in run.buffers:  # a buffer is no layer
+                roles.setdefault(number, role)
+    return owner_of, roles

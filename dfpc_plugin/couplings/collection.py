@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.couplings.coupling import DataFlowCoupling
 from dfpc_plugin.couplings.picture import draw_couplings
-from dfpc_plugin.display import Name, Shown, as_text, counted, first_and_more, percent
+from dfpc_plugin.display import Shown, as_text, counted, first_and_more, number_columns, percent, plain_table
 from dfpc_plugin.display.html import Svg
 from dfpc_plugin.files import write_text
 
 _SHORT = 16
 """Rows of the short table, which fits a screen of 24 lines."""
+_LONGEST = 20
+"""Names up to this length are whole, with the number of other layers behind them, beside a reason of ten columns."""
 
 
 class Couplings(list[DataFlowCoupling], Shown):
@@ -70,16 +71,15 @@ class Couplings(list[DataFlowCoupling], Shown):
 
 def _table(couplings: Iterable[DataFlowCoupling], *, whole: bool) -> Table:
     """One row per coupling; reasons are cut off at the line's end unless `whole`."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("written by", min_width=14)
-    table.add_column("read by", min_width=14)
-    for heading in ("channels", "MACs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("protected", min_width=10)
-    shown = list(couplings)
-    names, readers = [one.name for one in shown], [layer for one in shown for layer in one.feed_out[:1]]
-    for one in shown:
-        written = first_and_more(one.feed_in, names) if one.feed_in else Name(one.name, among=names)
+    rows = [(one, one.feed_in or (one.name,)) for one in couplings]
+    among = list(dict.fromkeys(name for one, written in rows for name in (written[0], *one.feed_out[:1])))
+    others = max((len(layers) - 1 for one, written in rows for layers in (written, one.feed_out)), default=0)
+    beside = len(f" +{others}") if others > 0 else 0
+    no_wrap = max(map(len, among), default=0) <= _LONGEST  # reasons make room for names that are not very long
+    layers = (Column(heading, min_width=14, no_wrap=no_wrap) for heading in ("written by", "read by"))
+    table = plain_table(*layers, *number_columns("channels", "MACs"), Column("protected", min_width=10))
+    for one, written in rows:
         reason = Text(one.protected or "", no_wrap=not whole, overflow="fold" if whole else "ellipsis")
-        table.add_row(written, first_and_more(one.feed_out, readers), str(one.width), percent(one.macs), reason)
+        names = (first_and_more(own, among, beside) for own in (written, one.feed_out))
+        table.add_row(*names, str(one.width), percent(one.macs), reason)
     return table

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from dfpc_plugin.couplings.channels import Axis
+from dfpc_plugin.couplings.channels import Axis, Dimension
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
+class Slice(Dimension):
     """The indices that a coupling holds in one dimension of a parameter or buffer.
 
     Attributes:
@@ -20,20 +20,11 @@ class Slice:
         dim: The dimension.
         groups: Above one for the weight of a grouped convolution, whose dimension holds one group's channels: an index is then
             `group * size + position`.
-        indices: `(units, indices per unit)`.
         role: "feed-in" where a layer writes the channels, "feed-out" where it reads them, "transform" elsewhere.
+        indices: `(units, indices per unit)`.
     """
 
-    tensor: str
-    dim: int
-    groups: int
     indices: Tensor
-    role: str
-
-    @property
-    def layer(self) -> str:
-        """Path of the layer that owns the tensor."""
-        return self.tensor.removesuffix(".weight")
 
     def __repr__(self) -> str:
         """Show sizes instead of indices."""
@@ -77,11 +68,16 @@ class DataFlowCoupling:
     @cached_property
     def slices(self) -> tuple[Slice, ...]:
         """The indices of the units in every parameter and dimension."""
-        unit = torch.full(
-            (int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes))) + 1,), -1, device="cpu"
+        last = int(max(self.blocks.max(), *(axis.channels.max() for axis in self.axes)))
+        nothing = torch.zeros(last + 1, dtype=torch.bool, device="cpu")
+        return tuple(
+            Slice(axis.tensor, axis.dim, axis.groups, axis.role, axis.positions(self.blocks, nothing))
+            for axis in self.axes
         )
-        unit[self.blocks] = torch.arange(self.channels, device="cpu").expand(self.blocks.shape)
-        return tuple(_slice(axis, unit, self.channels) for axis in self.axes)
+
+    def units_left(self, removed: Tensor) -> Tensor:
+        """Return the columns of `blocks` without `removed` channels, `(channels,)` of bool, in order."""
+        return (~removed[self.blocks]).all(0).nonzero().squeeze(1)
 
     @property
     def feed_in(self) -> tuple[str, ...]:
@@ -120,11 +116,3 @@ class DataFlowCoupling:
 def _listed(names: tuple[str, ...]) -> str:
     shown = ", ".join(names[:4]) or "nothing"
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
-
-
-def _slice(axis: Axis, unit: Tensor, units: int) -> Slice:
-    """Positions of every unit along one labelled dimension."""
-    of = unit[axis.channels]
-    positions = (of >= 0).nonzero().squeeze(1)
-    positions = positions[torch.argsort(of[positions], stable=True)]
-    return Slice(axis.tensor, axis.dim, axis.groups, positions.view(units, -1), axis.role)

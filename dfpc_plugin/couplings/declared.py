@@ -1,10 +1,7 @@
 """Integer attributes that state layers' widths: the forward does not read them, but methods that fuse branches do.
 
-A block that merges several convolutions into one reads its own `in_channels`, `out_channels` and `groups`; an adapter reads
-the `in_features` of the layer that it wraps. Pruning must update them. An attribute counts as a declared width if it is named
-like one, equals a dimension of the module's tensors, and is not read by the forward. If several dimensions have that size, the
-name decides: an input width is produced by other layers, an output width is read by them, a hidden width is used inside only.
-If these dimensions lose different numbers of channels, the attribute is not changed.
+An attribute counts if it is named like a width and equals a dimension of the module's tensors. If several dimensions have that
+size, the name decides: an input width is produced by other layers, an output width is read by them, a hidden width by neither.
 """
 
 from __future__ import annotations

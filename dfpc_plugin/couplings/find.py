@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
+from dfpc_plugin.analyses.table import KERNEL_POSITION
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.computed_weights import advised
 from dfpc_plugin.couplings.channels import Axis, Channels, Size, channels_of
@@ -25,7 +26,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import collector_paused
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.trace import Flow, trace_model
-from dfpc_plugin.tracing.sizes import Attribute, AxisSize, attributes_of, is_linear, leaves_of
+from dfpc_plugin.tracing.sizes import Attribute, AxisSize, is_linear, leaves_of
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
 
@@ -56,6 +57,12 @@ class CouplingMap:
     def __repr__(self) -> str:
         """Summarise in one line."""
         return f"CouplingMap({self.couplings.summary})"
+
+    def copy(self) -> CouplingMap:
+        """Return a copy that later pruning of the model does not change."""
+        known = self.channels
+        channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
+        return dataclasses.replace(self, channels=channels)
 
     def sizes_of(self, removed: Tensor) -> list[Size]:
         """Required sizes that removing channels may change."""
@@ -109,22 +116,43 @@ def map_couplings(
         channels = channels_of(trace.channels, whole_heads=whole_heads)
         modules = trace.run.names.modules
         channels.stated += list(declared_widths(modules, channels, forward_fn))
-        found = _map(model, channels, unused_layers(modules, trace.run.used.keys()))
-        order = used_modules(modules, trace.run.used)
-        return dataclasses.replace(found, couplings=Couplings(found.couplings, order), order=order, bounds=trace.bounds)
+        structures = find_structure(channels)
+        unused, order = unused_layers(modules, trace.run.used.keys()), used_modules(modules, trace.run.used)
+        result = CouplingMap(
+            channels, Couplings((), order), *_indexed(channels, structures), unused, order, trace.bounds
+        )
+        result.couplings.extend(_couplings(model, result, structures))
+        return result
 
 
-def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> CouplingMap:
-    structures = find_structure(channels)
+def _indexed(
+    channels: Channels, structures: list[Structure]
+) -> tuple[Tensor, dict[int, list[Size]], dict[Attribute, list[Size]]]:
+    """The structure of each channel, required sizes by structure, and required sizes by attribute, as in `CouplingMap`."""
     number_of = torch.full((len(channels.removed),), -1, device="cpu")
     for number, structure in enumerate(structures):
         number_of[structure.channels] = number
-    touching, mentions = _touching(channels, number_of), _mentions(channels)
-    result = CouplingMap(channels, Couplings(), number_of, touching, mentions, unused)
+    touching: dict[int, list[Size]] = defaultdict(list)
+    mentions: dict[Attribute, list[Size]] = defaultdict(list)
+    for size in channels.sizes:
+        counted = {*number_of[size.channels].reshape(-1).tolist()}
+        for leaf in leaves_of(size.expression):
+            if isinstance(leaf, AxisSize):
+                counted |= {*number_of[channels.leaves[leaf].channels].reshape(-1).tolist()}
+            else:
+                mentions[leaf].append(size)
+        for number in counted:
+            touching[number].append(size)
+    return number_of, touching, mentions
+
+
+def _couplings(model: nn.Module, result: CouplingMap, structures: list[Structure]) -> Iterator[DataFlowCoupling]:
+    channels = result.channels
     arranged = [
         portion
         for number, structure in enumerate(structures)
         for portion in _portions(result, structure, result.touching.get(number, []))
+        if portion.protected != KERNEL_POSITION
     ]
     total = sum(layer.macs for layer in channels.layers)
     of = torch.full((len(channels.removed),), -1, device="cpu")
@@ -140,11 +168,10 @@ def _map(model: nn.Module, channels: Channels, unused: dict[str, int]) -> Coupli
         own = tuple(axes[number])
         name = next((axis.layer for axis in own if axis.role == "feed-in"), own[0].layer)
         share = macs[number] / total if total else 0.0
-        protected = portion.protected or _not_written(own, unused)
+        protected = portion.protected or _not_written(own, result.unused)
         protected = None if protected is None else advised(protected, model)
         heads = bool(channels.heads[portion.blocks].any())
-        result.couplings.append(DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own, heads))
-    return result
+        yield DataFlowCoupling(name, portion.blocks, portion.balance, protected, share, own, heads)
 
 
 _MOST_CELLS = 8
@@ -216,28 +243,6 @@ def _not_written(axes: tuple[Axis, ...], unused: Collection[str]) -> str | None:
         return None
     within = [any(f"{axis.tensor}.".startswith(f"{path}.") for path in unused) for axis in axes]
     return "is never used by the forward" if all(within) else "is not produced by a layer"
-
-
-def _touching(channels: Channels, structure: Tensor) -> dict[int, list[Size]]:
-    """Required sizes by the structures they count, directly or through a size read from a shape."""
-    touching: dict[int, list[Size]] = defaultdict(list)
-    for size in channels.sizes:
-        counted = {*structure[size.channels].reshape(-1).tolist()}
-        for leaf in leaves_of(size.expression) if size.expression is not None else ():
-            if isinstance(leaf, AxisSize):
-                counted |= {*structure[channels.leaves[leaf].channels].reshape(-1).tolist()}
-        for number in counted:
-            touching[number].append(size)
-    return touching
-
-
-def _mentions(channels: Channels) -> dict[Attribute, list[Size]]:
-    mentions: dict[Attribute, list[Size]] = defaultdict(list)
-    for size in channels.sizes:
-        if size.expression is not None:
-            for attribute in attributes_of(size.expression):
-                mentions[attribute].append(size)
-    return mentions
 
 
 def _pairs(groups: list[Tensor], of: Tensor) -> list[list[int]]:

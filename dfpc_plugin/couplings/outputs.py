@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.couplings.find import CouplingMap
 
 
+@dataclass(eq=False)
 class RecordError(Exception):
     """A record names outputs that the model does not have.
 
@@ -19,10 +21,9 @@ class RecordError(Exception):
     record that lists no indices at all.
     """
 
-    def __init__(self, layer: str, width: int | None, problem: str = "") -> None:
-        """Store the attributes."""
-        super().__init__(layer, width, problem)
-        self.layer, self.width, self.problem = layer, width, problem
+    layer: str
+    width: int | None
+    problem: str = ""
 
 
 def output_axes(channels: Channels) -> dict[str, Axis]:

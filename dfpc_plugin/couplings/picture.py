@@ -1,7 +1,7 @@
 """The coupling graph of a model as a picture.
 
-Layers are rows, in the order of the forward; couplings are vertical lines, each from the first layer that touches it to the
-last. Long lines are on the left, so a residual stream is a rail beside its blocks.
+Layers are rows, in the order of the forward; couplings are vertical lines from the first layer to the last that touches them.
+Long lines are on the left, so a residual stream is a rail beside its blocks.
 """
 
 from __future__ import annotations
@@ -96,12 +96,9 @@ def _lanes(couplings: Sequence[DataFlowCoupling], rows: dict[str, int]) -> list[
 
 def _sizes(couplings: Iterable[DataFlowCoupling]) -> dict[str, str]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    for coupling in couplings:
-        for axis in coupling.axes:
-            if axis.role in ("feed-in", "feed-out"):
-                found[axis.layer][axis.role] = len(axis.channels)
-    ends = {name: (sizes.get("feed-out"), sizes.get("feed-in")) for name, sizes in found.items()}
-    return {name: " → ".join("" if size is None else str(size) for size in pair) for name, pair in ends.items()}
+    for axis in (axis for coupling in couplings for axis in coupling.axes):
+        found[axis.layer][axis.role] = len(axis.channels)
+    return {name: f"{sizes.get('feed-out', '')} → {sizes.get('feed-in', '')}" for name, sizes in found.items()}
 
 
 def _key() -> Iterable[str]:

@@ -97,17 +97,24 @@ def _try_attributes(
                 return
 
 
+def before_and_after(
+    expression: Expression, channels: Channels, *states: tuple[Tensor, Mapping[Attribute, int]]
+) -> tuple[Any, Any]:
+    """Compute a number with two sets of removed channels and attribute values; None twice where no single number fits."""
+    try:
+        before, after = (evaluate(expression, channels, *state) for state in states)
+    except (Unequal, ZeroDivisionError):
+        return None, None
+    return before, after
+
+
 def changed_factors(channels: Channels) -> list[str]:
     """List operators that multiply by a number which pruning changed and no rows of weights can compensate for."""
-    before, changed = torch.zeros_like(channels.removed), []
+    unpruned: dict[Attribute, int] = {}
+    whole, now = (torch.zeros_like(channels.removed), unpruned), (channels.removed, channels.values)
+    changed: dict[str, str] = {}
     for where, expressions in channels.unscaled.items():
-        for expression in expressions:
-            try:
-                old = evaluate(expression, channels, before, {})
-                new = evaluate(expression, channels, channels.removed, channels.values)
-            except (Unequal, ZeroDivisionError):
-                continue
+        for old, new in (before_and_after(expression, channels, whole, now) for expression in expressions):
             if old != new:
-                changed.append(f"{where} ({float(old):.4g} is {float(new):.4g} now)")
-                break
-    return changed
+                changed.setdefault(where, f"{where} ({float(old):.4g} is {float(new):.4g} now)")
+    return list(changed.values())

@@ -1,9 +1,8 @@
 """Which channels form a coupling, and in which units they can be pruned.
 
-Channels that lie in the same dimensions of the same parameters form a *bundle*. Bundles are tied where the forward requires
-sizes that depend on both: rows of one reshape, a width computed from another, an attribute that several reshapes use. A
-coupling is a set of tied bundles. Channels in it that must keep equal numbers (the heads of attention, the groups of a
-convolution) form *blocks*; one channel from every block is a *unit*, the least that can be pruned.
+Channels in the same dimensions of the same parameters form a *bundle*. Bundles are tied where the forward requires sizes that
+depend on both; a coupling is a set of tied bundles. Channels in it that must keep equal numbers (the heads of attention, the
+groups of a convolution) form *blocks*; one channel from every block is a *unit*, the least that can be pruned.
 """
 
 from __future__ import annotations
@@ -139,9 +138,10 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
         if not size.along_rows:
             _tell_rows_apart(size, bundles, blocks, balance, marks, seen)
             _tell_parts_apart(size, channels, bundles, blocks, marks)
-        if _always_holds(size, channels, marks):
-            continue
-        for leaf in leaves_of(size.expression) if size.expression is not None else ():
+        counted = _mark(size, marks)
+        if counted is not None and counted == _mark_of(size.expression, channels, marks):
+            continue  # a sum of sizes of exactly the channels that it counts, as after a concatenation
+        for leaf in leaves_of(size.expression):
             if isinstance(leaf, AxisSize):
                 read = channels.leaves[leaf]
                 if not read.along_rows and marks[read.channels].sum() != marks[size.channels].sum():
@@ -155,7 +155,7 @@ def _tie(channels: Channels, bundles: Bundles, blocks: Tensor, balance: dict[int
 
 def _tell_parts_apart(size: Size, channels: Channels, bundles: Bundles, blocks: Tensor, marks: Tensor) -> None:
     """Make the part of a bundle that a slice ends behind a cell, if its size is fixed or computed from the whole."""
-    leaves = [] if size.expression is None else [*leaves_of(size.expression)]
+    leaves = list(leaves_of(size.expression))
     wholes = [channels.leaves[leaf] for leaf in leaves if isinstance(leaf, AxisSize)]
     if size.expression is None or (leaves and not wholes):  # an attribute alone can change
         return
@@ -170,12 +170,6 @@ def _holds_more(whole: Size, part: Tensor) -> bool:
     """Whether a size counts all channels of a part, and others."""
     counted = torch.unique(whole.channels)
     return len(counted) > len(part) and bool(torch.isin(part, counted).all())
-
-
-def _always_holds(size: Size, channels: Channels, marks: Tensor) -> bool:
-    """Whether a size is a sum of sizes of exactly the channels that it counts, as after a concatenation."""
-    found = _mark(size, marks)
-    return found is not None and found == _mark_of(size.expression, channels, marks)
 
 
 def _mark_of(expression: Expression, channels: Channels, marks: Tensor) -> int | None:
@@ -199,25 +193,17 @@ def _tell_rows_apart(
     """Make rows of different channels that must stay equally long blocks of one coupling."""
     if size.channels.size(0) == 1 or (size.channels == size.channels[:, :1]).all():
         return  # one row, or rows that are pruned as a whole
-    rows = marks[size.channels].sum(1)
-    different, first = _first_of_each(rows)
-    if len(different) == 1:
-        return
+    first: dict[int, int] = {}
+    for position, mark in enumerate(marks[size.channels].sum(1).tolist()):
+        first.setdefault(mark, position)
     involved = bundles.among(size.channels)
-    if not involved:
+    if len(first) == 1 or not involved:
         return
     bundles.tie(involved)
     for bundle in involved:
-        balance[bundle][f"{len(different)} rows in {size.where}"] = None
-    for mark, position in zip(different, first, strict=True):
+        balance[bundle][f"{len(first)} rows in {size.where}"] = None
+    for mark, position in first.items():
         if mark not in seen:
             seen.add(mark)
             own = torch.unique(size.channels[position])
             blocks[own] = (blocks[own] * 31 + mark) % (2**61 - 1)
-
-
-def _first_of_each(rows: Tensor) -> tuple[list[int], list[int]]:
-    first: dict[int, int] = {}
-    for position, row in enumerate(rows.tolist()):
-        first.setdefault(row, position)
-    return list(first), list(first.values())

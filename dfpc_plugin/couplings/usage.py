@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -60,22 +60,19 @@ class CodeReads:
                 self._read(kind, inner, names)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # reading instructions is slow
 def _attributes(code: types.CodeType) -> tuple[tuple[bool, str], ...]:
     """Attributes that code reads, each with whether it belongs to `self`; methods called on others are left out."""
-    return tuple(_read_attributes(code))
-
-
-def _read_attributes(code: types.CodeType) -> Iterator[tuple[bool, str]]:
-    """Read the attributes from the instructions, which is slow."""
+    found = []
     previous: Any = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             own = previous == "self" or (isinstance(previous, tuple) and previous[-1:] == ("self",))
             called = instruction.opname == "LOAD_METHOD" or "NULL" in instruction.argrepr
             if own or not called:
-                yield own, str(instruction.argval)
+                found.append((own, str(instruction.argval)))
         previous = instruction.argval
+    return tuple(found)
 
 
 def unused_layers(modules: Mapping[str, nn.Module], used: Set[int]) -> dict[str, int]:

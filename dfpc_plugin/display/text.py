@@ -7,7 +7,6 @@ import functools
 import io
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -50,23 +49,28 @@ def plain_table(*columns: Column | str, **options: Any) -> Table:
 class Name:
     """The path of a layer in a table: in one line, without its beginning if it is too long.
 
-    If other layers of the table would look the same, its first parts are abbreviated to initials and numbers instead, as in
-    f.d2.d9.conv1; if even that is too long, it is broken into lines behind its dots.
+    If some layers of the table would look the same, the first parts of all are abbreviated to initials and numbers instead, as in
+    f.d2.d9.conv1; if they cannot be told apart even then, they are broken into lines behind their dots.
     """
 
-    def __init__(self, path: str, more: str = "", style: str = "", among: Iterable[str] = ()) -> None:
-        """Show `path`, and behind it `more`, which is not shortened; `among` are the paths of the other rows."""
-        self._path, self._more, self._style, self._among = path, more, style, tuple(among)
+    def __init__(self, path: str, more: str = "", style: str = "", among: Iterable[str] = (), beside: int = 0) -> None:
+        """Show `path`, and behind it `more`, which is not shortened.
+
+        `among` are the paths of the other rows, `beside` is the length of the longest `more` of all rows: all names then have
+        the same room, and the same form.
+        """
+        self._path, self._more, self._style = path, more, style
+        self._among = tuple(dict.fromkeys((*among, path)))  # the same for all rows, so that it is shortened once
+        self._beside = max(beside, len(more))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Smallest and largest width."""
-        full = len(self._path) + len(self._more)
-        return Measurement(min(full, _NARROWEST + len(self._more)), full).with_maximum(options.max_width)
+        full = len(self._path) + self._beside
+        return Measurement(min(full, _NARROWEST + self._beside), full).with_maximum(options.max_width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The path, shortened to the available columns."""
-        room = options.max_width - len(self._more)
-        text = _displayed((self._path, *self._among), room)[self._path]
+        text = _displayed(self._among, options.max_width - self._beside)[self._path]
         yield Text(text, style=self._style, no_wrap=True, overflow="crop").append(self._more, style="dim")
 
 
@@ -90,19 +94,19 @@ def distinct_names(paths: Sequence[str], room: int) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _displayed(paths: tuple[str, ...], room: int) -> Mapping[str, str]:
-    """Every path as a different text that is at most `room` columns wide."""
-    shown = {path: shortened(path, room) for path in paths}
-    for otherwise in (_initials, _broken):
-        counts = Counter(shown.values())
-        shown = {path: text if text and counts[text] == 1 else otherwise(path, room) for path, text in shown.items()}
-    return shown
+    """Every path as a different text that is at most `room` columns wide, all in the same form."""
+    for form in (shortened, _initials):
+        shown = {path: form(path, room) for path in paths}
+        if len({*shown.values()}) == len(shown):
+            return shown
+    return {path: _broken(path, room) for path in paths}
 
 
 def _initials(path: str, room: int) -> str:
-    """Abbreviate all parts but the last to initials and numbers; nothing if that is not short enough."""
+    """Abbreviate all parts but the last to initials and numbers, and cut off the end if that is not short enough."""
     before, dot, last = path.rpartition(".")
     text = re.sub(r"[^\W\d_]+", lambda word: word[0][0], before) + dot + last
-    return text if len(text) <= room else ""
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 def _broken(path: str, room: int) -> str:
@@ -117,9 +121,10 @@ def _broken(path: str, room: int) -> str:
     return "\n".join(filter(None, lines))
 
 
-def first_and_more(names: Sequence[str], among: Iterable[str] = ()) -> Name:
-    """The first of some layers, and the number of the others; `among` are the first layers of the other rows."""
-    return Name(names[0] if names else "", f" +{len(names) - 1}" if len(names) > 1 else "", among=among)
+def first_and_more(names: Sequence[str], among: Iterable[str] = (), beside: int = 0) -> Name:
+    """The first of some layers, and the number of the others; `among` and `beside` are as for `Name`."""
+    more = f" +{len(names) - 1}" if len(names) > 1 else ""
+    return Name(names[0] if names else "", more, among=among, beside=beside)
 
 
 def counted(number: int, what: str) -> str:

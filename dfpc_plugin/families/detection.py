@@ -1,8 +1,7 @@
 """torchvision's detectors: backbone and heads, without the selection of boxes between them.
 
 To count MACs, images have the size that the detector resizes them to, and heads see the maximum number of regions that its
-settings allow. To compute values, images keep their size and heads see one region per feature map: the result for channels
-does not depend on the number of regions.
+settings allow. To compute values, images keep their size and heads see one region per feature map.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def detector_forward(model: nn.Module, example_inputs: Any) -> list[Any]:
     """
     detector: Any = model
     images = _batch(example_inputs)
-    counts = _has_no_values(images)
+    counts = images.is_meta or (isinstance(images, Proxy) and images.run.traces_sizes)
     features = detector.backbone(F.interpolate(images, size=_resized(detector, images)) if counts else images)
     maps = dict(features) if isinstance(features, Mapping) else {"0": features}
     if not hasattr(detector, "roi_heads"):
@@ -54,7 +53,7 @@ def _note(model: nn.Module, example_inputs: Any) -> str:
     height, width = _resized(detector, _batch(example_inputs))
     found = counted_regions(detector, None)
     kinds = {"proposals": found["box"]}
-    if any(_pool(detector.roi_heads, kind) is not None for kind in ("mask", "keypoint")):
+    if any(getattr(detector.roi_heads, f"{kind}_roi_pool", None) is not None for kind in ("mask", "keypoint")):
         kinds["detections"] = found["mask"]
     most = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
     return (
@@ -82,7 +81,7 @@ def _regions(heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] |
     """Run the heads on regions: one per feature map, or `counts` per image."""
     outputs = []
     for kind in ("box", "mask", "keypoint"):
-        pool = _pool(heads, kind)
+        pool = getattr(heads, f"{kind}_roi_pool", None)  # the layer that extracts regions
         if pool is None:
             continue
         seen = [maps[name] for name in pool.featmap_names if name in maps]
@@ -94,15 +93,6 @@ def _regions(heads: Any, maps: Mapping[str, Tensor], counts: Mapping[str, int] |
         inner = getattr(heads, f"{kind}_head")(regions)
         outputs.append(getattr(heads, f"{kind}_predictor")(inner))
     return outputs
-
-
-def _pool(heads: Any, kind: str) -> Any:
-    """The layer that extracts regions for one kind of head, or None without such a head."""
-    return getattr(heads, f"{kind}_roi_pool", None)
-
-
-def _has_no_values(tensor: Tensor) -> bool:
-    return tensor.is_meta or (isinstance(tensor, Proxy) and tensor.run.traces_sizes)
 
 
 def _resized(detector: Any, images: Tensor) -> tuple[int, int]:

@@ -66,20 +66,23 @@ def data_flow_forward(model: nn.Module) -> ForwardFunction | None:
     return _of_class(_FORWARDS, model)
 
 
+def call_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | None) -> Any:
+    """Call the model on `inputs`: by `forward_fn`, by its family's function, or directly. Raises what the forward raises."""
+    forward = forward_fn or data_flow_forward(model)
+    args, kwargs = as_call(inputs) if forward is None else ((), {})
+    with running_eagerly(), watched():
+        return model(*args, **kwargs) if forward is None else forward(model, inputs)
+
+
 def run_forward(model: nn.Module, inputs: Any, forward_fn: ForwardFunction | None) -> Any:
-    """Call the model on a copy of `inputs`, which it may write to: by `forward_fn`, by its family's function, or directly.
+    """Like `call_forward`, on a copy of `inputs`, which a forward may write to.
 
     Raises ForwardError for an error that is not of this package.
     """
-    forward = forward_fn or data_flow_forward(model)
-    explained = contextlib.nullcontext() if forward else inputs_explained(model, inputs)
+    direct = forward_fn is None and data_flow_forward(model) is None
     try:
-        own = fresh(inputs)
-        with explained, running_eagerly(), watched():
-            if forward is not None:
-                return forward(model, own)
-            args, kwargs = as_call(own)
-            return model(*args, **kwargs)
+        with inputs_explained(model, inputs) if direct else contextlib.nullcontext():
+            return call_forward(model, fresh(inputs), forward_fn)
     except DFPCError:
         raise
     except Exception as error:  # a forward may raise anything

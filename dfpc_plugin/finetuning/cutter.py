@@ -17,7 +17,7 @@ from dfpc_plugin.errors import NothingToPruneError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.cuts import Cut, Goal, scores_left
 from dfpc_plugin.finetuning.run import Run
-from dfpc_plugin.host.ignored import listed
+from dfpc_plugin.host.checks import listed
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.pruning import PruneResult, PruneSettings, prune, replay
 from dfpc_plugin.repaired_importance import default_importance

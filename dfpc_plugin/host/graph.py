@@ -18,9 +18,8 @@ from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.errors import GroupError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.host.checks import check_range
-from dfpc_plugin.host.group import DataFlowGroup, UnitFunction, units_left
-from dfpc_plugin.host.layout import Place, Side, request_layout_of
-from dfpc_plugin.host.places import Places
+from dfpc_plugin.host.group import DataFlowGroup, UnitFunction
+from dfpc_plugin.host.places import Place, Places, Side, request_layout_of
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.surgery import cut, protect_what_breaks
 from dfpc_plugin.trace import Flow
@@ -98,7 +97,6 @@ class DataFlowGraph(tp.DependencyGraph):
         Raises:
             DFPCError: As `find_couplings` raises.
         """
-        self.verbose = verbose
         self.model = model = plain_model(model, inplace=True)
         example_inputs = as_inputs(example_inputs)
         self._module2name = {module: name for name, module in model.named_modules()}
@@ -119,7 +117,11 @@ class DataFlowGraph(tp.DependencyGraph):
         self._places = Places(self)
         self.module2node: dict[Any, Node] = self._places.nodes
         self._module2name.update((m, n.name) for m, n in self.module2node.items() if isinstance(m, nn.Parameter))
-        self._number_units()
+        self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
+        self._unit_of = self._coupling_of.clone()
+        for number, coupling in enumerate(self.couplings):
+            self._coupling_of[coupling.blocks] = number
+            self._unit_of[coupling.blocks] = torch.arange(coupling.channels).expand(coupling.blocks.shape)
         return self
 
     def probe(self) -> None:
@@ -128,13 +130,6 @@ class DataFlowGraph(tp.DependencyGraph):
             self._untried()
             self._untried = None
             self.__dict__.pop("_share", None)
-
-    def _number_units(self) -> None:
-        self._coupling_of = torch.full(self.coupling_map.channels.removed.shape, -1)
-        self._unit_of = self._coupling_of.clone()
-        for number, coupling in enumerate(self.couplings):
-            self._coupling_of[coupling.blocks] = number
-            self._unit_of[coupling.blocks] = torch.arange(coupling.channels).expand(coupling.blocks.shape)
 
     def place_of(self, axis: Axis) -> Place | None:
         """Return the place of a dimension in Torch-Pruning's graph, or None if importances cannot index it."""
@@ -146,7 +141,7 @@ class DataFlowGraph(tp.DependencyGraph):
 
     def units_left(self, coupling: DataFlowCoupling) -> Tensor:
         """Return the columns of `coupling.blocks` that have not been pruned."""
-        return units_left(coupling, self.coupling_map.channels.removed)
+        return coupling.units_left(self.coupling_map.channels.removed)
 
     def get_all_groups(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,10 +13,9 @@ from torch import Tensor, nn
 from torch_pruning._helpers import GroupItem
 
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.couplings.channels import Axis
 from dfpc_plugin.display import counted
 from dfpc_plugin.errors import GroupError
-from dfpc_plugin.host.layout import Place
+from dfpc_plugin.host.places import Place
 
 _DEAR = 2**28
 
@@ -118,7 +118,7 @@ class DataFlowGroup(tp.Group):
             reason = self._DG.protection_of(coupling)
             if reason is not None:
                 raise GroupError(f"The coupling of '{coupling.name}' must stay: it {reason}. Leave it out.")
-            if len(own) and len(units_left(coupling, removed)) <= len(own):
+            if len(own) and len(coupling.units_left(removed)) <= len(own):
                 raise GroupError(
                     f"Cutting {len(own)} units would leave nothing of the coupling of '{coupling.name}'; keep one."
                 )
@@ -141,7 +141,7 @@ class DataFlowGroup(tp.Group):
                 if place is not None and (place.key == self._root.key or not root_only):
                     places.setdefault(place.key, place)
             for place in places.values():
-                lines = positions(place.axis, channels, removed).t().tolist()
+                lines = place.axis.positions(channels, removed).t().tolist()
                 merged = place.key != self._root.key and _is_dear(place, len(lines))
                 for line, idxs in enumerate(lines):
                     _, known, roots = found.setdefault((place.key, 0 if merged else line), (place, [], []))
@@ -170,10 +170,9 @@ class DataFlowGroup(tp.Group):
 
     def __str__(self) -> str:
         """List the couplings, and one line per layer and side."""
-        sides: dict[str, int] = {}
+        sides: Counter[str] = Counter()
         for item in self.items:
-            line = _described(item)
-            sides[line] = sides.get(line, 0) + len(item.idxs)
+            sides[_described(item)] += len(item.idxs)
         return "\n".join([self._title(), *(f"  {line}, {count} channels" for line, count in sides.items())])
 
     def details(self) -> str:
@@ -203,26 +202,6 @@ def _is_dear(place: Place, lines: int) -> bool:
     They read a layer's whole weight for every item of its inputs. A unit of a classifier behind flattened maps has as many
     inputs as a map has positions. One item with repeated `root_idxs` then holds all of them, as in Torch-Pruning.
     """
-    return lines > 1 and place.axis.role == "feed-out" and lines * _size(place.node.module) > _DEAR
-
-
-def _size(target: Any) -> int:
-    weight = getattr(target, "weight", target)
-    return weight.numel() if isinstance(weight, Tensor) else 0
-
-
-def units_left(coupling: DataFlowCoupling, removed: Tensor) -> Tensor:
-    """Return the columns of `coupling.blocks` that have not been pruned, in order."""
-    return (~removed[coupling.blocks]).all(0).nonzero().squeeze(1)
-
-
-def positions(axis: Axis, channels: Tensor, removed: Tensor) -> Tensor:
-    """Find the positions of units, given as `channels (blocks, units)`, along a dimension of the present model.
-
-    Returns `(units, indices per unit)`, each row in ascending order; no columns if the dimension holds none of them.
-    """
-    unit = torch.full(removed.shape, -1)
-    unit[channels] = torch.arange(channels.size(1)).expand(channels.shape)
-    of = unit[axis.channels[~removed[axis.channels]]]
-    found = (of >= 0).nonzero().squeeze(1)
-    return found[torch.argsort(of[found], stable=True)].view(channels.size(1), -1)
+    weight = getattr(place.node.module, "weight", place.node.module)
+    size = weight.numel() if isinstance(weight, Tensor) else 0
+    return lines > 1 and place.axis.role == "feed-out" and lines * size > _DEAR

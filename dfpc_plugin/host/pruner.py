@@ -20,13 +20,12 @@ from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.criteria import Importance, as_importance, require_gradients
 from dfpc_plugin.errors import DFPCError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.host.checks import check_heads, check_modules, check_ratio, parsed_target
+from dfpc_plugin.host.checks import DEFAULT_RATIO, check_options, ignored_modules, parsed_target
 from dfpc_plugin.host.graph import DataFlowGraph
 from dfpc_plugin.host.group import DataFlowGroup
-from dfpc_plugin.host.ignored import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.plain_data import Count, checked
+from dfpc_plugin.plain_data import Share, checked
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, keep_at_least, length_for_budgets
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
@@ -56,7 +55,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         example_inputs: ExampleInputs,
         importance: Importance | type | str,
         global_pruning: bool = False,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: float = DEFAULT_RATIO,
         pruning_ratio_dict: Mapping[Any, float] | None = None,
         max_pruning_ratio: float = 1.0,
         iterative_steps: int = 1,
@@ -96,18 +95,12 @@ class DFPCPruner(tp.pruner.BasePruner):
         model, example_inputs = plain_model(model, inplace=True), as_inputs(example_inputs)
         importance = as_importance(importance) or DFPCImportance()
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "target")}
-        self._target = parsed_target(target, pruning_ratio_dict or ch_sparsity_dict or isomorphic or prune_num_heads)
+        self._target = parsed_target(target, arguments)
+        check_options(arguments)
         for name in ("in_channel_groups", "out_channel_groups", "num_heads", "channel_groups"):
             arguments[name] = dict(arguments[name] or {})  # Torch-Pruning writes into these
         arguments["ignored_layers"] = ignored_modules(model, ignored_layers or ())
-        check_ratio("pruning_ratio", pruning_ratio if ch_sparsity is None else ch_sparsity)
-        check_ratio("max_pruning_ratio", max_pruning_ratio)
-        check_modules(model, [*(pruning_ratio_dict or {}), *(ch_sparsity_dict or {})])
-        checked(Count | None, round_to, "round_to", PrunerSettingError)
-        check_ratio("head_pruning_ratio", head_pruning_ratio)
-        check_heads(prune_num_heads, prune_head_dims, head_pruning_ratio, head_pruning_ratio_dict)
         _init_with_graph(self, functools.partial(DataFlowGraph, whole_heads=prune_num_heads, probe=False), **arguments)
-        self._costs = CostModel(self.DG.coupling_map.channels)
         if next(self._groups_to_rank(), None) is None:
             raise NothingToPruneError(_why_nothing(self.DG))
 
@@ -160,7 +153,7 @@ class DFPCPruner(tp.pruner.BasePruner):
         if not isinstance(pruning_ratios_or_idxs, float):
             self.DG.get_pruning_group(layer, pruning_fn, pruning_ratios_or_idxs).prune()
             return
-        check_ratio("pruning_ratios_or_idxs", pruning_ratios_or_idxs)
+        checked(Share, pruning_ratios_or_idxs, "pruning_ratios_or_idxs", PrunerSettingError)
         self.DG.probe()
         count = self.DG.count_channels(layer, pruning_fn)
         group = self.DG.get_pruning_group(layer, pruning_fn, range(count))
@@ -208,9 +201,9 @@ class DFPCPruner(tp.pruner.BasePruner):
         removed = self.DG.coupling_map.channels.removed
         left = sum(len(candidate.units) for candidate in candidates)
         gone = self._scope_initial_channels.setdefault("all", left) - left
-        order = by_saliency(candidates, self.round_to)
+        order, costs = by_saliency(candidates, self.round_to), CostModel(self.DG.coupling_map.channels)
         part = target.part(min(1.0, self.current_step / self.iterative_steps))
-        yield from self._groups_of(order, length_for_budgets(order, self._costs, removed, part, gone))
+        yield from self._groups_of(order, length_for_budgets(order, costs, removed, part, gone))
 
     def _groups_of(self, order: Order, length: int) -> Iterator[DataFlowGroup]:
         for candidate, count in zip(order.candidates, order.counts(length), strict=True):

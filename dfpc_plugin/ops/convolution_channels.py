@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet, sum_away
+from dfpc_plugin.analyses.table import KERNEL_POSITION
 from dfpc_plugin.ops.geometry import Axis, padding_sides, require_channels, spell_out
 from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
@@ -89,6 +90,9 @@ def _convolved(
     reads, writes = (0, 1) if transposed else (1, 0)
     call.layer(weight, input, reads=reads, writes=writes, along=channel, positions=positions * lead.numel())
     require_channels(own, channel, sizes[0] if transposed else sizes[1] * int(groups))
+    for slot in getattr(weight, "slots", ()):
+        if min(varying(slot), default=0) > 1:  # of a parameter outside of a layer, every dimension is labelled
+            call.freeze(slot, KERNEL_POSITION)
     plain = None if transposed else _plain_channels(call, input, weight, groups, channel)
     if plain is not None:
         result = call.make(out, [plain.view(*[1] * channel, -1, *[1] * kernel)])

@@ -30,6 +30,11 @@ class Measured:
         """The speed-up over the unpruned model."""
         return self.after.speedup_over(self.before)
 
+    def surplus(self, target: Target) -> float:
+        """The speed-up over the latency that the target requires."""
+        seconds = self.after.median
+        return min(budget.surplus(value, self.speedup, seconds) for _, budget, value in target.given(Timed))
+
 
 def length_for_latency(
     subject: Subject,
@@ -51,28 +56,33 @@ def length_for_latency(
     def predict(length: int) -> float:
         return predictor.seconds(order.removed(length, subject.channels.removed))
 
+    def first_within(seconds: float) -> int:
+        """The shortest length that is predicted to take so long, or else the longest."""
+        length = shortest(lambda k: predict(k) <= seconds, high, low)
+        return high if length is None else length
+
     forwards = None if settings.forwards is None else 2 * settings.forwards
     longer = dataclasses.replace(settings, min_run_time=2 * settings.min_run_time, forwards=forwards)
     tried: dict[int, Measured] = {}
     bracket = _Bracket(predict(0))
     low, high = least, len(order)
     for number in range(2 * _TRIES):
-        if number >= _TRIES and any(_surplus(target, found) >= 1 for found in tried.values()):
+        if number >= _TRIES and any(found.surplus(target) >= 1 for found in tried.values()):
             break
         # aiming at the limit itself misses it half the time
         wanted = min(budget.seconds(value, bracket.full) for _, budget, value in target.given(Timed)) / (1 + _AIM)
-        length = _first_within(predict, bracket.predicted_for(wanted), low, high)
+        length = first_within(bracket.predicted_for(wanted))
         if length in tried or number >= _TRIES:  # if predictions do not help, as on a busy machine, halve the range
             length = (low + high) // 2
         pair = {"before": predictor.prepared, "after": subject.copy_without(order.channels(length))}
         found = _measured(subject, pair, length, settings if length not in tried else longer)
-        if _surplus(target, found) >= 1 and (_surplus(target, found) <= 1 + _TOLERANCE or length == low):
+        if found.surplus(target) >= 1 and (found.surplus(target) <= 1 + _TOLERANCE or length == low):
             found = _measured(subject, pair, length, longer)  # confirm it, as it may be chance
-            if _surplus(target, found) >= 1:
+            if found.surplus(target) >= 1:
                 return found
         tried[length] = found
         progress(min(1.0, (number + 1) / _TRIES))
-        enough = _surplus(target, found) >= 1
+        enough = found.surplus(target) >= 1
         bracket.learn(predict(length), found, enough)
         low, high = (low, length) if enough else (length + 1, high)
         if low > high:
@@ -81,25 +91,20 @@ def length_for_latency(
 
 
 class _Bracket:
-    """Predictions and measurements on both sides of the target; `full`: seconds of the unpruned model, measured last."""
+    """Predicted and measured seconds on both sides of the target; `full`: seconds of the unpruned model, measured last."""
 
     def __init__(self, full: float) -> None:
-        self.full = full
-        self._predicted_full = full
-        self._slow: tuple[float, float] | None = None
-        self._fast: tuple[float, float] | None = None
+        self.full = self._predicted_full = full
+        self._slow: list[tuple[float, float]] = []
+        self._fast: list[tuple[float, float]] = []
 
     def learn(self, predicted: float, found: Measured, enough: bool) -> None:
         self.full = found.before.median
-        if enough:
-            self._fast = predicted, found.after.median
-        else:
-            self._slow = predicted, found.after.median
+        (self._fast if enough else self._slow).append((predicted, found.after.median))
 
     def predicted_for(self, wanted: float) -> float:
         """The prediction at which `wanted` seconds are expected: on the line through the two nearest known points."""
-        known = [(self._predicted_full, self.full), self._slow, self._fast]
-        points = [point for point in known if point is not None][-2:]
+        points = [(self._predicted_full, self.full), *self._slow[-1:], *self._fast[-1:]][-2:]
         if len(points) == 1 or points[0][1] == points[1][1]:
             predicted, took = points[-1]
             return wanted * predicted / took
@@ -109,10 +114,10 @@ class _Bracket:
 
 def _best(target: Target, tried: Collection[Measured]) -> Measured:
     """The shortest length that was fast enough; raise TargetError if none was."""
-    enough = [found for found in tried if _surplus(target, found) >= 1]
+    enough = [found for found in tried if found.surplus(target) >= 1]
     if enough:
         return min(enough, key=lambda found: found.length)
-    best = max(tried, key=lambda found: _surplus(target, found))
+    best = max(tried, key=lambda found: found.surplus(target))
     raise TargetError(
         f"The target {target} cannot be reached: the fastest cut found is {best.speedup:.2f}x, "
         f"{1e3 * best.after.median:.3g} ms (the middle half of its rounds spreads by {best.after.noise:.0%}). Ask for "
@@ -120,21 +125,10 @@ def _best(target: Target, tried: Collection[Measured]) -> Measured:
     )
 
 
-def _first_within(predict: Callable[[int], float], seconds: float, low: int, high: int) -> int:
-    """The shortest length that is predicted to take at most `seconds`, or else the longest."""
-    length = shortest(lambda k: predict(k) <= seconds, high, low)
-    return high if length is None else length
-
-
 def _measured(subject: Subject, pair: dict[str, nn.Module], length: int, settings: LatencySettings) -> Measured:
     pair["after"] = settings.prepared(pair["after"], subject.inputs)  # once for all measurements
     latencies = settings.measure(pair, subject.inputs)
     return Measured(length, latencies["before"], latencies["after"])
-
-
-def _surplus(target: Target, found: Measured) -> float:
-    """The speed-up over the latency that the target requires."""
-    return min(budget.surplus(value, found.speedup, found.after.median) for _, budget, value in target.given(Timed))
 
 
 def length_for_score(score_of: Callable[[int], float], base: float, max_drop: float, most: int) -> tuple[int, float]:

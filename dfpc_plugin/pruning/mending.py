@@ -6,12 +6,9 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from dfpc_plugin.families.registry import ForwardFunction
-from dfpc_plugin.host import DataFlowGraph
-from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.rank import Importance
-from dfpc_plugin.pruning.subject import copy_of, kept_state, pruned_copy
+from dfpc_plugin.pruning.subject import Subject, copy_of, pruned_copy
 from dfpc_plugin.repaired_importance import RepairedImportance, repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.inputs import Calibration
@@ -24,25 +21,18 @@ from dfpc_plugin.repairing.repair import repair_job
 class Mender:
     """Repairs pruned versions of one model; `result` is the final repair, or None."""
 
-    def __init__(
-        self,
-        settings: RepairSettings | None,
-        graph: DataFlowGraph,
-        inputs: ExampleInputs,
-        forward_fn: ForwardFunction | None,
-        phases: Phases,
-    ) -> None:
-        """Keep a copy of the model of `graph`, which has not been pruned, if a repair is asked for."""
+    def __init__(self, settings: RepairSettings | None, subject: Subject, phases: Phases) -> None:
+        """Keep a copy of the subject's model, which has not been pruned, if a repair is asked for."""
         self.result: RepairResult | None = None
         self._settings = None if settings is None or settings.method == "none" else settings
-        self._inputs, self._forward_fn, self._phases = inputs, forward_fn, phases
+        self._subject, self._phases = subject, phases
         self._calibration: Calibration | None = None
         self._noise: NoiseStatistics | None = None
         if self._settings is not None:
-            self._couplings = kept_state(graph.coupling_map)
-            self._original = copy_of(graph.model).eval()
+            self._couplings = subject.graph.coupling_map.copy()
+            self._original = copy_of(subject.model).eval()
             if self._settings.how.by_images:
-                self._calibration = Calibration(self._settings, forward_fn, self._settings.checkpoint)
+                self._calibration = Calibration(self._settings, subject.forward_fn, self._settings.checkpoint)
 
     def share_images(self, importance: Importance, *, by_default: bool) -> None:
         """Let ranking and repair use the same images, if both have the same settings.
@@ -56,10 +46,10 @@ class Mender:
             else:
                 self._calibration = ranking.calibration
 
-    def share_noise(self, importance: Importance, graph: DataFlowGraph) -> None:
-        """Reuse what noise showed of the unpruned model of `graph` when it was ranked with the same settings."""
+    def share_noise(self, importance: Importance) -> None:
+        """Reuse what noise showed of the unpruned model when it was ranked with the same settings."""
         ranking = self._alike(importance)
-        self._noise = None if ranking is None else ranking.noise_of(graph)
+        self._noise = None if ranking is None else ranking.noise_of(self._subject.graph)
 
     def _alike(self, importance: Importance) -> RepairedImportance | None:
         """An importance that anticipates this repair, or None."""
@@ -87,9 +77,10 @@ class Mender:
             self.result = dataclasses.replace(found, model=model) if final else None
 
     def _repaired(self, model: nn.Module, removed: Tensor, settings: RepairSettings) -> RepairResult:
+        subject, kept = self._subject, Kept(self._couplings, removed)
         job = RepairJob(
-            model, self._original, self._inputs, settings, Kept(self._couplings, removed), self._phases,
-            self._forward_fn, self._calibration, self._noise,
+            model, self._original, subject.inputs, settings, kept, self._phases, subject.forward_fn, self._calibration,
+            self._noise,
         )  # fmt: skip
         result = repair_job(job)
         self._noise = job.noise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,29 +11,28 @@ from torch import Tensor, nn
 
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.couplings import CouplingMap
-from dfpc_plugin.criteria import as_importance, label_of, require_scores_of_copies
+from dfpc_plugin.criteria import as_importance, require_scores_of_copies
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.generators import generators_kept
-from dfpc_plugin.host.ignored import listed
+from dfpc_plugin.host.checks import listed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs, inputs_explained
 from dfpc_plugin.interrupts import interrupts_held
-from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel, LatencySettings
+from dfpc_plugin.latency import FAST_MULTIPLE, LatencySettings
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
-from dfpc_plugin.pruning.evaluation import Evaluate, Scores
-from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
 from dfpc_plugin.pruning.mending import Mender
-from dfpc_plugin.pruning.rank import Importance, build_graph, candidates_of, order_of, rescored_order
+from dfpc_plugin.pruning.rank import Importance, build_subject
 from dfpc_plugin.pruning.result import PruneResult
+from dfpc_plugin.pruning.run import Evaluate, PruningRun, Scores
 from dfpc_plugin.pruning.settings import Per, PruneSettings, default_per
-from dfpc_plugin.pruning.subject import Subject, copy_of, kept_state
+from dfpc_plugin.pruning.subject import copy_of
 from dfpc_plugin.pruning.summary import summarise
-from dfpc_plugin.repaired_importance import default_importance, repaired_in
+from dfpc_plugin.repaired_importance import default_importance
 from dfpc_plugin.repairing import Method, RepairSettings
 from dfpc_plugin.repairing.job import copy_state
 from dfpc_plugin.repairing.settings import Images
-from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
+from dfpc_plugin.selection import Target, TargetError
 from dfpc_plugin.surgery import cut
 from dfpc_plugin.wrappers import HoldsModel, plain_model
 
@@ -122,17 +120,13 @@ def prune(
     with explained, torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
-            graph = build_graph(copy_of(model), example_inputs, settings, forward_fn, ranked_by)
-            subject = Subject(graph, example_inputs, forward_fn, settings)
-        scores, mender = Scores(evaluate, phases), Mender(mending, graph, example_inputs, forward_fn, phases)
+            subject = build_subject(copy_of(model), example_inputs, forward_fn, settings, ranked_by)
+        mender = Mender(mending, subject, phases)
         mender.share_images(ranked_by, by_default=importance is None)
-        order, length, measured = _plan(subject, wanted, ranked_by, latency, scores, phases, mender)
-        uncut = kept_state(graph.coupling_map)
-        result = summarise(
-            subject, wanted, order, length, measured, latency, scores, phases, mender,
-            rounded_by_default=by_default, criterion=label_of(ranked_by),
-        )  # fmt: skip
-    return _carried_out(result, model, uncut, order.channels(length)) if inplace else result
+        run = PruningRun(subject, wanted, ranked_by, latency, Scores(evaluate, phases), phases, mender)
+        selected, uncut = run.select(), subject.graph.coupling_map.copy()
+        result = summarise(run, selected, rounded_by_default=by_default)
+    return _carried_out(result, model, uncut, selected.channels) if inplace else result
 
 
 def _carried_out(result: PruneResult, model: nn.Module, uncut: CouplingMap, channels: Tensor) -> PruneResult:
@@ -166,73 +160,6 @@ def _latency_settings(
             "that calls it so, or ask for a target that is counted."
         )
     return latency
-
-
-def _plan(
-    subject: Subject,
-    target: Target,
-    importance: Importance,
-    latency: LatencySettings | None,
-    scores: Scores,
-    phases: Phases,
-    mender: Mender,
-) -> tuple[Order, int, Measured | None]:
-    """Rank all units, and find how many to remove; also returns the latency of the result if it was measured."""
-    ranking = repaired_in(importance)
-    if ranking is not None and ranking.calibration is not None:
-        with phases("images") as tell:
-            ranking.prepare(subject.graph, tell)
-    with phases("saliency") as tell:
-        candidates = candidates_of(subject.graph, importance, subject.settings, tell)
-    mender.share_noise(importance, subject.graph)
-    predictor = None
-    if latency is not None and (target.measured or subject.settings.per == "latency"):
-        with phases("latency of layers") as tell:
-            predictor = LatencyModel(subject.model, subject.inputs, subject.channels, latency, tell)
-    with phases("selection") as tell:
-        rank = functools.partial(order_of, subject, latency=predictor, target=target)
-        if subject.settings.rescore is None:
-            order = rank(candidates, subject.channels.removed)
-        else:
-            enough = functools.partial(_enough, subject, target, predictor)
-            order = rescored_order(subject, importance, rank, enough, tell, mender.mend)
-        length = length_for_budgets(order, subject.costs, subject.channels.removed, target)
-    measured = None
-    if target.measured and predictor is not None and latency is not None:
-        with phases("measuring latency") as tell:
-            measured = length_for_latency(subject, order, predictor, target, latency, length, tell)
-        length = measured.length
-    if target.max_drop is not None:
-        length = _length_for_score(subject, order, target, scores, length, mender)
-    return order, length, measured
-
-
-def _enough(subject: Subject, target: Target, predictor: LatencyModel | None, removed: Tensor, ratio: float) -> bool:
-    """Whether removing the channels `removed` meets every budget; a measured budget may need all that can be removed."""
-    return target.max_drop is None and not target.measured and keeps_budgets(target, subject.costs, removed, ratio)
-
-
-def _length_for_score(
-    subject: Subject, order: Order, target: Target, scores: Scores, length: int, mender: Mender
-) -> int:
-    """The length that the accuracy allows; raise TargetError if it does not allow the one for other budgets."""
-    assert target.max_drop is not None
-    base = scores.of("before", copy_of(subject.model))
-
-    def score_of(steps: int) -> float:
-        channels = order.channels(steps)
-        return scores.of("after", mender.mended(subject.copy_without(channels), subject.removed_with(channels)))
-
-    if not (target.measured or target.counted):
-        length, scores.known["after"] = length_for_score(score_of, base, target.max_drop, len(order))
-        return length
-    score = score_of(length)
-    if base - score > target.max_drop:
-        raise TargetError(
-            f"The target {target} cannot be reached: the other budgets take evaluate from {base:.4g} to {score:.4g}, a "
-            f"drop of {base - score:.4g}. Ask for less, allow a larger drop, or repair and fine-tune. The model is as it was."
-        )
-    return length
 
 
 def _by_name(model: nn.Module, layers: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from dfpc_plugin.criteria import require_gradients
 from dfpc_plugin.errors import NothingToPruneError, PrunerSettingError
 from dfpc_plugin.families.registry import ForwardFunction, data_flow_forward
 from dfpc_plugin.host import DataFlowGraph, DataFlowGroup
-from dfpc_plugin.host.ignored import ignored_modules
+from dfpc_plugin.host.checks import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel
@@ -32,31 +32,28 @@ Importance = Callable[[Any], Tensor | None]
 """From a group to one score per unit, or None where it has none, as in Torch-Pruning."""
 
 
-def build_graph(
+def build_subject(
     model: nn.Module,
-    example_inputs: ExampleInputs,
-    settings: PruneSettings,
+    inputs: ExampleInputs,
     forward_fn: ForwardFunction | None,
-    importance: Importance | None = None,
-) -> DataFlowGraph:
+    settings: PruneSettings,
+    importance: Importance,
+) -> Subject:
     """Find the couplings of `model`; an `importance` that scores by data flow is computed in the same run."""
     own = data_flow_forward(model) is None  # a registered forward may use other shapes for channels than for scores
     by_flow = importance if isinstance(importance, DFPCImportance | RepairedImportance) else None
     flow = by_flow.flow if own and by_flow is not None else None
     graph = DataFlowGraph(whole_heads=settings.whole_heads, flow=flow)
-    graph.build_dependency(model, example_inputs, forward_fn=forward_fn)
+    graph.build_dependency(model, inputs, forward_fn=forward_fn)
     bounds = graph.coupling_map.bounds
     if bounds is not None and by_flow is not None:
         by_flow.score_by(graph, bounds)
         graph.coupling_map = dataclasses.replace(graph.coupling_map, bounds=None)  # frees all bounds
-    return graph
+    return Subject(graph, inputs, forward_fn, settings)
 
 
 def candidates_of(
-    graph: DataFlowGraph,
-    importance: Importance,
-    settings: PruneSettings,
-    progress: Callable[[float], None] = lambda share: None,
+    subject: Subject, importance: Importance, progress: Callable[[float], None] = lambda share: None
 ) -> list[Candidate]:
     """Score every coupling that may lose units; `progress` is called with the fraction that is scored.
 
@@ -64,6 +61,7 @@ def candidates_of(
         NothingToPruneError: There is no such coupling.
         PrunerSettingError: The importance returns a wrong number of scores, or scores that are not finite.
     """
+    graph, settings = subject.graph, subject.settings
     ignored = ignored_modules(graph.model, settings.ignored_layers)
     found = []
     with unchanged(graph):
@@ -84,10 +82,9 @@ def candidates_of(
     return found
 
 
-def left_out(
-    graph: DataFlowGraph, candidates: Sequence[Candidate], settings: PruneSettings
-) -> list[tuple[DataFlowCoupling, str]]:
+def left_out(subject: Subject, candidates: Sequence[Candidate]) -> list[tuple[DataFlowCoupling, str]]:
     """List couplings that could be pruned but are not among the ranked `candidates`, each with the reason."""
+    graph, settings = subject.graph, subject.settings
     ranked = {id(candidate.coupling) for candidate in candidates}
     known = {id(group.couplings[0]) for group in graph.get_all_groups()}
     ignored = ignored_modules(graph.model, settings.ignored_layers)
@@ -183,48 +180,47 @@ def rescored_order(
     of the units, meet every budget; `mend` repairs a model, given its removed channels, before it is scored again.
     """
     settings = subject.settings
-    scout = build_graph(copy_of(subject.model), subject.inputs, settings, subject.forward_fn, importance)
-    known = scout.coupling_map.channels
-    first = candidates_of(scout, importance, settings)
-    number_of = {int(candidate.coupling.blocks[0, 0]): number for number, candidate in enumerate(first)}
+    scout = build_subject(copy_of(subject.model), subject.inputs, subject.forward_fn, settings, importance)
+    first = candidates_of(scout, importance)
+    number_of = {_first_channel(candidate.coupling): number for number, candidate in enumerate(first)}
     total = sum(len(candidate.units) for candidate in first)
     step = max(1, int(total * (settings.rescore or 1.0)))
     gone: list[list[int]] = [[] for _ in first]
     steps: list[int] = []
     candidates = first
     while True:
-        order = rank(candidates, known.removed)
+        order = rank(candidates, scout.channels.removed)
         taken = order.steps[:step]
+        numbers = [number_of[_first_channel(candidate.coupling)] for candidate in candidates]
+        steps += [numbers[position] for position in taken.tolist()]
         groups = []
         for position, count in enumerate(torch.bincount(taken, minlength=len(candidates)).tolist()):
-            candidate = candidates[position]
             if count:
-                gone[number_of[int(candidate.coupling.blocks[0, 0])]] += candidate.units[:count].tolist()
-                groups.append(scout.group_of(candidate.coupling, candidate.units[:count]))
-        numbers = [number_of[int(candidate.coupling.blocks[0, 0])] for candidate in candidates]
-        steps += [numbers[position] for position in taken.tolist()]
-        scout.prune_together(groups)
+                candidate = candidates[position]
+                gone[numbers[position]] += candidate.units[:count].tolist()
+                groups.append(scout.graph.group_of(candidate.coupling, candidate.units[:count]))
+        scout.graph.prune_together(groups)
         progress(len(steps) / total)
         so_far = _order_of(subject, first, gone, steps)
         share = sum(so_far.counts(len(so_far))) / total
         if enough(so_far.removed(len(so_far), subject.channels.removed), share) or len(order) <= step:
             return so_far
-        mend(scout.model, known.removed)
-        candidates = candidates_of(scout, importance, settings)
+        mend(scout.model, scout.channels.removed)
+        candidates = candidates_of(scout, importance)
+
+
+def _first_channel(coupling: DataFlowCoupling) -> int:
+    """Identifies a coupling in all copies of a model."""
+    return int(coupling.blocks[0, 0])
 
 
 def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
-    """The units removed from a copy so far, in terms of the subject."""
-    couplings = {int(coupling.blocks[0, 0]): coupling for coupling in subject.graph.couplings}
-    candidates = [
-        _in_order(couplings[int(candidate.coupling.blocks[0, 0])], candidate, own)
-        for candidate, own in zip(first, gone, strict=True)
-    ]
+    """The units removed from a copy so far, in terms of the subject: those of each coupling come first, in their order."""
+    couplings = {_first_channel(coupling): coupling for coupling in subject.graph.couplings}
+    candidates = []
+    for candidate, own in zip(first, gone, strict=True):
+        taken = torch.tensor(own, dtype=torch.long)
+        units = torch.cat([taken, candidate.units[~torch.isin(candidate.units, taken)]])
+        coupling = couplings[_first_channel(candidate.coupling)]
+        candidates.append(Candidate(coupling, units, torch.arange(len(units)).double(), candidate.keep))
     return Order(candidates, torch.tensor(steps, dtype=torch.long), subject.settings.round_to)
-
-
-def _in_order(coupling: DataFlowCoupling, candidate: Candidate, gone: list[int]) -> Candidate:
-    """A coupling with its units in the order of removal, followed by the others."""
-    taken = torch.tensor(gone, dtype=torch.long)
-    units = torch.cat([taken, candidate.units[~torch.isin(candidate.units, taken)]])
-    return Candidate(coupling, units, torch.arange(len(units)).double(), candidate.keep)

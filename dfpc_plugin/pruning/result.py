@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
 from torch import nn
 
-from dfpc_plugin.display import Shown
-from dfpc_plugin.latency import Latency
+from dfpc_plugin.display import TERMINAL_WIDTH, Shown, as_text, counted, number_columns, percent, plain_table
+from dfpc_plugin.latency import Latency, speedup_note
 from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.plain_data import to_plain
-from dfpc_plugin.pruning.table import result_summary, result_table
 from dfpc_plugin.repairing import RepairResult
-from dfpc_plugin.selection import Target
+from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.selection import Target, meets, stated
 from dfpc_plugin.wrappers import HoldsModel
 
 
@@ -164,12 +165,23 @@ class PruneResult(HoldsModel, Shown):
             "criterion": self.criterion,
         }
 
-    def text(self, width: int = 80, **layers: Any) -> str:
-        """Return the target, what was reached, and the layers that lost most, as tables of `width` columns.
+    def text(self, width: int = TERMINAL_WIDTH, **layers: Any) -> str:
+        """Return figures before and after, layers that lost most, and the time of each phase, as text of `width` columns.
 
         `layers` are arguments of `LayerTable.short`: how many layers are shown, and what shows the others.
         """
-        return result_table(self, width, **layers)
+        phases = ", ".join(f"{phase} {took:.1f} s" for phase, took in self.seconds.items())
+        return as_text(
+            _asked(self),
+            _figures_table(self),
+            *(self.widths.short(**layers) if len(self.widths) else ()),
+            _coupling_counts(self),
+            f"Took {sum(self.seconds.values()):.1f} s: {phases}.",
+            *([] if self.repair is None else [self.repair.summary]),
+            *_speedup_notes(self),
+            *self.notes,
+            width=width,
+        )
 
     def __str__(self) -> str:
         """The same for 80 columns."""
@@ -177,7 +189,12 @@ class PruneResult(HoldsModel, Shown):
 
     def __repr__(self) -> str:
         """Show the figures before and after, in a few lines."""
-        return result_summary(self)
+        rows = (f"  {name.strip()} {before} -> {after} {left}".rstrip() for name, before, after, left in _rows(self))
+        repair = [] if self.repair is None else [f"  {self.repair.summary}"]
+        return "\n".join([
+            f"PruneResult of {type(self.model).__name__}. {_asked(self)}", *rows, f"  {_coupling_counts(self)}", *repair,
+            "  print it for tables; layers() has the widths of all layers, notes what to know",
+        ])  # fmt: skip
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
@@ -187,3 +204,60 @@ def _figures(figures: Figures) -> dict[str, Any]:
         content |= {"latency_ms": 1e3 * latency.median, "latency_iqr_ms": 1e3 * latency.iqr}
         content |= {"threads": latency.threads, "runtime": latency.runtime}
     return content
+
+
+_LATENCY, _IQR = "latency (ms)", "  interquartile range"
+_ROWS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
+    ("channels", lambda figures: figures.channels, "{:,.0f}"),
+    ("MACs", lambda figures: figures.macs, "{:,.0f}"),
+    ("parameters", lambda figures: figures.parameters, "{:,.0f}"),
+    (_LATENCY, lambda figures: None if figures.latency is None else 1e3 * figures.latency.median, "{:.2f}"),
+    (_IQR, lambda figures: None if figures.latency is None else 1e3 * figures.latency.iqr, "{:.2f}"),
+    ("score", lambda figures: figures.score, "{:.4g}"),
+)
+"""Name of a figure, how to read it, and its format."""
+
+
+def _speedup_notes(result: PruneResult) -> Iterator[str]:
+    """What to know of a speed-up that is not the ratio of the latencies above it."""
+    before, after = result.before.latency, result.after.latency
+    if before is not None and after is not None:
+        yield from filter(None, [speedup_note(before.median, after.median, after.speedup_over(before))])
+
+
+def _asked(result: PruneResult) -> str:
+    asked = {name: getattr(result.target, name) for name in result.reached}
+    figures = ", ".join(f"{name}={stated(name, value, asked[name])}" for name, value in result.reached.items())
+    verb = "reached" if all(meets(name, value, asked[name]) for name, value in result.reached.items()) else "came to"
+    return f"Asked for {result.target}; {verb} {figures}"
+
+
+def _in_runtime(result: PruneResult) -> str:
+    """The runtime in which latency was measured; empty for PyTorch."""
+    latency = result.after.latency
+    return "" if latency is None or latency.runtime == "torch" else f" in {RUNTIMES[latency.runtime].title}"
+
+
+def _rows(result: PruneResult) -> Iterator[tuple[str, str, str, str]]:
+    """Every known figure, before and after, and the remaining share."""
+    for name, read, form in _ROWS:
+        before, after = read(result.before), read(result.after)
+        if before is not None and after is not None:
+            share = percent(after / before) if before and name != _IQR else ""
+            where = _in_runtime(result) if name == _LATENCY else ""
+            yield name + where, form.format(before), form.format(after), share
+    if result.speedup is not None:
+        yield "speed-up", "1x", f"{result.speedup:.2f}x", ""
+
+
+def _figures_table(result: PruneResult) -> Table:
+    table = plain_table("", *number_columns("before", "after", "remaining"))
+    for row in _rows(result):
+        table.add_row(*row)
+    return table
+
+
+def _coupling_counts(result: PruneResult) -> str:
+    cut = sum(coupling.after < coupling.before for coupling in result.couplings)
+    protected = f"; {len(result.protected)} more protected" if result.protected else ""
+    return f"{cut} of {counted(len(result.couplings), 'coupling')} lost channels{protected}."

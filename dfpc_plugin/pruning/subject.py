@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,15 +68,8 @@ def copy_of(model: nn.Module) -> nn.Module:
         return result
 
 
-def kept_state(couplings: CouplingMap) -> CouplingMap:
-    """Return a copy of the couplings that later pruning of the model does not change."""
-    known = couplings.channels
-    channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
-    return dataclasses.replace(couplings, channels=channels)
-
-
 def pruned_copy(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> nn.Module:
     """Return a copy of `model` without `channels` (their numbers), or raise CutError; `couplings` is not changed."""
     result = copy_of(model)
-    cut(result, kept_state(couplings), channels)
+    cut(result, couplings.copy(), channels)
     return result

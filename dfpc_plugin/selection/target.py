@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
@@ -95,13 +96,15 @@ class Target:
             raise TargetError(
                 f'The target is a {type(text).__name__}, not text such as "macs=0.5"; it comes after the model and the inputs.'
             )
+        with_point = _DECIMAL_COMMA.sub(r"\1.\2", text)
+        if with_point != text:
+            raise TargetError(f"The target '{text}' has a decimal comma; write \"{with_point}\".")
         values: dict[str, float] = {}
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
-            if name in _HABITS:
-                raise TargetError(f"Unknown target '{part.strip()}': write {_HABITS[name]}.")
             if name not in BUDGETS:
-                hint = did_you_mean(name, BUDGETS, f"; write for example macs=0.5; there are {', '.join(BUDGETS)}.")
+                known = f"; write for example macs=0.5; there are {', '.join(BUDGETS)}."
+                hint = arguments.in_our_words(name) or did_you_mean(name, BUDGETS, known)
                 raise TargetError(f"Unknown target '{part.strip()}'{hint}")
             if name in values:
                 raise TargetError(f"The target '{text}' names {name} twice; give it once.")
@@ -141,13 +144,7 @@ BUDGETS: Mapping[str, Budget] = {entry.name: entry.metadata["budget"] for entry 
 """Every budget by name, declared by the fields of `Target`."""
 
 
-_HABITS = {
-    "flops": 'the share of the MACs to keep, which is that of the FLOPs, such as "macs=0.5"',
-    **dict.fromkeys(
-        ("pruning_ratio", "ch_sparsity", "sparsity"), 'the share of the channels to remove, such as "ratio=0.3"'
-    ),
-}
-"""What users of other tools write, and what it is called here."""
+_DECIMAL_COMMA = re.compile(r"(=\s*\d*),(\d+)\s*(?=,|$)")
 
 
 def meets(budget: str, figure: float, asked: float) -> bool:

@@ -13,10 +13,10 @@ from torch.nn.utils import parametrize
 from dfpc_plugin.computed_weights import computed_by_hooks, parametrizations_at_rest
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.channels import Axis, Channels
-from dfpc_plugin.couplings.sizes import Unequal, Violation, evaluate, solve
+from dfpc_plugin.couplings.sizes import Violation, before_and_after, solve
 from dfpc_plugin.errors import CutError
 from dfpc_plugin.surgery.attributes import described, restated, stated_in
-from dfpc_plugin.tracing.sizes import Attribute
+from dfpc_plugin.tracing.sizes import Attribute, Expression
 
 
 def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
@@ -36,18 +36,9 @@ def cut(model: nn.Module, couplings: CouplingMap, channels: Tensor) -> None:
         values = solve(known, removed, couplings.sizes_of(removed), couplings.mentions)
     except Violation as violation:
         raise CutError(f"These channels cannot be cut: {violation}.") from None
-    changes = _Changes(model)
+    changes = _Changes(model, known, removed, values)
     try:
-        by_tensor: dict[str, list[Axis]] = defaultdict(list)
-        for axis in known.axes:
-            if (removed[axis.channels] & ~known.removed[axis.channels]).any():
-                by_tensor[axis.tensor].append(axis)
-        for tensor, axes in by_tensor.items():
-            changes.shrink(tensor, axes, known.removed, removed)
-        changes.rescale(known, removed, values)
-        changes.set_attributes(values)
-        changes.describe()
-        changes.restate(known, removed, values)
+        changes.make()
     except BaseException:
         changes.undo()
         raise
@@ -74,37 +65,51 @@ def _require_free(couplings: CouplingMap, channels: Tensor) -> None:
 
 
 class _Changes:
-    """Changes of a model that can be undone."""
+    """Changes of a model that can be undone: remove the `removed` channels and set attributes to `values`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._known, self._removed, self._values = known, removed, values
         self._tensors: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
         self._changed: set[int] = set()
-        self._solved: set[tuple[nn.Module, str]] = set()
 
-    def shrink(self, path: str, axes: list[Axis], before: Tensor, removed: Tensor) -> None:
+    def make(self) -> None:
+        by_tensor: dict[str, list[Axis]] = defaultdict(list)
+        for axis in self._known.axes:
+            if (self._removed[axis.channels] & ~self._known.removed[axis.channels]).any():
+                by_tensor[axis.tensor].append(axis)
+        for tensor, axes in by_tensor.items():
+            self._shrink(tensor, axes)
+        self._rescale()
+        for attribute, value in self._values.items():
+            current = vars(self._modules[attribute.module])[attribute.name]
+            self._set(self._modules[attribute.module], attribute.name, restated(current, attribute.position, value))
+        self._describe()
+        self._restate()
+
+    def _shrink(self, path: str, axes: list[Axis]) -> None:
         owner, _, name = path.rpartition(".")
         module = self._modules.get(owner)
         tensor = None if module is None else _held(module, name)
         if module is None or tensor is None:
             raise CutError(f"The model has no '{path}' any more; find its couplings again.")
-        keeps = {axis.dim: (axis.groups, ~removed[axis.channels][~before[axis.channels]]) for axis in axes}
+        left = ~self._known.removed
+        keeps = {axis.dim: (axis.groups, ~self._removed[axis.channels][left[axis.channels]]) for axis in axes}
         for dim, (groups, keep) in keeps.items():
             if groups == 1 and tensor.size(dim) != len(keep):
                 raise CutError(
                     f"'{path}' has {tensor.size(dim)} entries in dimension {dim} where {len(keep)} were found; "
                     f"the model has changed, find its couplings again."
                 )
+
+        def kept(whole: Tensor) -> Tensor:
+            return _laid_out_like(whole, _kept(whole, keeps))
+
         if self._is_plain(tensor):
-            self._replace(tensor, _laid_out_like(tensor.detach(), _kept(tensor.detach(), keeps)))
+            self._replace(tensor, kept(tensor.detach()))
             return
-        self._tensors.append((tensor, tensor.data, tensor.grad))
-        grad = tensor.grad
-        tensor.grad = None
-        tensor.data = _laid_out_like(tensor.data, _kept(tensor.data, keeps))
-        if grad is not None:
-            tensor.grad = _laid_out_like(grad, _kept(grad, keeps))
+        self._write(tensor, kept(tensor.data), None if tensor.grad is None else kept(tensor.grad))
         self._changed.add(id(tensor))
 
     def _is_plain(self, tensor: Tensor) -> bool:
@@ -118,44 +123,34 @@ class _Changes:
             for name in [name for name, value in vars(module).items() if value is tensor]:
                 self._set(module, name, other)
 
-    def rescale(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
+    def _rescale(self) -> None:
         """Scale weights so that numbers that depend on widths, such as the scale of attention's logits, keep their effect."""
-        for scale in known.scales:
-            try:
-                old = evaluate(scale.expression, known, known.removed, known.values)
-                new = evaluate(scale.expression, known, removed, values)
-            except (Unequal, ZeroDivisionError):
-                continue
+        for scale in self._known.scales:
+            old, new = self._before_and_after(scale.expression)
             if old == new or not old or not new:
                 continue
             for number, rows in scale.rows.items():
-                axis = known.axes[number]
-                index = (~removed[axis.channels]).cumsum(0)[rows] - 1
-                self._multiply(axis, index[~removed[axis.channels][rows]], (old / new) ** scale.power)
+                axis = self._known.axes[number]
+                left = ~self._removed[axis.channels]
+                self._multiply(axis, (left.cumsum(0)[rows] - 1)[left[rows]], (old / new) ** scale.power)
+
+    def _before_and_after(self, expression: Expression) -> tuple[Any, Any]:
+        known = self._known
+        return before_and_after(expression, known, (known.removed, known.values), (self._removed, self._values))
 
     def _multiply(self, axis: Axis, index: Tensor, factor: float) -> None:
         owner, _, name = axis.tensor.rpartition(".")
-        module = self._modules[owner]
-        tensor = module._parameters.get(name)
+        tensor = self._modules[owner]._parameters.get(name)
         if tensor is None or axis.groups > 1:
             return
-        self._tensors.append((tensor, tensor.data, tensor.grad))
-        data = tensor.data.clone()
-        rows = [1] * data.dim()
-        rows[axis.dim] = -1
-        factors = torch.ones(data.size(axis.dim), dtype=data.dtype, device=data.device)
-        factors[index.to(data.device)] = factor
-        tensor.data = data * factors.view(rows)
+        factors = torch.ones(tensor.size(axis.dim), dtype=tensor.dtype, device=tensor.device)
+        factors[index.to(tensor.device)] = factor
+        rows = [-1 if dim == axis.dim else 1 for dim in range(tensor.dim())]
+        self._write(tensor, tensor.data * factors.view(rows), tensor.grad)
 
-    def set_attributes(self, values: Mapping[Attribute, int]) -> None:
-        for attribute, value in values.items():
-            module = self._modules[attribute.module]
-            current = vars(module)[attribute.name]
-            self._set(module, attribute.name, restated(current, attribute.position, value))
-            self._solved.add((module, attribute.name))
-
-    def describe(self) -> None:
+    def _describe(self) -> None:
         """Update the width attributes of changed layers, and weights that hooks compute."""
+        solved = {(self._modules[attribute.module], attribute.name) for attribute in self._values}
         for module in set(self._modules.values()):
             if not any(id(tensor) in self._changed for tensor in _weights_of(module)):
                 continue
@@ -164,17 +159,13 @@ class _Changes:
             with parametrizations_at_rest(module), torch.no_grad():
                 widths = described(module)
             for name, value in widths.items():
-                if (module, name) not in self._solved:  # the forward's own requirement is more reliable
+                if (module, name) not in solved:  # the forward's own requirement is more reliable
                     self._set(module, name, value)
 
-    def restate(self, known: Channels, removed: Tensor, values: Mapping[Attribute, int]) -> None:
+    def _restate(self) -> None:
         """Update stated widths that were true before."""
-        for stated in known.stated:
-            try:
-                old = evaluate(stated.expression, known, known.removed, known.values)
-                new = evaluate(stated.expression, known, removed, values)
-            except Unequal:  # no single number fits
-                continue
+        for stated in self._known.stated:
+            old, new = self._before_and_after(stated.expression)
             module = self._modules.get(stated.module)
             if module is not None and new != old == stated_in(vars(module).get(stated.name), stated.entry):
                 self._set(module, stated.name, restated(vars(module)[stated.name], stated.entry, new))
@@ -183,13 +174,22 @@ class _Changes:
         self._attributes.append((module, name, vars(module)[name]))
         vars(module)[name] = value
 
+    def _write(self, tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
+        self._tensors.append((tensor, tensor.data, tensor.grad))
+        _assign(tensor, data, grad)
+
     def undo(self) -> None:
         for module, name, value in reversed(self._attributes):
             vars(module)[name] = value
         for tensor, data, grad in reversed(self._tensors):
-            tensor.grad = None
-            tensor.data = data
-            tensor.grad = grad
+            _assign(tensor, data, grad)
+
+
+def _assign(tensor: Tensor, data: Tensor, grad: Tensor | None) -> None:
+    """Set values and gradient; torch refuses data of another shape beside a gradient."""
+    tensor.grad = None
+    tensor.data = data
+    tensor.grad = grad
 
 
 def _held(module: nn.Module, name: str) -> Tensor | None:

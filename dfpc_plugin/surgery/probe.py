@@ -1,9 +1,7 @@
-"""Try to prune every kind of coupling before any is pruned.
+"""Prune units of every coupling on trial before any is pruned, on tensors without values, as some faults show only in a run.
 
-What a forward computes from numbers that no pass can follow (kept in a closure, for example) shows only when it runs. So units
-of every coupling are pruned on trial: parameters are replaced by tensors without values, on the meta device, and restored
-afterwards. If a module fails that keeps the old width in an attribute, such as one that asserts `x.shape[1] == self.channels`,
-the attribute is updated with the coupling if the forward then runs; else the coupling is protected.
+If a module fails that keeps the old width in an attribute, such as one that asserts `x.shape[1] == self.channels`, the attribute
+is updated with the coupling if the forward then runs; else the coupling is protected.
 """
 
 from __future__ import annotations
@@ -23,12 +21,10 @@ from torch.overrides import TorchFunctionMode
 from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.couplings.declared import width_of
-from dfpc_plugin.eager import running_eagerly
-from dfpc_plugin.families import data_flow_forward
-from dfpc_plugin.families.registry import ForwardFunction, failed_forward, running_modules
-from dfpc_plugin.inputs import ExampleInputs, as_call
+from dfpc_plugin.families.registry import ForwardFunction, call_forward, failed_forward, running_modules
+from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.interrupts import entered, undone
-from dfpc_plugin.preserve import evaluating, watched
+from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
 from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
@@ -54,7 +50,7 @@ def protect_what_breaks(
     Raises:
         Exception: Whatever the unpruned model raises on these inputs.
     """
-    trial = _Trial(model, example_inputs, couplings, forward_fn or data_flow_forward(model))
+    trial = _Trial(model, example_inputs, couplings, forward_fn)
     found: list[DataFlowCoupling] = []
     while (problem := trial.problem(_free(couplings))) is not None:
         broken: dict[int, _Failure] = {}
@@ -205,21 +201,17 @@ class _Trial:
 
     def _run(self, numbers: Iterable[int], compared: Sequence[Stated] = ()) -> list[torch.Size]:
         """Prune, run and undo; returns the shapes of the outputs."""
-        known = self._couplings.channels
-        channels = dataclasses.replace(known, removed=known.removed.clone(), values=dict(known.values))
-        trial = dataclasses.replace(self._couplings, channels=channels)
+        trial = self._couplings.copy()
         with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad():
-            units = [_some(trial.couplings[number], number, channels.removed) for number in numbers]
+            units = [_some(trial.couplings[number], number, trial.channels.removed) for number in numbers]
             if units:
                 cut(self._model, trial, torch.cat(units))
             for stated in compared:
                 attributes = vars(self._model.get_submodule(stated.module))
                 width = _OnlyCompared(stated_in(attributes[stated.name], stated.entry))
                 attributes[stated.name] = restated(attributes[stated.name], stated.entry, width)
-            inputs = map_tensors(self._make, self._inputs)
-            args, kwargs = as_call(inputs) if self._forward is None else ((), {})
-            with entered(_Shapes()), running_eagerly(), watched():
-                output = self._model(*args, **kwargs) if self._forward is None else self._forward(self._model, inputs)
+            with entered(_RefusedInCalls()):
+                output = call_forward(self._model, map_tensors(self._make, self._inputs), self._forward)
         return [tensor.shape for tensor in returned_tensors(output)]
 
 
@@ -237,21 +229,14 @@ for _name in "add sub mul truediv floordiv mod divmod pow neg lshift rshift and 
         setattr(_OnlyCompared, f"__r{_name}__", _refused)
 
 
-class _Shapes(TorchFunctionMode):
-    """Computes only the shape of batch norms on the meta device, which torch would split into a dozen operations."""
+class _RefusedInCalls(TorchFunctionMode):
+    """Refuses widths that may only be compared as arguments of torch's functions."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Check sizes like torch, and return the shape; compute everything else."""
         if any(isinstance(value, _OnlyCompared) for value in (*args, *(kwargs or {}).values())):
             raise RuntimeError(f"the forward calls {func} with a number that is the width of a coupling")
-        if func is torch.batch_norm and args[0].is_meta and not args[5]:
-            input, *vectors = args[:5]
-            for vector in vectors:
-                if vector is not None and vector.numel() != input.size(1):
-                    raise RuntimeError(f"batch norm of {vector.numel()} channels got {input.size(1)}")
-            return torch.empty_like(input)
         return func(*args, **(kwargs or {}))
 
 

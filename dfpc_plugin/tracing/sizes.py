@@ -178,11 +178,11 @@ def expression_of(value: int) -> Expression:
 
 
 def leaves_of(expression: Expression) -> Iterator[Any]:
-    """Yield the attributes and axis sizes of an expression."""
+    """Yield the attributes and axis sizes of an expression; none of None, which stands for a size that torch infers."""
     if isinstance(expression, Operation):
         for operand in expression.operands:
             yield from leaves_of(operand)
-    elif not isinstance(expression, int | float):
+    elif expression is not None and not isinstance(expression, int | float):
         yield expression
 
 

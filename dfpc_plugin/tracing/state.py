@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.containers import NO_TENSORS
+from dfpc_plugin.preserve import NO_TENSORS
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Attribute, TracedInt
 from dfpc_plugin.tracing.traced_run import TracedRun

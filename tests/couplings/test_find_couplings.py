@@ -207,3 +207,25 @@ def test_nothing_warns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         find_couplings(network(), IMAGE)
+
+
+class OwnKernels(nn.Module):
+    """Convolves with weights that it computes from parameters outside of layers, one of them depthwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Linear(6, 2)
+        self.plain, self.scale = nn.Parameter(torch.rand(6, 8, 3, 5)), nn.Parameter(torch.rand(6, 1, 1, 1))
+        self.depthwise = nn.Parameter(torch.rand(6, 1, 3, 3))
+        self.normalised = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(self.first(x).relu(), self.plain * self.scale).relu()
+        x = nn.functional.conv2d(x, self.depthwise * 2, groups=x.size(1))
+        return self.last(self.normalised(x).mean((2, 3)))
+
+
+def test_positions_of_a_kernel_are_no_coupling() -> None:
+    couplings = find_couplings(OwnKernels(), torch.rand(1, 3, 16, 16))
+    assert [c.width for c in couplings if c.protected is None] == [6, 8, 6]
+    assert [c.width for c in couplings if c.protected is not None] == [3, 2]

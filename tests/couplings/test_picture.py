@@ -95,3 +95,25 @@ def test_a_list_as_before_that_shows_itself_in_a_screen(couplings):
     many = Couplings(list(couplings) * 10)
     assert len(repr(many).splitlines()) <= 24 and repr(many).endswith("and 124 more; print it for all of them")
     assert str(many).count("layer1.0.conv1 ") >= 10 and max(map(len, str(many).splitlines())) <= 80
+
+
+def test_names_of_a_transformer_are_whole_beside_its_reasons():
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=11, embed_dim=12)
+    found = dfpc.find_couplings(model, IMAGE)
+    for text in (repr(found), str(found)):
+        assert re.search(r" patch_embed\.proj \+22 +blocks\.0\.attn\.qkv \+22 ", text)
+        assert "…" not in text.replace("…\n", "\n"), "only reasons are cut off"
+        assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mobilevit_xxs"])
+def test_long_names_have_one_form_in_one_line_each(name):
+    model = timm.create_model(name)
+    found = dfpc.find_couplings(
+        model, torch.randn(1, 3, 224, 224, device="meta") if "swin" in name else torch.randn(2, 3, 64, 64)
+    )
+    lines = repr(found).splitlines()[4:-2]
+    assert len(lines) == 16
+    assert all(re.match(r" [a-z](_[a-z])?\.\S+( \+\d+)? ", line) for line in lines), (
+        "initials of all parts but the last"
+    )

@@ -70,6 +70,11 @@ def test_rows_of_a_table_can_be_told_apart_at_any_width(room):
     assert max(map(len, as_text(table, width=room + 3).splitlines())) <= room + 3
 
 
+def test_names_of_a_table_have_one_form():
+    paths = ["stem.conv.weight", *DENSE]
+    assert distinct_names(paths, 20)[:3] == ["s.c.weight", "f.d1.d1.conv1", "f.d1.d2.conv1"]
+
+
 def test_parts_are_abbreviated_before_a_name_is_broken():
     assert distinct_names(DENSE, 15)[:2] == ["f.d1.d1.conv1", "f.d1.d2.conv1"]
     assert distinct_names(["a.conv1", "features.denseblock1.norm"], 15) == ["a.conv1", "…norm"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.errors import PrunerSettingError
-from dfpc_plugin.host.ignored import ignored_modules
+from dfpc_plugin.host.checks import ignored_modules
 from residual_net import network
 
 

@@ -64,6 +64,8 @@ def test_a_ratio_counts_what_earlier_steps_have_cut() -> None:
     ("speedup=2", {}, PrunerSettingError, "has to be measured, which a pruner does not; use dfpc_plugin.prune"),
     ("macs=0.5, max_drop=1", {}, PrunerSettingError, "has to be measured"),
     ("mac=0.5", {}, TargetError, "did you mean macs"),
+    ("macs=0.5", {"pruning_ratio": 0.5}, PrunerSettingError, r"^pruning_ratio=0\.5 and the target macs=0\.5 are both given; "),
+    ("macs=0.5", {"ch_sparsity": 0.3}, PrunerSettingError, r"^pruning_ratio=0\.3 and the target macs=0\.5 are both given; "),
     ("macs=0.5", {"isomorphic": True}, PrunerSettingError, "A target is for one ranking of everything"),
 ])  # fmt: skip
 def test_targets_that_a_pruner_cannot_follow_are_refused(target: str, options: dict, error: type, message: str) -> None:

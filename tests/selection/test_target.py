@@ -58,8 +58,10 @@ def test_targets_know_what_they_are_about(name):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("mac=0.5", r"^Unknown target 'mac=0\.5'; did you mean macs\?$"),
-    ("flops=0.5", r"^Unknown target 'flops=0\.5': write the share of the MACs to keep, .*, such as \"macs=0\.5\"\.$"),
-    ("pruning_ratio=0.5", r"^Unknown target 'pruning_ratio=0\.5': write .*, such as \"ratio=0\.3\"\.$"),
+    ("flops=0.5", r"^Unknown target 'flops=0\.5'; give \"macs=0\.5\": the share of the MACs to keep is that of the FLOPs\.$"),
+    ("pruning_ratio=0.5", r"^Unknown target '.*' \(Torch-Pruning's pruners have it\); give a target: \"ratio=0\.3\", "),
+    ("macs=0,5", r'^The target \'macs=0,5\' has a decimal comma; write "macs=0\.5"\.$'),
+    ("macs=0,5,params=0.7, max_drop = 1,5", r'write "macs=0\.5,params=0\.7, max_drop = 1\.5"\.$'),
     ("param=0.5", r"^Unknown target 'param=0\.5'; did you mean params\?$"),
     ("macs=0.5, latency=3", r"^Unknown target 'latency=3'; did you mean latency_ms\?$"),
     ("0.5", rf"^Unknown target '0\.5'; write for example macs=0\.5; there are {NAMES}\.$"),
