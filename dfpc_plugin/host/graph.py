@@ -267,7 +267,7 @@ class DataFlowGraph(tp.DependencyGraph):
         self.probe()
         removed, entries = self.coupling_map.channels.removed.clone(), []
         for group in groups:
-            group.check()
+            group.check(removed)
             entries.append(group.history_entry(removed))
             removed[group.channels] = True
         if groups:
@@ -275,7 +275,13 @@ class DataFlowGraph(tp.DependencyGraph):
         self._pruning_history += entries if record_history else []
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
-        """Repeat another graph's history."""
+        """Repeat another graph's history as one cut, so that attributes follow that state the width of several layers.
+
+        Raises:
+            GroupError: The model lacks what the history cuts; it is unchanged.
+        """
+        known = self.coupling_map.channels.removed
+        removed, groups = known.clone(), []
         for name, is_out, idxs in pruning_history:
             path, _, last = name.rpartition(".")
             try:
@@ -284,5 +290,13 @@ class DataFlowGraph(tp.DependencyGraph):
                 raise GroupError(f"The history cuts '{name}', which this model lacks; load it on a copy.") from None
             pruner = self.get_pruner_of_module(module)
             function = pruner.prune_out_channels if is_out else pruner.prune_in_channels
-            self.get_pruning_group(module, function, idxs).prune(record_history=False)
-            self._pruning_history.append([name, is_out, list(idxs)])
+            own = self._places.requested(module, self._side(function)).axis.channels
+            left = (~removed[own[~known[own]]]).nonzero().squeeze(1)  # where the channels of then are now
+            if max(idxs, default=0) >= len(left):
+                raise GroupError(
+                    f"The history cuts channel {max(idxs)} of '{name}', which has {len(left)}; load it on a copy."
+                )
+            groups.append(self.get_pruning_group(module, function, left[list(idxs)]))
+            removed[groups[-1].channels] = True
+        self.prune_together(groups, record_history=False)
+        self._pruning_history += [[name, is_out, list(idxs)] for name, is_out, idxs in pruning_history]

@@ -106,9 +106,8 @@ class DataFlowGroup(tp.Group):
             return
         self._DG.prune_together([self], record_history)
 
-    def check(self) -> None:
-        """Raise if some of it has been pruned, is protected, or nothing of a coupling would remain."""
-        removed = self._DG.coupling_map.channels.removed
+    def check(self, removed: Tensor) -> None:
+        """Raise if some of it is `removed`, `(channels,)` of bool, or protected, or nothing of a coupling would remain."""
         if removed[self.channels].any():
             raise GroupError(
                 f"This group of '{self.couplings[0].name}' was made before a cut that took some of its channels; "

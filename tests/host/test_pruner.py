@@ -13,7 +13,7 @@ from torch import nn
 
 import dfpc_plugin.importance as importance_module
 from dfpc_plugin import DataFlowGraph, DFPCImportance, DFPCPruner, bgsc
-from dfpc_plugin.errors import ExampleInputsError, NothingToPruneError, PrunerSettingError
+from dfpc_plugin.errors import ExampleInputsError, GroupError, NothingToPruneError, PrunerSettingError
 from dfpc_plugin.host import with_data_flow
 from dfpc_plugin.selection import keep_at_least
 from feature_widths import stated, widths_of
@@ -195,6 +195,34 @@ def test_ratios_by_layer(options):
     layers = [model.layer3[0].conv1, model.layer3[0].conv2, model.layer3[1].conv1]
     assert sum(layer.out_channels for layer in layers) == 384
     assert options or all(layer.out_channels == 128 for layer in layers)
+
+
+def test_a_history_is_one_cut_so_that_attributes_follow():
+    """`mlp_dim` states the width of all blocks of torchvision's vision transformer, which are separate couplings."""
+    model = make("torch_vit")
+    fresh = copy.deepcopy(model)
+    pruner = pruner_for(model, DFPCImportance(), pruning_ratio=0.5, iterative_steps=2)
+    pruner.step()
+    pruner.step()
+    assert model.mlp_dim == model.encoder.layers[0].mlp[0].out_features < fresh.mlp_dim
+    pruner_for(fresh).load_pruning_history(pruner.pruning_history())
+    (tensors, attributes), (others, same) = state_of(model), state_of(fresh)
+    assert attributes == same
+    torch.testing.assert_close(tensors, others, rtol=1e-6, atol=1e-7)  # narrower heads are rescaled once in place of twice
+
+
+def test_a_history_of_another_model_changes_nothing():
+    model = make("resnet")
+    before = state_of(model)
+    width = model.layer4[1].conv1.out_channels
+    for history, said in (
+        ([["layer1.0.conv1", True, [0]], ["layer4.1.conv1", True, [width]]], f"channel {width} of 'layer4.1.conv1'"),
+        ([["layer1.0.conv1", True, [0]], ["layer9", True, [0]]], "cuts 'layer9', which this model lacks"),
+        ([["layer4.1.conv1", True, list(range(width - 1))], ["layer4.1.conv1", True, [0]]], "leave nothing"),
+    ):
+        with pytest.raises(GroupError, match=said):
+            pruner_for(model).load_pruning_history(history)
+        assert same_state(before, state_of(model))
 
 
 @pytest.mark.parametrize("name", ["resnet", "swin", "halves", "torch_vit"])
