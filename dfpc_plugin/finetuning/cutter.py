@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +48,7 @@ class Cutter:
         self, model: nn.Module, target: Target, kept: Sequence[str] = (), cuts: Sequence[Cut] = ()
     ) -> PruneResult:
         """Prune a copy of a model, but not the layers `kept`, which have lost all they may by the `cuts` before."""
-        options = {field.name: getattr(self.pruning, field.name) for field in dataclasses.fields(self.pruning)}
-        options["ignored_layers"] = [*listed(options["ignored_layers"]), *kept]
+        options = vars(self.pruning) | {"ignored_layers": [*listed(self.pruning.ignored_layers), *kept]}
         return prune(
             model, self.inputs, target,
             importance=self._importance(cuts), repair=self.repair, forward_fn=self.forward_fn, **options,
@@ -108,16 +106,18 @@ class Cutter:
 
     def described(self) -> dict[str, Any]:
         """Return what decides which channels go, as JSON has it."""
-        content = dataclasses.asdict(dataclasses.replace(self.pruning, ignored_layers=()))
-        content["ignored_layers"] = [
+        ignored = [
             layer if isinstance(layer, str) else type(layer).__name__ for layer in listed(self.pruning.ignored_layers)
         ]
         repair = None
         if self.repair is not None:
             repair = {name: value for name, value in vars(self.repair).items() if name not in ("images", "checkpoint")}
         return {
-            "pruning": content, "importance": type(self.importance).__name__, "repair": repair, "anchored": self.anchored
-        }  # fmt: skip
+            "pruning": vars(self.pruning) | {"ignored_layers": ignored},
+            "importance": type(self.importance).__name__,
+            "repair": repair,
+            "anchored": self.anchored,
+        }
 
 
 def _exhausted(cuts: Sequence[Cut], settings: PruneSettings) -> list[str]:

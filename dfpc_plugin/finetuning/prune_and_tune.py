@@ -17,7 +17,7 @@ from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, Goal, as_one
 from dfpc_plugin.finetuning.cutter import Cutter
 from dfpc_plugin.finetuning.result import ScheduleResult, iterations_of
-from dfpc_plugin.finetuning.run import Run, finished, run_for
+from dfpc_plugin.finetuning.run import Run, run_for
 from dfpc_plugin.finetuning.settings import ScheduleSettings
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.layers import layer_shapes, layer_table
@@ -74,12 +74,18 @@ def prune_and_tune(
     pruning, teacher = pruning or PruneSettings(), model if settings.distilled else None
     cutter = Cutter(example_inputs, pruning, as_importance(importance), mending, forward_fn, settings.anchored)
     plan = _Planned.of(cutter, model, wanted)
-    what = plan.described() | {"settings": settings.to_json(), **cutter.described()}
+    what = {
+        "kind": "cutting and tuning",
+        "target": str(wanted),
+        "macs": plan.goal.full.macs,
+        "parameters": plan.goal.full.parameters,
+        "settings": settings.to_json(),
+        **cutter.described(),
+    }
     precision = settings.tuning.mixed_precision
     with run_for(model, train, val, teacher, precision, what, checkpoints, resume, progress) as run:
         cuts = _go(run, cutter, plan.goal, settings)
-        tuned, last = finished(run), settings.final or settings.tuning
-        evaluation, state = run.evaluate(tuned, last.batch_size, last.workers), run.state
+        (tuned, evaluation), state = run.finished(settings.final or settings.tuning), run.state
         pruned, iterations = plan.result(run, tuned, cuts), iterations_of(cuts, state.history)
         return ScheduleResult(
             tuned, pruned, settings, iterations, tuple(state.history), state.steps, evaluation, run.seconds
@@ -99,16 +105,6 @@ class _Planned:
         """Prune in one go and without repair: an impossible target is better found now than after days."""
         found = dataclasses.replace(cutter, repair=None).prune(model, target)
         return cls(Goal(target, Cut.of(found).before), [layer.layer for layer in found.layers()], found.criterion)
-
-    def described(self) -> dict[str, Any]:
-        """What decides how a run goes, as JSON has it."""
-        full = self.goal.full
-        return {
-            "kind": "cutting and tuning",
-            "target": str(self.goal.target),
-            "macs": full.macs,
-            "parameters": full.parameters,
-        }
 
     def result(self, run: Run, model: nn.Module, cuts: list[Cut]) -> PruneResult:
         """All cuts as the result of one pruning."""
