@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,18 @@ class Scores:
             raise TargetError("evaluate returned NaN; return a score, more is better.")
         self.known[name] = score
         return score
+
+    def warn_if_constant(self, emptied: Callable[[], nn.Module]) -> None:
+        """Warn if a model without most of its channels has the score of the unpruned one, too, as the pruned one has."""
+        known = dict(self.known)
+        if known["after"] == known["before"] == self.of("emptied", emptied()):
+            warnings.warn(
+                f"evaluate returned {known['before']:.4g} for the unpruned model, for the pruned one, and for one that has lost all channels "
+                f"that may be pruned. It has to score the model that it is called with: evaluate=lambda model: accuracy(model). A "
+                f"score that does not depend on the model limits nothing.",
+                stacklevel=6,
+            )
+        self.known = known
 
     def before(self, model: Callable[[], nn.Module]) -> None:
         """Score the unpruned model, unless that has been done or there is no `evaluate`."""

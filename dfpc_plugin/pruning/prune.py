@@ -222,10 +222,13 @@ def _length_for_score(
         channels = order.channels(steps)
         return scores.of("after", mender.mended(subject.copy_without(channels), subject.removed_with(channels)))
 
+    emptied = functools.partial(subject.copy_without, order.channels(len(order)))
     if not (target.measured or target.counted):
         length, scores.known["after"] = length_for_score(score_of, base, target.max_drop, len(order))
+        scores.warn_if_constant(emptied)
         return length
     score = score_of(length)
+    scores.warn_if_constant(emptied)
     if base - score > target.max_drop:
         raise TargetError(
             f"The target {target} cannot be reached: the other budgets take evaluate from {base:.4g} to {score:.4g}, a "
