@@ -222,7 +222,7 @@ def main(
         images, labels, unlabelled = network.read(data, test_images, unlabelled_images if by_images else 0)
         store = Records(results, name, len(images))
         for random, seeds in ((False, 1), (True, DRAWS)):
-            chosen = [criterion.name for criterion in contenders(criteria) if criterion.random == random]
+            chosen = [criterion.name for criterion in contenders(criteria).values() if criterion.random == random]
             if chosen:
                 dfpc.compare(
                     model, images[:1].to(device_of(device)), criteria=chosen, budgets=budgets, repairs=repairs, seeds=range(seeds),
