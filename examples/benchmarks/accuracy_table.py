@@ -207,6 +207,8 @@ def main(
         figure: For curves of accuracy over budgets: `accuracy.svg` makes one file per network, such as `accuracy-resnet20.svg`.
         device: Where networks run: cpu, cuda, or auto for a GPU if there is one.
     """
+    if not any(fnmatch(name, only) for name in NETWORKS):
+        raise SystemExit(f"--only {only} matches none of the networks; there are {', '.join(NETWORKS)}.")
     by_images = [repair for repair in repairs if METHODS[repair].images == "given"]
     by_images += [name for name in criteria if name == TAYLOR.name]
     for name, network in NETWORKS.items():
@@ -230,7 +232,12 @@ def main(
                 )  # fmt: skip
     records = read(results)
     if not records:
-        raise SystemExit("Nothing was measured.")
+        why = (
+            f"'{results}' has no records"
+            if table
+            else f"'{data}' does not have what the networks of --only {only} need"
+        )
+        raise SystemExit(f"Nothing was measured: {why}.")
     for name in dict.fromkeys(record["network"] for record in records):
         found = result_of(records, name)
         print(f"\n## {name}\n\n{found.to_markdown()}")

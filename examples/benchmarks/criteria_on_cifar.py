@@ -17,7 +17,6 @@ import torch
 from cifar_resnet import load_images, load_network
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import dfpc_plugin as dfpc
@@ -60,12 +59,16 @@ def main(
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     test, unlabelled = order[:test_images], order[test_images:]
     base = accuracy(model, pixels[test], labels[test])
+    console.print(f"{weights.stem}: {base:.1%} before pruning")
     table = Table(title=f"{weights.stem}: {base:.1%} on {test_images} images; bare / BatchNorm re-estimated")
     for column in ("criterion", *(f"{speedup}x" for speedup in speedups)):
         table.add_column(column)
-    for name in track(criteria, "pruning", console=console, transient=True):
-        cells = []
+    for name in criteria:
+        cells: list[str] = []
         for speedup in speedups:
+            console.print(
+                f"{CRITERIA[name].label}, {speedup}x ..."
+            )  # each takes seconds, and bars are not seen in pipes
             torch.manual_seed(seed)
             try:
                 cut = dfpc.prune(
