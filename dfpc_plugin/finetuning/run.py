@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
 from dfpc_plugin.data import ImageDataset, fault_of_dataset
-from dfpc_plugin.evaluation import Evaluation, probe, tally
+from dfpc_plugin.evaluation import Evaluation, model_device, probe, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.cuts import Cut
 from dfpc_plugin.finetuning.engine import Engine, engine_for
@@ -103,11 +103,6 @@ class Run:
         """Time that the run has taken, without interruptions."""
         return time.perf_counter() - self._started
 
-    @property
-    def home(self) -> torch.device:
-        """The device of the user's model, and of the result."""
-        return next((parameter.device for parameter in self.given.parameters()), torch.device("cpu"))
-
     def begin(self, resume: bool) -> None:
         """Take the run up where it was saved; raise a CheckpointError if no one asked for that, or it was another run."""
         checkpoints = self.checkpoints
@@ -164,7 +159,7 @@ class Run:
             sums = torch.zeros(4, dtype=torch.float64)
             if len(mine):
                 part = self.val if self.engine.processes == 1 else Subset(self.val, mine)
-                sums = tally(model, part, settings.batch_size, settings.workers, lambda _, share: tell(share))
+                sums, _ = tally(model, part, settings.batch_size, settings.workers, lambda _, share: tell(share))
             return Evaluation.of(self.engine.summed(sums), time.perf_counter() - start)
 
     def finished(self, last: FinetuneSettings) -> tuple[nn.Module, Evaluation | None]:
@@ -172,7 +167,7 @@ class Run:
         self.engine.share(self.model.buffers())
         for parameter in self.model.parameters():
             parameter.grad = None
-        model = self.model.to(self.home).eval()
+        model = self.model.to(model_device(self.given)).eval()
         return model, self.evaluate(model, last)
 
 
