@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.demo.network import load_digits, load_network
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.models import ModelSpec, build_model
 from dfpc_plugin.repairing import METHODS
@@ -274,8 +276,20 @@ def test_the_table_of_criteria_tells_what_it_is_at(tmp_path, capsys, benchmark):
     main(weights, images, speedups=(1.1,), test_images=10, unlabelled_images=10, criteria=("l1", "random"))
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"weights: \d+\.\d% before pruning", lines[0])
-    assert lines[1:3] == ["L1 (TP), 1.1x ...", "Random (TP), 1.1x ..."]
+    assert lines[1:3] == ["L1 (TP), 1 of 1: 1.1 ...", "Random (TP), 1 of 1: 1.1 ..."]
     assert "re-estimated" in " ".join(lines[3:])
+
+
+def test_training_writes_a_network_that_the_demo_can_load(tmp_path, capsys, benchmark):
+    path, generator, threads = tmp_path / "weights.safetensors", torch.get_rng_state(), torch.get_num_threads()
+    benchmark("train_on_digits").main(path, epochs=1)
+    digits = load_digits()
+    reached = dfpc.evaluate_model(load_network(path), TensorDataset(digits.test_images, digits.test_labels)).top1
+    assert reached > 15  # one epoch out of thirty; chance is 10
+    assert f"{reached:.2f} %" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert torch.equal(generator, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_images_and_weights_for_the_benchmarks_are_prepared(tmp_path, benchmark):

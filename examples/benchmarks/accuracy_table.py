@@ -11,7 +11,7 @@ images without labels, and takes the network's own answers for labels.
 
 Networks are made by `train_on_cifar.py`, and those on digits by
 
-    python -m dfpc_plugin.demo.train --seed 1 --output DIRECTORY/digits1.safetensors
+    python examples/benchmarks/train_on_digits.py --seed 1 --output DIRECTORY/digits1.safetensors
 """
 
 from __future__ import annotations

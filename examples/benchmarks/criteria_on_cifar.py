@@ -14,14 +14,14 @@ import copy
 from pathlib import Path
 
 import torch
-from cifar_resnet import load_images, load_network
+from cifar_resnet import accuracy, load_images, load_network
 from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
+from steps import steps
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.network import accuracy
 from dfpc_plugin.pruning import Per
 from dfpc_plugin.repairing.batch_norms import reestimated
 from dfpc_plugin.selection import TargetError
@@ -65,10 +65,7 @@ def main(
         table.add_column(column)
     for name in criteria:
         cells: list[str] = []
-        for speedup in speedups:
-            console.print(
-                f"{CRITERIA[name].label}, {speedup}x ..."
-            )  # each takes seconds, and bars are not seen in pipes
+        for speedup in steps(speedups, CRITERIA[name].label, console):
             torch.manual_seed(seed)
             try:
                 cut = dfpc.prune(
