@@ -22,14 +22,14 @@ from dfpc_plugin.report.page import render_report
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 from dfpc_plugin.workflow.opening import images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
-from dfpc_plugin.workflow.stages import Work
+from dfpc_plugin.workflow.stages import Stages
 
 RECIPE, REPORT, LAYERS = "recipe.yaml", "report.html", "layers.csv"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
 
 
 def write_outputs(
-    work: Work,
+    stages: Stages,
     model: nn.Module,
     output: Path,
     wanted: ExportSection,
@@ -43,15 +43,15 @@ def write_outputs(
         ArtifactError: It cannot be written, or the model cannot be saved; what was there is as it was.
         ExportError: The model cannot be exported, or what came of it differs.
     """
-    record = work.record
+    record = stages.record
     with _scratch(output) as scratch:
         asked = {ONNX: wanted.graph, INT8: wanted.int8 != "none", PROGRAM: wanted.program}
         for name in (name for name in asked if asked[name]):
-            work.tell(f"exporting {name}", 0.0)
-            record.exports.append(_exported(work, model, scratch / name, wanted, latency) | {"path": name})
-            work.tell(f"exporting {name}", 1.0)
-        if work.images is not None and asked[INT8]:
-            work.measure("int8", _FirstOutput((scratch / INT8).read_bytes()), on_curve=False)
+            stages.tell(f"exporting {name}", 0.0)
+            record.exports.append(_exported(stages, model, scratch / name, wanted, latency) | {"path": name})
+            stages.tell(f"exporting {name}", 1.0)
+        if stages.images is not None and asked[INT8]:
+            stages.measure("int8", _FirstOutput((scratch / INT8).read_bytes()), on_curve=False)
         content = record.to_json()
         report, layers = render_report(content), record.layer_table()
 
@@ -67,8 +67,8 @@ def write_outputs(
         save_pruned(
             model,
             output,
-            model=work.opened.spec,
-            example_inputs=work.opened.inputs,
+            model=stages.opened.spec,
+            example_inputs=stages.opened.inputs,
             record=content,
             overwrite=overwrite,
             finish=add,
@@ -77,14 +77,14 @@ def write_outputs(
 
 
 def _exported(
-    work: Work, model: nn.Module, path: Path, wanted: ExportSection, latency: LatencySettings | None
+    stages: Stages, model: nn.Module, path: Path, wanted: ExportSection, latency: LatencySettings | None
 ) -> dict[str, Any]:
     """Write the file that `path` names; return what the record says of it."""
-    inputs = work.opened.inputs
+    inputs = stages.opened.inputs
     if path.name == ONNX:
         return {"kind": "ONNX"} | export_onnx(model, inputs, path, latency=latency or True).to_json()
     if wanted.int8 != "none" and path.name == INT8:
-        images, origin = _images(work, model, wanted.int8_images)
+        images, origin = _images(stages, model, wanted.int8_images)
         int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, latency=latency or True)
         return {"kind": "ONNX, int8", "images_from": origin} | int8.to_json()
     return {"kind": "torch.export"} | export_program(model, inputs, path).to_json()
@@ -126,13 +126,13 @@ class _FirstOutput(nn.Module):
         return output
 
 
-def _images(work: Work, model: nn.Module, count: int) -> tuple[Tensor, str]:
+def _images(stages: Stages, model: nn.Module, count: int) -> tuple[Tensor, str]:
     """Images as the model takes them, and where they are from."""
-    if work.data.train is not None:
-        return images_to_calibrate(work.data, work.opened.preprocessing, count, seed=0), "data.train"
+    if stages.data.train is not None:
+        return images_to_calibrate(stages.data, stages.opened.preprocessing, count, seed=0), "data.train"
     if _has_statistics(model):
-        return torch.cat(synthesise(model, work.opened.inputs, count=count).batches), "synthetic images"
-    return pink_noise((count, *work.opened.preprocessing.size), torch.Generator().manual_seed(0)), "noise"
+        return torch.cat(synthesise(model, stages.opened.inputs, count=count).batches), "synthetic images"
+    return pink_noise((count, *stages.opened.preprocessing.size), torch.Generator().manual_seed(0)), "noise"
 
 
 def _has_statistics(model: nn.Module) -> bool:

@@ -32,7 +32,7 @@ from dfpc_plugin.workflow.outputs import require_images, write_outputs
 from dfpc_plugin.workflow.recipe import Recipe, changes_text, recipe_text
 from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import ExportSection
-from dfpc_plugin.workflow.stages import Work, require_packages
+from dfpc_plugin.workflow.stages import Stages, require_packages
 from dfpc_plugin.wrappers import HoldsModel
 
 _RANDOM = (
@@ -111,29 +111,29 @@ class _RecipeRun:
         same = recipe_text(dataclasses.replace(recipe, export=ExportSection()))  # exports may change on the way
         self.place = RunDirectory(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
-        self.work = Work(self.opened, recipe.data, _begun(recipe, self.opened, text), tell, trains=recipe.tunes)
+        self.stages = Stages(self.opened, recipe.data, _begun(recipe, self.opened, text), tell, trains=recipe.tunes)
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:
-            self.work.require_trainable(recipe.courses)
+            self.stages.require_trainable(recipe.courses)
         require_images(recipe.export, recipe.data, self.opened.model)
 
     def outcome(self) -> Outcome:
         """Do what the recipe says, and write everything."""
-        recipe, work = self.recipe, self.work
+        recipe, stages = self.recipe, self.stages
         with self.place.begun() if recipe.takes_long else nullcontext():
             model, pruning = self.pruned()
             if recipe.finetune is not None:
-                result = work.tune(
+                result = stages.tune(
                     model, recipe.finetune, self.opened.model, self.place.checkpoints, resume=self._resume
                 )
-                model, work.record.seconds["fine-tuning"] = result.model, result.seconds
-            work.record.sizes = {"before": weight_bytes(self.opened.model), "after": weight_bytes(model)}
-            work.record.seconds[TOTAL] = time.perf_counter() - self._start
+                model, stages.record.seconds["fine-tuning"] = result.model, result.seconds
+            stages.record.sizes = {"before": weight_bytes(self.opened.model), "after": weight_bytes(model)}
+            stages.record.seconds[TOTAL] = time.perf_counter() - self._start
             if not is_main_process():
-                return Outcome(self.output, model, work.record.to_json(), pruning, self.opened.notes)
+                return Outcome(self.output, model, stages.record.to_json(), pruning, self.opened.notes)
             content = write_outputs(
-                work, model, self.output, recipe.export, overwrite=self._overwrite, latency=recipe.latency
+                stages, model, self.output, recipe.export, overwrite=self._overwrite, latency=recipe.latency
             )
         self.place.remove()
         return Outcome(self.output, model, content, pruning, self.opened.notes)
@@ -142,10 +142,10 @@ class _RecipeRun:
         """Prune and repair, or take what was pruned before an interruption."""
         if self.place.cut.is_dir():
             return self._taken_up(), None
-        self.work.measure("before", self.opened.model)
+        self.stages.measure("before", self.opened.model)
         model, result = self._cut()
         if self.recipe.finetune is not None and is_main_process():
-            spec, inputs, record = self.opened.spec, self.opened.inputs, self.work.record.to_json()
+            spec, inputs, record = self.opened.spec, self.opened.inputs, self.stages.record.to_json()
             save_pruned(model, self.place.cut, model=spec, example_inputs=inputs, record=record)
         return model, result
 
@@ -153,7 +153,7 @@ class _RecipeRun:
         """At once or in turns with tuning, as the recipe says; with what accuracy is left."""
         recipe, section = self.recipe, self.recipe.repair
         checkpoint = self.place.repair if recipe.takes_long and recipe.schedule is None else None
-        repair, record = self.work.repair_settings(section, checkpoint), self.work.record
+        repair, record = self.stages.repair_settings(section, checkpoint), self.stages.record
         if recipe.schedule is None:
             result = self._prune_and_repair(repair)
             repair = None if result.repair is None else repair
@@ -163,12 +163,12 @@ class _RecipeRun:
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
             record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
         record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
-        if self.work.images is not None:
+        if self.stages.images is not None:
             before, latency = result.before, result.before.latency
             milliseconds = None if latency is None else 1e3 * latency.median
             top1 = record.evaluations[-1]["top1"]
             record.add_point(Point("before", before.macs, before.parameters, top1, milliseconds))
-            self.work.measure(stage, model)
+            self.stages.measure(stage, model)
             self._add_curve(repair)
         return model, result
 
@@ -180,10 +180,10 @@ class _RecipeRun:
             self.opened.inputs,
             asked,
             importance=recipe.prune.importance,
-            evaluate=None if asked.max_drop is None else lambda model: self.work.evaluate(model).top1,
+            evaluate=None if asked.max_drop is None else lambda model: self.stages.evaluate(model).top1,
             repair=repair,
             latency=recipe.latency if target is None else None,
-            progress=self.work.tell,
+            progress=self.stages.tell,
             **self._options(),
         )
 
@@ -212,30 +212,30 @@ class _RecipeRun:
             self.opened.inputs,
             self.recipe.target,
             images_to_train(self.recipe.data, self.opened.preprocessing),
-            self.work.images,
+            self.stages.images,
             settings=schedule,
             pruning=PruneSettings(**self._options()),
             importance=self.recipe.prune.importance,
             repair=repair,
             checkpoint=self.place.checkpoints,
             resume=self._resume,
-            progress=self.work.tell,
+            progress=self.stages.tell,
         )
 
     def _add_curve(self, repair: RepairSettings | None) -> None:
         """Prune to every share of the recipe's curve, and note cost and accuracy."""
         settings = None if repair is None else dataclasses.replace(repair, checkpoint=None)
         for number, share in enumerate(self.recipe.curve):
-            self.work.tell("curve", number / len(self.recipe.curve))
+            self.stages.tell("curve", number / len(self.recipe.curve))
             result = self._prune(settings, f"macs={share}")
-            top1, figures = self.work.evaluate(result.model).top1, result.after
-            self.work.record.add_point(Point(f"macs={share:g}", figures.macs, figures.parameters, top1))
+            top1, figures = self.stages.evaluate(result.model).top1, result.after
+            self.stages.record.add_point(Point(f"macs={share:g}", figures.macs, figures.parameters, top1))
 
     def _taken_up(self) -> nn.Module:
         """The pruned model of a run that was interrupted, with its record."""
         known = RunRecord.from_json(read_manifest(self.place.cut).record or {})
-        mine = self.work.record
-        self.work.record = dataclasses.replace(known, recipe=mine.recipe, changes=mine.changes)
+        mine = self.stages.record
+        self.stages.record = dataclasses.replace(known, recipe=mine.recipe, changes=mine.changes)
         spec, device = self.opened.spec, device_of(self.recipe.device)
         return load_pruned(
             self.place.cut, factory=(lambda: build_model(spec)) if spec.own_code else None, device=device

@@ -26,7 +26,7 @@ from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.recipe import yaml_text
 from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError, RepairSection
-from dfpc_plugin.workflow.stages import Work
+from dfpc_plugin.workflow.stages import Stages
 
 
 def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
@@ -57,21 +57,21 @@ def repair_opened(
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
     method = default_method(data.train is not None) if section.method == AUTO else section.method
-    work = _resumed(opened, data, progress)
-    settings = work.repair_settings(dataclasses.replace(section, method=method), None)
+    stages = _resumed(opened, data, progress)
+    settings = stages.repair_settings(dataclasses.replace(section, method=method), None)
     if settings is None:
         raise RecipeError(
             f"repair.method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."
         )
-    record, pruning = work.record, work.record.prune or {}
-    work.measure("before repair", opened.model)
+    record, pruning = stages.record, stages.record.prune or {}
+    stages.measure("before repair", opened.model)
     result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
-    work.measure("repaired", result.model)
+    stages.measure("repaired", result.model)
     notes = [note for note in pruning.get("notes", ()) if not note.startswith(NOT_REPAIRED.partition(",")[0])]
     record.prune = pruning | {"repair": result.to_json(), "notes": notes}
     _add_comment(record, f"then repaired: {section}")
     record.add_seconds("repair", time.perf_counter() - start)
-    return result, write_outputs(work, result.model, output, ExportSection(), overwrite=overwrite)
+    return result, write_outputs(stages, result.model, output, ExportSection(), overwrite=overwrite)
 
 
 def finetune_opened(
@@ -92,17 +92,17 @@ def finetune_opened(
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
     identity = {"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": data.to_json()}
     place = RunDirectory(output, yaml_text(identity), resume=resume)
-    work = _resumed(opened, data, progress, trains=True)
-    work.require_trainable([settings])
+    stages = _resumed(opened, data, progress, trains=True)
+    stages.require_trainable([settings])
     with place.begun():
-        work.measure("before fine-tuning", opened.model)
-        result = work.tune(opened.model, settings, teacher or opened.model, place.checkpoints, resume=resume)
-        record = work.record
+        stages.measure("before fine-tuning", opened.model)
+        result = stages.tune(opened.model, settings, teacher or opened.model, place.checkpoints, resume=resume)
+        record = stages.record
         _add_comment(record, f"then fine-tuned on {data.train}: {settings}")
         record.add_seconds("fine-tuning", time.perf_counter() - start)
         if not is_main_process():
             return record.to_json()
-        content = write_outputs(work, result.model, output, ExportSection(), overwrite=overwrite)
+        content = write_outputs(stages, result.model, output, ExportSection(), overwrite=overwrite)
     place.remove()
     return content
 
@@ -114,9 +114,9 @@ def _add_comment(record: RunRecord, text: str) -> None:
     record.changes = record.changes and f"{record.changes}{comment}"
 
 
-def _resumed(opened: Opened, data: DataSection, progress: Progress, *, trains: bool = False) -> Work:
+def _resumed(opened: Opened, data: DataSection, progress: Progress, *, trains: bool = False) -> Stages:
     """A model to go on with, and what is known of it."""
     record = RunRecord.from_json(opened.record) if opened.record else RunRecord(opened.spec.to_json())
     record.exports = []  # files beside the saved model, which what comes of it does not have
     record.preprocessing = to_plain(prepared(opened.preprocessing, data))
-    return Work(opened, data, record, progress, trains=trains)
+    return Stages(opened, data, record, progress, trains=trains)

@@ -1,4 +1,4 @@
-"""What runs of recipes and of saved models have in common: measure, repair, fine-tune, and what that needs."""
+"""What runs of recipes and of saved models have in common."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from dfpc_plugin.workflow.recipe import Recipe
 from dfpc_plugin.workflow.sections import DataSection, RepairSection
 
 
-class Work:
-    """A model at work: what it was opened as, images, and the record of what is done to it.
+class Stages:
+    """The stages of a run on one model: measure, repair, fine-tune. They share the images and the record of the run.
 
     Attributes:
         images: Those that accuracy is measured on; None if there are none.
