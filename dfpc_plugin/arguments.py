@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -12,7 +13,7 @@ from types import UnionType
 from typing import Any, ParamSpec, TypeVar
 
 from dfpc_plugin.errors import ArgumentError, OptionNameError
-from dfpc_plugin.plain_data import did_you_mean, wrong
+from dfpc_plugin.plain_data import Checked, did_you_mean, wrong
 
 _TARGET = 'give a target: `"ratio=0.3"`, `"macs=0.5"`, `"params=0.5"`, `"speedup=1.5"` or `"max_drop=2"`'
 _BY_LAYER = "leave it out, or use `DFPCPruner`, which has it"
@@ -55,11 +56,12 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callable[P, R]:
+def checks_arguments(function: Callable[P, R], *, types: bool = True, owner: Any = None) -> Callable[P, R]:
     """Let a function check its arguments before it is called.
 
     It answers options that it does not have with `OptionNameError`, and with `ArgumentError` arguments that are missing, and
-    (with `types`) paths, functions and settings of another type than their annotation's.
+    (with `types`) paths, functions and settings of another type than their annotation's. `owner` has the annotations, if not
+    the function itself.
     """
     signature = inspect.signature(function)
     known = [name for name in signature.parameters if name != "self"]
@@ -72,7 +74,8 @@ def checks_arguments(function: Callable[P, R], *, types: bool = True) -> Callabl
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         unknown = next((option for option in kwargs if option not in known), None)
         if unknown is not None and not variadic:
-            raise OptionNameError(f"{name} has no option '{unknown}'{instead_of(unknown, known)}")
+            where = _in_settings(owner or function, unknown)
+            raise OptionNameError(f"{name} has no option '{unknown}'{instead_of(unknown, known, where)}")
         try:
             given = signature.bind_partial(*args, **kwargs).arguments
         except TypeError as error:
@@ -129,12 +132,23 @@ def _is_own_class(part: Any) -> bool:
 
 def named_settings(cls: type[T]) -> type[T]:
     """Let a dataclass of settings answer unknown ones in the same way: `@named_settings` above `@dataclass`."""
-    cls.__init__ = checks_arguments(cls.__init__, types=False)  # type: ignore[method-assign]
+    cls.__init__ = checks_arguments(cls.__init__, types=False, owner=cls)  # type: ignore[method-assign]
     return cls
 
 
-def instead_of(option: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence on an option that is not among the known ones."""
+def _in_settings(owner: Any, option: str) -> str:
+    """Which argument of a function or class has the option among its settings, as it is written; empty if none has."""
+    for name, hint in typing.get_type_hints(owner).items():
+        for kind in typing.get_args(hint) or (hint,):
+            if isinstance(kind, type) and issubclass(kind, Checked) and dataclasses.is_dataclass(kind):
+                own = f"{option}=..." if option in kind.__dataclass_fields__ else _in_settings(kind, option)
+                if own and name != "return":
+                    return f"{name}={kind.__name__}({own})"
+    return ""
+
+
+def instead_of(option: str, known: Iterable[str], where: str = "") -> str:
+    """Return the end of a sentence on an option that is not among the known ones; `where` is the argument that has it."""
     known = list(known)
     prunes = "max_ratio" in known and (
         "target" in known or "budgets" in known
@@ -143,6 +157,8 @@ def instead_of(option: str, known: Iterable[str]) -> str:
         return in_our_words(option)
     if option in BUDGETS and "target" in known:
         return f'; give it as the target, such as "{BUDGETS[option]}".'
+    if where:
+        return f"; it belongs to the settings: {where}."
     return did_you_mean(option, known, f"; there are {', '.join(known)}.")
 
 

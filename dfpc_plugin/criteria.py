@@ -101,6 +101,14 @@ def as_importance(value: Any) -> Importance | None:
     return own
 
 
+def criterion_of(importance: Any) -> Criterion:
+    """Return an importance of one's own, or its class, as a criterion; raises PrunerSettingError as `as_importance` does."""
+    own = as_importance(importance)
+    name, kind = label_of(own), tp.importance
+    random, gradients = (isinstance(unwrapped(own), one) for one in (kind.RandomImportance, kind.GroupTaylorImportance))
+    return Criterion(name, name, lambda: own, random=random, gradients=gradients)
+
+
 def label_of(importance: Any) -> str:
     """Return the name of an importance in reports: its label, or the name of its class or function."""
     inner = unwrapped(importance)

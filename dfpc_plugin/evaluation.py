@@ -86,7 +86,7 @@ def evaluate_model(
     if isinstance(dataset, ImageDataset):
         dataset = dataset.numbered_for(probe(model, dataset))
     with shown(progress) as tell:
-        sums, outputs = _tally(model, dataset, batch_size, workers, tell)
+        sums, outputs = tally(model, dataset, batch_size, workers, tell)
     if not sums[0]:
         raise DataError("The data set holds no images.")
     found = Evaluation.of(sums, time.perf_counter() - start)
@@ -101,30 +101,17 @@ def tally(
     batch_size: int,
     workers: int = 0,
     progress: Progress | None = None,
-) -> Tensor:
+) -> tuple[Tensor, int]:
     """Sum images, top-1 hits, top-5 hits and cross-entropy over a data set; float64 on the CPU, to be added over parts.
+
+    Returns the sums, and the number of the model's outputs. Only the loader reads the data set: it may have its own way to
+    collate, or no images by number.
 
     Raises:
         DataError: As `evaluate_model` says.
     """
-    return _tally(model, dataset, batch_size, workers, progress)[0]
-
-
-def _tally(
-    model: nn.Module,
-    dataset: Dataset[tuple[Tensor, int]] | DataLoader[Any],
-    batch_size: int,
-    workers: int,
-    progress: Progress | None,
-) -> tuple[Tensor, int]:
-    """The sums of `tally`, and the number of the model's outputs.
-
-    Only the loader reads the data set: it may have its own way to collate, or no images by number.
-    """
     loader = dataset if isinstance(dataset, DataLoader) else _loader(dataset, batch_size, workers)
-    dataset = loader.dataset
-    count = len(dataset) if hasattr(dataset, "__len__") else None
-    device = _device_of(model)
+    count = len(loader.dataset) if hasattr(loader.dataset, "__len__") else None
     sums, classes = torch.zeros(4, dtype=torch.float64), 0
     with evaluating(model, hooks=False), torch.no_grad():
         for batch in loader:
@@ -134,9 +121,9 @@ def _tally(
                 )
             images, labels = batch
             with watched() if sums[0] == 0 else contextlib.nullcontext():  # all batches write to the same tensors
-                outputs = _outputs(model, images.to(device))
-            check_classes(outputs, labels, dataset)
-            sums, classes = sums + _sums(outputs.float(), labels.to(device)), outputs.shape[1]
+                outputs = _outputs(model, images)
+            _check_classes(outputs, labels, loader.dataset)
+            sums, classes = sums + _sums(outputs.float(), labels.to(outputs.device)), outputs.shape[1]
             if progress is not None and count:
                 progress("evaluating", sums[0].item() / count)
     return sums, classes
@@ -182,12 +169,12 @@ def probe(model: nn.Module, dataset: Dataset[tuple[Tensor, int]]) -> int:
         raise DataError("The data set holds no images.")
     with evaluating(model, hooks=False), torch.no_grad(), watched():
         images, labels = collate_images([dataset[0]])
-        outputs = _outputs(model, images.to(_device_of(model)))
-    check_classes(outputs, torch.as_tensor(dataset.labels) if isinstance(dataset, ImageDataset) else labels, dataset)
+        outputs = _outputs(model, images)
+    _check_classes(outputs, torch.as_tensor(dataset.labels) if isinstance(dataset, ImageDataset) else labels, dataset)
     return outputs.shape[1]
 
 
-def check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
+def _check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
     """Check that `outputs (N, classes)` cover all `labels (N,)` and the `classes` of the data set, if it has some.
 
     Raises:
@@ -203,14 +190,15 @@ def check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
         raise DataError(f"The data set has the label {int(labels.min())}; number classes from 0.")
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def model_device(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    """Call the model; raise DataError if it cannot take the images, or is no classifier."""
+    """Call the model on its device; raise DataError if it cannot take the images, or is no classifier."""
     try:
-        outputs = model(images)
+        outputs = model(images.to(model_device(model)))
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

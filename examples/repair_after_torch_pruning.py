@@ -9,29 +9,31 @@ import copy
 
 import torch
 import torch_pruning as tp
+from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
-from dfpc_plugin.demo.network import accuracy, example_input, load_digits, load_network
+from dfpc_plugin.demo.network import example_input, load_digits, load_network
 
 
 def main() -> None:
     torch.manual_seed(0)
     digits, x = load_digits(), example_input()
     original = load_network()
-    print(f"before:     {accuracy(original, digits.test_images, digits.test_labels):.1%}")
+    test = TensorDataset(digits.test_images, digits.test_labels)
+    print(f"before:     {dfpc.evaluate_model(original, test).top1:.1f} %")
 
     pruned = copy.deepcopy(original)
     magnitude = tp.importance.GroupMagnitudeImportance()
     tp.MetaPruner(
         pruned, x, magnitude, pruning_ratio=0.4, ignored_layers=[pruned.fc], in_channel_groups={}, out_channel_groups={}
     ).step()
-    print(f"pruned:     {accuracy(pruned.eval(), digits.test_images, digits.test_labels):.1%}")
+    print(f"pruned:     {dfpc.evaluate_model(pruned, test).top1:.1f} %")
 
     synthetic = dfpc.RepairSettings("synthetic", count=48, steps=60)  # images made from the network itself
     unlabelled = dfpc.RepairSettings("calibrate", digits.train_images[:48])  # images of the user's, without labels
     for settings in (dfpc.RepairSettings("mean"), dfpc.RepairSettings("merge"), synthetic, unlabelled):
         result = dfpc.repair(pruned, original, x, settings)
-        print(f"{settings.method + ':':<11} {accuracy(result.model, digits.test_images, digits.test_labels):.1%}")
+        print(f"{settings.method + ':':<11} {dfpc.evaluate_model(result, test).top1:.1f} %")
 
 
 if __name__ == "__main__":

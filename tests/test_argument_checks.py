@@ -83,6 +83,23 @@ def test_other_options_are_listed():
         dfpc.find_couplings(None, None, xyz=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "where"),
+    [
+        ("finetune", "epochs", "settings=FinetuneSettings(epochs=...)"),
+        ("prune_and_tune", "epochs", "settings=ScheduleSettings(tuning=FinetuneSettings(epochs=...))"),
+        ("prune_and_tune", "max_ratio", "pruning=PruneSettings(max_ratio=...)"),
+        ("prune", "threads", "latency=LatencySettings(threads=...)"),
+        ("repair", "count", "how=RepairSettings(count=...)"),
+        ("ScheduleSettings", "lr", "tuning=FinetuneSettings(lr=...)"),
+    ],
+)
+def test_options_that_belong_to_settings_are_answered_with_their_place(name, option, where):
+    with pytest.raises(OptionNameError) as caught:
+        getattr(dfpc, name)(**{option: 2})
+    assert str(caught.value) == f"{name} has no option '{option}'; it belongs to the settings: {where}."
+
+
 def test_signatures_stay():
     assert list(inspect.signature(dfpc.prune).parameters)[:3] == ["model", "example_inputs", "target"]
 

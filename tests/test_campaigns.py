@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import dfpc_plugin as dfpc
+
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 FEW = {
     "artifacts": 30,
@@ -41,5 +43,6 @@ def test_all_tries(name, robustness):
 
 def test_what_is_wrong_is_found(robustness, monkeypatch):
     """A load that takes whatever it is given fails the campaign."""
-    monkeypatch.setattr(robustness.dfpc, "load_pruned", lambda *arguments, **options: robustness.network())
+    network = importlib.import_module("attacks").network
+    monkeypatch.setattr(dfpc, "load_pruned", lambda *arguments, **options: network())
     assert robustness.campaign("artifacts", 5)["failures"] == 5

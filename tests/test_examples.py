@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import TensorDataset
 
 import dfpc_plugin as dfpc
+from dfpc_plugin.demo.network import load_digits, load_network
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.models import ModelSpec, build_model
 from dfpc_plugin.repairing import METHODS
@@ -52,6 +54,13 @@ def paper(monkeypatch):
     """The module that follows the paper's protocol."""
     monkeypatch.syspath_prepend(EXAMPLES / "reproduce")
     return importlib.import_module("paper")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import a benchmark by its name."""
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    return importlib.import_module
 
 
 def percentages(text):
@@ -241,11 +250,16 @@ def test_the_papers_protocol_end_to_end(paper, tmp_path, capsys):
         ("", True), ("l1", True), ("l1", False), ("random", True), ("random", False)
     ]  # fmt: skip
     assert all(row["macs_fewer"] == pytest.approx(1.2, abs=0.1) and row["macs_fewer"] >= 1.2 for row in rows[1:])
+    assert text.startswith("cifar/resnet20, unpruned ...\n1 of 4: L1 (TP), 1.2x fewer MACs ...\n"), (
+        "each is told before it begins"
+    )
+    assert "2 of 4: L1 (TP), 1.2x fewer MACs, uncoupled only ...\n" in text
     assert "unpruned" in text and "uncoupled" in text
     assert (tmp_path / "out" / "results.csv").read_text("utf-8").count("\n") == 6
     assert "uncoupled only" in (tmp_path / "out" / "curve.svg").read_text("utf-8")
 
     paper.main(tmp_path / "out", **arguments)
+    assert capsys.readouterr().out.startswith("1 of 4: L1 (TP), 1.2x fewer MACs: known\n")
     assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8")) == content
     with pytest.raises(SystemExit, match=r"another experiment .*seed: 0 there, 1 here"):
         paper.main(tmp_path / "out", **arguments, seed=1)
@@ -253,10 +267,34 @@ def test_the_papers_protocol_end_to_end(paper, tmp_path, capsys):
         paper.main(tmp_path / "other", **(arguments | {"train": True}))
 
 
-def test_images_and_weights_for_the_benchmarks_are_prepared(tmp_path, monkeypatch):
+def test_the_table_of_criteria_tells_what_it_is_at(tmp_path, capsys, benchmark):
+    weights = write_tensors(tmp_path / "weights.safetensors", build_model("cifar/resnet20").state_dict(), {})
+    images = write_zip(
+        tmp_path / "images.zip", [f"{kind}/{number}.png" for kind in "abcdefghij" for number in range(2)]
+    )
+    main = benchmark("criteria_on_cifar").main
+    main(weights, images, speedups=(1.1,), test_images=10, unlabelled_images=10, criteria=("l1", "random"))
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"weights: \d+\.\d% before pruning", lines[0])
+    assert lines[1:3] == ["L1 (TP), 1 of 1: 1.1 ...", "Random (TP), 1 of 1: 1.1 ..."]
+    assert "re-estimated" in " ".join(lines[3:])
+
+
+def test_training_writes_a_network_that_the_demo_can_load(tmp_path, capsys, benchmark):
+    path, generator, threads = tmp_path / "weights.safetensors", torch.get_rng_state(), torch.get_num_threads()
+    benchmark("train_on_digits").main(path, epochs=1)
+    digits = load_digits()
+    reached = dfpc.evaluate_model(load_network(path), TensorDataset(digits.test_images, digits.test_labels)).top1
+    assert reached > 15  # one epoch out of thirty; chance is 10
+    assert f"{reached:.2f} %" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert torch.equal(generator, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_images_and_weights_for_the_benchmarks_are_prepared(tmp_path, benchmark):
     """Photographs become squares under their own folders, and a checkpoint of a trainer the weights of a network."""
-    monkeypatch.syspath_prepend(ROOT / "examples" / "benchmarks")
-    prepare = importlib.import_module("prepare_data")
+    prepare = benchmark("prepare_data")
     for name, size in {"n01/b.png": (300, 280), "n01/a.jpg": (260, 400), "n02/c.JPEG": (500, 256)}.items():
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, "teal").save(tmp_path / "photos" / name)
@@ -274,9 +312,25 @@ def test_images_and_weights_for_the_benchmarks_are_prepared(tmp_path, monkeypatc
     assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_the_table_of_accuracies_has_all_repairs_by_default(monkeypatch):
+def test_the_table_of_accuracies_has_all_repairs_by_default(benchmark):
     """Its command on the pages names none."""
-    path = EXAMPLES / "benchmarks" / "accuracy_table.py"
-    monkeypatch.syspath_prepend(path.parent)
-    main = runpy.run_path(str(path))["main"]
+    main = benchmark("accuracy_table").main
     assert set(inspect.signature(main).parameters["repairs"].default) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"only": "mobile*"},
+            "--only mobile* matches none of the networks; there are lite0, lite1, resnet20, resnet56, ",
+        ),
+        ({"only": "lite*"}, "Nothing was measured: '.' does not have what the networks of --only lite* need."),
+        ({"table": True}, "Nothing was measured: 'none.jsonl' has no records."),
+    ],
+)
+def test_a_table_of_accuracies_without_rows_says_why(benchmark, options, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        benchmark("accuracy_table").main(Path(), results=Path("none.jsonl"), **options)
+    assert str(caught.value).startswith(text)

@@ -38,7 +38,8 @@ class CompareConfig(DataOptions):
     Attributes:
         model: The directory of a saved model, a timm model, torchvision/NAME, cifar/NAME, package.module:function, or a
             checkpoint that names its architecture. Or a file of finished cells (.jsonl, .json), to show them again.
-        criteria: Names of criteria: auto for what prune chooses by itself, taylor, which needs images, or one of the following.
+        criteria: Names of criteria: auto for what prune chooses by itself, taylor, which needs images, package.module:name for
+            a criterion of your own, whose code is run, or one of the following.
         budgets: Targets such as macs=0.5 or params=0.3; a number is the share of the MACs to keep.
         repairs: Repair methods: none, mean, merge, synthetic, or calibrate, which needs images.
         seeds: Seeds of the random criterion and of repairs; figures are averaged over them.

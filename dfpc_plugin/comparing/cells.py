@@ -37,12 +37,14 @@ class Metric:
         return f"{scaled:.0f}" if 1e3 <= abs(scaled) < 1e6 else format(scaled, self.digits)
 
 
-_ALL = (
-    Metric("accuracy", "Accuracy (%)", 100, ".1f", True),
-    Metric("score", "Score", 1, ".4g", True),
-    Metric("output_error", "Error of the outputs (%)", 100, ".3g", False),
-)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "Accuracy (%)", 100, ".1f", True),
+        Metric("score", "Score", 1, ".4g", True),
+        Metric("output_error", "Error of the outputs (%)", 100, ".3g", False),
+    )
+}
 """Every metric by name."""
 
 

@@ -7,8 +7,9 @@ import inspect
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,28 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dfpc_plugin.arguments import checks_arguments
-from dfpc_plugin.comparing.cells import Cell, CellResult, CellStore, CompareError, FileStore, Unpruned, reserved
+from dfpc_plugin.comparing.cells import (
+    METRICS,
+    Cell,
+    CellResult,
+    CellStore,
+    CompareError,
+    FileStore,
+    Unpruned,
+    reserved,
+)
 from dfpc_plugin.comparing.plan import Budget, Plan, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
-from dfpc_plugin.comparing.scorers import AccuracyScorer, ErrorScorer, OwnScorer, RelativeError, Scorer
+from dfpc_plugin.comparing.scorers import RelativeError, Scorer, accuracy_scorer, error_scorer, own_scorer
 from dfpc_plugin.cost import CostModel
-from dfpc_plugin.couplings.find import CouplingMap, map_couplings
+from dfpc_plugin.couplings.find import map_couplings
 from dfpc_plugin.criteria import AUTO, Criterion
 from dfpc_plugin.data import fault_of_dataset
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.generators import generators_kept, seed_torch
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import exclusive
-from dfpc_plugin.progress import Progress, shown
+from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.repairing import METHODS, Method, RepairSettings
 from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
@@ -45,7 +55,7 @@ def compare(
     model: nn.Module,
     example_inputs: ExampleInputs,
     *,
-    criteria: str | Criterion | Sequence[str | Criterion] = (AUTO, "dfpc", "magnitude", "random"),
+    criteria: Any = (AUTO, "dfpc", "magnitude", "random"),
     budgets: Budget | Sequence[Budget] = (0.9, 0.7, 0.5),
     repairs: Method | Sequence[Method] = ("none", "merge"),
     seeds: int | Sequence[int] = 0,
@@ -71,7 +81,8 @@ def compare(
         model: The model, which stays as it is.
         example_inputs: What it is called with.
         criteria: Names of criteria: "auto" for what `prune` chooses by itself, those of recipes, "taylor" for
-            Torch-Pruning's on images; or `Criterion` objects of your own.
+            Torch-Pruning's on images. Or your own, as for `prune(importance=...)`: objects, classes or functions that score
+            groups, where to import one from ("package.module:name"), or a `Criterion`, which also has a name and a label.
         budgets: Targets such as "macs=0.5" or "params=0.3"; a number is a share of the MACs to keep.
         repairs: Repair methods; "none" leaves the cut as it is.
         seeds: Whole numbers, 0 or more.
@@ -91,7 +102,7 @@ def compare(
         TargetError: A budget makes no sense.
         DFPCError: As `find_couplings` and `evaluate_model` raise.
     """
-    plan = Plan.of(criteria, budgets, repairs, seeds, images is not None, options)
+    plan = Plan(criteria, budgets, repairs, seeds, images is not None, options)
     if data is not None and score is not None:
         raise CompareError("data and score both say how models are scored; give one of them.")
     fault = None if data is None or isinstance(data, DataLoader) else fault_of_dataset(data)
@@ -100,58 +111,67 @@ def compare(
     save_to = Path(save_to) if isinstance(save_to, str) else save_to
     path = save_to if isinstance(save_to, Path) else None
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell, reserved(path):
-        given = OwnScorer(score) if score is not None else None
-        scorer = given if data is None else AccuracyScorer(data, batch_size, workers, tell)
-        return _Run.of(plain_model(model), as_inputs(example_inputs), plan, scorer, images, tell).result(save_to)
+        scorer = None if score is None else own_scorer(score)
+        if data is not None:
+            scorer = accuracy_scorer(data, batch_size, workers, tell)
+        return _Run(plain_model(model), as_inputs(example_inputs), plan, scorer, images, tell).result(save_to)
 
 
-@dataclass(frozen=True)
 class _Run:
     """What all cells have in common."""
 
-    original: nn.Module
-    inputs: ExampleInputs
-    couplings: CouplingMap
-    plan: Plan
-    scorer: Scorer
-    images: Images | None
-    progress: Progress | None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         original: nn.Module,
         inputs: ExampleInputs,
         plan: Plan,
         scorer: Scorer | None,
         images: Images | None,
         progress: Progress | None,
-    ) -> _Run:
+    ) -> None:
         """Find the couplings, and score by the error of the outputs if there is no other scorer."""
-        images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
-        couplings = map_couplings(original, inputs, plan.options.get("forward_fn"))
-        if scorer is None:
-            scorer, images = _error_scorer(original, couplings, inputs, images, plan)
-        return cls(original, inputs, couplings, plan, scorer, images, progress)
+        self.original, self.inputs, self.plan, self.progress = original, inputs, plan, progress
+        self.images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
+        self.couplings = map_couplings(original, inputs, plan.options.get("forward_fn"))
+        self.scorer = scorer or self._by_the_outputs()
+
+    def _by_the_outputs(self) -> Scorer:
+        """Score by the error of the outputs, on images that nothing is fitted to."""
+        common, forward_fn = (self.original, self.couplings), self.plan.options.get("forward_fn")
+        if self.images is None:
+            measure = RelativeError.on_noise(*common, self.inputs, forward_fn)
+            return error_scorer(measure, measure.source)
+        given = collected(self.images, DEFAULT_COUNT, self.original, 0, self.inputs)
+        if not self.plan.fitting:
+            measure = RelativeError.on_images(*common, given, forward_fn)
+            return error_scorer(measure, measure.source)
+        self.images = given.fitted.parts
+        measure = RelativeError.on_images(*common, given.unseen, forward_fn)
+        return error_scorer(measure, f"{measure.source}, to which nothing was fitted")
 
     def result(self, save_to: Path | CellStore | None) -> CompareResult:
         """Fill the store with what is not in it yet."""
         experiment = _experiment(self.original, self.inputs, self.scorer, self.plan.options)
-        own = FileStore(save_to, experiment) if isinstance(save_to, Path) else CellStore(experiment)
-        store = save_to if isinstance(save_to, CellStore) else own
+        store = FileStore(save_to, experiment) if isinstance(save_to, Path) else save_to or CellStore(experiment)
         if store.unpruned is None:
             full = CostModel(self.couplings.channels).full
             store.begin(Unpruned(full.macs, full.parameters, *self.scorer.of(self.original, {})))
-        tell = self.progress or (lambda name, share: None)
         cells = self.plan.cells()
-        for number, cell in enumerate(cells):
-            tell("comparing", number / len(cells))
-            if cell not in store.known:
-                criterion = self.plan.criteria[cell.criterion]
-                store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion)))
-        tell("comparing", 1.0)
+        with Phases(self.progress)("comparing") as tell:
+            for number, cell in enumerate(cells, 1):
+                if cell not in store.known:
+                    criterion = self.plan.criteria[cell.criterion]
+                    store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion)))
+                tell(number / len(cells))
         assert store.unpruned is not None
         found = tuple(store.known[cell] for cell in cells)
+        value, metric = store.unpruned.value, self.scorer.metric
+        if metric is METRICS["score"] and len(found) > 1 and all(own.value == value for own in found):
+            warnings.warn(
+                f"score returned {value:.4g} for the unpruned model and for all {len(found)} pruned ones. It has to score the model "
+                f"that it is called with: score=lambda model: accuracy(model).",
+                stacklevel=4,
+            )
         return CompareResult(self.scorer.metric, self.scorer.source, store.unpruned, found, store.experiment)
 
     def of_cell(self, cell: Cell, criterion: Criterion) -> CellResult:
@@ -174,21 +194,6 @@ class _Run:
             return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.")
         macs, params = found.after.macs / found.before.macs, found.after.parameters / found.before.parameters
         return CellResult(cell, value, error, macs, params, found.speedup, round(seconds, 2))
-
-
-def _error_scorer(
-    original: nn.Module, couplings: CouplingMap, inputs: ExampleInputs, images: Images | None, plan: Plan
-) -> tuple[ErrorScorer, Images | None]:
-    """Return what measures the error of the outputs, and the images that may be fitted to."""
-    forward_fn = plan.options.get("forward_fn")
-    if images is None:
-        return ErrorScorer(RelativeError.on_noise(original, couplings, inputs, forward_fn)), None
-    given = collected(images, DEFAULT_COUNT, original, 0, inputs)
-    if not plan.fitting:
-        return ErrorScorer(RelativeError.on_images(original, couplings, given, forward_fn)), images
-    measure = RelativeError.on_images(original, couplings, given.unseen, forward_fn)
-    source = f"{measure.source}, to which nothing was fitted"
-    return ErrorScorer(replace(measure, source=source)), given.fitted.parts
 
 
 def _experiment(original: nn.Module, inputs: ExampleInputs, scorer: Scorer, options: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import pkgutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dfpc_plugin.arguments import instead_of
 from dfpc_plugin.comparing.cells import Cell, CompareError
-from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR, Criterion
+from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR, Criterion, criterion_of
+from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.plain_data import Seed, checked
 from dfpc_plugin.preserve import evaluating
@@ -23,7 +24,7 @@ from dfpc_plugin.pruning.subject import copy_of
 from dfpc_plugin.repairing import METHODS, Method
 from dfpc_plugin.repairing.inputs import collected
 from dfpc_plugin.repairing.settings import Images
-from dfpc_plugin.selection import Target, TargetError
+from dfpc_plugin.selection import Target
 
 _IMAGES, _BATCH = 128, 32
 
@@ -36,17 +37,35 @@ _MORE = {
 """Criteria that a comparison knows beside the registered ones."""
 
 
-def contenders(criteria: Iterable[str | Criterion]) -> list[Criterion]:
+def contenders(criteria: Iterable[Any]) -> dict[str, Criterion]:
     """Look criteria up by name, or take the user's own; raise a CompareError if one is unknown or given twice."""
     found: dict[str, Criterion] = {}
-    for given in criteria:
-        criterion = _MORE.get(given, given) if isinstance(given, str) else given
-        if not isinstance(criterion, Criterion):
-            criterion = CRITERIA.find(criterion, CompareError, *_MORE, setting="criteria")
+    for criterion in map(_criterion, criteria):
         if criterion.name in found:
-            raise CompareError(f"criteria: '{criterion.name}' is given twice; give it once.")
+            own = "" if _known(criterion.name) else ", or tell two of a kind apart by Criterion(name, label, build)"
+            raise CompareError(f"criteria: '{criterion.name}' is given twice; give it once{own}.")
         found[criterion.name] = criterion
-    return list(found.values())
+    return found
+
+
+def _criterion(given: Any) -> Criterion:
+    """One criterion, by its name, or the user's own."""
+    if isinstance(given, str) and ":" in given:
+        try:
+            given = pkgutil.resolve_name(given)
+        except Exception as error:  # importing runs any code of the module
+            raise CompareError(
+                f"criteria: '{given}' cannot be imported ({type(error).__name__}: {error}); name what scores groups as "
+                f"package.module:name, of a package that Python finds from here."
+            ) from error
+    if isinstance(given, Criterion):
+        return given
+    if isinstance(given, str):
+        return _MORE.get(given) or CRITERIA.find(given, CompareError, *_MORE, setting="criteria")
+    try:
+        return criterion_of(given)
+    except PrunerSettingError as error:
+        raise CompareError(str(error).replace("importance is", "criteria has", 1)) from None
 
 
 def own_label(criterion: Criterion) -> str:
@@ -57,7 +76,7 @@ def own_label(criterion: Criterion) -> str:
 def label_of_name(name: str) -> str:
     """How tables and plots call a criterion; one that is not registered goes by its name."""
     known = _known(name)
-    return name if known is None else known.label
+    return known.label if known else name
 
 
 def _known(name: str) -> Criterion | None:
@@ -93,27 +112,28 @@ Budget = str | float | Target
 _OPTIONS = set(inspect.signature(prune).parameters) - {"model", "example_inputs", "images", "progress"}
 
 
-@dataclass(frozen=True)
+_INSTEAD = {
+    "importance": "criteria",
+    "target": "budgets",
+    "pruning_ratio": "budgets",
+    "repair": "repairs",
+    "inplace": "nothing",
+}
+"""What says here what an argument of `prune` says there."""
+
+
 class Plan:
-    """What is to be compared, checked; budgets as `Target.parse` reads them, and further options of `prune`."""
+    """What is to be compared, checked: budgets as `Target.parse` reads them, and further options of `prune`."""
 
-    criteria: dict[str, Criterion]
-    budgets: tuple[str, ...]
-    repairs: tuple[Method, ...]
-    seeds: tuple[int, ...]
-    options: dict[str, Any]
-
-    @classmethod
-    def of(cls, criteria: Any, budgets: Any, repairs: Any, seeds: Any, images: bool, options: dict[str, Any]) -> Plan:
+    def __init__(
+        self, criteria: Any, budgets: Any, repairs: Any, seeds: Any, images: bool, options: dict[str, Any]
+    ) -> None:
         """Check what was asked for; raise a CompareError, or a TargetError for a budget, that says what makes no sense."""
-        chosen = {criterion.name: criterion for criterion in contenders(_several(criteria))}
-        plan = cls(
-            chosen, tuple(map(_target, _several(budgets))), tuple(_several(repairs)), tuple(_several(seeds)), options
-        )
-        plan._check(images)
-        return plan
-
-    def _check(self, images: bool) -> None:
+        self.criteria = contenders(_several(criteria))
+        self.budgets = tuple(map(_target, _several(budgets)))
+        self.repairs: tuple[Method, ...] = _several(repairs)
+        self.seeds: tuple[int, ...] = _several(seeds)
+        self.options = options
         for name in ("criteria", "budgets", "repairs", "seeds"):
             values = list(getattr(self, name))
             if not values:
@@ -126,17 +146,10 @@ class Plan:
         checked(tuple[Seed, ...], self.seeds, "seeds", CompareError)
         if not images and self.fitting:
             raise CompareError(f"'{self.fitting[0]}' needs images; pass unlabelled ones as images, or leave it out.")
-        own = {
-            "importance": "criteria",
-            "target": "budgets",
-            "pruning_ratio": "budgets",
-            "repair": "repairs",
-            "inplace": "nothing",
-        }
-        unusable = next((name for name in self.options if name in own or name not in _OPTIONS), None)
+        unusable = next((name for name in options if name in _INSTEAD or name not in _OPTIONS), None)
         if unusable is not None:
-            known = ("criteria", "budgets", "repairs", "seeds", *sorted(_OPTIONS - own.keys()))
-            hint = f"; give {own[unusable]} instead." if unusable in own else instead_of(unusable, known)
+            known = ("criteria", "budgets", "repairs", "seeds", *sorted(_OPTIONS - _INSTEAD.keys()))
+            hint = f"; give {_INSTEAD[unusable]} instead." if unusable in _INSTEAD else instead_of(unusable, known)
             raise CompareError(f"'{unusable}' is no argument of a comparison{hint}")
 
     @property
@@ -164,8 +177,7 @@ def _several(values: Any) -> tuple[Any, ...]:
 def _target(budget: Budget) -> str:
     """A budget as `Target.parse` reads it; a number, also in words, is a share of the MACs."""
     try:
-        return str(Target(macs=float(budget)))  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        if isinstance(error, TargetError):
-            raise
+        share = float(budget)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return str(Target.parse(budget))  # type: ignore[arg-type]
+    return str(Target(macs=share))

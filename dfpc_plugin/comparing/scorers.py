@@ -100,46 +100,40 @@ Removed = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class AccuracyScorer:
-    """Share of labelled images, of a data set of pairs (image, label), that are classified right."""
+class Scorer:
+    """What models are scored by.
 
-    data: Any
-    batch_size: int
-    workers: int
-    progress: Progress | None
-    metric: Metric = METRICS["accuracy"]
+    Attributes:
+        source: What the figure is measured on, in words.
+        of: From a model, which stays as it is, and what was removed from it, to its figure and, where that is an average over
+            images, its standard error.
+    """
 
-    @property
-    def source(self) -> str:
-        """How many images there are, and of what."""
-        data = getattr(self.data, "dataset", self.data)  # of a DataLoader
-        name = getattr(data, "source", None)
-        count = f"{len(data)} " if hasattr(data, "__len__") else ""  # a stream has no length
-        return f"{count}labelled images" + (f" of {name}" if isinstance(name, str) else "")
-
-    def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Evaluate a model, which stays as it is."""
-        found = evaluate_model(model, self.data, self.batch_size, self.workers, self.progress)
-        accuracy = round(found.top1 * found.count / 100) / found.count  # top1 / 100 can be 0.7929999999999999
-        return accuracy, standard_error(accuracy, found.count)
+    metric: Metric
+    source: str
+    of: Callable[[nn.Module, Removed], tuple[float, float | None]]
 
 
-@dataclass(frozen=True)
-class OwnScorer:
-    """The user's own function, from a model in evaluation mode to a number, more is better."""
+def accuracy_scorer(data: Any, batch_size: int, workers: int, progress: Progress | None) -> Scorer:
+    """Score by the share of labelled images, of a data set or a DataLoader of pairs, that are classified right."""
 
-    score: Callable[[nn.Module], Any]
-    metric: Metric = METRICS["score"]
+    def accuracy(model: nn.Module, removed: Removed) -> tuple[float, float | None]:
+        found = evaluate_model(model, data, batch_size, workers, progress)
+        share = round(found.top1 * found.count / 100) / found.count  # top1 / 100 can be 0.7929999999999999
+        return share, standard_error(share, found.count)
 
-    @property
-    def source(self) -> str:
-        """The name of the function."""
-        return getattr(self.score, "__name__", type(self.score).__name__)
+    images = getattr(data, "dataset", data)  # of a DataLoader
+    name = getattr(images, "source", None)
+    count = f"{len(images)} " if hasattr(images, "__len__") else ""  # a stream has no length
+    return Scorer(METRICS["accuracy"], f"{count}labelled images" + f" of {name}" * isinstance(name, str), accuracy)
 
-    def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Call the function on a model, which stays as it is; raise a CompareError if it returns no number."""
+
+def own_scorer(score: Callable[[nn.Module], Any]) -> Scorer:
+    """Score by the user's own function; a CompareError where it returns no number."""
+
+    def number(model: nn.Module, removed: Removed) -> tuple[float, float | None]:
         with evaluating(model, hooks=False):
-            found = self.score(model)
+            found = score(model)
         try:
             value = float(found)
         except (TypeError, ValueError):
@@ -148,26 +142,16 @@ class OwnScorer:
             raise CompareError(f"score returned {found!r}, which is no number; return a number, more is better.")
         return value, None
 
-
-@dataclass(frozen=True)
-class ErrorScorer:
-    """The relative squared error of the outputs."""
-
-    measure: RelativeError
-    metric: Metric = METRICS["output_error"]
-
-    @property
-    def source(self) -> str:
-        """What it is measured on."""
-        return self.measure.source
-
-    def of(self, model: nn.Module, removed: Removed) -> tuple[float, float | None]:
-        """Measure a model, which stays as it is."""
-        return self.measure.of(model, channels_of_record(self.measure.couplings, removed)), None
+    return Scorer(METRICS["score"], getattr(score, "__name__", type(score).__name__), number)
 
 
-Scorer = AccuracyScorer | OwnScorer | ErrorScorer
-"""Returns by `of` the figure of a model and, where it is an average over images, its standard error."""
+def error_scorer(measure: RelativeError, source: str) -> Scorer:
+    """Score by the relative squared error of the outputs."""
+
+    def error(model: nn.Module, removed: Removed) -> tuple[float, float | None]:
+        return measure.of(model, channels_of_record(measure.couplings, removed)), None
+
+    return Scorer(METRICS["output_error"], source, error)
 
 
 def standard_error(share: float, count: int) -> float:

@@ -31,7 +31,7 @@ from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.plain_data import Limit, checked, to_plain, within
-from dfpc_plugin.progress import Progress, shown
+from dfpc_plugin.progress import Phases, Progress, shown
 from dfpc_plugin.pruning.rank import build_subject, candidates_of
 from dfpc_plugin.pruning.settings import PruneSettings
 from dfpc_plugin.pruning.subject import Subject, copy_of
@@ -41,7 +41,11 @@ from dfpc_plugin.selection import Candidate
 from dfpc_plugin.wrappers import plain_model
 
 _NAME_LENGTH, _LOWEST = 28, 1e-6
-_LABELS = {"predicted": "Predicted by the scores", "noise": "Measured on {}", "images": "Measured on {}"}
+_NOTE = (
+    "The predicted error is that of the variances, summed over the channels. The measured ones have the shift of the mean, too, which "
+    "removed channels leave behind: where they are many times larger, a repair takes most of that away, even the repair mean. They are "
+    "smaller where errors of several channels cancel, or do not get through the layers behind."
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class SensitivityResult(ShownAsText):
         """Return the table for a terminal of so many columns."""
         title = "Error of the outputs in % of their variance, when the coupling loses that share of its channels."
         sources = (f"{kind}: {source}." for kind, source in self.sources.items())
-        return as_text(self._table(), title, *sources, width=width)
+        return as_text(self._table(), title, *sources, _NOTE, width=width)
 
     def __repr__(self) -> str:
         """Say what was measured."""
@@ -125,14 +129,10 @@ class SensitivityResult(ShownAsText):
         )
         names = [coupling.name for coupling in self.couplings]
         for coupling in self.couplings:
-            about: tuple[Name | str, str, str] = (
-                Name(coupling.name, among=names),
-                str(coupling.channels),
-                percent(coupling.macs),
-            )
+            about: list[Any] = [Name(coupling.name, among=names), str(coupling.channels), percent(coupling.macs)]
             for kind, values in coupling.errors.items():
                 table.add_row(*about, kind, *map(_error, values))
-                about = ("", "", "")
+                about = [""] * len(about)
         return table
 
     def _drawn(self) -> Any:
@@ -143,7 +143,9 @@ class SensitivityResult(ShownAsText):
         for panel, (kind, source) in zip(panels, self.sources.items(), strict=True):
             values = [[max(100 * value, 100 * _LOWEST) for value in own.errors[kind]] for own in self.couplings]
             drawn = panel.imshow(values, norm="log", aspect="auto", cmap="viridis_r", vmin=1e-2, vmax=1e2)
-            panel.set_title(_LABELS[kind].format(source), fontsize=9, color=INK)
+            panel.set_title(
+                f"{'Predicted by' if kind == 'predicted' else 'Measured on'} {source}", fontsize=9, color=INK
+            )
             panel.set_xticks(range(len(self.shares)), [f"{share:.4g}" for share in self.shares])
             panel.set_xlabel("Share removed")
         names = distinct_names([coupling.name for coupling in self.couplings], _NAME_LENGTH)
@@ -213,12 +215,10 @@ def sensitivity(
             given = collected(images, DEFAULT_COUNT, graph.model, seed, example_inputs)
             measures["images"] = RelativeError.on_images(graph.model, graph.coupling_map, given, forward_fn)
         found = []
-        for number, candidate in enumerate(candidates):
-            if tell is not None:
-                tell("sensitivity", number / len(candidates))
-            found.append(_of_coupling(subject, candidate, chosen, measures))
-        if tell is not None:
-            tell("sensitivity", 1.0)
+        with Phases(tell)("sensitivity") as done:
+            for number, candidate in enumerate(candidates, 1):
+                found.append(_of_coupling(subject, candidate, chosen, measures))
+                done(number / len(candidates))
     sources = {"predicted": "the scores"} | {kind: measure.source for kind, measure in measures.items()}
     return SensitivityResult(chosen, sources, tuple(found))
 

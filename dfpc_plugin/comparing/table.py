@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -122,22 +123,23 @@ class Grid:
 
     def markdown(self) -> str:
         """Return a Markdown table for each budget, and the remarks."""
-        headings = self._headings(())
+        columns = self._columns(())
         lines = [f"{self._title}."]
         for budget, rows in self._sections():
-            lines += ["", f"**{budget}**", "", _pipes(["Criterion", *headings]), "|---" * (len(headings) + 1) + "|"]
-            lines += [_pipes([row.label.replace("|", "\\|"), *self._cells(row, ())]) for row in rows]
+            lines += ["", f"**{budget}**", "", _pipes(["Criterion", *columns]), "|---" * (len(columns) + 1) + "|"]
+            lines += [_pipes([row.label.replace("|", "\\|"), *(of(row) for of in columns.values())]) for row in rows]
         remarks = self._remarks(())[1:]  # the first one is the title
         return "\n".join([*lines, *(f"\n{remark}" for remark in remarks)]) + "\n"
 
     def _table(self, without: tuple[str, ...]) -> Table:
         """The table without some of its columns, or without deviations."""
-        table = plain_table(Column("Criterion", no_wrap=True), *number_columns(*self._headings(without)))
+        columns = self._columns(without)
+        table = plain_table(Column("Criterion", no_wrap=True), *number_columns(*columns))
         for budget, rows in self._sections():
             table.add_section()
             table.add_row(Text(budget))
             for row in rows:
-                table.add_row(f"  {row.label}", *map(Text, self._cells(row, without)))
+                table.add_row(f"  {row.label}", *(Text(of(row)) for of in columns.values()))
         return table
 
     def _sections(self) -> list[tuple[str, list[Row]]]:
@@ -145,19 +147,15 @@ class Grid:
         budgets = dict.fromkeys(row.budget for row in self.rows)
         return [(budget, [row for row in self.rows if row.budget == budget]) for budget in budgets]
 
-    def _headings(self, without: tuple[str, ...]) -> list[str]:
-        known = [heading for heading, name in _COSTS.items() if any(row.costs(name) for row in self.rows)]
-        return [heading for heading in known if heading not in without] + list(repairs_of(self.rows))
-
-    def _cells(self, row: Row, without: tuple[str, ...]) -> list[str]:
-        """The cells of a row as strings."""
-        found = []
-        for heading in self._headings(without):
-            if heading in _COSTS:
-                found.append(_range(row.costs(_COSTS[heading]), "{:.2f}x" if heading == _SPEED else "{:.1%}"))
-            else:
-                best = self._rivals and row.criterion in leaders(self.rows, row.budget, heading, self.metric)
-                found.append(self._value(row.values(heading), best, _DEVIATIONS not in without))
+    def _columns(self, without: tuple[str, ...]) -> dict[str, Callable[[Row], str]]:
+        """What columns there are besides the criterion, and what each has of a row."""
+        found: dict[str, Callable[[Row], str]] = {}
+        for heading, name in _COSTS.items():
+            if heading not in without and any(row.costs(name) for row in self.rows):
+                written = "{:.2f}x" if heading == _SPEED else "{:.1%}"
+                found[heading] = lambda row, name=name, written=written: _range(row.costs(name), written)  # type: ignore[misc]
+        for repair in repairs_of(self.rows):
+            found[repair] = functools.partial(self._value, repair, _DEVIATIONS not in without)
         return found
 
     @property
@@ -165,10 +163,12 @@ class Grid:
         """Whether there is more than one criterion, of which one can be the best."""
         return len({row.criterion for row in self.rows}) > 1
 
-    def _value(self, value: Spread | None, best: bool, deviation: bool) -> str:
+    def _value(self, repair: str, deviation: bool, row: Row) -> str:
+        value = row.values(repair)
         if value is None:
             return _FAILED
         spread = f" ± {float(format(self.metric.scale * value.std, '.2g')):g}" if value.std and deviation else ""
+        best = self._rivals and row.criterion in leaders(self.rows, row.budget, repair, self.metric)
         return f"{self.metric.text(value.mean)}{spread}" + (" *" if best else "")
 
     @property

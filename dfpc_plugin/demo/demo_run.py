@@ -121,19 +121,18 @@ def _criterion(name: str, global_ranking: bool) -> Criterion:
     known = CRITERIA[name]
     if global_ranking:
         return known
-    return dataclasses.replace(known, build=lambda: _Ranks(known.build()))
+    return dataclasses.replace(known, build=functools.partial(_by_rank, known))
 
 
-class _Ranks:
-    """Scores channels by their rank within the coupling, so that all couplings lose the same share."""
+def _by_rank(criterion: Criterion) -> Importance:
+    """Score channels by their rank within the coupling, 0 to 1, so that all couplings lose the same share."""
+    importance = criterion.build()
 
-    def __init__(self, importance: Importance | None) -> None:
-        self._importance = importance
-
-    def __call__(self, group: Any) -> Tensor | None:
-        """Return ranks between 0 and 1, one per channel."""
-        scores = None if self._importance is None else self._importance(group)
+    def ranks(group: Any) -> Tensor | None:
+        scores = None if importance is None else importance(group)
         return None if scores is None else scores.argsort().argsort() / len(scores)
+
+    return ranks
 
 
 def _write(result: CompareResult, directory: Path) -> Iterator[Path]:

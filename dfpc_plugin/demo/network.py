@@ -1,4 +1,4 @@
-"""The demo's images of handwritten digits, its network (a small timm ResNet), and the network's accuracy."""
+"""The demo's images of handwritten digits, and its network (a small timm ResNet)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ IMAGE_SIZE = 48
 _MEAN, _STD = 0.3, 0.37
 PREPROCESSING = Preprocessing((1, IMAGE_SIZE, IMAGE_SIZE), (_MEAN,), (_STD,))
 """How an image becomes an input, for those who evaluate a saved network."""
-_BATCH = 256
 WEIGHTS = Path(__file__).with_name("digits_resnet.safetensors")
-"""Made by `python -m dfpc_plugin.demo.train`; float16 on disk."""
+"""Made by `examples/benchmarks/train_on_digits.py`; float16 on disk."""
 ARCHITECTURE: dict[str, Any] = {
     "layers": (1, 1, 1, 1),
     "channels": (32, 48, 64, 80),
@@ -56,14 +55,6 @@ def _prepared(scans: NDArray[np.float64]) -> torch.Tensor:
     images = torch.as_tensor(scans, dtype=torch.float32)[:, None] / GREYS
     images = F.interpolate(images, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
     return (images - _MEAN) / _STD
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the share of `images` for which `model`, in evaluation mode, predicts the label."""
-    batches = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
-    correct = sum(int((model(batch).argmax(1) == target).sum()) for batch, target in batches)
-    return correct / len(labels)
 
 
 def build_network() -> nn.Module:

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from dfpc_plugin.data import DataError, checked_workers, collate_images
 from dfpc_plugin.data.batches import label_of
 from dfpc_plugin.evaluation import Evaluation
-from dfpc_plugin.finetuning.engine import Student
 from dfpc_plugin.finetuning.optimiser import OptimiserState, build_optimiser, build_schedule, mixed, objective
 from dfpc_plugin.finetuning.run import Run
 from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
@@ -45,33 +44,15 @@ class CoursePlan:
         steps = settings.steps or max(1, round(settings.epochs * per_epoch))
         return cls(count, settings.batch_size, processes, per_epoch, steps)
 
-
-class _Batches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, image), those of the processes in turns, as accelerate deals them out.
-
-    Attributes:
-        batch_size: Images of a batch; accelerate asks.
-        drop_last: There are whole batches only; accelerate asks.
-    """
-
-    drop_last = True
-
-    def __init__(self, plan: CoursePlan, seed: tuple[int, ...], start: int) -> None:
-        """Start with the batches of step `start`."""
-        self._plan, self._seed, self._start, self.batch_size = plan, seed, start, plan.batch_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        plan, known, order = self._plan, -1, list[int]()
-        for step in range(self._start, plan.steps):
-            epoch, place = divmod(step, plan.steps_per_epoch)
-            if epoch != known:
-                known, order = epoch, order_of(plan.count, *self._seed, epoch)
-            for process in range(plan.processes):
-                first = (place * plan.processes + process) * plan.batch_size
-                yield [(epoch, image) for image in order[first : first + plan.batch_size]]
-
-    def __len__(self) -> int:
-        return (self._plan.steps - self._start) * self._plan.processes
+    def batches(self, seed: tuple[int, ...], start: int, rank: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches of (epoch, image) of one process, from step `start` to the last; each epoch has its own order."""
+        for step in range(start, self.steps):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            if step == start or place == 0:
+                generator = torch.Generator().manual_seed(_number(_ORDER, *seed, epoch))
+                order = torch.randperm(self.count, generator=generator).tolist()
+            first = (place * self.processes + rank) * self.batch_size
+            yield [(epoch, image) for image in order[first : first + self.batch_size]]
 
 
 class _Seeded(Dataset[Any]):
@@ -92,27 +73,7 @@ class _Seeded(Dataset[Any]):
         return pixels, label
 
 
-def loader_from(
-    dataset: Dataset[Any], plan: CoursePlan, seed: tuple[int, ...], start: int, workers: int, classes: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Load the batches of all processes from step `start` on, to the last; a label without an output is a DataError."""
-    return DataLoader(
-        _Seeded(dataset, seed, classes),
-        batch_sampler=_Batches(plan, seed, start),
-        num_workers=checked_workers(workers),
-        collate_fn=collate_images,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # not the user's, from which it would draw
-    )
-
-
 _ORDER, _KEY = 1, 2
-
-
-def order_of(count: int, *key: int) -> list[int]:
-    """A random order of `count` images that depends on `key` alone."""
-    generator = torch.Generator().manual_seed(_number(_ORDER, *key))
-    return torch.randperm(count, generator=generator).tolist()
 
 
 def seed_item(*key: int) -> None:
@@ -164,10 +125,16 @@ class _Course:
         self._model = run.model.to(engine.device).train()
         self._optimiser = build_optimiser(self._model, settings)
         self._schedule = build_schedule(self._optimiser, settings, self._plan.steps)
-        loader = loader_from(run.train, self._plan, self._seed, run.state.step, settings.workers, run.classes)
-        self._student, self._stepper, self._loader = engine.accelerator.prepare(
-            Student(self._model), self._optimiser, loader
+        self._loader = DataLoader(
+            _Seeded(run.train, self._seed, run.classes),
+            batch_sampler=self._plan.batches(self._seed, run.state.step, engine.rank),
+            num_workers=checked_workers(settings.workers),
+            collate_fn=collate_images,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # not the user's, from which it would draw
         )
+        # accelerate wraps and patches the container, and the model itself stays as it is
+        self._student, self._stepper = engine.accelerator.prepare(nn.Sequential(self._model), self._optimiser)
         self._losses = torch.tensor(run.state.loss, dtype=torch.float64, device=engine.device)
         if run.memory is not None:
             if run.taken_up:
@@ -179,7 +146,6 @@ class _Course:
         run.taken_up = False
 
     def memory(self) -> OptimiserState:
-        """What the optimiser remembers."""
         return OptimiserState.of(self._optimiser, self._model)
 
     def train(self, tell: Callable[[float], None]) -> None:
@@ -196,6 +162,7 @@ class _Course:
         run, settings, engine = self._run, self._settings, self._run.engine
         self._schedule.step_update(self._state.step)
         seed_step(*self._seed, self._state.step, engine.rank)
+        images, labels = (tensor.to(engine.device, non_blocking=True) for tensor in (images, labels))
         images, labels = mixed(images, labels, run.classes, settings)
         loss = objective(self._student(images), labels, self._taught(images), settings)
         engine.accelerator.backward(loss)
@@ -221,7 +188,7 @@ class _Course:
         last = step == self._plan.steps
         evaluation: Evaluation | None = None
         if last or step % (settings.evaluate_every or self._plan.steps_per_epoch) == 0:
-            evaluation = self._run.evaluate(self._model, settings.batch_size, settings.workers)
+            evaluation = self._run.evaluate(self._model, settings)
         if last or evaluation is not None or step % settings.log_every == 0:
             self._note(evaluation)
         if not last and step % (settings.checkpoint_every or self._plan.steps_per_epoch) == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import NothingToPruneError
+from dfpc_plugin.evaluation import model_device
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.finetuning.cuts import Cut, Goal, scores_left
 from dfpc_plugin.finetuning.run import Run
@@ -49,24 +49,21 @@ class Cutter:
         self, model: nn.Module, target: Target, kept: Sequence[str] = (), cuts: Sequence[Cut] = ()
     ) -> PruneResult:
         """Prune a copy of a model, but not the layers `kept`, which have lost all they may by the `cuts` before."""
-        options = {field.name: getattr(self.pruning, field.name) for field in dataclasses.fields(self.pruning)}
-        options["ignored_layers"] = [*listed(options["ignored_layers"]), *kept]
+        options = vars(self.pruning) | {"ignored_layers": [*listed(self.pruning.ignored_layers), *kept]}
+        importance = self.importance or default_importance(self.repair, self.inputs)
+        if self.anchored and cuts:
+            importance = Anchored(importance, scores_left(cuts))
         return prune(
             model, self.inputs, target,
-            importance=self._importance(cuts), repair=self.repair, forward_fn=self.forward_fn, **options,
+            importance=importance, repair=self.repair, forward_fn=self.forward_fn, **options,
         )  # fmt: skip
-
-    def _importance(self, cuts: Sequence[Cut]) -> Any:
-        """What scores channels, anchored in how it scored them before the first cut."""
-        importance = self.importance or default_importance(self.repair, self.inputs)
-        return Anchored(importance, scores_left(cuts)) if self.anchored and cuts else importance
 
     def cut(self, run: Run, goal: Goal, share: float, cuts: Sequence[Cut]) -> Cut:
         """Replace the model of `run` by one that has lost a share of its channels, or less if that reaches the goal.
 
         The main process cuts; the others do the same to their own copies and take its weights. TargetError: no more can be pruned.
         """
-        run.model = run.model.to(run.home)
+        run.model = run.model.to(model_device(run.given))
         found: dict[str, nn.Module] = {}
 
         def decide() -> Cut:
@@ -108,16 +105,18 @@ class Cutter:
 
     def described(self) -> dict[str, Any]:
         """Return what decides which channels go, as JSON has it."""
-        content = dataclasses.asdict(dataclasses.replace(self.pruning, ignored_layers=()))
-        content["ignored_layers"] = [
+        ignored = [
             layer if isinstance(layer, str) else type(layer).__name__ for layer in listed(self.pruning.ignored_layers)
         ]
         repair = None
         if self.repair is not None:
             repair = {name: value for name, value in vars(self.repair).items() if name not in ("images", "checkpoint")}
         return {
-            "pruning": content, "importance": type(self.importance).__name__, "repair": repair, "anchored": self.anchored
-        }  # fmt: skip
+            "pruning": vars(self.pruning) | {"ignored_layers": ignored},
+            "importance": type(self.importance).__name__,
+            "repair": repair,
+            "anchored": self.anchored,
+        }
 
 
 def _exhausted(cuts: Sequence[Cut], settings: PruneSettings) -> list[str]:

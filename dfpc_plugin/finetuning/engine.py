@@ -7,26 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.finetuning.settings import FinetuneError
 from dfpc_plugin.require import require
 
 T = TypeVar("T")
-
-
-class Student(nn.Module):
-    """A wrapper for accelerate to wrap and patch, so that the model itself stays as it is."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Call `model`."""
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Call the model."""
-        return self.model(images)
 
 
 class Engine:
@@ -43,8 +30,6 @@ class Engine:
 
     def summed(self, values: Tensor) -> Tensor:
         """Add up over the processes; the result is on the CPU."""
-        if self.processes == 1:
-            return values.cpu()
         return self.accelerator.reduce(values.to(self.device), "sum").cpu()
 
     def share(self, tensors: Iterable[Tensor]) -> None:
@@ -57,8 +42,6 @@ class Engine:
 
     def agreed(self, decide: Callable[[], T]) -> T:
         """Let the main process decide, and tell the others; if it fails, all fail, the others with a FinetuneError."""
-        if self.processes == 1:
-            return decide()
         told: list[Any] = [None, None]
         failure: DFPCError | None = None
         if self.main:
@@ -83,20 +66,15 @@ def engine_for(mixed_precision: str) -> Iterator[Engine]:
         MissingDependencyError: accelerate is not installed.
     """
     accelerate = require("accelerate", "accelerate", "finetune")
-    state = require("accelerate.state", "accelerate", "finetune").AcceleratorState
-    found = bool(state._shared_state)  # accelerate has no public way to tell
-    try:
-        accelerator = accelerate.Accelerator(mixed_precision=mixed_precision, rng_types=[])
-    except ValueError as error:
-        if not found:
-            state._reset_state()
-        raise FinetuneError(
-            f"accelerate cannot train with mixed_precision={mixed_precision!r} here: {error} Choose another one."
-        ) from error
-    engine = Engine(accelerator)
-    try:
-        yield engine
-    finally:
-        accelerator.free_memory()
-        if not found:
-            state._reset_state()  # or the next run in this process could have no other precision
+    state = accelerate.state.AcceleratorState
+    with contextlib.ExitStack() as undo:
+        if not state._shared_state:  # accelerate has no public way to tell
+            undo.callback(state._reset_state)  # or the next run in this process could have no other precision
+        try:
+            accelerator = accelerate.Accelerator(mixed_precision=mixed_precision, rng_types=[])
+        except ValueError as error:
+            raise FinetuneError(
+                f"accelerate cannot train with mixed_precision={mixed_precision!r} here: {error} Choose another one."
+            ) from error
+        undo.callback(accelerator.free_memory)
+        yield Engine(accelerator)

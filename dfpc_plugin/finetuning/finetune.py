@@ -11,7 +11,7 @@ from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.finetuning.checkpoints import Checkpoints
 from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.result import FinetuneResult
-from dfpc_plugin.finetuning.run import finished, run_for
+from dfpc_plugin.finetuning.run import run_for
 from dfpc_plugin.finetuning.settings import FinetuneError, FinetuneSettings
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.wrappers import HoldsModel, as_model
@@ -62,6 +62,5 @@ def finetune(
     with run_for(model, train, val, teacher, settings.mixed_precision, what, checkpoints, resume, progress) as run:
         if run.state.courses == 0:
             train_course(run, settings, "fine-tuning")
-        tuned, state = finished(run), run.state
-        evaluation = run.evaluate(tuned, settings.batch_size, settings.workers)
+        (tuned, evaluation), state = run.finished(settings), run.state
         return FinetuneResult(tuned, settings, tuple(state.history), state.steps, evaluation, run.seconds)

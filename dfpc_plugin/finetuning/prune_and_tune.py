@@ -17,12 +17,12 @@ from dfpc_plugin.finetuning.course import train_course
 from dfpc_plugin.finetuning.cuts import Cut, Goal, as_one
 from dfpc_plugin.finetuning.cutter import Cutter
 from dfpc_plugin.finetuning.result import ScheduleResult, iterations_of
-from dfpc_plugin.finetuning.run import Run, finished, run_for
+from dfpc_plugin.finetuning.run import Run, run_for
 from dfpc_plugin.finetuning.settings import ScheduleSettings
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Progress
-from dfpc_plugin.pruning import PruneResult, PruneSettings
+from dfpc_plugin.pruning import PruneSettings
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.wrappers import HoldsModel, plain_model
@@ -73,52 +73,38 @@ def prune_and_tune(
     mending, checkpoints = RepairSettings.or_none(repair, images), Checkpoints.at(checkpoint)
     pruning, teacher = pruning or PruneSettings(), model if settings.distilled else None
     cutter = Cutter(example_inputs, pruning, as_importance(importance), mending, forward_fn, settings.anchored)
-    plan = _Planned.of(cutter, model, wanted)
-    what = plan.described() | {"settings": settings.to_json(), **cutter.described()}
+    # in one go and without repair: an impossible target is better found now than after days
+    planned = dataclasses.replace(cutter, repair=None).prune(model, wanted)
+    goal = Goal(wanted, Cut.of(planned).before)
+    what = {
+        "kind": "cutting and tuning",
+        "target": str(wanted),
+        "macs": goal.full.macs,
+        "parameters": goal.full.parameters,
+        "settings": settings.to_json(),
+        **cutter.described(),
+    }
     precision = settings.tuning.mixed_precision
     with run_for(model, train, val, teacher, precision, what, checkpoints, resume, progress) as run:
-        cuts = _go(run, cutter, plan.goal, settings)
-        tuned, last = finished(run), settings.final or settings.tuning
-        evaluation, state = run.evaluate(tuned, last.batch_size, last.workers), run.state
-        pruned, iterations = plan.result(run, tuned, cuts), iterations_of(cuts, state.history)
-        return ScheduleResult(
-            tuned, pruned, settings, iterations, tuple(state.history), state.steps, evaluation, run.seconds
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Planned:
-    """What is known of all cuts together before the first: cost of the model, order of its layers, and the criterion."""
-
-    goal: Goal
-    order: list[str]
-    criterion: str
-
-    @classmethod
-    def of(cls, cutter: Cutter, model: nn.Module, target: Target) -> _Planned:
-        """Prune in one go and without repair: an impossible target is better found now than after days."""
-        found = dataclasses.replace(cutter, repair=None).prune(model, target)
-        return cls(Goal(target, Cut.of(found).before), [layer.layer for layer in found.layers()], found.criterion)
-
-    def described(self) -> dict[str, Any]:
-        """What decides how a run goes, as JSON has it."""
-        full = self.goal.full
-        return {
-            "kind": "cutting and tuning",
-            "target": str(self.goal.target),
-            "macs": full.macs,
-            "parameters": full.parameters,
-        }
-
-    def result(self, run: Run, model: nn.Module, cuts: list[Cut]) -> PruneResult:
-        """All cuts as the result of one pruning."""
-        whole, goal = as_one(cuts), self.goal
-        notes = (f"Cut in {len(cuts)} steps, with {run.state.steps} steps of training between and after them.",)
-        widths = layer_table(layer_shapes(run.given), layer_shapes(model), self.order)
-        return PruneResult(
-            model, goal.target, goal.reached(whole.after), whole.before, whole.after, whole.couplings, whole.removed,
-            {**run.phases.seconds}, notes, widths=widths, criterion=self.criterion,
+        cuts = _go(run, cutter, goal, settings)
+        (tuned, evaluation), state = run.finished(settings.final or settings.tuning), run.state
+        whole, order = as_one(cuts), [layer.layer for layer in planned.layers()]
+        pruned = dataclasses.replace(
+            planned, model=tuned, reached=goal.reached(whole.after), after=whole.after, couplings=whole.couplings,
+            removed=whole.removed, seconds={**run.phases.seconds}, protected=(),
+            notes=(f"Cut in {len(cuts)} steps, with {state.steps} steps of training between and after them.",),
+            widths=layer_table(layer_shapes(run.given), layer_shapes(tuned), order),
         )  # fmt: skip
+        return ScheduleResult(
+            tuned,
+            pruned,
+            settings,
+            iterations_of(cuts, state.history),
+            tuple(state.history),
+            state.steps,
+            evaluation,
+            run.seconds,
+        )
 
 
 def _go(run: Run, cutter: Cutter, goal: Goal, settings: ScheduleSettings) -> list[Cut]:

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from dfpc_plugin.artifact import ArtifactError, Structure, restructure, structure_of, tensors_of
 from dfpc_plugin.data import ImageDataset, fault_of_dataset
-from dfpc_plugin.evaluation import Evaluation, probe, tally
+from dfpc_plugin.evaluation import Evaluation, model_device, probe, tally
 from dfpc_plugin.finetuning.checkpoints import Checkpoint, Checkpoints
 from dfpc_plugin.finetuning.cuts import Cut
 from dfpc_plugin.finetuning.engine import Engine, engine_for
 from dfpc_plugin.finetuning.optimiser import OptimiserState
-from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError
+from dfpc_plugin.finetuning.settings import CheckpointError, FinetuneError, FinetuneSettings
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.plain_data import checked, to_plain
 from dfpc_plugin.preserve import exclusive
@@ -97,25 +97,17 @@ class Run:
     scale: Mapping[str, Any] | None = None
     taken_up: bool = False
     _started: float = field(default_factory=time.perf_counter)
-    _before: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Time that the run has taken, without interruptions."""
-        return self._before + time.perf_counter() - self._started
-
-    @property
-    def home(self) -> torch.device:
-        """The device of the user's model, and of the result."""
-        return next((parameter.device for parameter in self.given.parameters()), torch.device("cpu"))
+        return time.perf_counter() - self._started
 
     def begin(self, resume: bool) -> None:
         """Take the run up where it was saved; raise a CheckpointError if no one asked for that, or it was another run."""
         checkpoints = self.checkpoints
-        if checkpoints is None:
-            return
-        name = self.engine.agreed(lambda: checkpoints.open(resume))
-        if name is None:
+        name = None if checkpoints is None else self.engine.agreed(lambda: checkpoints.open(resume))
+        if checkpoints is None or name is None:
             return
         found = checkpoints.load(name)
         content = checked(_Saved, found.content, f"the checkpoint '{name}'", CheckpointError)
@@ -129,7 +121,7 @@ class Run:
                 f"The checkpoint '{checkpoints.directory / name}' is not of this model: {error}."
             ) from error
         self.state = content["state"]
-        self._before = self.state.seconds
+        self._started -= self.state.seconds
         plain = content["optimiser"]
         self.memory = None if plain is None else OptimiserState(found.optimiser, dict[str, Any](plain))
         self.scale, self.taken_up = content["scale"], True
@@ -156,37 +148,31 @@ class Run:
             self.checkpoints.save(number, Checkpoint(content, model, {} if memory is None else memory.tensors))
         self.engine.accelerator.wait_for_everyone()
 
-    def evaluate(self, model: nn.Module, batch_size: int, workers: int) -> Evaluation | None:
+    def evaluate(self, model: nn.Module, settings: FinetuneSettings) -> Evaluation | None:
         """Evaluate a model, each process on its share of the images; None if there is nothing to evaluate on."""
         if self.val is None:
             return None
         start = time.perf_counter()
         self.engine.share(model.buffers())
-        count = len(self.val)  # type: ignore[arg-type]
-        mine = range(self.engine.rank, count, self.engine.processes)
+        mine = range(self.engine.rank, len(self.val), self.engine.processes)  # type: ignore[arg-type]
         with self.phases("evaluating") as tell:
             sums = torch.zeros(4, dtype=torch.float64)
             if len(mine):
                 part = self.val if self.engine.processes == 1 else Subset(self.val, mine)
-                sums = tally(model, part, batch_size, workers, lambda _, share: tell(share))
+                sums, _ = tally(model, part, settings.batch_size, settings.workers, lambda _, share: tell(share))
             return Evaluation.of(self.engine.summed(sums), time.perf_counter() - start)
+
+    def finished(self, last: FinetuneSettings) -> tuple[nn.Module, Evaluation | None]:
+        """Return the model in evaluation mode, where the user's is and the same in all processes, and its evaluation."""
+        self.engine.share(self.model.buffers())
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        model = self.model.to(model_device(self.given)).eval()
+        return model, self.evaluate(model, last)
 
 
 _FREE = ("workers", "checkpoint_every")
 """Settings that change nothing of what comes out."""
-
-
-def run_identity(
-    model: nn.Module, teacher: nn.Module | None, images: int, processes: int, what: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what decides how a run goes, as JSON has it; `what` is its kind and its settings, `images` their number."""
-    return {
-        "model": fingerprint([model], {}),
-        "teacher": None if teacher is None else fingerprint([teacher], {}),
-        "images": images,
-        "processes": processes,
-        **what,
-    }
 
 
 def require_same(saved: Mapping[str, Any], mine: Mapping[str, Any], where: str) -> None:
@@ -259,17 +245,15 @@ def run_for(
             with exclusive(model, *([] if teacher is None else [teacher])):
                 teacher = None if teacher is None else copy.deepcopy(teacher).to(engine.device).eval()
                 copied = copy.deepcopy(model)
-                identity = run_identity(model, teacher, len(train), engine.processes, what)  # type: ignore[arg-type]
+                identity = {
+                    "model": fingerprint([model], {}),
+                    "teacher": None if teacher is None else fingerprint([teacher], {}),
+                    "images": len(train),  # type: ignore[arg-type]
+                    "processes": engine.processes,
+                    **what,
+                }
             phases = Phases(tell if engine.main else None)
             run = Run(engine, model, copied, train, val, teacher, classes, identity, checkpoints, phases)
             with contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints):
                 run.begin(resume)
                 yield run
-
-
-def finished(run: Run) -> nn.Module:
-    """Return the model of a run in evaluation mode, where the user's is, and the same in all processes."""
-    run.engine.share(run.model.buffers())
-    for parameter in run.model.parameters():
-        parameter.grad = None
-    return run.model.to(run.home).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,18 @@ class Scores:
             raise TargetError("evaluate returned NaN; return a score, more is better.")
         self.known[name] = score
         return score
+
+    def warn_if_constant(self, emptied: Callable[[], nn.Module]) -> None:
+        """Warn if a model without most of its channels has the score of the unpruned one, too, as the pruned one has."""
+        known = dict(self.known)
+        if known["after"] == known["before"] == self.of("emptied", emptied()):
+            warnings.warn(
+                f"evaluate returned {known['before']:.4g} for the unpruned model, for the pruned one, and for one that has lost all "
+                f"channels that may be pruned. It has to score the model that it is called with: evaluate=lambda model: "
+                f"accuracy(model). A score that does not depend on the model limits nothing.",
+                stacklevel=6,
+            )
+        self.known = known
 
     def add(self, name: str, model: nn.Module) -> None:
         """Score a copy of a model, unless that has been done or there is no `evaluate`."""
@@ -125,10 +138,13 @@ class PruningRun:
                 "after", self.mender.mended(subject.copy_without(channels), subject.removed_with(channels))
             )
 
+        emptied = functools.partial(subject.copy_without, order.channels(len(order)))
         if not (self.target.measured or self.target.counted):
             length, scores.known["after"] = length_for_score(score_of, base, max_drop, len(order))
+            scores.warn_if_constant(emptied)
             return length
         score = score_of(length)
+        scores.warn_if_constant(emptied)
         if base - score > max_drop:
             raise TargetError(
                 f"The target {self.target} cannot be reached: the other budgets take evaluate from {base:.4g} to {score:.4g}, a "

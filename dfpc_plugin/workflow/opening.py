@@ -33,17 +33,6 @@ from dfpc_plugin.record import RunRecord
 from dfpc_plugin.workflow.sections import DataSection, ModelSection, RecipeError
 from dfpc_plugin.wrappers import HoldsModel
 
-__all__ = [
-    "Opened",
-    "device_of",
-    "images_to_calibrate",
-    "images_to_train",
-    "images_to_validate",
-    "is_artifact",
-    "is_checkpoint",
-    "open_model",
-]
-
 _CALIBRATION = 256
 _LARGEST_RECORDED = 2048  # pixels that a file decides on: memory grows with their square
 

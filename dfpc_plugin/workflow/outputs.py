@@ -16,32 +16,26 @@ from dfpc_plugin.errors import system_reason
 from dfpc_plugin.exporting import export_onnx, export_program, quantize_onnx
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.latency import LatencySettings
-from dfpc_plugin.progress import Progress
-from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import synthesise
 from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.report.page import render_report
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
-from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
+from dfpc_plugin.workflow.opening import images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
-from dfpc_plugin.workflow.stages import Validation
+from dfpc_plugin.workflow.stages import Stages
 
 RECIPE, REPORT, LAYERS = "recipe.yaml", "report.html", "layers.csv"
 ONNX, INT8, PROGRAM = "model.onnx", "model-int8.onnx", "model.pt2"
 
 
 def write_outputs(
-    output: Path,
+    stages: Stages,
     model: nn.Module,
-    opened: Opened,
-    record: RunRecord,
+    output: Path,
     wanted: ExportSection,
-    tell: Progress,
     *,
     overwrite: bool,
-    data: DataSection | None = None,
     latency: LatencySettings | None = None,
-    validation: Validation | None = None,
 ) -> dict[str, Any]:
     """Write a directory in one step, with what else is `wanted`, and return the record as it is kept there.
 
@@ -49,15 +43,15 @@ def write_outputs(
         ArtifactError: It cannot be written, or the model cannot be saved; what was there is as it was.
         ExportError: The model cannot be exported, or what came of it differs.
     """
+    record = stages.record
     with _scratch(output) as scratch:
         asked = {ONNX: wanted.graph, INT8: wanted.int8 != "none", PROGRAM: wanted.program}
         for name in (name for name in asked if asked[name]):
-            tell(f"exporting {name}", 0.0)
-            found = _exported(model, opened, scratch / name, wanted, data or DataSection(), latency)
-            record.exports.append(found | {"path": name})
-            tell(f"exporting {name}", 1.0)
-        if validation is not None and (scratch / INT8).is_file():
-            validation.note(record, "int8", _FirstOutput((scratch / INT8).read_bytes()))
+            stages.tell(f"exporting {name}", 0.0)
+            record.exports.append(_exported(stages, model, scratch / name, wanted, latency) | {"path": name})
+            stages.tell(f"exporting {name}", 1.0)
+        if stages.images is not None and asked[INT8]:
+            stages.measure("int8", _FirstOutput((scratch / INT8).read_bytes()), on_curve=False)
         content = record.to_json()
         report, layers = render_report(content), record.layer_table()
 
@@ -73,8 +67,8 @@ def write_outputs(
         save_pruned(
             model,
             output,
-            model=opened.spec,
-            example_inputs=opened.inputs,
+            model=stages.opened.spec,
+            example_inputs=stages.opened.inputs,
             record=content,
             overwrite=overwrite,
             finish=add,
@@ -83,21 +77,17 @@ def write_outputs(
 
 
 def _exported(
-    model: nn.Module,
-    opened: Opened,
-    path: Path,
-    wanted: ExportSection,
-    data: DataSection,
-    latency: LatencySettings | None,
+    stages: Stages, model: nn.Module, path: Path, wanted: ExportSection, latency: LatencySettings | None
 ) -> dict[str, Any]:
     """Write the file that `path` names; return what the record says of it."""
+    inputs = stages.opened.inputs
     if path.name == ONNX:
-        return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
+        return {"kind": "ONNX"} | export_onnx(model, inputs, path, latency=latency or True).to_json()
     if wanted.int8 != "none" and path.name == INT8:
-        images, origin = _images(model, opened, wanted, data)
+        images, origin = _images(stages, model, wanted.int8_images)
         int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, latency=latency or True)
         return {"kind": "ONNX, int8", "images_from": origin} | int8.to_json()
-    return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
+    return {"kind": "torch.export"} | export_program(model, inputs, path).to_json()
 
 
 @contextmanager
@@ -136,15 +126,13 @@ class _FirstOutput(nn.Module):
         return output
 
 
-def _images(model: nn.Module, opened: Opened, section: ExportSection, data: DataSection) -> tuple[Tensor, str]:
+def _images(stages: Stages, model: nn.Module, count: int) -> tuple[Tensor, str]:
     """Images as the model takes them, and where they are from."""
-    if data.train is not None:
-        return images_to_calibrate(data, opened.preprocessing, section.int8_images, seed=0), "data.train"
+    if stages.data.train is not None:
+        return images_to_calibrate(stages.data, stages.opened.preprocessing, count, seed=0), "data.train"
     if _has_statistics(model):
-        made = synthesise(model, opened.inputs, count=section.int8_images)
-        return torch.cat(made.batches), "synthetic images"
-    shape = (section.int8_images, *opened.preprocessing.size)
-    return pink_noise(shape, torch.Generator().manual_seed(0)), "noise"
+        return torch.cat(synthesise(model, stages.opened.inputs, count=count).batches), "synthetic images"
+    return pink_noise((count, *stages.opened.preprocessing.size), torch.Generator().manual_seed(0)), "noise"
 
 
 def _has_statistics(model: nn.Module) -> bool:

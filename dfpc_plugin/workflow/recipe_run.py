@@ -32,14 +32,7 @@ from dfpc_plugin.workflow.outputs import require_images, write_outputs
 from dfpc_plugin.workflow.recipe import Recipe, changes_text, recipe_text
 from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import ExportSection
-from dfpc_plugin.workflow.stages import (
-    Validation,
-    note_point,
-    repair_settings,
-    require_packages,
-    require_trainable,
-    tune,
-)
+from dfpc_plugin.workflow.stages import Stages, require_packages
 from dfpc_plugin.wrappers import HoldsModel
 
 _RANDOM = (
@@ -111,36 +104,37 @@ class _RecipeRun:
     def __init__(self, recipe: Recipe, output: Path, resume: bool, tell: Progress, overwrite: bool) -> None:
         """Open everything, so that what is missing is found now rather than after an hour."""
         self._start = time.perf_counter()
-        self.recipe, self.output, self.tell, self._resume, self._overwrite = recipe, output, tell, resume, overwrite
+        self.recipe, self.output, self._resume, self._overwrite = recipe, output, resume, overwrite
         require_place(output, overwrite=overwrite)
         require_packages(recipe)
         text = recipe_text(recipe)
         same = recipe_text(dataclasses.replace(recipe, export=ExportSection()))  # exports may change on the way
         self.place = RunDirectory(output, same, resume=resume)
         self.opened = open_model(recipe.model, device_of(recipe.device), recipe.seed)
-        self._validation = Validation.of(recipe.data, self.opened.preprocessing, tell, recipe.tunes)
+        self.stages = Stages(self.opened, recipe.data, _begun(recipe, self.opened, text), tell, trains=recipe.tunes)
         if recipe.data.train is not None:
             images_to_train(recipe.data, self.opened.preprocessing)
         if recipe.tunes:
-            require_trainable(self.opened, recipe.data, recipe.courses)
+            self.stages.require_trainable(recipe.courses)
         require_images(recipe.export, recipe.data, self.opened.model)
-        self.record = _begun(recipe, self.opened, text)
 
     def outcome(self) -> Outcome:
         """Do what the recipe says, and write everything."""
-        recipe = self.recipe
+        recipe, stages = self.recipe, self.stages
         with self.place.begun() if recipe.takes_long else nullcontext():
             model, pruning = self.pruned()
             if recipe.finetune is not None:
-                model = self.tuned(model)
-            self.record.sizes = {"before": weight_bytes(self.opened.model), "after": weight_bytes(model)}
-            self.record.seconds[TOTAL] = time.perf_counter() - self._start
+                result = stages.tune(
+                    model, recipe.finetune, self.opened.model, self.place.checkpoints, resume=self._resume
+                )
+                model, stages.record.seconds["fine-tuning"] = result.model, result.seconds
+            stages.record.sizes = {"before": weight_bytes(self.opened.model), "after": weight_bytes(model)}
+            stages.record.seconds[TOTAL] = time.perf_counter() - self._start
             if not is_main_process():
-                return Outcome(self.output, model, self.record.to_json(), pruning, self.opened.notes)
+                return Outcome(self.output, model, stages.record.to_json(), pruning, self.opened.notes)
             content = write_outputs(
-                self.output, model, self.opened, self.record, recipe.export, self.tell, overwrite=self._overwrite,
-                data=recipe.data, latency=recipe.latency, validation=self._validation,
-            )  # fmt: skip
+                stages, model, self.output, recipe.export, overwrite=self._overwrite, latency=recipe.latency
+            )
         self.place.remove()
         return Outcome(self.output, model, content, pruning, self.opened.notes)
 
@@ -148,11 +142,10 @@ class _RecipeRun:
         """Prune and repair, or take what was pruned before an interruption."""
         if self.place.cut.is_dir():
             return self._taken_up(), None
-        if self._validation is not None:
-            self._validation.note(self.record, "before", self.opened.model)
+        self.stages.measure("before", self.opened.model)
         model, result = self._cut()
         if self.recipe.finetune is not None and is_main_process():
-            spec, inputs, record = self.opened.spec, self.opened.inputs, self.record.to_json()
+            spec, inputs, record = self.opened.spec, self.opened.inputs, self.stages.record.to_json()
             save_pruned(model, self.place.cut, model=spec, example_inputs=inputs, record=record)
         return model, result
 
@@ -160,7 +153,7 @@ class _RecipeRun:
         """At once or in turns with tuning, as the recipe says; with what accuracy is left."""
         recipe, section = self.recipe, self.recipe.repair
         checkpoint = self.place.repair if recipe.takes_long and recipe.schedule is None else None
-        repair = repair_settings(section, recipe.data, self.opened, checkpoint)
+        repair, record = self.stages.repair_settings(section, checkpoint), self.stages.record
         if recipe.schedule is None:
             result = self._prune_and_repair(repair)
             repair = None if result.repair is None else repair
@@ -168,27 +161,29 @@ class _RecipeRun:
         else:
             tuned = self._prune_and_tune(recipe.schedule, repair)
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
-            self.record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
-        self.record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
-        if self._validation is not None:
-            self._validation.note(self.record, stage, model)
-            self._add_ends(result)
-            self._add_curve(repair, self._validation)
+            record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
+        record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
+        if self.stages.images is not None:
+            before, latency = result.before, result.before.latency
+            milliseconds = None if latency is None else 1e3 * latency.median
+            top1 = record.evaluations[-1]["top1"]
+            record.add_point(Point("before", before.macs, before.parameters, top1, milliseconds))
+            self.stages.measure(stage, model)
+            self._add_curve(repair)
         return model, result
 
     def _prune(self, repair: RepairSettings | None, target: str | None = None) -> PruneResult:
         """Prune to the target of the recipe, or in the same way to another, for which latency is not measured."""
         recipe, asked = self.recipe, Target.parse(target or self.recipe.target)
-        judge = self._validation if asked.max_drop is not None else None
         return prune(
             self.opened.model,
             self.opened.inputs,
             asked,
             importance=recipe.prune.importance,
-            evaluate=None if judge is None else lambda model: judge.evaluate(model).top1,
+            evaluate=None if asked.max_drop is None else lambda model: self.stages.evaluate(model).top1,
             repair=repair,
             latency=recipe.latency if target is None else None,
-            progress=self.tell,
+            progress=self.stages.tell,
             **self._options(),
         )
 
@@ -217,51 +212,34 @@ class _RecipeRun:
             self.opened.inputs,
             self.recipe.target,
             images_to_train(self.recipe.data, self.opened.preprocessing),
-            None if self._validation is None else self._validation.images,
+            self.stages.images,
             settings=schedule,
             pruning=PruneSettings(**self._options()),
             importance=self.recipe.prune.importance,
             repair=repair,
             checkpoint=self.place.checkpoints,
             resume=self._resume,
-            progress=self.tell,
+            progress=self.stages.tell,
         )
 
-    def _add_curve(self, repair: RepairSettings | None, validation: Validation) -> None:
+    def _add_curve(self, repair: RepairSettings | None) -> None:
         """Prune to every share of the recipe's curve, and note cost and accuracy."""
         settings = None if repair is None else dataclasses.replace(repair, checkpoint=None)
         for number, share in enumerate(self.recipe.curve):
-            self.tell("curve", number / len(self.recipe.curve))
+            self.stages.tell("curve", number / len(self.recipe.curve))
             result = self._prune(settings, f"macs={share}")
-            top1, figures = validation.evaluate(result.model).top1, result.after
-            self.record.add_point(Point(f"macs={share:g}", figures.macs, figures.parameters, top1))
-
-    def _add_ends(self, result: PruneResult) -> None:
-        """The two points of the curve that every run has."""
-        for figures, found in zip((result.before, result.after), self.record.evaluations[-2:], strict=True):
-            latency = None if figures.latency is None else 1e3 * figures.latency.median
-            self.record.add_point(Point(found["stage"], figures.macs, figures.parameters, found["top1"], latency))
+            top1, figures = self.stages.evaluate(result.model).top1, result.after
+            self.stages.record.add_point(Point(f"macs={share:g}", figures.macs, figures.parameters, top1))
 
     def _taken_up(self) -> nn.Module:
         """The pruned model of a run that was interrupted, with its record."""
         known = RunRecord.from_json(read_manifest(self.place.cut).record or {})
-        self.record = dataclasses.replace(known, recipe=self.record.recipe, changes=self.record.changes)
+        mine = self.stages.record
+        self.stages.record = dataclasses.replace(known, recipe=mine.recipe, changes=mine.changes)
         spec, device = self.opened.spec, device_of(self.recipe.device)
         return load_pruned(
             self.place.cut, factory=(lambda: build_model(spec)) if spec.own_code else None, device=device
         )
-
-    def tuned(self, model: nn.Module) -> nn.Module:
-        """Fine-tune."""
-        assert self.recipe.finetune is not None
-        result = tune(
-            model, self.recipe.finetune, self.recipe.data, self.opened, self._validation, self.place.checkpoints, self.tell,
-            resume=self._resume,
-        )  # fmt: skip
-        self.record.finetune = result.to_json()
-        self.record.seconds["fine-tuning"] = result.seconds
-        note_point(self.record, self._validation, "fine-tuned", result.model)
-        return result.model
 
 
 def _begun(recipe: Recipe, opened: Opened, text: str) -> RunRecord:

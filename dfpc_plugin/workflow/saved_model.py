@@ -11,6 +11,7 @@ from torch import nn
 
 from dfpc_plugin.artifact import require_place
 from dfpc_plugin.criteria import AUTO
+from dfpc_plugin.evaluation import model_device
 from dfpc_plugin.finetuning import FinetuneSettings
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models import build_model, load_weights
@@ -18,14 +19,14 @@ from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning.summary import NOT_REPAIRED
 from dfpc_plugin.record import RunRecord
-from dfpc_plugin.repairing import METHODS, Method, RepairResult, repair
+from dfpc_plugin.repairing import METHODS, RepairResult, repair
 from dfpc_plugin.repairing.settings import default_method
 from dfpc_plugin.workflow.opening import Opened, prepared
 from dfpc_plugin.workflow.outputs import write_outputs
 from dfpc_plugin.workflow.recipe import yaml_text
 from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError, RepairSection
-from dfpc_plugin.workflow.stages import Validation, note_point, repair_settings, require_trainable, tune
+from dfpc_plugin.workflow.stages import Stages
 
 
 def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_surplus: bool = False) -> nn.Module:
@@ -39,13 +40,7 @@ def unpruned(opened: Opened, *, weights: Path | None, pretrained: bool, ignore_s
         model = build_model(opened.spec, pretrained=pretrained)
     if weights is not None:
         load_weights(model, weights, ignore_surplus=ignore_surplus)
-    device = next((parameter.device for parameter in opened.model.parameters()), None)
-    return model.to(device).eval()
-
-
-def repair_method(section: RepairSection, data: DataSection) -> Method:
-    """Return the method of a repair after pruning; for `auto` as `repair` chooses."""
-    return default_method(data.train is not None) if section.method == AUTO else section.method
+    return model.to(model_device(opened.model)).eval()
 
 
 def repair_opened(
@@ -61,22 +56,22 @@ def repair_opened(
     """Repair a saved model, and save it anew; return what the repair has done, and the record of it all."""
     start = time.perf_counter()
     require_place(output, overwrite=overwrite)
-    settings = repair_settings(dataclasses.replace(section, method=repair_method(section, data)), data, opened, None)
+    method = default_method(data.train is not None) if section.method == AUTO else section.method
+    stages = _resumed(opened, data, progress)
+    settings = stages.repair_settings(dataclasses.replace(section, method=method), None)
     if settings is None:
         raise RecipeError(
             f"repair.method=none repairs nothing; choose {', '.join(name for name in METHODS if name != 'none')}."
         )
-    record, validation = _record_of(opened, data), Validation.of(data, opened.preprocessing, progress)
-    pruning = record.prune or {}
-    note_point(record, validation, "before repair", opened.model)
+    record, pruning = stages.record, stages.record.prune or {}
+    stages.measure("before repair", opened.model)
     result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
-    note_point(record, validation, "repaired", result.model)
+    stages.measure("repaired", result.model)
     notes = [note for note in pruning.get("notes", ()) if not note.startswith(NOT_REPAIRED.partition(",")[0])]
     record.prune = pruning | {"repair": result.to_json(), "notes": notes}
     _add_comment(record, f"then repaired: {section}")
     record.add_seconds("repair", time.perf_counter() - start)
-    content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
-    return result, content
+    return result, write_outputs(stages, result.model, output, ExportSection(), overwrite=overwrite)
 
 
 def finetune_opened(
@@ -97,21 +92,17 @@ def finetune_opened(
         raise RecipeError("Fine-tuning needs images; say where they are in data.train.")
     identity = {"model": opened.spec.to_json(), "finetune": settings.to_json(), "data": data.to_json()}
     place = RunDirectory(output, yaml_text(identity), resume=resume)
-    record, validation = _record_of(opened, data), Validation.of(data, opened.preprocessing, progress, True)
-    require_trainable(opened, data, [settings])
+    stages = _resumed(opened, data, progress, trains=True)
+    stages.require_trainable([settings])
     with place.begun():
-        note_point(record, validation, "before fine-tuning", opened.model)
-        result = tune(
-            opened.model, settings, data, dataclasses.replace(opened, model=teacher or opened.model), validation,
-            place.checkpoints, progress, resume=resume,
-        )  # fmt: skip
-        record.finetune = result.to_json()
+        stages.measure("before fine-tuning", opened.model)
+        result = stages.tune(opened.model, settings, teacher or opened.model, place.checkpoints, resume=resume)
+        record = stages.record
         _add_comment(record, f"then fine-tuned on {data.train}: {settings}")
-        note_point(record, validation, "fine-tuned", result.model)
         record.add_seconds("fine-tuning", time.perf_counter() - start)
         if not is_main_process():
             return record.to_json()
-        content = write_outputs(output, result.model, opened, record, ExportSection(), progress, overwrite=overwrite)
+        content = write_outputs(stages, result.model, output, ExportSection(), overwrite=overwrite)
     place.remove()
     return content
 
@@ -123,9 +114,9 @@ def _add_comment(record: RunRecord, text: str) -> None:
     record.changes = record.changes and f"{record.changes}{comment}"
 
 
-def _record_of(opened: Opened, data: DataSection) -> RunRecord:
-    """What is known of a model, to go on with."""
+def _resumed(opened: Opened, data: DataSection, progress: Progress, *, trains: bool = False) -> Stages:
+    """A model to go on with, and what is known of it."""
     record = RunRecord.from_json(opened.record) if opened.record else RunRecord(opened.spec.to_json())
     record.exports = []  # files beside the saved model, which what comes of it does not have
     record.preprocessing = to_plain(prepared(opened.preprocessing, data))
-    return record
+    return Stages(opened, data, record, progress, trains=trains)

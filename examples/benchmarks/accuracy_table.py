@@ -11,7 +11,7 @@ images without labels, and takes the network's own answers for labels.
 
 Networks are made by `train_on_cifar.py`, and those on digits by
 
-    python -m dfpc_plugin.demo.train --seed 1 --output DIRECTORY/digits1.safetensors
+    python examples/benchmarks/train_on_digits.py --seed 1 --output DIRECTORY/digits1.safetensors
 """
 
 from __future__ import annotations
@@ -207,6 +207,8 @@ def main(
         figure: For curves of accuracy over budgets: `accuracy.svg` makes one file per network, such as `accuracy-resnet20.svg`.
         device: Where networks run: cpu, cuda, or auto for a GPU if there is one.
     """
+    if not any(fnmatch(name, only) for name in NETWORKS):
+        raise SystemExit(f"--only {only} matches none of the networks; there are {', '.join(NETWORKS)}.")
     by_images = [repair for repair in repairs if METHODS[repair].images == "given"]
     by_images += [name for name in criteria if name == TAYLOR.name]
     for name, network in NETWORKS.items():
@@ -222,7 +224,7 @@ def main(
         images, labels, unlabelled = network.read(data, test_images, unlabelled_images if by_images else 0)
         store = Records(results, name, len(images))
         for random, seeds in ((False, 1), (True, DRAWS)):
-            chosen = [criterion.name for criterion in contenders(criteria) if criterion.random == random]
+            chosen = [criterion.name for criterion in contenders(criteria).values() if criterion.random == random]
             if chosen:
                 dfpc.compare(
                     model, images[:1].to(device_of(device)), criteria=chosen, budgets=budgets, repairs=repairs, seeds=range(seeds),
@@ -230,7 +232,12 @@ def main(
                 )  # fmt: skip
     records = read(results)
     if not records:
-        raise SystemExit("Nothing was measured.")
+        why = (
+            f"'{results}' has no records"
+            if table
+            else f"'{data}' does not have what the networks of --only {only} need"
+        )
+        raise SystemExit(f"Nothing was measured: {why}.")
     for name in dict.fromkeys(record["network"] for record in records):
         found = result_of(records, name)
         print(f"\n## {name}\n\n{found.to_markdown()}")

@@ -15,8 +15,8 @@ import timm
 import torch
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -71,7 +71,7 @@ def main(
     for column in ("model", *(f"{share:g}" for share in shares)):
         table.add_column(column)
     console, worst = Console(), 0.0
-    for name in track(models, "pruning", console=console, transient=True):
+    for name in steps(models, "pruning", console):
         model = (Own() if name == "own" else timm.create_model(name)).eval()
         x = torch.randn(1, *model.pretrained_cfg["input_size"])
         macs, parameters = count(model, x)

@@ -1,4 +1,4 @@
-"""Load CIFAR ResNets and images for the benchmarks."""
+"""Load CIFAR ResNets and images for the benchmarks, and measure accuracy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from dfpc_plugin.data import evaluation_transform, open_images
+from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.models import Preprocessing, build_model, load_weights
 from dfpc_plugin.models.library import IMAGENET
 
@@ -27,3 +29,8 @@ def load_images(path: Path, count: int, split: str = "val") -> tuple[Tensor, Ten
     dataset = open_images(path, split, evaluation_transform(Preprocessing((3, 32, 32), *IMAGENET)), limit=count)
     images, labels = zip(*sorted(dataset, key=lambda pair: pair[1]), strict=True)
     return torch.stack(images), torch.tensor(labels)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of the images that a model classifies as their labels say."""
+    return evaluate_model(model, TensorDataset(images, labels), 256).top1 / 100

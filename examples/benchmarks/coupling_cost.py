@@ -20,8 +20,8 @@ import torch
 import torch_pruning as tp
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 from torch.utils.benchmark import Timer
 
 from dfpc_plugin import DFPCPruner, find_couplings
@@ -89,7 +89,7 @@ def main(models: list[str] = MODELS, rounds: int = 5, limit: float = 120.0) -> N
         if finishes(name, limit):
             runs["Torch-Pruning's BasePruner"] = lambda: torch_prunings(model, x)  # noqa: B023
         seconds: dict[str, list[float]] = {what: [] for what in runs}
-        for _ in track(range(rounds), name, console=console, transient=True):
+        for _ in steps(range(rounds), name, console):
             for what, run in runs.items():
                 seconds[what].append(Timer("run()", globals={"run": run}).timeit(1).median)
         base = median(seconds["forward"])

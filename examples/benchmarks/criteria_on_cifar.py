@@ -14,15 +14,14 @@ import copy
 from pathlib import Path
 
 import torch
-from cifar_resnet import load_images, load_network
+from cifar_resnet import accuracy, load_images, load_network
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.network import accuracy
 from dfpc_plugin.pruning import Per
 from dfpc_plugin.repairing.batch_norms import reestimated
 from dfpc_plugin.selection import TargetError
@@ -60,12 +59,13 @@ def main(
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     test, unlabelled = order[:test_images], order[test_images:]
     base = accuracy(model, pixels[test], labels[test])
+    console.print(f"{weights.stem}: {base:.1%} before pruning")
     table = Table(title=f"{weights.stem}: {base:.1%} on {test_images} images; bare / BatchNorm re-estimated")
     for column in ("criterion", *(f"{speedup}x" for speedup in speedups)):
         table.add_column(column)
-    for name in track(criteria, "pruning", console=console, transient=True):
-        cells = []
-        for speedup in speedups:
+    for name in criteria:
+        cells: list[str] = []
+        for speedup in steps(speedups, CRITERIA[name].label, console):
             torch.manual_seed(seed)
             try:
                 cut = dfpc.prune(

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_resnet import load_images, load_network
+from cifar_resnet import accuracy, load_images, load_network
 from jsonargparse import auto_cli
 from repair_on_cifar import ANTICIPATING, settings_for
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 from torch import Tensor, nn
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.network import accuracy
 from dfpc_plugin.files import require_writable, write_json
 from dfpc_plugin.repairing import synthesise
 
@@ -75,7 +74,7 @@ def main(
     points: list[dict[str, Any]] = []
     runs = [(ANTICIPATING, True), *((name, name in repaired) for name in criteria)]
     runs += [(name, False) for name in criteria if name in repaired]
-    for name, mended in track(runs, "pruning", console=console, transient=True):
+    for name, mended in steps(runs, "pruning", console):
         for speedup in speedups:
             torch.manual_seed(seed)
             importance = dfpc.RepairedImportance(mending) if name == ANTICIPATING else CRITERIA[name].build()

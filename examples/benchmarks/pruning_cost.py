@@ -20,8 +20,8 @@ import torch
 import torch_pruning as tp
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 from torch.utils.flop_counter import FlopCounterMode
 
 import dfpc_plugin as dfpc
@@ -81,7 +81,7 @@ def main(models: list[str] = MODELS, rounds: int = 3, threads: int = 2, target: 
             search = time.perf_counter() - start
         ours: list[float] = []
         theirs: list[float] = []
-        for _ in track(range(rounds), name, console=console, transient=True):
+        for _ in steps(range(rounds), name, console):
             start = time.perf_counter()
             result = dfpc.prune(model, x, target)
             ours.append(time.perf_counter() - start)

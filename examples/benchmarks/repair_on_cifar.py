@@ -15,16 +15,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from cifar_resnet import load_images, load_network
+from cifar_resnet import accuracy, load_images, load_network
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 from torch import Tensor, nn
 
 import dfpc_plugin as dfpc
 from dfpc_plugin.criteria import CRITERIA
-from dfpc_plugin.demo.network import accuracy
 from dfpc_plugin.repairing import synthesise
 
 ANTICIPATING = "anticipating"
@@ -91,7 +90,7 @@ def main(
         table = Table(title=f"{weights.stem}, {speedup}x fewer MACs: {base:.1%} before, {len(pixels)} images")
         for column in ("criterion", *methods):
             table.add_column(column)
-        for name in track(criteria, f"{speedup}x", console=console, transient=True):
+        for name in steps(criteria, f"{speedup}x", console):
             cells = []
             for method in methods:
                 torch.manual_seed(seed)

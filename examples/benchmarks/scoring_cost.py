@@ -22,8 +22,8 @@ import torch
 import torch_pruning as tp
 from jsonargparse import auto_cli
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from steps import steps
 from torch.utils.benchmark import Timer
 
 from dfpc_plugin import DFPCImportance, bgsc
@@ -100,7 +100,7 @@ def main(models: list[str] = MODELS, rounds: int = 7) -> None:
         runs = candidates(*build(name))
         timers = {what: Timer("run()", globals={"run": run}) for what, run in runs.items()}
         seconds: dict[str, list[float]] = {what: [] for what in timers}
-        for _ in track(range(rounds), f"{name}", console=console, transient=True):
+        for _ in steps(range(rounds), name, console):
             for what, timer in timers.items():
                 seconds[what].append(timer.timeit(1).median)
         base = median(seconds["forward + backward"])

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cifar_resnet import accuracy
 from jsonargparse import auto_cli
 from rich.console import Console
 from safetensors.torch import save_file
@@ -91,13 +92,6 @@ def augmented(images: Tensor) -> Tensor:
     numbers = torch.arange(count, device=images.device)[:, None, None, None]
     channels = torch.arange(3, device=images.device)[:, None, None]
     return padded[numbers, channels, rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    model.eval()
-    with torch.no_grad():
-        found = torch.cat([model(batch).argmax(1) for batch in images.split(500)])
-    return float((found == labels).float().mean())
 
 
 def train(model: nn.Module, course: Course, images: Tensor, labels: Tensor, epochs: int, console: Console) -> None:

@@ -27,7 +27,6 @@ from curve import write_curve
 from jsonargparse import auto_cli
 from ledger import Ledger, Row
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
@@ -174,6 +173,7 @@ def run(
 ) -> None:  # fmt: skip
     """Fill in the rows that are missing."""
     if ledger.find(criterion="") is None:
+        console.print(f"{network}, unpruned ...")
         evaluation = dfpc.evaluate_model(model, test, workers=workers, progress=True)
         ledger.add({
             "criterion": "", "label": "unpruned", "coupled": True, "stop": "", "reached": True, "top1": evaluation.top1,
@@ -184,24 +184,23 @@ def run(
         return dfpc.evaluate_model(candidate, test, workers=workers).top1
 
     inputs = example_inputs(model, network).to(next(model.parameters()).device)
-    with Progress(console=console, transient=True) as bars:
-        bar = bars.add_task("rows", total=len(wanted))
-        for name, both, stop in wanted:
-            bars.update(bar, description=f"{CRITERIA[name].label}, {stop}" + ("" if both else ", uncoupled only"))
-            if ledger.find(criterion=name, coupled=both, stop=stop) is None:
-                torch.manual_seed(seed)
-                row: Row = {"criterion": name, "label": CRITERIA[name].label, "coupled": both, "stop": stop}
-                try:
-                    result = dfpc.prune(
-                        model, inputs, stops[stop], importance=CRITERIA[name].build(), rescore=step,
-                        coupled=both, max_ratio=1.0, latency=latency,
-                        evaluate=top1 if Target.parse(stops[stop]).max_drop else None,
-                    )  # fmt: skip
-                except TargetError as error:
-                    ledger.add(row | {"reached": False, "note": str(error)})
-                else:
-                    ledger.add(row | figures_of(result, top1))
-            bars.advance(bar)
+    for number, (name, both, stop) in enumerate(wanted, 1):
+        title = f"{CRITERIA[name].label}, {stop}" + ("" if both else ", uncoupled only")
+        if ledger.find(criterion=name, coupled=both, stop=stop) is not None:
+            console.print(f"{number} of {len(wanted)}: {title}: known")
+            continue
+        console.print(f"{number} of {len(wanted)}: {title} ...")  # a line for each, as bars are not seen in pipes
+        torch.manual_seed(seed)
+        row: Row = {"criterion": name, "label": CRITERIA[name].label, "coupled": both, "stop": stop}
+        try:
+            result = dfpc.prune(
+                model, inputs, stops[stop], importance=CRITERIA[name].build(), rescore=step, coupled=both, max_ratio=1.0,
+                latency=latency, evaluate=top1 if Target.parse(stops[stop]).max_drop else None,
+            )  # fmt: skip
+        except TargetError as error:
+            ledger.add(row | {"reached": False, "note": str(error)})
+        else:
+            ledger.add(row | figures_of(result, top1))
 
 
 def figures_of(result: dfpc.PruneResult, top1: Callable[[nn.Module], float]) -> dict[str, Any]:

@@ -24,6 +24,19 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """Variables of a process of its own, on one thread, that measures the `dfpc_plugin` in a checkout."""
+    path = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def read(path: Path) -> list[Record]:
+    """All records of a file; none if it does not exist."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def append(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
@@ -32,8 +45,5 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 def latest(path: Path, made_with: Mapping[str, str] | None = None) -> dict[tuple[str, str], Record]:
     """The last record of each (back end, model), of these versions if given; empty if the file does not exist."""
-    if not path.exists():
-        return {}
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    wanted = [r for r in records if made_with is None or r["versions"] == made_with]
+    wanted = [r for r in read(path) if made_with is None or r["versions"] == made_with]
     return {(record["backend"], record["name"]): record for record in wanted}

@@ -11,7 +11,6 @@ interrupted sweep resumes; `table.py` writes the documentation's page from them.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from jsonargparse import auto_cli
-from records import Record, append, default_path, latest, versions
+from records import Record, append, default_path, environment, latest, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -52,10 +51,8 @@ def measure(name: str, backend: str) -> Record:
     """Prune one model in its own process and return its record."""
     options = [f"--name={name}", f"--backend={backend}", f"--seconds={SECONDS[backend]}"]
     command = [sys.executable, str(SCRIPT), *options]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}  # measure the package beside this script
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, env=environment(ROOT), stdout=pipe, stderr=pipe, text=True) as process:
         try:
             output, errors = process.communicate(timeout=SECONDS[backend] + ALLOWANCE)
         except subprocess.TimeoutExpired:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime
 import html
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from records import Record, append, default_path
+from records import Record, append, default_path, environment, read
 from rich.console import Console
 
 ROOT = Path(__file__).parents[2]
@@ -49,12 +48,12 @@ def names() -> list[str]:
 
 def measure(name: str, seconds: float, checkout: Path) -> Record:
     """Check one model in its own process, with the `dfpc_plugin` in `checkout`, and return its record."""
-    path = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, str(TESTS / "run_one.py"), name]
     date = datetime.date.today().isoformat()
     try:
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+        ran = subprocess.run(
+            command, env=environment(checkout), capture_output=True, text=True, timeout=seconds, check=False
+        )
     except subprocess.TimeoutExpired:
         return failure(name, f"not done after {seconds:g} s") | {"date": date}
     if not ran.stdout.strip():
@@ -70,10 +69,7 @@ def failure(name: str, error: str) -> Record:
 
 def known(path: Path) -> dict[str, Record]:
     """The last record of every model; empty if the file does not exist."""
-    if not path.exists():
-        return {}
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {record["name"]: record for record in records}
+    return {record["name"]: record for record in read(path)}
 
 
 def markdown(records: Sequence[Mapping[str, object]], date: str) -> str:

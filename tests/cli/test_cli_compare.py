@@ -48,6 +48,18 @@ def test_without_images_the_error_is_that_on_noise_and_json_is_the_whole(compare
     assert path.read_bytes() == before, "nothing is computed again"
 
 
+def test_a_criterion_of_ones_own_is_named_by_its_module(compared, tmp_path, monkeypatch):
+    """As a model of one's own; torch_pruning's own classes are named in the same way."""
+    (tmp_path / "own_scores.py").write_text(
+        "def wide(group):\n    return group[0].dep.target.module.weight.abs().sum((1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("own_scores:wide", "torch_pruning.pruner.importance:LAMPImportance")
+    path, (code, _, err) = compared("--repairs", "none", "--criteria", *own)
+    assert (code, err) == (0, "")
+    assert {found.cell.criterion for found in CompareResult.read(path).cells} == {"wide", "LAMPImportance"}
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_finished_file_is_shown_again_without_model_or_images(dfpc, compared, tmp_path, monkeypatch, as_json):
     path, (_, out, _) = compared("--repairs", "none", *(["--json"] if as_json else []))

@@ -8,13 +8,14 @@ import re
 
 import pytest
 import torch
+import torch_pruning as tp
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import dfpc_plugin as dfpc
 from budget_tools import everything, same
 from dfpc_plugin.comparing import Cell, CompareError
 from dfpc_plugin.comparing.plan import with_gradients
-from dfpc_plugin.comparing.scorers import AccuracyScorer
+from dfpc_plugin.comparing.scorers import accuracy_scorer
 from dfpc_plugin.criteria import CRITERIA, TAYLOR, Criterion
 from dfpc_plugin.selection import TargetError
 from repair_nets import relative_error, small_resnet
@@ -134,6 +135,15 @@ def test_a_score_of_the_users_own(net):
     assert [found.value for found in result.cells] == [
         -round(found.params * result.unpruned.params) for found in result.cells
     ]
+
+
+def test_a_score_that_does_not_depend_on_the_model_is_noticed(net):
+    model, x, _ = net
+    with pytest.warns(
+        UserWarning, match=r"score returned 3 for the unpruned model and for all 2 pruned ones\."
+    ) as told:
+        dfpc.compare(model, x, criteria="dfpc", budgets=[0.9, 0.5], repairs="none", score=lambda candidate: 3)
+    assert told[0].filename == __file__
 
 
 def test_a_budget_out_of_reach_is_a_row_with_its_reason(net):
@@ -256,6 +266,11 @@ def test_a_file_in_use_is_refused(net, tmp_path):
         ({"criteria": "magnitud"}, CompareError, "criteria='magnitud' is none of auto, taylor, dfpc,"),
         ({"criteria": "magnitud"}, CompareError, "did you mean magnitude?"),
         ({"criteria": ["dfpc", "dfpc"]}, CompareError, "criteria: 'dfpc' is given twice; give it once."),
+        ({"criteria": [object]}, CompareError, "criteria has the class object; give an object that scores groups, such as"),
+        ({"criteria": 5}, CompareError, "criteria has a int; give an object that scores groups"),
+        ({"criteria": "no.module:score"}, CompareError, "criteria: 'no.module:score' cannot be imported (ModuleNotFoundError: "),
+        ({"criteria": [len, len]}, CompareError, "'len' is given twice; give it once, or tell two of a kind apart by Criterion("),
+        ({"criteria": [tp.importance.GroupTaylorImportance]}, CompareError, "'GroupTaylorImportance' needs images;"),
         ({"budgets": []}, CompareError, "budgets: there are none; give at least one."),
         ({"budgets": [0.5, "macs=0.5"]}, CompareError, "budgets: 'macs=0.5' is given twice; give it once."),
         ({"budgets": 1.5}, TargetError, "macs=1.5 is no share"),
@@ -286,6 +301,41 @@ def test_a_criterion_of_ones_own(net):
     mine, known = (dfpc.compare(model, x, criteria=c, budgets=0.7, data=data).cells for c in (own, "magnitude"))
     assert [found.value for found in mine] == [found.value for found in known]
     assert {found.cell.criterion for found in mine} == {"mine"}
+
+
+def first_norm(group):
+    """Score by the norm of the weights of the first layer that produces a channel."""
+    return group[0].dep.target.module.weight.detach().flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        (first_norm, "first_norm"),
+        (f"{__name__}:first_norm", "first_norm"),
+        (tp.importance.LAMPImportance, "LAMPImportance"),
+        (tp.importance.GroupMagnitudeImportance(p=1), "GroupMagnitudeImportance"),
+        (dfpc.DFPCImportance("relative"), "DFPC, relative"),
+    ],
+)
+def test_what_scores_groups_is_a_criterion(net, own, name):
+    """An object, a class or a function, or where to import it from, does what it does as `prune(importance=...)`."""
+    model, x, data = net
+    [found] = dfpc.compare(model, x, criteria=own, budgets=0.7, repairs="none", data=data).cells
+    importance = first_norm if isinstance(own, str) else own
+    assert found.cell.criterion == name and found.label == name
+    assert found.value == accuracy(dfpc.prune(model, x, "macs=0.7", importance=importance, repair="none").model, data)
+
+
+def test_own_criteria_that_draw_or_need_gradients_are_known(net):
+    model, x, data = net
+    own = [tp.importance.RandomImportance(), tp.importance.GroupTaylorImportance()]
+    found = dfpc.compare(
+        model, x, criteria=own, budgets=0.8, repairs="none", seeds=[0, 1], data=data, images=data.tensors[0]
+    )
+    assert [(cell.cell.criterion, cell.cell.seed, cell.error) for cell in found.cells] == [
+        ("RandomImportance", 0, ""), ("RandomImportance", 1, ""), ("GroupTaylorImportance", 0, "")
+    ]  # fmt: skip
 
 
 def test_two_comparisons_make_one_table(net):
@@ -328,5 +378,5 @@ def test_images_of_a_loader_are_counted_one_by_one(net):
         def __iter__(self):
             return iter(data)
 
-    sources = [AccuracyScorer(DataLoader(own, 7), 1, 0, None).source for own in (data, Stream())]
+    sources = [accuracy_scorer(DataLoader(own, 7), 1, 0, None).source for own in (data, Stream())]
     assert sources == [f"{len(data)} labelled images", "labelled images"]

@@ -123,6 +123,29 @@ def test_the_table_fits_80_columns(result):
     assert "images: 64 of the given images." in text
 
 
+def test_the_table_says_why_predicted_and_measured_errors_differ(result):
+    told = " ".join(str(result).split())
+    assert "The predicted error is that of the variances, summed over the channels." in told
+    assert "The measured ones have the shift of the mean, too" in told
+
+
+def test_a_shift_of_the_mean_is_measured_and_not_predicted():
+    """A channel that is the same for all inputs has no variance: its score is nothing, and its loss is measured."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Conv2d(4, 4, 1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(144, 3),
+    ).eval()
+    with torch.no_grad():
+        model[1].weight[0], model[1].bias[0] = 0.0, 5.0
+    found = dfpc.sensitivity(model, torch.randn(1, 3, 8, 8), shares=[0.25], ignored_layers="2")
+    [coupling] = found.couplings
+    assert coupling.errors["predicted"][0] < 1e-6 < 0.1 < coupling.errors["noise"][0]
+
+
 def test_the_picture_has_a_panel_per_source(result, tmp_path):
     figure = result.plot(tmp_path / "sensitivity.svg")
     assert (tmp_path / "sensitivity.svg").read_bytes().startswith(b"<?xml")

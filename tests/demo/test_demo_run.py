@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.data import TensorDataset
 
 from budget_nets import counted
 from dfpc_plugin import CompareResult, load_pruned, repair
@@ -14,8 +15,9 @@ from dfpc_plugin.cli import main
 from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.demo import DemoConfig, run_demo
 from dfpc_plugin.demo import demo_run as run_module
-from dfpc_plugin.demo.network import accuracy, build_network, example_input, load_network
+from dfpc_plugin.demo.network import build_network, example_input, load_network
 from dfpc_plugin.errors import MissingDependencyError
+from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.pruning import prune
 
 
@@ -44,6 +46,10 @@ def cell_of(result, repair):
     """The cell of dfpc at 0.6 after a repair."""
     wanted = ("dfpc", "macs=0.6", repair)
     return next(r for r in result.cells if (r.cell.criterion, r.cell.budget, r.cell.repair) == wanted)
+
+
+def accuracy(model, digits):
+    return evaluate_model(model, TensorDataset(digits.test_images, digits.test_labels)).top1 / 100
 
 
 def stored(config):
@@ -91,13 +97,13 @@ def test_the_repaired_accuracy_is_that_of_repair_on_the_stored_network(demo):
     result, _, config = demo
     repaired = repair(stored(config), load_network(), example_input(), "merge").model
     digits = run_module.load_digits()
-    assert accuracy(repaired, digits.test_images, digits.test_labels) == pytest.approx(cell_of(result, "merge").value)
+    assert accuracy(repaired, digits) == pytest.approx(cell_of(result, "merge").value)
 
 
 def test_a_stored_network_is_the_one_that_was_measured(demo):
     result, _, config = demo
     digits, model = run_module.load_digits(), stored(config)
-    assert accuracy(model, digits.test_images, digits.test_labels) == pytest.approx(cell_of(result, "none").value)
+    assert accuracy(model, digits) == pytest.approx(cell_of(result, "none").value)
     cost, full = (counted(network, example_input()) for network in (model, load_network()))
     assert (full.macs, full.parameters) == (result.unpruned.macs, result.unpruned.params)
     assert cost.macs / full.macs == cell_of(result, "none").macs

@@ -208,7 +208,9 @@ def test_a_history_is_one_cut_so_that_attributes_follow():
     pruner_for(fresh).load_pruning_history(pruner.pruning_history())
     (tensors, attributes), (others, same) = state_of(model), state_of(fresh)
     assert attributes == same
-    torch.testing.assert_close(tensors, others, rtol=1e-6, atol=1e-7)  # narrower heads are rescaled once in place of twice
+    torch.testing.assert_close(
+        tensors, others, rtol=1e-6, atol=1e-7
+    )  # narrower heads are rescaled once in place of twice
 
 
 def test_a_history_of_another_model_changes_nothing():

@@ -69,10 +69,10 @@ def test_evaluate_sees_models_in_evaluation_mode_that_stay_as_they_are():
         assert not any(module.training for module in candidate.modules())
         with torch.no_grad():
             seen.append(candidate(PIXELS))
-        return torch.tensor(1.0)  # what has a value is a number
+        return torch.tensor(1.0 - len(seen) / 64)  # what has a value is a number
 
     result = prune(model, PIXELS, "macs=0.5, max_drop=0.1", evaluate=evaluate)
-    assert len(seen) == 2 and (result.before.score, result.after.score) == (1.0, 1.0)
+    assert len(seen) == 2 and (result.before.score, result.after.score) == (1 - 1 / 64, 1 - 2 / 64)
     assert all(module.training for module in result.model.modules())
     assert torch.equal(seen[0], model.eval()(PIXELS)) and torch.equal(seen[1], result.model.eval()(PIXELS))
 
@@ -104,6 +104,20 @@ def test_where_the_drop_does_not_allow_them_the_message_says_so():
         f"{score}, a drop of {channels(model) - score}. Ask for less, allow a larger drop, or repair and fine-tune. The "
         f"model is as it was."
     )
+
+
+@pytest.mark.parametrize("target", ["max_drop=1", "macs=0.5, max_drop=1"])
+def test_a_score_that_does_not_depend_on_the_model_is_noticed(target):
+    """Such as one that always measures the original: the same for the unpruned, the pruned and an empty model."""
+    original = network()
+    with pytest.warns(
+        UserWarning, match=r"evaluate returned 1 for the unpruned .* score the model that it is called"
+    ) as told:
+        result = prune(original, PIXELS, target, evaluate=lambda model: len([original]))
+    assert told[0].filename == __file__
+    assert (result.before.score, result.after.score) == (1, 1)
+    least = channels(original) - (14 - 3 * 2)
+    prune(original, PIXELS, target, evaluate=lambda model: float(channels(model) > least))  # a warning is an error
 
 
 @pytest.mark.parametrize("target", ["max_drop=1", "macs=0.5, max_drop=1"])

@@ -1,8 +1,10 @@
-"""Train the weights that ship with the demo: `python -m dfpc_plugin.demo.train`. About a minute on one core."""
+"""Train the weights that ship with the demo, or others of that network. About a minute on one core.
+
+python examples/benchmarks/train_on_digits.py --seed 1 --output digits1.safetensors
+"""
 
 from __future__ import annotations
 
-import argparse
 import math
 import platform
 import time
@@ -11,12 +13,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from dfpc_plugin.data.known_sets import SPLIT_SEED, TEST_SHARE
-from dfpc_plugin.demo.network import ARCHITECTURE, WEIGHTS, Digits, accuracy, build_network, load_digits, load_network
+from dfpc_plugin.demo.network import ARCHITECTURE, WEIGHTS, Digits, build_network, load_digits, load_network
+from dfpc_plugin.evaluation import evaluate_model
 from dfpc_plugin.files import write_tensors
 from dfpc_plugin.generators import generators_kept, seed_torch
 
@@ -74,46 +79,39 @@ def _jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return F.grid_sample(images - paper, grid, align_corners=False) + paper
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train, store in float16, and report the accuracy of the stored weights."""
-    parser = argparse.ArgumentParser(prog="python -m dfpc_plugin.demo.train", description=__doc__)
-    parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write (default: the one that ships)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the weights depend on it a little")
-    options = parser.parse_args(arguments)
+def main(output: Path = WEIGHTS, epochs: int = EPOCHS, seed: int = SEED, threads: int = 1) -> None:
+    """Train, store in float16, and report the accuracy of the stored weights.
 
-    console, threads, start = Console(), torch.get_num_threads(), time.perf_counter()
+    Args:
+        output: File to write; by default the one that ships.
+        epochs: Number of epochs.
+        seed: Random seed.
+        threads: CPU threads; the weights depend on it a little.
+    """
+    console, before, start = Console(), torch.get_num_threads(), time.perf_counter()
     digits = load_digits()
+    test = TensorDataset(digits.test_images, digits.test_labels)
     try:
-        torch.set_num_threads(options.threads)
-        model = train(digits, console, epochs=options.epochs, seed=options.seed)
-    finally:
         torch.set_num_threads(threads)
+        model = train(digits, console, epochs=epochs, seed=seed)
+    finally:
+        torch.set_num_threads(before)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     model.load_state_dict(state)
-    reached = accuracy(model, digits.test_images, digits.test_labels)
-    write_tensors(options.output, state, _metadata(options, reached))
-    reloaded = accuracy(load_network(options.output), digits.test_images, digits.test_labels)
+    made = {
+        "made_by": f"python examples/benchmarks/train_on_digits.py --epochs {epochs} --seed {seed} --threads {threads}",
+        "network": f"timm.models.resnet.ResNet(BasicBlock, {ARCHITECTURE})",
+        "data": f"scikit-learn digits, stratified split, test_size={TEST_SHARE}, random_state={SPLIT_SEED}",
+        "test_accuracy": f"{evaluate_model(model, test).top1 / 100:.4f}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "scikit-learn")),
+        "machine": platform.machine(),
+    }
+    write_tensors(output, state, made)
     console.print(
-        f"{options.output}: {options.output.stat().st_size / 1000:.0f} kB, accuracy {reloaded:.2%} on "
-        f"{len(digits.test_labels)} test images, {time.perf_counter() - start:.0f} s"
+        f"{output}: {output.stat().st_size / 1000:.0f} kB, accuracy {evaluate_model(load_network(output), test).top1:.2f} % on "
+        f"{len(test)} test images, {time.perf_counter() - start:.0f} s"
     )
 
 
-def _metadata(options: argparse.Namespace, reached: float) -> dict[str, str]:
-    """How the file was made, stored in the file."""
-    packages = ("torch", "timm", "scikit-learn")
-    return {
-        "made_by": f"python -m dfpc_plugin.demo.train --epochs {options.epochs} --seed {options.seed} "
-        f"--threads {options.threads}",
-        "network": f"timm.models.resnet.ResNet(BasicBlock, {ARCHITECTURE})",
-        "data": f"scikit-learn digits, stratified split, test_size={TEST_SHARE}, random_state={SPLIT_SEED}",
-        "test_accuracy": f"{reached:.4f}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
-        "machine": platform.machine(),
-    }
-
-
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=False)
