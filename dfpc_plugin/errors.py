@@ -190,10 +190,10 @@ class UnknownModelError(DFPCError):
 class MissingDependencyError(DFPCError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        """Name the missing `package` and the `extra` of this project that installs it."""
+    def __init__(self, package: str, extra: str, what: str = "This") -> None:
+        """Name the missing `package`, the `extra` of this project that installs it, and `what` needs it."""
         super().__init__(
-            f"This needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\", "
+            f"{what} needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\", "
             f'or in a clone of the repository: pip install -e ".[{extra}]"'
         )
 

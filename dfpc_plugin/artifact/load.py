@@ -23,6 +23,7 @@ from dfpc_plugin.artifact.weights_file import read_weights, require_weights
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.models import ModelSpec, build_model
+from dfpc_plugin.pruning.subject import copy_of
 from dfpc_plugin.versions import installed_versions
 
 _building = threading.RLock()
@@ -130,7 +131,7 @@ def load_pruned(
     Args:
         directory: What `save_pruned` has written.
         factory: Builds the unpruned model, with any weights; needed, and only then, if it was built by a function of your
-            own. It has to build a new model, as its parameters are replaced.
+            own. The pruned model is made of a copy of what it returns, which stays as it is.
         device: Where to put the model.
 
     Returns:
@@ -161,9 +162,30 @@ def load_model(
     without_values = None
     if factory is None:
         factory, without_values = factories_of(manifest.spec)
+    else:
+        factory = _copying(factory)
     with torch.inference_mode(False), torch.no_grad():
         # Training mode and back: models that keep what they derive from weights drop it, as when they are trained.
         return restored(path, manifest, factory, without_values, device).train().eval()
+
+
+def _copying(factory: Factory) -> Factory:
+    """The user's factory, with copies of its models: what it returns may be a model that they have and use.
+
+    Raises:
+        ArtifactError: It is no function.
+    """
+    if isinstance(factory, nn.Module) or not callable(factory):
+        raise ArtifactError(
+            f"factory must be a function that returns the unpruned model, not a {type(factory).__name__}; pass the function "
+            f"itself, or factory=lambda: model."
+        )
+
+    def copied() -> nn.Module:
+        model = factory()
+        return copy_of(model) if isinstance(model, nn.Module) else model
+
+    return copied
 
 
 def restored(
