@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -71,40 +72,23 @@ def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) 
     if pretrained and meta:
         raise WeightsError("A model on the meta device has no weights; ask for pretrained or for meta, not both.")
     require_known(spec.name)
-    if pretrained:
-        return _pretrained(spec)
-    return _on_meta(spec) if meta else _built(spec)
-
-
-def _pretrained(spec: ModelSpec) -> nn.Module:
     try:
-        return library_of(spec.name).build(spec.name, spec.options, pretrained=True)
-    except Exception as error:  # each library has its own errors for network, cache and checkpoint
-        raise WeightsError(
-            f"The pretrained weights of '{spec.name}' could not be loaded ({type(error).__name__}: {error}); check the "
-            f"connection and the name's tag, or use random weights or a file."
-        ) from error
-
-
-def _built(spec: ModelSpec) -> nn.Module:
-    try:
-        return library_of(spec.name).build(spec.name, spec.options, pretrained=False)
-    except Exception as error:  # a constructor can raise anything on unexpected options
-        if not spec.options and not spec.own_code:
+        with torch.device("meta") if meta else contextlib.nullcontext():
+            return library_of(spec.name).build(spec.name, spec.options, pretrained=pretrained)
+    except Exception as error:  # libraries and constructors can raise anything
+        if meta and isinstance(error, RuntimeError | TypeError | ValueError):
+            return construct(spec).to("meta")  # the constructor computes with values
+        if pretrained:
+            raise WeightsError(
+                f"The pretrained weights of '{spec.name}' could not be loaded ({type(error).__name__}: {error}); check the "
+                f"connection and the name's tag, or use random weights or a file."
+            ) from error
+        if meta or not (spec.options or spec.own_code):
             raise
-        options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
         raise ModelOptionError(
-            f"'{spec.name}' cannot be built with {options or 'no options'} ({type(error).__name__}: {error}); check its options."
+            f"'{spec.name}' cannot be built with {_assigned(spec.options) or 'no options'} ({type(error).__name__}: {error}); "
+            f"check its options."
         ) from error
-
-
-def _on_meta(spec: ModelSpec) -> nn.Module:
-    """Build without weights. Models whose constructors compute with values are built first and then moved to meta."""
-    try:
-        with torch.device("meta"):
-            return library_of(spec.name).build(spec.name, spec.options, pretrained=False)
-    except (RuntimeError, TypeError, ValueError):
-        return _built(spec).to("meta")
 
 
 @dataclass(frozen=True)
@@ -251,6 +235,7 @@ def _advice_on_size(spec: ModelSpec, match: Match) -> str:
         short = next(side for side in range(math.isqrt(patches), 0, -1) if patches % side == 0)
         height, width = short * patch, patches // short * patch
         example = f"such as img_size=({height}, {width}) or ({width}, {height})"
+        break
     return f"Its position embeddings are for images of another size: build the model with that size, {example}."
 
 

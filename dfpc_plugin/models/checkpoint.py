@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import DFPCError, first_line
 from dfpc_plugin.files import is_file
 from dfpc_plugin.models.catalogue import is_listed
 
@@ -173,11 +173,6 @@ def _require_names(names: Collection[str], path: Path) -> None:
             f"'{path}' holds more than {_MOST} tensors, or one with a name of more than {_LONGEST} characters, which no model "
             f"has; save one model's state_dict."
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first sentence of an error's message."""
-    return re.split(r"\.\s|\n", str(error).strip())[0][:200].rstrip(".")
 
 
 def _weights_in(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, first_line, read_checkpoint
+from dfpc_plugin.errors import first_line
+from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 
 _SHOWN = 4
 """Most names of one kind in a message; of more, the first is shown."""

@@ -124,6 +124,14 @@ def test_the_model_of_a_factory_stays_as_it_is(model, tmp_path):
     assert not {id(tensor) for tensor in loaded.parameters()} & {id(tensor) for tensor in mine.parameters()}
 
 
+def test_saving_leaves_the_model_of_a_factory_as_it_is(model, tmp_path, monkeypatch):
+    mine = convolutional()
+    before = copy.deepcopy(mine)
+    monkeypatch.setattr("artifact_nets.convolutional", lambda: mine)
+    save_pruned(model, tmp_path / "a", model=OWN)
+    assert_same_model(mine, before)
+
+
 @pytest.mark.parametrize("given", [convolutional(), "artifact_nets:convolutional"], ids=["model", "name"])
 def test_a_factory_that_is_no_function_is_answered_with_one(given, model, tmp_path):
     path = save_pruned(model, tmp_path / "a")
