@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-__all__ = [
-    "ArgumentError",
-    "CutError",
-    "DFPCError",
-    "DuplicateRuleError",
-    "ExampleInputsError",
-    "ForwardError",
-    "GroupError",
-    "HookError",
-    "MissingDependencyError",
-    "MissingOperator",
-    "ModelChangedError",
-    "ModelFormError",
-    "NonFiniteScoreError",
-    "NonFiniteWeightError",
-    "NothingToPruneError",
-    "OptionNameError",
-    "PrunerSettingError",
-    "RegistryError",
-    "RepairError",
-    "RuleError",
-    "UnknownModelError",
-    "UnsupportedOperatorError",
-    "ValueDependentError",
-    "system_reason",
-]
 
 
 def system_reason(error: BaseException) -> str:
     """Return why a file cannot be used: the operating system's message without the path, or the error's."""
     return str(getattr(error, "strerror", None) or error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first sentence of an error's message without its full stop, at most 300 characters; '' if it has none."""
+    return re.split(r"\.\s|\n", str(error).strip())[0].strip().rstrip(".")[:300]
 
 
 @dataclass(frozen=True)
@@ -167,8 +146,7 @@ class ForwardError(DFPCError, RuntimeError):
 
     def __init__(self, inputs: str, modules: Iterable[str], error: BaseException) -> None:
         """Describe the `inputs`, the running `modules` (innermost first), and the `error`."""
-        said = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-        problem = f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
+        problem = f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
         place = next((f" in '{path}'" for path in modules if path), "")
         super().__init__(
             f"The model cannot be called with {inputs} ({problem}{place}); give inputs of the shape and type that it takes."
@@ -190,10 +168,10 @@ class UnknownModelError(DFPCError):
 class MissingDependencyError(DFPCError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        """Name the missing `package` and the `extra` of this project that installs it."""
+    def __init__(self, package: str, extra: str, what: str = "This") -> None:
+        """Name the missing `package`, the `extra` of this project that installs it, and `what` needs it."""
         super().__init__(
-            f"This needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\", "
+            f"{what} needs the package '{package}', which is not installed; run: pip install \"dfpc-plugin[{extra}]\", "
             f'or in a clone of the repository: pip install -e ".[{extra}]"'
         )
 

@@ -17,7 +17,7 @@ from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.plain_data import PlainDataError, checked, to_plain
 from dfpc_plugin.pruning import PruneResult
-from dfpc_plugin.versions import installed_versions
+from dfpc_plugin.require import installed_versions
 
 _FORMAT = 1
 TOTAL = "in all"

@@ -9,7 +9,7 @@ from torch import nn
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.record import Point, RecordError, RunRecord, machine
-from dfpc_plugin.versions import installed_versions
+from dfpc_plugin.require import installed_versions
 
 
 def small_net():

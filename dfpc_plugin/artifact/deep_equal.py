@@ -88,7 +88,6 @@ def _equal(equal: DeepEqual, mine: Any, other: Any) -> bool:
 
 
 def _parts(names: str) -> Callable[[DeepEqual, Any, Any], bool]:
-    """A comparison of some attributes."""
     parts = operator.attrgetter(*names.split())
     return lambda equal, mine, other: equal(parts(mine), parts(other))
 

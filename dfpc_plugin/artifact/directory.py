@@ -131,7 +131,6 @@ def _put(source: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _swap(source: Path, target: Path) -> None:
-    """Exchange two directories."""
     if _exchanged(source, target):
         return
     old = source.with_name(source.name + ".old")

@@ -20,23 +20,22 @@ from dfpc_plugin.artifact.reading import ArtifactError, reported
 from dfpc_plugin.artifact.restructure import restructure
 from dfpc_plugin.artifact.structure import difference_of, fingerprint_of
 from dfpc_plugin.artifact.weights_file import read_weights, require_weights
+from dfpc_plugin.errors import first_line
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import undone
-from dfpc_plugin.models import ModelSpec, build_model
-from dfpc_plugin.versions import installed_versions
+from dfpc_plugin.models import build_model
+from dfpc_plugin.pruning.subject import copy_of
+from dfpc_plugin.require import installed_versions
 
 _building = threading.RLock()
 Factory = Callable[[], nn.Module]
-"""Builds the unpruned model, a new one at every call."""
+"""Builds the unpruned model, or returns one that the user has."""
 
 
-def factories_of(spec: ModelSpec) -> tuple[Factory, Factory]:
-    """Functions that build the model of `spec`: with random weights, and without any, on the meta device."""
-    return lambda: build_model(spec), lambda: build_model(spec, meta=True)
-
-
-def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
+def built(factory: Factory, limit: BuildLimit | None = None, *, copied: bool = False) -> nn.Module:
     """Call a factory; random states, default dtype, device and gradient mode are left as they were, and do not matter.
+
+    With `copied`, return a copy of its model, which may be one that the user has and uses.
 
     Raises:
         ArtifactError: It fails, returns no model, or costs more than `limit`.
@@ -44,6 +43,8 @@ def built(factory: Factory, limit: BuildLimit | None = None) -> nn.Module:
     with _undisturbed(), limit or contextlib.nullcontext():
         try:
             model = factory()
+            if copied and isinstance(model, nn.Module):
+                model = copy_of(model)
         except Exception as error:  # whatever somebody's constructor raises
             if limit is not None and limit.reached is not None:
                 raise limit.reached from error
@@ -130,7 +131,7 @@ def load_pruned(
     Args:
         directory: What `save_pruned` has written.
         factory: Builds the unpruned model, with any weights; needed, and only then, if it was built by a function of your
-            own. It has to build a new model, as its parameters are replaced.
+            own. The pruned model is made of a copy of what it returns, which stays as it is.
         device: Where to put the model.
 
     Returns:
@@ -158,37 +159,35 @@ def load_model(
     """Load a model as `load_pruned` does, from a directory that may lack the other files of its manifest."""
     if manifest.spec.own_code and factory is None:
         raise ArtifactError(_own_code(path, manifest))
-    without_values = None
-    if factory is None:
-        factory, without_values = factories_of(manifest.spec)
+    if factory is not None and (isinstance(factory, nn.Module) or not callable(factory)):
+        raise ArtifactError(
+            f"factory must be a function that returns the unpruned model, not a {type(factory).__name__}; pass the function "
+            f"itself, or factory=lambda: model."
+        )
     with torch.inference_mode(False), torch.no_grad():
         # Training mode and back: models that keep what they derive from weights drop it, as when they are trained.
-        return restored(path, manifest, factory, without_values, device).train().eval()
+        return restored(path, manifest, factory, device).train().eval()
 
 
 def restored(
-    directory: Path,
-    manifest: Manifest,
-    factory: Factory,
-    without_values: Factory | None = None,
-    device: torch.device | str = "cpu",
+    directory: Path, manifest: Manifest, factory: Factory | None, device: torch.device | str = "cpu"
 ) -> nn.Module:
     """Check the tensors of an artifact and rebuild its model; raise an ArtifactError as `load_pruned` does.
 
-    `without_values` builds the model on the meta device, to compare it before anything large is allocated; None where the
-    caller trusts the factory, whatever it costs.
+    A `factory` is trusted, whatever it costs, and its model is copied. Without one, the model that the manifest names is built
+    within limits, and on the meta device first, to compare it before anything large is allocated.
     """
     weights = directory / WEIGHTS
     with reported(weights):
         require_weights(weights, manifest)
     with reported(directory / MANIFEST):
         limit = None
-        if without_values is not None:  # what a file names, and not the user
+        if factory is None:
             limit = BuildLimit(len(manifest.structure.registered), manifest.files[WEIGHTS].bytes)
-            outline = built(without_values, limit)
+            outline = built(lambda: build_model(manifest.spec, meta=True), limit)
             limit.require_memory(outline)
             _require_same_model(outline, manifest)
-        fresh = built(factory, limit)
+        fresh = built(factory or (lambda: build_model(manifest.spec)), limit, copied=factory is not None)
         _require_same_model(fresh, manifest)
     with reported(weights):
         tensors = _moved(read_weights(weights), manifest, device)
@@ -206,9 +205,7 @@ def _moved(tensors: dict[str, Tensor], manifest: Manifest, device: torch.device 
         return {name: tensor if name in plain else tensor.to(device) for name, tensor in tensors.items()}
     except (RuntimeError, AssertionError, TypeError) as error:
         # torch has no error type of its own for a missing device
-        raise ArtifactError(
-            f"it cannot be put on the device '{device}': {str(error).splitlines()[0].rstrip('.')}"
-        ) from error
+        raise ArtifactError(f"it cannot be put on the device '{device}': {first_line(error)}") from error
 
 
 def _require_same_model(fresh: nn.Module, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from dfpc_plugin.artifact.plain import Inputs, NotPlainError, decode, tensor_names
 from dfpc_plugin.artifact.reading import ArtifactError, read_small, reported
-from dfpc_plugin.artifact.records import AbsentTensor, Attribute, SavedTensor, Structure
+from dfpc_plugin.artifact.records import MANY, AbsentTensor, Attribute, Name, SavedTensor, Structure
 from dfpc_plugin.display import Shown
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.layers import LayerTable
@@ -23,10 +23,8 @@ from dfpc_plugin.plain_data import at_most, checked, checksum, matching, parse_j
 MANIFEST, WEIGHTS = "manifest.json", "model.safetensors"
 FORMAT, _VERSION = "dfpc-plugin", 1
 LARGEST = 64 * 2**20
-_Name = Annotated[str, at_most(1000)]
 _Sha256 = Annotated[str, matching(r"[0-9a-f]{64}", "64 hexadecimal digits")]
 _TIME = matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "a time such as 2026-01-01T12:00:00+00:00")
-_MANY = at_most(1_000_000)
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class File:
 class _Model(TypedDict):
     """How the unpruned model is built."""
 
-    name: _Name
+    name: Name
     options: Annotated[dict[str, Any], at_most(1000)]
 
 
@@ -51,12 +49,12 @@ class _Content(TypedDict):
     version: Literal[1]
     model: _Model
     fingerprint: _Sha256
-    tensors: Annotated[tuple[SavedTensor, ...], _MANY]
-    absent: Annotated[tuple[AbsentTensor, ...], _MANY]
-    attributes: Annotated[tuple[Attribute, ...], _MANY]
+    tensors: Annotated[tuple[SavedTensor, ...], MANY]
+    absent: Annotated[tuple[AbsentTensor, ...], MANY]
+    attributes: Annotated[tuple[Attribute, ...], MANY]
     inputs: Inputs | None
     files: Annotated[dict[str, File], at_most(1000)]
-    versions: Annotated[dict[str, _Name], at_most(100)]
+    versions: Annotated[dict[str, Name], at_most(100)]
     created: Annotated[str, _TIME]
     record: Annotated[dict[str, Any], at_most(10_000)] | None
     checksum: _Sha256

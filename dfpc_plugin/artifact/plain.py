@@ -17,14 +17,13 @@ from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.plain_data import at_most, checked, one_of, within
 
-DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name)
-    for name in (
-        "bool uint8 int8 int16 int32 int64 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 "
-        "float8_e4m3fn float8_e5m2"
-    ).split()
-    if hasattr(torch, name)
-}
+SAFETENSORS = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U16": "uint16",
+    "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+"""torch's names of dtypes by those of safetensors."""
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in SAFETENSORS.values()}
 """Types of numbers that both torch and safetensors have, by name."""
 
 _THEMSELVES = (type(None), bool, int, str)

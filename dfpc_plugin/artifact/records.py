@@ -12,8 +12,8 @@ from dfpc_plugin.models import BUILT_AS
 from dfpc_plugin.plain_data import at_most, matching, one_of, within
 
 Kind = Literal["parameter", "buffer"]
-_MANY = at_most(1_000_000)
-_Name = Annotated[str, at_most(1000)]
+MANY = at_most(1_000_000)
+Name = Annotated[str, at_most(1000)]
 _Shape = Annotated[tuple[Annotated[int, within(0, 2**48)], ...], at_most(32)]
 _AttributeName = Annotated[str, matching(r"[^\W\d]\w*(\.[^\W\d]\w*)?", "the name of an attribute", 200)]
 
@@ -36,13 +36,13 @@ class SavedTensor:
         built: Shape in a freshly built model; None if that has no tensor there.
     """
 
-    name: _Name
+    name: Name
     shape: _Shape
     dtype: Annotated[str, one_of(DTYPES)]
     kind: Kind | Literal["plain"]
     persistent: bool = True
     requires_grad: bool = False
-    alias_of: _Name | None = None
+    alias_of: Name | None = None
     built: _Shape | None = None
 
 
@@ -50,7 +50,7 @@ class SavedTensor:
 class AbsentTensor:
     """A parameter or buffer that a module could have, and has not, such as the bias of a layer without one."""
 
-    name: _Name
+    name: Name
     kind: Kind
     persistent: bool = True
     built: _Shape | None = None
@@ -66,7 +66,7 @@ class Attribute:
         value: Its plain form: see `plain.encode`.
     """
 
-    module: _Name
+    module: Name
     name: _AttributeName
     value: Any
 
@@ -81,9 +81,9 @@ class Structure:
         attributes: Attributes that differ.
     """
 
-    tensors: Annotated[tuple[SavedTensor, ...], _MANY]
-    absent: Annotated[tuple[AbsentTensor, ...], _MANY] = ()
-    attributes: Annotated[tuple[Attribute, ...], _MANY] = ()
+    tensors: Annotated[tuple[SavedTensor, ...], MANY]
+    absent: Annotated[tuple[AbsentTensor, ...], MANY] = ()
+    attributes: Annotated[tuple[Attribute, ...], MANY] = ()
 
     @property
     def registered(self) -> tuple[SavedTensor | AbsentTensor, ...]:

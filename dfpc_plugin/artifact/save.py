@@ -15,7 +15,7 @@ from torch import nn
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact.deep_equal import same_bits
 from dfpc_plugin.artifact.directory import CONFIG, new_directory, require_place, write_file
-from dfpc_plugin.artifact.load import built, factories_of, restored
+from dfpc_plugin.artifact.load import built, restored
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS, Manifest
 from dfpc_plugin.artifact.plain import Inputs
 from dfpc_plugin.artifact.reading import ArtifactError, UnsavableModelError
@@ -23,14 +23,14 @@ from dfpc_plugin.artifact.records import Structure
 from dfpc_plugin.artifact.structure import fingerprint_of, structure_of, tensors_of
 from dfpc_plugin.artifact.weights_file import described, packed
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
-from dfpc_plugin.models import ModelSpec, remembered, spec_of
+from dfpc_plugin.models import ModelSpec, build_model, remembered, spec_of
 from dfpc_plugin.models import example_inputs as usual_inputs
 from dfpc_plugin.models.catalogue import write_hub_config
 from dfpc_plugin.plain_data import parse_json
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.repairing import RepairResult
-from dfpc_plugin.versions import installed_versions
+from dfpc_plugin.require import installed_versions
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
 
@@ -97,14 +97,12 @@ def save_pruned(
 
 
 def _own_record(result: nn.Module | HoldsModel) -> dict[str, Any] | None:
-    """What a result says of itself."""
     if isinstance(result, PruneResult):
         return result.to_json()
     return {"repair": result.to_json()} if isinstance(result, RepairResult) else None
 
 
 def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
-    """How the unpruned model is built."""
     found = ModelSpec(model) if isinstance(model, str) else model or spec_of(network) or remembered(network)
     if found is not None and not isinstance(found, ModelSpec):
         name = getattr(found, "__name__", type(found).__name__)
@@ -121,9 +119,8 @@ def _spec_of(network: nn.Module, model: ModelSpec | str | None) -> ModelSpec:
 
 
 def _fresh(spec: ModelSpec) -> nn.Module:
-    """The unpruned model."""
     try:
-        return built(factories_of(spec)[0])
+        return built(lambda: build_model(spec))
     except ArtifactError as error:
         raise UnsavableModelError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from error.__cause__
 
@@ -148,8 +145,7 @@ def _json_of(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _verify(network: nn.Module, place: Path, manifest: Manifest) -> None:
-    """Load what was written, and compare."""
-    loaded = restored(place, manifest, factories_of(manifest.spec)[0])
+    loaded = restored(place, manifest, lambda: build_model(manifest.spec))
     found = structure_of(network, loaded)
     if found.attributes:
         attribute = found.attributes[0]

@@ -71,7 +71,6 @@ class Attributes:
             yield self._attribute(path, name, mine, other)
 
     def _attribute(self, path: str, name: str, mine: Any, other: Any) -> Attribute:
-        """Describe an attribute that differs."""
         names = numbered(path, name)
 
         def save(tensor: Tensor) -> str:

@@ -11,18 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dfpc_plugin.artifact.manifest import File, Manifest
+from dfpc_plugin.artifact.plain import SAFETENSORS
 from dfpc_plugin.artifact.reading import ArtifactError, opened
 from dfpc_plugin.files import tensor_bytes
 from dfpc_plugin.interrupts import interrupts_held
 
 _BINDING = "dfpc_plugin"
 _BLOCK = 2**20
-_DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U16": "uint16",
-    "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
-    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
-"""safetensors' names of dtypes."""
 
 
 def packed(tensors: Mapping[str, Tensor], binding: str) -> bytes:
@@ -50,7 +45,7 @@ def require_weights(path: Path, manifest: Manifest) -> None:
             found = {}
             for name in file.keys():
                 header = file.get_slice(name)
-                found[name] = tuple(header.get_shape()), _DTYPES.get(header.get_dtype(), header.get_dtype())
+                found[name] = tuple(header.get_shape()), SAFETENSORS.get(header.get_dtype(), header.get_dtype())
     except (SafetensorError, ValueError, RuntimeError, struct.error) as error:
         raise ArtifactError(f"it is no safetensors file: {error}") from error
     for name in wanted | found:

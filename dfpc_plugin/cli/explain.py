@@ -31,7 +31,7 @@ def explain(message: str, chosen: str, commands: Sequence[str], options: Sequenc
     message = message if len(message) <= _LONGEST else message[:_LONGEST] + "..."
     message = re.sub(r"\b\w+(\.\w+)+", lambda found: _own(found[0], chosen, options), message)
     message = _innermost(message)
-    text = _simplified(message).rstrip(". \n")
+    text = _simplified(message, options).rstrip(". \n")
     end = _hint(message, chosen, commands, options) or ("" if text.endswith("?") else ".")
     return f"{prefix}: {text}{end} See {prefix} --help."
 
@@ -82,7 +82,7 @@ def _hint(message: str, chosen: str, commands: Sequence[str], options: Sequence[
     return f"; did you mean {dashes}{near}?" if near else ""
 
 
-def _simplified(message: str) -> str:
+def _simplified(message: str, options: Sequence[str]) -> str:
     """Drop jsonargparse's inner terms: class reprs, and all but the most telling of failed alternatives."""
     text = message.strip()
     nested = _NESTED.search(text)
@@ -97,7 +97,7 @@ def _simplified(message: str) -> str:
     required = _REQUIRED.search(text)
     if required is not None:
         return f"{required[1]} is missing"
-    return _plain(_of_union(text))
+    return _plain(_of_union(text, options))
 
 
 _MEANT = {"repair": "method", "data": "val", "model": "name", "latency": "runtime", "prune": "importance"}
@@ -110,7 +110,7 @@ def _not_of_section(section: str, value: str) -> str:
     return f"'{value}' is no option of {section}, which is a section; give one of its options{meant}"
 
 
-def _of_union(text: str) -> str:
+def _of_union(text: str, options: Sequence[str]) -> str:
     """Where several types were tried, what the one that was meant had to say."""
     union = _UNION.search(text)
     if union is None and "Union subtypes" not in text:
@@ -118,13 +118,22 @@ def _of_union(text: str) -> str:
     told = [_NOT_THIS.sub("", bullet) for bullet in _BULLETS.findall(text)]
     told = [line.strip() for line in told if line.strip() and not line.startswith(_NOTHING_SAID)]
     if union is None:
-        return told[0] if told else text
+        return _in_section(told[0], text, options) if told else text
     if told and ("Namespace(" in union[3] or "{" in union[3] or "NestedArg" in union[3]):
         return f"{union[1]}: {told[0]}"
     subtypes = [kind for kind in re.split(r", (?![^\[]*\])", union[2]) if "NoneType" not in kind]
     if any("Settings" in kind for kind in subtypes):
         return _not_of_section(union[1], union[3].strip())
     return f"{union[1]} must be {' or '.join(subtypes)}, not '{union[3]}'"
+
+
+def _in_section(said: str, message: str, options: Sequence[str]) -> str:
+    """What is said of an option of a section that may be left out, with the section's name: that with all of its options."""
+    keys = re.findall(r"(\w+)=", message.rpartition("Given value: Namespace")[2])
+    for section in {option.rpartition(".")[0] for option in options}:
+        if section and said.startswith(tuple(keys)) and {f"{section}.{key}" for key in keys} <= set(options):
+            return f"{section}.{said}"
+    return said
 
 
 def _plain(text: str) -> str:

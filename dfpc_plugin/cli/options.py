@@ -63,13 +63,15 @@ def misplaced(content: Mapping[Any, Any], config: type, prefix: str = "") -> Ite
 
 
 def nearest(typed: str, names: list[str]) -> str | None:
-    """The option that was probably meant: one of the same section, or of the same last name anywhere, or near by its letters."""
+    """The option that was probably meant: one of its name in any section, one of the same section, or near by its letters."""
     section, _, last = typed.rpartition(".")
+    elsewhere = [name for name in names if name.rpartition(".")[2] == last]
+    if elsewhere and not section:
+        return min(elsewhere, key=lambda name: name.count("."))
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == section}
     near = difflib.get_close_matches(last, siblings, n=1)
     if near:
         return siblings[near[0]]
-    elsewhere = [name for name in names if name.rpartition(".")[2] == last]
     by_letters = (
         [] if section and siblings else difflib.get_close_matches(typed, names, n=1)
     )  # its section alone is no likeness

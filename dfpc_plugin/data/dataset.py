@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from torch.utils.data import Dataset
 
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.data.image_files import ArchiveImages, FolderImages
-from dfpc_plugin.data.images import DataError, Images
+from dfpc_plugin.data.images import DataError, Images, check_split
 from dfpc_plugin.data.known_sets import DigitImages, TorchvisionImages
-from dfpc_plugin.data.layout import check_split
 from dfpc_plugin.files import is_directory, is_file
 from dfpc_plugin.plain_data import Count, checked
 
@@ -84,10 +84,8 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         Raises:
             DataError: `count` is not positive.
         """
-        chosen = evenly(self.labels, count)
-        return ImageDataset(
-            self.images, self.transform, [self.indices[position] for position in chosen], self._given_classes
-        )
+        chosen = [self.indices[position] for position in evenly(self.labels, count)]
+        return ImageDataset(self.images, self.transform, chosen, self._given_classes)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -111,12 +109,9 @@ def evenly(labels: Sequence[int], count: int) -> list[int]:
     Returns them in ascending order; raises DataError if `count` is not positive.
     """
     checked(Count, count, "limit", DataError)
-    seen: defaultdict[int, int] = defaultdict(int)
-    turns = []
-    for position, label in enumerate(labels):
-        turns.append((seen[label], label, position))
-        seen[label] += 1
-    return sorted(position for _, _, position in sorted(turns)[:count])
+    turns: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
+    ordered = sorted((next(turns[label]), label, position) for position, label in enumerate(labels))
+    return sorted(position for _, _, position in ordered[:count])
 
 
 @checks_arguments

@@ -1,4 +1,4 @@
-"""Images in folders, and in zip archives that are read without unpacking them."""
+"""Images in folders and in zip archives, which are read without unpacking them; both in ImageFolder layout."""
 
 from __future__ import annotations
 
@@ -9,20 +9,65 @@ import posixpath
 import struct
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dfpc_plugin.data.images import LARGEST_FILE, DataError, Images, read_image
-from dfpc_plugin.data.layout import Layout
 
+_FOLDERS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "test", "testing"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
+"""Possible folders of each split; the first that exists is used."""
+_KNOWN = frozenset(name for names in _FOLDERS.values() for name in names)
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, KeyError, ValueError, RuntimeError)
 """What zipfile raises: KeyError if the archive was replaced, RuntimeError for encryption and unknown compression."""
 
 
-class ArchiveImages(Images):
-    """The images of one split of a zip archive, one folder for each class at any depth.
+class FileImages(Images):
+    """The images of one split of a source of files in ImageFolder layout, one folder for each class at any depth."""
+
+    def __init__(
+        self, source: str, names: Sequence[str], split: str, empty: Sequence[str] = (), *, labelled: bool = True
+    ) -> None:
+        """Find the images of a split among the files `names` of a source: paths relative to it, with slashes.
+
+        A source without folders of the splits' names is a single split, used for all three. `empty` are paths of empty
+        folders; those beside folders of classes are classes without images. Unless labels are needed (`labelled`),
+        images without folders of classes all get one class. Raises DataError if there are no images, no classes, or no
+        such split.
+        """
+        paths = [path for path in map(PurePosixPath, sorted(names)) if _is_image(path)]
+        if not paths:
+            raise DataError(
+                f"There are no images in {source}; it should hold CLASS/NAME.jpg, or train/CLASS/NAME.jpg and so on."
+            )
+        chosen = _of_split(paths, split, source)
+        loose = next((path for path in chosen if len(path.parts) < 2 or path.parent.name.lower() in _KNOWN), None)
+        if loose is not None and labelled:
+            raise DataError(
+                f"The image '{loose}' of {source} lies in no folder of a class; move images into one folder for each class."
+            )
+        above = {path.parent.parent for path in chosen}
+        beside = (path for path in map(PurePosixPath, empty) if path.parent in above and path.name[0] not in "._")
+        classes = sorted({path.parent.name for path in chosen}.union(path.name for path in beside))
+        numbers = {name: number for number, name in enumerate(classes)}
+        self.source, self._paths = source, tuple(map(str, chosen))
+        self.classes = tuple(classes) if loose is None else (source,)
+        self.labels = tuple(0 if loose else numbers[path.parent.name] for path in chosen)
+
+    def name(self, index: int) -> str:
+        """Its path in the source."""
+        return self._paths[index]
+
+
+class ArchiveImages(FileImages):
+    """The images of one split of a zip archive.
 
     Every process opens the archive itself, as processes with a shared file would move each other's position.
     """
@@ -32,7 +77,6 @@ class ArchiveImages(Images):
 
         Raises DataError if it is not an archive, or has no images.
         """
-        self.source, self._path = f"the archive '{path}'", path
         try:
             with zipfile.ZipFile(path) as archive:
                 files = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
@@ -42,8 +86,8 @@ class ArchiveImages(Images):
                 f"'{path}' is no zip archive that can be read: {error}. Give a folder or a zip of images."
             ) from error
         empty = sorted(folders.difference(posixpath.dirname(name) for name in (*files, *folders)))
-        layout = Layout.of(files, split, self.source, empty, labelled=labelled)
-        self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
+        super().__init__(f"the archive '{path}'", files, split, empty, labelled=labelled)
+        self._path = path
         self._archive: zipfile.ZipFile | None = None
         self._process = 0
 
@@ -58,10 +102,6 @@ class ArchiveImages(Images):
             raise OSError(f"the archive is damaged there, encrypted, or of another kind ({error})") from error
         return read_image(io.BytesIO(content))
 
-    def name(self, index: int) -> str:
-        """Its path in the archive."""
-        return self._paths[index]
-
     def _opened(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():
             self._archive, self._process = zipfile.ZipFile(self._path), os.getpid()
@@ -72,21 +112,20 @@ class ArchiveImages(Images):
         return self.__dict__ | {"_archive": None}
 
 
-class FolderImages(Images):
-    """The images of one split of a folder, one folder for each class."""
+class FolderImages(FileImages):
+    """The images of one split of a folder."""
 
     def __init__(self, folder: Path, split: str, *, labelled: bool = True) -> None:
         """List the images; nothing is read yet, and DataError is raised if there are none.
 
         With `labelled=False`, no folders of classes are needed.
         """
-        self.source, self._folder = f"the folder '{folder}'", folder
         paths = list(folder.rglob("*"))
         files = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
         inside = {path.parent for path in paths}
         empty = [path.relative_to(folder).as_posix() for path in paths if path.is_dir() and path not in inside]
-        layout = Layout.of(files, split, self.source, empty, labelled=labelled)
-        self._paths, self.classes, self.labels = layout.paths, layout.classes, layout.labels
+        super().__init__(f"the folder '{folder}'", files, split, empty, labelled=labelled)
+        self._folder = folder
 
     def load(self, index: int) -> Image.Image:
         """Read an image."""
@@ -95,6 +134,28 @@ class FolderImages(Images):
             raise OSError(f"it has more than {LARGEST_FILE} bytes")
         return read_image(path)
 
-    def name(self, index: int) -> str:
-        """Its path in the folder."""
-        return self._paths[index]
+
+def _is_image(path: PurePosixPath) -> bool:
+    """Whether a file is an image by its name; hidden files and those that macOS adds to archives are not."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in IMG_EXTENSIONS and not hidden
+
+
+def _split_of(path: PurePosixPath) -> str | None:
+    """The outermost folder with a split's name; a class's folder counts only if there is no other."""
+    above = path.parts[:-2] or path.parts[:-1]
+    return next((part.lower() for part in above if part.lower() in _KNOWN), None)
+
+
+def _of_split(paths: Sequence[PurePosixPath], split: str, source: str) -> list[PurePosixPath]:
+    """The paths of one split, or all if there are no splits; raises DataError if there are only others."""
+    found = {name for path in paths if (name := _split_of(path)) is not None}
+    if not found:
+        return list(paths)
+    folder = next((name for name in _FOLDERS[split] if name in found), None)
+    if folder is None:
+        there = [name for name, folders in _FOLDERS.items() if found.intersection(folders)]
+        raise DataError(
+            f"There is no split '{split}' in {source}; it has {', '.join(sorted(found))}: give split {' or '.join(there)}."
+        )
+    return [path for path in paths if _split_of(path) == folder]

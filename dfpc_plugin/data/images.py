@@ -6,12 +6,13 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 from PIL import Image
 
 from dfpc_plugin.errors import DFPCError
 
+Split = Literal["train", "val", "test"]
 LARGEST_FILE = 2**28
 """Largest size of an image file in bytes."""
 _MOST_PIXELS = 2**26
@@ -26,6 +27,12 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 class DataError(DFPCError, ValueError):
     """Images are missing, cannot be read, or do not fit the model."""
+
+
+def check_split(split: str) -> None:
+    """Raise DataError unless `split` is "train", "val" or "test"."""
+    if split not in get_args(Split):
+        raise DataError(f"split={split!r} is none of {', '.join(get_args(Split))}; choose one of them.")
 
 
 def read_image(file: Path | BinaryIO) -> Image.Image:

@@ -91,10 +91,16 @@ def training_transform(preprocessing: Preprocessing, augment: Crop | AugmentSett
     settings = AugmentSettings.of(augment)
     if settings.crop == "none":
         return evaluation_transform(preprocessing)
+    varied: dict[str, Any] = {
+        "scale": settings.scale,
+        "hflip": settings.flip,
+        "color_jitter": settings.colour_jitter or None,
+        "auto_augment": settings.auto_augment,
+        "re_prob": settings.erasing,
+        "re_mode": "pixel",
+    }
     try:
-        crop, vary, finish = create_transform(
-            **_common(preprocessing), **_variation(settings), is_training=True, separate=True
-        )
+        crop, vary, finish = create_transform(**_common(preprocessing), **varied, is_training=True, separate=True)
     except (AssertionError, KeyError, ValueError) as error:
         raise DataError(
             f"timm cannot follow auto_augment={settings.auto_augment!r} ({error}); see its documentation."
@@ -119,15 +125,4 @@ def _common(preprocessing: Preprocessing) -> dict[str, Any]:
         "interpolation": preprocessing.interpolation,
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-    }
-
-
-def _variation(settings: AugmentSettings) -> dict[str, Any]:
-    return {
-        "scale": settings.scale,
-        "hflip": settings.flip,
-        "color_jitter": settings.colour_jitter or None,
-        "auto_augment": settings.auto_augment,
-        "re_prob": settings.erasing,
-        "re_mode": "pixel",
     }

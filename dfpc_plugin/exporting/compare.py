@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.latency import Latency
+from dfpc_plugin.latency import Latency, LatencySettings
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.runtimes.call import batch_size_of, with_batch
 from dfpc_plugin.runtimes.errors import ExportError
@@ -51,6 +52,16 @@ class MeasuredFile:
         """Return everything as dicts, lists, numbers and strings."""
         content = {name: value for name, value in vars(self).items() if name != "latency"}
         return {**to_plain(content), "latency_ms": self.latency_ms}
+
+
+def timed(
+    models: Callable[[LatencySettings], Mapping[str, nn.Module]], inputs: ExampleInputs, wanted: bool | LatencySettings
+) -> dict[str, Latency] | None:
+    """Measure models in turns, graphs among them, which are loaded for the settings; None if latency is not wanted."""
+    if not wanted:
+        return None
+    settings = LatencySettings() if isinstance(wanted, bool) else wanted
+    return dataclasses.replace(settings, runtime="torch").measure(models(settings), inputs)
 
 
 def inputs_to_check(example_inputs: ExampleInputs, dynamic_batch: bool) -> Iterator[ExampleInputs]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.errors import system_reason
-from dfpc_plugin.exporting.compare import MeasuredFile, compare
+from dfpc_plugin.exporting.compare import MeasuredFile, compare, timed
 from dfpc_plugin.exporting.onnx_file import OnnxExport
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.latency import Latency, LatencySettings
@@ -112,7 +111,8 @@ def quantize_onnx(
         iter(held_out.split(1)),
         float("inf"),
     )
-    found = _latency(before, content, images[:1], latency)
+    contents = {"float32": before, "int8": content}
+    found = timed(functools.partial(_loaded, contents), images[:1], latency)
     write_bytes(path, content)
     counts = len(measured) if method == "static" else 0, len(held_out), len(content), len(before)
     return Int8Export(path, method, *counts, difference.largest, difference.same_predictions, found)
@@ -163,12 +163,5 @@ def _quantized(source: Path, name: str, images: Tensor, method: str, options: di
         return target.read_bytes()
 
 
-def _latency(before: bytes, after: bytes, image: Tensor, wanted: bool | LatencySettings) -> dict[str, Latency] | None:
-    if not wanted:
-        return None
-    settings = dataclasses.replace(LatencySettings() if isinstance(wanted, bool) else wanted, runtime="torch")
-    contents = {"float32": before, "int8": after}
-    graphs: dict[str, torch.nn.Module] = {
-        name: OnnxRuntimeModel(content, threads=settings.used_threads) for name, content in contents.items()
-    }
-    return settings.measure(graphs, image)
+def _loaded(contents: Mapping[str, bytes], settings: LatencySettings) -> dict[str, nn.Module]:
+    return {name: OnnxRuntimeModel(content, threads=settings.used_threads) for name, content in contents.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin.arguments import checks_arguments
-from dfpc_plugin.exporting.compare import Difference, MeasuredFile, compare, inputs_to_check
+from dfpc_plugin.exporting.compare import Difference, MeasuredFile, compare, inputs_to_check, timed
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs
@@ -113,11 +112,11 @@ def export_onnx(
         conversion = Conversion(as_model(model), example_inputs, opset, dynamic_batch)
         compared = functools.partial(_compared, conversion, dynamic_batch, tolerance)
         found = conversion.first_that_works(chosen, compared if check else lambda content: None)
-        measured = _latency(conversion.call, conversion.inputs, found.content, latency)
+        measured = timed(functools.partial(_models, conversion.call, found.content), conversion.inputs, latency)
     described = require("onnx", "onnx", "export").load_model_from_string(found.content)
     write_bytes(path, found.content)
-    said = opset_of(described), found.exporter, dynamic_batch
     inputs, outputs = (tuple(value.name for value in end) for end in (described.graph.input, described.graph.output))
+    said = opset_of(described), found.exporter, dynamic_batch
     largest = None if found.checked is None else found.checked.largest
     same = None if found.checked is None else found.checked.same_predictions
     return OnnxExport(path, *said, inputs, outputs, len(found.content), largest, same, measured, found.notes)
@@ -130,16 +129,11 @@ def _compared(conversion: Conversion, dynamic_batch: bool, tolerance: float, con
     return compare(conversion.call.outputs, graph.outputs, inputs, tolerance)
 
 
-def _latency(
-    call: FlatCall, inputs: ExampleInputs, content: bytes, wanted: bool | LatencySettings
-) -> dict[str, Latency] | None:
-    """Measure model and file in turns, with equal threads: in ONNX Runtime, and in the runtime of the settings."""
-    if not wanted:
-        return None
-    settings = LatencySettings() if isinstance(wanted, bool) else wanted
+def _models(call: FlatCall, content: bytes, settings: LatencySettings) -> dict[str, nn.Module]:
+    """The model and the file, with equal threads: in ONNX Runtime, and in the runtime of the settings."""
     models: dict[str, nn.Module] = {"torch": call.model}
     for name in dict.fromkeys(("onnxruntime", settings.runtime)):
         load = RUNTIMES[name].load
         if load is not None:
             models[name] = load(content, call.input_names, settings.used_threads)
-    return dataclasses.replace(settings, runtime="torch").measure(models, inputs)
+    return models

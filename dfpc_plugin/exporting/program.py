@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.exporting.compare import compare, inputs_to_check
@@ -102,13 +103,14 @@ def export_program(
 
 def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> bytes:
     """The bytes of the file; raises ExportError if torch.export cannot follow the model."""
-    shapes: Any = None
     if dynamic_batch and batch_size_of(inputs) < 2:
         inputs = with_batch(inputs, 2)  # torch.export treats a length of one as a constant
     args, kwargs = as_call(fresh(inputs))
-    if dynamic_batch:
-        batch = torch.export.Dim("batch")
-        shapes = _shapes(model, args, kwargs, batch)
+    shapes = None
+    if dynamic_batch:  # a nest like the arguments, by the forward's parameters, with axis zero of every tensor marked
+        axes = {0: torch.export.Dim("batch")}
+        given = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        shapes = tree_map(lambda value: axes if isinstance(value, Tensor) else None, given)
     buffer = io.BytesIO()
     try:
         with EXPORTING, heard(), torch.no_grad():
@@ -119,22 +121,6 @@ def _content(model: nn.Module, inputs: ExampleInputs, dynamic_batch: bool) -> by
         advice = advice_on_batch(reason, dynamic_batch)
         raise ExportError(f"torch.export cannot follow the model: {reason}.{advice}") from error
     return buffer.getvalue()
-
-
-def _shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: Any) -> dict[str, Any]:
-    """A nest like the arguments, by the forward's parameters, with axis zero of every tensor marked."""
-    bound = inspect.signature(model.forward).bind(*args, **kwargs)
-
-    def marked(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return {0: batch}
-        if isinstance(value, Mapping):
-            return {key: marked(part) for key, part in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(marked(part) for part in value)
-        return None
-
-    return {name: marked(value) for name, value in bound.arguments.items()}
 
 
 def _loaded(content: bytes) -> Callable[[ExampleInputs], tuple[Tensor, ...]]:

@@ -15,7 +15,7 @@ from dfpc_plugin.artifact import load_pruned, read_manifest, save_pruned
 from dfpc_plugin.artifact.directory import CONFIG
 from dfpc_plugin.artifact.load import Factory, load_model
 from dfpc_plugin.artifact.manifest import MANIFEST, WEIGHTS
-from dfpc_plugin.errors import DFPCError, system_reason
+from dfpc_plugin.errors import DFPCError, first_line, system_reason
 from dfpc_plugin.files import is_directory
 from dfpc_plugin.hub.card import model_card
 from dfpc_plugin.inputs import ExampleInputs
@@ -85,7 +85,9 @@ def push_to_hub(
             written = {"commit_message": commit_message, "revision": revision, "create_pr": create_pr}
             commit: Any = api.upload_folder(repo_id=repo_id, folder_path=folder, **written)
         except _refusals(hub) as error:
-            raise HubError(f"The hub does not take '{repo_id}': {_first_line(error)}") from error
+            raise HubError(
+                f"The hub does not take '{repo_id}': {first_line(error) or type(error).__name__}."
+            ) from error
     return str(commit.pr_url or commit.commit_url)
 
 
@@ -129,7 +131,7 @@ def from_pretrained(
         )  # fmt: skip
     except _refusals(hub) as error:
         raise HubError(
-            f"'{name}' is no directory, and the hub has no such repository to read: {_first_line(error)}"
+            f"'{name}' is no directory, and the hub has no such repository to read: {first_line(error) or type(error).__name__}."
         ) from error
     with tempfile.TemporaryDirectory() as scratch:  # the cache contains links, which saved models may not
         directory = Path(scratch) / Path(name).name
@@ -158,8 +160,3 @@ def _folder(directory: Path, folder: Path, repo_id: str, license: str | None, ba
 def _refusals(hub: Any) -> tuple[type[Exception], ...]:
     """What the client raises if the hub refuses or cannot be reached; the latter are errors of its HTTP library."""
     return (*hub.errors.HfHubHTTPError.__bases__, hub.errors.HFValidationError, OSError)
-
-
-def _first_line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text if text.endswith(".") else f"{text}."

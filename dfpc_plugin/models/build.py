@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,6 @@ _SYNONYMS = {"num_classes": ("classes", "n_classes"), "in_chans": ("in_channels"
 """Other names for timm's options in functions of the user's own."""
 _SIDES = ("img_size", "image_size")
 """The options for the height and width of images: timm's and torchvision's."""
-_TRAINED_AT = (
-    "Position embeddings of these shapes are those of other image sizes: build the model with the size that it was trained at "
-    "(img_size in timm, image_size in torchvision)."
-)
 _MOST_TOKENS = 5
 """Most tokens in front of those of the image: a class token and four registers."""
 
@@ -62,7 +58,7 @@ def build_model(
         WeightsError: There are no such weights, they cannot be loaded, or they do not match the model.
     """
     spec = spec if isinstance(spec, ModelSpec) else ModelSpec(spec)
-    spec = dataclasses.replace(spec, options={**spec.options, **options})
+    spec = replace(spec, options={**spec.options, **options})
     if weights is None:
         return remember(construct(spec, pretrained=pretrained, meta=meta), spec)
     if pretrained or meta:
@@ -76,40 +72,23 @@ def construct(spec: ModelSpec, *, pretrained: bool = False, meta: bool = False) 
     if pretrained and meta:
         raise WeightsError("A model on the meta device has no weights; ask for pretrained or for meta, not both.")
     require_known(spec.name)
-    if pretrained:
-        return _pretrained(spec)
-    return _on_meta(spec) if meta else _built(spec)
-
-
-def _pretrained(spec: ModelSpec) -> nn.Module:
     try:
-        return library_of(spec.name).build(spec.name, spec.options, pretrained=True)
-    except Exception as error:  # each library has its own errors for network, cache and checkpoint
-        raise WeightsError(
-            f"The pretrained weights of '{spec.name}' could not be loaded ({type(error).__name__}: {error}); check the "
-            f"connection and the name's tag, or use random weights or a file."
-        ) from error
-
-
-def _built(spec: ModelSpec) -> nn.Module:
-    try:
-        return library_of(spec.name).build(spec.name, spec.options, pretrained=False)
-    except Exception as error:  # a constructor can raise anything on unexpected options
-        if not spec.options and not spec.own_code:
+        with torch.device("meta") if meta else contextlib.nullcontext():
+            return library_of(spec.name).build(spec.name, spec.options, pretrained=pretrained)
+    except Exception as error:  # libraries and constructors can raise anything
+        if meta and isinstance(error, RuntimeError | TypeError | ValueError):
+            return construct(spec).to("meta")  # the constructor computes with values
+        if pretrained:
+            raise WeightsError(
+                f"The pretrained weights of '{spec.name}' could not be loaded ({type(error).__name__}: {error}); check the "
+                f"connection and the name's tag, or use random weights or a file."
+            ) from error
+        if meta or not (spec.options or spec.own_code):
             raise
-        options = ", ".join(f"{key}={value!r}" for key, value in spec.options.items())
         raise ModelOptionError(
-            f"'{spec.name}' cannot be built with {options or 'no options'} ({type(error).__name__}: {error}); check its options."
+            f"'{spec.name}' cannot be built with {_assigned(spec.options) or 'no options'} ({type(error).__name__}: {error}); "
+            f"check its options."
         ) from error
-
-
-def _on_meta(spec: ModelSpec) -> nn.Module:
-    """Build without weights. Models whose constructors compute with values are built first and then moved to meta."""
-    try:
-        with torch.device("meta"):
-            return library_of(spec.name).build(spec.name, spec.options, pretrained=False)
-    except (RuntimeError, TypeError, ValueError):
-        return _built(spec).to("meta")
 
 
 @dataclass(frozen=True)
@@ -205,13 +184,19 @@ def _candidates(spec: ModelSpec, match: Match, checkpoint: Checkpoint) -> Iterat
 
 def _image_sizes(spec: ModelSpec, match: Match) -> Iterator[int]:
     """Sizes of square images (pixels) that may give a position embedding as many tokens as the checkpoint's has."""
+    for patches, patch in _patches(spec, match):
+        if math.isqrt(patches) ** 2 == patches:
+            yield math.isqrt(patches) * patch
+
+
+def _patches(spec: ModelSpec, match: Match) -> Iterator[tuple[int, int]]:
+    """Numbers of patches that the checkpoint's position embeddings may be for, and the side of a patch (pixels)."""
     for given, own in set(match.tokens.values()):
         size = preprocessing_of(construct(spec, meta=True), spec.name).size[-1]
-        for before in range(_MOST_TOKENS + 1):
-            there, here = math.isqrt(max(given - before, 0)), math.isqrt(max(own - before, 0))
-            square = there**2 == given - before and here**2 == own - before
-            if square and here and size * there % here == 0:
-                yield size * there // here
+        for before in range(min(_MOST_TOKENS, given - 1, own - 1) + 1):
+            side = math.isqrt(own - before)
+            if side**2 == own - before:
+                yield given - before, size // side
 
 
 def _fits(spec: ModelSpec, options: Mapping[str, Any], checkpoint: Checkpoint) -> bool:
@@ -233,12 +218,25 @@ def _with_advice(error: MismatchError, spec: ModelSpec, checkpoint: Checkpoint) 
         changed = {name: value for name, value in candidate.items() if spec.options.get(name, value) != value}
         if changed and _fits(spec, candidate, checkpoint):
             return MismatchError(error.path, error.match, f"Build the model with {_assigned(changed)}.", changed)
-    if any("pos" in name.rpartition(".")[2] for name in error.match.differ):
-        return MismatchError(error.path, error.match, _TRAINED_AT)
     others = [name for name in checkpoint.architectures if name != spec.name]
-    if error.match.complete or spec.name in checkpoint.architectures or not others:
-        return error
-    return MismatchError(error.path, error.match, f"The file was saved from '{others[0]}'.")
+    advice = _advice_on_size(spec, error.match)
+    if not advice and others and not error.match.complete and spec.name not in checkpoint.architectures:
+        advice = f"The file was saved from '{others[0]}'; build that model."
+    return MismatchError(error.path, error.match, advice)
+
+
+def _advice_on_size(spec: ModelSpec, match: Match) -> str:
+    """What to do if position embeddings differ, and else at most the first and the last layer; '' if more differs."""
+    rest = {name: shapes for name, shapes in match.differ.items() if "pos" not in name.rpartition(".")[2]}
+    if match.missing or len(rest) == len(match.differ) or (rest and not any(replace(match, differ=rest).ends)):
+        return ""
+    example = "img_size in timm, image_size in torchvision"
+    for patches, patch in _patches(spec, match):
+        short = next(side for side in range(math.isqrt(patches), 0, -1) if patches % side == 0)
+        height, width = short * patch, patches // short * patch
+        example = f"such as img_size=({height}, {width}) or ({width}, {height})"
+        break
+    return f"Its position embeddings are for images of another size: build the model with that size, {example}."
 
 
 def _assigned(options: Mapping[str, Any]) -> str:

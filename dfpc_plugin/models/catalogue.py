@@ -77,18 +77,12 @@ def match_models(pattern: str) -> list[str]:
 
 def _suggestion(name: str) -> str:
     """The end of the sentence: the nearest names of all libraries, or where to look."""
-    full = {known: known for library in _LIBRARIES for known in library.names()}
+    full = [known for library in _LIBRARIES for known in library.names()]
     bare = {known.removeprefix(library.prefix): known for library in reversed(_LIBRARIES) for known in library.names()}
-    stem = name
-    for library in _PREFIXED:
-        stem = stem.removeprefix(library.prefix)
+    stem = name.removeprefix(library_of(name).prefix)
     exact = [bare[stem]] if stem in bare else []
-    near = (
-        exact
-        + difflib.get_close_matches(name, full, n=4)
-        + [bare[n] for n in difflib.get_close_matches(stem, bare, n=6)]
-    )
-    found = list(dict.fromkeys(near))[:4]
+    near = (bare[known] for known in difflib.get_close_matches(stem, bare, n=6))
+    found = list(dict.fromkeys((*exact, *difflib.get_close_matches(name, full, n=4), *near)))[:4]
     if found:
         return f"; did you mean {', '.join(found)}?"
     return (

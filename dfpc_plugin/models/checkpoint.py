@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import mmap
 import pathlib
+import pickle
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dfpc_plugin.errors import DFPCError
+from dfpc_plugin.errors import DFPCError, first_line
 from dfpc_plugin.files import is_file
 from dfpc_plugin.models.catalogue import is_listed
 
@@ -29,6 +31,8 @@ _ARGUMENTS = ("args", "hyper_parameters", "config")
 _ARCHITECTURES = ("arch", "model", "model_name", "architecture", "backbone")
 _NUMBERS = ("num_classes", "in_chans", "img_size")
 _COMPILED = "_orig_mod."
+_REFUSED = re.compile(r"(?:GLOBAL|global|class) ([A-Za-z_]\w*(?:\.\w+)+)")
+"""How torch names the class that it does not create."""
 _MOST, _LONGEST = 50_000, 1000
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -104,9 +108,15 @@ def _content(path: Path) -> Any:
     except SafetensorError as error:
         raise WeightsError(f"'{path}' is not a complete safetensors file ({error}); fetch it again.") from error
     except Exception as error:  # torch and zip files report damage in many ways
+        refused = _REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if refused is not None:
+            raise WeightsError(
+                f"'{path}' holds Python objects, such as {refused[1]}, and cannot be read as tensors alone; load it where you trust "
+                f"it, and save the weights of the model in it: torch.save(model.state_dict(), 'weights.pt')."
+            ) from None
         raise WeightsError(
-            f"'{path}' cannot be read as tensors alone ({type(error).__name__}: {first_line(error)}); if it holds Python objects, "
-            f"load it where you trust it, and save its state_dict with safetensors."
+            f"'{path}' is damaged, or no checkpoint of PyTorch ({type(error).__name__}: {first_line(error)}); fetch it again, or "
+            f"give a file that torch.save or safetensors has written."
         ) from error
 
 
@@ -133,6 +143,11 @@ def _require_uncompressed(path: Path) -> None:
             packed = next((entry for entry in archive.infolist() if entry.file_size > entry.compress_size), None)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # not an archive, or damaged; the reader raises then
+    if packed is not None and "/code/" in packed.filename:
+        raise WeightsError(
+            f"'{path}' is a TorchScript program, whose weights have no names of layers; save the state_dict of the model that it "
+            f"was made from."
+        )
     if packed is not None:
         raise WeightsError(
             f"'{path}' holds '{packed.filename[:100]}' compressed, which torch.save does not do; load it where you trust it, and "
@@ -158,11 +173,6 @@ def _require_names(names: Collection[str], path: Path) -> None:
             f"'{path}' holds more than {_MOST} tensors, or one with a name of more than {_LONGEST} characters, which no model "
             f"has; save one model's state_dict."
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of an error's message."""
-    return str(error).strip().partition("\n")[0][:200]
 
 
 def _weights_in(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None]:

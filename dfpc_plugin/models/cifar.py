@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,17 +58,14 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A ResNet of `6 * blocks + 2` layers."""
 
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-
     def __init__(self, blocks: int, num_classes: int = 10) -> None:
         """Build a network with `blocks` blocks in each stage."""
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        for stage in (1, 2, 3):
-            stack = [BasicBlock(_WIDTHS[stage - (n == 0)], _WIDTHS[stage]) for n in range(blocks)]
-            setattr(self, f"layer{stage}", nn.Sequential(*stack))
+        self.layer1, self.layer2, self.layer3 = (
+            nn.Sequential(*(BasicBlock(_WIDTHS[stage - (n == 0)], _WIDTHS[stage]) for n in range(blocks)))
+            for stage in (1, 2, 3)
+        )
         self.linear = nn.Linear(64, num_classes)
 
     @property
@@ -107,24 +103,19 @@ class Bottleneck(nn.Module):
 class BottleneckResNet(nn.Module):
     """Four stages after a 3x3 convolution that keeps the image's size."""
 
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
-
     def __init__(self, blocks: Sequence[int], num_classes: int = 10, base_width: int = 64) -> None:
         """Build a network with `blocks` blocks per stage; the first stage is `base_width` wide."""
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, base_width, 3, 1, 1, bias=False), nn.BatchNorm2d(base_width)
-        inputs = base_width
-        for stage, count in enumerate(blocks):
-            width = base_width * 2**stage
-            stack = []
-            for block in range(count):
-                stack.append(Bottleneck(inputs, width, 2 if stage and not block else 1))
-                inputs = width * _EXPANSION
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*stack))
-        self.fc = nn.Linear(inputs, num_classes)
+
+        def stage(number: int, count: int) -> nn.Sequential:
+            width = base_width * 2**number
+            outputs = width * _EXPANSION
+            first = Bottleneck(outputs // 2, width, 2) if number else Bottleneck(base_width, width, 1)
+            return nn.Sequential(first, *(Bottleneck(outputs, width, 1) for _ in range(count - 1)))
+
+        self.layer1, self.layer2, self.layer3, self.layer4 = map(stage, range(4), blocks)
+        self.fc = nn.Linear(base_width * 2**3 * _EXPANSION, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `(N, 3, H, W)` to logits `(N, num_classes)`."""
@@ -198,26 +189,18 @@ class VGG(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network, and the statistics that its public checkpoints expect.
-
-    Attributes:
-        build: Returns the network; takes num_classes.
-        imagenet_statistics: Whether images are normalised by ImageNet's mean and standard deviation instead of CIFAR's.
-    """
-
-    build: Callable[..., nn.Module]
-    imagenet_statistics: bool = False
-
-
-NETWORKS = {
-    **{f"resnet{6 * blocks + 2}": Network(functools.partial(ResNet, blocks), True) for blocks in (3, 5, 7, 9, 18)},
-    "resnet50": Network(functools.partial(BottleneckResNet, (3, 4, 6, 3))),
-    "resnet101": Network(functools.partial(BottleneckResNet, (3, 4, 23, 3))),
-    "vgg19": Network(VGG),
-    "mobilenetv2": Network(MobileNetV2),
+_RESNETS: dict[str, Callable[..., nn.Module]] = {
+    f"resnet{6 * blocks + 2}": functools.partial(ResNet, blocks) for blocks in (3, 5, 7, 9, 18)
 }
+"""Networks whose public checkpoints expect ImageNet's mean and standard deviation."""
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    **_RESNETS,
+    "resnet50": functools.partial(BottleneckResNet, (3, 4, 6, 3)),
+    "resnet101": functools.partial(BottleneckResNet, (3, 4, 23, 3)),
+    "vgg19": VGG,
+    "mobilenetv2": MobileNetV2,
+}
+"""Every network: a function that builds it, and takes num_classes."""
 
 
 class CifarLibrary(Library):
@@ -233,9 +216,8 @@ class CifarLibrary(Library):
         """Build a network."""
         if pretrained:
             raise ValueError("no weights of it are published with a library; load some from a file")
-        return NETWORKS[name.removeprefix(self.prefix)].build(**options)
+        return NETWORKS[name.removeprefix(self.prefix)](**options)
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """The preprocessing of the public checkpoints: images in their own size, normalised."""
-        imagenet = NETWORKS[name.removeprefix(self.prefix)].imagenet_statistics
-        return Preprocessing(_SIZE, *(IMAGENET if imagenet else _OWN))
+        return Preprocessing(_SIZE, *(IMAGENET if name.removeprefix(self.prefix) in _RESNETS else _OWN))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,10 +92,7 @@ def _channels(model: nn.Module) -> int | None:
 
 
 def _factory(name: str) -> Callable[..., Any]:
-    module, _, path = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
+    found = pkgutil.resolve_name(name)
     if not callable(found):
         raise TypeError(f"it is a {type(found).__name__}, and no function")
     return found

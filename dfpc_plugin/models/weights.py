@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, first_line, read_checkpoint
+from dfpc_plugin.errors import first_line
+from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 
 _SHOWN = 4
+"""Most names of one kind in a message; of more, the first is shown."""
 _DEEPEST_PREFIX = 8
 _COUNTER = "num_batches_tracked"
 _OF_WRAPPERS = ("n_averaged",)
@@ -39,9 +41,9 @@ class MismatchError(WeightsError):
     """
 
     def __init__(self, path: Path, match: Match, advice: str = "", options: Mapping[str, Any] | None = None) -> None:
-        """Describe what differs, and give advice."""
+        """Describe what differs, and give advice, by default the general one."""
         self.path, self.match, self.options = path, match, dict(options or {})
-        super().__init__(f"The checkpoint '{path}' does not match the model: {match.problem}. {advice}".rstrip())
+        super().__init__(f"The checkpoint '{path}' does not match the model: {match.problem}. {advice or match.advice}")
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,20 @@ class Match:
         ]
         return "; ".join(part for part in parts if part)
 
+    @property
+    def advice(self) -> str:
+        """What to do, as far as shapes tell."""
+        classes, channels = self.ends
+        if classes is not None:
+            return f"Build the model with num_classes={classes[0]}."
+        if channels is not None:
+            return "Build the model with the checkpoint's number of input channels."
+        if self.missing or self.differ:
+            return "Build the architecture that it was saved from, with the same options."
+        if self.odd:
+            return "Save the weights as ordinary tensors of the model's types."
+        return "Pass ignore_surplus=True to leave them out."
+
 
 def load_weights(
     model: nn.Module, weights: Checkpoint | Path | str, *, ignore_surplus: bool = False
@@ -141,13 +157,8 @@ def load_weights(
     """
     checkpoint = weights if isinstance(weights, Checkpoint) else read_checkpoint(weights)
     match = match_weights(model, checkpoint)
-    if not match.complete:
-        classes, _ = match.ends
-        raise MismatchError(
-            checkpoint.path, match, f"Build the model with num_classes={classes[0]}." if classes else ""
-        )
-    if match.surplus and not ignore_surplus:
-        raise MismatchError(checkpoint.path, match, "Pass ignore_surplus=True to leave them out.")
+    if not match.complete or (match.surplus and not ignore_surplus):
+        raise MismatchError(checkpoint.path, match)
     _give(model, match.state, checkpoint.path)
     return match.surplus
 
@@ -283,8 +294,9 @@ def _shapes(name: str, given: torch.Size, own: torch.Size) -> str:
 
 
 def _listed(verb: str, names: tuple[str, ...], said: Callable[[str], str]) -> str:
-    """The first names, and the number of the others."""
+    """All names of a few, or else the first and the number of the others."""
     if not names:
         return ""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{verb} {', '.join(said(name) for name in names[:_SHOWN])}{more}".strip()
+    shown = names if len(names) <= _SHOWN else names[:1]
+    more = f" and {len(names) - 1} more" if len(names) > len(shown) else ""
+    return f"{verb} {', '.join(said(name) for name in shown)}{more}".strip()

@@ -50,7 +50,7 @@ class Runtime:
         """Raise MissingDependencyError if a package is missing for preparing or running a model."""
         if self.package is not None:
             package, extra = self.package
-            require(package, package, extra)
+            require(package, package, extra, f"runtime='{self.name}'")
             require_exporters(chosen_exporters("auto"))
 
     def prepared(self, model: nn.Module, example_inputs: ExampleInputs, threads: int | None) -> nn.Module:

@@ -111,6 +111,36 @@ def test_a_factory_that_does_not_fit_is_refused(factory, text, model, tmp_path):
     assert text in found and str(path) in found
 
 
+def test_the_model_of_a_factory_stays_as_it_is(model, tmp_path):
+    path = save_pruned(model, tmp_path / "a")
+    mine = convolutional().train()
+    mine[0].weight.grad = torch.ones_like(mine[0].weight)
+    before, own = copy.deepcopy(mine), dict(mine.named_parameters())
+    loaded = load_pruned(path, factory=lambda: mine)
+    assert_same_model(loaded, model)
+    assert_same_model(mine, before)
+    assert mine.training and mine[0].weight.grad is not None
+    assert all(parameter is own[name] for name, parameter in mine.named_parameters())
+    assert not {id(tensor) for tensor in loaded.parameters()} & {id(tensor) for tensor in mine.parameters()}
+
+
+def test_saving_leaves_the_model_of_a_factory_as_it_is(model, tmp_path, monkeypatch):
+    mine = convolutional()
+    before = copy.deepcopy(mine)
+    monkeypatch.setattr("artifact_nets.convolutional", lambda: mine)
+    save_pruned(model, tmp_path / "a", model=OWN)
+    assert_same_model(mine, before)
+
+
+@pytest.mark.parametrize("given", [convolutional(), "artifact_nets:convolutional"], ids=["model", "name"])
+def test_a_factory_that_is_no_function_is_answered_with_one(given, model, tmp_path):
+    path = save_pruned(model, tmp_path / "a")
+    assert message_of(lambda: load_pruned(path, factory=given)) == (
+        f"factory must be a function that returns the unpruned model, not a {type(given).__name__}; pass the function itself, "
+        f"or factory=lambda: model."
+    )
+
+
 def test_versions_are_named_where_the_library_builds_another_model(model, tmp_path, monkeypatch):
     path = save_pruned(model, tmp_path / "a")
     monkeypatch.setattr(load, "installed_versions", lambda: {"torch": "0.1"})

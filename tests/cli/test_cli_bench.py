@@ -112,6 +112,17 @@ def test_what_cannot_be_done_with_graphs_is_one_sentence(dfpc, graph, arguments,
     assert text in err
 
 
+def test_an_unknown_runtime_of_a_target_is_named_by_its_option(dfpc, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: {name: test_resnet}\ntarget: macs=0.5\nlatency: {runtime: onx}\n")
+    flags = ("test_resnet", "--target", "macs=0.5", "--latency.runtime", "onx")
+    for arguments in (flags, (tmp_path / "recipe.yaml",)):
+        code, out, err = dfpc("prune", *map(str, arguments), "--output", str(tmp_path / "x"))
+        assert (code, out) == (2, "")
+        assert err.startswith("dfpc prune: latency.runtime='onx' is none of torch, compile, onnxruntime, openvino;"), (
+            err
+        )
+
+
 def test_the_runtime_of_a_target_is_an_option_of_prune(dfpc):
     code, out, err = dfpc(
         "prune", "test_resnet", "--latency.runtime", "onnxruntime", "--latency.threads", "1", "--print_config"

@@ -85,6 +85,11 @@ def test_the_nearest_name(typed, found):
     assert nearest(typed, NAMES) == found
 
 
+def test_the_same_name_in_a_section_is_nearer_than_a_like_one():
+    names = list(option_names(COMMANDS["prune"][0]))
+    assert nearest("runtime", names) == "latency.runtime" and nearest("runtme", names) == "prune"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_name_is_its_own_nearest(command):
     names = list(option_names(COMMANDS[command][0]))

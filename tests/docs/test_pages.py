@@ -55,8 +55,8 @@ def test_the_reference_has_every_public_name_and_all_of_them_exist():
 
 
 def test_errors_are_documented():
-    for name in errors.__all__:
-        assert getattr(errors, name).__doc__, name
+    found = {name: value for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+    assert len(found) > 20 and all(value.__doc__ for value in found.values())
 
 
 def test_the_rules_page_shows_every_operator_and_promise(built):

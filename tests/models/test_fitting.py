@@ -105,13 +105,33 @@ def test_the_size_of_images_is_read_from_the_position_embedding(library, path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [("test_vit", {"img_size": (64, 96)}), ("swin_tiny_patch4_window7_224", {"img_size": 112, "depths": (1, 1, 1, 1)})],
+    ("name", "options", "example"),
+    [
+        ("test_vit", {"img_size": (64, 96)}, r"such as img_size=\(64, 96\) or \(96, 64\)\."),
+        ("test_vit", {"img_size": (96, 64), "num_classes": 7}, r"such as img_size=\(64, 96\) or \(96, 64\)\."),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 112, "depths": (1, 1, 1, 1)},
+            "img_size in timm, image_size in torchvision",
+        ),
+    ],
 )
-def test_other_position_embeddings_point_to_the_size(name, options, path):
+def test_other_position_embeddings_point_to_the_size(name, options, example, path):
     state = build_model(name, **options).state_dict()
-    with pytest.raises(WeightsError, match=r"build the model with the size that it was trained at \(img_size"):
+    with pytest.raises(
+        WeightsError, match=f"are for images of another size: build the model with that size, {example}"
+    ):
         fitted(state, path, name, {key: value for key, value in options.items() if key == "depths"})
+
+
+@pytest.mark.parametrize(("saved", "built"), [("resnet18", "test_resnet"), ("test_vit2", "test_vit3")])
+def test_another_architecture_is_told_in_short(saved, built, path):
+    state = timm.create_model(saved).state_dict()
+    with pytest.raises(
+        WeightsError, match=r" more\. Build the architecture that it was saved from, with the same"
+    ) as told:
+        fitted(state, path, built)
+    assert len(str(told.value)) < 400
 
 
 PARTLY = {
@@ -173,7 +193,9 @@ def test_what_is_given_is_not_overruled(kind, grey, path):
 
 def test_another_architecture_is_named(path):
     content = {"state_dict": timm.create_model("test_resnet").state_dict(), "arch": "test_resnet"}
-    with pytest.raises(WeightsError, match=r"it lacks cls_token.*\. The file was saved from 'test_resnet'\."):
+    with pytest.raises(
+        WeightsError, match=r"it lacks cls_token.*\. The file was saved from 'test_resnet'; build that model\."
+    ):
         fitted(content, path, "test_vit")
 
 

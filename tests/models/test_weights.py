@@ -93,9 +93,37 @@ class Evil:
 def test_nothing_in_a_file_is_run(target, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": target.state_dict(), "evil": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="cannot be read as tensors alone"):
+    with pytest.raises(WeightsError, match=r"such as \w+\.mkdir, and cannot be read as tensors alone"):
         load_weights(target, tmp_path / "w.pth")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_whole_model_in_a_file_is_answered_with_its_state_dict(wrapped, source, target, tmp_path):
+    torch.save({"model": source, "epoch": 3} if wrapped else source, tmp_path / "whole.pt")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(target, tmp_path / "whole.pt")
+    assert str(caught.value) == (
+        f"'{tmp_path / 'whole.pt'}' holds Python objects, such as torch.nn.modules.container.Sequential, and cannot be read as "
+        f"tensors alone; load it where you trust it, and save the weights of the model in it: "
+        f"torch.save(model.state_dict(), 'weights.pt')."
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about TorchScript
+def test_torchscript_is_answered_with_the_state_dict(source, target, tmp_path):
+    torch.jit.script(source).save(tmp_path / "script.pt")
+    with pytest.raises(WeightsError, match=r"is a TorchScript program, .*; save the state_dict of the model"):
+        load_weights(target, tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize("content", [b"not weights", b"\x80\x02v.", b"", b"PK\x03\x04 cut"])
+def test_damage_is_said_without_what_torch_advises(content, target, tmp_path):
+    (tmp_path / "noise.pth").write_bytes(content)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(target, tmp_path / "noise.pth")
+    assert "is damaged, or no checkpoint of PyTorch (" in str(caught.value)
+    assert "\x1b" not in str(caught.value) and "weights_only" not in str(caught.value)
 
 
 def faulty(tmp_path, source):
@@ -116,11 +144,14 @@ def faulty(tmp_path, source):
             "surplus.pth",
             "does not match the model: the model has no extra. Pass ignore_surplus=True to leave them out.",
         ),
-        ("missing.pth", "it lacks 3.weight, 3.bias."),
-        ("shape.pth", "3.weight has shape (5, 4), the model's (2, 4)."),
+        (
+            "missing.pth",
+            "it lacks 3.weight, 3.bias. Build the architecture that it was saved from, with the same options.",
+        ),
+        ("shape.pth", "3.weight has shape (5, 4), the model's (2, 4). Build the architecture that it was saved from,"),
         ("list.pth", "holds no weights by name"),
         ("cut.safetensors", "is not a complete safetensors file"),
-        ("noise.pth", "cannot be read as tensors alone"),
+        ("noise.pth", "is damaged, or no checkpoint of PyTorch"),
         ("absent.pth", "There is no file"),
     ],
 )
@@ -149,7 +180,9 @@ def test_tensors_of_another_kind_change_nothing(kind, source, target, tmp_path):
     state = source.state_dict()
     torch.save({**state, "3.weight": ODD[kind](state["3.weight"])}, tmp_path / "w.pth")
     before = copy.deepcopy(target)
-    with pytest.raises(WeightsError, match=r"does not match the model: 3\.weight is .*, the model's float32\."):
+    with pytest.raises(
+        WeightsError, match=r"does not match the model: 3\.weight is .*, the model's float32\. Save the"
+    ):
         load_weights(target, tmp_path / "w.pth")
     assert states_equal(before, target)
 
