@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import aligned, mean_of, per_channel, real_values
-from dfpc_plugin.ops.convolution_channels import convolution_channels, traced_channels, transposed_channels
+from dfpc_plugin.ops.convolution_channels import convolution_channels, transposed_channels
 from dfpc_plugin.ops.geometry import Axis, padding_sides, require_channels, spell_out, spread
 from dfpc_plugin.ops.linear import per_channel_sum, row_sums, variances_by_channel
-from dfpc_plugin.ops.record import EXACT, operator
+from dfpc_plugin.ops.record import EXACT, composed, operator
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data
 
@@ -127,24 +127,15 @@ def transposed_convolution(
     return leaf.expand(*input.shape[: -axes - 1], *leaf.shape[-axes - 1 :])
 
 
-@operator(torch._convolution, convention=EXACT, channels=traced_channels, context=True, kind="layer")
+@composed(torch._convolution)
 def traced_convolution(
-    flow: LayerContext,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: Any,
     *backend_flags: bool,
-) -> Tensor:
-    """|W| * x, in the form that traced TorchScript uses."""
+) -> Any:  # fmt: skip
+    """A convolution in the form that traced TorchScript uses."""
     if transposed:
-        return transposed_convolution(flow, input, weight, bias, stride, padding, output_padding, groups, dilation)
-    return convolution(flow, input, weight, bias, stride, padding, dilation, groups)
+        return _CONV_TRANSPOSE[weight.dim() - 2](input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _CONV[weight.dim() - 2](input, weight, bias, stride, padding, dilation, groups)
 
 
 def _every(input: Tensor, steps: Sequence[int]) -> Tensor:

@@ -58,25 +58,6 @@ def transposed_channels(
     return _convolved(call, input, weight, bias, groups, out, transposed=True)
 
 
-def traced_channels(
-    call: ChannelCall,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: Any,
-    *backend_flags: bool,
-) -> Proxy:
-    """A convolution in the form that traced TorchScript uses."""
-    if transposed:
-        return transposed_channels(call, input, weight, bias, stride, padding, output_padding, groups, dilation)
-    return convolution_channels(call, input, weight, bias, stride, padding, dilation, groups)
-
-
 def _convolved(
     call: ChannelCall, input: Any, weight: Any, bias: Any, groups: Any, out: torch.Size, *, transposed: bool
 ) -> Proxy:

@@ -21,7 +21,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, real_values
 from dfpc_plugin.ops.geometry import require_channels
-from dfpc_plugin.ops.record import BOUND, EXACT, operator
+from dfpc_plugin.ops.record import BOUND, EXACT, composed, operator
 from dfpc_plugin.tracing.axes import squeezed, varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
@@ -160,12 +160,7 @@ def embedding(flow: LayerContext, input: Tensor, weight: Tensor, *args: Any, **k
     return flow.write(flow.name("weight"), weight.abs().amax(0), channel_dim=0).expand(*input.shape, weight.shape[1])
 
 
-def _table_channels(call: ChannelCall, weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
-    """Embedding, with the table as first argument."""
-    return _embedding_channels(call, indices, weight)
-
-
-@operator(torch.embedding, convention=BOUND, channels=_table_channels, context=True, kind="layer")
-def embedding_of_weight(flow: LayerContext, weight: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Writes the largest |W[token, c]| over tokens; reads nothing."""
-    return flow.write(flow.name("weight"), weight.abs().amax(0), channel_dim=0).expand(*indices.shape, weight.shape[1])
+@composed(torch.embedding)
+def embedding_of_weight(weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+    """An embedding, with the table as first argument."""
+    return torch.nn.functional.embedding(indices, weight)

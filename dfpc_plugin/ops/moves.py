@@ -61,14 +61,14 @@ def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return input
 
 
-@moves(*present("cpu"), channels=_unchanged, view=True)
-def move_to_cpu(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+@composed(*present("cpu"))
+def move_to_cpu(input: Any, *args: Any, **kwargs: Any) -> Any:
     """x, on the CPU."""
-    return input.cpu()
+    return input.to("cpu")
 
 
-@moves(*present("cuda"), channels=_unchanged, view=True)
-def move_to_cuda(input: Tensor, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Tensor:
+@composed(*present("cuda"))
+def move_to_cuda(input: Any, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Any:
     """x, on a CUDA device."""
     return input.to(device)
 

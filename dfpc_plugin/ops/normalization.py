@@ -17,7 +17,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import aligned, ratio, real_values
 from dfpc_plugin.ops.geometry import require_channels
 from dfpc_plugin.ops.linear import weight_rows
-from dfpc_plugin.ops.record import EXACT, combines_entries, operator
+from dfpc_plugin.ops.record import EXACT, combines_entries, composed, operator
 from dfpc_plugin.ops.reduction import along_an_axis
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms, present
@@ -54,12 +54,6 @@ def _batch_norm_channels(
     """Unite statistics, weight and bias with axis one, whose size the module's `num_features` states."""
     call.described(input, "num_features")
     return _per_channel(call, input, weight, bias, running_mean, running_var)
-
-
-def _scripted_batch_norm_channels(
-    call: ChannelCall, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, *args: Any, **rest: Any
-) -> Any:
-    return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
 
 
 def _batch_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -100,22 +94,13 @@ def batch_norm(
     return _batch_norm(input, running_var, weight, eps)
 
 
-@operator(
-    torch.batch_norm, convention=EXACT, channels=_scripted_batch_norm_channels, noise=_batch_norm_noise, kind="norm"
-)
+@composed(torch.batch_norm)
 def scripted_batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
+    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float,
     cudnn_enabled: bool,
-) -> Tensor:
-    """|gamma| / sqrt(running_var + eps) x, in TorchScript's order of arguments."""
-    return _batch_norm(input, running_var, weight, eps)
+) -> Any:  # fmt: skip
+    """Batch norm in TorchScript's order of arguments."""
+    return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _layer_norm_channels(

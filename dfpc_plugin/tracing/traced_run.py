@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError, MissingOperator, RuleError, UnsupportedOperatorError, ValueDependentError
-from dfpc_plugin.tracing.calls import Call, on_shapes
+from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
 from dfpc_plugin.tracing.constants import computed, evaluated, keep_values, ordinary, origins_of, shaped_constant
 from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
 from dfpc_plugin.tracing.names import ModelNames
@@ -156,15 +156,17 @@ class TracedRun:
         return self._result(call)
 
     def _composed(self, func: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Run an operator's composition, which must not call the operator itself."""
+        """Run an operator's composition, which must not call the operator itself, and write in place where the operator does."""
         if func in self._composing:
             problem = "the function that it is composed of calls the operator itself"
             raise RuleError(function_name(func), self.names.caller() or "", problem)
         self._composing.append(func)
         try:
-            return operator.bound(*args, **kwargs)
+            result = operator.bound(*args, **{name: value for name, value in kwargs.items() if name != "out"})
         finally:
             self._composing.pop()
+        target = args[0] if args and in_place(func, args, kwargs) else kwargs.get("out")
+        return result if target is None or target is result else target.copy_(result)
 
     def known(self, tensor: Tensor) -> Tensor:
         """Return the proxy of a parameter kept in a list (recurrent layers), or of a tensor that data was written into."""

@@ -91,3 +91,18 @@ def test_an_encoder_with_a_padding_mask_is_pruned() -> None:
     )  # fmt: skip
     pruned = dfpc.prune(model, torch.randn(2, 5, 3).double(), "macs=0.6").model
     assert pruned(torch.randn(2, 5, 3).double()).isfinite().all()
+
+
+@pytest.mark.parametrize("change", [
+    lambda h, c: h.addcmul_(c, c), lambda h, c: torch.addcmul(h, c, c, out=h), lambda h, c: h.lerp_(c, 0.5),
+])  # fmt: skip
+def test_a_composition_in_place_changes_its_target(change: Any) -> None:
+    """The composition makes a new tensor, and the operator is called for its effect on the old one."""
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        hidden, other = model.first(x), model.second(x)
+        change(hidden, other)
+        return model.last(hidden)
+
+    model = Between(forward, first=nn.Linear(3, 4), second=nn.Linear(3, 4), last=nn.Linear(4, 2))
+    assert dfpc.bgsc(model, torch.randn(1, 3).double())["second"].all()
