@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Sized, Work
 from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
-from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import function_name
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of
 from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_of, leaves_of
+from dfpc_plugin.tracing.traced_run import TracedRun
 
 WITHOUT_DATA = " (without data)"
 """Suffix in messages on operators on parameters alone, such as those that compute a weight."""
@@ -24,18 +24,20 @@ COMPUTED = " through a computed weight"
 """Suffix in messages on a layer whose weight lost its labels while it was computed."""
 
 
-class Notebook(Protocol):
-    """Where constraints are noted."""
+class Notebook:
+    """Where the constraints of a pass are noted.
 
-    table: LabelTable
-    names: ModelNames
-    work: list[Work]
-    twins: list[tuple[Tensor, Tensor]]
-    scaled: list[Scaling]
-    casts: Casts
+    `work` are calls of layers and matrix products, `twins` labels of weights' outputs and of the biases added to them, `scaled`
+    elements multiplied by numbers that depend on widths, and `casts` plain numbers that the forward made from widths.
+    """
 
-    def original_of(self, parameter: Tensor) -> Proxy | None:
-        """Return the proxy of a parameter."""
+    def __init__(self, run: TracedRun) -> None:
+        """Start without notes on `run`."""
+        self.run, self.names = run, run.names
+        self.table, self.casts = LabelTable(), Casts()
+        self.work: list[Work] = []
+        self.twins: list[tuple[Tensor, Tensor]] = []
+        self.scaled: list[Scaling] = []
 
 
 class Demands:
@@ -48,9 +50,13 @@ class Demands:
     @cached_property
     def where(self) -> str:
         """Operator and module, for messages."""
-        module = self.notes.names.caller()
-        place = f" in '{module}'" if module else ""
+        place = f" in '{module}'" if (module := self.caller) else ""
         return f"{function_name(self._func)}{place}{WITHOUT_DATA if self._weights else ''}"
+
+    @property
+    def caller(self) -> str | None:
+        """Path of the module that calls the operator."""
+        return self.notes.names.caller()
 
     @property
     def name(self) -> str:
@@ -63,7 +69,7 @@ class Demands:
 
     def protect(self, tensor: Any, reason: str, along: int | None = None) -> None:
         """Protect the channels of a tensor, or only those along one axis."""
-        for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+        for slot in slots_of(tensor):
             if along is None or along in varying(slot):
                 self.freeze(slot, reason)
 
@@ -123,14 +129,14 @@ class Demands:
 
     def _unfollowed(self, input: Tensor, along: int) -> None:
         """Protect the input channels of a computed weight that lost its labels."""
-        for slot in input.slots if isinstance(input, Proxy) else ():
+        for slot in slots_of(input):
             if slot.size(along) > 1 and slot.stride(along):
                 self.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
 
     def _original_outputs(self, weight: Proxy, writes: int) -> Tensor:
         """Labels, along the same axis, of the parameter that a computed weight comes from."""
         parameters = [origin for origin in weight.origins if isinstance(origin, nn.Parameter)]
-        originals = map(self.notes.original_of, parameters)
+        originals = [self.notes.run.state.get(id(parameter)) for parameter in parameters]
         alike = [original for original in originals if original is not None and shape_of(original) == shape_of(weight)]
         return _along(alike[0], writes) if alike else torch.zeros(0, dtype=torch.long, device="cpu")
 
@@ -141,7 +147,7 @@ class Demands:
 
     def biased(self, weight: Tensor, bias: Tensor) -> None:
         """Note that `bias` scales with the outputs of `weight`."""
-        for slot in getattr(bias, "slots", ()):
+        for slot in slots_of(bias):
             self.notes.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
 
     def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
@@ -172,7 +178,7 @@ class Demands:
 
 def _factors(tensor: Tensor, names: Sequence[int], but: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Labels of every slot with the names of its axes, without slots that vary along the axis `but`."""
-    for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+    for slot in slots_of(tensor):
         if but is None or slot.size(but) == 1 or not slot.stride(but):
             yield slot, tuple(names)
 
@@ -188,5 +194,5 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
 
 
 def _all_labels(tensor: Tensor) -> Tensor:
-    slots = tensor.slots if isinstance(tensor, Proxy) else ()
+    slots = slots_of(tensor)
     return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])

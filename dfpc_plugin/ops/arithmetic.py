@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, once_more, term
 from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines, combines_entries, composed
@@ -150,7 +150,7 @@ def gated_half(input: Any, dim: int = -1) -> Any:
 def _where_channels(call: ChannelCall, condition: Any, input: Any = None, other: Any = None) -> Any:
     """Unite the channels of both choices. The form with one argument depends on values and raises."""
     if input is None:
-        raise ValueDependentError("torch.where with one argument", call.notes.names.caller() or "the model itself")
+        raise ValueDependentError("torch.where with one argument", call.caller)
     return combines_entries(call, condition, input, other)
 
 

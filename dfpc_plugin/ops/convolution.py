@@ -7,17 +7,17 @@ transform between two layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dfpc_plugin.analyses.layer_context import LayerContext
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.moments import aligned, mean_of, per_channel, real_values
 from dfpc_plugin.ops.convolution_channels import convolution_channels, transposed_channels
-from dfpc_plugin.ops.geometry import Axis, padding_sides, require_channels, spell_out, spread
+from dfpc_plugin.ops.geometry import Sizes, convolution_axes, require_channels, spread, transposed_axes
 from dfpc_plugin.ops.linear import per_channel_sum, row_sums, variances_by_channel
 from dfpc_plugin.ops.record import EXACT, composed, operator
 from dfpc_plugin.tracing.operator import forms
@@ -49,9 +49,9 @@ def convolution(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: str | int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: Sizes = 1,
+    padding: str | Sizes = 0,
+    dilation: Sizes = 1,
     groups: int = 1,
 ) -> Tensor:
     """|W| * x, bias dropped. Depthwise: part of the transform. Otherwise: read sum(|W| * x), write |W| * 1."""
@@ -60,22 +60,16 @@ def convolution(
     native = _CONV[axes]
     if groups == input.shape[-axes - 1] > 1:
         return native(input, weight, None, stride, padding, dilation, groups)
-    name = flow.name("weight")
-    steps, dilations = spell_out(stride, axes), spell_out(dilation, axes)
-    size, kernel = input.shape[-axes:], weight.shape[2:]
-    sides = padding_sides(padding, [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)])
-    geometry = [
-        Axis.of_convolution(s, k, step, d, *side)
-        for s, k, step, d, side in zip(size, kernel, steps, dilations, sides, strict=True)
-    ]
+    name, geometry = flow.name("weight"), convolution_axes(input.shape, weight.shape, stride, padding, dilation)
 
     def whole() -> Tensor:
         return native(input, weight, None, stride, padding, dilation, groups)
 
     per_output = row_sums(flow, weight, input, axes, groups)
     per_input = weight.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
-    if all(k == 1 and side == (0, 0) for k, side in zip(kernel, sides, strict=True)):
-        seen = _every(input, steps)
+    if all(axis.kernel == 1 and axis.before == 0 for axis in geometry):
+        every: Any = (..., *(slice(None, None, axis.stride) for axis in geometry))
+        seen = input if all(axis.stride == 1 for axis in geometry) else input[every]
         flow.read(name, per_channel_sum(seen, axes) @ per_input.flatten())
         leaf = flow.write(name, per_output, 0, whole)
     else:
@@ -93,11 +87,11 @@ def transposed_convolution(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
     groups: int = 1,
-    dilation: int | Sequence[int] = 1,
+    dilation: Sizes = 1,
 ) -> Tensor:
     """|W| transposed-* x, bias dropped. Depthwise: part of the transform. Otherwise: read and write like a convolution."""
     weight = weight.abs()
@@ -107,15 +101,7 @@ def transposed_convolution(
         return native(input, weight, None, stride, padding, output_padding, groups, dilation)
     require_channels(input.shape, -axes - 1, weight.shape[0])
     name = flow.name("weight")
-    geometry = [
-        Axis.of_transposed(*numbers)
-        for numbers in zip(
-            input.shape[-axes:],
-            weight.shape[2:],
-            *(spell_out(value, axes) for value in (stride, dilation, padding, output_padding)),
-            strict=True,
-        )
-    ]
+    geometry = transposed_axes(input.shape, weight.shape, stride, padding, output_padding, dilation)
     arriving = weight * variances_by_channel(input, axes).view(-1, *(1,) * (axes + 1)) if flow.expected else weight
     per_output = arriving.unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     flow.read(name, (input * spread(weight.sum(1), geometry, over="outputs")).sum())
@@ -136,10 +122,3 @@ def traced_convolution(
     if transposed:
         return _CONV_TRANSPOSE[weight.dim() - 2](input, weight, bias, stride, padding, output_padding, groups, dilation)
     return _CONV[weight.dim() - 2](input, weight, bias, stride, padding, dilation, groups)
-
-
-def _every(input: Tensor, steps: Sequence[int]) -> Tensor:
-    if max(steps) == 1:
-        return input
-    leading = [slice(None)] * (input.dim() - len(steps))
-    return input[tuple(leading + [slice(None, None, step) for step in steps])]

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet, sum_away
-from dfpc_plugin.ops.geometry import Axis, padding_sides, require_channels, spell_out
+from dfpc_plugin.ops.geometry import convolution_axes, require_channels, transposed_axes
 from dfpc_plugin.ops.linear import weight_rows
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of
 
 
 def convolution_channels(
@@ -26,15 +26,9 @@ def convolution_channels(
     groups: Any = 1,
 ) -> Proxy:
     """Read the input's channels along axis one of the weight, group by group; write axis zero."""
-    own, kernel = shape_of(input), shape_of(weight)[2:]
-    count = len(kernel)
-    steps, dilations = spell_out(stride, count), spell_out(dilation, count)
-    sides = padding_sides(padding, [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)])
-    axes = [
-        Axis.of_convolution(size, k, step, d, *side).out
-        for size, k, step, d, side in zip(own[-count:], kernel, steps, dilations, sides, strict=True)
-    ]
-    out = torch.Size([*own[: -count - 1], shape_of(weight)[0], *map(int, axes)])
+    own, sizes = shape_of(input), shape_of(weight)
+    axes = [int(axis.out) for axis in convolution_axes(own, sizes, stride, padding, dilation)]
+    out = torch.Size([*own[: -len(axes) - 1], sizes[0], *axes])
     return _convolved(call, input, weight, bias, groups, out, transposed=False)
 
 
@@ -50,11 +44,9 @@ def transposed_channels(
     dilation: Any = 1,
 ) -> Proxy:
     """Read the input's channels along axis zero of the weight; write axis one, group by group."""
-    own, kernel = shape_of(input), shape_of(weight)[2:]
-    count = len(kernel)
-    numbers = [spell_out(value, count) for value in (stride, dilation, padding, output_padding)]
-    axes = [Axis.of_transposed(*entry).size for entry in zip(own[-count:], kernel, *numbers, strict=True)]
-    out = torch.Size([*own[: -count - 1], shape_of(weight)[1] * int(groups), *map(int, axes)])
+    own, sizes = shape_of(input), shape_of(weight)
+    axes = [int(axis.size) for axis in transposed_axes(own, sizes, stride, padding, output_padding, dilation)]
+    out = torch.Size([*own[: -len(axes) - 1], sizes[1] * int(groups), *axes])
     return _convolved(call, input, weight, bias, groups, out, transposed=True)
 
 
@@ -85,8 +77,8 @@ def _convolved(
 
 def _plain_channels(call: ChannelCall, input: Any, weight: Any, groups: Any, channel: int) -> Tensor | None:
     """Output channels of an ungrouped or depthwise convolution with one label layer per operand; else None."""
-    slots: tuple[Tensor, ...] = getattr(input, "slots", ())
-    own: tuple[Tensor, ...] = getattr(weight, "slots", ())
+    slots: tuple[Tensor, ...] = slots_of(input)
+    own: tuple[Tensor, ...] = slots_of(weight)
     if len(slots) != 1 or len(own) != 2 or varying(slots[0]) != (channel,) or varying(own[0]) != (0,):
         return None
     read = slots[0].movedim(channel, 0).flatten(1)[:, 0]
@@ -130,7 +122,7 @@ def _grouped_channels(
 def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
     """Labels of a weight, `(groups, out, in)`."""
     laid = []
-    for slot in getattr(weight, "slots", ()):
+    for slot in slots_of(weight):
         kernel_free = slot.flatten(2)[..., 0] if slot.dim() > 2 else slot
         rows = kernel_free.unflatten(0, (count, -1))
         laid.append(canonical(rows.transpose(1, 2) if transposed else rows))
@@ -140,7 +132,7 @@ def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
 def _of_input(call: ChannelCall, input: Any, channel: int, count: int) -> list[tuple[Tensor, Tensor]]:
     """Labels along an input's channel axis, `(groups, 1, in)`; channels that differ between positions are united."""
     laid = []
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         if not _reads(slot, channel):
             continue
         others = [axis for axis in varying(slot) if axis != channel]
@@ -158,7 +150,7 @@ def _reads(slot: Tensor, channel: int) -> bool:
 def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size) -> list[Tensor]:
     """Labels along axes other than the channel axis (channels laid out as positions), which the kernel preserves."""
     carried = []
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         if _reads(slot, channel):
             continue
         slot = call.table.unite_along(slot, [channel], call.where)

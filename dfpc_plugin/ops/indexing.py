@@ -16,7 +16,7 @@ from dfpc_plugin.ops.record import EXACT, moves, native, operator
 from dfpc_plugin.ops.reduction import largest
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.operator import Means, forms
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 
@@ -86,10 +86,10 @@ def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
     """Select labels. A slice's bound fixes the number of channels before it."""
     keep_positions(call, index)
     if not isinstance(input, Proxy):  # an ordinary tensor, indexed by labelled constants or data
-        return call.make(call.on_meta((input, index), {}).shape)
+        return call.make(call.on_shapes().shape)
     note_positions(call, input, index)
     if not is_known(index):
-        shape = call.on_meta((input, index), {}).shape
+        shape = call.on_shapes().shape
         return call.make(shape, [_at_any_position(slot, index) for slot in input.slots])
     plain = on_labels(index)
     result = call.moved(input, lambda slot: slot[plain])
@@ -174,10 +174,10 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
     keep_positions(call, (args, kwargs))
     call.protect(input, f"is read by fixed indices in {call.where}", dim)
     if not is_known((args, kwargs)):
-        shape = call.on_meta((input, *args), kwargs).shape
+        shape = call.on_shapes().shape
         spread = [
             slot.narrow(dim, 0, 1).expand([shape[axis] if axis == dim else size for axis, size in enumerate(slot.shape)])
-            for slot in getattr(input, "slots", ()) if dim is not None and dim not in varying(slot)
+            for slot in slots_of(input) if dim is not None and dim not in varying(slot)
         ]  # fmt: skip
         return call.make(shape, [_fitting(slot, shape) for slot in spread])
     plain_args, plain_kwargs = on_labels(args), on_labels(kwargs)

@@ -13,11 +13,7 @@ from dfpc_plugin.analyses.combine import Operand, meet
 from dfpc_plugin.ops.record import EXACT, native, operator
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 from dfpc_plugin.tracing.operator import Means
-from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
-
-
-def _slots(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.slots if isinstance(tensor, Proxy) else ()
+from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of, slots_of
 
 
 def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
@@ -31,7 +27,7 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
         tensors = [_with_channels(call, t, dim) for t in tensors]
     across = [Operand(_across(t, dim), _extents(t, dim), getattr(t, "wild", False)) for t in tensors]
     slots = [slot.expand(shape) for slot in meet(call.table, across, call.where)]
-    along = [[slot for slot in _slots(t) if dim in varying(slot)] for t in tensors]
+    along = [[slot for slot in slots_of(t) if dim in varying(slot)] for t in tensors]
     for number in range(max(map(len, along))):
         pieces = [own[number] if number < len(own) else blank(t) for own, t in zip(along, tensors, strict=True)]
         axes = {axis for piece in pieces for axis in varying(piece)}
@@ -64,7 +60,7 @@ def _joined_rows(tensors: Sequence[Tensor], join: Callable[[list[Tensor]], Tenso
 
 def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
     """Labels that do not vary along `dim`, with size one there."""
-    return tuple(squeezed(slot) for slot in _slots(tensor) if dim not in varying(slot))
+    return tuple(squeezed(slot) for slot in slots_of(tensor) if dim not in varying(slot))
 
 
 def _extents(tensor: Tensor, dim: int) -> frozenset[int]:
@@ -81,8 +77,8 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
     shape = list(shape_of(tensors[0]))
     shape.insert(dim, len(tensors))
     slots = []
-    for number in range(max(len(_slots(t)) for t in tensors)):
-        pieces = [_slots(t)[number] if number < len(_slots(t)) else blank(t) for t in tensors]
+    for number in range(max(len(slots_of(t)) for t in tensors)):
+        pieces = [slots_of(t)[number] if number < len(slots_of(t)) else blank(t) for t in tensors]
         slots.append(canonical(torch.stack(pieces, dim)))
     for slot in slots:
         axes = [axis for axis in varying(slot) if axis != dim]

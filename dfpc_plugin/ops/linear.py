@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, real_values
 from dfpc_plugin.ops.geometry import require_channels
 from dfpc_plugin.ops.record import BOUND, EXACT, composed, operator
 from dfpc_plugin.tracing.axes import squeezed, varying
 from dfpc_plugin.tracing.operator import forms
-from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
+from dfpc_plugin.tracing.proxy import is_data, shape_of, slots_of, value_of
 
 
 def per_channel_sum(input: Tensor, axes: int) -> Tensor:
@@ -143,7 +143,7 @@ def bilinear(flow: LayerContext, input1: Tensor, input2: Tensor, weight: Tensor,
 def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
     """Write the columns of the table; protect its rows."""
     slots = []
-    for slot in getattr(weight, "slots", ()):
+    for slot in slots_of(weight):
         if slot.stride(0):
             call.freeze(slot, f"is a row of the table in {call.where}")
         else:

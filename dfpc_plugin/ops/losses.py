@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.operator import present
 from dfpc_plugin.tracing.proxy import is_data

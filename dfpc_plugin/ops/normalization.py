@@ -21,7 +21,7 @@ from dfpc_plugin.ops.record import EXACT, combines_entries, composed, operator
 from dfpc_plugin.ops.reduction import along_an_axis
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms, present
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of, value_of
 
 
 def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
@@ -111,7 +111,7 @@ def _layer_norm_channels(
     rank = len(shape_of(input))
     for axis, size in enumerate(sizes, rank - len(sizes)):
         require_channels(shape_of(input), axis, size)
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         for offset, size in enumerate(reversed(sizes)):
             if rank - 1 - offset in varying(slot):
                 call.size(slot, rank - 1 - offset, size)
@@ -186,7 +186,7 @@ def _group_norm_channels(
     """Require equally many channels per group; unite weight and bias with axis one."""
     count = int(num_groups)
     call.described(input, "num_channels")
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         if 1 in varying(slot) and count > 1:
             rows = slot.unflatten(1, (count, -1))
             call.size(rows, 1, num_groups)

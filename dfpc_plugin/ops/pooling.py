@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, per_channel
 from dfpc_plugin.ops.record import BOUND, EXACT, moves, native, operator
 from dfpc_plugin.tracing.axes import canonical, varying
@@ -21,7 +21,7 @@ from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
 def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Resize positions; channels are unchanged."""
-    result = call.on_meta((input, *args), kwargs)
+    result = call.on_shapes()
     if isinstance(result, Tensor):
         return call.resized(input, result.shape)
     return tuple(call.resized(input, part.shape) for part in result)
@@ -29,14 +29,14 @@ def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any)
 
 def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Resize positions; every channel has positions of its own."""
-    shape = call.on_meta((input, *args), kwargs)[0].shape
+    shape = call.on_shapes()[0].shape
     found = call.resized(input, shape)
     return found, call.make(shape, found.slots, part=1, dtype=torch.long)
 
 
 def _unpool_channels(call: ChannelCall, input: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
     """Unite the channels of the input with those of the positions."""
-    return call.resized(call.elementwise(input, indices), call.on_meta((input, indices, *args), kwargs).shape)
+    return call.resized(call.elementwise(input, indices), call.on_shapes().shape)
 
 
 def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -117,7 +117,7 @@ def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **k
 def _affine_channels(call: ChannelCall, theta: Any, *args: Any, **kwargs: Any) -> Any:
     """Positions have no channels; those of the matrices are protected."""
     call.protect(theta, f"gives positions to {call.where}")
-    return call.make(call.on_meta((theta, *args), kwargs).shape)
+    return call.make(call.on_shapes().shape)
 
 
 @_pools(*present("affine_grid"), convention=BOUND, channels=_affine_channels, context=True)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.ops.linear import apply_linear
 from dfpc_plugin.ops.record import composed, operator

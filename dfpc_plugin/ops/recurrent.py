@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
 from dfpc_plugin.analyses.combine import Operand, meet
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.linear import read_linear
 from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.axes import varying

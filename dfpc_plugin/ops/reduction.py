@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import sum_away
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, native, operator
@@ -232,7 +232,7 @@ def _order_axis(name: str, args: tuple, kwargs: dict[str, Any], rank: int) -> in
 def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Order elements by value; protect channels along the axis."""
     dim = _order_axis(call.name, args, kwargs, input.dim())
-    shapes = call.on_meta((input, *args), kwargs)
+    shapes = call.on_shapes()
     if isinstance(shapes, Tensor):
         return _reduced(call, input, None, False)
     left = []
@@ -278,12 +278,10 @@ def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     """Positions in a table have no channels; the operands' channels are protected."""
     if call.name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
-        raise ValueDependentError(
-            "torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself"
-        )
+        raise ValueDependentError("torch.nn.functional.one_hot without num_classes", call.caller)
     for operand in call.call.operands:
         call.protect(operand, f"is a position in {call.where}")
-    return call.make(call.on_meta(args, kwargs).shape)
+    return call.make(call.on_shapes().shape)
 
 
 @_reduces(*present("searchsorted", "bucketize", "one_hot"), channels=_buckets, dtypes=(torch.long,), context=True)

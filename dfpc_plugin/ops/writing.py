@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.indexing import is_known, note_positions, on_labels, spread_of_part
 from dfpc_plugin.ops.record import EXACT, composed, operator
@@ -27,7 +27,7 @@ def _setitem_channels(call: ChannelCall, input: Any, index: Any, value: Any) -> 
         note_positions(call, input, index)
         return call.same(input)
     if not is_known(index):
-        raise ValueDependentError("torch.Tensor.__setitem__", call.notes.names.caller() or "the model itself")
+        raise ValueDependentError("torch.Tensor.__setitem__", call.caller)
     plain = on_labels(index)
     slots = [slot.clone() for slot in input.slots]
     region = call.moved(input, lambda slot: slot[plain])

@@ -70,6 +70,11 @@ class Call:
         return dict(zip(names, self.args, strict=False)) | self.kwargs
 
     @functools.cached_property
+    def shapes(self) -> Any:
+        """The result on the meta device: its shapes and dtypes."""
+        return on_shapes(self.function, self.args, self.kwargs)
+
+    @functools.cached_property
     def device(self) -> torch.device:
         """The device of the data."""
         return (self.data or self.operands)[0].device

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
+from dfpc_plugin.tracing.calls import Call, in_place
 from dfpc_plugin.tracing.metadata import METADATA, VALUES
 from dfpc_plugin.tracing.proxy import Proxy, Tracer, shape_of, value_of
 from dfpc_plugin.tracing.sizes import TracedInt
@@ -89,10 +89,7 @@ def shaped_constant(run: Tracer, func: Callable[..., Any], args: tuple, kwargs: 
 def computed(run: Tracer, call: Call) -> Any:
     """Compute the actual result of an operator on weights and constants."""
     if call.value is None:  # data, in a pass without analyses
-        return map_tensors(
-            lambda meta: Proxy(meta.shape, run, meta.dtype, call.device, data=True),
-            on_shapes(call.function, call.args, call.kwargs),
-        )
+        return map_tensors(lambda meta: Proxy(meta.shape, run, meta.dtype, call.device, data=True), call.shapes)
     origins = origins_of(call.operands)
     wild = all(operand.wild for operand in call.operands)
 

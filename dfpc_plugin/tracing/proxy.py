@@ -342,6 +342,11 @@ def shape_of(tensor: Tensor) -> torch.Size:
         return tensor.shape
 
 
+def slots_of(value: Any) -> tuple[Tensor, ...]:
+    """The labels of a tensor; none for ordinary tensors and numbers."""
+    return value.slots if isinstance(value, Proxy) else ()
+
+
 def blank(tensor: Tensor) -> Tensor:
     """Labels of a tensor without channels: zeros."""
     return torch.zeros((), dtype=torch.long, device="cpu").expand(shape_of(tensor))

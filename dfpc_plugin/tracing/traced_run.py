@@ -143,7 +143,7 @@ class TracedRun:
             if not proxies:
                 return func(*args, **kwargs)
             if any(proxy.dtype == torch.bool for proxy in proxies if not args or proxy is not args[0]):
-                raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+                raise ValueDependentError(function_name(func), self.names.caller())
         call = Call(func, operator, args, kwargs, proxies)
         if call.target is not None:
             if call.data and not isinstance(call.target, Proxy):
@@ -159,7 +159,7 @@ class TracedRun:
         """Run an operator's composition, which must not call the operator itself, and write in place where the operator does."""
         if func in self._composing:
             problem = "the function that it is composed of calls the operator itself"
-            raise RuleError(function_name(func), self.names.caller() or "", problem)
+            raise RuleError(function_name(func), self.names.caller(), problem)
         self._composing.append(func)
         try:
             result = operator.bound(*args, **{name: value for name, value in kwargs.items() if name != "out"})
@@ -240,7 +240,7 @@ class TracedRun:
             problem = (
                 f"its rules disagree: {[tuple(shape_of(p)) for p in proxies]} and {[tuple(b.shape) for b in bounds]}"
             )
-            raise RuleError(function_name(call.function), self.names.caller() or "", problem)
+            raise RuleError(function_name(call.function), self.names.caller(), problem)
         for proxy, bound, mean in zip(proxies, bounds, means, strict=True):
             proxy.set_bound(bound, found.sources, mean)  # type: ignore[attr-defined]
         if found.curve is not None:
@@ -290,7 +290,7 @@ class TracedRun:
             return evaluated(self, func, args, kwargs)
         if func in VALUES:
             self.stop_if_missing(f"{function_name(func)} asks for values", needs_values=True)
-            raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+            raise ValueDependentError(function_name(func), self.names.caller())
         self._missing[function_name(func)][self.names.caller() or ""] = None
         try:
             shapes = on_shapes(func, args, kwargs)
