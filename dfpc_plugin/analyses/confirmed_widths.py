@@ -18,7 +18,7 @@ from torch import nn
 
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, Statement, statements_of
+from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, statements_of
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
@@ -64,12 +64,9 @@ class Statements:
         self._compare(seen)
 
     def _compare(self, seen: Mapping[tuple[str, str], list[torch.Size]]) -> None:
-        found = [(statement, _expression_of(statement, seen)) for statement in self._open]
-        self._open = [statement for statement, expression in found if expression is None]
-        self._notes.stated += [
-            Stated(statement.module, statement.name, statement.entry, expression)
-            for statement, expression in found if expression is not None
-        ]  # fmt: skip
+        found = [dataclasses.replace(each, expression=_expression_of(each, seen)) for each in self._open]
+        self._open = [each for each in found if each.expression is None]
+        self._notes.stated += [each for each in found if each.expression is not None]
 
 
 def _intermediates(model: Any, inputs: ExampleInputs) -> Any:
@@ -116,7 +113,7 @@ def _watch_features(module: nn.Module, keep: Callable[[Any], None]) -> Callable[
 _WATCHES = {"in": _watch_inputs, "out": _watch_outputs, "features": _watch_features}
 
 
-def _expression_of(statement: Statement, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
+def _expression_of(statement: Stated, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
     """The width of a tensor that confirms a statement, in terms of labels, or None."""
     for place in statement.places:
         shapes = seen.get(place[:2], [])

@@ -145,12 +145,17 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     return level[map_tensors(lambda at: torch.zeros_like(at).long() if at.is_floating_point() else at, index)]
 
 
+def at(rank: int, dim: int, position: Any) -> tuple[Any, ...]:
+    """Return the index of `position` along one axis of a tensor of `rank` axes."""
+    return (*[slice(None)] * (dim % rank), position)
+
+
 def _select_channels(call: ChannelCall, input: Any, dim: int, index: int) -> Any:
-    return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), index))
+    return _getitem_channels(call, input, at(input.dim(), dim, index))
 
 
 def _narrow_channels(call: ChannelCall, input: Any, dim: int, start: int, length: int) -> Any:
-    return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), slice(start, start + length)))
+    return _getitem_channels(call, input, at(input.dim(), dim, slice(start, start + length)))
 
 
 for _name, _channels in (("select", _select_channels), ("narrow", _narrow_channels)):

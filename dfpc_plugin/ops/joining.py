@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet
-from dfpc_plugin.ops.record import EXACT, native, operator
+from dfpc_plugin.ops.record import EXACT, composed, native, operator
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of, slots_of
@@ -90,23 +90,33 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
     return result
 
 
-def _along(axis: int) -> Callable[..., Any]:
-    """Channel rule that joins along `axis`, or along the only axis of vectors."""
-
-    def join(call: ChannelCall, tensors: Sequence[Tensor]) -> Proxy:
-        return _joined(call, tensors, axis if len(shape_of(tensors[0])) > 1 else 0)
-
-    return join
-
-
-_CHANNELS: dict[str, Callable[..., Any] | None] = {
-    "cat": _cat_channels, "concat": _cat_channels, "concatenate": _cat_channels, "stack": _stack_channels,
-    "hstack": _along(1), "vstack": _along(0), "dstack": None, "column_stack": None,
-}  # fmt: skip
-"""`dstack` and `column_stack` change ranks, so the channels that enter them are protected."""
-
-for _name, _rule in _CHANNELS.items():
-    _native = getattr(torch, _name)
-    operator(_native, convention=EXACT, channels=_rule, means=Means.LINEAR, additive=True, kind="joins")(
-        native(_native, __name__, "Concatenates bounds; constants (class tokens) have bound zero.")
+for _function in (torch.cat, torch.concat, torch.concatenate, torch.stack):
+    _channels = _stack_channels if _function is torch.stack else _cat_channels
+    operator(_function, convention=EXACT, channels=_channels, means=Means.LINEAR, additive=True, kind="joins")(
+        native(_function, __name__, "Concatenates bounds; constants (class tokens) have bound zero.")
     )
+
+
+@composed(torch.hstack)
+def beside(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis one, of vectors along their only axis."""
+    parts = list(map(torch.atleast_1d, tensors))
+    return torch.cat(parts, min(1, parts[0].dim() - 1))
+
+
+@composed(torch.column_stack)
+def columns(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis one; vectors are columns."""
+    return torch.cat([part if part.dim() > 1 else part.reshape(-1, 1) for part in tensors], 1)
+
+
+@composed(torch.vstack)
+def below(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis zero; vectors are rows."""
+    return torch.cat(list(map(torch.atleast_2d, tensors)))
+
+
+@composed(torch.dstack)
+def behind(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis two."""
+    return torch.cat(list(map(torch.atleast_3d, tensors)), 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import mean_of, per_channel
-from dfpc_plugin.ops.record import BOUND, EXACT, moves, native, operator
+from dfpc_plugin.ops.record import BOUND, EXACT, composed, moves, native, operator
 from dfpc_plugin.tracing.axes import canonical, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
@@ -161,10 +161,10 @@ def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
     return torch.cat([pieces[0], slot, pieces[1]], axis)
 
 
-@moves(torch.constant_pad_nd, channels=_pad_channels)
-def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
-    """Adds constants at the border, which have bound zero."""
-    return F.pad(input, pad)
+@composed(torch.constant_pad_nd)
+def constant_pad(input: Any, pad: Any, value: Any = 0) -> Any:
+    """Adds constants at the border."""
+    return F.pad(input, pad, value=value)
 
 
 @moves(F.pad, channels=_pad_channels)

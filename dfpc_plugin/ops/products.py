@@ -98,8 +98,9 @@ def product_of_matrices(
 
 @composed(*forms("inner"))
 def inner(input: Any, other: Any) -> Any:
-    """The matrix product with the transpose of y."""
-    return torch.matmul(input, other.mT if other.dim() > 1 else other)
+    """The products of all rows of x with all rows of y."""
+    rows = torch.matmul(input, other.reshape(-1, other.shape[-1]).mT)
+    return rows.reshape(*input.shape[:-1], *other.shape[:-1])
 
 
 @composed(torch.Tensor.__rmatmul__)

@@ -1,4 +1,4 @@
-"""Sums, means, extrema, norms and sorting along axes."""
+"""Sums, means, extrema, norms and sorting along axes; losses, which some models return beside their outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, native, operator
 from dfpc_plugin.tracing.axes import inner_axis, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of
 
 
 def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
@@ -291,3 +291,29 @@ def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
         raise ValueDependentError("torch.nn.functional.one_hot without num_classes", flow.caller)
     shape = flow.on_shapes().shape
     return torch.zeros(shape, dtype=torch.float32, device=next(arg.device for arg in args if isinstance(arg, Tensor)))
+
+
+_LOSSES = (
+    "binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy ctc_loss gaussian_nll_loss "
+    "hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss "
+    "multilabel_soft_margin_loss nll_loss poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss"
+).split()
+
+
+def _loss_channels(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
+    """Protect the operands' channels: they are compared with targets position by position."""
+    return call.opaque(f"is compared with a target in {call.where}")
+
+
+@_reduces(*present(*_LOSSES), channels=_loss_channels, context=True)
+def loss(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
+    """The sum of the mean bounds of all data operands: slope one is assumed."""
+    originals = (*flow.arguments, *(flow.original(name) for name in kwargs))
+    compared = [
+        given.mean()
+        for given, original in zip((*args, *kwargs.values()), originals, strict=True)
+        if isinstance(given, Tensor) and is_data(original) and original.is_floating_point()
+    ]
+    shape = flow.on_shapes().shape
+    total = torch.stack(compared).sum() if compared else torch.zeros((), device=args[0].device)
+    return total.expand(shape)
