@@ -161,7 +161,7 @@ class ChannelCall(Demands):
                 positions = [axis for axis in varying(slot) if axis > 1]
                 slot = self.table.unite_along(slot, positions, self.where).expand(slot.shape)
             elif changed:
-                self.freeze(slot, f"lies along an axis that {self.where} resamples")
+                self.table.freeze(slot, f"lies along an axis that {self.where} resamples")
                 continue
             slots.append(squeezed(slot))
         return self.make(shape, slots)

@@ -63,15 +63,11 @@ class Demands:
         """The operator's own name."""
         return getattr(self._func, "__name__", "").strip("_")
 
-    def freeze(self, slot: Tensor, reason: str) -> None:
-        """Protect every channel of `slot`."""
-        self.table.freeze(slot, reason)
-
     def protect(self, tensor: Any, reason: str, along: int | None = None) -> None:
         """Protect the channels of a tensor, or only those along one axis."""
         for slot in slots_of(tensor):
             if along is None or along in varying(slot):
-                self.freeze(slot, reason)
+                self.table.freeze(slot, reason)
 
     def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
         """Require that `slot` keeps `size` elements along `axis`; None: equally many in every row."""
@@ -131,7 +127,7 @@ class Demands:
         """Protect the input channels of a computed weight that lost its labels."""
         for slot in slots_of(input):
             if slot.size(along) > 1 and slot.stride(along):
-                self.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
+                self.table.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
 
     def _original_outputs(self, weight: Proxy, writes: int) -> Tensor:
         """Labels, along the same axis, of the parameter that a computed weight comes from."""

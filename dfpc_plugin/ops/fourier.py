@@ -42,7 +42,7 @@ def _fourier_channels(
     slots = []
     for slot in input.slots:
         if set(axes) & set(varying(slot)):
-            call.freeze(slot, f"is mixed along its own axis by {call.where}")
+            call.table.freeze(slot, f"is mixed along its own axis by {call.where}")
         else:
             slots.append(first_along(slot, axes))
     return call.make(shapes.shape, slots, dtype=shapes.dtype)

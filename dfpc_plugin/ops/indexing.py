@@ -68,9 +68,9 @@ def _note_position(call: ChannelCall, slot: Tensor, axis: int, part: Any) -> Non
     elif isinstance(part, int):
         call.bounded(slot, axis, part)
         if axis == inner_axis(slot):
-            call.freeze(slot.narrow(axis, int(part) % length, 1), f"is read by a fixed index in {call.where}")
+            call.table.freeze(slot.narrow(axis, int(part) % length, 1), f"is read by a fixed index in {call.where}")
     elif slot.numel():
-        call.freeze(slot, f"is read by fixed indices in {call.where}")
+        call.table.freeze(slot, f"is read by fixed indices in {call.where}")
 
 
 def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None:
@@ -79,7 +79,7 @@ def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None
     if whole == slot.size(axis):
         call.table.unite_along(slot.unflatten(axis, (-1, step)), [axis + 1], call.where)
     else:
-        call.freeze(slot, f"is sliced with a step by {call.where}")
+        call.table.freeze(slot, f"is sliced with a step by {call.where}")
 
 
 def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:

@@ -145,7 +145,7 @@ def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, 
     slots = []
     for slot in slots_of(weight):
         if slot.stride(0):
-            call.freeze(slot, f"is a row of the table in {call.where}")
+            call.table.freeze(slot, f"is a row of the table in {call.where}")
         else:
             slots.append(slot[0])
     call.protect(input, f"is a position in {call.where}")

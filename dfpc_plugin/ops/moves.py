@@ -79,7 +79,7 @@ def _roll_channels(call: ChannelCall, input: Any, shifts: Any, dims: Any = None)
     axes = {int(axis) % input.dim() for axis in rolled}
     for slot in slots_of(input):
         if inner_axis(slot) in axes:
-            call.freeze(slot, f"is rolled along its own axis by {call.where}")
+            call.table.freeze(slot, f"is rolled along its own axis by {call.where}")
     return call.moved(input, lambda labels: labels.roll(shifts, dims))
 
 

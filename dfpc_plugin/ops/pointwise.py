@@ -174,7 +174,7 @@ def _observed_channels(
     """Protect channels that have a scale each: the tensors of scales cannot be pruned."""
     slot = input.labels_along(int(ch_axis) % input.dim()) if per_row_fake_quant and isinstance(input, Proxy) else None
     if slot is not None:
-        call.freeze(slot, f"has a scale per channel in {call.where}")
+        call.table.freeze(slot, f"has a scale per channel in {call.where}")
     return call.same(input)
 
 

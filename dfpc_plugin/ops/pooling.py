@@ -140,7 +140,7 @@ def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant
             axis = slot.dim() - 1 - number
             if axis in varying(slot) and (before or after):
                 if mode != "constant":
-                    call.freeze(slot, f"is padded along its own axis by {call.where}")
+                    call.table.freeze(slot, f"is padded along its own axis by {call.where}")
                 slot = _padded(slot, axis, before, after)
             elif before or after:
                 sizes = list(slot.shape)

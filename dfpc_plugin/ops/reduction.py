@@ -238,7 +238,7 @@ def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) 
     left = []
     for slot in input.slots:
         if dim in varying(slot):
-            call.freeze(slot, f"is sorted by {call.where}")
+            call.table.freeze(slot, f"is sorted by {call.where}")
         else:
             first = slot.narrow(dim, 0, 1)
             left.append(first if shapes[0].dim() == input.dim() else first.squeeze(dim))

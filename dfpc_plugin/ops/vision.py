@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.ops.convolution import convolution
-from dfpc_plugin.ops.convolution_channels import convolution_channels
+from dfpc_plugin.ops.convolution import convolution, convolution_channels
 from dfpc_plugin.ops.record import APPROXIMATION
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import Operator, register_name
@@ -55,7 +54,7 @@ def _pooled_channels(call: ChannelCall, input: Any, rois: Any, *args: Any) -> An
         if varying(slot) == (1,):
             slots.append(slot[:1, :, :1, :1])
         else:
-            call.freeze(slot, f"lies along an axis that {call.where} resamples")
+            call.table.freeze(slot, f"lies along an axis that {call.where} resamples")
     return call.make(shape, slots)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.tracing.metadata import CASTS
-from dfpc_plugin.tracing.operator import Operator
+from dfpc_plugin.tracing.operator import CASTS, Operator
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 

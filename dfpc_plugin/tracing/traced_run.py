@@ -13,14 +13,20 @@ from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError, MissingOperator, RuleError, UnsupportedOperatorError, ValueDependentError
 from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
-from dfpc_plugin.tracing.constants import computed, evaluated, keep_values, ordinary, origins_of, shaped_constant
-from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
+from dfpc_plugin.tracing.constants import (
+    WrittenTensors,
+    computed,
+    evaluated,
+    keep_values,
+    ordinary,
+    origins_of,
+    shaped_constant,
+)
 from dfpc_plugin.tracing.names import ModelNames
-from dfpc_plugin.tracing.operator import Operator, find_operator, function_name
+from dfpc_plugin.tracing.operator import CONSTANTS, VALUES, Operator, find_operator, function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
-from dfpc_plugin.tracing.written import WrittenTensors
 
 
 @dataclass(frozen=True)

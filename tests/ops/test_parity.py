@@ -19,8 +19,16 @@ import dfpc_plugin.ops
 from dfpc_plugin import registered_rules
 from dfpc_plugin.errors import DuplicateRuleError
 from dfpc_plugin.tracing import operator as table
-from dfpc_plugin.tracing.metadata import CONSTANTS, METADATA, VALUES
-from dfpc_plugin.tracing.operator import Means, Operator, find_operator, function_name, register
+from dfpc_plugin.tracing.operator import (
+    CONSTANTS,
+    METADATA,
+    VALUES,
+    Means,
+    Operator,
+    find_operator,
+    function_name,
+    register,
+)
 
 RECORDS = dict(registered_rules())
 
