@@ -22,7 +22,6 @@ from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, statement
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
-from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
 
 
@@ -38,9 +37,11 @@ class Statements:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the forward's features, and compare their widths at exit."""
+        """Watch for plain numbers that the forward makes from widths, and for its features, whose widths are compared at exit."""
+        run = self._notes.run
         seen: dict[tuple[str, str], list[torch.Size]] = {}
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._notes.casts.watched(run.names.caller, lambda: run.busy))
             for path, what in dict.fromkeys(place[:2] for statement in self._open for place in statement.places):
                 module = self._notes.names.modules[path]
                 if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
@@ -48,7 +49,7 @@ class Statements:
             yield
         self._compare(seen)
 
-    def look_aside(self, run: TracedRun, model: nn.Module, example_inputs: ExampleInputs) -> None:
+    def look_aside(self, model: nn.Module, example_inputs: ExampleInputs) -> None:
         """Get the features in `feature_info` that no module has returned from `forward_intermediates`."""
         place = Place("", "intermediates")
         entries = [statement for statement in self._open if (statement.module, statement.name) == ("", INFO)]
@@ -58,7 +59,7 @@ class Statements:
         seen: dict[tuple[str, str], list[torch.Size]] = {}
         try:
             with self._notes.aside():
-                _keeper(seen, place[:2])(follow(run, model, example_inputs, _intermediates))
+                _keeper(seen, place[:2])(follow(self._notes.run, model, example_inputs, _intermediates))
         except Exception:  # no such features for these inputs: the statements stay unconfirmed
             return
         self._compare(seen)

@@ -34,13 +34,23 @@ def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
     return call.make(shape, left)
 
 
-def _reduced_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Read the channels along the reduced axes; keep the others."""
-    given = [arg for arg in args if not isinstance(arg, torch.dtype)]
-    if call.name in ("norm", "vector_norm", "linalg_norm", "linalg_vector_norm"):
-        given = given[1:]
+def _asked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+    """The axes (None for all) and `keepdim` among the arguments of a reduction called `name`."""
+    given = [arg for arg in args if not isinstance(arg, torch.dtype)][int(name.endswith("norm")) :]
+    place = 2 if name.startswith(("var", "std")) else 1  # behind `unbiased`, which may stand in the place of the axes
     dim = kwargs.get("dim", kwargs.get("axis", given[0] if given else None))
-    return _reduced(call, input, dim, bool(kwargs.get("keepdim", given[1] if len(given) > 1 else False)))
+    keepdim = kwargs.get("keepdim", given[place] if len(given) > place else False)
+    return None if isinstance(dim, bool) else dim, bool(keepdim)
+
+
+def _reduced_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Read the channels along the reduced axes; keep the others. Positions would shift, so channels along their axis stay."""
+    dim, keepdim = _asked(call.name, args, kwargs)
+    if call.name in ("argmax", "argmin"):
+        call.protect(
+            input, f"is numbered by its position in {call.where}", None if dim is None else int(dim) % input.dim()
+        )
+    return _reduced(call, input, dim, keepdim)
 
 
 def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -168,42 +178,23 @@ def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *
     return torch.return_types.max((values, torch.zeros_like(values)))
 
 
-def _variance_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Reduce like a mean; the axes come before `unbiased`, or are left out."""
-    dims = None if isinstance(dim, bool) else dim
-    return _reduced(call, input, dims, bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False)))
-
-
-def _mean_over(input: Tensor, dim: Any, args: tuple, keepdim: bool) -> Tensor:
-    """Mean over `dim`, which may be left out before `unbiased`; a third argument is `keepdim`."""
-    dims = None if isinstance(dim, bool) else dim
-    return input.mean(dims, keepdim=bool(args[1]) if len(args) > 1 else keepdim)
-
-
-@_reduces(*forms("var", "std"), channels=_variance_channels)
-def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
+@_reduces(*forms("var", "std"))
+def variance(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """mean(x) over the axes: the slope of a deviation of size one."""
-    return _mean_over(input, dim, args, keepdim)
+    dim, keepdim = _asked("var", args, kwargs)
+    return input.mean(dim, keepdim=keepdim)
 
 
-def _both_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    first = _variance_channels(call, input, dim, *args, **kwargs)
+def _both_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    first = _reduced_channels(call, input, *args, **kwargs)
     return tuple(call.make(shape_of(first), first.slots, part=part) for part in range(2))
 
 
 @_reduces(*forms("var_mean", "std_mean"), channels=_both_channels)
-def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+def variance_and_mean(input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """mean(x) over the axes, for both."""
-    mean = _mean_over(input, dim, args, keepdim)
+    mean = variance(input, *args, **kwargs)
     return mean, mean
-
-
-def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Reduce like a sum. argmax and argmin protect channels along the axis: positions would shift."""
-    if call.name in ("argmax", "argmin"):
-        axis = None if dim is None else int(dim) % input.dim()
-        call.protect(input, f"is numbered by its position in {call.where}", axis)
-    return _reduced(call, input, dim, keepdim)
 
 
 def _unchanging(formula: str) -> Callable[..., Tensor]:
@@ -219,7 +210,7 @@ for _names, _dtype, _formula in (
     (("all", "any"), torch.bool, "Zero: the answer is assumed not to change."),
     (("count_nonzero",), torch.long, "Zero: the count is assumed not to change."),
 ):
-    _reduces(*forms(*_names), channels=_all_at_once, dtypes=(_dtype,))(_unchanging(_formula))
+    _reduces(*forms(*_names), dtypes=(_dtype,))(_unchanging(_formula))
 
 
 def _order_axis(name: str, args: tuple, kwargs: dict[str, Any], rank: int) -> int:
