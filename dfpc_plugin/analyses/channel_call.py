@@ -14,7 +14,7 @@ from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.constants import origins_of
-from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of, slots_of
+from dfpc_plugin.tracing.proxy import Proxy, blank, is_data, shape_of, slots_of
 from dfpc_plugin.tracing.tree import map_tensors
 
 
@@ -138,7 +138,7 @@ class ChannelCall(Demands):
         index: Any = (..., *[0] * len(summed))
         kept = [slot[index] for slot in left]
         result = self.make([sizes[letter] for letter in output], kept)
-        if all(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands):
+        if all(is_data(tensor) for tensor, _ in operands):
             first, second = operands[0][0], operands[-1][0]
             result.multiplied = True
             if not same_rows(first, second):

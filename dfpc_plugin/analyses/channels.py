@@ -15,6 +15,7 @@ from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.analyses.table import LabelTable
 from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.errors import DFPCError, RuleError
+from dfpc_plugin.tracing.axes import along
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of
@@ -140,8 +141,7 @@ def _dimensions(tensor: Tensor, path: str, module: Any, table: LabelTable) -> It
         if convolves and dim == 1 and module.groups > 1:
             yield _of_groups(tensor, path, module, table).expand(tensor.shape)
         elif size > 1:
-            shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
-            yield table.own(path, dim, size).view(shape).expand(tensor.shape)
+            yield table.own(path, dim, size).view(along(dim, tensor.dim())).expand(tensor.shape)
 
 
 def _of_groups(weight: Tensor, path: str, module: Any, table: LabelTable) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Sized, Work
-from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
+from dfpc_plugin.tracing.axes import NO_LABELS, inner_axis, listed, squeezed, varying
 from dfpc_plugin.tracing.operator import function_name
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, slots_of
 from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_of, leaves_of
 from dfpc_plugin.tracing.traced_run import TracedRun
 
@@ -134,17 +134,16 @@ class Demands:
         parameters = [origin for origin in weight.origins if isinstance(origin, nn.Parameter)]
         originals = [self.notes.run.state.get(id(parameter)) for parameter in parameters]
         alike = [original for original in originals if original is not None and shape_of(original) == shape_of(weight)]
-        return _along(alike[0], writes) if alike else torch.zeros(0, dtype=torch.long, device="cpu")
+        return _along(alike[0], writes) if alike else NO_LABELS
 
     def written(self, weight: Tensor, axis: int) -> None:
         """Note that channels along one axis of `weight` are written without MACs, as by an embedding."""
-        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
-        self.notes.work.append(Work(nothing, _along(weight, axis), nothing, 0))
+        self.notes.work.append(Work(NO_LABELS, _along(weight, axis), NO_LABELS, 0))
 
     def biased(self, weight: Tensor, bias: Tensor) -> None:
         """Note that `bias` scales with the outputs of `weight`."""
         for slot in slots_of(bias):
-            self.notes.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
+            self.notes.twins.append((_along(weight, 0), listed(slot)))
 
     def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
         """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
@@ -152,15 +151,14 @@ class Demands:
             return
         choices = (tensor.rows,) if tensor.rows else tensor.factors
         if choices or tensor.slots or tensor.multiplied:
-            labels = [torch.unique(torch.cat([squeezed(row).reshape(-1) for row in rows])) for rows in choices]
+            labels = [torch.unique(torch.cat([listed(row) for row in rows])) for rows in choices]
             self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
         """Note the MACs of a sum of products, and the channels of weights that it reads and writes, if any factor is data."""
         sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
-        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
-        reads, writes = [nothing], [nothing]
-        is_layer = any(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands)
+        reads, writes = [NO_LABELS], [NO_LABELS]
+        is_layer = any(is_data(tensor) for tensor, _ in operands)
         for tensor, letters in operands if is_layer else ():
             if isinstance(tensor, Proxy) and not tensor.holds_data and not tensor.multiplied and len(letters) > 1:
                 for axis, letter in enumerate(letters):
@@ -185,10 +183,9 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
     if isinstance(tensor, Proxy) and -rank <= axis < rank:
         slot = tensor.labels_along(axis % rank)
         if slot is not None:
-            return squeezed(slot).reshape(-1)
-    return torch.zeros(0, dtype=torch.long, device="cpu")
+            return listed(slot)
+    return NO_LABELS
 
 
 def _all_labels(tensor: Tensor) -> Tensor:
-    slots = slots_of(tensor)
-    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])
+    return torch.cat([NO_LABELS, *map(listed, slots_of(tensor))])

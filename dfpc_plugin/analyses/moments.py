@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.tracing.axes import canonical, squeezed
+from dfpc_plugin.tracing.axes import along, canonical, squeezed
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, is_data, value_of
@@ -162,7 +162,7 @@ def aligned(vector: Any, like: Tensor, axis: int) -> Any:
     """Lay `(C,)` out along one axis of a tensor."""
     if vector is None:
         return None
-    return real_values(vector).to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
+    return real_values(vector).to(like.dtype).view(along(axis, like.dim()))
 
 
 def once_more(constant: Any) -> Any:

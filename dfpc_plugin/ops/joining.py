@@ -11,7 +11,7 @@ from torch import Tensor
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet
 from dfpc_plugin.ops.record import EXACT, composed, native, operator
-from dfpc_plugin.tracing.axes import canonical, squeezed, varying
+from dfpc_plugin.tracing.axes import along, canonical, squeezed, varying
 from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of, slots_of
 
@@ -44,7 +44,7 @@ def _with_channels(call: ChannelCall, tensor: Tensor, dim: int) -> Tensor:
     if size is None:
         return tensor
     shape = shape_of(tensor)
-    labels = call.table.new(shape[dim]).view([-1 if axis == dim else 1 for axis in range(len(shape))]).expand(shape)
+    labels = call.table.new(shape[dim]).view(along(dim, len(shape))).expand(shape)
     call.size(labels, dim, size)
     return call.make(shape, [labels])
 

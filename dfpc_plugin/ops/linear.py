@@ -22,7 +22,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import mean_of, real_values
 from dfpc_plugin.ops.geometry import require_channels
 from dfpc_plugin.ops.record import BOUND, EXACT, composed, operator
-from dfpc_plugin.tracing.axes import squeezed, varying
+from dfpc_plugin.tracing.axes import along, squeezed, varying
 from dfpc_plugin.tracing.operator import forms
 from dfpc_plugin.tracing.proxy import is_data, shape_of, slots_of, value_of
 
@@ -79,7 +79,7 @@ def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -
 def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
     """Labels of a weight's rows, laid out along the output's axis `axis`."""
     shape = shape_of(output)
-    place = [-1 if at == axis else 1 for at in range(len(shape))]
+    place = along(axis, len(shape))
     rows = [squeezed(row) for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
     return tuple([row.reshape(place).expand(shape) for row in rows])
 

@@ -46,6 +46,12 @@ class Call:
         if known and not (self.data and any(operand.origins for operand in operands)):
             self.value = functools.cache(self._computed)
 
+    def changed(self) -> Any:
+        """Call the function on values, to change those of its target."""
+        args, kwargs = map_tensors(value_of, (self.args, self.kwargs))
+        out = {} if self.target is self.args[0] else {"out": map_tensors(value_of, self.target)}
+        return self.function(*args, **kwargs, **out)
+
     def _computed(self) -> Any:
         """The actual result; operands are not changed."""
         args, kwargs = map_tensors(lambda tensor: value_of(tensor).detach(), (self.args, self.kwargs))

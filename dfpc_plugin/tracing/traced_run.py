@@ -24,7 +24,7 @@ from dfpc_plugin.tracing.constants import (
 )
 from dfpc_plugin.tracing.names import ModelNames
 from dfpc_plugin.tracing.operator import CONSTANTS, VALUES, Operator, find_operator, function_name
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
@@ -128,8 +128,7 @@ class TracedRun:
         proxies = [operand for operand in operands if isinstance(operand, Proxy)]
         if len(proxies) < len(operands) and (self.written or any(id(operand) in self.state for operand in operands)):
             args, kwargs = map_tensors(self.known, (args, kwargs))
-            operands = tensors((args, kwargs))
-            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+            proxies = _proxies((args, kwargs))
         for proxy in proxies:
             if proxy.original is not None:
                 self.used[id(proxy.original)] = None
@@ -144,8 +143,8 @@ class TracedRun:
             return self._composed(func, operator, args, kwargs)
         if operator.kind == "picks":  # positions are used by value
             rest, kwargs = map_tensors(_position, (args[1:], kwargs))
-            args, operands = (*args[:1], *rest), tensors((args[:1], rest, kwargs))
-            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+            args = (*args[:1], *rest)
+            proxies = _proxies((args, kwargs))
             if not proxies:
                 return func(*args, **kwargs)
             if any(proxy.dtype == torch.bool for proxy in proxies if not args or proxy is not args[0]):
@@ -155,7 +154,7 @@ class TracedRun:
             if call.data and not isinstance(call.target, Proxy):
                 self._take_in(func, call.target)
                 args, kwargs = map_tensors(self.known, (args, kwargs))
-                call = Call(func, operator, args, kwargs, [t for t in tensors((args, kwargs)) if isinstance(t, Proxy)])
+                call = Call(func, operator, args, kwargs, _proxies((args, kwargs)))
             return self._change(call)
         if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
             return func(args[0], *map_tensors(ordinary, args[1:]), **kwargs)  # such as a cast to a proxy's dtype
@@ -256,19 +255,11 @@ class TracedRun:
     def _change(self, call: Call) -> Any:
         target = call.target
         if not isinstance(target, Proxy):
-            values, named = map_tensors(value_of, (call.args, call.kwargs))
-            return (
-                call.function(*values, **named)
-                if target is call.args[0]
-                else call.function(*values, out=target, **named)
-            )
+            return call.changed()
         if call.data and target is not call.args[0]:  # with out=
             return target.copy_(self._result(call))
         if not call.data and target.wild:  # change the values of a constant, which its views share
-            args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
-            call.function(*args, **kwargs) if target is call.args[0] else call.function(
-                *args, out=value_of(target), **kwargs
-            )
+            call.changed()
             if self.channels is None:
                 return target
             kept = target.value
@@ -324,3 +315,7 @@ class TracedRun:
 def _position(tensor: Tensor) -> Tensor:
     """Replace a proxy by its values if they are known."""
     return tensor.value().detach() if isinstance(tensor, Proxy) and tensor.value is not None else tensor
+
+
+def _proxies(tree: Any) -> list[Proxy]:
+    return [tensor for tensor in tensors(tree) if isinstance(tensor, Proxy)]
