@@ -234,9 +234,9 @@ class LayerContext:
         return getattr(self._call.function, "__name__", "").strip("_")
 
     @property
-    def caller(self) -> str | None:
+    def caller(self) -> str:
         """Path of the module that calls the operator."""
-        return self._collector.names.caller()
+        return self._collector.names.caller() or "the model itself"
 
     def on_shapes(self) -> Any:
         """Run the operator on the meta device, for shapes and dtypes."""

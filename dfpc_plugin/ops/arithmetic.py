@@ -188,7 +188,11 @@ def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 @combines(*forms("mul", "multiply"), Tensor.__rmul__, channels=product_channels, noise=_product_noise, context=True)
 def multiply(flow: LayerContext, input: Any, other: Any, *, out: None = None) -> Tensor:
     """|w| x for a constant w (exact); x + y for two data factors, each assumed to lie within [-1, 1]."""
-    return _product(input, other, flow.is_data("input"), flow.is_data("other"))
+    if flow.is_data("input") and flow.is_data("other"):
+        return input + other
+    data, constant = (input, other) if flow.is_data("input") else (other, input)
+    is_mask = isinstance(constant, Tensor) and constant.dtype == torch.bool
+    return data * (constant.to(torch.uint8) if is_mask else abs(constant))
 
 
 def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -261,15 +265,6 @@ def masked_fill(flow: LayerContext, input: Tensor, mask: Tensor, value: Any) -> 
     if flow.is_data("mask"):
         return input.expand(torch.broadcast_shapes(input.shape, mask.shape))
     return input.masked_fill(mask, 0)
-
-
-def _product(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:
-    if x_is_data and y_is_data:
-        return x + y
-    x, y = (
-        value.to(torch.uint8) if isinstance(value, Tensor) and value.dtype == torch.bool else value for value in (x, y)
-    )
-    return x * abs(y) if x_is_data else y * abs(x)
 
 
 def _quotient(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:

@@ -37,15 +37,10 @@ _CASTS = (
 ).split()
 
 
+@operator(*present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves")
 @moves(*present(*_CASTS), Tensor.data.__get__, channels=_unchanged, view=True)  # type: ignore[attr-defined]
 def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: bounds keep their own precision and layout."""
-    return input
-
-
-@operator(*present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves")
-def to_integers(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: rounding is ignored."""
+    """x: bounds keep their own precision and layout, and rounding is ignored."""
     return input
 
 
