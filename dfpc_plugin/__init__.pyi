@@ -1,6 +1,6 @@
 """What `dfpc_plugin` offers, for type checkers, and for `__init__.py`, which imports a name when it is first used."""
 
-from .analyses.layer_context import LayerContext
+from .analyses.bounds import LayerContext
 from .artifact import load_pruned, read_manifest, save_pruned
 from .comparing import CompareResult, SensitivityResult, compare, sensitivity
 from .couplings import DataFlowCoupling, find_couplings

@@ -69,10 +69,10 @@ class UnsupportedOperatorError(DFPCError):
 class ValueDependentError(DFPCError):
     """The model's forward needs the values of its data, which a pass without data does not have."""
 
-    def __init__(self, function: str, module: str) -> None:
+    def __init__(self, function: str, module: str | None) -> None:
         """Name the `function` that asked for values and the `module` that called it."""
         super().__init__(
-            f"{function} in module '{module}' needs the values of the data, and there are none here; "
+            f"{function} in module '{module or 'the model itself'}' needs the values of the data, and there are none here; "
             f"pass a forward_fn that leaves out what depends on values, register one for the model's class with "
             f"@dfpc_plugin.families.register_forward, or register a rule for the function that surrounds it with "
             f"@dfpc_plugin.rule."
@@ -117,8 +117,10 @@ class NonFiniteScoreError(DFPCError):
 class RuleError(DFPCError, RuntimeError):
     """An operator could not be applied: the model's shapes do not fit, or its rule does not support this form."""
 
-    def __init__(self, function: str, module: str, problem: str) -> None:
+    def __init__(self, function: str, module: str | None, problem: str | Exception) -> None:
         """Name the operator, the module that called it, and the problem."""
+        if isinstance(problem, Exception):
+            problem = f"{type(problem).__name__}: {problem}".rstrip(".")
         super().__init__(
             f"{function}, called by {module or 'the model itself'}, could not be applied without data: {problem}. "
             f"If the model runs with these example inputs, register a rule that can do this with "

@@ -220,27 +220,18 @@ def _weights(bounds: Bounds, ranking: Ranking) -> list[Tensor]:
 
 def couplings_of(bounds: Bounds) -> tuple[LayerCoupling, ...]:
     """Group the layers of a pass into couplings that some layer reads, in the order of their first feed-in layer."""
-    order = list(dict.fromkeys(writer.name for writer in bounds.writers))
-    parent = {name: name for name in order}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
+    met = {writer.name: frozenset([writer.name]) for writer in bounds.writers}
     for names in bounds.met:
-        first, *others = sorted(names)
-        for other in others:
-            parent[root(other)] = root(first)
-    members: dict[str, list[str]] = {}
-    for name in order:
-        members.setdefault(root(name), []).append(name)
-    readers: dict[str, dict[str, None]] = {key: {} for key in members}
+        joined = frozenset().union(*(met[name] for name in names))
+        met.update(dict.fromkeys(joined, joined))
+    readers: dict[frozenset[str], dict[str, None]] = {members: {} for members in met.values()}
     for reader in bounds.readers:
         for source in reader.sources:
-            readers[root(source)][reader.name] = None
-    return tuple(LayerCoupling(tuple(names), tuple(readers[key])) for key, names in members.items() if readers[key])
+            readers[met[source]][reader.name] = None
+    order = list(met)
+    return tuple(
+        LayerCoupling(tuple(sorted(members, key=order.index)), tuple(read)) for members, read in readers.items() if read
+    )
 
 
 @torch.no_grad()

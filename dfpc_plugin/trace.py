@@ -119,14 +119,16 @@ def _traced(
     run.channels, run.bounds, run.traces_sizes = followed, bounds, channels
     with _recording(model):
         statements = Statements(followed) if followed is not None else None
-        label = None if followed is None else followed.label
         with (
-            traced_state(run, label),
+            traced_state(run, None if followed is None else followed.label),
             caches_passed_by(run.names.modules.values()),
             entered(Constants(run, run.written)),
         ):
-            explained = contextlib.nullcontext() if forward_fn else inputs_explained(model, example_inputs)
-            with explained, _watching(run, followed, statements):
+            with contextlib.ExitStack() as stack:
+                if not forward_fn:
+                    stack.enter_context(inputs_explained(model, example_inputs))
+                if statements is not None:
+                    stack.enter_context(statements.watching())
                 outputs = follow(run, model, example_inputs, forward_fn)
             returned = [run.known(tensor) for tensor in returned_tensors(outputs)]
             if bounds is not None and bounds.to_outputs:
@@ -135,22 +137,11 @@ def _traced(
                 for tensor in returned:
                     followed.output(tensor)
                 if not run.missing:
-                    statements.look_aside(run, model, example_inputs)
+                    statements.look_aside(model, example_inputs)
     if not run.calls:
         raise ExampleInputsError("The forward did nothing with the example inputs, so there is nothing to follow.")
     run.channels = run.bounds = None  # they may refer to the run
     return Trace(run, followed, bounds)
-
-
-@contextlib.contextmanager
-def _watching(run: TracedRun, followed: ChannelTrace | None, statements: Statements | None) -> Iterator[None]:
-    """Watch for plain numbers that a forward makes from widths, and for widths that modules state."""
-    if followed is None or statements is None:
-        yield
-        return
-    casts = followed.casts.watched(run.names.caller, lambda: run.busy)
-    with statements.watching(), casts:
-        yield
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.combine import Operand, laid_out, meet, sum_away
 from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.tracing.axes import canonical, squeezed, varying
-from dfpc_plugin.tracing.calls import Call, on_shapes
+from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.constants import origins_of
-from dfpc_plugin.tracing.proxy import Proxy, Tracer, blank, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, blank, is_data, shape_of, slots_of
 from dfpc_plugin.tracing.tree import map_tensors
 
 
@@ -25,12 +25,12 @@ class Unfollowed(Exception):
 class ChannelCall(Demands):
     """First argument of a channel rule, for the operation `call`: makes results and notes constraints."""
 
-    def __init__(self, notes: Notebook, run: Tracer, call: Call) -> None:
+    def __init__(self, notes: Notebook, call: Call) -> None:
         """Prepare for one operation."""
         super().__init__(
             notes, call.function, weights=not call.data and any(operand.origins for operand in call.operands)
         )
-        self.call, self._run = call, run
+        self.call = call
 
     def make(
         self,
@@ -44,7 +44,7 @@ class ChannelCall(Demands):
         shape = torch.Size([int(size) for size in shape])
         kept = tuple([slot.expand(shape) for slot in slots if slot is not None])
         dtype = dtype or call.dtype_of(part or 0)
-        made = Proxy(shape, self._run, dtype, call.device, data=bool(call.data), slots=kept)
+        made = Proxy(shape, self.notes.run, dtype, call.device, data=bool(call.data), slots=kept)
         if not call.data:
             made.wild = not kept and all(operand.wild for operand in call.operands)
             made.origins = origins_of(call.operands)
@@ -54,15 +54,12 @@ class ChannelCall(Demands):
         """Make the result of an operator with unknown effect on channels: its operands' channels are protected."""
         for operand in self.call.operands:
             self.protect(operand, reason)
-        shapes = on_shapes(self.call.function, self.call.args, self.call.kwargs)
-        if isinstance(shapes, Tensor):
-            return self.make(shapes.shape, dtype=shapes.dtype)
         parts = itertools.count()
-        return map_tensors(lambda meta: self.make(meta.shape, part=next(parts), dtype=meta.dtype), shapes)
+        return map_tensors(lambda meta: self.make(meta.shape, part=next(parts), dtype=meta.dtype), self.call.shapes)
 
-    def on_meta(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Run the operator on shapes alone."""
-        return on_shapes(self._func, args, kwargs)
+    def on_shapes(self) -> Any:
+        """Run the operator on the meta device, for shapes and dtypes."""
+        return self.call.shapes
 
     def elementwise(self, *operands: Any) -> Proxy:
         """Make the result of an operator that combines elements by broadcasting."""
@@ -86,11 +83,11 @@ class ChannelCall(Demands):
         operands = [self.broadcast(input, shape)]
         seen: set[int] = set()
         for number, vector in enumerate(vectors, start=1):
-            labels = {id(slot) for slot in getattr(vector, "slots", ())}
+            labels = {id(slot) for slot in slots_of(vector)}
             if labels and labels <= seen and number != first:
                 continue  # a bias or statistics that share the labels of a weight seen before
             seen |= labels
-            slots = tuple(slot[place] for slot in getattr(vector, "slots", ()))
+            slots = tuple(slot[place] for slot in slots_of(vector))
             extents = frozenset({1} if shape_of(vector)[0] > 1 else ())
             operands.append(Operand(slots, extents, getattr(vector, "wild", False)))
         operands.insert(0, operands.pop(first))
@@ -128,7 +125,7 @@ class ChannelCall(Demands):
                 sizes[letter] = max(int(size), known)
         laid = [
             Operand(
-                tuple(laid_out(slot, list(letters), axes) for slot in getattr(tensor, "slots", ())),
+                tuple(laid_out(slot, list(letters), axes) for slot in slots_of(tensor)),
                 frozenset(axes.index(c) for c, n in zip(letters, shape_of(tensor), strict=True) if n > 1),
                 getattr(tensor, "wild", False),
                 {axes.index(letters[axis]): size for axis, size in getattr(tensor, "spread", {}).items()},
@@ -141,7 +138,7 @@ class ChannelCall(Demands):
         index: Any = (..., *[0] * len(summed))
         kept = [slot[index] for slot in left]
         result = self.make([sizes[letter] for letter in output], kept)
-        if all(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands):
+        if all(is_data(tensor) for tensor, _ in operands):
             first, second = operands[0][0], operands[-1][0]
             result.multiplied = True
             if not same_rows(first, second):
@@ -150,7 +147,7 @@ class ChannelCall(Demands):
 
     def same(self, tensor: Any) -> Proxy:
         """Make a result with the channels of `tensor`, or with its sizes if that is a constant."""
-        slots = getattr(tensor, "slots", ())
+        slots = slots_of(tensor)
         result = self.make(shape_of(tensor), slots)
         result.spread = {} if slots else getattr(tensor, "spread", {})
         return result
@@ -158,13 +155,13 @@ class ChannelCall(Demands):
     def resized(self, tensor: Any, shape: Sequence[int]) -> Proxy:
         """Make a result of another size along some axes; channels along these are protected."""
         slots = []
-        for slot in getattr(tensor, "slots", ()):
+        for slot in slots_of(tensor):
             changed = [axis for axis in varying(slot) if slot.size(axis) != shape[axis]]
             if changed and 1 in varying(slot) and 1 not in changed and slot.dim() > 3:  # a vector viewed as a map
                 positions = [axis for axis in varying(slot) if axis > 1]
                 slot = self.table.unite_along(slot, positions, self.where).expand(slot.shape)
             elif changed:
-                self.freeze(slot, f"lies along an axis that {self.where} resamples")
+                self.table.freeze(slot, f"lies along an axis that {self.where} resamples")
                 continue
             slots.append(squeezed(slot))
         return self.make(shape, slots)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
-from dfpc_plugin.analyses.demands import Demands
-from dfpc_plugin.analyses.table import LabelTable, Scaling, Work
+from dfpc_plugin.analyses.demands import Demands, Notebook
+from dfpc_plugin.analyses.table import LabelTable
 from dfpc_plugin.analyses.width_attributes import Stated
 from dfpc_plugin.errors import DFPCError, RuleError
+from dfpc_plugin.tracing.axes import along
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import function_name
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
-from dfpc_plugin.tracing.sizes import Casts
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of
 from dfpc_plugin.tracing.traced_run import TracedRun
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -27,28 +27,20 @@ _ONE_PER_OUTPUT = (nn.Linear, *_CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn
 """Layers whose vectors have an element per output channel of their weight, and share its labels."""
 
 
-class ChannelTrace:
+class ChannelTrace(Notebook):
     """Follows channels through a run and collects the operators' constraints.
 
-    `work` are calls of layers and matrix products, `twins` labels of weights' outputs and of the biases added to them, `scaled`
-    elements multiplied by numbers that depend on widths, and `casts` plain numbers that the forward made from widths.
     `buffers` are the paths of labelled tensors other than parameters; `parameters` and `outputs` have shapes. `stated` are
     widths that the model states about itself and that the pass confirms.
     """
 
     def __init__(self, run: TracedRun) -> None:
         """Follow channels in `run`."""
-        self.table = LabelTable()
-        self.names = run.names
-        self.work: list[Work] = []
-        self.twins: list[tuple[Tensor, Tensor]] = []
-        self.scaled: list[Scaling] = []
-        self.casts = Casts()
+        super().__init__(run)
         self.buffers: set[str] = set()
         self.parameters: dict[str, torch.Size] = {}
         self.outputs: list[torch.Size] = []
         self.stated: list[Stated] = []
-        self._run = run
 
     def label(self, proxy: Proxy, path: str, module: Any) -> None:
         """Label a parameter or buffer."""
@@ -62,7 +54,7 @@ class ChannelTrace:
     def apply(self, call: Call) -> Any:
         """Return the result of an operator with labels; raises RuleError if its channel rule fails, as for unfit shapes."""
         rule = call.operator.channels
-        channel_call = ChannelCall(self, self._run, call)
+        channel_call = ChannelCall(self, call)
         changed = call.target.viewed if isinstance(call.target, Proxy) else None
         for operand in call.operands if not call.is_view else ():
             if operand.viewed is not changed or (operand is changed and call.operator.kind != "writes"):
@@ -78,8 +70,7 @@ class ChannelTrace:
                 return channel_call.opaque(
                     f"passes through {channel_call.where}, which could not be followed ({error})"
                 )
-            problem = f"{type(error).__name__}: {error}".rstrip(".")
-            raise RuleError(function_name(call.function), self.names.caller() or "", problem) from error
+            raise RuleError(function_name(call.function), self.names.caller(), error) from error
 
     def leaves(self, func: Callable[..., Any], operands: list[Proxy]) -> None:
         """Protect the channels of weights whose values an operator without a record reads."""
@@ -87,10 +78,6 @@ class ChannelTrace:
         for operand in operands:
             for slot in operand.slots:
                 self.table.freeze(slot, f"passes through {where}, which has no rule for channels")
-
-    def original_of(self, parameter: Tensor) -> Proxy | None:
-        """Return the proxy of a parameter."""
-        return self._run.state.get(id(parameter))
 
     def output(self, tensor: Tensor) -> None:
         """Protect the channels of `tensor`, which the model returns."""
@@ -102,17 +89,17 @@ class ChannelTrace:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Discard, at exit, what was noted in the block, which is only a trial."""
-        calls = self._run.calls
+        calls = self.run.calls
         notes: list[list[Any]] = [*self.table.notes, self.work, self.twins, self.scaled]
         lengths = [len(noted) for noted in notes]
         try:
-            with self._run.muted():
+            with self.run.muted():
                 yield
         finally:
             for noted, length in zip(notes, lengths, strict=True):
                 del noted[length:]
-            self._run.calls = calls
-            self._run.forget_missing()
+            self.run.calls = calls
+            self.run.forget_missing()
 
 
 def _takes(rule: Any, call: Call) -> bool:
@@ -138,7 +125,7 @@ def _vector_labels(tensor: Tensor, path: str, module: Any, table: LabelTable) ->
     if tensor.dim() != 1 or not isinstance(module, _ONE_PER_OUTPUT):
         return None
     for other in (*module._parameters.values(), *module._buffers.values()):
-        slots = other.slots if isinstance(other, Proxy) else ()
+        slots = slots_of(other)
         if slots and slots[0].size(0) == tensor.size(0) > 1:
             labels = slots[0].flatten(1)[:, 0] if slots[0].dim() > 1 else slots[0]
             table.share(path, 0, labels)
@@ -154,8 +141,7 @@ def _dimensions(tensor: Tensor, path: str, module: Any, table: LabelTable) -> It
         if convolves and dim == 1 and module.groups > 1:
             yield _of_groups(tensor, path, module, table).expand(tensor.shape)
         elif size > 1:
-            shape = [-1 if axis == dim else 1 for axis in range(tensor.dim())]
-            yield table.own(path, dim, size).view(shape).expand(tensor.shape)
+            yield table.own(path, dim, size).view(along(dim, tensor.dim())).expand(tensor.shape)
 
 
 def _of_groups(weight: Tensor, path: str, module: Any, table: LabelTable) -> Tensor:

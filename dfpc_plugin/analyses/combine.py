@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dfpc_plugin.analyses.table import LabelTable, Rows, Sized, fixed_by
-from dfpc_plugin.tracing.axes import canonical, first_along, inner_axis, squeezed, varying
+from dfpc_plugin.tracing.axes import canonical, first_along, inner_axis, listed, squeezed, varying
 from dfpc_plugin.tracing.sizes import expression_of
 
 
@@ -101,7 +101,7 @@ def _relate_rows(table: LabelTable, row: Tensor, labels: Tensor, where: str) -> 
     shared = varying(row)
     rest = [axis for axis in range(labels.dim()) if axis not in shared]
     matrix = squeezed(labels).permute(*shared, *rest)
-    table.rows.append(Rows(squeezed(row).reshape(-1), matrix.reshape(squeezed(row).numel(), -1), where))
+    table.rows.append(Rows(listed(row), matrix.reshape(squeezed(row).numel(), -1), where))
 
 
 def sum_away(table: LabelTable, slots: Sequence[Tensor], summed: Iterable[int], where: str) -> list[Tensor]:

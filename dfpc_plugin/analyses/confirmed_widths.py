@@ -18,11 +18,10 @@ from torch import nn
 
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, Statement, statements_of
+from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, statements_of
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
-from dfpc_plugin.tracing.traced_run import TracedRun
 from dfpc_plugin.tracing.tree import returned_tensors
 
 
@@ -38,9 +37,11 @@ class Statements:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the forward's features, and compare their widths at exit."""
+        """Watch for plain numbers that the forward makes from widths, and for its features, whose widths are compared at exit."""
+        run = self._notes.run
         seen: dict[tuple[str, str], list[torch.Size]] = {}
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._notes.casts.watched(run.names.caller, lambda: run.busy))
             for path, what in dict.fromkeys(place[:2] for statement in self._open for place in statement.places):
                 module = self._notes.names.modules[path]
                 if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
@@ -48,7 +49,7 @@ class Statements:
             yield
         self._compare(seen)
 
-    def look_aside(self, run: TracedRun, model: nn.Module, example_inputs: ExampleInputs) -> None:
+    def look_aside(self, model: nn.Module, example_inputs: ExampleInputs) -> None:
         """Get the features in `feature_info` that no module has returned from `forward_intermediates`."""
         place = Place("", "intermediates")
         entries = [statement for statement in self._open if (statement.module, statement.name) == ("", INFO)]
@@ -58,18 +59,15 @@ class Statements:
         seen: dict[tuple[str, str], list[torch.Size]] = {}
         try:
             with self._notes.aside():
-                _keeper(seen, place[:2])(follow(run, model, example_inputs, _intermediates))
+                _keeper(seen, place[:2])(follow(self._notes.run, model, example_inputs, _intermediates))
         except Exception:  # no such features for these inputs: the statements stay unconfirmed
             return
         self._compare(seen)
 
     def _compare(self, seen: Mapping[tuple[str, str], list[torch.Size]]) -> None:
-        found = [(statement, _expression_of(statement, seen)) for statement in self._open]
-        self._open = [statement for statement, expression in found if expression is None]
-        self._notes.stated += [
-            Stated(statement.module, statement.name, statement.entry, expression)
-            for statement, expression in found if expression is not None
-        ]  # fmt: skip
+        found = [dataclasses.replace(each, expression=_expression_of(each, seen)) for each in self._open]
+        self._open = [each for each in found if each.expression is None]
+        self._notes.stated += [each for each in found if each.expression is not None]
 
 
 def _intermediates(model: Any, inputs: ExampleInputs) -> Any:
@@ -116,7 +114,7 @@ def _watch_features(module: nn.Module, keep: Callable[[Any], None]) -> Callable[
 _WATCHES = {"in": _watch_inputs, "out": _watch_outputs, "features": _watch_features}
 
 
-def _expression_of(statement: Statement, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
+def _expression_of(statement: Stated, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
     """The width of a tensor that confirms a statement, in terms of labels, or None."""
     for place in statement.places:
         shapes = seen.get(place[:2], [])

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.analyses.table import LabelTable, Scaling, Sized, Work
-from dfpc_plugin.tracing.axes import inner_axis, squeezed, varying
-from dfpc_plugin.tracing.names import ModelNames
+from dfpc_plugin.tracing.axes import NO_LABELS, inner_axis, listed, squeezed, varying
 from dfpc_plugin.tracing.operator import function_name
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, slots_of
 from dfpc_plugin.tracing.sizes import Casts, Expression, TracedInt, expression_of, leaves_of
+from dfpc_plugin.tracing.traced_run import TracedRun
 
 WITHOUT_DATA = " (without data)"
 """Suffix in messages on operators on parameters alone, such as those that compute a weight."""
@@ -24,18 +24,20 @@ COMPUTED = " through a computed weight"
 """Suffix in messages on a layer whose weight lost its labels while it was computed."""
 
 
-class Notebook(Protocol):
-    """Where constraints are noted."""
+class Notebook:
+    """Where the constraints of a pass are noted.
 
-    table: LabelTable
-    names: ModelNames
-    work: list[Work]
-    twins: list[tuple[Tensor, Tensor]]
-    scaled: list[Scaling]
-    casts: Casts
+    `work` are calls of layers and matrix products, `twins` labels of weights' outputs and of the biases added to them, `scaled`
+    elements multiplied by numbers that depend on widths, and `casts` plain numbers that the forward made from widths.
+    """
 
-    def original_of(self, parameter: Tensor) -> Proxy | None:
-        """Return the proxy of a parameter."""
+    def __init__(self, run: TracedRun) -> None:
+        """Start without notes on `run`."""
+        self.run, self.names = run, run.names
+        self.table, self.casts = LabelTable(), Casts()
+        self.work: list[Work] = []
+        self.twins: list[tuple[Tensor, Tensor]] = []
+        self.scaled: list[Scaling] = []
 
 
 class Demands:
@@ -48,24 +50,24 @@ class Demands:
     @cached_property
     def where(self) -> str:
         """Operator and module, for messages."""
-        module = self.notes.names.caller()
-        place = f" in '{module}'" if module else ""
+        place = f" in '{module}'" if (module := self.caller) else ""
         return f"{function_name(self._func)}{place}{WITHOUT_DATA if self._weights else ''}"
+
+    @property
+    def caller(self) -> str | None:
+        """Path of the module that calls the operator."""
+        return self.notes.names.caller()
 
     @property
     def name(self) -> str:
         """The operator's own name."""
         return getattr(self._func, "__name__", "").strip("_")
 
-    def freeze(self, slot: Tensor, reason: str) -> None:
-        """Protect every channel of `slot`."""
-        self.table.freeze(slot, reason)
-
     def protect(self, tensor: Any, reason: str, along: int | None = None) -> None:
         """Protect the channels of a tensor, or only those along one axis."""
-        for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+        for slot in slots_of(tensor):
             if along is None or along in varying(slot):
-                self.freeze(slot, reason)
+                self.table.freeze(slot, reason)
 
     def size(self, slot: Tensor, axis: int, size: Any, *, flexible: int | None = None) -> None:
         """Require that `slot` keeps `size` elements along `axis`; None: equally many in every row."""
@@ -123,26 +125,25 @@ class Demands:
 
     def _unfollowed(self, input: Tensor, along: int) -> None:
         """Protect the input channels of a computed weight that lost its labels."""
-        for slot in input.slots if isinstance(input, Proxy) else ():
+        for slot in slots_of(input):
             if slot.size(along) > 1 and slot.stride(along):
-                self.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
+                self.table.freeze(slot, f"is read by {self.where}{COMPUTED} that could not be followed")
 
     def _original_outputs(self, weight: Proxy, writes: int) -> Tensor:
         """Labels, along the same axis, of the parameter that a computed weight comes from."""
         parameters = [origin for origin in weight.origins if isinstance(origin, nn.Parameter)]
-        originals = map(self.notes.original_of, parameters)
+        originals = [self.notes.run.state.get(id(parameter)) for parameter in parameters]
         alike = [original for original in originals if original is not None and shape_of(original) == shape_of(weight)]
-        return _along(alike[0], writes) if alike else torch.zeros(0, dtype=torch.long, device="cpu")
+        return _along(alike[0], writes) if alike else NO_LABELS
 
     def written(self, weight: Tensor, axis: int) -> None:
         """Note that channels along one axis of `weight` are written without MACs, as by an embedding."""
-        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
-        self.notes.work.append(Work(nothing, _along(weight, axis), nothing, 0))
+        self.notes.work.append(Work(NO_LABELS, _along(weight, axis), NO_LABELS, 0))
 
     def biased(self, weight: Tensor, bias: Tensor) -> None:
         """Note that `bias` scales with the outputs of `weight`."""
-        for slot in getattr(bias, "slots", ()):
-            self.notes.twins.append((_along(weight, 0), squeezed(slot).reshape(-1)))
+        for slot in slots_of(bias):
+            self.notes.twins.append((_along(weight, 0), listed(slot)))
 
     def scaled(self, tensor: Tensor, expression: Expression, power: int = 1) -> None:
         """Note that `tensor` is multiplied by a number that depends on widths (or divided, with power -1)."""
@@ -150,15 +151,14 @@ class Demands:
             return
         choices = (tensor.rows,) if tensor.rows else tensor.factors
         if choices or tensor.slots or tensor.multiplied:
-            labels = [torch.unique(torch.cat([squeezed(row).reshape(-1) for row in rows])) for rows in choices]
+            labels = [torch.unique(torch.cat([listed(row) for row in rows])) for rows in choices]
             self.notes.scaled.append(Scaling(tuple([some[some > 0] for some in labels]), expression, power, self.where))
 
     def note_work(self, operands: Sequence[tuple[Tensor, Sequence[Any]]], output: Sequence[Any]) -> None:
         """Note the MACs of a sum of products, and the channels of weights that it reads and writes, if any factor is data."""
         sizes = {c: int(n) for t, letters in operands for c, n in zip(letters, shape_of(t), strict=True)}
-        nothing = torch.zeros(0, dtype=torch.long, device="cpu")
-        reads, writes = [nothing], [nothing]
-        is_layer = any(isinstance(tensor, Proxy) and tensor.holds_data for tensor, _ in operands)
+        reads, writes = [NO_LABELS], [NO_LABELS]
+        is_layer = any(is_data(tensor) for tensor, _ in operands)
         for tensor, letters in operands if is_layer else ():
             if isinstance(tensor, Proxy) and not tensor.holds_data and not tensor.multiplied and len(letters) > 1:
                 for axis, letter in enumerate(letters):
@@ -172,7 +172,7 @@ class Demands:
 
 def _factors(tensor: Tensor, names: Sequence[int], but: int | None = None) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Labels of every slot with the names of its axes, without slots that vary along the axis `but`."""
-    for slot in tensor.slots if isinstance(tensor, Proxy) else ():
+    for slot in slots_of(tensor):
         if but is None or slot.size(but) == 1 or not slot.stride(but):
             yield slot, tuple(names)
 
@@ -183,10 +183,9 @@ def _along(tensor: Tensor, axis: int) -> Tensor:
     if isinstance(tensor, Proxy) and -rank <= axis < rank:
         slot = tensor.labels_along(axis % rank)
         if slot is not None:
-            return squeezed(slot).reshape(-1)
-    return torch.zeros(0, dtype=torch.long, device="cpu")
+            return listed(slot)
+    return NO_LABELS
 
 
 def _all_labels(tensor: Tensor) -> Tensor:
-    slots = tensor.slots if isinstance(tensor, Proxy) else ()
-    return torch.cat([squeezed(slot).reshape(-1) for slot in slots] or [torch.zeros(0, dtype=torch.long, device="cpu")])
+    return torch.cat([NO_LABELS, *map(listed, slots_of(tensor))])

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.tracing.axes import along, canonical, squeezed
 from dfpc_plugin.tracing.calls import Call
 from dfpc_plugin.tracing.operator import Means
 from dfpc_plugin.tracing.proxy import Proxy, is_data, value_of
@@ -53,7 +54,7 @@ def _by_the_operator(call: Call) -> Any:
         found = _result_of(call, args, kwargs)
     except RuntimeError:  # a view, which needs contiguous means
         found = _result_of(call, *map_tensors(Tensor.contiguous, (args, kwargs)))
-    return map_tensors(_compact, found)
+    return map_tensors(squeezed, found)
 
 
 def _result_of(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -70,14 +71,6 @@ def _expected(tensor: Tensor) -> Tensor:
         return value_of(tensor).detach()
     assert isinstance(tensor, Proxy) and tensor.expectation is not None
     return tensor.expectation.detach().expand(tensor.bound.shape)
-
-
-def _compact(expectation: Tensor) -> Tensor:
-    """Keep one element along expanded axes."""
-    for axis, step in enumerate(expectation.stride()):
-        if step == 0 and expectation.shape[axis] > 1:
-            expectation = expectation.narrow(axis, 0, 1)
-    return expectation
 
 
 def _pointwise(call: Call, variance: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -134,19 +127,11 @@ def _small_constants(call: Call, data: Proxy) -> dict[int, Tensor] | None:
 
     def note(tensor: Tensor) -> Tensor:
         if tensor is not data:
-            found[id(tensor)] = _reduced(real_values(tensor).to(data.bound.dtype))
+            found[id(tensor)] = squeezed(canonical(real_values(tensor).to(data.bound.dtype)))
         return tensor
 
     map_tensors(note, (call.args, call.kwargs))
     return None if any(constant.numel() > _MOST_CONSTANTS for constant in found.values()) else found
-
-
-def _reduced(constant: Tensor) -> Tensor:
-    """Keep one element along axes on which a constant does not vary."""
-    for axis, size in enumerate(constant.shape):
-        if size > 1 and bool((constant == constant.narrow(axis, 0, 1)).all()):
-            constant = constant.narrow(axis, 0, 1)
-    return constant
 
 
 def per_channel(mean: Tensor, axes: int) -> bool:
@@ -177,7 +162,7 @@ def aligned(vector: Any, like: Tensor, axis: int) -> Any:
     """Lay `(C,)` out along one axis of a tensor."""
     if vector is None:
         return None
-    return real_values(vector).to(like.dtype).view([-1 if dim == axis else 1 for dim in range(like.dim())])
+    return real_values(vector).to(like.dtype).view(along(axis, like.dim()))
 
 
 def once_more(constant: Any) -> Any:

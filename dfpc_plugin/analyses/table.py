@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dfpc_plugin.tracing.axes import first_along, squeezed
+from dfpc_plugin.tracing.axes import first_along, listed, squeezed
 from dfpc_plugin.tracing.sizes import Expression
 
 
@@ -158,7 +158,7 @@ class LabelTable:
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Require that no element is pruned."""
-        self.frozen.append((squeezed(labels).reshape(-1), reason))
+        self.frozen.append((listed(labels), reason))
 
     def roots(self) -> Tensor:
         """Return, for every label, the smallest label that it is pruned with, `(labels,)`."""

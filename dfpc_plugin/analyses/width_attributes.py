@@ -31,27 +31,22 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Statement:
-    """A stated width, and the places where a tensor of that width may be seen, the likeliest first."""
-
-    module: str
-    name: str
-    entry: int | None
-    value: int
-    places: tuple[Place, ...]
-
-
-@dataclass(frozen=True)
 class Stated:
-    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states."""
+    """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states.
+
+    While no tensor has confirmed it, it is a number alone, `value`, with the places where a tensor of that width may be seen,
+    the likeliest first; `expression` is None.
+    """
 
     module: str
     name: str
     entry: int | None
-    expression: Expression
+    expression: Expression | None
+    value: int = 0
+    places: tuple[Place, ...] = ()
 
 
-def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Statement]:
+def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Stated]:
     """Yield every width that a module states about its features and its heads."""
     module = modules[path]
     if isinstance(module, torch.jit.ScriptModule):
@@ -80,27 +75,25 @@ def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[State
                 yield from _of_integer(modules, head, attribute, (Place(name, "in"),))
 
 
-def _of_integer(
-    modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]
-) -> Iterator[Statement]:
+def _of_integer(modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]) -> Iterator[Stated]:
     value = vars(modules[path]).get(name)
     if type(value) is int:
-        yield Statement(path, name, None, value, places)
+        yield Stated(path, name, None, None, value, places)
 
 
 def _of_stages(
     modules: Mapping[str, nn.Module], path: str, name: str, features: Place, places: Sequence[tuple[Place, ...]]
-) -> Iterator[Statement]:
+) -> Iterator[Stated]:
     """Widths in a list with an integer per branch of the features, or per entry of `feature_info`."""
     value: Any = vars(modules[path]).get(name)
     if type(value) in (list, tuple):
         for entry, width in enumerate(value):
             if type(width) is int:
                 own = places[entry] if len(places) == len(value) else ()
-                yield Statement(path, name, entry, width, (*own, features._replace(number=entry)))
+                yield Stated(path, name, entry, None, width, (*own, features._replace(number=entry)))
 
 
-def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[Statement]:
+def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[Stated]:
     """Widths in `feature_info`: of the named modules' outputs and, if it says which features are returned, of these."""
     info: Any = vars(modules[path]).get(INFO)
     parts = getattr(info, "__dict__", {})
@@ -113,7 +106,7 @@ def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -
             places = [Place(path, "out", returned.index(entry))] if entry in returned else []
             name, hook = f"{prefix}{content.get('module')}", content.get("hook_type", "")
             places += [Place(name, "in" if hook == "forward_pre" else "out")] if name in modules else []
-            yield Statement(path, INFO, entry, content[WIDTH], tuple(places))
+            yield Stated(path, INFO, entry, None, content[WIDTH], tuple(places))
 
 
 def _paths_of_classifiers(modules: Mapping[str, nn.Module], module: Any) -> list[str]:

@@ -146,7 +146,7 @@ class DataFlowGraph(tp.DependencyGraph):
     def get_all_groups(
         self,
         ignored_layers: Iterable[Any] = (),
-        root_module_types: Iterable[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM),
+        root_module_types: Iterable[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM, ops.TORCH_EMBED),
     ) -> Iterator[DataFlowGroup]:
         """Yield one group, with all remaining units, per coupling that may be pruned.
 

@@ -6,15 +6,15 @@ so each factor is assumed to lie within [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, once_more, term
 from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import APPROXIMATION, BOUND, EXACT, combines, combines_entries, composed
@@ -96,61 +96,48 @@ def _sum_noise(given: Mapping[str, Any], variance: Tensor, sign: int = 1) -> Any
     return variance, first + second * (sign * alpha) if sign * alpha != 1 else first + second
 
 
-_difference_noise = partial(_sum_noise, sign=-1)
-
-
-def _reversed_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean y - alpha x."""
-    variance, mean = _difference_noise(given, variance)
-    return variance, None if mean is None else -mean
-
-
 @combines(*forms("add"), Tensor.__radd__, convention=EXACT, channels=sum_channels, noise=_sum_noise, additive=True)
 def add(input: Any, other: Any, *, alpha: float = 1, out: None = None) -> Tensor:
     """x + |alpha| y; a constant adds nothing."""
     return _sum(input, other if alpha == 1 or not isinstance(other, Tensor) else other * abs(alpha))
 
 
-@combines(*forms("sub", "subtract"), convention=EXACT, channels=sum_channels, noise=_difference_noise, additive=True)
+@combines(
+    *forms("sub", "subtract"),
+    convention=EXACT,
+    channels=sum_channels,
+    noise=partial(_sum_noise, sign=-1),
+    additive=True,
+)
 def subtract(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """x + |alpha| y; a constant adds nothing."""
     return add(input, other, alpha=alpha)
 
 
-@combines(
-    *forms("rsub"), Tensor.__rsub__, convention=EXACT, channels=sum_channels, noise=_reversed_noise, additive=True
-)
-def subtract_from(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
-    """|alpha| x + y; a constant adds nothing."""
-    return _sum(input * abs(alpha) if alpha != 1 and isinstance(input, Tensor) else input, other)
+@composed(*forms("rsub"), Tensor.__rsub__)
+def subtract_from(input: Any, other: Any, *, alpha: float = 1) -> Any:
+    """y - alpha x."""
+    return (input if alpha == 1 else input * alpha).neg() + other
 
 
-@combines(*forms("maximum", "minimum", "fmax", "fmin"), convention=BOUND, means=Means.POINTWISE, additive=True)
-def extremum(input: Tensor, other: Tensor) -> Tensor:
-    """x + y: max(x, y) would bound the change, too, but credit it to one operand alone; a constant adds nothing."""
-    return input + other
+def _summed(reason: str) -> Callable[..., Tensor]:
+    """Return the rule that adds the operands' bounds."""
+
+    def summed(*operands: Any, **kwargs: Any) -> Tensor:
+        return _sum(*operands, *kwargs.values())
+
+    summed.__doc__ = f"x + y: {reason}; a constant adds nothing."
+    return summed
 
 
-@combines(*present("logaddexp", "logaddexp2", "hypot"), convention=BOUND, means=Means.POINTWISE, additive=True)
-def smooth_extremum(input: Tensor, other: Tensor) -> Tensor:
-    """x + y: the Lipschitz constants are one; a constant adds nothing."""
-    return input + other
-
-
-@combines(
-    *present("atan2", "arctan2", "xlogy", "floor_divide", "remainder", "fmod", "ldexp", "copysign", "nextafter"),
-    *present("__floordiv__", "__rfloordiv__", "__ifloordiv__", "__mod__", "__rmod__", "__imod__"),
-    convention=APPROXIMATION, additive=True,
-)  # fmt: skip
-def joined(*operands: Any, **kwargs: Any) -> Tensor:
-    """x + y: slope one for either operand; a constant adds nothing."""
-    return _sum(*operands)
-
-
-@combines(*present("heaviside"), additive=True)
-def step(input: Tensor, values: Tensor) -> Tensor:
-    """x + y: straight-through estimate."""
-    return input + values
+for _names, _convention, _means, _reason in (
+    ("maximum minimum fmax fmin", BOUND, Means.POINTWISE, "max(x, y) would bound the change, too, but credit it to one operand alone"),
+    ("logaddexp logaddexp2 hypot", BOUND, Means.POINTWISE, "the Lipschitz constants are one"),
+    ("atan2 arctan2 xlogy floor_divide remainder fmod ldexp copysign nextafter __floordiv__ __rfloordiv__ __ifloordiv__ __mod__ "
+     "__rmod__ __imod__", APPROXIMATION, Means.AS_BOUNDS, "slope one for either operand"),
+    ("heaviside", APPROXIMATION, Means.AS_BOUNDS, "straight-through estimate"),
+):  # fmt: skip
+    combines(*present(*_names.split()), convention=_convention, means=_means, additive=True)(_summed(_reason))
 
 
 @composed(*present("glu"))
@@ -163,7 +150,7 @@ def gated_half(input: Any, dim: int = -1) -> Any:
 def _where_channels(call: ChannelCall, condition: Any, input: Any = None, other: Any = None) -> Any:
     """Unite the channels of both choices. The form with one argument depends on values and raises."""
     if input is None:
-        raise ValueDependentError("torch.where with one argument", call.notes.names.caller() or "the model itself")
+        raise ValueDependentError("torch.where with one argument", call.caller)
     return combines_entries(call, condition, input, other)
 
 
@@ -179,14 +166,10 @@ def where(flow: LayerContext, condition: Tensor, input: Any = None, other: Any =
     return torch.where(condition, x, y)
 
 
-@combines(*forms("lerp"), convention=BOUND, context=True)
-def interpolated(flow: LayerContext, input: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """|1 - w| x + |w| y for a constant w."""
-    if flow.is_data("weight"):
-        return _sum(_sum(input, end), weight)
-    zero = torch.zeros((), dtype=input.dtype, device=input.device)
-    x = input if flow.is_data("input") else zero.expand(input.shape)
-    return x * abs(1 - weight) + (end if flow.is_data("end") else zero) * abs(weight)
+@composed(*forms("lerp"))
+def interpolated(input: Any, end: Any, weight: Any) -> Any:
+    """(1 - w) x + w y."""
+    return input * (1 - weight) + end * weight
 
 
 def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -205,7 +188,11 @@ def _product_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
 @combines(*forms("mul", "multiply"), Tensor.__rmul__, channels=product_channels, noise=_product_noise, context=True)
 def multiply(flow: LayerContext, input: Any, other: Any, *, out: None = None) -> Tensor:
     """|w| x for a constant w (exact); x + y for two data factors, each assumed to lie within [-1, 1]."""
-    return _product(input, other, flow.is_data("input"), flow.is_data("other"))
+    if flow.is_data("input") and flow.is_data("other"):
+        return input + other
+    data, constant = (input, other) if flow.is_data("input") else (other, input)
+    is_mask = isinstance(constant, Tensor) and constant.dtype == torch.bool
+    return data * (constant.to(torch.uint8) if is_mask else abs(constant))
 
 
 def _quotient_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -233,20 +220,16 @@ def divide_reversed(input: Tensor, other: Any) -> Tensor:
     return _quotient(other, input, False, True)
 
 
-@combines(*forms("addcmul"), context=True)
-def addcmul(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
-    """x + |value| times the product rule of the two factors."""
-    factors = flow.is_data("tensor1"), flow.is_data("tensor2")
-    start = input if flow.is_data("input") else torch.zeros_like(input)
-    return start + abs(value) * _product(tensor1, tensor2, *factors) if any(factors) else start
+@composed(*forms("addcmul"))
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """x + value times the product of the other two."""
+    return input + (tensor1 if value == 1 else tensor1 * value) * tensor2
 
 
-@combines(*forms("addcdiv"), context=True)
-def addcdiv(flow: LayerContext, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
-    """x + |value| times the quotient rule of the two factors."""
-    parts = flow.is_data("tensor1"), flow.is_data("tensor2")
-    start = input if flow.is_data("input") else torch.zeros_like(input)
-    return start + abs(value) * _quotient(tensor1, tensor2, *parts) if any(parts) else start
+@composed(*forms("addcdiv"))
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
+    """x + value times the quotient of the other two."""
+    return input + (tensor1 if value == 1 else tensor1 * value) / tensor2
 
 
 def _whole_power(input: Any, exponent: Any) -> Tensor:
@@ -264,14 +247,14 @@ def power(flow: LayerContext, input: Any, exponent: Any) -> Tensor:
     """|p| x for x^p (slope at one); |ln c| x for c^x (slope at zero); x + y for data to the power of data."""
     if flow.is_data("input"):
         return input + exponent if flow.is_data("exponent") else input * abs(exponent)
-    return reversed_power(exponent, input)
+    base = input if isinstance(input, Tensor) else torch.tensor(input, dtype=exponent.dtype, device=exponent.device)
+    return exponent * base.abs().log().abs()
 
 
-@combines(Tensor.__rpow__, couples=False)
-def reversed_power(input: Tensor, other: Any) -> Tensor:
-    """|ln c| x for c^x (slope at zero)."""
-    base = other if isinstance(other, Tensor) else torch.tensor(other, dtype=input.dtype, device=input.device)
-    return input * base.abs().log().abs()
+@composed(Tensor.__rpow__)
+def reversed_power(input: Any, other: Any) -> Any:
+    """c^x."""
+    return torch.pow(other, input)
 
 
 @combines(*forms("masked_fill"), convention=EXACT, context=True, couples=False)
@@ -282,15 +265,6 @@ def masked_fill(flow: LayerContext, input: Tensor, mask: Tensor, value: Any) -> 
     if flow.is_data("mask"):
         return input.expand(torch.broadcast_shapes(input.shape, mask.shape))
     return input.masked_fill(mask, 0)
-
-
-def _product(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:
-    if x_is_data and y_is_data:
-        return x + y
-    x, y = (
-        value.to(torch.uint8) if isinstance(value, Tensor) and value.dtype == torch.bool else value for value in (x, y)
-    )
-    return x * abs(y) if x_is_data else y * abs(x)
 
 
 def _quotient(x: Any, y: Any, x_is_data: bool, y_is_data: bool) -> Tensor:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import operator as operators
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.ops.linear import apply_linear, read_linear, write_linear
 from dfpc_plugin.ops.products import product
 from dfpc_plugin.ops.record import composed, operator
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import present
-from dfpc_plugin.tracing.proxy import is_data, shape_of
+from dfpc_plugin.tracing.proxy import is_data, shape_of, slots_of
 from dfpc_plugin.tracing.sizes import Operation, expression_of
 
 
@@ -53,55 +55,41 @@ def _fused_channels(
     return product(call, logits, value)
 
 
-def _multi_head_channels(
-    call: ChannelCall,
-    query: Any,
-    key: Any,
-    value: Any,
-    embed_dim_to_check: Any,
-    num_heads: Any,
-    in_proj_weight: Any,
-    in_proj_bias: Any,
-    bias_k: Any,
-    bias_v: Any,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Any,
-    out_proj_bias: Any,
-    training: bool = True,
-    key_padding_mask: Any = None,
-    need_weights: bool = True,
-    attn_mask: Any = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Any = None,
-    k_proj_weight: Any = None,
-    v_proj_weight: Any = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+_MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
+_SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SimpleNamespace:
+    """The arguments of multi-head attention by their names."""
+    bound = _MULTI_HEAD.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return SimpleNamespace(**bound.arguments)
+
+
+def _multi_head_channels(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     """Projections around attention. torch requires the input, all heads together and the output to have one width."""
-    for slot in getattr(query, "slots", ()):
+    given = _named(args, kwargs)
+    for slot in slots_of(given.query):
         if slot.dim() - 1 in varying(slot):
-            call.size(slot, slot.dim() - 1, embed_dim_to_check)
-    if use_separate_proj_weight:
-        weights = [q_proj_weight, k_proj_weight, v_proj_weight]
-    else:
-        weights = list(in_proj_weight.chunk(3))
-    biases = list(in_proj_bias.chunk(3)) if in_proj_bias is not None else [None] * 3
-    parts = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
-    if bias_k is not None:
+            call.size(slot, slot.dim() - 1, given.embed_dim_to_check)
+    separate = given.use_separate_proj_weight
+    weights = [getattr(given, name) for name in _SEPARATE] if separate else given.in_proj_weight.chunk(3)
+    biases = [None] * 3 if given.in_proj_bias is None else given.in_proj_bias.chunk(3)
+    parts = list(map(F.linear, (given.query, given.key, given.value), weights, biases))
+    if given.bias_k is not None:
         batch = (1, *shape_of(parts[1])[1:-1], -1)
-        parts[1] = torch.cat([parts[1], bias_k.reshape(-1).expand(batch)])
-        parts[2] = torch.cat([parts[2], bias_v.reshape(-1).expand(batch)])
-    head = embed_dim_to_check // num_heads
-    split = [part.unflatten(-1, (num_heads, head)).movedim(0, -2) for part in parts]
-    _note_scale(call, split[0])
-    mixed = product(call, product(call, split[0], split[1].transpose(-2, -1)), split[2])
-    joined = mixed.movedim(-2, 0).flatten(-2)
-    out = F.linear(joined, out_proj_weight, out_proj_bias)
-    length = shape_of(parts[1])[0] + (1 if add_zero_attn else 0)
-    weights_shape = (*shape_of(query)[1:-1], shape_of(query)[0], length)
-    return out, (call.make(weights_shape) if need_weights else None)
+        parts[1:] = [
+            torch.cat([part, bias.reshape(-1).expand(batch)])
+            for part, bias in zip(parts[1:], (given.bias_k, given.bias_v), strict=True)
+        ]
+    heads = given.num_heads, given.embed_dim_to_check // given.num_heads
+    query, key, value = (part.unflatten(-1, heads).movedim(0, -2) for part in parts)
+    _note_scale(call, query)
+    mixed = product(call, product(call, query, key.transpose(-2, -1)), value)
+    out = F.linear(mixed.movedim(-2, 0).flatten(-2), given.out_proj_weight, given.out_proj_bias)
+    length = shape_of(parts[1])[0] + (1 if given.add_zero_attn else 0)
+    weights_shape = (*shape_of(given.query)[1:-1], shape_of(given.query)[0], length)
+    return out, (call.make(weights_shape) if given.need_weights else None)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -146,59 +134,35 @@ def scaled_dot_product_attention(
 
 
 @operator(F.multi_head_attention_forward, channels=_multi_head_channels, context=True, kind="layer")
-def multi_head_attention(
-    flow: LayerContext,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    training: bool = True,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None,
-    v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None,
-    static_v: Tensor | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> tuple[Tensor, Tensor | None]:
+def multi_head_attention(flow: LayerContext, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """Linear layers around the attention rule; (L, N, E) or (L, E), as in torch's function."""
-    if use_separate_proj_weight:
-        names = ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
-        weights = [q_proj_weight, k_proj_weight, v_proj_weight]
+    given = _named(args, kwargs)
+    inputs = given.query, given.key, given.value
+    if given.use_separate_proj_weight:
         parts = [
-            apply_linear(flow, flow.name(name), x, weight)
-            for name, x, weight in zip(names, (query, key, value), weights, strict=True)
-            if weight is not None
+            apply_linear(flow, flow.name(name), x, getattr(given, name))
+            for name, x in zip(_SEPARATE, inputs, strict=True)
         ]
-        flow.sources = frozenset(flow.name(name) for name in names)
+        flow.sources = frozenset(map(flow.name, _SEPARATE))
     else:
-        assert in_proj_weight is not None
-        name, magnitude = flow.name("in_proj_weight"), in_proj_weight.abs()
-        for x, part in zip((query, key, value), magnitude.chunk(3), strict=True):
+        name, magnitude = flow.name("in_proj_weight"), given.in_proj_weight.abs()
+        for x, part in zip(inputs, magnitude.chunk(3), strict=True):
             read_linear(flow, name, x, part)
-        written = write_linear(flow, name, magnitude, query, ()).chunk(3)
-        parts = [part.expand(*x.shape[:-1], -1) for part, x in zip(written, (query, key, value), strict=True)]
-    heads = [part.unflatten(-1, (num_heads, -1)).movedim(0, -2) for part in parts]
-    scale = heads[0].shape[-1] ** -0.5  # squared for variances
-    mixed = _attend(heads[0], heads[1], heads[2], scale=scale**2 if flow.expected else scale)
-    length = query.shape[0]
+        written = write_linear(flow, name, magnitude, given.query, ()).chunk(3)
+        parts = [part.expand(*x.shape[:-1], -1) for part, x in zip(written, inputs, strict=True)]
+    query, key, value = (part.unflatten(-1, (given.num_heads, -1)).movedim(0, -2) for part in parts)
+    scale = query.shape[-1] ** (-1 if flow.expected else -0.5)  # squared for variances
+    mixed = _attend(query, key, value, scale)
+    length = given.query.shape[0]
     mixed = mixed.expand(*mixed.shape[:-2], length, mixed.shape[-1]).movedim(-2, 0).flatten(-2)
-    out = apply_linear(flow, flow.name("out_proj_weight"), mixed, out_proj_weight)
-    weights_shape = (*query.shape[1:-1], length, key.shape[0])
-    return out, (torch.zeros(weights_shape, dtype=out.dtype, device=out.device) if need_weights else None)
+    out = apply_linear(flow, flow.name("out_proj_weight"), mixed, given.out_proj_weight)
+    weights_shape = (*given.query.shape[1:-1], length, given.key.shape[0])
+    return out, (torch.zeros(weights_shape, dtype=out.dtype, device=out.device) if given.need_weights else None)
+
+
+multi_head_attention.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
+    inspect.Parameter("flow", inspect.Parameter.POSITIONAL_OR_KEYWORD), *_MULTI_HEAD.parameters.values(),
+])  # fmt: skip
 
 
 @composed(*present("_nested_tensor_from_mask_left_aligned"))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.record import keeps_entries, operator
 from dfpc_plugin.tracing.axes import first_along, varying
 from dfpc_plugin.tracing.operator import present
@@ -38,11 +38,11 @@ def _fourier_channels(
     """Protect channels along the transformed axes; keep the others."""
     sizes = kwargs.get("s", n)
     axes = _transformed(call.name.removeprefix("fft_"), input.dim(), sizes, dim)
-    shapes = call.on_meta(call.call.args, call.call.kwargs)
+    shapes = call.on_shapes()
     slots = []
     for slot in input.slots:
         if set(axes) & set(varying(slot)):
-            call.freeze(slot, f"is mixed along its own axis by {call.where}")
+            call.table.freeze(slot, f"is mixed along its own axis by {call.where}")
         else:
             slots.append(first_along(slot, axes))
     return call.make(shapes.shape, slots, dtype=shapes.dtype)

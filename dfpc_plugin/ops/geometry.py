@@ -32,17 +32,34 @@ class Axis:
     dilation: int
     before: int
 
-    @staticmethod
-    def of_convolution(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> Axis:
-        """Return the axis of a convolution with padding `before` and `after`."""
-        out = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-        return Axis(size, out, kernel, stride, dilation, before)
 
-    @staticmethod
-    def of_transposed(size: int, kernel: int, stride: int, dilation: int, padding: int, output_padding: int) -> Axis:
-        """Return, for a transposed convolution, the axis of its adjoint convolution, whose *output* has the length `size`."""
-        full = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1
-        return Axis(full, size, kernel, stride, dilation, padding)
+Sizes = int | Sequence[int]
+
+
+def convolution_axes(
+    input: Sequence[int], weight: Sequence[int], stride: Sizes, padding: str | Sizes, dilation: Sizes
+) -> list[Axis]:
+    """Return the axes of a convolution, from the shapes of its input and its weight."""
+    count = len(weight) - 2
+    steps, spacings = spell_out(stride, count), spell_out(dilation, count)
+    reaches = [spacing * (kernel - 1) for spacing, kernel in zip(spacings, weight[2:], strict=True)]
+    numbers = zip(input[-count:], weight[2:], steps, spacings, reaches, padding_sides(padding, reaches), strict=True)
+    return [
+        Axis(size, (size + before + after - reach - 1) // step + 1, kernel, step, spacing, before)
+        for size, kernel, step, spacing, reach, (before, after) in numbers
+    ]
+
+
+def transposed_axes(
+    input: Sequence[int], weight: Sequence[int], stride: Sizes, padding: Sizes, output_padding: Sizes, dilation: Sizes
+) -> list[Axis]:
+    """Return, for a transposed convolution, the axes of its adjoint convolution, whose *output* is the input."""
+    count = len(weight) - 2
+    numbers = (spell_out(value, count) for value in (stride, padding, output_padding, dilation))
+    return [
+        Axis((size - 1) * step - 2 * before + spacing * (kernel - 1) + more + 1, size, kernel, step, spacing, before)
+        for size, kernel, step, before, more, spacing in zip(input[-count:], weight[2:], *numbers, strict=True)
+    ]
 
 
 @lru_cache(maxsize=512)
@@ -68,13 +85,13 @@ def spread(kernel_sums: Tensor, axes: Sequence[Axis], *, over: str) -> Tensor:
     return kernel_sums
 
 
-def spell_out(value: int | Sequence[int], length: int) -> tuple[int, ...]:
+def spell_out(value: Sizes, length: int) -> tuple[int, ...]:
     """Return torch's int-or-sequence argument as a tuple of `length` numbers."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * length if len(values) == 1 else values
 
 
-def padding_sides(padding: str | int | Sequence[int], reach: Sequence[int]) -> list[tuple[int, int]]:
+def padding_sides(padding: str | Sizes, reach: Sequence[int]) -> list[tuple[int, int]]:
     """Padding before and after each axis; `reach` is dilation * (kernel - 1) per axis."""
     if isinstance(padding, str):
         return [(r // 2, r - r // 2) if padding == "same" else (0, 0) for r in reach]

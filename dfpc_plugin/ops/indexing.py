@@ -16,7 +16,7 @@ from dfpc_plugin.ops.record import EXACT, moves, native, operator
 from dfpc_plugin.ops.reduction import largest
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.operator import Means, forms
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 
@@ -68,9 +68,9 @@ def _note_position(call: ChannelCall, slot: Tensor, axis: int, part: Any) -> Non
     elif isinstance(part, int):
         call.bounded(slot, axis, part)
         if axis == inner_axis(slot):
-            call.freeze(slot.narrow(axis, int(part) % length, 1), f"is read by a fixed index in {call.where}")
+            call.table.freeze(slot.narrow(axis, int(part) % length, 1), f"is read by a fixed index in {call.where}")
     elif slot.numel():
-        call.freeze(slot, f"is read by fixed indices in {call.where}")
+        call.table.freeze(slot, f"is read by fixed indices in {call.where}")
 
 
 def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None:
@@ -79,17 +79,17 @@ def _united_steps(call: ChannelCall, slot: Tensor, axis: int, step: int) -> None
     if whole == slot.size(axis):
         call.table.unite_along(slot.unflatten(axis, (-1, step)), [axis + 1], call.where)
     else:
-        call.freeze(slot, f"is sliced with a step by {call.where}")
+        call.table.freeze(slot, f"is sliced with a step by {call.where}")
 
 
 def _getitem_channels(call: ChannelCall, input: Any, index: Any) -> Any:
     """Select labels. A slice's bound fixes the number of channels before it."""
     keep_positions(call, index)
     if not isinstance(input, Proxy):  # an ordinary tensor, indexed by labelled constants or data
-        return call.make(call.on_meta((input, index), {}).shape)
+        return call.make(call.on_shapes().shape)
     note_positions(call, input, index)
     if not is_known(index):
-        shape = call.on_meta((input, index), {}).shape
+        shape = call.on_shapes().shape
         return call.make(shape, [_at_any_position(slot, index) for slot in input.slots])
     plain = on_labels(index)
     result = call.moved(input, lambda slot: slot[plain])
@@ -145,12 +145,17 @@ def getitem(input: Tensor, index: Any) -> Tensor:
     return level[map_tensors(lambda at: torch.zeros_like(at).long() if at.is_floating_point() else at, index)]
 
 
+def at(rank: int, dim: int, position: Any) -> tuple[Any, ...]:
+    """Return the index of `position` along one axis of a tensor of `rank` axes."""
+    return (*[slice(None)] * (dim % rank), position)
+
+
 def _select_channels(call: ChannelCall, input: Any, dim: int, index: int) -> Any:
-    return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), index))
+    return _getitem_channels(call, input, at(input.dim(), dim, index))
 
 
 def _narrow_channels(call: ChannelCall, input: Any, dim: int, start: int, length: int) -> Any:
-    return _getitem_channels(call, input, (*[slice(None)] * (dim % input.dim()), slice(start, start + length)))
+    return _getitem_channels(call, input, at(input.dim(), dim, slice(start, start + length)))
 
 
 for _name, _channels in (("select", _select_channels), ("narrow", _narrow_channels)):
@@ -174,10 +179,10 @@ def _along_axis_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: An
     keep_positions(call, (args, kwargs))
     call.protect(input, f"is read by fixed indices in {call.where}", dim)
     if not is_known((args, kwargs)):
-        shape = call.on_meta((input, *args), kwargs).shape
+        shape = call.on_shapes().shape
         spread = [
             slot.narrow(dim, 0, 1).expand([shape[axis] if axis == dim else size for axis, size in enumerate(slot.shape)])
-            for slot in getattr(input, "slots", ()) if dim is not None and dim not in varying(slot)
+            for slot in slots_of(input) if dim is not None and dim not in varying(slot)
         ]  # fmt: skip
         return call.make(shape, [_fitting(slot, shape) for slot in spread])
     plain_args, plain_kwargs = on_labels(args), on_labels(kwargs)

@@ -10,14 +10,10 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import Operand, meet
-from dfpc_plugin.ops.record import EXACT, native, operator
-from dfpc_plugin.tracing.axes import canonical, squeezed, varying
+from dfpc_plugin.ops.record import EXACT, composed, native, operator
+from dfpc_plugin.tracing.axes import along, canonical, squeezed, varying
 from dfpc_plugin.tracing.operator import Means
-from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
-
-
-def _slots(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.slots if isinstance(tensor, Proxy) else ()
+from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of, slots_of
 
 
 def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
@@ -31,7 +27,7 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
         tensors = [_with_channels(call, t, dim) for t in tensors]
     across = [Operand(_across(t, dim), _extents(t, dim), getattr(t, "wild", False)) for t in tensors]
     slots = [slot.expand(shape) for slot in meet(call.table, across, call.where)]
-    along = [[slot for slot in _slots(t) if dim in varying(slot)] for t in tensors]
+    along = [[slot for slot in slots_of(t) if dim in varying(slot)] for t in tensors]
     for number in range(max(map(len, along))):
         pieces = [own[number] if number < len(own) else blank(t) for own, t in zip(along, tensors, strict=True)]
         axes = {axis for piece in pieces for axis in varying(piece)}
@@ -48,7 +44,7 @@ def _with_channels(call: ChannelCall, tensor: Tensor, dim: int) -> Tensor:
     if size is None:
         return tensor
     shape = shape_of(tensor)
-    labels = call.table.new(shape[dim]).view([-1 if axis == dim else 1 for axis in range(len(shape))]).expand(shape)
+    labels = call.table.new(shape[dim]).view(along(dim, len(shape))).expand(shape)
     call.size(labels, dim, size)
     return call.make(shape, [labels])
 
@@ -64,7 +60,7 @@ def _joined_rows(tensors: Sequence[Tensor], join: Callable[[list[Tensor]], Tenso
 
 def _across(tensor: Tensor, dim: int) -> tuple[Tensor, ...]:
     """Labels that do not vary along `dim`, with size one there."""
-    return tuple(squeezed(slot) for slot in _slots(tensor) if dim not in varying(slot))
+    return tuple(squeezed(slot) for slot in slots_of(tensor) if dim not in varying(slot))
 
 
 def _extents(tensor: Tensor, dim: int) -> frozenset[int]:
@@ -81,8 +77,8 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
     shape = list(shape_of(tensors[0]))
     shape.insert(dim, len(tensors))
     slots = []
-    for number in range(max(len(_slots(t)) for t in tensors)):
-        pieces = [_slots(t)[number] if number < len(_slots(t)) else blank(t) for t in tensors]
+    for number in range(max(len(slots_of(t)) for t in tensors)):
+        pieces = [slots_of(t)[number] if number < len(slots_of(t)) else blank(t) for t in tensors]
         slots.append(canonical(torch.stack(pieces, dim)))
     for slot in slots:
         axes = [axis for axis in varying(slot) if axis != dim]
@@ -94,23 +90,33 @@ def _stack_channels(call: ChannelCall, tensors: Sequence[Tensor], dim: int = 0) 
     return result
 
 
-def _along(axis: int) -> Callable[..., Any]:
-    """Channel rule that joins along `axis`, or along the only axis of vectors."""
-
-    def join(call: ChannelCall, tensors: Sequence[Tensor]) -> Proxy:
-        return _joined(call, tensors, axis if len(shape_of(tensors[0])) > 1 else 0)
-
-    return join
-
-
-_CHANNELS: dict[str, Callable[..., Any] | None] = {
-    "cat": _cat_channels, "concat": _cat_channels, "concatenate": _cat_channels, "stack": _stack_channels,
-    "hstack": _along(1), "vstack": _along(0), "dstack": None, "column_stack": None,
-}  # fmt: skip
-"""`dstack` and `column_stack` change ranks, so the channels that enter them are protected."""
-
-for _name, _rule in _CHANNELS.items():
-    _native = getattr(torch, _name)
-    operator(_native, convention=EXACT, channels=_rule, means=Means.LINEAR, additive=True, kind="joins")(
-        native(_native, __name__, "Concatenates bounds; constants (class tokens) have bound zero.")
+for _function in (torch.cat, torch.concat, torch.concatenate, torch.stack):
+    _channels = _stack_channels if _function is torch.stack else _cat_channels
+    operator(_function, convention=EXACT, channels=_channels, means=Means.LINEAR, additive=True, kind="joins")(
+        native(_function, __name__, "Concatenates bounds; constants (class tokens) have bound zero.")
     )
+
+
+@composed(torch.hstack)
+def beside(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis one, of vectors along their only axis."""
+    parts = list(map(torch.atleast_1d, tensors))
+    return torch.cat(parts, min(1, parts[0].dim() - 1))
+
+
+@composed(torch.column_stack)
+def columns(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis one; vectors are columns."""
+    return torch.cat([part if part.dim() > 1 else part.reshape(-1, 1) for part in tensors], 1)
+
+
+@composed(torch.vstack)
+def below(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis zero; vectors are rows."""
+    return torch.cat(list(map(torch.atleast_2d, tensors)))
+
+
+@composed(torch.dstack)
+def behind(tensors: Sequence[Any]) -> Any:
+    """Concatenation along axis two."""
+    return torch.cat(list(map(torch.atleast_3d, tensors)), 2)

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, real_values
 from dfpc_plugin.ops.geometry import require_channels
-from dfpc_plugin.ops.record import BOUND, EXACT, operator
-from dfpc_plugin.tracing.axes import squeezed, varying
+from dfpc_plugin.ops.record import BOUND, EXACT, composed, operator
+from dfpc_plugin.tracing.axes import along, squeezed, varying
 from dfpc_plugin.tracing.operator import forms
-from dfpc_plugin.tracing.proxy import is_data, shape_of, value_of
+from dfpc_plugin.tracing.proxy import is_data, shape_of, slots_of, value_of
 
 
 def per_channel_sum(input: Tensor, axes: int) -> Tensor:
@@ -79,7 +79,7 @@ def apply_linear(flow: LayerContext, name: str, input: Tensor, weight: Tensor) -
 def weight_rows(weight: Any, output: Tensor, axis: int) -> tuple[Tensor, ...]:
     """Labels of a weight's rows, laid out along the output's axis `axis`."""
     shape = shape_of(output)
-    place = [-1 if at == axis else 1 for at in range(len(shape))]
+    place = along(axis, len(shape))
     rows = [squeezed(row) for row in getattr(weight, "rows", ()) if varying(row) == (0,)]
     return tuple([row.reshape(place).expand(shape) for row in rows])
 
@@ -143,9 +143,9 @@ def bilinear(flow: LayerContext, input1: Tensor, input2: Tensor, weight: Tensor,
 def _embedding_channels(call: ChannelCall, input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
     """Write the columns of the table; protect its rows."""
     slots = []
-    for slot in getattr(weight, "slots", ()):
+    for slot in slots_of(weight):
         if slot.stride(0):
-            call.freeze(slot, f"is a row of the table in {call.where}")
+            call.table.freeze(slot, f"is a row of the table in {call.where}")
         else:
             slots.append(slot[0])
     call.protect(input, f"is a position in {call.where}")
@@ -160,12 +160,7 @@ def embedding(flow: LayerContext, input: Tensor, weight: Tensor, *args: Any, **k
     return flow.write(flow.name("weight"), weight.abs().amax(0), channel_dim=0).expand(*input.shape, weight.shape[1])
 
 
-def _table_channels(call: ChannelCall, weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
-    """Embedding, with the table as first argument."""
-    return _embedding_channels(call, indices, weight)
-
-
-@operator(torch.embedding, convention=BOUND, channels=_table_channels, context=True, kind="layer")
-def embedding_of_weight(flow: LayerContext, weight: Tensor, indices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Writes the largest |W[token, c]| over tokens; reads nothing."""
-    return flow.write(flow.name("weight"), weight.abs().amax(0), channel_dim=0).expand(*indices.shape, weight.shape[1])
+@composed(torch.embedding)
+def embedding_of_weight(weight: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
+    """An embedding, with the table as first argument."""
+    return torch.nn.functional.embedding(indices, weight)

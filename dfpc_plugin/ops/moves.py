@@ -12,7 +12,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.ops.record import EXACT, composed, moves, moves_entries, native, operator
 from dfpc_plugin.tracing.axes import inner_axis
 from dfpc_plugin.tracing.operator import forms, present
-from dfpc_plugin.tracing.proxy import Proxy, value_of
+from dfpc_plugin.tracing.proxy import Proxy, slots_of, value_of
 
 _VIEWS = (
     "permute transpose swapaxes swapdims t movedim moveaxis squeeze unsqueeze diagonal atleast_1d atleast_2d atleast_3d "
@@ -37,15 +37,10 @@ _CASTS = (
 ).split()
 
 
+@operator(*present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves")
 @moves(*present(*_CASTS), Tensor.data.__get__, channels=_unchanged, view=True)  # type: ignore[attr-defined]
 def cast(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: bounds keep their own precision and layout."""
-    return input
-
-
-@operator(*present("int", "long", "short", "bool", "byte", "char"), convention=EXACT, channels=_unchanged, kind="moves")
-def to_integers(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """x: rounding is ignored."""
+    """x: bounds keep their own precision and layout, and rounding is ignored."""
     return input
 
 
@@ -61,14 +56,14 @@ def move_to(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return input
 
 
-@moves(*present("cpu"), channels=_unchanged, view=True)
-def move_to_cpu(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+@composed(*present("cpu"))
+def move_to_cpu(input: Any, *args: Any, **kwargs: Any) -> Any:
     """x, on the CPU."""
-    return input.cpu()
+    return input.to("cpu")
 
 
-@moves(*present("cuda"), channels=_unchanged, view=True)
-def move_to_cuda(input: Tensor, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Tensor:
+@composed(*present("cuda"))
+def move_to_cuda(input: Any, device: torch.device | str | int = "cuda", *args: Any, **kwargs: Any) -> Any:
     """x, on a CUDA device."""
     return input.to(device)
 
@@ -77,9 +72,9 @@ def _roll_channels(call: ChannelCall, input: Any, shifts: Any, dims: Any = None)
     """Roll labels, and protect channels along a rolled axis: pruning would change which elements wrap around."""
     rolled = range(input.dim()) if dims is None else [dims] if isinstance(dims, int) else dims
     axes = {int(axis) % input.dim() for axis in rolled}
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         if inner_axis(slot) in axes:
-            call.freeze(slot, f"is rolled along its own axis by {call.where}")
+            call.table.freeze(slot, f"is rolled along its own axis by {call.where}")
     return call.moved(input, lambda labels: labels.roll(shifts, dims))
 
 
@@ -119,7 +114,7 @@ def _unfold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -
         axis = int(kwargs.get("dimension", args[0] if args else 0)) % input.dim()
         call.protect(input, f"is windowed along its own axis by {call.where}", axis)
         return call.moved(input, lambda labels: labels.unfold(*map(int, args), **kwargs))
-    shape = call.on_meta((input, *args), kwargs).shape
+    shape = call.on_shapes().shape
     window = shape[-2] // input.size(-3)
     return call.make(
         shape, [slot[..., :1, 0].expand(*slot.shape[:-2], window).flatten(-2)[..., None] for slot in input.slots]
@@ -134,7 +129,7 @@ def unfold(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _fold_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Sum windows back into an image: the elements of a channel's window are united."""
-    shape = call.on_meta((input, *args), kwargs).shape
+    shape = call.on_shapes().shape
     slots = []
     for slot in input.slots:
         blocks = slot.unflatten(-2, (int(shape[-3]), -1))[..., :1]
@@ -165,7 +160,7 @@ def _repeat_channels(call: ChannelCall, input: Any, *sizes: Any, **kwargs: Any) 
     counts = [1] * (input.dim() - len(counts)) + counts
     result = call.moved(input, lambda labels: labels.repeat(*map(int, counts)))
     lead = len(counts) - input.dim()
-    for slot in getattr(result, "slots", ()):
+    for slot in slots_of(result):
         for axis, count in enumerate(counts[lead:], start=lead):
             if count > 1 and slot.stride(axis) and slot.size(axis) > count:
                 call.size(slot.unflatten(axis, (int(count), -1)), axis + 1, None, flexible=axis + 1)

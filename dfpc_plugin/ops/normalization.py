@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.moments import aligned, ratio, real_values
 from dfpc_plugin.ops.geometry import require_channels
 from dfpc_plugin.ops.linear import weight_rows
-from dfpc_plugin.ops.record import EXACT, combines_entries, operator
+from dfpc_plugin.ops.record import EXACT, combines_entries, composed, operator
 from dfpc_plugin.ops.reduction import along_an_axis
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import forms, present
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of
 
 
 def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
@@ -30,10 +31,29 @@ def _by_root_mean_square(input: Tensor, dims: Sequence[int], eps: float | None) 
     return input / scale
 
 
-def _on_axis_one(parameter: Tensor, input: Tensor) -> Tensor:
-    """Align `(C,)` with `(N, C, ...)`."""
-    require_channels(input.shape, 1, len(parameter))
-    return parameter.view(-1, *(1,) * (input.dim() - 2))
+def _normalised(flow: LayerContext, input: Tensor, dims: Sequence[int], eps: float | None) -> Tensor:
+    """Divide by the root mean square over `dims`, or variances by their mean; the divisor gets no gradient."""
+    if not flow.expected:
+        return _by_root_mean_square(input, dims, eps)
+    level = input.detach().mean(list(dims), keepdim=True)
+    return input * ratio(torch.ones_like(level), level + (eps or 0))
+
+
+def _scaled(normalised: Tensor, gamma: Tensor | None) -> Tensor:
+    """Multiply by |gamma| `(C,)` on axis one."""
+    if gamma is None:
+        return normalised
+    require_channels(normalised.shape, 1, len(gamma))
+    return normalised * gamma.abs().view(-1, *(1,) * (normalised.dim() - 2))
+
+
+def _mean_beta(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """The mean after a norm that centres."""
+    beta = given.get("bias")
+    if beta is None:
+        return variance, variance.new_zeros(())
+    over_last = "normalized_shape" in given
+    return variance, real_values(beta).to(variance.dtype) if over_last else aligned(beta, variance, 1)
 
 
 def _per_channel(call: ChannelCall, input: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
@@ -56,37 +76,16 @@ def _batch_norm_channels(
     return _per_channel(call, input, weight, bias, running_mean, running_var)
 
 
-def _scripted_batch_norm_channels(
-    call: ChannelCall, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, *args: Any, **rest: Any
-) -> Any:
-    return _batch_norm_channels(call, input, running_mean, running_var, weight, bias)
-
-
-def _batch_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean beta and variance gamma^2: the running statistics are assumed to be those of the input."""
-    before = given["input"].bound
-    weight, bias = (aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
-    target = torch.ones((), dtype=variance.dtype, device=variance.device) if weight is None else weight.square()
-    mean = torch.zeros_like(target) if bias is None else bias
-    return before * ratio(target, before.detach()), mean
-
-
-def _batch_norm(input: Tensor, running_var: Tensor | None, weight: Tensor | None, eps: float) -> Tensor:
-    if running_var is None:
-        out = _by_root_mean_square(input, [dim for dim in range(input.dim()) if dim != 1], eps)
-        return out if weight is None else out * _on_axis_one(weight.abs(), input)
+def _by_statistics(input: Tensor, running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     scale = (running_var + eps).rsqrt()
-    return input * _on_axis_one(scale if weight is None else scale * weight.abs(), input)
+    return _scaled(input, scale if weight is None else scale * weight.abs())
 
 
 @operator(
-    torch.nn.functional.batch_norm,
-    convention=EXACT,
-    channels=_batch_norm_channels,
-    noise=_batch_norm_noise,
-    kind="norm",
-)
+    torch.nn.functional.batch_norm, convention=EXACT, channels=_batch_norm_channels, noise=_mean_beta, context=True, kind="norm"
+)  # fmt: skip
 def batch_norm(
+    flow: LayerContext,
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -96,26 +95,24 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """|gamma| / sqrt(running_var + eps) x, in evaluation; without running statistics like instance norm."""
-    return _batch_norm(input, running_var, weight, eps)
+    """|gamma| / sqrt(running_var + eps) x, in evaluation; without running statistics like instance norm.
+
+    Variances become gamma^2: the running statistics are assumed to be those of the input.
+    """
+    if flow.expected:
+        return _scaled(input * ratio(torch.ones_like(input), input.detach()), weight)
+    if running_var is not None:
+        return _by_statistics(input, running_var, weight, eps)
+    return _scaled(_by_root_mean_square(input, [dim for dim in range(input.dim()) if dim != 1], eps), weight)
 
 
-@operator(
-    torch.batch_norm, convention=EXACT, channels=_scripted_batch_norm_channels, noise=_batch_norm_noise, kind="norm"
-)
+@composed(torch.batch_norm)
 def scripted_batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
+    input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool, momentum: float, eps: float,
     cudnn_enabled: bool,
-) -> Tensor:
-    """|gamma| / sqrt(running_var + eps) x, in TorchScript's order of arguments."""
-    return _batch_norm(input, running_var, weight, eps)
+) -> Any:  # fmt: skip
+    """Batch norm in TorchScript's order of arguments."""
+    return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
 def _layer_norm_channels(
@@ -126,7 +123,7 @@ def _layer_norm_channels(
     rank = len(shape_of(input))
     for axis, size in enumerate(sizes, rank - len(sizes)):
         require_channels(shape_of(input), axis, size)
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         for offset, size in enumerate(reversed(sizes)):
             if rank - 1 - offset in varying(slot):
                 call.size(slot, rank - 1 - offset, size)
@@ -147,31 +144,9 @@ def _rms_norm_channels(
     return _layer_norm_channels(call, input, normalized_shape, weight)
 
 
-def _layer_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean beta and variance gamma^2 v / mean(v), with the mean over the normalised axes."""
-    before, weight, bias = given["input"].bound, given.get("weight"), given.get("bias")
-    level = before.detach().mean(list(range(-_count(given["normalized_shape"]), 0)), keepdim=True)
-    mean = variance.new_zeros(()) if bias is None else real_values(bias).to(variance.dtype)
-    return _normalised(before, level, given, None if weight is None else value_of(weight).detach()), mean
-
-
-def _count(normalized_shape: Any) -> int:
-    return 1 if isinstance(normalized_shape, int) else len(normalized_shape)
-
-
-def _rms_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Variance like layer norm; the mean is unknown, as this norm does not centre."""
-    return _layer_norm_noise(given, variance)[0], None
-
-
-def _normalised(before: Tensor, level: Tensor, given: Mapping[str, Any], weight: Tensor | None) -> Tensor:
-    """gamma^2 v / (level + eps)."""
-    target = torch.ones_like(level) if weight is None else weight.to(before.dtype).square()
-    return before * ratio(target, level + (given.get("eps") or 0))
-
-
-@operator(*forms("layer_norm"), channels=_layer_norm_channels, noise=_layer_norm_noise, kind="norm")
+@operator(*forms("layer_norm"), channels=_layer_norm_channels, noise=_mean_beta, context=True, kind="norm")
 def layer_norm(
+    flow: LayerContext,
     input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -180,18 +155,23 @@ def layer_norm(
     cudnn_enable: bool = True,
 ) -> Tensor:
     """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
-    return rms_norm(input, normalized_shape, weight, eps)
+    return rms_norm(flow, input, normalized_shape, weight, eps)
 
 
-@operator(*forms("rms_norm"), channels=_rms_norm_channels, noise=_rms_norm_noise, kind="norm")
+@operator(*forms("rms_norm"), channels=_rms_norm_channels, context=True, kind="norm")
 def rms_norm(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+    flow: LayerContext,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
 ) -> Tensor:
     """|gamma| x / rms(x), the root mean square over the normalised axes held fixed."""
-    axes = list(range(-_count(normalized_shape), 0))
+    count = 1 if isinstance(normalized_shape, int) else len(normalized_shape)
+    axes = list(range(-count, 0))
     for axis, size in zip(axes, () if weight is None else weight.shape[axes[0] :], strict=False):
         require_channels(input.shape, axis, size)
-    out = _by_root_mean_square(input, axes, eps)
+    out = _normalised(flow, input, axes, eps)
     return out if weight is None else out * weight.abs()
 
 
@@ -201,7 +181,7 @@ def _group_norm_channels(
     """Require equally many channels per group; unite weight and bias with axis one."""
     count = int(num_groups)
     call.described(input, "num_channels")
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         if 1 in varying(slot) and count > 1:
             rows = slot.unflatten(1, (count, -1))
             call.size(rows, 1, num_groups)
@@ -210,17 +190,9 @@ def _group_norm_channels(
     return _per_channel(call, input, weight, bias)
 
 
-def _group_norm_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Like layer norm, per group of channels on axis one."""
-    before = given["input"].bound
-    weight, bias = (aligned(given.get(name), variance, 1) for name in ("weight", "bias"))
-    grouped = before.detach().unflatten(1, (int(given["num_groups"]), -1))
-    level = grouped.mean(list(range(2, grouped.dim())), keepdim=True).expand_as(grouped).flatten(1, 2)
-    return _normalised(before, level, given, weight), variance.new_zeros(()) if bias is None else bias
-
-
-@operator(*forms("group_norm"), channels=_group_norm_channels, noise=_group_norm_noise, kind="norm")
+@operator(*forms("group_norm"), channels=_group_norm_channels, noise=_mean_beta, context=True, kind="norm")
 def group_norm(
+    flow: LayerContext,
     input: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
@@ -230,8 +202,7 @@ def group_norm(
 ) -> Tensor:
     """|gamma| x / rms(x), the root mean square over each group held fixed."""
     grouped = input.unflatten(1, (num_groups, -1))
-    out = _by_root_mean_square(grouped, list(range(2, grouped.dim())), eps).flatten(1, 2)
-    return out if weight is None else out * _on_axis_one(weight.abs(), input)
+    return _scaled(_normalised(flow, grouped, range(2, grouped.dim()), eps).flatten(1, 2), weight)
 
 
 @operator(*forms("instance_norm"), channels=_batch_norm_channels, kind="norm")
@@ -247,9 +218,8 @@ def instance_norm(
 ) -> Tensor:
     """|gamma| x / rms(x) over each channel's positions, held fixed; with running statistics like batch norm."""
     if running_var is not None and not use_input_stats:
-        return _batch_norm(input, running_var, weight, eps)
-    out = _by_root_mean_square(input, list(range(2, input.dim())), eps)
-    return out if weight is None else out * _on_axis_one(weight.abs(), input)
+        return _by_statistics(input, running_var, weight, eps)
+    return _scaled(_by_root_mean_square(input, range(2, input.dim()), eps), weight)
 
 
 @operator(*forms("normalize"), channels=along_an_axis, kind="norm")

@@ -33,6 +33,7 @@ _SLOPES: tuple[tuple[float, str, Convention, str], ...] = (
     (1, "abs absolute clamp clip clamp_min clamp_max", BOUND, _LIPSCHITZ),
     (1, "sin cos atan arctan asinh arcsinh softshrink hardshrink tanhshrink rrelu sinc", BOUND, _LIPSCHITZ),
     (1, "nan_to_num deg2rad frac", BOUND, _LIPSCHITZ + ", between jumps"),
+    (1, "softplus", BOUND, _LIPSCHITZ + " (the scale beta cancels)"),
     (1 / 4, "sigmoid expit", BOUND, _LIPSCHITZ),
     (1 / 6, "hardsigmoid", BOUND, _LIPSCHITZ),
     (1.5, "hardswish", BOUND, _LIPSCHITZ),
@@ -98,12 +99,6 @@ def identity(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 @pointwise(*forms("neg", "negative"), convention=EXACT, channels=_scales_on, means=Means.LINEAR)
 def negative(input: Tensor) -> Tensor:
     """x: the sign does not matter."""
-    return input
-
-
-@pointwise(*forms("softplus"), convention=BOUND)
-def softplus(input: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
-    """x: Lipschitz constant (the scale beta cancels)."""
     return input
 
 
@@ -179,7 +174,7 @@ def _observed_channels(
     """Protect channels that have a scale each: the tensors of scales cannot be pruned."""
     slot = input.labels_along(int(ch_axis) % input.dim()) if per_row_fake_quant and isinstance(input, Proxy) else None
     if slot is not None:
-        call.freeze(slot, f"has a scale per channel in {call.where}")
+        call.table.freeze(slot, f"has a scale per channel in {call.where}")
     return call.same(input)
 
 

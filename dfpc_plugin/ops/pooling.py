@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of, per_channel
-from dfpc_plugin.ops.record import BOUND, EXACT, moves, native, operator
+from dfpc_plugin.ops.record import BOUND, EXACT, composed, moves, native, operator
 from dfpc_plugin.tracing.axes import canonical, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
@@ -21,7 +21,7 @@ from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
 def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Resize positions; channels are unchanged."""
-    result = call.on_meta((input, *args), kwargs)
+    result = call.on_shapes()
     if isinstance(result, Tensor):
         return call.resized(input, result.shape)
     return tuple(call.resized(input, part.shape) for part in result)
@@ -29,14 +29,14 @@ def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any)
 
 def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Resize positions; every channel has positions of its own."""
-    shape = call.on_meta((input, *args), kwargs)[0].shape
+    shape = call.on_shapes()[0].shape
     found = call.resized(input, shape)
     return found, call.make(shape, found.slots, part=1, dtype=torch.long)
 
 
 def _unpool_channels(call: ChannelCall, input: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
     """Unite the channels of the input with those of the positions."""
-    return call.resized(call.elementwise(input, indices), call.on_meta((input, indices, *args), kwargs).shape)
+    return call.resized(call.elementwise(input, indices), call.on_shapes().shape)
 
 
 def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -117,7 +117,7 @@ def grid_sample(flow: LayerContext, input: Tensor, grid: Tensor, *args: Any, **k
 def _affine_channels(call: ChannelCall, theta: Any, *args: Any, **kwargs: Any) -> Any:
     """Positions have no channels; those of the matrices are protected."""
     call.protect(theta, f"gives positions to {call.where}")
-    return call.make(call.on_meta((theta, *args), kwargs).shape)
+    return call.make(call.on_shapes().shape)
 
 
 @_pools(*present("affine_grid"), convention=BOUND, channels=_affine_channels, context=True)
@@ -140,7 +140,7 @@ def _pad_channels(call: ChannelCall, input: Any, pad: Any, mode: str = "constant
             axis = slot.dim() - 1 - number
             if axis in varying(slot) and (before or after):
                 if mode != "constant":
-                    call.freeze(slot, f"is padded along its own axis by {call.where}")
+                    call.table.freeze(slot, f"is padded along its own axis by {call.where}")
                 slot = _padded(slot, axis, before, after)
             elif before or after:
                 sizes = list(slot.shape)
@@ -161,10 +161,10 @@ def _padded(slot: Tensor, axis: int, before: int, after: int) -> Tensor:
     return torch.cat([pieces[0], slot, pieces[1]], axis)
 
 
-@moves(torch.constant_pad_nd, channels=_pad_channels)
-def constant_pad(input: Tensor, pad: Any, value: Any = 0) -> Tensor:
-    """Adds constants at the border, which have bound zero."""
-    return F.pad(input, pad)
+@composed(torch.constant_pad_nd)
+def constant_pad(input: Any, pad: Any, value: Any = 0) -> Any:
+    """Adds constants at the border."""
+    return F.pad(input, pad, value=value)
 
 
 @moves(F.pad, channels=_pad_channels)

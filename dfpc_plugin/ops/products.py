@@ -12,23 +12,23 @@ attention get the same scores.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
-from dfpc_plugin.analyses.moments import mean_of, term
+from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.ops.linear import apply_linear
-from dfpc_plugin.ops.record import operator
+from dfpc_plugin.ops.record import composed, operator
 from dfpc_plugin.tracing.operator import forms, present
 from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of, value_of
 
 
-def product(call: ChannelCall, input: Tensor, other: Tensor) -> Proxy:
+def product(call: ChannelCall, input: Any, other: Any) -> Proxy:
     """Matrix product; batch axes broadcast."""
     ranks = len(shape_of(input)), len(shape_of(other))
     batch = list(range(max(*ranks, 2) - 2))
@@ -40,40 +40,16 @@ def product(call: ChannelCall, input: Tensor, other: Tensor) -> Proxy:
     return call.einsum([(input, first), (other, second)], output, work=True)
 
 
-def _matmul_channels(call: ChannelCall, input: Any, other: Any = None, **kwargs: Any) -> Proxy:
-    if other is None:
-        other = next(value for key, value in kwargs.items() if key in ("other", "mat2", "vec", "tensor"))
-    return product(call, input, other)
-
-
-def _inner_channels(call: ChannelCall, input: Any, other: Any) -> Any:
-    return product(call, input, other.mT if other.dim() > 1 else other)
-
-
-def _reversed_channels(call: ChannelCall, input: Any, other: Any) -> Proxy:
-    return product(call, other, input)
-
-
-def _added_channels(call: ChannelCall, input: Any, first: Any, second: Any, **kwargs: Any) -> Proxy:
-    return call.elementwise(product(call, first, second), input)
-
-
 def _einsum_channels(call: ChannelCall, equation: str, *operands: Any) -> Proxy:
     factors = operands[0] if isinstance(operands[0], list | tuple) else operands
     terms, output = spelled_equation(equation, [len(shape_of(factor)) for factor in factors])
     return call.einsum(list(zip(factors, terms, strict=True)), list(output), work=True)
 
 
-def _noise_of(first: str, second: str) -> Callable[[Mapping[str, Any], Tensor], Any]:
-    """Return the rule that multiplies means, which is exact for independent factors."""
-
-    def noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-        x, y = _summed_mean(given.get(first), -1), _summed_mean(given.get(second), -2)
-        if x is None or y is None:
-            return variance, None
-        return variance, torch.matmul(x, y)
-
-    return noise
+def _noise(given: Mapping[str, Any], variance: Tensor) -> Any:
+    """The product of the means, which is exact for independent factors."""
+    x, y = _summed_mean(given.get("input"), -1), _summed_mean(given.get("other"), -2)
+    return variance, None if x is None or y is None else torch.matmul(x, y)
 
 
 def _summed_mean(factor: Any, axis: int) -> Any:
@@ -99,87 +75,45 @@ def _mean_product(x: Tensor, y: Tensor) -> Tensor:
     return out.squeeze(-1) if y.dim() == 1 else out
 
 
-def _matmul(flow: LayerContext, first: str, second: str, x: Tensor, y: Tensor) -> Tensor:
-    """Matrix product, where at least one factor is data."""
-    if flow.is_data(first) and flow.is_data(second):
-        return _mean_product(x, y)
-    if flow.is_data(first):
-        if flow.is_parameter(second) and y.dim() == 2:
-            return apply_linear(flow, flow.name(second), x, y.t())
-        return torch.matmul(x, y.abs())
-    return torch.matmul(x.abs(), y)
-
-
 _products = partial(operator, context=True, kind="products")
 
 
-@_products(
-    *forms("matmul", "dot", "vdot"), torch.linalg.matmul, channels=_matmul_channels, noise=_noise_of("input", "other")
-)
+@_products(*forms("matmul", "dot", "vdot"), torch.linalg.matmul, channels=product, noise=_noise)
 def matmul(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
     """mean_k x + mean_k y for two data factors; |W| x for a constant W; a linear layer if W is a 2-D parameter."""
-    return _matmul(flow, "input", "other", input, other)
+    if flow.is_data("input") and flow.is_data("other"):
+        return _mean_product(input, other)
+    if flow.is_data("input") and flow.is_parameter("other") and other.dim() == 2:
+        return apply_linear(flow, flow.name("other"), input, other.t())
+    return torch.matmul(input.abs(), other.abs())
 
 
-@_products(*forms("inner"), channels=_inner_channels)
-def inner(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
-    """The rule of matmul with the transpose of y."""
-    return _matmul(flow, "input", "other", input, other.mT if other.dim() > 1 else other)
+@composed(*forms("mm", "bmm", "mv"))
+def product_of_matrices(
+    input: Any, other: Any = None, *, mat2: Any = None, vec: Any = None, out_dtype: torch.dtype | None = None
+) -> Any:
+    """The matrix product."""
+    return torch.matmul(input, next(factor for factor in (other, mat2, vec) if factor is not None))
 
 
-@_products(*forms("bmm", "mm"), channels=_matmul_channels, noise=_noise_of("input", "mat2"))
-def matrix_times_matrix(flow: LayerContext, input: Tensor, mat2: Tensor, *, out_dtype: Any = None) -> Tensor:
-    """The rule of matmul."""
-    return _matmul(flow, "input", "mat2", input, mat2)
+@composed(*forms("inner"))
+def inner(input: Any, other: Any) -> Any:
+    """The products of all rows of x with all rows of y."""
+    rows = torch.matmul(input, other.reshape(-1, other.shape[-1]).mT)
+    return rows.reshape(*input.shape[:-1], *other.shape[:-1])
 
 
-@_products(*forms("mv"), channels=_matmul_channels)
-def matrix_times_vector(flow: LayerContext, input: Tensor, vec: Tensor) -> Tensor:
-    """The rule of matmul."""
-    return _matmul(flow, "input", "vec", input, vec)
+@composed(torch.Tensor.__rmatmul__)
+def matmul_reversed(input: Any, other: Any) -> Any:
+    """The matrix product with exchanged factors."""
+    return torch.matmul(other, input)
 
 
-@_products(torch.Tensor.__rmatmul__, channels=_reversed_channels)
-def matmul_reversed(flow: LayerContext, input: Tensor, other: Tensor) -> Tensor:
-    """The rule of matmul with exchanged factors."""
-    return _matmul(flow, "other", "input", other, input)
-
-
-def _added(flow: LayerContext, input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
-    """|beta| x + |alpha| product; a constant x adds nothing."""
-    product = product * abs(alpha)
-    return product + input * abs(beta) if flow.is_data("input") else product
-
-
-def _added_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
-    """Mean beta m + alpha times the product of the factors' means."""
-    variance, mean = _noise_of("mat1", "mat2")(given, variance)
-    start = term(given.get("input"))
-    if mean is None or start is None:
-        return variance, None
-    return variance, given.get("beta", 1) * start + given.get("alpha", 1) * mean
-
-
-@_products(*forms("addmm"), channels=_added_channels, noise=_added_noise)
-def addmm(
-    flow: LayerContext, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """|beta| x + |alpha| times the rule of matmul."""
-    return _added(flow, input, _matmul(flow, "mat1", "mat2", mat1, mat2), beta, alpha)
-
-
-@_products(*forms("baddbmm"), channels=_added_channels)
-def baddbmm(
-    flow: LayerContext, input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
-    """|beta| x + |alpha| times the rule of matmul."""
-    return _added(flow, input, _matmul(flow, "batch1", "batch2", batch1, batch2), beta, alpha)
-
-
-@_products(*forms("addmv"), channels=_added_channels)
-def addmv(flow: LayerContext, input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """|beta| x + |alpha| times the rule of matmul."""
-    return _added(flow, input, _matmul(flow, "mat", "vec", mat, vec), beta, alpha)
+@composed(*forms("addmm", "addmv", "baddbmm"))
+def product_and_sum(input: Any, *factors: Any, beta: float = 1, alpha: float = 1, **named: Any) -> Any:
+    """beta x + alpha times the matrix product of the others."""
+    product = torch.matmul(*factors, *named.values())
+    return (product if alpha == 1 else product * alpha) + (input if beta == 1 else input * beta)
 
 
 @_products(*forms("einsum"), channels=_einsum_channels)

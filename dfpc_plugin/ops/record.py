@@ -86,7 +86,8 @@ def composed(*functions: Callable[..., Any], override: bool = False) -> Callable
     """Declare `functions` as compositions of known operators, written out in the decorated function.
 
     The decorated function takes the operator's arguments and is traced in its place, for scores and for channels. It
-    may differ from the operator in rounding, and may leave out what has no effect on shapes and weights.
+    may differ from the operator in rounding, and may leave out what has no effect on shapes and weights. It need not write in
+    place: where the operator does, by its name or `out=`, the target takes the result.
 
     Args:
         *functions: Operators as the model calls them.

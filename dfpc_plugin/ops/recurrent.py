@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
 from dfpc_plugin.analyses.combine import Operand, meet
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.ops.linear import read_linear
 from dfpc_plugin.ops.record import operator
 from dfpc_plugin.tracing.axes import varying
@@ -73,7 +73,10 @@ def _cell(call: ChannelCall, input: Any, cell: Any) -> Any:
     return state
 
 
-def _recurrent(
+@operator(
+    torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, channels=_recurrent_channels, context=True, kind="layer"
+)
+def recurrent(
     flow: LayerContext, input: Tensor, hx: Any, params: Sequence[Tensor], has_biases: bool, num_layers: int, dropout: float,
     train: bool, bidirectional: bool, batch_first: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -106,15 +109,3 @@ def _recurrent(
         input = torch.cat(outputs, -1)
         flow.sources = frozenset(names)
     return input, *([torch.stack(finals)] * kinds)
-
-
-@operator(torch.lstm, channels=_recurrent_channels, context=True, kind="layer")
-def lstm(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any, **named: Any) -> tuple[Tensor, ...]:
-    """Reads |W_ih| x and |W_hh| h; writes the sum of the four gates' rows of |W_ih| 1."""
-    return _recurrent(flow, input, hx, params, *options, **named)
-
-
-@operator(torch.gru, torch.rnn_tanh, torch.rnn_relu, channels=_recurrent_channels, context=True, kind="layer")
-def gru(flow: LayerContext, input: Tensor, hx: Any, params: Any, *options: Any, **named: Any) -> tuple[Tensor, ...]:
-    """Reads |W_ih| x and |W_hh| h; writes the sum of the gates' rows of |W_ih| 1."""
-    return _recurrent(flow, input, hx, params, *options, **named)

@@ -1,4 +1,4 @@
-"""Sums, means, extrema, norms and sorting along axes."""
+"""Sums, means, extrema, norms and sorting along axes; losses, which some models return beside their outputs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.analyses.combine import sum_away
-from dfpc_plugin.analyses.layer_context import LayerContext
 from dfpc_plugin.analyses.moments import mean_of
 from dfpc_plugin.errors import ValueDependentError
 from dfpc_plugin.ops.record import BOUND, EXACT, combines_entries, native, operator
 from dfpc_plugin.tracing.axes import inner_axis, varying
 from dfpc_plugin.tracing.operator import Means, forms, present
-from dfpc_plugin.tracing.proxy import Proxy, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, is_data, shape_of
 
 
 def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
@@ -34,13 +34,23 @@ def _reduced(call: ChannelCall, input: Proxy, dim: Any, keepdim: bool) -> Proxy:
     return call.make(shape, left)
 
 
-def _reduced_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Read the channels along the reduced axes; keep the others."""
-    given = [arg for arg in args if not isinstance(arg, torch.dtype)]
-    if call.name in ("norm", "vector_norm", "linalg_norm", "linalg_vector_norm"):
-        given = given[1:]
+def _asked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+    """The axes (None for all) and `keepdim` among the arguments of a reduction called `name`."""
+    given = [arg for arg in args if not isinstance(arg, torch.dtype)][int(name.endswith("norm")) :]
+    place = 2 if name.startswith(("var", "std")) else 1  # behind `unbiased`, which may stand in the place of the axes
     dim = kwargs.get("dim", kwargs.get("axis", given[0] if given else None))
-    return _reduced(call, input, dim, bool(kwargs.get("keepdim", given[1] if len(given) > 1 else False)))
+    keepdim = kwargs.get("keepdim", given[place] if len(given) > place else False)
+    return None if isinstance(dim, bool) else dim, bool(keepdim)
+
+
+def _reduced_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Read the channels along the reduced axes; keep the others. Positions would shift, so channels along their axis stay."""
+    dim, keepdim = _asked(call.name, args, kwargs)
+    if call.name in ("argmax", "argmin"):
+        call.protect(
+            input, f"is numbered by its position in {call.where}", None if dim is None else int(dim) % input.dim()
+        )
+    return _reduced(call, input, dim, keepdim)
 
 
 def _sum_noise(given: Mapping[str, Any], variance: Tensor) -> Any:
@@ -168,42 +178,23 @@ def largest_or_larger(input: Tensor, other: Any = None, keepdim: bool = False, *
     return torch.return_types.max((values, torch.zeros_like(values)))
 
 
-def _variance_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Reduce like a mean; the axes come before `unbiased`, or are left out."""
-    dims = None if isinstance(dim, bool) else dim
-    return _reduced(call, input, dims, bool(kwargs.get("keepdim", args[1] if len(args) > 1 else False)))
-
-
-def _mean_over(input: Tensor, dim: Any, args: tuple, keepdim: bool) -> Tensor:
-    """Mean over `dim`, which may be left out before `unbiased`; a third argument is `keepdim`."""
-    dims = None if isinstance(dim, bool) else dim
-    return input.mean(dims, keepdim=bool(args[1]) if len(args) > 1 else keepdim)
-
-
-@_reduces(*forms("var", "std"), channels=_variance_channels)
-def variance(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Tensor:
+@_reduces(*forms("var", "std"))
+def variance(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """mean(x) over the axes: the slope of a deviation of size one."""
-    return _mean_over(input, dim, args, keepdim)
+    dim, keepdim = _asked("var", args, kwargs)
+    return input.mean(dim, keepdim=keepdim)
 
 
-def _both_channels(call: ChannelCall, input: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
-    first = _variance_channels(call, input, dim, *args, **kwargs)
+def _both_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
+    first = _reduced_channels(call, input, *args, **kwargs)
     return tuple(call.make(shape_of(first), first.slots, part=part) for part in range(2))
 
 
 @_reduces(*forms("var_mean", "std_mean"), channels=_both_channels)
-def variance_and_mean(input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any) -> Any:
+def variance_and_mean(input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """mean(x) over the axes, for both."""
-    mean = _mean_over(input, dim, args, keepdim)
+    mean = variance(input, *args, **kwargs)
     return mean, mean
-
-
-def _all_at_once(call: ChannelCall, input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """Reduce like a sum. argmax and argmin protect channels along the axis: positions would shift."""
-    if call.name in ("argmax", "argmin"):
-        axis = None if dim is None else int(dim) % input.dim()
-        call.protect(input, f"is numbered by its position in {call.where}", axis)
-    return _reduced(call, input, dim, keepdim)
 
 
 def _unchanging(formula: str) -> Callable[..., Tensor]:
@@ -219,7 +210,7 @@ for _names, _dtype, _formula in (
     (("all", "any"), torch.bool, "Zero: the answer is assumed not to change."),
     (("count_nonzero",), torch.long, "Zero: the count is assumed not to change."),
 ):
-    _reduces(*forms(*_names), channels=_all_at_once, dtypes=(_dtype,))(_unchanging(_formula))
+    _reduces(*forms(*_names), dtypes=(_dtype,))(_unchanging(_formula))
 
 
 def _order_axis(name: str, args: tuple, kwargs: dict[str, Any], rank: int) -> int:
@@ -232,13 +223,13 @@ def _order_axis(name: str, args: tuple, kwargs: dict[str, Any], rank: int) -> in
 def _ordered_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Order elements by value; protect channels along the axis."""
     dim = _order_axis(call.name, args, kwargs, input.dim())
-    shapes = call.on_meta((input, *args), kwargs)
+    shapes = call.on_shapes()
     if isinstance(shapes, Tensor):
         return _reduced(call, input, None, False)
     left = []
     for slot in input.slots:
         if dim in varying(slot):
-            call.freeze(slot, f"is sorted by {call.where}")
+            call.table.freeze(slot, f"is sorted by {call.where}")
         else:
             first = slot.narrow(dim, 0, 1)
             left.append(first if shapes[0].dim() == input.dim() else first.squeeze(dim))
@@ -278,12 +269,10 @@ def order(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def _buckets(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
     """Positions in a table have no channels; the operands' channels are protected."""
     if call.name == "one_hot" and int(kwargs.get("num_classes", args[1] if len(args) > 1 else -1)) < 0:
-        raise ValueDependentError(
-            "torch.nn.functional.one_hot without num_classes", call.notes.names.caller() or "the model itself"
-        )
+        raise ValueDependentError("torch.nn.functional.one_hot without num_classes", call.caller)
     for operand in call.call.operands:
         call.protect(operand, f"is a position in {call.where}")
-    return call.make(call.on_meta(args, kwargs).shape)
+    return call.make(call.on_shapes().shape)
 
 
 @_reduces(*present("searchsorted", "bucketize", "one_hot"), channels=_buckets, dtypes=(torch.long,), context=True)
@@ -293,3 +282,29 @@ def place(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
         raise ValueDependentError("torch.nn.functional.one_hot without num_classes", flow.caller)
     shape = flow.on_shapes().shape
     return torch.zeros(shape, dtype=torch.float32, device=next(arg.device for arg in args if isinstance(arg, Tensor)))
+
+
+_LOSSES = (
+    "binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy ctc_loss gaussian_nll_loss "
+    "hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss "
+    "multilabel_soft_margin_loss nll_loss poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss"
+).split()
+
+
+def _loss_channels(call: ChannelCall, *args: Any, **kwargs: Any) -> Any:
+    """Protect the operands' channels: they are compared with targets position by position."""
+    return call.opaque(f"is compared with a target in {call.where}")
+
+
+@_reduces(*present(*_LOSSES), channels=_loss_channels, context=True)
+def loss(flow: LayerContext, *args: Any, **kwargs: Any) -> Tensor:
+    """The sum of the mean bounds of all data operands: slope one is assumed."""
+    originals = (*flow.arguments, *(flow.original(name) for name in kwargs))
+    compared = [
+        given.mean()
+        for given, original in zip((*args, *kwargs.values()), originals, strict=True)
+        if isinstance(given, Tensor) and is_data(original) and original.is_floating_point()
+    ]
+    shape = flow.on_shapes().shape
+    total = torch.stack(compared).sum() if compared else torch.zeros((), device=args[0].device)
+    return total.expand(shape)

@@ -13,7 +13,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.ops.record import moves, native
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying
 from dfpc_plugin.tracing.operator import forms
-from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of
+from dfpc_plugin.tracing.proxy import Proxy, blank, shape_of, slots_of
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
 
 
@@ -26,7 +26,7 @@ def _reshaped(call: ChannelCall, input: Proxy, sizes: list[int]) -> Proxy:
     plain = [int(size) for size in sizes]
     _align_rows(call, input, plain)
     result = call.moved(input, lambda slot: slot.reshape(plain))
-    slots = getattr(result, "slots", ())
+    slots = slots_of(result)
     inner = [inner_axis(slot) for slot in slots]
     for slot, own in zip(slots, inner, strict=True):
         for axis in varying(slot):
@@ -42,7 +42,7 @@ def _align_rows(call: ChannelCall, input: Proxy, sizes: list[int]) -> None:
     ones.
     """
     own = shape_of(input)
-    slots = [slot for slot in getattr(input, "slots", ()) if len(varying(slot)) > 1]
+    slots = [slot for slot in slots_of(input) if len(varying(slot)) > 1]
     if not slots:
         return
     if -1 in sizes:
@@ -114,7 +114,7 @@ def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any
     asked = list(sizes[0].shape) if isinstance(sizes[0], Tensor) else _spelled(sizes)
     plain = [int(size) for size in asked]
     result = call.moved(input, lambda slot: slot.expand(plain))
-    for slot in getattr(result, "slots", ()):
+    for slot in slots_of(result):
         for axis in varying(slot):
             if plain[axis] != -1:
                 call.size(slot, axis, asked[axis])

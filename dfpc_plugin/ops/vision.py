@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dfpc_plugin.analyses.bounds import LayerContext
 from dfpc_plugin.analyses.channel_call import ChannelCall
-from dfpc_plugin.analyses.layer_context import LayerContext
-from dfpc_plugin.ops.convolution import convolution
-from dfpc_plugin.ops.convolution_channels import convolution_channels
+from dfpc_plugin.ops.convolution import convolution, convolution_channels
 from dfpc_plugin.ops.record import APPROXIMATION
 from dfpc_plugin.tracing.axes import varying
 from dfpc_plugin.tracing.operator import Operator, register_name
-from dfpc_plugin.tracing.proxy import Proxy
+from dfpc_plugin.tracing.proxy import Proxy, slots_of
 
 
 def _are_positions(call: ChannelCall, *given: Any) -> None:
@@ -48,14 +47,14 @@ def _deformed(
 def _pooled_channels(call: ChannelCall, input: Any, rois: Any, *args: Any) -> Any:
     """Keep the input's channels; protect those of boxes."""
     _are_positions(call, rois)
-    shape = call.on_meta((input, rois, *args), {})
+    shape = call.on_shapes()
     shape = (shape if isinstance(shape, Tensor) else shape[0]).shape
     slots = []
-    for slot in getattr(input, "slots", ()):
+    for slot in slots_of(input):
         if varying(slot) == (1,):
             slots.append(slot[:1, :, :1, :1])
         else:
-            call.freeze(slot, f"lies along an axis that {call.where} resamples")
+            call.table.freeze(slot, f"lies along an axis that {call.where} resamples")
     return call.make(shape, slots)
 
 

@@ -20,9 +20,8 @@ from torch.overrides import TorchFunctionMode
 from dfpc_plugin.repairing.batch_norms import norm_arguments
 from dfpc_plugin.repairing.calls import LayerCall, layer_call
 from dfpc_plugin.tracing.calls import in_place
-from dfpc_plugin.tracing.metadata import METADATA
 from dfpc_plugin.tracing.names import ModelNames
-from dfpc_plugin.tracing.operator import forms
+from dfpc_plugin.tracing.operator import METADATA, forms
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
 _SUMS = frozenset((*forms("add"), torch.Tensor.__radd__))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+NO_LABELS = torch.zeros(0, dtype=torch.long, device="cpu")
 _NO_STEP = 2**62
 """Above any difference of labels."""
 
@@ -28,6 +29,16 @@ def squeezed(labels: Tensor) -> Tensor:
         return labels
     sizes = [min(size, 1) if not step else size for size, step in zip(labels.shape, steps, strict=True)]
     return labels.as_strided(sizes, steps)
+
+
+def listed(labels: Tensor) -> Tensor:
+    """Return `labels` as a vector, without repetitions along axes on which they do not vary."""
+    return squeezed(labels).reshape(-1)
+
+
+def along(axis: int, rank: int) -> list[int]:
+    """Return the shape in which a vector is viewed to lie along one of `rank` axes."""
+    return [-1 if other == axis else 1 for other in range(rank)]
 
 
 def canonical(labels: Tensor) -> Tensor:

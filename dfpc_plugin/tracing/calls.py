@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfpc_plugin.tracing.metadata import CASTS
-from dfpc_plugin.tracing.operator import Operator
+from dfpc_plugin.tracing.operator import CASTS, Operator
 from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
 from dfpc_plugin.tracing.tree import map_tensors, tensors
 
@@ -47,6 +46,12 @@ class Call:
         if known and not (self.data and any(operand.origins for operand in operands)):
             self.value = functools.cache(self._computed)
 
+    def changed(self) -> Any:
+        """Call the function on values, to change those of its target."""
+        args, kwargs = map_tensors(value_of, (self.args, self.kwargs))
+        out = {} if self.target is self.args[0] else {"out": map_tensors(value_of, self.target)}
+        return self.function(*args, **kwargs, **out)
+
     def _computed(self) -> Any:
         """The actual result; operands are not changed."""
         args, kwargs = map_tensors(lambda tensor: value_of(tensor).detach(), (self.args, self.kwargs))
@@ -68,6 +73,11 @@ class Call:
         """The arguments by the names that the rule gives them, without its context."""
         names = _parameter_names(self.operator.bound)[int(self.operator.context) :]
         return dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    @functools.cached_property
+    def shapes(self) -> Any:
+        """The result on the meta device: its shapes and dtypes."""
+        return on_shapes(self.function, self.args, self.kwargs)
 
     @functools.cached_property
     def device(self) -> torch.device:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.preserve import unwatched
 from dfpc_plugin.tracing.axes import canonical, inner_axis, squeezed, varying, written_through
-from dfpc_plugin.tracing.metadata import METADATA
+from dfpc_plugin.tracing.operator import METADATA
 from dfpc_plugin.tracing.sizes import AxisSize, TracedInt
 from dfpc_plugin.tracing.tree import tensors
 
@@ -184,10 +184,7 @@ class Proxy(torch.Tensor):
 
     def labels_along(self, axis: int) -> Tensor | None:
         """Return the slot that varies along `axis`, or None."""
-        for slot in self.slots:
-            if slot.size(axis) > 1 and slot.stride(axis):
-                return slot
-        return None
+        return next((slot for slot in self.slots if slot.size(axis) > 1 and slot.stride(axis)), None)
 
     def change(self, result: Proxy, slots: tuple[Tensor, ...]) -> None:
         """Become `result` in place, with the labels `slots`, here and in every tensor that this one views."""
@@ -201,7 +198,7 @@ class Proxy(torch.Tensor):
     def _take_over(
         self, data: bool, slots: tuple[Tensor, ...], bound: Tensor | None, sources: frozenset[str], means: Tensor | None
     ) -> None:
-        before, before_bound = self.slots, self.bound if bound is not None else None
+        before = len(self.slots)
         self.set_slots(slots)
         self.version += 1
         self._holds_data = data or self.holds_data
@@ -210,7 +207,7 @@ class Proxy(torch.Tensor):
         if bound is not None:
             self._bound, self.sources, self.expectation = bound, self.sources | sources, means
         if self._view is not None:
-            self._write_through(self._view, len(before), before_bound is not None)
+            self._write_through(self._view, before, bound is not None)
 
     def _write_through(self, view: View, labels: int, bounds: bool) -> None:
         """Write a change through to the source; `labels`: number of slots before, `bounds`: whether bounds changed."""
@@ -340,6 +337,11 @@ def shape_of(tensor: Tensor) -> torch.Size:
         return tensor._shape
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.shape
+
+
+def slots_of(value: Any) -> tuple[Tensor, ...]:
+    """The labels of a tensor; none for ordinary tensors and numbers."""
+    return value.slots if isinstance(value, Proxy) else ()
 
 
 def blank(tensor: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.exchange import Exchange, put
-from dfpc_plugin.tracing.metadata import METADATA
-from dfpc_plugin.tracing.operator import find_operator
+from dfpc_plugin.tracing.operator import METADATA, find_operator
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.tree import tensors
 

@@ -201,34 +201,15 @@ def is_linear(expression: Expression) -> bool:
     return linear and all(is_linear(operand) for operand in expression.operands)
 
 
-def _traced(function: Callable[..., int], *, reflected: bool = False) -> Callable[..., Any]:
-    """Make an arithmetic method that keeps the expression."""
+def _traced(function: Callable[..., Any], types: Any, *, reflected: bool = False) -> Callable[..., Any]:
+    """Make an arithmetic method for operands of some types, which keeps the expression."""
 
-    def method(self: TracedInt, *others: Any) -> Any:
+    def method(self: Any, *others: Any) -> Any:
         operands = (*others, self) if reflected else (self, *others)
-        if not all(isinstance(operand, int) for operand in operands):
+        if not all(isinstance(operand, types) for operand in operands):
             return NotImplemented
         value = function(*map(_plain, operands))
-        return TracedInt(value, Operation(function, tuple(expression_of(operand) for operand in operands)))
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(TracedInt, f"__{_name}__", _traced(getattr(operator, _name)))
-    setattr(TracedInt, f"__r{_name}__", _traced(getattr(operator, _name), reflected=True))
-TracedInt.__neg__ = _traced(operator.neg)  # type: ignore[method-assign]
-
-
-def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callable[..., Any]:
-    """Make an arithmetic method whose result may be a float."""
-
-    def method(self: Any, other: Any) -> Any:
-        operands = (other, self) if reflected else (self, other)
-        if not all(isinstance(operand, int | float) for operand in operands):
-            return NotImplemented
-        value = function(*map(_plain, operands))
-        expression = Operation(function, tuple(getattr(x, "expression", x) for x in operands))
+        expression = Operation(function, tuple([getattr(operand, "expression", operand) for operand in operands]))
         if isinstance(value, int):
             return TracedInt(value, expression)
         _tell(value, expression)
@@ -237,9 +218,12 @@ def _scale(function: Callable[..., float], *, reflected: bool = False) -> Callab
     return method
 
 
-for _name in ("pow", "truediv", "mul"):
-    setattr(TracedFloat, f"__{_name}__", _scale(getattr(operator, _name)))
-    setattr(TracedFloat, f"__r{_name}__", _scale(getattr(operator, _name), reflected=True))
-for _name in ("pow", "truediv", "mul"):
-    setattr(TracedInt, f"__{_name}__", _scale(getattr(operator, _name)))
-    setattr(TracedInt, f"__r{_name}__", _scale(getattr(operator, _name), reflected=True))
+for _kind, _types, _names in (
+    (TracedInt, int, ("add", "sub", "floordiv", "mod")),
+    (TracedInt, (int, float), ("pow", "truediv", "mul")),
+    (TracedFloat, (int, float), ("pow", "truediv", "mul")),
+):
+    for _name in _names:
+        setattr(_kind, f"__{_name}__", _traced(getattr(operator, _name), _types))
+        setattr(_kind, f"__r{_name}__", _traced(getattr(operator, _name), _types, reflected=True))
+TracedInt.__neg__ = _traced(operator.neg, int)  # type: ignore[method-assign]

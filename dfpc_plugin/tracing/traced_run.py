@@ -12,15 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import DFPCError, MissingOperator, RuleError, UnsupportedOperatorError, ValueDependentError
-from dfpc_plugin.tracing.calls import Call, on_shapes
-from dfpc_plugin.tracing.constants import computed, evaluated, keep_values, ordinary, origins_of, shaped_constant
-from dfpc_plugin.tracing.metadata import CONSTANTS, VALUES
+from dfpc_plugin.tracing.calls import Call, in_place, on_shapes
+from dfpc_plugin.tracing.constants import (
+    WrittenTensors,
+    computed,
+    evaluated,
+    keep_values,
+    ordinary,
+    origins_of,
+    shaped_constant,
+)
 from dfpc_plugin.tracing.names import ModelNames
-from dfpc_plugin.tracing.operator import Operator, find_operator, function_name
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, value_of
+from dfpc_plugin.tracing.operator import CONSTANTS, VALUES, Operator, find_operator, function_name
+from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
-from dfpc_plugin.tracing.written import WrittenTensors
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,7 @@ class TracedRun:
         proxies = [operand for operand in operands if isinstance(operand, Proxy)]
         if len(proxies) < len(operands) and (self.written or any(id(operand) in self.state for operand in operands)):
             args, kwargs = map_tensors(self.known, (args, kwargs))
-            operands = tensors((args, kwargs))
-            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+            proxies = _proxies((args, kwargs))
         for proxy in proxies:
             if proxy.original is not None:
                 self.used[id(proxy.original)] = None
@@ -138,33 +143,35 @@ class TracedRun:
             return self._composed(func, operator, args, kwargs)
         if operator.kind == "picks":  # positions are used by value
             rest, kwargs = map_tensors(_position, (args[1:], kwargs))
-            args, operands = (*args[:1], *rest), tensors((args[:1], rest, kwargs))
-            proxies = [operand for operand in operands if isinstance(operand, Proxy)]
+            args = (*args[:1], *rest)
+            proxies = _proxies((args, kwargs))
             if not proxies:
                 return func(*args, **kwargs)
             if any(proxy.dtype == torch.bool for proxy in proxies if not args or proxy is not args[0]):
-                raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+                raise ValueDependentError(function_name(func), self.names.caller())
         call = Call(func, operator, args, kwargs, proxies)
         if call.target is not None:
             if call.data and not isinstance(call.target, Proxy):
                 self._take_in(func, call.target)
                 args, kwargs = map_tensors(self.known, (args, kwargs))
-                call = Call(func, operator, args, kwargs, [t for t in tensors((args, kwargs)) if isinstance(t, Proxy)])
+                call = Call(func, operator, args, kwargs, _proxies((args, kwargs)))
             return self._change(call)
         if operator.kind == "moves" and not isinstance(args[0] if args else None, Proxy) and len(args) > 1:
             return func(args[0], *map_tensors(ordinary, args[1:]), **kwargs)  # such as a cast to a proxy's dtype
         return self._result(call)
 
     def _composed(self, func: Callable[..., Any], operator: Operator, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Run an operator's composition, which must not call the operator itself."""
+        """Run an operator's composition, which must not call the operator itself, and write in place where the operator does."""
         if func in self._composing:
             problem = "the function that it is composed of calls the operator itself"
-            raise RuleError(function_name(func), self.names.caller() or "", problem)
+            raise RuleError(function_name(func), self.names.caller(), problem)
         self._composing.append(func)
         try:
-            return operator.bound(*args, **kwargs)
+            result = operator.bound(*args, **{name: value for name, value in kwargs.items() if name != "out"})
         finally:
             self._composing.pop()
+        target = args[0] if args and in_place(func, args, kwargs) else kwargs.get("out")
+        return result if target is None or target is result else target.copy_(result)
 
     def known(self, tensor: Tensor) -> Tensor:
         """Return the proxy of a parameter kept in a list (recurrent layers), or of a tensor that data was written into."""
@@ -238,7 +245,7 @@ class TracedRun:
             problem = (
                 f"its rules disagree: {[tuple(shape_of(p)) for p in proxies]} and {[tuple(b.shape) for b in bounds]}"
             )
-            raise RuleError(function_name(call.function), self.names.caller() or "", problem)
+            raise RuleError(function_name(call.function), self.names.caller(), problem)
         for proxy, bound, mean in zip(proxies, bounds, means, strict=True):
             proxy.set_bound(bound, found.sources, mean)  # type: ignore[attr-defined]
         if found.curve is not None:
@@ -248,19 +255,11 @@ class TracedRun:
     def _change(self, call: Call) -> Any:
         target = call.target
         if not isinstance(target, Proxy):
-            values, named = map_tensors(value_of, (call.args, call.kwargs))
-            return (
-                call.function(*values, **named)
-                if target is call.args[0]
-                else call.function(*values, out=target, **named)
-            )
+            return call.changed()
         if call.data and target is not call.args[0]:  # with out=
             return target.copy_(self._result(call))
         if not call.data and target.wild:  # change the values of a constant, which its views share
-            args, kwargs = map_tensors(value_of, (call.args, call.kwargs))
-            call.function(*args, **kwargs) if target is call.args[0] else call.function(
-                *args, out=value_of(target), **kwargs
-            )
+            call.changed()
             if self.channels is None:
                 return target
             kept = target.value
@@ -288,7 +287,7 @@ class TracedRun:
             return evaluated(self, func, args, kwargs)
         if func in VALUES:
             self.stop_if_missing(f"{function_name(func)} asks for values", needs_values=True)
-            raise ValueDependentError(function_name(func), self.names.caller() or "the model itself")
+            raise ValueDependentError(function_name(func), self.names.caller())
         self._missing[function_name(func)][self.names.caller() or ""] = None
         try:
             shapes = on_shapes(func, args, kwargs)
@@ -316,3 +315,7 @@ class TracedRun:
 def _position(tensor: Tensor) -> Tensor:
     """Replace a proxy by its values if they are known."""
     return tensor.value().detach() if isinstance(tensor, Proxy) and tensor.value is not None else tensor
+
+
+def _proxies(tree: Any) -> list[Proxy]:
+    return [tensor for tensor in tensors(tree) if isinstance(tensor, Proxy)]

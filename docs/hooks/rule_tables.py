@@ -29,16 +29,14 @@ _KINDS = {
     "arithmetic": "Sums and products entry by entry",
     "normalization": "Normalisation",
     "pooling": "Pooling, padding and resampling",
-    "reduction": "Reductions",
+    "reduction": "Reductions and losses",
     "moves": "Moving and copying entries",
     "shape": "Changing shapes",
     "joining": "Joining tensors",
     "indexing": "Indexing",
     "writing": "Writing entries",
-    "scattering": "Writing at positions",
     "fourier": "Fourier transforms",
     "vision": "Operators of torchvision",
-    "losses": "Losses",
 }
 """Modules with records, in the order of the page, and the titles of their tables."""
 

@@ -65,7 +65,7 @@ def test_the_rules_page_shows_every_operator_and_promise(built):
         assert f"`{importlib.import_module('rule_tables')._name(function)}`" in page
     rows = [row for row in rows_of(page) if row[0].startswith("`")]
     assert {row[1] for row in rows} == {convention.value for convention in dfpc.Convention} | {"by its parts"}
-    assert {row[2] for row in rows} == {"followed", "protected", "by its parts"}
+    assert {row[2] for row in rows} == {"followed", "by its parts"}
     assert all(len(row) == 4 and len(row[3]) > 2 for row in rows), "a formula for each, escaped for the table"
 
 

@@ -116,6 +116,23 @@ def test_root_types_choose_couplings_by_the_layers_that_write_them(name, types, 
     assert len(list(graph_of(name)[1].get_all_groups(root_module_types=types))) == roots
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_channels_that_only_an_embedding_writes_are_scored(kind):
+    """Torch-Pruning starts no group at an embedding, so nothing asked for a score of them."""
+    model = nn.Sequential(nn.Embedding(9, 6), kind(6, 4)).double()
+    graph = DataFlowGraph().build_dependency(model, torch.arange(5))
+    group = next(graph.get_all_groups())
+    assert [item.dep.target.name.split()[0] for item in group.items] == ["0", "1.weight_ih_l0"]
+    table, matrix = model[0].weight.abs().amax(0), model[1].weight_ih_l0.abs().sum(0)
+    torch.testing.assert_close(DFPCImportance("published")(group), 5 * table * matrix, check_dtype=False)
+    with torch.no_grad():
+        model[0].weight[:, 2] = 0
+    wanted = model(torch.arange(5))[0]
+    graph.get_pruning_group(model[0], tp.prune_embedding_out_channels, [2]).prune()
+    assert model[0].embedding_dim == model[1].input_size == 5
+    torch.testing.assert_close(model(torch.arange(5))[0], wanted)
+
+
 def test_a_request_is_by_indices_of_the_layer():
     model, graph = graph_of("resnet")
     block = model.layer1[0]

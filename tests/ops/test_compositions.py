@@ -33,6 +33,13 @@ CALLS = [
     (torch.linalg.multi_dot, ([SQUARE, SQUARE, SQUARE],), {}), (torch.aminmax, (X,), {}), (torch.Tensor.aminmax, (X,), {"dim": 1}),
     (torch.Tensor.aminmax, (X,), {"dim": 1, "keepdim": True}), (torch.diff, (X,), {}), (torch.diff, (X, 2, 1), {}), (torch.diff, (X, 1, 2), {"prepend": Y, "append": Y}),
     (torch.broadcast_tensors, (X, Y[:, :1], V[:3]), {}),
+    *((join, (list(parts),), {}) for join in (torch.hstack, torch.vstack, torch.dstack, torch.column_stack)
+      for parts in ((V, W), (SQUARE, SQUARE), (X, Y))),
+    (torch.rsub, (X, Y), {"alpha": 2}), (torch.Tensor.__rpow__, (X, 2.0), {}), (torch.Tensor.__rmatmul__, (SQUARE, SQUARE), {}),
+    (torch.addmm, (SQUARE[0], SQUARE, SQUARE), {"beta": 0.5, "alpha": 2}), (torch.addmv, (V, SQUARE[:, :3].repeat(2, 1)[:5], V[:3]), {}),
+    (torch.baddbmm, (X[:, :, :1], X, Y.mT), {}), (torch.lerp, (X, Y, 0.3), {}), (torch.addcmul, (X, X, Y), {"value": 3}),
+    (torch.addcdiv, (X, X, Y), {}), (torch.mm, (SQUARE, SQUARE), {}), (torch.bmm, (X, Y.mT), {}), (torch.mv, (SQUARE, SQUARE[0]), {}),
+    (torch.inner, (X, Y), {}), (torch.constant_pad_nd, (X, (1, 2), 3.0), {}),
     (torch.lstm_cell, (CELL[0], (CELL[1], CELL[1]), *of_cell(4)[2:]), {}), (torch.gru_cell, of_cell(3), {}),
     (torch.rnn_tanh_cell, of_cell(1), {}), (torch.rnn_relu_cell, of_cell(1), {}),
 ]  # fmt: skip
@@ -91,3 +98,18 @@ def test_an_encoder_with_a_padding_mask_is_pruned() -> None:
     )  # fmt: skip
     pruned = dfpc.prune(model, torch.randn(2, 5, 3).double(), "macs=0.6").model
     assert pruned(torch.randn(2, 5, 3).double()).isfinite().all()
+
+
+@pytest.mark.parametrize("change", [
+    lambda h, c: h.addcmul_(c, c), lambda h, c: torch.addcmul(h, c, c, out=h), lambda h, c: h.lerp_(c, 0.5),
+])  # fmt: skip
+def test_a_composition_in_place_changes_its_target(change: Any) -> None:
+    """The composition makes a new tensor, and the operator is called for its effect on the old one."""
+
+    def forward(model: Any, x: Tensor) -> Tensor:
+        hidden, other = model.first(x), model.second(x)
+        change(hidden, other)
+        return model.last(hidden)
+
+    model = Between(forward, first=nn.Linear(3, 4), second=nn.Linear(3, 4), last=nn.Linear(4, 2))
+    assert dfpc.bgsc(model, torch.randn(1, 3).double())["second"].all()

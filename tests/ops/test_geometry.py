@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfpc_plugin.ops.geometry import Axis, padding_sides, spell_out, spread
+from dfpc_plugin.ops.geometry import convolution_axes, padding_sides, spell_out, spread, transposed_axes
 
 SMALL = st.integers(1, 4)
 
@@ -17,7 +17,7 @@ def test_sums_of_a_convolution(size, kernel, stride, dilation, padding):
         return
     weight = torch.rand(2, 1, kernel, dtype=torch.float64)
     matrix = F.conv1d(torch.eye(size, dtype=torch.float64)[:, None], weight, None, stride, padding, dilation)
-    axis = Axis.of_convolution(size, kernel, stride, dilation, padding, padding)
+    (axis,) = convolution_axes((1, 1, size), weight.shape, stride, padding, dilation)
     assert axis.out == matrix.shape[-1]
     torch.testing.assert_close(spread(weight[:, 0], [axis], over="outputs"), matrix.sum(0))
     torch.testing.assert_close(spread(weight[:, 0], [axis], over="inputs"), matrix.sum(2).T)
@@ -31,7 +31,7 @@ def test_sums_of_a_transposed_convolution(size, kernel, stride, dilation, paddin
     weight = torch.rand(1, 2, kernel, dtype=torch.float64)
     eye = torch.eye(size, dtype=torch.float64)[:, None]
     matrix = F.conv_transpose1d(eye, weight, None, stride, padding, extra, 1, dilation)
-    axis = Axis.of_transposed(size, kernel, stride, dilation, padding, extra)
+    (axis,) = transposed_axes((1, 1, size), weight.shape, stride, padding, extra, dilation)
     assert axis.size == matrix.shape[-1]
     torch.testing.assert_close(spread(weight[0], [axis], over="inputs"), matrix.sum(0))
     torch.testing.assert_close(spread(weight[0], [axis], over="outputs"), matrix.sum(2).T)
@@ -39,7 +39,7 @@ def test_sums_of_a_transposed_convolution(size, kernel, stride, dilation, paddin
 
 def test_axes_are_independent():
     weight = torch.rand(3, 2, 3, dtype=torch.float64)
-    axes = [Axis.of_convolution(5, 2, 1, 1, 0, 0), Axis.of_convolution(6, 3, 2, 1, 1, 1)]
+    axes = convolution_axes((1, 1, 5, 6), (3, 1, 2, 3), (1, 2), (0, 1), 1)
     ones = torch.ones(1, 1, 5, 6, dtype=torch.float64)
     expected = F.conv2d(ones, weight[:, None], None, (1, 2), (0, 1))[0]
     torch.testing.assert_close(spread(weight, axes, over="outputs"), expected)
