@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, first_line, read_checkpoint
 
 _SHOWN = 4
@@ -144,10 +145,10 @@ def load_weights(
     if not match.complete:
         classes, _ = match.ends
         raise MismatchError(
-            checkpoint.path, match, f"Build the model with num_classes={classes[0]}." if classes else ""
+            checkpoint.path, match, f"Build the model with {setting('num_classes', classes[0])}." if classes else ""
         )
     if match.surplus and not ignore_surplus:
-        raise MismatchError(checkpoint.path, match, "Pass ignore_surplus=True to leave them out.")
+        raise MismatchError(checkpoint.path, match, f"Pass {setting('ignore_surplus', True)} to leave them out.")
     _give(model, match.state, checkpoint.path)
     return match.surplus
 

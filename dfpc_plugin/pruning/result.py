@@ -167,7 +167,8 @@ class PruneResult(HoldsModel, Shown):
     def text(self, width: int = 80, **layers: Any) -> str:
         """Return the target, what was reached, and the layers that lost most, as tables of `width` columns.
 
-        `layers` are arguments of `LayerTable.short`: how many layers are shown, and what shows the others.
+        `layers` are arguments of `LayerTable.short`: how many layers are shown, and what shows the others. With
+        `with_seconds=False`, the time of each phase is left out.
         """
         return result_table(self, width, **layers)
 
@@ -185,5 +186,9 @@ def _figures(figures: Figures) -> dict[str, Any]:
     latency = figures.latency
     if latency is not None:
         content |= {"latency_ms": 1e3 * latency.median, "latency_iqr_ms": 1e3 * latency.iqr}
-        content |= {"threads": latency.threads, "runtime": latency.runtime}
+        content |= {
+            "threads": latency.threads,
+            "runtime": latency.runtime,
+            "shapes": [list(own) for own in latency.shapes],
+        }
     return content

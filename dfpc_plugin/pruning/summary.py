@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from dfpc_plugin.advice import call, setting
 from dfpc_plugin.cost import Cost
 from dfpc_plugin.couplings.outputs import removed_outputs
 from dfpc_plugin.couplings.sizes import changed_factors
@@ -22,10 +23,8 @@ from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, 
 from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.selection import Budget, Candidate, Counted, Order, Target
 
-NOT_REPAIRED = (
-    'The pruned model was not repaired, which costs accuracy. repair="merge" (in the command: --repair.method merge) takes '
-    "seconds and needs no data."
-)
+NOT_REPAIRED = "The pruned model was not repaired"
+"""How a note on that begins."""
 _FAR = 0.03
 """A target that is passed by this share gets a note."""
 
@@ -80,7 +79,9 @@ def summarise(
     layers = layer_table(shapes, layer_shapes(subject.model), subject.graph.coupling_map.order)
     notes = _notes(subject, order, measured, rounded_by_default) + _slow_widths(layers, measured)
     notes += _overshoot(target, reached, order, length)
-    notes += () if mender.result else (NOT_REPAIRED,)
+    if not mender.result:
+        repair = setting("repair", "merge")
+        notes += (f"{NOT_REPAIRED}, which costs accuracy. {repair} takes seconds and needs no data.",)
     return PruneResult(
         subject.model, target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
         _protected(subject, order), layers, criterion,
@@ -130,7 +131,7 @@ def _slow_widths(layers: LayerTable, measured: Measured | None) -> tuple[str, ..
     return (
         f"The widths of {counted(len(slow), 'layer')} are no longer multiples of {FAST_MULTIPLE}, such as {slow[0].outputs_after} channels of "
         f"'{slow[0].layer}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
-        f"deploy, or use round_to={FAST_MULTIPLE}.",
+        f"deploy, or use {setting('round_to', FAST_MULTIPLE)}.",
     )
 
 
@@ -145,7 +146,7 @@ def _overshoot(target: Target, reached: Mapping[str, float], order: Order, lengt
     together = own * (order.round_to or 1)
     return () if together == 1 else (
         f"More was removed than asked for, because '{last.name}' loses {together} channels at a time. To prune others instead, "
-        f"give it to ignored_layers.",
+        f"give it to {setting('ignored_layers')}.",
     )  # fmt: skip
 
 
@@ -159,14 +160,16 @@ def _notes(subject: Subject, order: Order, measured: Measured | None, rounded_by
         )
     if rounded_by_default:
         notes.append(
-            f"Widths are rounded to multiples of {FAST_MULTIPLE}, because the target is a latency; round_to=1 switches this off."
+            f"Widths are rounded to multiples of {FAST_MULTIPLE}, because the target is a latency; "
+            f"{setting('round_to', 1)} switches this off."
         )
     protected = [
         coupling for coupling in subject.graph.couplings if coupling.protected is not None and coupling.feed_in
     ]
     if protected:
         width = sum(coupling.width for coupling in protected)
-        notes.append(f"Protected couplings: {len(protected)}, with {width} channels; find_couplings shows the reasons.")
+        shown = call("find_couplings", "couplings MODEL")
+        notes.append(f"Protected couplings: {len(protected)}, with {width} channels; {shown} shows the reasons.")
     omitted = left_out(subject.graph, order.candidates, subject.settings)
     unscored = [coupling.name for coupling, reason in omitted if reason is UNSCORED]
     if unscored:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dfpc_plugin.display import TERMINAL_WIDTH, as_text, counted, percent
+from dfpc_plugin.display import TERMINAL_WIDTH, as_text, counted, percent, took
 from dfpc_plugin.latency import speedup_note
 from dfpc_plugin.runtimes import RUNTIMES
 from dfpc_plugin.selection import meets, stated
@@ -25,20 +25,19 @@ _ROWS: tuple[tuple[str, Callable[[Any], float | None], str], ...] = (
 """Name of a figure, how to read it, and its format."""
 
 
-def result_table(result: Any, width: int = TERMINAL_WIDTH, **layers: Any) -> str:
+def result_table(result: Any, width: int = TERMINAL_WIDTH, *, with_seconds: bool = True, **layers: Any) -> str:
     """Return figures before and after, layers that lost most, and the time of each phase, as text of `width` columns.
 
     `layers` are arguments of `LayerTable.short`.
     """
-    seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in result.seconds.items())
     return as_text(
         _asked(result),
         _figures(result),
         *(result.widths.short(**layers) if len(result.widths) else ()),
         _couplings(result),
-        f"Took {sum(result.seconds.values()):.1f} s: {seconds}.",
+        *([took(result.seconds)] if with_seconds else []),
         *([] if result.repair is None else [result.repair.summary]),
-        *_speedup_notes(result),
+        *_latency_notes(result),
         *result.notes,
         width=width,
     )
@@ -54,11 +53,13 @@ def result_summary(result: Any) -> str:
     ])  # fmt: skip
 
 
-def _speedup_notes(result: Any) -> list[str]:
-    """What to know of a speed-up that is not the ratio of the latencies above it."""
-    if result.speedup is None:
+def _latency_notes(result: Any) -> list[str]:
+    """What latency was measured with, and what to know of a speed-up that is not the ratio of the latencies above it."""
+    before, after = result.before.latency, result.after.latency
+    if before is None or after is None:
         return []
-    return list(filter(None, [speedup_note(result.before.latency.median, result.after.latency.median, result.speedup)]))
+    measured = f"Latency was measured in {RUNTIMES[after.runtime].title} ({after.conditions}), both models in turns."
+    return list(filter(None, [measured, speedup_note(before.median, after.median, result.speedup)]))
 
 
 def _asked(result: Any) -> str:

@@ -44,7 +44,7 @@ def _unless_worse(
     with job.phases(phase):
         best, _ = on_noise(job.example_inputs, job.settings.seed + 1, as_it_is, _ONE_IN)
         layers = _kept_or_taken_back(job, best, _on_noise(job, functools.partial(repair, job)))
-    job.notes += [best.improvement] if best.improvement else []
+    job.output_error = best.errors
     return layers
 
 

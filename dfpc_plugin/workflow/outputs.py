@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from dfpc_plugin.errors import system_reason
 from dfpc_plugin.exporting import export_onnx, export_program, quantize_onnx
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.latency import LatencySettings
-from dfpc_plugin.progress import Progress
+from dfpc_plugin.progress import Phases, Progress
 from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import synthesise
 from dfpc_plugin.repairing.synthesis import pink_noise
 from dfpc_plugin.report.page import render_report
+from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.runtimes.call import on_cpu
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 from dfpc_plugin.workflow.opening import Opened, images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
@@ -50,14 +53,20 @@ def write_outputs(
         ExportError: The model cannot be exported, or what came of it differs.
     """
     with _scratch(output) as scratch:
+        phases = Phases(tell)
         asked = {ONNX: wanted.graph, INT8: wanted.int8 != "none", PROGRAM: wanted.program}
         for name in (name for name in asked if asked[name]):
-            tell(f"exporting {name}", 0.0)
-            found = _exported(model, opened, scratch / name, wanted, data or DataSection(), latency)
+            with phases(f"exporting {name}") as share:
+                found = _exported(model, opened, scratch / name, wanted, data or DataSection(), phases, share)
             record.exports.append(found | {"path": name})
-            tell(f"exporting {name}", 1.0)
+        if wanted.graph:
+            with phases("measuring the files' latency") as share:
+                _add_latency(record, model, opened, scratch, latency or LatencySettings(), share)
         if validation is not None and (scratch / INT8).is_file():
-            validation.note(record, "int8", _FirstOutput((scratch / INT8).read_bytes()))
+            with phases("evaluating int8"):
+                validation.note(record, "int8", _FirstOutput((scratch / INT8).read_bytes()))
+        if phases.seconds:
+            record.add_seconds("exports", sum(phases.seconds.values()))
         content = record.to_json()
         report, layers = render_report(content), record.layer_table()
 
@@ -88,16 +97,46 @@ def _exported(
     path: Path,
     wanted: ExportSection,
     data: DataSection,
-    latency: LatencySettings | None,
+    phases: Phases,
+    share: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Write the file that `path` names; return what the record says of it."""
+    """Write the file that `path` names, and tell the share that is done; return what the record says of it."""
     if path.name == ONNX:
-        return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path, latency=latency or True).to_json()
+        return {"kind": "ONNX"} | export_onnx(model, opened.inputs, path).to_json()
     if wanted.int8 != "none" and path.name == INT8:
-        images, origin = _images(model, opened, wanted, data)
-        int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, latency=latency or True)
+        with phases("images for int8") as made:
+            images, origin = _images(model, opened, wanted, data, made)
+        int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, progress=share)
         return {"kind": "ONNX, int8", "images_from": origin} | int8.to_json()
     return {"kind": "torch.export"} | export_program(model, opened.inputs, path).to_json()
+
+
+def _add_latency(
+    record: RunRecord,
+    model: nn.Module,
+    opened: Opened,
+    directory: Path,
+    settings: LatencySettings,
+    share: Callable[[float], None],
+) -> None:
+    """Measure the model in PyTorch and its ONNX files, all of them in turns, and add the times to the files' entries."""
+    own, inputs = on_cpu(model, opened.inputs)
+    models: dict[str, nn.Module] = {"torch": own}
+    for name in dict.fromkeys(("onnxruntime", settings.runtime)):
+        load = RUNTIMES[name].load
+        if load is not None:
+            models[name] = load((directory / ONNX).read_bytes(), None, settings.used_threads)
+    if (directory / INT8).is_file():
+        models["int8"] = OnnxRuntimeModel((directory / INT8).read_bytes(), threads=settings.used_threads)
+    found = dataclasses.replace(settings, runtime="torch").measure(models, inputs, share)
+    times = {name: 1e3 * latency.median for name, latency in found.items()}
+    for entry in record.exports:
+        if entry["path"] == ONNX:
+            entry["latency_ms"] = {name: ms for name, ms in times.items() if name != "int8"}
+        elif entry["path"] == INT8:
+            entry["latency_ms"] = {"float32": times["onnxruntime"], "int8": times["int8"]}
+        if entry["path"] != PROGRAM:
+            entry["latency_conditions"] = found["torch"].conditions
 
 
 @contextmanager
@@ -136,12 +175,14 @@ class _FirstOutput(nn.Module):
         return output
 
 
-def _images(model: nn.Module, opened: Opened, section: ExportSection, data: DataSection) -> tuple[Tensor, str]:
+def _images(
+    model: nn.Module, opened: Opened, section: ExportSection, data: DataSection, share: Callable[[float], None]
+) -> tuple[Tensor, str]:
     """Images as the model takes them, and where they are from."""
     if data.train is not None:
         return images_to_calibrate(data, opened.preprocessing, section.int8_images, seed=0), "data.train"
     if _has_statistics(model):
-        made = synthesise(model, opened.inputs, count=section.int8_images)
+        made = synthesise(model, opened.inputs, count=section.int8_images, progress=share)
         return torch.cat(made.batches), "synthetic images"
     shape = (section.int8_images, *opened.preprocessing.size)
     return pink_noise(shape, torch.Generator().manual_seed(0)), "noise"

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
 from dfpc_plugin.criteria import AUTO
@@ -41,11 +42,6 @@ from dfpc_plugin.workflow.stages import (
     tune,
 )
 from dfpc_plugin.wrappers import HoldsModel
-
-_RANDOM = (
-    "The pruned model was not repaired, as its weights are random; load trained ones by model.pretrained or model.weights (in the "
-    "command: --pretrained or --weights FILE)."
-)
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,7 +165,7 @@ class _RecipeRun:
             tuned = self._prune_and_tune(recipe.schedule, repair)
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
             self.record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
-        self.record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
+        self.record.add_pruning(result.to_json() | {"notes": [*self.opened.notes, *result.notes]})
         if self._validation is not None:
             self._validation.note(self.record, stage, model)
             self._add_ends(result)
@@ -202,7 +198,12 @@ class _RecipeRun:
             result = self._prune(repair)
             if self.opened.trained or self.recipe.repair.method != AUTO:
                 return result
-            return dataclasses.replace(result, notes=tuple(_RANDOM if n == NOT_REPAIRED else n for n in result.notes))
+            random = (
+                f"{NOT_REPAIRED}, as its weights are random; load trained ones by {setting('model.pretrained', True)} or "
+                f"{setting('model.weights', 'FILE')}."
+            )
+            notes = tuple(random if note.startswith(NOT_REPAIRED) else note for note in result.notes)
+            return dataclasses.replace(result, notes=notes)
         except RepairError as error:
             if self.recipe.repair.method != AUTO:
                 raise
