@@ -98,7 +98,7 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
     ]
     if points:
         say(console, f"Top-1 along the curve: {', '.join(points)}")
-    timed = [export["latency_conditions"] for export in record["exports"] if "latency_conditions" in export]
+    timed = [export["latency_conditions"] for export in record["exports"] if export.get("latency_conditions")]
     for export in record["exports"]:
         difference, same = export["max_difference"], export["same_predictions"]
         agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"

@@ -65,8 +65,8 @@ class Latency:
 
     @property
     def conditions(self) -> str:
-        """What it was measured with, beside the runtime: 1x3x224x224, 2 threads."""
-        return ", ".join(filter(None, [shapes_text(self.shapes), counted(self.threads, "thread")]))
+        """What it was measured with, beside the runtime: 1x3x224x224, threads: 2."""
+        return ", ".join(filter(None, [shapes_text(self.shapes), f"threads: {self.threads}"]))
 
     @property
     def median(self) -> float:

@@ -259,4 +259,6 @@ def test_the_files_of_a_run_are_in_its_time_and_share_a_measurement(dfpc, weight
     assert code == 0
     (took,) = [line for line in out.splitlines() if line.startswith("Took ")]
     assert re.search(r", exports [\d.]+ s", took)
-    assert "Latencies of the files and of PyTorch beside them: measured together, in turns (1x3x8x8, 1 thread)." in out
+    assert (
+        "Latencies of the files and of PyTorch beside them: measured together, in turns (1x3x8x8, threads: 1)." in out
+    )

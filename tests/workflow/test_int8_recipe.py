@@ -68,12 +68,12 @@ def test_latencies_of_all_files_are_of_one_measurement(recipe, tmp_path):
     plain, int8 = outcome.record["exports"]
     assert set(plain["latency_ms"]) == {"torch", "onnxruntime"}
     assert int8["latency_ms"]["float32"] == plain["latency_ms"]["onnxruntime"]
-    assert plain["latency_conditions"] == int8["latency_conditions"] == "3x3x8x8, 1 thread"
+    assert plain["latency_conditions"] == int8["latency_conditions"] == "3x3x8x8, threads: 1"
     assert outcome.record["prune"]["after"]["shapes"] == [[3, 3, 8, 8]]
-    assert "Latency was measured in PyTorch (3x3x8x8, 1 thread), both models in turns." in str(outcome.pruning)
+    assert "Latency was measured in PyTorch (3x3x8x8, threads: 1), both models in turns." in str(outcome.pruning)
     report = (tmp_path / "out" / "report.html").read_text()
     assert "Latency was measured in PyTorch on 3x3x8x8 with 1 thread, both models in turns." in report
-    assert report.count('<span class="soft">3x3x8x8, 1 thread</span>') == 2
+    assert report.count('<span class="soft">3x3x8x8, threads: 1</span>') == 2
 
 
 def test_static_without_images_and_without_batch_norms_is_refused():
