@@ -84,7 +84,7 @@ def test_charts_stay_within_their_frame_and_labels_apart(pairs):
 def test_one_point_is_no_chart_and_many_are_thinned():
     assert chart_of("t", [Point(0, 0)], x_label="", y_label="") is None
     chart = chart_of("t", [Point(i, i % 2) for i in range(10_000)], x_label="step", y_label="loss", whole=True)
-    assert chart.path.count("L") == 299 and chart.series.marks == ()
+    assert chart.path.count("L") == 299 and chart.marks == ()
     assert "10000 points" in chart.description and "lowest 0, highest 1" in chart.description
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from dfpc_plugin.display import shapes_text
 from dfpc_plugin.latency import speedup_note
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
+from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, shown, significant
 from dfpc_plugin.runtimes import written
 
 _ROWS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
@@ -91,9 +91,9 @@ def _export_row(entry: Field) -> dict[str, Any]:
         "path": entry["path"].text(),
         "kind": entry["kind"].text(),
         "how": _how(entry),
-        "size": "" if size is None else file_size(size),
+        "size": shown(size, file_size),
         "difference": _difference(entry["max_difference"].number()),
-        "same": "" if same is None else percent(same),
+        "same": shown(same, percent),
         "latency": [
             f"{milliseconds(value)} in {written(name)}"
             for name, value in ((name, field.number()) for name, field in entry["latency_ms"].entries())
