@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import nn
 
-from dfpc_plugin.display import Name, Shown, as_text, number_columns, plain_table, took
+from dfpc_plugin.display import Name, Shown, as_text, number_columns, percent, plain_table, took
 from dfpc_plugin.wrappers import HoldsModel
 
 NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
@@ -68,9 +68,7 @@ class RepairResult(HoldsModel, Shown):
         changed = sum(layer.changed for layer in self.layers)
         said = f"Repaired by {self.method}: {changed} of {len(self.layers)} layers changed"
         if self.output_error is not None:
-            said += ", the output's error {:.3g}% before and {:.3g}% after".format(
-                *(100 * e for e in self.output_error)
-            )
+            said += ", the output's error {} before and {} after".format(*map(percent, self.output_error))
         return f"{said}."
 
     def to_json(self) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def test_without_labelled_images_there_is_an_estimate(dfpc, weights, tmp_path):
     before, after = read_manifest(tmp_path / "out").record["prune"]["repair"]["output_error"]
     assert (
         "Accuracy was not measured; --data.val SOURCE measures it on labelled images. An estimate without labels: on noise, the "
-        f"squared error of the model's outputs is {100 * before:.3g}% of their variance before the repair, and {100 * after:.3g}% "
+        f"squared error of the model's outputs is {before:.1%} of their variance before the repair, and {after:.1%} "
         "after it.\n"
     ) in out
 

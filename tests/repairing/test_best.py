@@ -83,7 +83,7 @@ def test_what_makes_noise_better_stays(cut, method):
     result = dfpc.repair(pruned, model, images[:1], method, removed=REMOVED)
     before, after = result.output_error
     assert after < before and result.notes == ()
-    assert f"the output's error {100 * before:.3g}% before and {100 * after:.3g}% after" in result.summary
+    assert f"the output's error {before:.1%} before and {after:.1%} after" in result.summary
     assert relative_error(result.model, model, images) < relative_error(pruned, model, images)
 
 
