@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.data import DataError, ImageDataset, checked_workers, collate_images, fault_of_dataset
 from dfpc_plugin.plain_data import Count, checked
@@ -184,7 +185,7 @@ def _check_classes(outputs: Tensor, labels: Tensor, dataset: object) -> None:
     if classes > outputs.shape[1]:
         raise DataError(
             f"The data set has {classes} classes, the model {outputs.shape[1]} outputs; build the model with "
-            f"num_classes={classes}, or take the data it was trained for."
+            f"{setting('num_classes', classes)}, or take the data it was trained for."
         )
     if int(labels.min()) < 0:
         raise DataError(f"The data set has the label {int(labels.min())}; number classes from 0.")

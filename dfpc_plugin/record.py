@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import platform
@@ -16,8 +17,8 @@ from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.plain_data import PlainDataError, checked, to_plain
-from dfpc_plugin.pruning import PruneResult
 from dfpc_plugin.require import installed_versions
+from dfpc_plugin.selection import Target
 
 _FORMAT = 1
 TOTAL = "in all"
@@ -77,9 +78,9 @@ class RunRecord:
     sizes: dict[str, int] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add_pruning(self, result: PruneResult) -> None:
-        """Add the result of pruning, with its scores."""
-        content = result.to_json()
+    def add_pruning(self, content: dict[str, Any]) -> None:
+        """Add a result of pruning, with its scores: what `PruneResult.to_json` returns."""
+        content = copy.deepcopy(content)
         importance = content["importance"] = content.pop("criterion")
         self.layers = content.pop("layers")
         couplings = content["couplings"]
@@ -88,8 +89,8 @@ class RunRecord:
         scored = [entry for entry in scored if entry["scores"]]
         self.saliency = {"importance": importance, "couplings": scored} if scored else None
         self.prune = content
-        self.asked = str(result.target)
-        self.seconds |= result.seconds
+        self.asked = str(Target(**content["target"]))
+        self.seconds |= content["seconds"]
 
     def add_evaluation(self, stage: str, data: str, found: Evaluation) -> None:
         """Add an accuracy."""

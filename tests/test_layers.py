@@ -9,7 +9,7 @@ import dfpc_plugin
 
 ROOT = Path(dfpc_plugin.__file__).parent
 ORDER = (
-    "errors plain_data arguments starting registry require interrupts generators files display progress layers hooks preserve wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
+    "errors advice plain_data arguments starting registry require interrupts generators files display progress layers hooks preserve wrappers exchange eager tracing inputs families analyses ops trace computed_weights couplings "
     "cost surgery saliency state traced_call importance criteria selection host models runtimes latency repairing repaired_importance pruning artifact data evaluation "
     "exporting finetuning record report hub workflow comparing demo cli"
 ).split()

@@ -27,7 +27,7 @@ def pruned():
 def test_it_goes_through_json_and_back():
     _, result = pruned()
     record = RunRecord({"name": "m"}, recipe="model: m\n")
-    record.add_pruning(result)
+    record.add_pruning(result.to_json())
     record.add_evaluation("before", "digits", Evaluation(50.0, 90.0, 1.5, 10, 0.1))
     record.add_point(Point("before", 10, 5, 50.0))
     content = record.to_json()
@@ -44,7 +44,7 @@ def test_it_goes_through_json_and_back():
 def test_saliency_is_that_of_the_couplings():
     _, result = pruned()
     record = RunRecord()
-    record.add_pruning(result)
+    record.add_pruning(result.to_json())
     saliency = record.to_json()["saliency"]
     assert saliency["importance"] == "DFPC, output"
     for entry, coupling in zip(saliency["couplings"], result.to_json()["couplings"], strict=True):

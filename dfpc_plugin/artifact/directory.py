@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.artifact.manifest import FORMAT, LARGEST, MANIFEST, WEIGHTS
 from dfpc_plugin.artifact.reading import ArtifactError, read_small
 from dfpc_plugin.errors import system_reason
@@ -81,8 +82,7 @@ def _require_absent_or(target: Path, *, overwrite: bool) -> None:
         raise ArtifactError(f"Cannot write '{target}': it is a file; name a directory that is to be made.")
     if not overwrite:
         raise ArtifactError(
-            f"Cannot write '{target}': it exists; name another directory, or pass overwrite=True (--overwrite on the command "
-            f"line)."
+            f"Cannot write '{target}': it exists; name another directory, or pass {setting('overwrite', True)}."
         )
     _require_replaceable(target, target)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 from rich.text import Text
 
+from dfpc_plugin.advice import spelt_by
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.stored_help import help_text
 from dfpc_plugin.errors import DFPCError, MissingDependencyError
@@ -107,6 +109,7 @@ def _plain_warnings() -> Iterator[None]:
 
 def _run(argv: Sequence[str], consoles: Consoles) -> int:
     try:
+        from dfpc_plugin.cli.options import as_option, how_to_give_several
         from dfpc_plugin.cli.parser import Command, parse
     except ModuleNotFoundError as error:
         if error.name not in ("jsonargparse", "docstring_parser", "yaml"):
@@ -122,7 +125,11 @@ def _run(argv: Sequence[str], consoles: Consoles) -> int:
         return _fail(consoles, error, USAGE)
     run = COMMANDS[name][1]
     begun()  # torch and all else is imported
-    return run(config, consoles) or 0
+    with spelt_by(functools.partial(as_option, type(config))):
+        try:
+            return run(config, consoles) or 0
+        except DFPCError as error:
+            return _fail(consoles, error, FAILED, how_to_give_several(argv, type(config), str(error)))
 
 
 def _module(name: str) -> str:
@@ -138,6 +145,6 @@ def _description(name: str) -> str:
     return (ast.get_docstring(run) or "").partition("\n")[0]
 
 
-def _fail(consoles: Consoles, error: DFPCError, code: int) -> int:
-    consoles.err.print(Text(str(error), style="red"), soft_wrap=True)
+def _fail(consoles: Consoles, error: DFPCError, code: int, hint: str = "") -> int:
+    consoles.err.print(Text(f"{error}{hint}", style="red"), soft_wrap=True)
     return code

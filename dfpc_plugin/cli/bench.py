@@ -13,11 +13,11 @@ from rich.table import Column, Table
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.model_options import ModelOptions, section_of
 from dfpc_plugin.cli.output import OptionError, print_json, say
-from dfpc_plugin.display import Name, number_columns, plain_table
+from dfpc_plugin.display import Name, counted, number_columns, plain_table, shapes_text
 from dfpc_plugin.errors import system_reason
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.latency import BUSY, Latency, LatencySettings
-from dfpc_plugin.latency.measure import Forwards, Threads
+from dfpc_plugin.latency.turns import Forwards, Threads
 from dfpc_plugin.plain_data import Count, Positive
 from dfpc_plugin.runtimes import RUNTIMES, GraphModel, runtime_of
 from dfpc_plugin.runtimes.graphs import graph_inputs, require_inputs
@@ -84,7 +84,7 @@ def run(config: BenchConfig, consoles: Consoles) -> None:
         rows = {name: _figures(latency, first) for name, latency in found.items()}
         print_json(rows, consoles.out)
     else:
-        consoles.out.print(_table(found, first, inputs, device))
+        consoles.out.print(_table(found, first, device))
         worst = max(found, key=lambda name: found[name].noise)
         if found[worst].noise > BUSY:
             say(
@@ -134,14 +134,10 @@ def _figures(latency: Latency, first: Latency) -> dict[str, Any]:
     }
 
 
-def _table(found: Mapping[str, Latency], first: Latency, inputs: Any, device: torch.device) -> Table:
-    shapes = " and ".join("x".join(map(str, tensor.shape)) for tensor in as_call(inputs)[0])
-    threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
-    where = "GPU" if device.type == "cuda" else f"CPU, {threads}"
-    numbers, title = (
-        number_columns("Latency (ms)", "Interquartile range", "Speed-up"),
-        f"{shapes}, {where}; speed-ups are medians of turns",
-    )
+def _table(found: Mapping[str, Latency], first: Latency, device: torch.device) -> Table:
+    where = "GPU" if device.type == "cuda" else f"CPU, {counted(first.threads, 'thread')}"
+    numbers = number_columns("Latency (ms)", "Interquartile range", "Speed-up")
+    title = f"{shapes_text(first.shapes)}, {where}; speed-ups are medians of turns"
     table = plain_table(Column("Model", min_width=14), "Runtime", *numbers, title=title, title_justify="left")
     for name, latency in found.items():
         own = _figures(latency, first)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from torch import nn
 
-from dfpc_plugin.cli.consoles import Consoles
+from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.model_options import section_of
 from dfpc_plugin.cli.output import OptionError, print_json
 from dfpc_plugin.inputs import ExampleInputs
@@ -62,11 +60,15 @@ def run(config: CheckConfig, consoles: Consoles) -> int:
     The exit code is 1 if one of them cannot be scored.
     """
     names = list(dict.fromkeys(name for pattern in config.models for name in match_models(pattern)))
-    checks = []
-    for check in _checked(names, config, consoles):
-        checks.append(check)
-        if not config.json:
-            print_check(check, consoles.out)
+    checks: list[ModelCheck] = []
+    # On the console that the results go to, so that the bar stays below them.
+    console = consoles.err if config.json else consoles.out
+    with bars(console, quiet=len(names) < 2 or not console.is_terminal) as tell:
+        for name in names:
+            tell("checking", len(checks) / len(names))
+            checks.append(check_model(name, functools.partial(config.build, name)))
+            if not config.json:
+                print_check(checks[-1], consoles.out)
     failed = [check for check in checks if not check.ok]
     if config.json:
         print_json([check.to_json() for check in checks], consoles.out, indent=1)
@@ -74,17 +76,3 @@ def run(config: CheckConfig, consoles: Consoles) -> int:
         style = "red" if failed else "green"
         consoles.out.print(Text(f"{len(checks) - len(failed)} of {len(checks)} models can be scored", style=style))
     return 1 if failed else 0
-
-
-def _checked(names: list[str], config: CheckConfig, consoles: Consoles) -> Iterator[ModelCheck]:
-    """Check one after the other, under a progress bar if there are several."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # On the console that the results go to, so that the bar stays below them.
-    console = consoles.err if config.json else consoles.out
-    hidden = len(names) < 2 or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=len(names))
-        for name in names:
-            progress.update(task, description=name)
-            yield check_model(name, functools.partial(config.build, name))
-            progress.advance(task)

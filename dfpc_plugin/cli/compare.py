@@ -9,19 +9,9 @@ from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.model_options import DataOptions
-from dfpc_plugin.cli.output import (
-    STDOUT,
-    OptionError,
-    print_json,
-    require_one_stdout,
-    require_targets,
-    say,
-    say_written,
-    send,
-)
+from dfpc_plugin.cli.output import STDOUT, OptionError, plotted, print_json, require_targets, say, say_written, send
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO, CRITERIA
-from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.workflow.opening import images_to_calibrate, images_to_validate
 
@@ -29,6 +19,8 @@ _STORED = (".json", ".jsonl")
 """How files of finished cells end: what `save_to` and `json` have written."""
 _OF_TABLES = ("model", "csv", "markdown", "plot", "json", "quiet")
 """The options that need finished cells alone."""
+_TO_COMPARE = ("criteria", "budgets", "repairs", "seeds", "batch_size", "workers", "ignored_layers", "coupled")
+"""The options that are arguments of `compare`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,6 @@ class CompareConfig(DataOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_one_stdout(json=self.json, csv=self.csv, markdown=self.markdown)
         if self.stored:
             default = CompareConfig(model="")
             measuring = (entry.name for entry in fields(self) if entry.name not in _OF_TABLES)
@@ -107,25 +98,20 @@ class CompareConfig(DataOptions):
 
 def run(config: CompareConfig, consoles: Consoles) -> None:
     """Compare criteria, budgets, repairs and seeds on one model; go on after a stop, and show a finished file again."""
-    require_targets(config.csv, config.markdown)
-    if config.plot is not None:
-        require_plottable(config.plot)
-    result = CompareResult.read(config.model) if config.stored else _compared(config, consoles)
-    written = [*([] if config.stored else [str(config.store)]), *_write(config, result)]
+    require_targets(config.csv, config.markdown, plot=config.plot)
+    try:
+        result = CompareResult.read(config.model) if config.stored else _measured(config, consoles)
+    except KeyboardInterrupt:
+        say(consoles.err, f"Stopped. Finished cells are in {config.store}; the same command goes on from there.")
+        raise
+    written = [] if config.stored else [str(config.store)]
+    written += send(config.csv, result.to_csv) + send(config.markdown, result.to_markdown)
+    written += plotted(config.plot, result.plot)
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and STDOUT not in (config.csv, config.markdown):
         say(consoles.out, result.text(consoles.out.width))
         say_written(consoles.out, written)
-
-
-def _compared(config: CompareConfig, consoles: Consoles) -> CompareResult:
-    """Compare; if that is stopped, say how to go on."""
-    try:
-        return _measured(config, consoles)
-    except KeyboardInterrupt:
-        say(consoles.err, f"Stopped. Finished cells are in {config.store}; the same command goes on from there.")
-        raise
 
 
 def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
@@ -141,25 +127,9 @@ def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
         return compare(
             opened.model,
             opened.inputs,
-            criteria=config.criteria,
-            budgets=config.budgets,
-            repairs=config.repairs,
-            seeds=config.seeds,
+            **{name: getattr(config, name) for name in _TO_COMPARE},
             data=images_to_validate(section, opened.preprocessing),
             images=images,
             save_to=config.store,
-            batch_size=config.batch_size,
-            workers=config.workers,
             progress=tell,
-            ignored_layers=config.ignored_layers,
-            coupled=config.coupled,
         )
-
-
-def _write(config: CompareConfig, result: CompareResult) -> list[str]:
-    """Write what was asked for; return the names of the files."""
-    written = send(config.csv, result.to_csv) + send(config.markdown, result.to_markdown)
-    if config.plot is not None:
-        result.plot(config.plot)
-        written.append(str(config.plot))
-    return written

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.model_options import SubjectOptions
-from dfpc_plugin.cli.output import STDOUT, require_one_stdout, require_targets, say_written, send
+from dfpc_plugin.cli.output import STDOUT, require_targets, say_written, send
 from dfpc_plugin.report.couplings import couple_model
 from dfpc_plugin.report.export import couplings_to_csv, couplings_to_json
 from dfpc_plugin.report.tables import print_coupling, print_couplings
@@ -30,11 +30,6 @@ class CouplingsConfig(SubjectOptions):
     json: str | None = field(default=None, metadata={"metavar": "FILE"})
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
     quiet: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        require_one_stdout(json=self.json, csv=self.csv)
 
 
 def run(config: CouplingsConfig, consoles: Consoles) -> None:

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from dfpc_plugin.cli.options import guessed, nearest
+from dfpc_plugin.cli.options import MEANT, guessed, nearest
 
 # What jsonargparse says, as regular expressions. A message that matches none is shown as it is.
 _LONGEST = 20_000  # a value is repeated in what is said about it
@@ -100,13 +100,9 @@ def _simplified(message: str, options: Sequence[str]) -> str:
     return _plain(_of_union(text, options))
 
 
-_MEANT = {"repair": "method", "data": "val", "model": "name", "latency": "runtime", "prune": "importance"}
-"""The option of each section that a bare value is most likely for."""
-
-
 def _not_of_section(section: str, value: str) -> str:
     """Answer a value that was given to a whole section, such as `--repair merge`."""
-    meant = f", such as --{section}.{_MEANT[section]} {value}" if section in _MEANT else f", as --{section}.NAME"
+    meant = f", such as --{section}.{MEANT[section]} {value}" if section in MEANT else f", as --{section}.NAME"
     return f"'{value}' is no option of {section}, which is a section; give one of its options{meant}"
 
 

@@ -78,7 +78,10 @@ def _line(export: dict[str, Any]) -> str:
     latency = export.get("latency_ms")
     timed = ""
     if latency is not None:
-        timed = f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch"
+        timed = (
+            f"; {latency['onnxruntime']:.2f} ms in onnxruntime, {latency['torch']:.2f} ms in PyTorch "
+            f"({export['latency_conditions']})"
+        )
     return (
         f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): outputs differ by "
         f"{export['max_difference']:.1e} of the largest{timed}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dfpc_plugin.cli.output import OptionError, say
+from dfpc_plugin.cli.output import OptionError, require_one_stdout, say
 from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
 from dfpc_plugin.workflow.sections import DataSection, ModelSection
@@ -62,6 +62,11 @@ class SubjectOptions(ModelOptions):
     """
 
     model: str
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        require_one_stdout(**{name: getattr(self, name, None) for name in ("json", "csv", "markdown")})
 
     def opened(self, console: Console | None, *, batch_size: int = 1, saved: bool = False) -> Opened:
         """Open the model, and print what was inferred of it, unless `console` is None.

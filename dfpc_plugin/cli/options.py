@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import re
 import types
 import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import docstring_parser
@@ -20,14 +22,17 @@ def section_type(kind: Any) -> type | None:
     return found[0] if len(found) == 1 else None
 
 
-def option_names(config: type) -> Iterator[str]:
-    """All options of a dataclass, sections and what is in them included."""
+@functools.cache
+def option_types(config: type) -> dict[str, Any]:
+    """The types of all options of a dataclass by their names, sections and what is in them included."""
+    found: dict[str, Any] = {}
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
-        yield field.name
+        found[field.name] = hints[field.name]
         section = section_type(hints[field.name])
         if section is not None:
-            yield from (f"{field.name}.{inner}" for inner in option_names(section))
+            found |= {f"{field.name}.{inner}": kind for inner, kind in option_types(section).items()}
+    return found
 
 
 def descriptions(config: type) -> dict[str, str]:
@@ -106,22 +111,22 @@ def respelt(arguments: Sequence[str], config: type) -> list[str]:
 
     Where the model is a section, `--weights` is `--model.weights`; where it is an argument, the other way round.
     """
-    names = list(option_names(config))
-    counts = Counter(name.rpartition(".")[2] for name in names)
+    types = option_types(config)
+    counts = Counter(name.rpartition(".")[2] for name in types)
     found = []
     for place, argument in enumerate(arguments):
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--"):
-            name = _own(name, names, counts)
+            name = _own(name, types, counts)
             following = next(iter(arguments[place + 1 :]), "")
-            if "." in name and not equals and _is_switch(name, config) and following.lower() not in _TRUTHS:
+            if "." in name and not equals and types.get(name) is bool and following.lower() not in _TRUTHS:
                 equals, value = "=", "true"
             argument = f"--{name}{equals}{value}"
         found.append(argument)
     return found
 
 
-def _own(name: str, names: Sequence[str], counts: Counter[str]) -> str:
+def _own(name: str, names: Collection[str], counts: Counter[str]) -> str:
     """What the command calls an option of the model; other names stay."""
     first = name.partition(".")[0]
     if first not in names and counts[first] == 1 and f"model.{first}" in names:
@@ -130,13 +135,37 @@ def _own(name: str, names: Sequence[str], counts: Counter[str]) -> str:
     return inner if first == "model" and "model.name" not in names and inner.partition(".")[0] in names else name
 
 
-def _is_switch(path: str, config: type) -> bool:
-    """Whether an option of a section, by its path, is true or false."""
-    kind: typing.Any = config
-    for part in path.split("."):
-        section = section_type(kind)
-        kind = None if section is None else typing.get_type_hints(section).get(part)
-    return kind is bool
+MEANT = {"repair": "method", "data": "val", "model": "name", "latency": "runtime", "prune": "importance"}
+"""The option of each section that a bare value is most likely for."""
+
+
+def as_option(config: type, name: str, value: Any = None) -> str | None:
+    """Return a command's option for a setting, by its name in Python or in a recipe, and its value if there is one.
+
+    None if no option has the name, or several have.
+    """
+    types = option_types(config)
+    paths = [name] if name in types else [path for path in types if path.rpartition(".")[2] == name]
+    if len(paths) != 1:
+        return None if paths else guessed(name, "" if value is None else str(value), list(types))
+    path = f"{paths[0]}.{MEANT[name]}" if section_type(types[paths[0]]) and name in MEANT else paths[0]
+    if value is False and "." not in path:
+        return f"--no_{path}"
+    return (
+        f"--{path}" if value is None or value is True else f"--{path} {str(value).lower() if value is False else value}"
+    )
+
+
+def how_to_give_several(arguments: Sequence[str], config: type, message: str) -> str:
+    """Return a sentence if `message` is about an option of several values that were not separated as they have to be."""
+    for place, argument in enumerate(arguments[:-1]):
+        path = argument.removeprefix("--")
+        if argument.startswith("--") and typing.get_origin(option_types(config).get(path)) is tuple:
+            parts = list(filter(None, re.split(r"[,;+\s]+", arguments[place + 1].strip("[]()"))))
+            if len(parts) > 1 and any(part in message for part in parts):
+                several = f"'[{', '.join(parts)}]'" if "." in path else " ".join(parts)
+                return f" Write several values as --{path} {several}."
+    return ""
 
 
 def guessed(typed: str, value: str, options: Sequence[str]) -> str | None:

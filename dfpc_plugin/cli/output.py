@@ -13,9 +13,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from dfpc_plugin.display import number_columns, plain_table
+from dfpc_plugin.advice import setting
+from dfpc_plugin.display import number_columns, percent, plain_table, took
+from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import finite, require_writable, write_text
+from dfpc_plugin.record import TOTAL
+from dfpc_plugin.repairing import METHODS
 from dfpc_plugin.runtimes import written
 
 STDOUT = "-"
@@ -33,11 +37,13 @@ def require_one_stdout(**targets: str | bool | None) -> None:
         raise OptionError(f"{several} cannot share the standard output; name files for all but one.")
 
 
-def require_targets(*targets: str | None) -> None:
-    """Raise an OutputError, before any work is done, if one of the files cannot be written."""
+def require_targets(*targets: str | None, plot: Path | None = None) -> None:
+    """Raise an OutputError, before any work is done, if one of the files, or the picture, cannot be written."""
     for target in targets:
         if target is not None and target != STDOUT:
             require_writable(Path(target))
+    if plot is not None:
+        require_plottable(plot)
 
 
 def send(target: str | None, content: Callable[[], str]) -> list[str]:
@@ -50,6 +56,14 @@ def send(target: str | None, content: Callable[[], str]) -> list[str]:
         return []
     write_text(Path(target), content())
     return [target]
+
+
+def plotted(path: Path | None, draw: Callable[[Path], object]) -> list[str]:
+    """Draw a picture where it was asked for, if it was; return the file's name."""
+    if path is None:
+        return []
+    draw(path)
+    return [str(path)]
 
 
 def say(console: Console, *texts: str) -> None:
@@ -78,22 +92,43 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
     if record["evaluations"]:
         console.print(_accuracy(record["evaluations"]))
     else:
-        say(console, "Accuracy was not measured: --data.val says where labelled images are.")
+        say(console, _without_accuracy((record.get("prune") or {}).get("repair")))
     points = [
         f"{point['label']} {point['top1']:.2f} %" for point in record.get("curve", ()) if point["top1"] is not None
     ]
     if points:
         say(console, f"Top-1 along the curve: {', '.join(points)}")
+    timed = [export["latency_conditions"] for export in record["exports"] if export.get("latency_conditions")]
     for export in record["exports"]:
         difference, same = export["max_difference"], export["same_predictions"]
         agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"
-        took = export.get("latency_ms") or {}
-        times = "".join(f"; {ms:.2f} ms in {written(k)}" for k, ms in took.items())
-        slower = "; int8 is slower here than float32" if took.get("int8", 0.0) > took.get("float32", math.inf) else ""
+        ms = export.get("latency_ms") or {}
+        times = "".join(f"; {value:.2f} ms in {written(name)}" for name, value in ms.items())
+        slower = "; int8 is slower here than float32" if ms.get("int8", 0.0) > ms.get("float32", math.inf) else ""
         shown = f"{difference:.1e}" if difference < _NOTICEABLE else f"{difference:.1%}"
         said = f"outputs differ by {shown} of the largest{agreement}{times}{slower}"
         say(console, f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): {said}")
+    if timed:
+        say(console, f"Latencies of the files and of PyTorch beside them: measured together, in turns ({timed[0]}).")
+    seconds = dict(record.get("seconds") or {})
+    total = seconds.pop(TOTAL, None)
+    if seconds:
+        say(console, took(seconds, total))
     say(console, f"Written: {output} (load it with dfpc_plugin.load_pruned; look at {output / 'report.html'})")
+
+
+def _without_accuracy(repair: Mapping[str, Any] | None) -> str:
+    """How to have accuracy measured, and what there is without: the error of the outputs, if a repair has measured it."""
+    said = f"Accuracy was not measured; {setting('val', 'SOURCE')} measures it on labelled images."
+    if repair is None or repair["output_error"] is None:
+        return said
+    images = METHODS[repair["method"]].images if repair["method"] in METHODS else ""
+    source = {"given": "held-out images", "made": "images made from the model"}.get(images, "noise")
+    before, after = map(percent, repair["output_error"])
+    return (
+        f"{said} An estimate without labels: on {source}, the squared error of the model's outputs is {before} of their variance "
+        f"before the repair, and {after} after it."
+    )
 
 
 def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:

@@ -23,9 +23,10 @@ from dfpc_plugin.cli.options import (
     FILES,
     bare_argument,
     descriptions,
+    how_to_give_several,
     misplaced,
     nearest,
-    option_names,
+    option_types,
     respelt,
     section_type,
     with_underscores,
@@ -137,7 +138,7 @@ class Command:
     @property
     def option_names(self) -> list[str]:
         """What can be given on the command line, without dashes."""
-        return ["help", "config", "print_config", *option_names(self.options)]
+        return ["help", "config", "print_config", *option_types(self.options)]
 
     @property
     def options(self) -> type:
@@ -174,7 +175,8 @@ def parse(argv: Sequence[str], commands: Mapping[str, Command]) -> tuple[str, An
         if isinstance(error, DFPCError):
             raise
         options = commands[chosen].option_names if chosen else []
-        raise CommandLineError(explain(str(error), chosen, list(commands), options)) from error
+        hint = how_to_give_several(arguments, commands[chosen].options, str(error)) if chosen else ""
+        raise CommandLineError(explain(str(error), chosen, list(commands), options) + hint) from error
     config = commands[parsed.subcommand].options
     values = {field.name: parsed[parsed.subcommand][field.name] for field in dataclasses.fields(config)}
     return parsed.subcommand, config(**values)

@@ -55,5 +55,8 @@ def run(config: PruneConfig, consoles: Consoles) -> None:
     elif not config.quiet:
         if outcome.pruning is not None:
             rest = f"'{config.output / LAYERS}'"
-            say(consoles.out, outcome.pruning.text(consoles.out.width, upto=_LAYERS_SHOWN, rest=rest))
+            say(
+                consoles.out,
+                outcome.pruning.text(consoles.out.width, upto=_LAYERS_SHOWN, rest=rest, with_seconds=False),
+            )
         print_outcome(outcome.record, config.output, consoles.out)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from dfpc_plugin.cli.consoles import Consoles
 from dfpc_plugin.cli.model_options import SubjectOptions
-from dfpc_plugin.cli.output import STDOUT, OptionError, require_one_stdout, require_targets, say_written, send
-from dfpc_plugin.display.figures import require_plottable
+from dfpc_plugin.cli.output import STDOUT, OptionError, plotted, require_targets, say_written, send
 from dfpc_plugin.plain_data import Count
 from dfpc_plugin.report.export import to_csv, to_json
 from dfpc_plugin.report.plots import write_plot
-from dfpc_plugin.report.summary import ModelScore, score_model
+from dfpc_plugin.report.summary import score_model
 from dfpc_plugin.report.tables import print_score
 from dfpc_plugin.saliency import Ranking
 from dfpc_plugin.workflow.opening import is_artifact, is_checkpoint
@@ -44,31 +43,20 @@ class ScoreConfig(SubjectOptions):
         super().__post_init__()
         if self.pretrained and self.weights is not None:
             raise OptionError("pretrained and weights both say where weights come from; give one of them.")
-        require_one_stdout(json=self.json, csv=self.csv)
 
 
 def run(config: ScoreConfig, consoles: Consoles) -> None:
     """Score every channel of a model without data, and show the couplings that its layers form."""
-    require_targets(config.json, config.csv)
-    if config.plot is not None:
-        require_plottable(config.plot)
+    require_targets(config.json, config.csv, plot=config.plot)
     with consoles.err.status(f"Scoring {config.model}"):
         opened = config.opened(None if config.quiet else consoles.err)
         named = (
             config.pretrained or config.weights is not None or is_artifact(config.model) or is_checkpoint(config.model)
         )
         score = score_model(config.model, opened.model, opened.inputs, ranking=config.ranking, trained=named)
-        written = _write(config, score)
+        title = f"{score.model}, {score.ranking} ranking"
+        written = plotted(config.plot, lambda path: write_plot(score.saliency, path, title))
+        written += send(config.json, lambda: to_json(score)) + send(config.csv, lambda: to_csv(score.saliency))
     if not config.quiet and STDOUT not in (config.json, config.csv):
         print_score(score, consoles.out, config.top)
         say_written(consoles.out, written)
-
-
-def _write(config: ScoreConfig, score: ModelScore) -> list[str]:
-    """Write what was asked for; return the names of the files."""
-    written = []
-    if config.plot is not None:
-        write_plot(score.saliency, config.plot, f"{score.model}, {score.ranking} ranking")
-        written.append(str(config.plot))
-    written += send(config.json, lambda: to_json(score))
-    return written + send(config.csv, lambda: to_csv(score.saliency))

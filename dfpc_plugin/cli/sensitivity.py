@@ -8,9 +8,8 @@ from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
 from dfpc_plugin.cli.model_options import DataOptions
-from dfpc_plugin.cli.output import STDOUT, print_json, require_one_stdout, require_targets, say, say_written, send
+from dfpc_plugin.cli.output import STDOUT, plotted, print_json, require_targets, say, say_written, send
 from dfpc_plugin.comparing import sensitivity
-from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.plain_data import Count, Seed
 from dfpc_plugin.workflow.opening import images_to_calibrate
 
@@ -44,17 +43,10 @@ class SensitivityConfig(DataOptions):
     json: bool = False
     quiet: bool = False
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        super().__post_init__()
-        require_one_stdout(json=self.json, csv=self.csv)
-
 
 def run(config: SensitivityConfig, consoles: Consoles) -> None:
     """Show how the error of the outputs grows with the share of channels that each coupling loses."""
-    require_targets(config.csv)
-    if config.plot is not None:
-        require_plottable(config.plot)
+    require_targets(config.csv, plot=config.plot)
     with bars(consoles.err, config.quiet) as tell:
         opened = config.opened(None if config.quiet else consoles.err)
         images = None
@@ -65,10 +57,7 @@ def run(config: SensitivityConfig, consoles: Consoles) -> None:
             opened.model, opened.inputs, shares=config.shares, images=images, ignored_layers=config.ignored_layers,
             seed=config.seed, progress=tell,
         )  # fmt: skip
-    written = send(config.csv, result.to_csv)
-    if config.plot is not None:
-        result.plot(config.plot)
-        written.append(str(config.plot))
+    written = send(config.csv, result.to_csv) + plotted(config.plot, result.plot)
     if config.json:
         print_json(result.to_json(), consoles.out)
     elif not config.quiet and config.csv != STDOUT:

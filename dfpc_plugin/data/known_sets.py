@@ -13,6 +13,7 @@ import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.data.images import DataError, Images
 from dfpc_plugin.require import require
 
@@ -68,7 +69,9 @@ def _load(name: str, split: str, root: Path, download: bool) -> Any:
     try:
         return factory(root=str(root), **arguments)
     except (RuntimeError, OSError, ModuleNotFoundError) as error:
-        advice = "pass root= where it is" if download else "pass root= where it is, or download=True"
+        advice = f"say with {setting('root')} where it is" + (
+            "" if download else f", or give {setting('download', True)}"
+        )
         raise DataError(f"torchvision cannot load {name} from '{root}': {error} To read it, {advice}.") from error
 
 

@@ -25,6 +25,7 @@ from dfpc_plugin.latency import LatencySettings
 from dfpc_plugin.plain_data import Checked, Count, Limit, Seed, to_plain, within
 from dfpc_plugin.progress import Progress
 from dfpc_plugin.pruning import prune
+from dfpc_plugin.record import RunRecord
 from dfpc_plugin.repairing import Method
 from dfpc_plugin.require import require
 
@@ -154,9 +155,10 @@ def _saved(model: nn.Module, chosen: list[Criterion], config: DemoConfig) -> Ite
     for budget in sorted(config.budgets, reverse=True):
         pruned = prune(model, example_input(), f"macs={budget}", importance=ours.build(), repair="none")
         directory = config.output / f"{ours.name}-{budget:g}"
-        record = {**pruned.to_json(), "preprocessing": to_plain(PREPROCESSING)}
+        record = RunRecord({"name": "A small ResNet on scanned digits"}, preprocessing=to_plain(PREPROCESSING))
+        record.add_pruning(pruned.to_json())
         yield save_pruned(
-            pruned, directory, model=factory, example_inputs=example_input(), record=record, overwrite=True
+            pruned, directory, model=factory, example_inputs=example_input(), record=record.to_json(), overwrite=True
         )
 
 

@@ -12,6 +12,8 @@ from dfpc_plugin.display.text import (
     number_columns,
     percent,
     plain_table,
+    shapes_text,
+    took,
 )
 
 __all__ = [
@@ -28,4 +30,6 @@ __all__ = [
     "number_columns",
     "percent",
     "plain_table",
+    "shapes_text",
+    "took",
 ]

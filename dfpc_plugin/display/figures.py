@@ -27,12 +27,6 @@ def require_plottable(path: Path) -> None:
     require("matplotlib", "matplotlib", "plots")
 
 
-def plot_settings() -> Any:
-    """Return a context with fixed settings of matplotlib, so that figures look the same on every machine."""
-    settings = {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
-    return require("matplotlib", "matplotlib", "plots").rc_context(settings)
-
-
 def new_figure(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, with sizes in inches, that notebooks can show.
 
@@ -50,16 +44,6 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure to a PNG, SVG or PDF file; the same figure gives the same bytes."""
-    require_plottable(path)
-    buffer, kind = io.BytesIO(), path.suffix.lower().removeprefix(".")
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    with plot_settings():
-        figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
-    write_bytes(path, buffer.getvalue())
-
-
 def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = None) -> Any:
     """Return a matplotlib figure with a bar for every layer: all of its channels, and those that remain.
 
@@ -71,14 +55,20 @@ def draw_layers(rows: Sequence[tuple[str, int, int]], path: str | Path | None = 
 def drawn(draw: Callable[[], Any], path: str | Path | None) -> Any:
     """Call `draw` and return its figure; if there is a path, also write it to that PNG, SVG or PDF file.
 
-    Raises OutputError if it cannot be written, and MissingDependencyError if matplotlib is not installed.
+    The same figure gives the same bytes on every machine. Raises OutputError if it cannot be written, and
+    MissingDependencyError if matplotlib is not installed.
     """
-    if path is not None:
-        require_plottable(Path(path))
-    with plot_settings():
+    target = None if path is None else Path(path)
+    if target is not None:
+        require_plottable(target)
+    settings = {"svg.hashsalt": "dfpc", "font.family": "DejaVu Sans"}
+    with require("matplotlib", "matplotlib", "plots").rc_context(settings):
         figure = draw()
-    if path is not None:
-        save_figure(figure, Path(path))
+        if target is not None:
+            buffer, kind = io.BytesIO(), target.suffix.lower().removeprefix(".")
+            metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+            figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
+            write_bytes(target, buffer.getvalue())
     return figure
 
 

@@ -137,6 +137,19 @@ def percent(share: float) -> str:
     return f"{share:.1%}"
 
 
+def shapes_text(shapes: Iterable[Sequence[int]]) -> str:
+    """Shapes of tensors: 1x3x224x224 and 1x77."""
+    return " and ".join("x".join(map(str, shape)) for shape in shapes)
+
+
+def took(seconds: Mapping[str, float], total: float | None = None) -> str:
+    """A sentence on the time of each phase, and of what is in the `total` beside them."""
+    parts = dict(seconds)
+    if total is not None and total - sum(parts.values()) > 0.05:
+        parts["everything else"] = total - sum(parts.values())
+    return f"Took {sum(parts.values()):.1f} s: {', '.join(f'{phase} {part:.1f} s' for phase, part in parts.items())}."
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Return `rows` under `header`, with the same line ends on every system and numbers that read back exactly."""
     stream = io.StringIO()

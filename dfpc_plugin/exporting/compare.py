@@ -51,7 +51,8 @@ class MeasuredFile:
     def to_json(self) -> dict[str, Any]:
         """Return everything as dicts, lists, numbers and strings."""
         content = {name: value for name, value in vars(self).items() if name != "latency"}
-        return {**to_plain(content), "latency_ms": self.latency_ms}
+        conditions = next((value.conditions for value in (self.latency or {}).values()), None)
+        return {**to_plain(content), "latency_ms": self.latency_ms, "latency_conditions": conditions}
 
 
 def timed(

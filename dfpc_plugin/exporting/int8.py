@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from dfpc_plugin.exporting.compare import MeasuredFile, compare, timed
 from dfpc_plugin.exporting.onnx_file import OnnxExport
 from dfpc_plugin.files import require_writable, write_bytes
 from dfpc_plugin.latency import Latency, LatencySettings
-from dfpc_plugin.latency.measure import errors_only
+from dfpc_plugin.latency.turns import errors_only
 from dfpc_plugin.require import require
 from dfpc_plugin.runtimes.errors import ExportError
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
@@ -68,6 +69,7 @@ def quantize_onnx(
     per_channel: bool = True,
     reduce_range: bool = True,
     latency: bool | LatencySettings = False,
+    progress: Callable[[float], None] | None = None,
 ) -> Int8Export:
     """Quantize an ONNX file's weights and activations to 8 bits for ONNX Runtime, and compare the two files.
 
@@ -84,6 +86,7 @@ def quantize_onnx(
         reduce_range: Use 7 of the 8 bits for weights. Processors without instructions for 8-bit dot products (AVX-512
             VNNI) add products in 16 bits, which overflow with 8-bit weights: outputs are then off by tens of per cent.
         latency: Measure both files, side by side, with one image; True for the defaults, or the settings.
+        progress: Called with the share of the images that were run through the file, 0 to 1.
 
     Returns:
         The file and its measurements.
@@ -103,12 +106,13 @@ def quantize_onnx(
     graph = OnnxRuntimeModel(before)
     measured, held_out = _parted(graph, images)
     options = {"per_channel": per_channel, "reduce_range": reduce_range}
-    content = _quantized(source, graph.input_names[0], measured, method, options)
+    given = _counted(images, progress or (lambda share: None))
+    content = _quantized(source, graph.input_names[0], given(measured), method, options)
     quantized = OnnxRuntimeModel(content)
     difference = compare(
         lambda given: {f"output_{number}": output for number, output in enumerate(graph.outputs(given))},
         quantized.outputs,
-        iter(held_out.split(1)),
+        given(held_out),
         float("inf"),
     )
     contents = {"float32": before, "int8": content}
@@ -144,7 +148,19 @@ def _parted(graph: OnnxRuntimeModel, images: Tensor) -> tuple[Tensor, Tensor]:
     return images[:kept], images[kept:]
 
 
-def _quantized(source: Path, name: str, images: Tensor, method: str, options: dict[str, Any]) -> bytes:
+def _counted(images: Tensor, progress: Callable[[float], None]) -> Callable[[Tensor], Iterator[Tensor]]:
+    """Return a function that yields a part of the images one by one, and tells the share of all of them so far."""
+    number = itertools.count(1)
+
+    def each(part: Tensor) -> Iterator[Tensor]:
+        for image in part.split(1):
+            yield image
+            progress(next(number) / len(images))
+
+    return each
+
+
+def _quantized(source: Path, name: str, images: Iterator[Tensor], method: str, options: dict[str, Any]) -> bytes:
     """The content of the quantized file; raises ExportError if ONNX Runtime cannot quantize it."""
     quantization = require("onnxruntime.quantization", "onnxruntime", "export")
     shape_inference = require("onnxruntime.quantization.shape_inference", "onnxruntime", "export")
@@ -155,7 +171,7 @@ def _quantized(source: Path, name: str, images: Tensor, method: str, options: di
             if method == "dynamic":
                 quantization.quantize_dynamic(prepared, target, op_types_to_quantize=list(_OF_MATRICES), **options)
             else:
-                feeds = iter([{name: image.numpy()} for image in images.split(1)])
+                feeds = ({name: image.numpy()} for image in images)
                 reader = SimpleNamespace(get_next=lambda: next(feeds, None))
                 quantization.quantize_static(prepared, target, reader, **options)
         except Exception as error:  # ONNX Runtime can raise anything

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.artifact.manifest import File
 from dfpc_plugin.artifact.reading import ArtifactError, read_small
 from dfpc_plugin.artifact.weights_file import described
@@ -96,8 +97,8 @@ class Checkpoints:
             found = self.names()
             if found and not resume:
                 raise CheckpointError(
-                    f"'{self.directory}' holds the checkpoints of a run, the newest {found[-1]}; pass resume=True to go on with "
-                    f"it, or give another directory to start anew."
+                    f"'{self.directory}' holds the checkpoints of a run, the newest {found[-1]}; pass "
+                    f"{setting('resume', True)} to go on with it, or give another directory to start anew."
                 )
             for path in self.directory.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(path)

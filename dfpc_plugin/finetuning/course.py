@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.data import DataError, checked_workers, collate_images
 from dfpc_plugin.data.batches import label_of
 from dfpc_plugin.evaluation import Evaluation
@@ -204,7 +205,7 @@ class _Course:
         if not math.isfinite(loss):
             raise FinetuneError(
                 f"The loss is {loss} at step {self._state.steps}; give a smaller lr (it is {self._settings.lr}), more "
-                f"warmup_steps, or gradient_clip=1.0. The model is as it was."
+                f"warmup_steps, or {setting('gradient_clip', 1.0)}. The model is as it was."
             )
         return loss
 

@@ -1,8 +1,8 @@
 """Latency: measured side by side, and predicted from measured layers."""
 
-from dfpc_plugin.latency.measure import BUSY, FEWEST_ROUNDS, Latency, LatencyError, measure_latency, speedup_note
+from dfpc_plugin.latency.measure import LatencySettings, measure_latency
 from dfpc_plugin.latency.predict import FAST_MULTIPLE, LatencyModel
-from dfpc_plugin.latency.settings import LatencySettings
+from dfpc_plugin.latency.turns import BUSY, FEWEST_ROUNDS, Latency, LatencyError, speedup_note
 
 __all__ = [
     "BUSY",

@@ -1,113 +1,128 @@
-"""Measure the latency of several models in turns, so that their ratios are fair."""
+"""Measure the latency of several models side by side."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
-import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.arguments import checks_arguments
-from dfpc_plugin.errors import DFPCError
-from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained, is_written_to
-from dfpc_plugin.plain_data import Checked, Count, Positive, within
+from dfpc_plugin.arguments import checks_arguments, named_settings
+from dfpc_plugin.inputs import ExampleInputs, as_inputs, shapes_of
+from dfpc_plugin.latency.turns import (
+    Forwards,
+    Latency,
+    LatencyError,
+    Threads,
+    TimedCall,
+    counts_of,
+    take_turns,
+    timer_class,
+    warmed_up,
+)
+from dfpc_plugin.plain_data import Checked, Count, Positive
 from dfpc_plugin.preserve import evaluating, exclusive, watched
 from dfpc_plugin.progress import shown_share
-from dfpc_plugin.runtimes import GraphModel, Runtime, runtime_of
+from dfpc_plugin.runtimes import runtime_of
+from dfpc_plugin.tracing.tree import map_tensors
 from dfpc_plugin.wrappers import HoldsModel, as_model
 
-if TYPE_CHECKING:
-    from torch.utils.benchmark import Timer
 
-BUSY = 0.1
-"""From this noise on (interquartile range over median), a latency is reported as uncertain."""
-
-MOST_ROUNDS = 50
-FEWEST_ROUNDS = 5
-Threads = Annotated[int, within(1, 4096)]
-Forwards = Annotated[int, within(FEWEST_ROUNDS)]
-FORWARDS = 3
-"""Timed forwards per block if there is time enough, so that they outnumber the two untimed ones."""
-
-
-class LatencyError(DFPCError, ValueError):
-    """A latency cannot be measured in this way."""
-
-
+@named_settings
 @dataclass(frozen=True)
-class Latency:
-    """Seconds per forward of one model, one value per round.
-
-    The models of one `measure_latency` call share their rounds: value i of each was measured at the same time.
+class LatencySettings(Checked, error=LatencyError):
+    """How to measure latency.
 
     Attributes:
-        seconds: Mean seconds per forward in each round.
-        threads: Number of CPU threads.
-        runtime: The name of the runtime, as for `measure_latency`.
+        threads: Number of CPU threads; None for as many as PyTorch uses now.
+        batch_size: Batch size: the first example input is repeated; None for the example inputs as they are.
+        min_run_time: Minimum seconds to spend on each model.
+        warmup: Untimed forwards of each model before the first timed one.
+        forwards: Time this many forwards of each model, regardless of min_run_time.
+        runtime: "torch", "compile" (torch.compile), "onnxruntime" or "openvino".
     """
 
-    seconds: tuple[float, ...]
-    threads: int
+    threads: Threads | None = None
+    batch_size: Count | None = None
+    min_run_time: Positive = 1.0
+    warmup: Count = 2
+    forwards: Forwards | None = None
     runtime: str = "torch"
 
-    def __repr__(self) -> str:
-        """Show the median and interquartile range instead of every round."""
-        return (
-            f"Latency({1e3 * self.median:.4g} ms, interquartile range {1e3 * self.iqr:.2g} ms, {len(self.seconds)} rounds, "
-            f"{self.threads} {'thread' if self.threads == 1 else 'threads'})"
-        )
+    def __post_init__(self) -> None:
+        """Check the settings; raises LatencyError for the first invalid one, RuntimeNameError for an unknown runtime."""
+        super().__post_init__()
+        runtime_of(self.runtime)
+
+    @classmethod
+    def paper(cls, device: torch.device | str = "cpu", threads: int | None = None) -> LatencySettings:
+        """The protocol of the DFPC paper: 1000 forwards after 100 of warmup, of 64 images on a CPU and 640 on a GPU."""
+        batch_size = 64 if torch.device(device).type == "cpu" else 640
+        return cls(threads, batch_size, warmup=100, forwards=1000)
+
+    def measure(
+        self,
+        models: Mapping[str, nn.Module | HoldsModel],
+        example_inputs: ExampleInputs,
+        progress: Callable[[float], None] | bool | None = None,
+    ) -> dict[str, Latency]:
+        """Measure models side by side; arguments and errors are as for `measure_latency`."""
+        if not models:
+            raise LatencyError("measure_latency needs at least one model.")
+        named = {name: as_model(model, f"models['{name}']" if name else "model") for name, model in models.items()}
+        inputs, threads, runtime = self.batched(example_inputs), self.used_threads, runtime_of(self.runtime)
+        runtime.require()
+        with exclusive(*named.values()), contextlib.ExitStack() as stack:
+            for model in named.values():
+                stack.enter_context(evaluating(model))
+            graphs = {name: runtime.prepared(model, inputs, threads) for name, model in named.items()}
+            calls = {name: TimedCall.of(graph, inputs, runtime) for name, graph in graphs.items()}
+            timer = timer_class()
+            timers = {
+                name: timer("run()", globals={"run": call.run}, num_threads=threads) for name, call in calls.items()
+            }
+            stack.enter_context(runtime.calling())
+            with contextlib.nullcontext() if runtime.compiles else watched():
+                single = {name: warmed_up(timers[name], self.warmup, model, inputs) for name, model in named.items()}
+            for call in calls.values():
+                call.settle()
+            with shown_share(progress, "measuring latency") as tell:
+                seconds = take_turns(timers, counts_of(single, self.min_run_time, self.forwards), tell)
+        shapes = shapes_of(inputs)
+        return {
+            name: Latency(seconds[name], threads, call.runtime or self.runtime, shapes) for name, call in calls.items()
+        }
 
     @property
-    def median(self) -> float:
-        """Median seconds per forward."""
-        return statistics.median(self.seconds)
+    def used_threads(self) -> int:
+        """The number of CPU threads of a measurement that starts now."""
+        return torch.get_num_threads() if self.threads is None else self.threads
 
-    @property
-    def iqr(self) -> float:
-        """Interquartile range of the seconds per forward."""
-        lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return upper - lower
+    def prepared(self, model: nn.Module, example_inputs: ExampleInputs) -> nn.Module:
+        """Return what the runtime calls instead of a model, for several measurements; raises as `measure_latency`."""
+        runtime = runtime_of(self.runtime)
+        runtime.require()
+        return runtime.prepared(model, self.batched(example_inputs), self.used_threads)
 
-    @property
-    def noise(self) -> float:
-        """Interquartile range over median: the relative uncertainty of the measurement."""
-        return self.iqr / self.median
-
-    def speedup_over(self, reference: Latency) -> float:
-        """Median over the rounds of `reference`'s time divided by this one's; more than 1 is faster.
+    def batched(self, example_inputs: ExampleInputs) -> ExampleInputs:
+        """Return the example inputs with the batch size of the measurement.
 
         Raises:
-            LatencyError: The two are not from one measurement.
+            LatencyError: An input has no batch axis.
         """
-        return statistics.median(self.ratios_over(reference))
+        example_inputs, count = as_inputs(example_inputs), self.batch_size
+        if count is None:
+            return example_inputs
 
-    def ratios_over(self, reference: Latency) -> tuple[float, ...]:
-        """`reference`'s time divided by this one's, round by round.
+        def enlarged(tensor: Tensor) -> Tensor:
+            if not tensor.dim():
+                raise LatencyError("An example input has no axis for a batch; leave batch_size out.")
+            return tensor[:1].expand(count, *tensor.shape[1:]).contiguous()
 
-        Raises:
-            LatencyError: The two are not from one measurement.
-        """
-        if len(self.seconds) != len(reference.seconds):
-            raise LatencyError(
-                "speedup_over compares models round by round; measure both in one call of measure_latency."
-            )
-        return tuple(theirs / ours for theirs, ours in zip(reference.seconds, self.seconds, strict=True))
-
-
-def speedup_note(before: float, after: float, speedup: float) -> str:
-    """Return a sentence for a speed-up that differs, as it is written, from the ratio of the medians; else ""."""
-    if f"{speedup:.2f}" == f"{before / after:.2f}":
-        return ""
-    return (
-        "The speed-up is the median over rounds that time both models in turns, so it can differ from the ratio of the two "
-        "median latencies."
-    )
+        return map_tensors(enlarged, example_inputs)
 
 
 @overload
@@ -164,139 +179,7 @@ def measure_latency(
         ExportError: A model cannot be exported for that runtime.
         MissingDependencyError: The runtime is not installed.
     """
-    _Protocol(threads, min_run_time, warmup, forwards)
-    named, inputs, used = _named(models), as_inputs(inputs), runtime_of(runtime)
-    used.require()
-    with exclusive(*named.values()), contextlib.ExitStack() as stack:
-        for model in named.values():
-            stack.enter_context(evaluating(model))
-        calls = {name: _Call.of(used.prepared(model, inputs, threads), inputs, used) for name, model in named.items()}
-        timers = {
-            name: timer_class()("run()", globals={"run": call.run}, num_threads=threads) for name, call in calls.items()
-        }
-        stack.enter_context(used.calling())
-        with contextlib.nullcontext() if used.compiles else watched():
-            single = {name: _warmed_up(timers[name], warmup, model, inputs) for name, model in named.items()}
-        for call in calls.values():
-            call.settle()
-        with shown_share(progress, "measuring latency") as tell:
-            seconds = _take_turns(timers, _counts(single, min_run_time, forwards), tell)
-    found = {name: Latency(seconds[name], threads, call.runtime or runtime) for name, call in calls.items()}
-    return found if isinstance(models, Mapping) else found[""]
-
-
-def _named(models: Any) -> dict[str, nn.Module]:
-    """Models by name, or one as ""; raises ModelFormError if it is not a model, LatencyError for an empty mapping."""
-    if not isinstance(models, Mapping) or any(isinstance(value, Tensor) for value in models.values()):
-        return {"": as_model(models)}
-    if not models:
-        raise LatencyError("measure_latency needs at least one model.")
-    return {name: as_model(model, f"models['{name}']") for name, model in models.items()}
-
-
-@dataclass(frozen=True)
-class _Protocol(Checked, error=LatencyError):
-    """The checked settings of `measure_latency`."""
-
-    threads: Threads
-    min_run_time: Positive
-    warmup: Count
-    forwards: Forwards | None
-
-
-def _warmed_up(timer: Timer, warmup: int, model: nn.Module, inputs: ExampleInputs) -> float:
-    """Run the first forwards; return their mean seconds."""
-    with inputs_explained(model, inputs):
-        return timer.timeit(warmup).mean
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The timed call of one model.
-
-    Attributes:
-        run: Runs the model once.
-        settle: Called after the first run.
-        runtime: The runtime of a loaded graph; None for the one of the measurement.
-    """
-
-    run: Callable[[], Any]
-    settle: Callable[[], None] = lambda: None
-    runtime: str | None = None
-
-    @classmethod
-    def of(cls, model: nn.Module, inputs: ExampleInputs, runtime: Runtime) -> _Call:
-        """Make the call of a model that `runtime` has prepared."""
-        if isinstance(model, GraphModel):
-            return cls(model.bound(inputs), runtime=model.runtime)
-        if not runtime.compiles:
-            forward = _Forward(model, inputs)
-        else:
-            # Checks the inputs first, as nothing can be compiled while writes are watched.
-            with inputs_explained(model, inputs), torch.no_grad(), watched():
-                _Forward(model, inputs)()
-            forward = _Forward(torch.compile(model), inputs)
-        return cls(forward, forward.reuse_inputs)
-
-
-class _Forward:
-    """A timed forward, on copies of the inputs: one copy for all calls, or one per call if the model writes to them."""
-
-    def __init__(self, model: Callable[..., Any], inputs: ExampleInputs) -> None:
-        self._model, self._inputs, self._last = model, inputs, inputs
-        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-
-    def __call__(self) -> Any:
-        if self._call is None:
-            self._last = fresh(self._inputs)
-        args, kwargs = self._call or as_call(self._last)
-        return self._model(*args, **kwargs)
-
-    def reuse_inputs(self) -> None:
-        """Stop copying, unless the last call wrote to its inputs."""
-        if not is_written_to(self._last, self._inputs):
-            self._call = as_call(self._last)
-
-
-def _counts(single: Mapping[str, float], min_run_time: float, forwards: int | None) -> dict[str, list[int]]:
-    """Forwards to time in each round; a model too slow for the given time still gets a few rounds."""
-    if forwards is not None:
-        rounds = min(MOST_ROUNDS, forwards)
-        return {name: [len(range(start, forwards, rounds)) for start in range(rounds)] for name in single}
-    rounds = min(MOST_ROUNDS, max(FEWEST_ROUNDS, int(min_run_time / (FORWARDS * max(single.values())))))
-    return {name: [math.ceil(min_run_time / rounds / seconds)] * rounds for name, seconds in single.items()}
-
-
-def _take_turns(
-    timers: Mapping[str, Timer], counts: Mapping[str, list[int]], progress: Callable[[float], None] | None
-) -> dict[str, tuple[float, ...]]:
-    """Run every timer once per round; return its seconds per call, round by round."""
-    seconds: dict[str, list[float]] = {name: [] for name in timers}
-    order = list(timers)
-    rounds = len(next(iter(counts.values())))
-    for index in range(rounds):
-        for name in order:
-            seconds[name].append(timers[name].timeit(counts[name][index]).mean)
-        order.reverse()
-        if progress is not None:
-            progress((index + 1) / rounds)
-    return {name: tuple(values) for name, values in seconds.items()}
-
-
-def timer_class() -> type[Timer]:
-    """Import PyTorch's timer without the warning that it logs on machines with a CUDA compiler but no GPU."""
-    with errors_only("torch.utils.cpp_extension"):
-        from torch.utils.benchmark import Timer
-    return Timer
-
-
-@contextlib.contextmanager
-def errors_only(name: str | None = None) -> Iterator[None]:
-    """Let the logger `name`, by default the root, log only errors for a while."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    settings = LatencySettings(threads, None, min_run_time, warmup, forwards, runtime)
+    if isinstance(models, Mapping) and not any(isinstance(value, Tensor) for value in models.values()):
+        return settings.measure(models, inputs, progress)
+    return settings.measure({"": models}, inputs, progress)[""]  # type: ignore[dict-item]

@@ -25,8 +25,8 @@ from dfpc_plugin.couplings.channels import Axis, Channels
 from dfpc_plugin.eager import running_eagerly
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.interrupts import undone
-from dfpc_plugin.latency.measure import timer_class
-from dfpc_plugin.latency.settings import LatencySettings
+from dfpc_plugin.latency.measure import LatencySettings
+from dfpc_plugin.latency.turns import timer_class
 from dfpc_plugin.preserve import evaluating, watched
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

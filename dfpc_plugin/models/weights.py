@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.errors import first_line
 from dfpc_plugin.models.checkpoint import Checkpoint, WeightsError, read_checkpoint
 
@@ -124,14 +125,14 @@ class Match:
         """What to do, as far as shapes tell."""
         classes, channels = self.ends
         if classes is not None:
-            return f"Build the model with num_classes={classes[0]}."
+            return f"Build the model with {setting('num_classes', classes[0])}."
         if channels is not None:
             return "Build the model with the checkpoint's number of input channels."
         if self.missing or self.differ:
             return "Build the architecture that it was saved from, with the same options."
         if self.odd:
             return "Save the weights as ordinary tensors of the model's types."
-        return "Pass ignore_surplus=True to leave them out."
+        return f"Pass {setting('ignore_surplus', True)} to leave them out."
 
 
 def load_weights(

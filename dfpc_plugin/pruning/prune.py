@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.criteria import as_importance, require_scores_of_copies
@@ -145,7 +146,9 @@ def _check_target(target: Target, evaluate: Evaluate | None, per: Per | None) ->
     if target.max_drop is not None and evaluate is None:
         raise TargetError("max_drop needs to know the accuracy; pass evaluate, a function from a model to a number.")
     if per == "target" and not target.counted:
-        raise PrunerSettingError(f"per='target' needs a target that counts something, not {target}; give per='macs'.")
+        raise PrunerSettingError(
+            f"{setting('per', 'target')} needs a target that counts something, not {target}; give {setting('per', 'macs')}."
+        )
 
 
 def _latency_settings(

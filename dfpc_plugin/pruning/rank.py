@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import call
 from dfpc_plugin.cost import CostModel
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.criteria import require_gradients
@@ -77,7 +78,7 @@ def candidates_of(
     if not any(candidate.free for candidate in found):
         raise NothingToPruneError(
             "No coupling of this model can be pruned: all are protected, ignored, without scores, or as narrow as "
-            "min_channels and max_ratio allow. Print find_couplings(model, example_inputs) for the reasons."
+            f"min_channels and max_ratio allow. {call('find_couplings', 'couplings MODEL')} shows the reasons."
         )
     return found
 

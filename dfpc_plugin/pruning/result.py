@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from dfpc_plugin.display import TERMINAL_WIDTH, Shown, as_text, counted, number_columns, percent, plain_table
+from dfpc_plugin.display import TERMINAL_WIDTH, Shown, as_text, counted, number_columns, percent, plain_table, took
 from dfpc_plugin.latency import Latency, speedup_note
 from dfpc_plugin.layers import LayerTable
 from dfpc_plugin.plain_data import to_plain
@@ -165,20 +165,20 @@ class PruneResult(HoldsModel, Shown):
             "criterion": self.criterion,
         }
 
-    def text(self, width: int = TERMINAL_WIDTH, **layers: Any) -> str:
+    def text(self, width: int = TERMINAL_WIDTH, *, with_seconds: bool = True, **layers: Any) -> str:
         """Return figures before and after, layers that lost most, and the time of each phase, as text of `width` columns.
 
-        `layers` are arguments of `LayerTable.short`: how many layers are shown, and what shows the others.
+        `layers` are arguments of `LayerTable.short`: how many layers are shown, and what shows the others. With
+        `with_seconds=False`, the time of each phase is left out.
         """
-        phases = ", ".join(f"{phase} {took:.1f} s" for phase, took in self.seconds.items())
         return as_text(
             _asked(self),
             _figures_table(self),
             *(self.widths.short(**layers) if len(self.widths) else ()),
             _coupling_counts(self),
-            f"Took {sum(self.seconds.values()):.1f} s: {phases}.",
+            *([took(self.seconds)] if with_seconds else []),
             *([] if self.repair is None else [self.repair.summary]),
-            *_speedup_notes(self),
+            *_latency_notes(self),
             *self.notes,
             width=width,
         )
@@ -202,7 +202,11 @@ def _figures(figures: Figures) -> dict[str, Any]:
     latency = figures.latency
     if latency is not None:
         content |= {"latency_ms": 1e3 * latency.median, "latency_iqr_ms": 1e3 * latency.iqr}
-        content |= {"threads": latency.threads, "runtime": latency.runtime}
+        content |= {
+            "threads": latency.threads,
+            "runtime": latency.runtime,
+            "shapes": [list(own) for own in latency.shapes],
+        }
     return content
 
 
@@ -218,10 +222,11 @@ _ROWS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
 """Name of a figure, how to read it, and its format."""
 
 
-def _speedup_notes(result: PruneResult) -> Iterator[str]:
-    """What to know of a speed-up that is not the ratio of the latencies above it."""
+def _latency_notes(result: PruneResult) -> Iterator[str]:
+    """What latency was measured with, and what to know of a speed-up that is not the ratio of the latencies above it."""
     before, after = result.before.latency, result.after.latency
     if before is not None and after is not None:
+        yield f"Latency was measured in {RUNTIMES[after.runtime].title} ({after.conditions}), both models in turns."
         yield from filter(None, [speedup_note(before.median, after.median, after.speedup_over(before))])
 
 

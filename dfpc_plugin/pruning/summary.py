@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from dfpc_plugin.advice import call, setting
 from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.couplings.outputs import removed_outputs
 from dfpc_plugin.couplings.sizes import changed_factors
@@ -21,10 +22,8 @@ from dfpc_plugin.pruning.run import PruningRun, Selected
 from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.selection import Budget, Candidate, Counted, Target
 
-NOT_REPAIRED = (
-    'The pruned model was not repaired, which costs accuracy. repair="merge" (in the command: --repair.method merge) takes '
-    "seconds and needs no data."
-)
+NOT_REPAIRED = "The pruned model was not repaired"
+"""How a note on that begins."""
 _FAR = 0.03
 """A target that is passed by this share gets a note."""
 
@@ -71,7 +70,13 @@ def summarise(run: PruningRun, selected: Selected, *, rounded_by_default: bool) 
         *_notes(subject, omitted, measured, rounded_by_default),
         *(_slow_widths(layers) if measured is None else ()),
         *_overshoot(run.target, reached, selected),
-        *(() if mender.result else (NOT_REPAIRED,)),
+        *(
+            ()
+            if mender.result
+            else (
+                f"{NOT_REPAIRED}, which costs accuracy. {setting('repair', 'merge')} takes seconds and needs no data.",
+            )
+        ),
     )
     return PruneResult(
         subject.model, run.target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
@@ -110,7 +115,7 @@ def _slow_widths(layers: LayerTable) -> Iterator[str]:
         yield (
             f"The widths of {counted(len(slow), 'layer')} are no longer multiples of {FAST_MULTIPLE}, such as {slow[0].outputs_after} channels of "
             f"'{slow[0].layer}'. Some runtimes are slower with such widths than with the unpruned ones: measure the latency where you "
-            f"deploy, or use round_to={FAST_MULTIPLE}."
+            f"deploy, or use {setting('round_to', FAST_MULTIPLE)}."
         )
 
 
@@ -127,7 +132,7 @@ def _overshoot(target: Target, reached: Mapping[str, float], selected: Selected)
     if together > 1:
         yield (
             f"More was removed than asked for, because '{last.name}' loses {together} channels at a time. To prune others instead, "
-            f"give it to ignored_layers."
+            f"give it to {setting('ignored_layers')}."
         )
 
 
@@ -144,10 +149,14 @@ def _notes(
             f"compensate for that, so pruning changes the outputs more than it should. Keep those numbers fixed."
         )
     if rounded_by_default:
-        yield f"Widths are rounded to multiples of {FAST_MULTIPLE}, because the target is a latency; round_to=1 switches this off."
+        yield (
+            f"Widths are rounded to multiples of {FAST_MULTIPLE}, because the target is a latency; "
+            f"{setting('round_to', 1)} switches this off."
+        )
     protected = [c.width for c in subject.graph.couplings if c.protected is not None and c.feed_in]
     if protected:
-        yield f"Protected couplings: {len(protected)}, with {sum(protected)} channels; find_couplings shows the reasons."
+        shown = call("find_couplings", "couplings MODEL")
+        yield f"Protected couplings: {len(protected)}, with {sum(protected)} channels; {shown} shows the reasons."
     unscored = [coupling.name for coupling, reason in omitted if reason is UNSCORED]
     if unscored:
         yield f"Not pruned, because the importance has no score for them: {_names(unscored)}."

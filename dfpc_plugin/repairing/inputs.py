@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families.registry import ForwardFunction
 from dfpc_plugin.inputs import ExampleInputs
@@ -237,6 +238,10 @@ class Calibration:
         self.note = (
             f"Images are {divergence:.3f} nats from the statistics of the batch norms, per channel; the noise they began as "
             f"was {before:.3f}, and a hundred photographs are about 0.006."
-            + ("" if self.matches else " That is far: images of your own, with method='calibrate', will do better.")
+            + (
+                ""
+                if self.matches
+                else f" That is far: images of your own, with {setting('method', 'calibrate')}, will do better."
+            )
         )
         return Batches(parts)

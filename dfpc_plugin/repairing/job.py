@@ -104,14 +104,9 @@ class Best:
         self._state = copy.deepcopy(job.model)
 
     @property
-    def improvement(self) -> str:
-        """A sentence on how the error has changed since the beginning; empty if it is unknown or has not improved."""
-        if self._first_error is None or self.error is None or not self.error < self._first_error:
-            return ""
-        return (
-            f"On {'noise' if self._noise else 'inputs'} that it had not seen, the repair takes the error of the outputs from "
-            f"{self._first_error:.2g} to {self.error:.2g} of their variance. That is no accuracy: measure it if you have labelled images."
-        )
+    def errors(self) -> tuple[float, float] | None:
+        """The error at the beginning and now; None if outputs cannot be compared."""
+        return None if self._first_error is None or self.error is None else (self._first_error, self.error)
 
     def keep(self, name: str) -> bool:
         """Keep the repaired model and return True, or restore the best state and return False if its outputs are worse.

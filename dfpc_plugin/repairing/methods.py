@@ -40,7 +40,7 @@ def _unless_worse(phase: str, repair: Callable[[RepairJob], list[LayerRepair]], 
     with job.phases(phase):
         best, _ = on_noise(job.example_inputs, job.settings.seed + 1, as_it_is, _ONE_IN)
         layers = _kept_or_taken_back(job, best, repair(job))
-    job.notes += [best.improvement] if best.improvement else []
+    job.output_error = best.errors
     return layers
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import nn
 
-from dfpc_plugin.display import Name, Shown, as_text, number_columns, plain_table
+from dfpc_plugin.display import Name, Shown, as_text, number_columns, percent, plain_table, took
 from dfpc_plugin.wrappers import HoldsModel
 
 NO_PLACE = "has no place for a constant: no bias, nor a batch norm to itself"
@@ -49,8 +49,8 @@ class RepairResult(HoldsModel, Shown):
         model: The repaired model.
         method: The method that was asked for.
         layers: What was done, in the order of the forward.
-        output_error: Squared error of the model's outputs over their variance, before and after, on held-out inputs;
-            None if no inputs were used.
+        output_error: Squared error of the model's outputs over their variance, before and after, on held-out images, or
+            on noise if the method takes no images; None if outputs cannot be compared.
         seconds: Duration of each phase.
         notes: Remarks for the user, in sentences.
     """
@@ -68,7 +68,7 @@ class RepairResult(HoldsModel, Shown):
         changed = sum(layer.changed for layer in self.layers)
         said = f"Repaired by {self.method}: {changed} of {len(self.layers)} layers changed"
         if self.output_error is not None:
-            said += ", the output's error {:.2%} before and {:.2%} after".format(*self.output_error)
+            said += ", the output's error {} before and {} after".format(*map(percent, self.output_error))
         return f"{said}."
 
     def to_json(self) -> dict[str, Any]:
@@ -83,9 +83,7 @@ class RepairResult(HoldsModel, Shown):
 
     def __str__(self) -> str:
         """The table of errors before and after."""
-        seconds = ", ".join(f"{phase} {took:.1f} s" for phase, took in self.seconds.items())
-        took = f"Took {sum(self.seconds.values()):.1f} s: {seconds}."
-        return as_text(self.summary, self._table(), took, *self.notes)
+        return as_text(self.summary, self._table(), took(self.seconds), *self.notes)
 
     def __repr__(self) -> str:
         """The summary in a line."""

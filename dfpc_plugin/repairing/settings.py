@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.arguments import named_settings
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.plain_data import Checked, Count, Limit, NotNegative, Seed, within
@@ -136,7 +137,7 @@ class RepairSettings(RepairOptions, _Of):
         if repair is not None:
             return cls.of(repair, images, "repair")
         if images is not None:
-            raise RepairError("images are for repair='calibrate'; ask for that, or leave them out.")
+            raise RepairError(f"images are for {setting('repair', 'calibrate')}; ask for that, or leave them out.")
         return None
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.errors import RepairError
 from dfpc_plugin.families import run_forward
 from dfpc_plugin.families.registry import ForwardFunction
@@ -70,7 +71,7 @@ def synthesise(
     """
     if not (isinstance(example_inputs, Tensor) and example_inputs.dim() == 4 and example_inputs.is_floating_point()):
         raise RepairError(
-            "Synthetic images are for models that take one tensor of images; repair with method='calibrate' and inputs of "
+            f"Synthetic images are for models that take one tensor of images; repair with {setting('method', 'calibrate')} and inputs of "
             "your own, or with 'merge' or 'mean'."
         )
     channels, height, width = example_inputs.shape[1:]
@@ -116,8 +117,8 @@ def _matched(
                 run_forward(model, images.to(kind), forward_fn)
             if not norms.found:
                 raise RepairError(
-                    "The model has no batch norm with stored statistics, from which images could be made; repair with "
-                    "method='calibrate' and images of your own, or with 'merge' or 'mean'."
+                    f"The model has no batch norm with stored statistics, from which images could be made; repair with "
+                    f"{setting('method', 'calibrate')} and images of your own, or with 'merge' or 'mean'."
                 )
             terms = torch.stack([divergence(found).to(images.device) for found in norms.found])
             now = float(terms.detach().mean())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,9 @@ from torch import nn
 
 from dfpc_plugin.errors import DFPCError, MissingOperator, UnsupportedOperatorError
 from dfpc_plugin.inputs import ExampleInputs
-from dfpc_plugin.models import build_model, example_inputs
 from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.saliency import couplings_of
 from dfpc_plugin.trace import trace_model
-
-Build = Callable[[], tuple[nn.Module, ExampleInputs]]
-"""Returns a model with its example inputs."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +44,16 @@ class ModelCheck:
         return {**to_plain(self), "ok": self.ok}
 
 
-def check_model(name: str, build: Build | None = None) -> ModelCheck:
-    """Run a model's forward on tensors without values; whatever goes wrong is part of the answer, and is not raised.
+def check_model(name: str, build: Callable[[], tuple[nn.Module, ExampleInputs]]) -> ModelCheck:
+    """Run the forward of a model, which `build` returns with its example inputs, on tensors without values.
 
-    `build` returns the model with its example inputs; by default it is built on the meta device, with shapes and no values.
+    Whatever goes wrong is part of the answer, and is not raised.
     """
     layers, couplings, error_text = 0, 0, ""
     missing: tuple[MissingOperator, ...] = ()
     start = time.perf_counter()
     try:
-        model, inputs = (build or functools.partial(_on_meta, name))()
+        model, inputs = build()
         bounds = trace_model(model, inputs, flow="bounds").bounds
         assert bounds is not None
         found = couplings_of(bounds)
@@ -70,8 +65,3 @@ def check_model(name: str, build: Build | None = None) -> ModelCheck:
     except Exception as error:
         error_text = f"{type(error).__name__}: {error}"
     return ModelCheck(name, layers, couplings, missing, error_text, time.perf_counter() - start)
-
-
-def _on_meta(name: str) -> tuple[nn.Module, ExampleInputs]:
-    model = build_model(name, meta=True)
-    return model, example_inputs(model, name)

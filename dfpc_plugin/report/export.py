@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from dfpc_plugin.couplings import DataFlowCoupling, Slice
+from dfpc_plugin.couplings import DataFlowCoupling
 from dfpc_plugin.display import csv_text
 from dfpc_plugin.files import finite
+from dfpc_plugin.plain_data import to_plain
 from dfpc_plugin.report.couplings import ModelCouplings
-from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
+from dfpc_plugin.report.summary import CouplingSummary, ModelScore, summarise
 from dfpc_plugin.saliency import Saliency
 
 _CSV_HEADER = ("coupling", "layer", "channel", "saliency")
+_OF_RANGE, _OF_ONE_CHANNEL = ("lowest", "median", "highest"), ("lowest_channel", "highest_channel")
 _COUPLING_HEADER = ("coupling", "name", "units", "blocks", "protected", "tensor", "dim", "groups", "per_unit", "role")
 
 
@@ -25,10 +27,7 @@ def to_json(score: ModelScore) -> str:
     the layers have different widths) and the `range` of its scores.
     """
     content = {
-        "model": score.model,
-        "pretrained": score.pretrained,
-        "ranking": score.ranking,
-        "input_shapes": [list(shape) for shape in score.input_shapes],
+        **_plain(score, "model", "pretrained", "ranking", "input_shapes"),
         "seconds": round(score.seconds, 3),
         "layers": {layer: values.tolist() for layer, values in score.saliency.items()},
         "couplings": [_coupling(summary) for summary in summarise(score.saliency)],
@@ -50,19 +49,16 @@ def to_csv(saliency: Saliency) -> str:
 def _coupling(summary: CouplingSummary) -> dict[str, Any]:
     return {
         "index": summary.index,
-        "feed_in": list(summary.coupling.feed_in),
-        "feed_out": list(summary.coupling.feed_out),
+        **_plain(summary.coupling, "feed_in", "feed_out"),
         "width": None if summary.scores is None else len(summary.scores),
         "scores": None if summary.scores is None else summary.scores.tolist(),
-        "range": _range(summary.range, channels=not summary.mixed),
+        "range": _plain(summary.range, *_OF_RANGE, *([] if summary.mixed else _OF_ONE_CHANNEL)),
     }
 
 
-def _range(values: ScoreRange, channels: bool) -> dict[str, Any]:
-    content: dict[str, Any] = {"lowest": values.lowest, "median": values.median, "highest": values.highest}
-    if channels:
-        content |= {"lowest_channel": values.lowest_channel, "highest_channel": values.highest_channel}
-    return content
+def _plain(found: Any, *names: str) -> dict[str, Any]:
+    """Some attributes as plain data."""
+    return {name: to_plain(getattr(found, name)) for name in names}
 
 
 def couplings_to_json(found: ModelCouplings) -> str:
@@ -74,11 +70,8 @@ def couplings_to_json(found: ModelCouplings) -> str:
     `groups`, `role` and `shape`, which is units by indices per unit.
     """
     content = {
-        "model": found.model,
-        "input_shapes": [list(shape) for shape in found.input_shapes],
+        **_plain(found, "model", "input_shapes", "prunable_macs", "prunable_parameters"),
         "seconds": round(found.seconds, 3),
-        "prunable_macs": found.prunable_macs,
-        "prunable_parameters": found.prunable_parameters,
         "couplings": [_described(coupling, found) for coupling in found.couplings],
     }
     return json.dumps(content, allow_nan=False) + "\n"
@@ -97,12 +90,10 @@ def _rows(found: ModelCouplings) -> Iterator[tuple[object, ...]]:
 
 
 def _described(coupling: DataFlowCoupling, found: ModelCouplings) -> dict[str, Any]:
-    own = {name: getattr(coupling, name) for name in ("name", "width", "macs", "protected")}
-    lists = {name: list(getattr(coupling, name)) for name in ("balance", "feed_in", "feed_out")}
-    slices = [_slice(piece, found) for piece in coupling.slices]
-    return own | {"units": coupling.channels, "blocks": len(coupling.blocks), **lists, "slices": slices}
-
-
-def _slice(piece: Slice, found: ModelCouplings) -> dict[str, Any]:
-    own = {name: getattr(piece, name) for name in ("tensor", "dim", "groups", "role")}
-    return own | {"size": list(found.sizes[piece.tensor]), "shape": list(piece.indices.shape)}
+    own = _plain(coupling, "name", "width", "macs", "protected", "balance", "feed_in", "feed_out")
+    slices = [
+        _plain(piece, "tensor", "dim", "groups", "role")
+        | {"size": list(found.sizes[piece.tensor]), "shape": list(piece.indices.shape)}
+        for piece in coupling.slices
+    ]
+    return own | {"units": coupling.channels, "blocks": len(coupling.blocks), "slices": slices}

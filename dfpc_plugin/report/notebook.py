@@ -53,14 +53,14 @@ def _name(result: HoldsModel) -> str:
 @as_html.register
 def _(result: PruneResult) -> str | None:
     record = RunRecord()
-    record.add_pruning(result)
+    record.add_pruning(result.to_json())
     return record_view(record.to_json(), _name(result))
 
 
 @as_html.register
 def _(result: ScheduleResult) -> str | None:
     record = RunRecord(finetune={key: value for key, value in result.to_json().items() if key != "pruning"})
-    record.add_pruning(result.pruning)
+    record.add_pruning(result.pruning.to_json())
     return record_view(record.to_json(), _name(result))
 
 

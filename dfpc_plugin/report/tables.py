@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.couplings import DataFlowCoupling
-from dfpc_plugin.display import Name, counted, first_and_more, number_columns, percent, plain_table
+from dfpc_plugin.display import Name, counted, first_and_more, number_columns, percent, plain_table, shapes_text
 from dfpc_plugin.report.check import ModelCheck
 from dfpc_plugin.report.couplings import ModelCouplings
 from dfpc_plugin.report.summary import CouplingSummary, ModelScore, ScoreRange, summarise
@@ -32,10 +32,10 @@ _RANKED_BY: dict[Ranking, str] = {
 def print_score(score: ModelScore, console: Console, top: int | None = None) -> None:
     """Print what was scored, the table of couplings and the small print."""
     saliency = score.saliency
-    shapes = " and ".join("x".join(map(str, shape)) for shape in score.input_shapes)
+    weights, shapes = "pretrained" if score.pretrained else "random", shapes_text(score.input_shapes)
     console.print(
         Text(score.model, style="bold").append(
-            f", {'pretrained' if score.pretrained else 'random'} weights, input {shapes}: {len(saliency)} layers, "
+            f", {weights} weights, input {shapes}: {len(saliency)} layers, "
             f"{score.channels} channels, {len(saliency.couplings)} couplings; {score.ranking} ranking, "
             f"{score.seconds:.1f} s",
             style="not bold",
@@ -55,7 +55,10 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
     numbers[3].justify = numbers[6].justify = "left"
     table = plain_table(*number_columns("#"), Column("Feed-in layers", min_width=14), *numbers)
     selected = _selected(saliency, top)
-    names = [layer for summary in selected for layers in _named(summary) for layer in layers[:1]]
+    rows = [
+        layers for summary in selected for layers in (summary.coupling.feed_in, *(own for own, _ in summary.by_width))
+    ]
+    names = [layer for layers in rows for layer in layers[:1]]
     for summary in selected:
         coupling = summary.coupling
         cells = ("mixed", *[""] * 5) if summary.mixed else _cells(summary.range, 1)
@@ -65,11 +68,6 @@ def coupling_table(saliency: Saliency, top: int | None = None) -> Table:
                 "", Padding(first_and_more(layers, names), (0, 0, 0, 2)), "", *_cells(values, len(layers)), style="dim"
             )
     return table
-
-
-def _named(summary: CouplingSummary) -> list[Sequence[str]]:
-    """The layers of each row of a coupling."""
-    return [summary.coupling.feed_in, *(layers for layers, _ in summary.by_width)]
 
 
 def print_check(check: ModelCheck, console: Console) -> None:
@@ -97,14 +95,9 @@ def _selected(saliency: Saliency, top: int | None) -> Sequence[CouplingSummary]:
 
 def _cells(values: ScoreRange, layers: int) -> tuple[str, ...]:
     """Width, lowest, its channel, median, highest, its channel; several layers' scores together have no one channel."""
-    return (
-        str(values.width // layers),
-        f"{values.lowest:.3g}",
-        str(values.lowest_channel) if layers == 1 else "",
-        f"{values.median:.3g}",
-        f"{values.highest:.3g}",
-        str(values.highest_channel) if layers == 1 else "",
-    )
+    at = [str(channel) if layers == 1 else "" for channel in (values.lowest_channel, values.highest_channel)]
+    low, middle, high = (f"{value:.3g}" for value in (values.lowest, values.median, values.highest))
+    return str(values.width // layers), low, at[0], middle, high, at[1]
 
 
 def _small_print(score: ModelScore, top: int | None) -> list[str]:
@@ -140,8 +133,7 @@ def print_couplings(found: ModelCouplings, console: Console, everything: bool = 
 
     With `everything`, also what no layer writes, and every protected coupling by itself.
     """
-    shapes = " and ".join("x".join(map(str, shape)) for shape in found.input_shapes)
-    line = f", input {shapes}; {found.seconds:.1f} s"
+    line = f", input {shapes_text(found.input_shapes)}; {found.seconds:.1f} s"
     console.print(Text(found.model, style="bold").append(line, style="not bold"))
     if found.prunable:
         console.print(_prunable_table(found.prunable))
@@ -155,7 +147,14 @@ def print_couplings(found: ModelCouplings, console: Console, everything: bool = 
         f"{parameters} of the parameters lie in couplings that can be pruned"
     )
     if found.positions and not everything:
-        console.print(Text(_positions_line(found.positions)))
+        entries, them = (
+            sum(coupling.width for coupling in found.positions),
+            "it" if len(found.positions) == 1 else "them",
+        )
+        console.print(
+            f"{len(found.positions)} more protected, with {entries} entries that no layer produces (input channels, positions, "
+            f"constants); --all lists {them}"
+        )
     console.print(Text(_SMALL_PRINT, style="dim"))
 
 
@@ -193,13 +192,12 @@ def _prunable_table(couplings: Sequence[DataFlowCoupling]) -> Table:
     return table
 
 
-def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
+def _protected_table(rows: Sequence[Sequence[DataFlowCoupling]]) -> Table:
     """One row for couplings that are alike, with the reason why they stay."""
     head, why = Column("Protected", min_width=16), Column("Why", overflow="fold", min_width=24)
     table = plain_table(head, *number_columns("Width", "MACs", "Feed-in", "Feed-out"), why)
-    groups = list(rows)
-    names = [alike[0].name for alike in groups]
-    for alike in groups:
+    names = [alike[0].name for alike in rows]
+    for alike in rows:
         first, more = alike[0], len(alike) - 1
         name = Name(first.name, f" and {more} alike" if more else "", among=names)
         share = percent(sum(c.macs for c in alike))
@@ -208,22 +206,14 @@ def _protected_table(rows: Iterable[Sequence[DataFlowCoupling]]) -> Table:
     return table
 
 
-def _alike(couplings: Iterable[DataFlowCoupling]) -> Iterator[list[DataFlowCoupling]]:
+def _alike(couplings: Iterable[DataFlowCoupling]) -> list[list[DataFlowCoupling]]:
     """Put together what differs only by the numbers in its name, as the blocks of a model do."""
     found: dict[tuple[str, ...], list[DataFlowCoupling]] = {}
     for coupling in couplings:
         words = (coupling.name, coupling.protected or "", *coupling.feed_in, *coupling.feed_out)
         key = (*(re.sub(r"\d+", "0", word) for word in words), _width(coupling))
         found.setdefault(key, []).append(coupling)
-    yield from found.values()
-
-
-def _positions_line(positions: Sequence[DataFlowCoupling]) -> str:
-    entries = sum(coupling.width for coupling in positions)
-    return (
-        f"{len(positions)} more protected, with {entries} entries that no layer produces (input channels, "
-        f"positions, constants); --all lists {'it' if len(positions) == 1 else 'them'}"
-    )
+    return list(found.values())
 
 
 def _width(coupling: DataFlowCoupling) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.errors import ExampleInputsError
 from dfpc_plugin.inputs import ExampleInputs, as_call, as_inputs, fresh, inputs_explained
 from dfpc_plugin.preserve import exclusive
@@ -89,7 +90,7 @@ def batch_size_of(example_inputs: ExampleInputs) -> int:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in found)
         raise ExampleInputsError(
             f"A batch of any size needs example inputs that share the length of axis zero, and these have "
-            f"shapes {shapes}; pass dynamic_batch=False."
+            f"shapes {shapes}; pass {setting('dynamic_batch', False)}."
         )
     return next(iter(sizes)) or 0
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from torch import fx, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.errors import DFPCError
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,7 +36,7 @@ def reason_of(error: BaseException, model: nn.Module) -> str:
 def advice_on_batch(reason: str, dynamic_batch: bool) -> str:
     """Return advice if the dynamic batch may have caused the failure, else an empty string."""
     if dynamic_batch and _OF_SHAPES.search(reason):
-        return " Pass dynamic_batch=False if one size of batch is enough."
+        return f" Pass {setting('dynamic_batch', False)} if one size of batch is enough."
     return ""
 
 

@@ -34,8 +34,12 @@ class GraphModel(nn.Module):
     runtime: str
     title: str
     input_names: tuple[str, ...]
-    input_shapes: dict[str, tuple[int | None, ...]]
-    input_dtypes: dict[str, str]
+
+    def __init__(self) -> None:
+        """Begin without inputs."""
+        super().__init__()
+        self.input_shapes: dict[str, tuple[int | None, ...]] = {}
+        self.input_dtypes: dict[str, str] = {}
 
     @abstractmethod
     def run(self, arrays: Arrays) -> Sequence[Any]:
@@ -88,12 +92,10 @@ class OnnxRuntimeModel(GraphModel):
             self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
             raise ExportError(f"ONNX Runtime cannot load the exported model: {error}") from error
-        used = self._session.get_inputs()
-        self.input_names = tuple(value.name for value in used) if input_names is None else tuple(input_names)
-        self.input_shapes = {
-            value.name: tuple(length if isinstance(length, int) else None for length in value.shape) for value in used
-        }
-        self.input_dtypes = {value.name: _dtype(value.type) for value in used}
+        for value in self._session.get_inputs():
+            self.input_shapes[value.name] = tuple(own if isinstance(own, int) else None for own in value.shape)
+            self.input_dtypes[value.name] = _dtype(value.type)
+        self.input_names = tuple(self.input_shapes if input_names is None else input_names)
 
     def run(self, arrays: Arrays) -> Sequence[Any]:
         """Run the session."""
@@ -120,14 +122,11 @@ class OpenVinoModel(GraphModel):
             raise ExportError(f"OpenVINO cannot load the exported model: {error}") from error
         self._request: Any = compiled.create_infer_request()
         self._outputs: Any = compiled.outputs
-        self.input_names = (
-            tuple(port.any_name for port in compiled.inputs) if input_names is None else tuple(input_names)
-        )
-        self.input_shapes = {
-            port.any_name: tuple(None if axis.is_dynamic else axis.get_length() for axis in port.partial_shape)
-            for port in compiled.inputs
-        }
-        self.input_dtypes = {port.any_name: port.element_type.to_dtype().name for port in compiled.inputs}
+        for port in compiled.inputs:
+            axes = port.partial_shape
+            self.input_shapes[port.any_name] = tuple(None if axis.is_dynamic else axis.get_length() for axis in axes)
+            self.input_dtypes[port.any_name] = port.element_type.to_dtype().name
+        self.input_names = tuple(self.input_shapes if input_names is None else input_names)
 
     def run(self, arrays: Arrays) -> Sequence[Any]:
         """Run the request."""

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from dfpc_plugin.advice import call, setting
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.inputs import ExampleInputs, as_call, fresh
 from dfpc_plugin.require import require
@@ -134,7 +135,7 @@ def chosen_exporters(wanted: str) -> tuple[str, ...]:
     if wanted != "auto" and wanted not in EXPORTERS:
         raise ExportError(f"There is no exporter '{wanted}'; choose auto, {' or '.join(EXPORTERS)}.")
     if wanted == "dynamo" and not available(wanted):
-        raise ExportError(f"{_too_old()} Upgrade PyTorch, or pass exporter='torchscript'.")
+        raise ExportError(f"{_too_old()} Upgrade PyTorch, or pass {setting('exporter', 'torchscript')}.")
     return tuple(name for name in EXPORTERS if wanted in ("auto", name) and available(name))
 
 
@@ -160,5 +161,5 @@ def _require_small(model: nn.Module) -> None:
     if size > _LARGEST:
         raise ExportError(
             f"The model's weights take {size / 2**30:.1f} GiB, and an ONNX file holds 2 GiB; convert it to half "
-            f"precision (model.half()), or use export_program."
+            f"precision (model.half()), or use {call('export_program', 'export MODEL --program model.pt2')}."
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.artifact import load_pruned, read_manifest
 from dfpc_plugin.data import ImageDataset, calibration_images, evaluation_transform, open_images, training_transform
 from dfpc_plugin.errors import DFPCError
@@ -59,11 +60,6 @@ class Opened(HoldsModel):
     notes: tuple[str, ...] = ()
     trained: bool = True
 
-
-_UNKNOWN_PREPROCESSING = (
-    "'{}' does not say how images become inputs, so mean and standard deviation are guessed; accuracy is wrong if they "
-    "differ: give --data.mean and --data.std, or --mean and --std."
-)
 
 is_artifact, is_checkpoint = is_directory, is_file
 """Whether a model's name is that of a directory, and so of a saved model, or that of a file, and so of a checkpoint."""
@@ -154,7 +150,11 @@ def _open_artifact(section: ModelSection, device: torch.device, factory: str | N
     if section.size is None:
         side = None if manifest.inputs is None else manifest.inputs.side
         section = dataclasses.replace(section, size=_recorded_size(record, section.name) or side)
-    notes = () if "preprocessing" in record else (_UNKNOWN_PREPROCESSING.format(section.name),)
+    guessed = (
+        f"'{section.name}' does not say how images become inputs, so mean and standard deviation are guessed; accuracy is wrong if "
+        f"they differ: give {setting('mean')} and {setting('std')}."
+    )
+    notes = () if "preprocessing" in record else (guessed,)
     return _opened(model, spec, section, device, record, notes)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from dfpc_plugin.errors import system_reason
 from dfpc_plugin.exporting import export_onnx, export_program, quantize_onnx
 from dfpc_plugin.files import OutputError, clear_leftovers, hidden_name, write_text
 from dfpc_plugin.latency import LatencySettings
+from dfpc_plugin.progress import Phases
 from dfpc_plugin.repairing import synthesise
 from dfpc_plugin.repairing.noise import pink_noise
 from dfpc_plugin.report.page import render_report
+from dfpc_plugin.runtimes import RUNTIMES
+from dfpc_plugin.runtimes.call import on_cpu
 from dfpc_plugin.runtimes.graphs import OnnxRuntimeModel
 from dfpc_plugin.workflow.opening import images_to_calibrate
 from dfpc_plugin.workflow.sections import DataSection, ExportSection, RecipeError
@@ -45,13 +49,19 @@ def write_outputs(
     """
     record = stages.record
     with _scratch(output) as scratch:
+        phases = Phases(stages.tell)
         asked = {ONNX: wanted.graph, INT8: wanted.int8 != "none", PROGRAM: wanted.program}
         for name in (name for name in asked if asked[name]):
-            stages.tell(f"exporting {name}", 0.0)
-            record.exports.append(_exported(stages, model, scratch / name, wanted, latency) | {"path": name})
-            stages.tell(f"exporting {name}", 1.0)
+            with phases(f"exporting {name}") as share:
+                record.exports.append(_exported(stages, model, scratch / name, wanted, phases, share) | {"path": name})
+        if wanted.graph:
+            with phases("measuring the files' latency") as share:
+                _add_latency(stages, model, scratch, latency or LatencySettings(), share)
         if stages.images is not None and asked[INT8]:
-            stages.measure("int8", _FirstOutput((scratch / INT8).read_bytes()), on_curve=False)
+            with phases("evaluating int8"):
+                stages.measure("int8", _FirstOutput((scratch / INT8).read_bytes()), on_curve=False)
+        if phases.seconds:
+            record.add_seconds("exports", sum(phases.seconds.values()))
         content = record.to_json()
         report, layers = render_report(content), record.layer_table()
 
@@ -77,17 +87,41 @@ def write_outputs(
 
 
 def _exported(
-    stages: Stages, model: nn.Module, path: Path, wanted: ExportSection, latency: LatencySettings | None
+    stages: Stages, model: nn.Module, path: Path, wanted: ExportSection, phases: Phases, share: Callable[[float], None]
 ) -> dict[str, Any]:
-    """Write the file that `path` names; return what the record says of it."""
+    """Write the file that `path` names, and tell the share that is done; return what the record says of it."""
     inputs = stages.opened.inputs
     if path.name == ONNX:
-        return {"kind": "ONNX"} | export_onnx(model, inputs, path, latency=latency or True).to_json()
+        return {"kind": "ONNX"} | export_onnx(model, inputs, path).to_json()
     if wanted.int8 != "none" and path.name == INT8:
-        images, origin = _images(stages, model, wanted.int8_images)
-        int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, latency=latency or True)
+        with phases("images for int8") as made:
+            images, origin = _images(stages, model, wanted.int8_images, made)
+        int8 = quantize_onnx(path.with_name(ONNX), path, images, method=wanted.int8, progress=share)
         return {"kind": "ONNX, int8", "images_from": origin} | int8.to_json()
     return {"kind": "torch.export"} | export_program(model, inputs, path).to_json()
+
+
+def _add_latency(
+    stages: Stages, model: nn.Module, directory: Path, settings: LatencySettings, share: Callable[[float], None]
+) -> None:
+    """Measure the model in PyTorch and its ONNX files, all of them in turns, and add the times to the files' entries."""
+    own, inputs = on_cpu(model, stages.opened.inputs)
+    models: dict[str, nn.Module] = {"torch": own}
+    for name in dict.fromkeys(("onnxruntime", settings.runtime)):
+        load = RUNTIMES[name].load
+        if load is not None:
+            models[name] = load((directory / ONNX).read_bytes(), None, settings.used_threads)
+    if (directory / INT8).is_file():
+        models["int8"] = OnnxRuntimeModel((directory / INT8).read_bytes(), threads=settings.used_threads)
+    found = dataclasses.replace(settings, runtime="torch").measure(models, inputs, share)
+    times = {name: 1e3 * latency.median for name, latency in found.items()}
+    for entry in stages.record.exports:
+        if entry["path"] == ONNX:
+            entry["latency_ms"] = {name: ms for name, ms in times.items() if name != "int8"}
+        elif entry["path"] == INT8:
+            entry["latency_ms"] = {"float32": times["onnxruntime"], "int8": times["int8"]}
+        if entry["path"] != PROGRAM:
+            entry["latency_conditions"] = found["torch"].conditions
 
 
 @contextmanager
@@ -126,12 +160,13 @@ class _FirstOutput(nn.Module):
         return output
 
 
-def _images(stages: Stages, model: nn.Module, count: int) -> tuple[Tensor, str]:
+def _images(stages: Stages, model: nn.Module, count: int, share: Callable[[float], None]) -> tuple[Tensor, str]:
     """Images as the model takes them, and where they are from."""
     if stages.data.train is not None:
         return images_to_calibrate(stages.data, stages.opened.preprocessing, count, seed=0), "data.train"
     if _has_statistics(model):
-        return torch.cat(synthesise(model, stages.opened.inputs, count=count).batches), "synthetic images"
+        made = synthesise(model, stages.opened.inputs, count=count, progress=share)
+        return torch.cat(made.batches), "synthetic images"
     return pink_noise((count, *stages.opened.preprocessing.size), torch.Generator().manual_seed(0)), "noise"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.artifact import load_pruned, read_manifest, require_place, save_pruned
 from dfpc_plugin.criteria import AUTO
@@ -34,11 +35,6 @@ from dfpc_plugin.workflow.run_directory import RunDirectory, is_main_process
 from dfpc_plugin.workflow.sections import ExportSection
 from dfpc_plugin.workflow.stages import Stages, require_packages
 from dfpc_plugin.wrappers import HoldsModel
-
-_RANDOM = (
-    "The pruned model was not repaired, as its weights are random; load trained ones by model.pretrained or model.weights (in the "
-    "command: --pretrained or --weights FILE)."
-)
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,7 +158,7 @@ class _RecipeRun:
             tuned = self._prune_and_tune(recipe.schedule, repair)
             model, result, stage = tuned.model, tuned.pruning, "pruned and tuned"
             record.finetune = {key: value for key, value in tuned.to_json().items() if key != "pruning"}
-        record.add_pruning(dataclasses.replace(result, notes=(*self.opened.notes, *result.notes)))
+        record.add_pruning(result.to_json() | {"notes": [*self.opened.notes, *result.notes]})
         if self.stages.images is not None:
             before, latency = result.before, result.before.latency
             milliseconds = None if latency is None else 1e3 * latency.median
@@ -197,7 +193,12 @@ class _RecipeRun:
             result = self._prune(repair)
             if self.opened.trained or self.recipe.repair.method != AUTO:
                 return result
-            return dataclasses.replace(result, notes=tuple(_RANDOM if n == NOT_REPAIRED else n for n in result.notes))
+            random = (
+                f"{NOT_REPAIRED}, as its weights are random; load trained ones by {setting('model.pretrained', True)} or "
+                f"{setting('model.weights', 'FILE')}."
+            )
+            notes = tuple(random if note.startswith(NOT_REPAIRED) else note for note in result.notes)
+            return dataclasses.replace(result, notes=notes)
         except RepairError as error:
             if self.recipe.repair.method != AUTO:
                 raise

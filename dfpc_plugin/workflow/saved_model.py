@@ -67,7 +67,7 @@ def repair_opened(
     stages.measure("before repair", opened.model)
     result = repair(opened.model, original, opened.inputs, settings, removed=pruning.get("removed"), progress=progress)
     stages.measure("repaired", result.model)
-    notes = [note for note in pruning.get("notes", ()) if not note.startswith(NOT_REPAIRED.partition(",")[0])]
+    notes = [note for note in pruning.get("notes", ()) if not note.startswith(NOT_REPAIRED)]
     record.prune = pruning | {"repair": result.to_json(), "notes": notes}
     _add_comment(record, f"then repaired: {section}")
     record.add_seconds("repair", time.perf_counter() - start)

@@ -4,7 +4,7 @@ import pytest
 
 from dfpc_plugin import MissingOperator
 from dfpc_plugin.cli import check
-from dfpc_plugin.report import ModelCheck
+from dfpc_plugin.report.check import ModelCheck
 
 
 def test_one_model_is_one_line(dfpc):

@@ -149,3 +149,11 @@ def test_sensitivity_to_shares_that_make_no_sense(dfpc):
     code, out, err = dfpc("sensitivity", "test_resnet", "--shares", "1.5")
     assert (code, out) == (1, "")
     assert err == "shares[0] must be 0 or more and below 1, not 1.5; give 0.5, say.\n"
+
+
+@pytest.mark.parametrize("criteria", ["dfpc,magnitude", "dfpc magnitude", "dfpc;magnitude"])
+def test_criteria_that_are_not_separated_by_spaces(dfpc, tmp_path, monkeypatch, criteria):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = dfpc("compare", "test_resnet", "--size", "32", "--criteria", criteria)
+    assert (code, out) == (1, "")
+    assert err.endswith("Write several values as --criteria dfpc magnitude.\n")

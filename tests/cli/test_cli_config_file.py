@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dfpc_plugin.cli.options import option_names
+from dfpc_plugin.cli.options import option_types
 from dfpc_plugin.cli.parser import ConfigFileError, check_config_file
 from dfpc_plugin.cli.prune import PruneConfig
 
-OPTIONS = list(option_names(PruneConfig))
+OPTIONS = list(option_types(PruneConfig))
 
 
 def check(path):

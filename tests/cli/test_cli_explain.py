@@ -4,9 +4,9 @@ import pytest
 
 from dfpc_plugin.cli import COMMANDS
 from dfpc_plugin.cli.explain import explain
-from dfpc_plugin.cli.options import option_names
+from dfpc_plugin.cli.options import option_types
 
-OPTIONS = list(option_names(COMMANDS["prune"][0]))
+OPTIONS = list(option_types(COMMANDS["prune"][0]))
 
 
 def explained(message, chosen="prune"):

@@ -9,7 +9,7 @@ import yaml
 
 from dfpc_plugin.artifact import read_manifest
 from dfpc_plugin.cli import COMMANDS
-from dfpc_plugin.cli.options import guessed, option_names, respelt
+from dfpc_plugin.cli.options import guessed, option_types, respelt
 
 OPTIONS = ("--options.num_classes", "7", "--options.in_chans", "1")
 INFERRED = "From the checkpoint '{}': {}in_chans=1, num_classes=7.\n"
@@ -164,7 +164,7 @@ def test_names_of_other_programs_get_the_right_spelling(dfpc, command, typed, me
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_guess_is_an_option_of_ours(command):
     """Which would be taken for what it is, and never be explained."""
-    options = list(option_names(COMMANDS[command][0]))
+    options = list(option_types(COMMANDS[command][0]))
     assert [name for name in options if "." not in name and guessed(name, "", options)] == []
 
 

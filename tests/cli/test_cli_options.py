@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from dfpc_plugin.cli import COMMANDS
-from dfpc_plugin.cli.options import misplaced, nearest, option_names, section_type
+from dfpc_plugin.cli.options import misplaced, nearest, option_types, section_type
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def test_sections_are_dataclasses_or_none():
 
 
 def test_names_are_dotted_paths():
-    assert list(option_names(Config)) == NAMES
+    assert list(option_types(Config)) == NAMES
 
 
 def test_unknown_keys_are_found_at_any_depth():
@@ -86,13 +86,13 @@ def test_the_nearest_name(typed, found):
 
 
 def test_the_same_name_in_a_section_is_nearer_than_a_like_one():
-    names = list(option_names(COMMANDS["prune"][0]))
+    names = list(option_types(COMMANDS["prune"][0]))
     assert nearest("runtime", names) == "latency.runtime" and nearest("runtme", names) == "prune"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_name_is_its_own_nearest(command):
-    names = list(option_names(COMMANDS[command][0]))
+    names = list(option_types(COMMANDS[command][0]))
     assert len(names) == len(set(names))
     assert [nearest(name, names) for name in names] == names
 
@@ -105,7 +105,7 @@ def test_help_is_complete(dfpc, command):
     assert out.startswith(f"usage: dfpc {command}")
     for word in ("null", "<class", "NoneType", "dataclass", "Namespace"):
         assert word not in out
-    for name in option_names(COMMANDS[command][0]):
+    for name in option_types(COMMANDS[command][0]):
         assert name.partition(".")[0] in out
 
 
@@ -113,6 +113,6 @@ def test_help_is_complete(dfpc, command):
 def test_sections_that_may_be_left_out_have_their_own_help(dfpc, section):
     code, out, err = dfpc("prune", f"--{section}.help")
     assert (code, err) == (0, "")
-    for name in option_names(COMMANDS["prune"][0]):
+    for name in option_types(COMMANDS["prune"][0]):
         if name.startswith(f"{section}."):
             assert name.rpartition(".")[2] in out

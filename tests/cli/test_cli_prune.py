@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,40 @@ def test_an_own_network_without_finite_outputs_is_recorded(dfpc, tmp_path, weigh
         assert err.count("\n") == 1
         assert not (tmp_path / "out").exists()
     assert torch.get_num_threads() >= 1
+
+
+def test_notes_name_the_options_of_the_command(dfpc, tmp_path):
+    code, out, _ = dfpc(*SMALL, "--repair.method", "none", "--output", tmp_path / "out")
+    assert code == 0
+    assert "dfpc couplings MODEL shows the reasons" in out
+    assert "or use --prune.round_to 8." in out
+    assert (
+        "load trained ones by --model.pretrained or --model.weights FILE" in out or "--repair.method merge takes" in out
+    )
+    assert "find_couplings" not in out and "round_to=" not in out
+    assert "--prune.round_to 8" in (tmp_path / "out" / "report.html").read_text()
+    assert dfpc(*SMALL, "--output", tmp_path / "out")[2].endswith("or pass --overwrite.\n")
+
+
+def test_without_labelled_images_there_is_an_estimate(dfpc, weights, tmp_path):
+    options = ("--weights", weights, "--size", "8", "--target", "macs=0.6", "--output", tmp_path / "out")
+    code, out, _ = dfpc("prune", NET, *options, "--repair.method", "merge")
+    assert code == 0
+    before, after = read_manifest(tmp_path / "out").record["prune"]["repair"]["output_error"]
+    assert (
+        "Accuracy was not measured; --data.val SOURCE measures it on labelled images. An estimate without labels: on noise, the "
+        f"squared error of the model's outputs is {before:.1%} of their variance before the repair, and {after:.1%} "
+        "after it.\n"
+    ) in out
+
+
+def test_the_files_of_a_run_are_in_its_time_and_share_a_measurement(dfpc, weights, tmp_path):
+    options = ("--weights", weights, "--size", "8", "--export.int8", "static", "--export.int8_images", "8")
+    fast = ("--latency.min_run_time", "0.01", "--latency.threads", "1")
+    code, out, _ = dfpc("prune", NET, *options, *fast, "--output", tmp_path / "out")
+    assert code == 0
+    (took,) = [line for line in out.splitlines() if line.startswith("Took ")]
+    assert re.search(r", exports [\d.]+ s", took)
+    assert (
+        "Latencies of the files and of PyTorch beside them: measured together, in turns (1x3x8x8, threads: 1)." in out
+    )

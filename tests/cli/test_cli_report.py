@@ -1,5 +1,9 @@
-import pytest
+import shutil
 
+import pytest
+import torch
+
+import dfpc_plugin
 from dfpc_plugin.artifact import save_pruned
 from workflow_nets import colour_net
 from workflow_runs import NET, surroundings
@@ -41,3 +45,31 @@ def test_something_that_was_not_saved(dfpc, tmp_path):
     assert "manifest.json" in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_path_of_the_manifest_is_understood(dfpc, saved, tmp_path):
+    page = tmp_path / "page.html"
+    assert dfpc("report", saved / "manifest.json", "--output", page) == (0, f"Written: {page}\n", "")
+    assert page.read_text() == (saved / "report.html").read_text()
+
+
+def test_a_directory_of_saved_models(dfpc, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "models" / "one")
+    page = tmp_path / "page.html"
+    assert dfpc("report", tmp_path / "models", "--output", page)[0] == 0
+    assert page.read_text() == (saved / "report.html").read_text()
+    shutil.copytree(saved, tmp_path / "models" / "two")
+    code, out, err = dfpc("report", tmp_path / "models", "--output", tmp_path / "other.html")
+    one, two = tmp_path / "models" / "one", tmp_path / "models" / "two"
+    said = f"'{tmp_path / 'models'}' is no saved model, but holds 2 of them; name one: {one}, {two}.\n"
+    assert (code, out, err) == (1, "", said)
+
+
+def test_a_model_that_was_saved_with_the_result_of_prune(dfpc, tmp_path):
+    result = dfpc_plugin.prune(colour_net().eval(), torch.randn(1, 3, 8, 8), "macs=0.6")
+    dfpc_plugin.save_pruned(result, tmp_path / "net", model=NET)
+    assert dfpc("report", tmp_path / "net", "--output", tmp_path / "page.html")[0] == 0
+    page = (tmp_path / "page.html").read_text()
+    assert f"<h1>{NET}</h1>" in page
+    assert "Asked for <b>macs=0.6</b>" in page
+    assert all(title in page for title in ("Before and after", "Channels of the layers", "Saliency"))

@@ -66,7 +66,7 @@ def test_errors(tmp_path):
     ):
         open_images("torchvision/zzzz", "train", root=tmp_path)
     with pytest.raises(
-        DataError, match=r"torchvision cannot load CIFAR10 from .* pass root= where it is, or download=True"
+        DataError, match=r"torchvision cannot load CIFAR10 from .* say with root where it is, or give download=True"
     ):
         open_images("torchvision/CIFAR10", "train", root=tmp_path)
     with pytest.raises(DataError, match="ImageNet cannot be downloaded"):

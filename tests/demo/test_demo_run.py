@@ -118,6 +118,13 @@ def test_a_stored_network_knows_how_images_become_its_inputs(demo, capsys):
     assert found["top1"] / 100 == pytest.approx(cell_of(result, "none").value, abs=0.02)
 
 
+def test_the_report_of_a_stored_network(demo, tmp_path):
+    _, _, config = demo
+    assert main(["report", str(config.output / "dfpc-0.6"), "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "<h1>A small ResNet on scanned digits</h1>" in page and "Asked for <b>macs=0.6</b>" in page
+
+
 def test_the_plots_are_pictures(demo):
     _, _, config = demo
     assert (config.output / "accuracy.png").read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ import pytest
 import dfpc_plugin as dfpc
 from dfpc_plugin import errors
 from dfpc_plugin.cli import COMMANDS, MAIN_OPTIONS, main
-from dfpc_plugin.cli.options import option_names, respelt, section_type
+from dfpc_plugin.cli.options import option_types, respelt, section_type
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_the_rules_page_shows_every_operator_and_promise(built):
 def test_the_recipes_page_shows_every_key_with_its_meaning(built):
     keys = {row[0].strip("`"): row for row in rows_of(built("docs/recipes.md")) if len(row) == 4}
     assert list(keys.pop("Key")) == ["Key", "Kind", "Default", "Meaning"]
-    assert set(keys) == set(option_names(dfpc.Recipe))
+    assert set(keys) == set(option_types(dfpc.Recipe))
     assert all(kind and meaning for _, kind, _, meaning in keys.values())
     assert keys["prune.max_ratio"][1:3] == ["number", "`0.9`"]
     assert keys["schedule"][1:3] == ["section", "`null`"]

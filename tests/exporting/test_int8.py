@@ -51,7 +51,11 @@ def operators(path):
 @pytest.mark.parametrize("method", ["static", "dynamic"])
 def test_a_quantized_file_says_how_far_it_is_off(source, tmp_path, method):
     level = logging.getLogger().level
-    found = quantize_onnx(source, tmp_path / "int8.onnx", IMAGES, method=method, latency=Counted())
+    told = []
+    found = quantize_onnx(
+        source, tmp_path / "int8.onnx", IMAGES, method=method, latency=Counted(), progress=told.append
+    )
+    assert told == [number / 16 for number in range(1, 17 if method == "static" else 5)]
     held_out = IMAGES[12:]
     before, after = run(source, held_out), run(found.path, held_out)
     difference = float(((after - before).abs().amax(1) / before.abs().amax(1)).max())

@@ -104,3 +104,9 @@ def test_speedup_needs_shared_rounds():
 def test_impossible_measurements_are_refused(models, options, message):
     with pytest.raises(LatencyError, match=message):
         measure_latency(models, torch.zeros(1), **options)
+
+
+def test_a_latency_says_what_it_was_measured_with():
+    found = measure_latency(nn.Linear(3, 2), torch.randn(4, 3), threads=1, min_run_time=0.01)
+    assert found.shapes == ((4, 3),) and found.conditions == "4x3, threads: 1"
+    assert Latency((0.1, 0.2), 2).conditions == "threads: 2"

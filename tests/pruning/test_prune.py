@@ -183,7 +183,8 @@ def test_the_result_says_what_was_done():
     assert list(result.seconds) == ["couplings", "saliency", "selection", "cut", "counting"]
     assert all(seconds >= 0 for seconds in result.seconds.values())
     protected = "Protected couplings: 1, with 5 channels; find_couplings shows the reasons."
-    assert result.notes == (protected, NOT_REPAIRED)
+    repaired = f"{NOT_REPAIRED}, which costs accuracy. repair='merge' takes seconds and needs no data."
+    assert result.notes == (protected, repaired)
 
 
 def test_widths_that_may_be_slow_are_noted_unless_they_are_rounded_or_measured():

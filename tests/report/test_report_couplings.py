@@ -9,15 +9,9 @@ from torch import nn
 
 from dfpc_plugin.couplings import map_couplings, prunable_share
 from dfpc_plugin.models import build_model, example_inputs
-from dfpc_plugin.report import (
-    ModelCouplings,
-    UnknownCouplingError,
-    couple_model,
-    couplings_to_csv,
-    couplings_to_json,
-    print_coupling,
-    print_couplings,
-)
+from dfpc_plugin.report.couplings import ModelCouplings, UnknownCouplingError, couple_model
+from dfpc_plugin.report.export import couplings_to_csv, couplings_to_json
+from dfpc_plugin.report.tables import print_coupling, print_couplings
 
 
 class Grouped(nn.Module):

@@ -7,7 +7,8 @@ import torch
 
 from dfpc_plugin import LayerCoupling, Saliency, bgsc
 from dfpc_plugin.models import build_model
-from dfpc_plugin.report import ModelScore, score_model, to_csv, to_json
+from dfpc_plugin.report.export import to_csv, to_json
+from dfpc_plugin.report.summary import ModelScore, score_model
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_an_outlier_does_not_take_the_room_of_all_others():
 def test_charts_stay_within_their_frame_and_labels_apart(pairs):
     chart = chart_of("t", [Point(x, y, "label") for x, y in sorted(pairs)], x_label="x", y_label="y")
     boxes = []
-    for mark in chart.series.marks:
+    for mark in chart.marks:
         assert chart.left - 0.2 <= mark.x <= chart.right + 0.2 and chart.top - 0.2 <= mark.y <= chart.bottom + 0.2
         if mark.label:
             boxes.append((mark.label_x - 15, mark.label_y - 9, mark.label_x + 15, mark.label_y + 2))
@@ -84,7 +84,7 @@ def test_charts_stay_within_their_frame_and_labels_apart(pairs):
 def test_one_point_is_no_chart_and_many_are_thinned():
     assert chart_of("t", [Point(0, 0)], x_label="", y_label="") is None
     chart = chart_of("t", [Point(i, i % 2) for i in range(10_000)], x_label="step", y_label="loss", whole=True)
-    assert chart.series.path.count("L") == 299 and chart.series.marks == ()
+    assert chart.path.count("L") == 299 and chart.marks == ()
     assert "10000 points" in chart.description and "lowest 0, highest 1" in chart.description
 
 

@@ -6,7 +6,7 @@ import torch
 from dfpc_plugin import LayerCoupling, Saliency
 from dfpc_plugin.errors import MissingDependencyError
 from dfpc_plugin.files import OutputError
-from dfpc_plugin.report import draw_saliency, write_plot
+from dfpc_plugin.report.plots import draw_saliency, write_plot
 
 
 def made_up(couplings):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dfpc_plugin import LayerCoupling, Saliency
-from dfpc_plugin.report import ScoreRange, summarise
+from dfpc_plugin.report.summary import ScoreRange, summarise
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import torch
 from rich.console import Console
 
 from dfpc_plugin import LayerCoupling, MissingOperator, Saliency
-from dfpc_plugin.report import ModelCheck, ModelScore, print_check, print_score
+from dfpc_plugin.report.check import ModelCheck
+from dfpc_plugin.report.summary import ModelScore
+from dfpc_plugin.report.tables import print_check, print_score
 
 
 @pytest.fixture

@@ -53,8 +53,27 @@ def test_a_quantized_file_is_measured_and_shown(recipe, tmp_path):
 
 def test_without_images_they_are_made(recipe, tmp_path):
     recipe = dataclasses.replace(recipe, data=DataSection())
-    outcome = follow_recipe(recipe, tmp_path / "out")
+    told = []
+    outcome = follow_recipe(recipe, tmp_path / "out", progress=lambda name, share: told.append((name, share)))
     assert outcome.record["exports"][1]["images_from"] == "synthetic images"
+    for phase in ("images for int8", "exporting model-int8.onnx"):  # both take long with large images
+        assert len({share for name, share in told if name == phase}) > 5
+    seconds = dict(outcome.record["seconds"])
+    assert 0 < seconds["exports"] < seconds["in all"]
+
+
+def test_latencies_of_all_files_are_of_one_measurement(recipe, tmp_path):
+    model = dataclasses.replace(recipe.model, batch_size=3)
+    outcome = follow_recipe(dataclasses.replace(recipe, model=model), tmp_path / "out")
+    plain, int8 = outcome.record["exports"]
+    assert set(plain["latency_ms"]) == {"torch", "onnxruntime"}
+    assert int8["latency_ms"]["float32"] == plain["latency_ms"]["onnxruntime"]
+    assert plain["latency_conditions"] == int8["latency_conditions"] == "3x3x8x8, threads: 1"
+    assert outcome.record["prune"]["after"]["shapes"] == [[3, 3, 8, 8]]
+    assert "Latency was measured in PyTorch (3x3x8x8, threads: 1), both models in turns." in str(outcome.pruning)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Latency was measured in PyTorch on 3x3x8x8 with 1 thread, both models in turns." in report
+    assert report.count('<span class="soft">3x3x8x8, threads: 1</span>') == 2
 
 
 def test_static_without_images_and_without_batch_norms_is_refused():

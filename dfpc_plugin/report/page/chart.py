@@ -124,12 +124,8 @@ class Point:
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """A round number on an axis."""
-
-    at: float
-    label: str
+Tick = tuple[float, str]
+"""Where a round number is on an axis, and how it is written."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +140,8 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Series:
-    """A drawn line."""
-
-    path: str
-    marks: tuple[Mark, ...]
-
-
-@dataclass(frozen=True)
 class Chart:
-    """A drawn chart, in units of its own of which `width` and `height` say how many there are."""
+    """A drawn chart: a line along `path` with `marks` on it, in units of which there are `width` and `height`."""
 
     title: str
     description: str
@@ -161,7 +149,8 @@ class Chart:
     y_label: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    series: Series
+    path: str
+    marks: tuple[Mark, ...]
     width: int = _WIDTH
     height: int = _HEIGHT
     left: int = _LEFT
@@ -244,20 +233,14 @@ def chart_of(
         return round(_HEIGHT - _BOTTOM - y_scale.at(value) * (_HEIGHT - _TOP - _BOTTOM), 1)
 
     if names:
-        x_ticks = tuple(Tick(across(index), name) for index, name in enumerate(names))
+        x_ticks = tuple((across(index), name) for index, name in enumerate(names))
     else:
-        x_ticks = tuple(Tick(across(tick), _written(x_format, tick, x_scale.digits)) for tick in x_scale.ticks)
-    y_ticks = tuple(Tick(up(tick), _written(y_format, tick, y_scale.digits)) for tick in y_scale.ticks)
+        x_ticks = tuple((across(tick), _written(x_format, tick, x_scale.digits)) for tick in x_scale.ticks)
+    y_ticks = tuple((up(tick), _written(y_format, tick, y_scale.digits)) for tick in y_scale.ticks)
     places = [(across(point.x), up(point.y)) for point in shown]
-    return Chart(
-        title,
-        _described(points, y_label),
-        x_label,
-        y_label,
-        x_ticks,
-        y_ticks,
-        Series("M" + "L".join(f"{x:g} {y:g}" for x, y in places), _marks(shown, places)),
-    )
+    path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
+    words = _described(points, y_label)
+    return Chart(title, words, x_label, y_label, x_ticks, y_ticks, path, _marks(shown, places))
 
 
 def _written(form: Callable[[float], str] | None, value: float, digits: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -82,6 +82,11 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60}{THIN}min {whole % 60}{THIN}s"
     return f"{whole // 3600}{THIN}h {whole % 3600 // 60}{THIN}min"
+
+
+def shown(value: float | None, form: Callable[[float], str]) -> str:
+    """Write a value in a form; nothing for one that is not known."""
+    return "" if value is None else form(value)
 
 
 def power_of_ten(exponent: int) -> str:

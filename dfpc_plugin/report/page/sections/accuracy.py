@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.chart import Chart, Point, chart_of
 from dfpc_plugin.report.page.field import Field
 from dfpc_plugin.report.page.sections.figures import in_runtime
-from dfpc_plugin.report.page.wording import count, milliseconds, short, short_tick, signed
+from dfpc_plugin.report.page.wording import count, milliseconds, short, short_tick, shown, signed
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ def _row(evaluation: Evaluation, same_data: Sequence[Evaluation]) -> dict[str, s
     return {
         "stage": evaluation.stage or "not said",
         "data": evaluation.data,
-        "top1": _percentage(evaluation.top1),
+        "top1": shown(evaluation.top1, _percentage),
         "change": change,
-        "top5": _percentage(evaluation.top5),
-        "loss": "" if evaluation.loss is None else f"{evaluation.loss:.3f}",
-        "count": "" if evaluation.count is None else count(evaluation.count),
+        "top5": shown(evaluation.top5, _percentage),
+        "loss": shown(evaluation.loss, "{:.3f}".format),
+        "count": shown(evaluation.count, count),
     }
 
 
-def _percentage(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}%"
+def _percentage(value: float) -> str:
+    return f"{value:.2f}%"
 
 
 def _chart(data: str, rows: Sequence[Evaluation]) -> Chart | None:
@@ -90,32 +90,30 @@ def _chart(data: str, rows: Sequence[Evaluation]) -> Chart | None:
     return chart_of(title, points, x_label="", y_label="top-1, %", names=[stage for stage, _ in known])
 
 
+_COSTS = (("macs", short), ("parameters", short), ("latency_ms", milliseconds))
+"""Key of a cost on the curve, and how it is written."""
+
+
 def tradeoff(record: Field) -> Mapping[str, Any] | None:
     """Return every point of the curve as a row, and those with accuracy as charts against MACs and latency."""
-    entries, runtime = record["curve"].items(), in_runtime(record["prune"]) or ""
-    rows, by_macs, by_latency = [], [], []
-    for entry in entries:
+    runtime = in_runtime(record["prune"]) or ""
+    rows, points = [], []
+    for entry in record["curve"].items():
         label, top1 = entry["label"].text(), entry["top1"].number()
-        macs, parameters, latency = (entry[key].number() for key in ("macs", "parameters", "latency_ms"))
-        rows.append(
-            (
-                label,
-                "" if macs is None else short(macs),
-                "" if parameters is None else short(parameters),
-                "" if latency is None else milliseconds(latency),
-                "" if top1 is None else f"{top1:.2f}%",
-            )
-        )
-        if top1 is not None and macs is not None:
-            by_macs.append(Point(macs, top1, label))
-        if top1 is not None and latency is not None:
-            by_latency.append(Point(latency, top1, label))
+        costs = {key: entry[key].number() for key, _ in _COSTS}
+        rows.append((label, *(shown(costs[key], form) for key, form in _COSTS), shown(top1, _percentage)))
+        points += [
+            (key, Point(cost, top1, label)) for key, cost in costs.items() if cost is not None and top1 is not None
+        ]
     if not rows:
         return None
-    charts = [
-        _cost_chart("Accuracy against MACs", by_macs, "MACs", short_tick),
-        _cost_chart("Accuracy against latency", by_latency, f"latency{runtime}, ms"),
-    ]
+    charts = []
+    for title, key, axis, form in (
+        ("Accuracy against MACs", "macs", "MACs", short_tick),
+        ("Accuracy against latency", "latency_ms", f"latency{runtime}, ms", None),
+    ):
+        ordered = sorted((point for cost, point in points if cost == key), key=lambda point: point.x)
+        charts.append(chart_of(title, ordered, x_label=axis, y_label="top-1, %", x_format=form, margin=0.06))
     names = ("Model", "MACs", "Parameters", f"Latency{runtime}", "Top-1")
     used = [column for column in range(len(names)) if column == 0 or any(row[column] for row in rows)]
     return {
@@ -123,9 +121,3 @@ def tradeoff(record: Field) -> Mapping[str, Any] | None:
         "names": [names[column] for column in used],
         "rows": [[row[column] for column in used] for row in rows],
     }
-
-
-def _cost_chart(title: str, points: list[Point], cost: str, form: Callable[[float], str] | None = None) -> Chart | None:
-    """From the cheapest model to the dearest."""
-    ordered = sorted(points, key=lambda point: point.x)
-    return chart_of(title, ordered, x_label=cost, y_label="top-1, %", x_format=form, margin=0.06)

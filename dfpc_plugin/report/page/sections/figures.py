@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dfpc_plugin.display import shapes_text
 from dfpc_plugin.latency import speedup_note
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, significant
+from dfpc_plugin.report.page.wording import count, file_size, milliseconds, percent, shown, significant
 from dfpc_plugin.runtimes import written
 
 _ROWS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
@@ -37,22 +38,17 @@ def figures(record: Field) -> Mapping[str, Any] | None:
                 name = name.replace(",", f"{runtime},")
             rows.append((name, form(old), form(new), percent(new / old) if has_share and old else ""))
     threads = after["threads"].number()
+    shapes = [[int(length.number() or 0) for length in shape.items()] for shape in after["shapes"].items()]
     if not rows:
         return None
     return {
         "rows": rows,
         "threads": None if threads is None or runtime is None else int(threads),
         "runtime": runtime,
-        "speedup": _speedup_note(prune),
+        "shapes": shapes_text(shapes),
+        "speedup": speedup_note(before["latency_ms"].number(), after["latency_ms"].number(), prune["speedup"].number()),
         "missing": _missing(record),
     }
-
-
-def _speedup_note(prune: Field) -> str:
-    """A sentence if the speed-up is not the ratio of the latencies that stand beside it."""
-    known = [prune["before"]["latency_ms"].number(), prune["after"]["latency_ms"].number(), prune["speedup"].number()]
-    before, after, speedup = known
-    return speedup_note(before, after, speedup) if before and after and speedup else ""
 
 
 def in_runtime(prune: Field) -> str | None:
@@ -95,14 +91,15 @@ def _export_row(entry: Field) -> dict[str, Any]:
         "path": entry["path"].text(),
         "kind": entry["kind"].text(),
         "how": _how(entry),
-        "size": "" if size is None else file_size(size),
+        "size": shown(size, file_size),
         "difference": _difference(entry["max_difference"].number()),
-        "same": "" if same is None else percent(same),
+        "same": shown(same, percent),
         "latency": [
             f"{milliseconds(value)} in {written(name)}"
             for name, value in ((name, field.number()) for name, field in entry["latency_ms"].entries())
             if value is not None
         ],
+        "conditions": entry["latency_conditions"].text(),
         "notes": entry["notes"].texts(),
     }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dfpc_plugin.report.page.field import Field
-from dfpc_plugin.report.page.wording import Group, count, grouped, percent
+from dfpc_plugin.report.page.wording import Group, count, grouped, percent, shown
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,7 @@ def protected(record: Field) -> Mapping[str, Any] | None:
     for entry in record["protected"].items():
         width, layers = entry["width"].number(), entry["layers"].texts()
         name = entry["name"].text()
-        coupling = {
-            "name": name,
-            "width": "" if width is None else count(width),
-            "others": [layer for layer in layers if layer != name],
-        }
+        coupling = {"name": name, "width": shown(width, count), "others": [layer for layer in layers if layer != name]}
         reason = entry["reason"].text() or "For a reason that was not recorded"
         by_reason.setdefault(reason[:1].upper() + reason[1:], []).append(coupling)
     if not by_reason:
