@@ -28,8 +28,7 @@ _original_enter = torch.inference_mode.__enter__
 def running_eagerly() -> AbstractContextManager[None]:
     """Run compiled code eagerly, checkpointed functions once, and inference mode as `torch.no_grad()`.
 
-    This holds for this thread, but compiled code runs eagerly in all threads (torch has one setting for all). Before torch
-    2.6, compiled submodules are still compiled.
+    This holds for this thread, but compiled code runs eagerly in all threads, as torch has one setting for all.
     """
     return _exchange.block()
 
@@ -41,9 +40,14 @@ def _install(undo: contextlib.ExitStack) -> None:
     put(undo, torch.utils.checkpoint, "CheckpointFunction", _CheckpointFunction)
     put(undo, torch.utils.checkpoint, "_checkpoint_hook", _checkpoint_hook)
     put(undo, torch.inference_mode, "__enter__", _enter_inference_mode)
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if set_stance is not None and "torch._dynamo" in sys.modules:  # else nothing has been compiled
-        undo.enter_context(set_stance("force_eager"))
+    if "torch._dynamo" in sys.modules:  # else nothing has been compiled
+        if hasattr(torch.compiler, "set_stance"):
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
+        else:  # before torch 2.6
+            frames = sys.modules["torch._dynamo.eval_frame"]
+            name = "_maybe_set_eval_frame" if hasattr(frames, "_maybe_set_eval_frame") else "set_eval_frame"
+            original = getattr(frames, name)
+            put(undo, frames, name, lambda callback: original(None if _exchange.here else callback))
 
 
 _exchange = Exchange(_install)

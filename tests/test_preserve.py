@@ -231,6 +231,8 @@ def test_a_model_prepared_for_quantisation_keeps_its_observers():
 @pytest.mark.parametrize("how", ["data_in_place", "data_replaced", "buffer_data"])
 @pytest.mark.parametrize("measure", ["evaluate", "latency", "prune", "repair", "replay"])
 def test_real_forwards_leave_weights_alone(measure, how):
+    if (measure, how) == ("latency", "data_replaced") and not hasattr(torch.compiler, "set_stance"):
+        pytest.skip("PyTorch 2.4 does not replace data in inference mode")
     model = Writes(WRITES[how])
     before = everything(model)
     if measure == "evaluate":

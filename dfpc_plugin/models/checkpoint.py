@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import mmap
 import pathlib
@@ -42,7 +43,7 @@ _HARMLESS: list[Any] = [
     type(np.dtype(np.float64)),
 ]
 _HARMLESS += [type(np.dtype(kind)) for kind in (np.float32, np.int64, np.bool_)]
-_HARMLESS += [np.float64(0).__reduce__()[0]]
+_HARMLESS += [np.float64(0).__reduce__()[0], codecs.encode]
 """Plain values that trainers save beside weights, but torch does not allow: options, paths, NumPy numbers."""
 
 
@@ -127,7 +128,7 @@ def _harmless_allowed() -> Iterator[None]:
         with torch.serialization.safe_globals(_HARMLESS):
             yield
         return
-    before = torch.serialization.get_safe_globals()  # torch 2.4
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4, which adds to this list
     torch.serialization.add_safe_globals(_HARMLESS)
     try:
         yield

@@ -329,7 +329,7 @@ def test_a_full_disk_under_the_report_and_the_scratch(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     before = surroundings(tmp_path)
-    for target in ("os.replace", "pathlib.Path.mkdir"):
+    for target in ("pathlib.Path.replace", "pathlib.Path.mkdir"):
         with monkeypatch.context() as patch, pytest.raises(DFPCError, match="No space left on device"):
             patch.setattr(target, full)
             follow_recipe(dataclasses.replace(RANDOM, data=DataSection()), tmp_path / "out")
