@@ -64,12 +64,13 @@ class RepairResult(HoldsModel, Shown):
 
     @property
     def summary(self) -> str:
-        """What was done, in a sentence."""
+        """What was done, in one or two sentences."""
         changed = sum(layer.changed for layer in self.layers)
-        said = f"Repaired by {self.method}: {changed} of {len(self.layers)} layers changed"
-        if self.output_error is not None:
-            said += ", the output's error {} before and {} after".format(*map(percent, self.output_error))
-        return f"{said}."
+        said = f"Repaired by {self.method}: {changed} of {len(self.layers)} layers changed."
+        if self.output_error is None:
+            return said
+        before, after = map(percent, self.output_error)
+        return f"{said} The squared error of the outputs went from {before} to {after} of their variance."
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the model as dicts, lists, numbers and strings; None for what was not measured."""

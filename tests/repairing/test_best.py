@@ -83,7 +83,9 @@ def test_what_makes_noise_better_stays(cut, method):
     result = dfpc.repair(pruned, model, images[:1], method, removed=REMOVED)
     before, after = result.output_error
     assert after < before and result.notes == ()
-    assert f"the output's error {before:.1%} before and {after:.1%} after" in result.summary
+    assert (
+        f"The squared error of the outputs went from {before:.1%} to {after:.1%} of their variance." in result.summary
+    )
     assert relative_error(result.model, model, images) < relative_error(pruned, model, images)
 
 

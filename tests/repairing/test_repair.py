@@ -111,7 +111,7 @@ def test_no_layer_is_worse_on_what_it_has_not_seen(case):
     assert all(layer.after <= layer.before for layer in solved)
     assert result.output_error[1] < result.output_error[0]
     text = str(result)
-    assert "Repaired by calibrate: " in text and "the output's error " in text
+    assert "Repaired by calibrate: " in text and "squared error of the outputs" in text.replace("\n", " ")
     assert json.loads(json.dumps(result.to_json(), allow_nan=False))["method"] == "calibrate"
 
 
