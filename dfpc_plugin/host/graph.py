@@ -278,7 +278,7 @@ class DataFlowGraph(tp.DependencyGraph):
         """Repeat another graph's history as one cut, so that attributes follow that state the width of several layers.
 
         Raises:
-            GroupError: The model lacks what the history cuts; it is unchanged.
+            GroupError: The history is of another model; this one is unchanged.
         """
         known = self.coupling_map.channels.removed
         removed, groups = known.clone(), []

@@ -1,4 +1,4 @@
-"""One call of `prune`: rank the units of a model, and find how many of them have to go."""
+"""One call of `prune`: rank the units of a model, and find how many of them to remove."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class PruningRun:
     mender: Mender
 
     def select(self) -> Selected:
-        """Rank all units, and find the shortest length that meets the target, or the longest that `max_drop` allows."""
+        """Rank all units, and find the smallest length that reaches the target, or the longest that `max_drop` allows."""
         subject, target = self.subject, self.target
         ranking = repaired_in(self.importance)
         if ranking is not None and ranking.calibration is not None:
