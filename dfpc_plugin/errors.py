@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,8 +12,8 @@ def system_reason(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first sentence of an error's message without its full stop, at most 300 characters; '' if it has none."""
-    return re.split(r"\.\s|\n", str(error).strip())[0].strip().rstrip(".")[:300]
+    """Return the first line of an error's message without its full stop, at most 300 characters; '' if it has none."""
+    return str(error).strip().partition("\n")[0].strip().rstrip(".")[:300]
 
 
 @dataclass(frozen=True)

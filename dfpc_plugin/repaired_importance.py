@@ -26,7 +26,7 @@ from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.repairing.elimination import Reader, Sensitivity, elimination_costs, readers_of, sensitivities
 from dfpc_plugin.repairing.inputs import Calibration
-from dfpc_plugin.repairing.moments import LayerMoments, NoiseStatistics, layer_moments, noise_statistics
+from dfpc_plugin.repairing.moments import LayerMoments, NoiseStatistics, layer_moments, statistics_on_noise
 from dfpc_plugin.repairing.settings import METHODS, Images, Method, RepairSettings
 from dfpc_plugin.saliency import followed
 from dfpc_plugin.trace import Flow
@@ -173,7 +173,7 @@ class RepairedImportance(tp.importance.Importance):
         return sensitivities(followed(model, call.example_inputs, call.forward_fn, self.flow))
 
     def noise_of(self, graph: tp.DependencyGraph) -> NoiseStatistics | None:
-        """What noise showed of the model of `graph` when it was last scored; None if it was scored on images."""
+        """Return the statistics of the model of `graph` on noise when it was last scored; None if it was not scored on noise."""
         return graph.__dict__.get(_NOISE) if self.calibration is None else None
 
     def _moments(self, graph: tp.DependencyGraph, call: TracedCall) -> Mapping[str, list[LayerMoments]]:
@@ -183,9 +183,9 @@ class RepairedImportance(tp.importance.Importance):
             if self.calibration is not None:
                 batches = self.calibration.batches(model, inputs)
                 return layer_moments(model, batches, call.forward_fn, rows=settings.rows, seed=settings.seed)
-            found, _ = noise_statistics(model, inputs, call.forward_fn, settings)
+            found = statistics_on_noise(model, inputs, call.forward_fn, settings)
         graph.__dict__[_NOISE] = found
-        return {} if found.noise is None else found.moments
+        return {} if found is None else found.moments
 
 
 def default_importance(

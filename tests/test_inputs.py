@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dfpc_plugin import export_onnx, export_program, measure_latency, prune, repair
+from dfpc_plugin.errors import ForwardError
 from dfpc_plugin.inputs import fresh, is_written_to
 from steady_machine import RealForwards
 
@@ -81,3 +82,8 @@ def test_is_written_to():
     assert not is_written_to(copied, [x])
     copied[0].squeeze_()
     assert is_written_to(copied, [x])
+
+
+def test_a_message_of_the_model_is_kept_to_the_end_of_its_line():
+    error = ValueError("It takes 16 pixels, e.g. a thumbnail. It got 20.\nMore on this elsewhere.")
+    assert "(ValueError: It takes 16 pixels, e.g. a thumbnail. It got 20)" in str(ForwardError("images", (), error))

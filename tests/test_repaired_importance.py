@@ -189,3 +189,42 @@ def test_what_cannot_be_followed_is_an_error():
         match=r"^'4' is given values that are not finite, or whose squares are not, so that its channels cannot be compared\.",
     ):
         scores(model, RepairedImportance("merge"))
+
+
+CALLS: list[int] = []
+
+
+class Tokens(nn.Module):
+    """Takes no images, and counts its forwards."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Embedding(20, 16), nn.Linear(16, 24), nn.Linear(24, 4)
+
+    def forward(self, x):
+        CALLS.append(1)
+        return self.c(self.b(self.a(x)).relu())
+
+
+def test_models_that_take_no_images_are_not_run_for_covariances():
+    """`DFPCImportance` scores them, as it does where noise is not possible."""
+    torch.manual_seed(0)
+    model, x = Tokens().eval(), torch.randint(0, 20, (2, 5))
+    counts, removed = [], []
+    for importance in (RepairedImportance("merge"), dfpc.DFPCImportance("expected")):
+        CALLS.clear()
+        removed.append(dfpc.prune(model, x, "macs=0.8", importance=importance).removed)
+        counts.append(len(CALLS))
+    assert counts[0] == counts[1] and removed[0] == removed[1]
+
+
+def test_a_repair_does_not_take_over_what_placeholders_tell():
+    """The graph keeps the shapes of the example inputs alone; vectors are no noise, so the repair measures them itself."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 6)).eval(), torch.randn(200, 12)
+    ranking = RepairedImportance("merge", ranking="output")
+    result = dfpc.prune(model, x, "macs=0.6", importance=ranking, repair="merge")
+    before, after = result.repair.output_error
+    assert after < 0.8 * before
+    apart = dfpc.repair(dfpc.prune(model, x, "macs=0.6", importance=ranking).model, model, x, "merge")
+    assert torch.equal(result.model[2].weight, apart.model[2].weight)

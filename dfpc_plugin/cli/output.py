@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dfpc_plugin.advice import setting
-from dfpc_plugin.display import number_columns, percent, plain_table, took
+from dfpc_plugin.display import number_columns, plain_table, took
 from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import finite, require_writable, write_text
@@ -124,11 +124,7 @@ def _without_accuracy(repair: Mapping[str, Any] | None) -> str:
         return said
     images = METHODS[repair["method"]].images if repair["method"] in METHODS else ""
     source = {"given": "held-out images", "made": "images made from the model"}.get(images, "noise")
-    before, after = map(percent, repair["output_error"])
-    return (
-        f"{said} An estimate without labels: on {source}, the squared error of the model's outputs is {before} of their variance "
-        f"before the repair, and {after} after it."
-    )
+    return f"{said} Without labels, the error of the outputs above is an estimate; it was measured on {source}."
 
 
 def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:

@@ -42,9 +42,9 @@ from dfpc_plugin.wrappers import plain_model
 
 _NAME_LENGTH, _LOWEST = 28, 1e-6
 _NOTE = (
-    "The predicted error is that of the variances, summed over the channels. The measured ones have the shift of the mean, too, which "
-    "removed channels leave behind: where they are many times larger, a repair takes most of that away, even the repair mean. They are "
-    "smaller where errors of several channels cancel, or do not get through the layers behind."
+    "The predicted error is a sum over channels, and leaves out that outputs shift when the mean of a channel is removed. Measured errors "
+    "include this shift, and can be many times larger. A repair removes most of it, even the repair mean. Measured errors are "
+    "smaller where those of several channels cancel, or later layers let less of them through."
 )
 
 

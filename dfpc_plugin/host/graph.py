@@ -292,10 +292,7 @@ class DataFlowGraph(tp.DependencyGraph):
             function = pruner.prune_out_channels if is_out else pruner.prune_in_channels
             own = self._places.requested(module, self._side(function)).axis.channels
             left = (~removed[own[~known[own]]]).nonzero().squeeze(1)  # where the channels of then are now
-            if max(idxs, default=0) >= len(left):
-                raise GroupError(
-                    f"The history cuts channel {max(idxs)} of '{name}', which has {len(left)}; load it on a copy."
-                )
+            check_range(list(idxs), len(left), f"'{name}' in the history", "channels")
             groups.append(self.get_pruning_group(module, function, left[list(idxs)]))
             removed[groups[-1].channels] = True
         self.prune_together(groups, record_history=False)

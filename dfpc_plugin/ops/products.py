@@ -100,7 +100,7 @@ def product_of_matrices(
 def inner(input: Any, other: Any) -> Any:
     """The products of all rows of x with all rows of y."""
     rows = torch.matmul(input, other.reshape(-1, other.shape[-1]).mT)
-    return rows.reshape(*input.shape[:-1], *other.shape[:-1])
+    return rows.reshape((*input.shape[:-1], *other.shape[:-1]))
 
 
 @composed(torch.Tensor.__rmatmul__)
@@ -109,10 +109,15 @@ def matmul_reversed(input: Any, other: Any) -> Any:
     return torch.matmul(other, input)
 
 
+_FACTORS = ("mat1", "mat", "batch1", "mat2", "vec", "batch2")
+"""Keywords of the factors of a product, first and second ones."""
+
+
 @composed(*forms("addmm", "addmv", "baddbmm"))
 def product_and_sum(input: Any, *factors: Any, beta: float = 1, alpha: float = 1, **named: Any) -> Any:
     """beta x + alpha times the matrix product of the others."""
-    product = torch.matmul(*factors, *named.values())
+    first, second = (*factors, *(named[name] for name in _FACTORS if name in named))
+    product = torch.matmul(first, second)
     return (product if alpha == 1 else product * alpha) + (input if beta == 1 else input * beta)
 
 

@@ -47,7 +47,7 @@ class Mender:
                 self._calibration = ranking.calibration
 
     def share_noise(self, importance: Importance) -> None:
-        """Reuse what noise showed of the unpruned model when it was ranked with the same settings."""
+        """Reuse the statistics of the unpruned model on noise if it was ranked with the same settings."""
         ranking = self._alike(importance)
         self._noise = None if ranking is None else ranking.noise_of(self._subject.graph)
 

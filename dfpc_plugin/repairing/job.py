@@ -36,7 +36,7 @@ class RepairJob:
         phases: Times the phases, and reports progress.
         forward_fn: Called as `forward_fn(model, inputs)` instead of the models.
         calibration: Inputs shared by several repairs.
-        noise: What noise shows of the original, shared by several repairs.
+        noise: Statistics of the original on noise, shared by several repairs.
         output_error: Error of the model's output, before and after.
         notes: What the user should know.
     """
@@ -105,8 +105,9 @@ class Best:
 
     @property
     def errors(self) -> tuple[float, float] | None:
-        """The error at the beginning and now; None if outputs cannot be compared."""
-        return None if self._first_error is None or self.error is None else (self._first_error, self.error)
+        """The error at the beginning and now; None if outputs cannot be compared, or are not finite."""
+        first, now = self._first_error, self.error
+        return (first, now) if first is not None and now is not None and math.isfinite(first + now) else None
 
     def keep(self, name: str) -> bool:
         """Keep the repaired model and return True, or restore the best state and return False if its outputs are worse.

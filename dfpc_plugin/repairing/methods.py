@@ -66,17 +66,17 @@ def _folded(job: RepairJob) -> list[LayerRepair]:
 
 def _merged(job: RepairJob) -> list[LayerRepair]:
     """Merge channels by regression on noise, and update norms."""
-    known = _known(job)
+    known = _statistics(job)
     layers = _with_stand_ins(job, known)
     _update_batch_norms(job, known.noise, known.norms, 0.0)
     return layers
 
 
-def _known(job: RepairJob) -> NoiseStatistics:
-    """What noise shows of the unpruned model, measured unless the ranking has measured it."""
+def _statistics(job: RepairJob) -> NoiseStatistics:
+    """Statistics of the unpruned model on noise, measured unless the ranking or another repair has measured them."""
     if job.noise is None:
-        job.noise, note = noise_statistics(job.original, job.example_inputs, job.forward_fn, job.settings)
-        job.notes += [note] if note else []
+        job.noise = noise_statistics(job.original, job.example_inputs, job.forward_fn, job.settings)
+    job.notes += [job.noise.note] if job.noise.note else []
     return job.noise
 
 
@@ -137,7 +137,7 @@ def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
     """
     cut = copy.deepcopy(job.model)
     try:
-        known = _known(job)
+        known = _statistics(job)
         _with_stand_ins(job, known)
         begun = copy.deepcopy(job.model)
         _update_batch_norms(job, known.noise, known.norms, 0.0)

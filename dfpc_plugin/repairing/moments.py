@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from dfpc_plugin.repairing.settings import RepairOptions
 
 _WIDEST = 6144
 _ENTRIES = 2**25
-_POSITIONS = 2**12
+_ROWS = 2**12
 """Largest number of sampled positions of a layer's inputs on noise. Neighbours are similar; 2**14 was no better."""
 
 
@@ -93,8 +94,8 @@ def layer_moments(
         if not own.finite:
             raise RepairError(
                 f"'{name}' is given values that are not finite, or whose squares are not, so that its channels cannot be "
-                f"compared. If that was on noise, repair by calibrate, on images of yours; or rank by DFPCImportance(), "
-                f"which runs nothing, and repair by mean."
+                f"compared. On noise, that may be due to the noise: give images of your own to calibrate. Or rank by "
+                f"DFPCImportance(), which runs nothing, and repair by mean."
             )
         result.setdefault(name, []).append(own.moments(rows))
     return result
@@ -163,34 +164,54 @@ def _root(places: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class NoiseStatistics:
-    """What noise shows of an unpruned model: the same for its ranking, and for every repair of its pruned versions.
+    """Statistics of an unpruned model on noise: the same for its ranking, and for every repair of its pruned versions.
 
     Attributes:
         noise: The noise; None if the example inputs were used in its place, because they are not only images.
         moments: Of every layer's inputs; see `layer_moments`.
         norms: Of the inputs of batch norms.
+        note: What the user should know if there was little noise; None else.
     """
 
     noise: ExampleInputs | None
     moments: Mapping[str, list[LayerMoments]]
     norms: Norms
+    note: str | None = None
+
+
+def statistics_on_noise(
+    model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, options: RepairOptions
+) -> NoiseStatistics | None:
+    """Run a model in evaluation mode once, on noise; None if it takes more than images, and raises as `layer_moments`.
+
+    Every batch norm normalises by the statistics of the noise, so that its output has the moments it has on data.
+    """
+
+    def measured(noise: ExampleInputs | None) -> NoiseStatistics | None:
+        return None if noise is None else _statistics(model, example_inputs, noise, forward_fn, options)
+
+    found, note = on_noise(example_inputs, options.seed, measured)
+    return None if found is None else dataclasses.replace(found, note=note)
 
 
 def noise_statistics(
     model: nn.Module, example_inputs: ExampleInputs, forward_fn: ForwardFunction | None, options: RepairOptions
-) -> tuple[NoiseStatistics, str | None]:
-    """Run a model in evaluation mode once, on noise; raises as `layer_moments` does.
+) -> NoiseStatistics:
+    """The same, but on the example inputs if the model takes more than images."""
+    found = statistics_on_noise(model, example_inputs, forward_fn, options)
+    return found or _statistics(model, example_inputs, None, forward_fn, options)
 
-    Every batch norm normalises by the statistics of the noise, so that its output has the moments it has on data. Also
-    returns a note for the user if there was little noise.
-    """
 
-    def measured(noise: ExampleInputs | None) -> NoiseStatistics:
-        seen, batches = MomentsSeen(), Batches([example_inputs if noise is None else noise])
-        rows = min(options.rows, _POSITIONS)
-        moments = layer_moments(
-            model, batches, forward_fn, rows=rows, seed=options.seed, within=lambda: seen, example_inputs=example_inputs
-        )
-        return NoiseStatistics(noise, moments, seen.by_name(model))
-
-    return on_noise(example_inputs, options.seed, measured)
+def _statistics(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    noise: ExampleInputs | None,
+    forward_fn: ForwardFunction | None,
+    options: RepairOptions,
+) -> NoiseStatistics:
+    seen, batches = MomentsSeen(), Batches([example_inputs if noise is None else noise])
+    rows = min(options.rows, _ROWS)
+    moments = layer_moments(
+        model, batches, forward_fn, rows=rows, seed=options.seed, within=lambda: seen, example_inputs=example_inputs
+    )
+    return NoiseStatistics(noise, moments, seen.by_name(model))

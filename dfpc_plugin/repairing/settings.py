@@ -61,7 +61,7 @@ class RepairOptions(Checked, error=RepairError):
         steps: For `synthetic`: largest number of optimisation steps of the images.
         ridge: Strength of the ridge towards the old weights, in multiples of the mean square of a layer's inputs; by
             default 0.03 for `synthetic` and 0.01 for `calibrate`. It is increased for a layer that would get worse.
-        rows: Largest number of rows of a layer's inputs to sample.
+        rows: Largest number of rows of a layer's inputs to sample; the ranking divides it by the size of the kernel.
         batchnorm: Try to re-estimate the statistics of batch norms afterwards, and keep them if the output improves.
         memory_gib: Memory limit for stored activations (GiB); None for half of the free memory, 4 GiB at least, and infinity for no limit. Images
             that do not fit are run again for every layer, which is slow.

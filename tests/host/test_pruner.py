@@ -218,7 +218,11 @@ def test_a_history_of_another_model_changes_nothing():
     before = state_of(model)
     width = model.layer4[1].conv1.out_channels
     for history, said in (
-        ([["layer1.0.conv1", True, [0]], ["layer4.1.conv1", True, [width]]], f"channel {width} of 'layer4.1.conv1'"),
+        (
+            [["layer1.0.conv1", True, [0]], ["layer4.1.conv1", True, [width]]],
+            f"'layer4.1.conv1' in the history has {width} channels, and index {width} is none",
+        ),
+        ([["layer1.0.conv1", True, [-1]]], "index -1 is none of them"),
         ([["layer1.0.conv1", True, [0]], ["layer9", True, [0]]], "cuts 'layer9', which this model lacks"),
         ([["layer4.1.conv1", True, list(range(width - 1))], ["layer4.1.conv1", True, [0]]], "leave nothing"),
     ):

@@ -39,7 +39,7 @@ CALLS = [
     (torch.addmm, (SQUARE[0], SQUARE, SQUARE), {"beta": 0.5, "alpha": 2}), (torch.addmv, (V, SQUARE[:, :3].repeat(2, 1)[:5], V[:3]), {}),
     (torch.baddbmm, (X[:, :, :1], X, Y.mT), {}), (torch.lerp, (X, Y, 0.3), {}), (torch.addcmul, (X, X, Y), {"value": 3}),
     (torch.addcdiv, (X, X, Y), {}), (torch.mm, (SQUARE, SQUARE), {}), (torch.bmm, (X, Y.mT), {}), (torch.mv, (SQUARE, SQUARE[0]), {}),
-    (torch.inner, (X, Y), {}), (torch.constant_pad_nd, (X, (1, 2), 3.0), {}),
+    (torch.inner, (X, Y), {}), (torch.inner, (X[0], Y[0]), {}), (torch.addmm, (SQUARE[0],), {"mat2": SQUARE.exp(), "mat1": SQUARE}), (torch.constant_pad_nd, (X, (1, 2), 3.0), {}),
     (torch.lstm_cell, (CELL[0], (CELL[1], CELL[1]), *of_cell(4)[2:]), {}), (torch.gru_cell, of_cell(3), {}),
     (torch.rnn_tanh_cell, of_cell(1), {}), (torch.rnn_relu_cell, of_cell(1), {}),
 ]  # fmt: skip

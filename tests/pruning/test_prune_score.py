@@ -117,6 +117,13 @@ def test_a_score_that_does_not_depend_on_the_model_is_noticed(target):
     assert told[0].filename == __file__
     assert (result.before.score, result.after.score) == (1, 1)
     least = channels(original) - (14 - 3 * 2)
+
+    def narrow_fails(model):
+        if channels(model) <= least:
+            raise ZeroDivisionError
+        return 1.0
+
+    assert prune(original, PIXELS, "max_drop=1, macs=0.9", evaluate=narrow_fails).after.score == 1
     prune(original, PIXELS, target, evaluate=lambda model: float(channels(model) > least))  # a warning is an error
 
 

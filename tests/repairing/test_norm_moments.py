@@ -174,7 +174,13 @@ def test_a_model_that_takes_only_so_many_images_is_given_so_many(method):
     assert note.startswith(
         "Looked at 6 images of noise only, as the model does not take 256: shape '[-1, 6, 2]' is invalid"
     )
-    assert len(dfpc.prune(model, x, "ratio=0.4", repair=method).repair.layers) == 1  # also while it is ranked
+    for options in (
+        {},
+        {"importance": "magnitude", "evaluate": lambda other: sum(p.numel() for p in other.parameters()) / 100},
+    ):
+        target = "max_drop=1" if options else "ratio=0.4"
+        repaired = dfpc.prune(model, x, target, repair=method, **options).repair
+        assert note in repaired.notes, "also where the ranking, or an earlier repair, has run the noise"
 
 
 class Nested(nn.Module):
@@ -218,7 +224,9 @@ def test_where_noise_has_no_finite_values_mean_leaves_norms_and_merge_says_so():
     cut = dfpc.prune(model, x, "ratio=0.4").model
     mended = dfpc.repair(cut, model, x, "mean").model
     assert all(torch.isfinite(tensor).all() for tensor in mended.state_dict().values())
-    with pytest.raises(dfpc.errors.RepairError, match=r"'conv' is given values .* repair by calibrate, on images"):
+    with pytest.raises(
+        dfpc.errors.RepairError, match=r"'conv' is given values .* give images of your own to calibrate"
+    ):
         dfpc.repair(cut, model, x, "merge")
 
 
