@@ -115,8 +115,9 @@ def _content(path: Path) -> Any:
                 f"'{path}' holds Python objects, such as {refused[1]}, and cannot be read as tensors alone; load it where you trust "
                 f"it, and save the weights of the model in it: torch.save(model.state_dict(), 'weights.pt')."
             ) from None
+        said = first_line(error).partition(". ")[0]  # torch goes on with advice
         raise WeightsError(
-            f"'{path}' is damaged, or no checkpoint of PyTorch ({type(error).__name__}: {first_line(error)}); fetch it again, or "
+            f"'{path}' is damaged, or no checkpoint of PyTorch ({type(error).__name__}: {said}); fetch it again, or "
             f"give a file that torch.save or safetensors has written."
         ) from error
 

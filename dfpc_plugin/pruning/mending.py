@@ -39,7 +39,7 @@ class Mender:
 
         The user's own importance may already have its images; one chosen `by_default` takes those of the repair.
         """
-        ranking = self._alike(importance)
+        ranking = self._anticipating(importance)
         if ranking is not None and self._calibration is not None:
             if by_default:
                 ranking.calibration = self._calibration  # this one has the checkpoint
@@ -48,10 +48,10 @@ class Mender:
 
     def share_noise(self, importance: Importance) -> None:
         """Reuse the statistics of the unpruned model on noise if it was ranked with the same settings."""
-        ranking = self._alike(importance)
+        ranking = self._anticipating(importance)
         self._noise = None if ranking is None else ranking.noise_of(self._subject.graph)
 
-    def _alike(self, importance: Importance) -> RepairedImportance | None:
+    def _anticipating(self, importance: Importance) -> RepairedImportance | None:
         """An importance that anticipates this repair, or None."""
         ranking, own = repaired_in(importance), self._settings
         if ranking is None or own is None or ranking.settings != own or ranking.settings.images is not own.images:

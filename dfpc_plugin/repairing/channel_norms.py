@@ -41,7 +41,7 @@ class ChannelNorms(TorchFunctionMode):
         if func in _NORMS:
             given = _NORMS[func].bind(*args, **kwargs).arguments
             weight, bias = (self._names.get(id(given.get(name))) for name in ("weight", "bias"))
-            mask = None if weight is None else self._left(weight)
+            mask = None if weight is None else self._remaining(weight)
             if weight is not None and mask is not None:
                 found = _regression(func, given, mask.to(given["input"].device), with_intercept=bias is not None)
                 if found is not None:
@@ -52,14 +52,14 @@ class ChannelNorms(TorchFunctionMode):
     def needed(self) -> bool:
         """Whether there may be such norms: a parameter with one number per channel loses some, and is no bias."""
         return any(
-            parameter.dim() == 1 and self._left(f"{path}.{name}".lstrip(".")) is not None
+            parameter.dim() == 1 and self._remaining(f"{path}.{name}".lstrip(".")) is not None
             for path, module in self._original.named_modules()
             if not isinstance(module, nn.modules.batchnorm._BatchNorm)
             for name, parameter in module.named_parameters(recurse=False)
             if name != "bias"
         )
 
-    def _left(self, weight: str) -> Tensor | None:
+    def _remaining(self, weight: str) -> Tensor | None:
         """Which channels remain, `(channels,)` of bool; None if all do, or none."""
         mask = self._kept.along(weight, 0)
         return mask if mask is not None and bool(mask.any()) and not bool(mask.all()) else None
