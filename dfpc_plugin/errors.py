@@ -154,10 +154,6 @@ class ForwardError(DFPCError, RuntimeError):
         )
 
 
-class ModelChangedError(DFPCError):
-    """A model has changed since an earlier result was computed."""
-
-
 class ModelFormError(DFPCError, ValueError):
     """The model cannot be pruned in its form: TorchScript, exported, sharded, or not initialised."""
 

@@ -226,5 +226,6 @@ def test_a_repair_does_not_take_over_what_placeholders_tell():
     result = dfpc.prune(model, x, "macs=0.6", importance=ranking, repair="merge")
     before, after = result.repair.output_error
     assert after < 0.8 * before
+    assert "On the example inputs, the squared error of the outputs went from" in result.repair.summary
     apart = dfpc.repair(dfpc.prune(model, x, "macs=0.6", importance=ranking).model, model, x, "merge")
     assert torch.equal(result.model[2].weight, apart.model[2].weight)

@@ -19,7 +19,6 @@ from dfpc_plugin.display.figures import require_plottable
 from dfpc_plugin.errors import DFPCError
 from dfpc_plugin.files import finite, require_writable, write_text
 from dfpc_plugin.record import TOTAL
-from dfpc_plugin.repairing import METHODS
 from dfpc_plugin.runtimes import written
 
 STDOUT = "-"
@@ -122,9 +121,7 @@ def _without_accuracy(repair: Mapping[str, Any] | None) -> str:
     said = f"Accuracy was not measured; {setting('val', 'SOURCE')} measures it on labelled images."
     if repair is None or repair["output_error"] is None:
         return said
-    images = METHODS[repair["method"]].images if repair["method"] in METHODS else ""
-    source = {"given": "held-out images", "made": "images made from the model"}.get(images, "noise")
-    return f"{said} Without labels, the error of the outputs above is an estimate; it was measured on {source}."
+    return f"{said} The error of the outputs on {repair.get('measured_on', 'held-out images')} is an estimate without labels."
 
 
 def _accuracy(evaluations: list[Mapping[str, Any]]) -> Table:

@@ -22,7 +22,7 @@ from dfpc_plugin.finetuning.settings import ScheduleSettings
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.layers import layer_shapes, layer_table
 from dfpc_plugin.progress import Progress
-from dfpc_plugin.pruning import PruneSettings
+from dfpc_plugin.pruning import PruneResult, PruneSettings
 from dfpc_plugin.repairing import RepairSettings
 from dfpc_plugin.selection import Target
 from dfpc_plugin.wrappers import HoldsModel, plain_model
@@ -70,9 +70,9 @@ def prune_and_tune(
     """
     model, example_inputs = plain_model(model), as_inputs(example_inputs)
     settings, wanted = settings or ScheduleSettings(), Goal.parse(target)
-    mending, checkpoints = RepairSettings.or_none(repair, images), Checkpoints.at(checkpoint)
+    repairing, checkpoints = RepairSettings.or_none(repair, images), Checkpoints.at(checkpoint)
     pruning, teacher = pruning or PruneSettings(), model if settings.distilled else None
-    cutter = Cutter(example_inputs, pruning, as_importance(importance), mending, forward_fn, settings.anchored)
+    cutter = Cutter(example_inputs, pruning, as_importance(importance), repairing, forward_fn, settings.anchored)
     # in one go and without repair: an impossible target is better found now than after days
     planned = dataclasses.replace(cutter, repair=None).prune(model, wanted)
     goal = Goal(wanted, Cut.of(planned).before)
@@ -87,24 +87,23 @@ def prune_and_tune(
     precision = settings.tuning.mixed_precision
     with run_for(model, train, val, teacher, precision, what, checkpoints, resume, progress) as run:
         cuts = _go(run, cutter, goal, settings)
-        (tuned, evaluation), state = run.finished(settings.final or settings.tuning), run.state
-        whole, order = as_one(cuts), [layer.layer for layer in planned.layers()]
-        pruned = dataclasses.replace(
-            planned, model=tuned, reached=goal.reached(whole.after), after=whole.after, couplings=whole.couplings,
-            removed=whole.removed, seconds={**run.phases.seconds}, protected=(),
-            notes=(f"Cut in {len(cuts)} steps, with {state.steps} steps of training between and after them.",),
-            widths=layer_table(layer_shapes(run.given), layer_shapes(tuned), order),
-        )  # fmt: skip
-        return ScheduleResult(
-            tuned,
-            pruned,
-            settings,
-            iterations_of(cuts, state.history),
-            tuple(state.history),
-            state.steps,
-            evaluation,
-            run.seconds,
-        )
+        return _result(run, planned, cuts, goal, settings)
+
+
+def _result(run: Run, planned: PruneResult, cuts: list[Cut], goal: Goal, settings: ScheduleSettings) -> ScheduleResult:
+    """What a run has come to; `planned` is the result of the same target in one cut."""
+    (tuned, evaluation), state = run.finished(settings.final or settings.tuning), run.state
+    whole, order = as_one(cuts), [layer.layer for layer in planned.layers()]
+    pruned = dataclasses.replace(
+        planned, model=tuned, reached=goal.reached(whole.after), after=whole.after, couplings=whole.couplings,
+        removed=whole.removed, seconds={**run.phases.seconds}, protected=(),
+        notes=(f"Cut in {len(cuts)} steps, with {state.steps} steps of training between and after them.",),
+        widths=layer_table(layer_shapes(run.given), layer_shapes(tuned), order),
+    )  # fmt: skip
+    history = tuple(state.history)
+    return ScheduleResult(
+        tuned, pruned, settings, iterations_of(cuts, state.history), history, state.steps, evaluation, run.seconds
+    )
 
 
 def _go(run: Run, cutter: Cutter, goal: Goal, settings: ScheduleSettings) -> list[Cut]:

@@ -22,8 +22,8 @@ from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencySettings
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
-from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import Importance, build_subject
+from dfpc_plugin.pruning.repairs import Repairer
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.run import Evaluate, PruningRun, Scores
 from dfpc_plugin.pruning.settings import Per, PruneSettings, default_per
@@ -110,10 +110,10 @@ def prune(
     require_scores_of_copies(importance)
     with exclusive(model):
         ignored = _by_name(model, ignored_layers)
-    mending = RepairSettings.or_none(repair, images)
+    repairing = RepairSettings.or_none(repair, images)
     _check_target(wanted, evaluate, per)
     by_default = round_to is None and wanted.measured
-    ranked_by = importance or default_importance(mending, example_inputs)
+    ranked_by = importance or default_importance(repairing, example_inputs)
     per, round_to = per or default_per(ranked_by, wanted), FAST_MULTIPLE if by_default else round_to
     settings = PruneSettings(per, rescore, max_ratio, min_channels, round_to, ignored, coupled, whole_heads)
     latency = _latency_settings(latency, wanted, settings, forward_fn)
@@ -122,9 +122,9 @@ def prune(
         phases = Phases(tell)
         with phases("couplings"):
             subject = build_subject(copy_of(model), example_inputs, forward_fn, settings, ranked_by)
-        mender = Mender(mending, subject, phases)
-        mender.share_images(ranked_by, by_default=importance is None)
-        run = PruningRun(subject, wanted, ranked_by, latency, Scores(evaluate, phases), phases, mender)
+        repairer = Repairer(repairing, subject, phases)
+        repairer.share_images(ranked_by, by_default=importance is None)
+        run = PruningRun(subject, wanted, ranked_by, latency, Scores(evaluate, phases), phases, repairer)
         selected, uncut = run.select(), subject.graph.coupling_map.copy()
         result = summarise(run, selected, rounded_by_default=by_default)
     return _carried_out(result, model, uncut, selected.channels) if inplace else result

@@ -173,12 +173,12 @@ def rescored_order(
     rank: Callable[[list[Candidate], Tensor], Order],
     enough: Callable[[Tensor, float], bool],
     progress: Callable[[float], None],
-    mend: Callable[[nn.Module, Tensor], None],
+    repair: Callable[[nn.Module, Tensor], None],
 ) -> Order:
     """Prune a copy of the model step by step, scoring again after every step, and return the order of all steps.
 
     `rank` orders candidates, given the removed channels, `(channels,)` of bool; `enough` tells whether these, and their share
-    of the units, meet every budget; `mend` repairs a model, given its removed channels, before it is scored again.
+    of the units, meet every budget; `repair` repairs a model, given its removed channels, before it is scored again.
     """
     settings = subject.settings
     scout = build_subject(copy_of(subject.model), subject.inputs, subject.forward_fn, settings, importance)
@@ -206,7 +206,7 @@ def rescored_order(
         share = sum(so_far.counts(len(so_far))) / total
         if enough(so_far.removed(len(so_far), subject.channels.removed), share) or len(order) <= step:
             return so_far
-        mend(scout.model, scout.channels.removed)
+        repair(scout.model, scout.channels.removed)
         candidates = candidates_of(scout, importance)
 
 

@@ -14,8 +14,8 @@ from dfpc_plugin.latency import LatencyModel, LatencySettings
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
-from dfpc_plugin.pruning.mending import Mender
 from dfpc_plugin.pruning.rank import Importance, candidates_of, order_of, rescored_order
+from dfpc_plugin.pruning.repairs import Repairer
 from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repaired_importance import repaired_in
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
@@ -96,7 +96,7 @@ class PruningRun:
     latency: LatencySettings | None
     scores: Scores
     phases: Phases
-    mender: Mender
+    repairer: Repairer
 
     def select(self) -> Selected:
         """Rank all units, and find the smallest length that reaches the target, or the longest that `max_drop` allows."""
@@ -107,7 +107,7 @@ class PruningRun:
                 ranking.prepare(subject.graph, tell)
         with self.phases("saliency") as tell:
             candidates = candidates_of(subject, self.importance, tell)
-        self.mender.share_noise(self.importance)
+        self.repairer.share_noise(self.importance)
         predictor = None
         if self.latency is not None and (target.measured or subject.settings.per == "latency"):
             with self.phases("latency of layers") as tell:
@@ -117,7 +117,7 @@ class PruningRun:
             if subject.settings.rescore is None:
                 order = rank(candidates, subject.channels.removed)
             else:
-                order = rescored_order(subject, self.importance, rank, self._is_enough, tell, self.mender.mend)
+                order = rescored_order(subject, self.importance, rank, self._is_enough, tell, self.repairer.repair)
             length = length_for_budgets(order, subject.costs, subject.channels.removed, target)
         measured = None
         if target.measured and predictor is not None and self.latency is not None:
@@ -141,7 +141,7 @@ class PruningRun:
         def score_of(steps: int) -> float:
             channels = order.channels(steps)
             return scores.of(
-                "after", self.mender.mended(subject.copy_without(channels), subject.removed_with(channels))
+                "after", self.repairer.repaired(subject.copy_without(channels), subject.removed_with(channels))
             )
 
         emptied = functools.partial(subject.copy_without, order.channels(len(order)))

@@ -36,7 +36,7 @@ def summarise(run: PruningRun, selected: Selected, *, rounded_by_default: bool) 
     Raises:
         CutError: The model's forward cannot work without these channels; the model is not changed.
     """
-    subject, scores, phases, mender = run.subject, run.scores, run.phases, run.mender
+    subject, scores, phases, repairer = run.subject, run.scores, run.phases, run.repairer
     order, measured, channels = selected.order, selected.measured, selected.channels
     counts = order.counts(selected.length)
     if run.latency is not None and measured is None:
@@ -52,7 +52,7 @@ def summarise(run: PruningRun, selected: Selected, *, rounded_by_default: bool) 
         removed = removed_outputs(subject.channels, gone)
         groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
         subject.graph.prune_together(groups)
-    mender.mend(subject.model, gone, final=True)
+    repairer.repair(subject.model, gone, final=True)
     scores.add("after", subject.model)
     with phases("counting"):
         macs = subject.costs.cost(subject.channels.removed).macs
@@ -72,14 +72,14 @@ def summarise(run: PruningRun, selected: Selected, *, rounded_by_default: bool) 
         *_overshoot(run.target, reached, selected),
         *(
             ()
-            if mender.result
+            if repairer.result
             else (
                 f"{NOT_REPAIRED}, which costs accuracy. {setting('repair', 'merge')} takes seconds and needs no data.",
             )
         ),
     )
     return PruneResult(
-        subject.model, run.target, reached, *figures, couplings, removed, dict(phases.seconds), notes, mender.result,
+        subject.model, run.target, reached, *figures, couplings, removed, dict(phases.seconds), notes, repairer.result,
         _protected(subject, omitted), layers, label_of(run.importance),
     )  # fmt: skip
 

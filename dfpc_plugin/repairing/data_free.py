@@ -89,12 +89,12 @@ def _regression(covariance: Tensor, keep: Tensor, samples: int) -> Tensor | None
 def _fold(pair: Pair, kept: Kept, inputs: Tensor, moments: LayerMoments, *, takes_constant: bool) -> LayerRepair:
     call, pruned = pair.original.call, pair.pruned
     masks = inputs.to(moments.covariance.device).view(call.groups, -1)
-    stand_ins = [_regression(*own, moments.samples) for own in zip(moments.covariance, masks, strict=True)]
-    if kept_matrix(call, pruned.call, kept) is None or any(weights is None for weights in stand_ins):
+    regressions = [_regression(*own, moments.samples) for own in zip(moments.covariance, masks, strict=True)]
+    if kept_matrix(call, pruned.call, kept) is None or any(weights is None for weights in regressions):
         return LayerRepair(call.name, False, note="its groups of inputs went as a whole, or are too wide to compare")
     change, rest = [], torch.zeros_like(moments.mean)
     matrices = call.matrix.unflatten(2, (-1, call.taps()))
-    for number, (matrix, weights, keep) in enumerate(zip(matrices, stand_ins, masks, strict=True)):
+    for number, (matrix, weights, keep) in enumerate(zip(matrices, regressions, masks, strict=True)):
         assert weights is not None
         level = moments.mean[number]
         change.append(torch.einsum("ort,rk->okt", matrix[:, ~keep], weights).flatten(1))

@@ -38,6 +38,7 @@ class RepairJob:
         calibration: Inputs shared by several repairs.
         noise: Statistics of the original on noise, shared by several repairs.
         output_error: Error of the model's output, before and after.
+        measured_on: The inputs that this error is measured on, in words.
         notes: What the user should know.
     """
 
@@ -51,6 +52,7 @@ class RepairJob:
     calibration: Calibration | None = None
     noise: NoiseStatistics | None = None
     output_error: tuple[float, float] | None = None
+    measured_on: str = ""
     notes: list[str] = field(default_factory=list)
 
     def error(self, batches: Batches, *, noise: bool = False) -> float | None:
@@ -91,14 +93,15 @@ def _outputs(model: nn.Module, batch: ExampleInputs, forward_fn: ForwardFunction
 
 
 class Best:
-    """The state of a job's model with the smallest output error, on inputs that nothing is fitted to.
+    """The state of a job's model with the smallest output error.
 
     Attributes:
         error: The error in that state. None if outputs cannot be compared; the latest state then counts as the best.
     """
 
-    def __init__(self, job: RepairJob, inputs: Batches, *, noise: bool = False) -> None:
-        """Begin with the model as it is; `inputs` are data, or `noise`."""
+    def __init__(self, job: RepairJob, inputs: Batches, source: str, *, noise: bool = False) -> None:
+        """Begin with the model as it is; `inputs` are from a `source`, which the user is told, and are data or `noise`."""
+        job.measured_on = source
         self._job, self._inputs, self._noise = job, inputs, noise
         self.error = self._first_error = job.error(inputs, noise=noise)
         self._state = copy.deepcopy(job.model)
@@ -118,7 +121,7 @@ class Best:
         if error is not None and self.error is not None and not (error <= self.error or math.isnan(self.error)):
             copy_state(self._state, job.model)
             job.notes.append(
-                f"{name} was taken back: on inputs that it had not seen, the output's error is {error:.2%} with it and "
+                f"{name} was taken back: on {job.measured_on}, the output's error is {error:.2%} with it and "
                 f"{self.error:.2%} without."
             )
             return False

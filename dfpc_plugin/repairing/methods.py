@@ -35,7 +35,9 @@ def _unless_worse(phase: str, repair: Callable[[RepairJob], list[LayerRepair]], 
     """Repair, and undo it if it makes the outputs on noise worse."""
 
     def as_it_is(noise: ExampleInputs | None) -> Best:
-        return Best(job, Batches([job.example_inputs if noise is None else noise]), noise=noise is not None)
+        if noise is None:
+            return Best(job, Batches([job.example_inputs]), "the example inputs")
+        return Best(job, Batches([noise]), "noise", noise=True)
 
     with job.phases(phase):
         best, _ = on_noise(job.example_inputs, job.settings.seed + 1, as_it_is, _ONE_IN)
@@ -56,7 +58,7 @@ def _folded(job: RepairJob) -> list[LayerRepair]:
     layers = fold_means(job)
 
     def of_original(noise: ExampleInputs | None) -> tuple[ExampleInputs | None, Norms]:
-        return noise, {} if noise is None else _channel_norms_corrected(job, noise)
+        return noise, {} if noise is None else _correct(ChannelNorms(job.original, job.kept), job, noise)
 
     (noise, before), note = on_noise(job.example_inputs, job.settings.seed, of_original)
     job.notes += [note] if note else []
@@ -67,7 +69,7 @@ def _folded(job: RepairJob) -> list[LayerRepair]:
 def _merged(job: RepairJob) -> list[LayerRepair]:
     """Merge channels by regression on noise, and update norms."""
     known = _statistics(job)
-    layers = _with_stand_ins(job, known)
+    layers = _merge(job, known)
     _update_batch_norms(job, known.noise, known.norms, 0.0)
     return layers
 
@@ -80,17 +82,17 @@ def _statistics(job: RepairJob) -> NoiseStatistics:
     return job.noise
 
 
-def _with_stand_ins(job: RepairJob, known: NoiseStatistics) -> list[LayerRepair]:
-    """Merge channels, but leave batch norms."""
-    layers = merge_channels(job, known.moments)
-    if ChannelNorms(job.original, job.kept).needed:
-        _channel_norms_corrected(job, job.example_inputs if known.noise is None else known.noise)
+def _merge(job: RepairJob, known: NoiseStatistics) -> list[LayerRepair]:
+    """Merge channels, and correct norms over channels, but leave batch norms."""
+    layers, norms = merge_channels(job, known.moments), ChannelNorms(job.original, job.kept)
+    if norms.needed:
+        _correct(norms, job, job.example_inputs if known.noise is None else known.noise)
     return layers
 
 
-def _channel_norms_corrected(job: RepairJob, inputs: ExampleInputs) -> Norms:
+def _correct(norms: ChannelNorms, job: RepairJob, inputs: ExampleInputs) -> Norms:
     """Correct norms over channels by a forward of the unpruned model; return the moments of its batch norms."""
-    with entered(ChannelNorms(job.original, job.kept)) as norms:
+    with entered(norms):
         before = moments_of(job.original, inputs, job.forward_fn)
     norms.update(job.model)
     return before
@@ -114,22 +116,24 @@ def _least_squares(job: RepairJob) -> list[LayerRepair]:
         batches = calibration.batches(job.original, job.example_inputs, tell)
     job.notes += [calibration.note] if calibration.note else []
     with job.phases("evaluating"):
-        best = Best(job, batches.unseen)
-        before = best.error
+        best = Best(
+            job,
+            batches.unseen,
+            "images made from the model" if job.settings.how.images == "made" else "held-out images",
+        )
     with job.phases("merging"):
-        _begin_with_stand_ins(job, best)
+        _begin_merged(job, best)
     with job.phases("layers") as tell:
         layers = fit_layers(job, batches, _store(job, batches), tell)
     with job.phases("evaluating"):
         layers = _kept_or_taken_back(job, best, layers)
-    after = best.error
-    if settings.batchnorm and calibration.matches and after is not None and norms_of(job.model):
-        after = _try_norms(job, batches, after)
-    job.output_error = None if before is None or after is None else (before, after)
+    if settings.batchnorm and calibration.matches and best.error is not None and norms_of(job.model):
+        best.error = _try_norms(job, batches, best.error)
+    job.output_error = best.errors
     return layers
 
 
-def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
+def _begin_merged(job: RepairJob, best: Best) -> None:
     """Merge channels, unless the model cannot be called with noise, or its outputs get worse.
 
     Least squares begins with the batch norms of the original, as each layer is fitted to its outputs there; the merged
@@ -138,14 +142,12 @@ def _begin_with_stand_ins(job: RepairJob, best: Best) -> None:
     cut = copy.deepcopy(job.model)
     try:
         known = _statistics(job)
-        _with_stand_ins(job, known)
+        _merge(job, known)
         begun = copy.deepcopy(job.model)
         _update_batch_norms(job, known.noise, known.norms, 0.0)
     except DFPCError as error:
         copy_state(cut, job.model)
-        job.notes.append(
-            f"Least squares began without the stand-ins of merge, as the model does not take noise: {error}"
-        )
+        job.notes.append(f"Least squares began without merging, as the model does not take noise: {error}")
         return
     if best.keep("merge"):
         copy_state(begun, job.model)

@@ -89,20 +89,22 @@ def repair_job(job: RepairJob) -> RepairResult:
     before = dict(job.phases.seconds)
     with generators_kept(), _without_gradients():
         with exclusive(job.model):
-            mended = copy.deepcopy(job.model)
-        modes = [module.training for module in mended.modules()]
-        mended.eval()
-        own = dataclasses.replace(job, model=mended)
+            repaired = copy.deepcopy(job.model)
+        modes = [module.training for module in repaired.modules()]
+        repaired.eval()
+        own = dataclasses.replace(job, model=repaired)
         with evaluating(job.original):
             layers = job.settings.how.repair(own)
         job.noise = own.noise
         if layers:
-            _require_finite(mended, job.settings.method)
-        for module, mode in zip(mended.modules(), modes, strict=True):
+            _require_finite(repaired, job.settings.method)
+        for module, mode in zip(repaired.modules(), modes, strict=True):
             module.training = mode
     after = job.phases.seconds.items()
     seconds = {name: took - before.get(name, 0.0) for name, took in after if took != before.get(name)}
-    return RepairResult(mended, job.settings.method, tuple(layers), own.output_error, seconds, tuple(own.notes))
+    return RepairResult(
+        repaired, job.settings.method, tuple(layers), own.output_error, seconds, tuple(own.notes), own.measured_on
+    )
 
 
 def _require_real(model: nn.Module) -> None:

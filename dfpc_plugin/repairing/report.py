@@ -49,10 +49,12 @@ class RepairResult(HoldsModel, Shown):
         model: The repaired model.
         method: The method that was asked for.
         layers: What was done, in the order of the forward.
-        output_error: Squared error of the model's outputs over their variance, before and after, on held-out images, or
-            on noise if the method takes no images; None if outputs cannot be compared.
+        output_error: Squared error of the model's outputs over their variance, before and after; None if outputs cannot be
+            compared.
         seconds: Duration of each phase.
         notes: Remarks for the user, in sentences.
+        measured_on: What `output_error` was measured on: held-out images, noise, or the example inputs of a model that takes
+            more than images.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class RepairResult(HoldsModel, Shown):
     output_error: tuple[float, float] | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    measured_on: str = ""
 
     @property
     def summary(self) -> str:
@@ -70,7 +73,7 @@ class RepairResult(HoldsModel, Shown):
         if self.output_error is None:
             return said
         before, after = map(percent, self.output_error)
-        return f"{said} The squared error of the outputs went from {before} to {after} of their variance."
+        return f"{said} On {self.measured_on}, the squared error of the outputs went from {before} to {after} of their variance."
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the model as dicts, lists, numbers and strings; None for what was not measured."""
@@ -78,6 +81,7 @@ class RepairResult(HoldsModel, Shown):
             "method": self.method,
             "layers": [{k: None if v != v else v for k, v in asdict(layer).items()} for layer in self.layers],
             "output_error": None if self.output_error is None else list(self.output_error),
+            "measured_on": self.measured_on,
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
         }

@@ -69,21 +69,21 @@ def main(
     pixels, labels = load_images(images, test_images)
     example = pixels[:1]
     made = synthesise(model, example, count=synthetic_images, seed=seed)
-    mending = settings_for("synthetic", made.batches, example, seed)
+    settings = settings_for("synthetic", made.batches, example, seed)
     protocol = forwards and dfpc.LatencySettings(threads=1, batch_size=batch_size, forwards=forwards)
     points: list[dict[str, Any]] = []
     runs = [(ANTICIPATING, True), *((name, name in repaired) for name in criteria)]
     runs += [(name, False) for name in criteria if name in repaired]
-    for name, mended in steps(runs, "pruning", console):
+    for name, repaired in steps(runs, "pruning", console):
         for speedup in speedups:
             torch.manual_seed(seed)
-            importance = dfpc.RepairedImportance(mending) if name == ANTICIPATING else CRITERIA[name].build()
+            importance = dfpc.RepairedImportance(settings) if name == ANTICIPATING else CRITERIA[name].build()
             result = dfpc.prune(
-                model, example, f"macs={1 / speedup}", importance=importance, repair=mending if mended else None,
+                model, example, f"macs={1 / speedup}", importance=importance, repair=settings if repaired else None,
                 round_to=round_to,
             )  # fmt: skip
             points.append({
-                "criterion": name, "repair": "synthetic" if mended else BARE, "speedup": speedup,
+                "criterion": name, "repair": "synthetic" if repaired else BARE, "speedup": speedup,
                 "label": "DFPC, anticipating repair" if name == ANTICIPATING else CRITERIA[name].label,
                 "macs": result.after.macs, "parameters": result.after.parameters,
                 "top1": 100 * accuracy(result.model, pixels, labels), **(timed(model, result.model, example, protocol) if protocol else {}),

@@ -245,10 +245,10 @@ def test_without_labelled_images_there_is_an_estimate(dfpc, weights, tmp_path):
     code, out, _ = dfpc("prune", NET, *options, "--repair.method", "merge")
     assert code == 0
     before, after = read_manifest(tmp_path / "out").record["prune"]["repair"]["output_error"]
-    assert f"The squared error of the outputs went from {before:.1%} to {after:.1%} of their variance." in out
+    assert f"On noise, the squared error of the outputs went from {before:.1%} to {after:.1%} of their variance." in out
     assert (
-        "Accuracy was not measured; --data.val SOURCE measures it on labelled images. Without labels, the error of the outputs "
-        "above is an estimate; it was measured on noise.\n"
+        "Accuracy was not measured; --data.val SOURCE measures it on labelled images. The error of the outputs on noise is an "
+        "estimate without labels.\n"
     ) in out
 
 

@@ -72,7 +72,7 @@ def test_what_makes_noise_worse_is_taken_back(cut, method, step, monkeypatch):
     result = dfpc.repair(pruned, model, images[:1], method, removed=REMOVED)
     assert same(result.model, pruned)
     (note,) = result.notes
-    assert note.startswith(f"Repair by {method} was taken back: on inputs that it had not seen, the output's error is ")
+    assert note.startswith(f"Repair by {method} was taken back: on noise, the output's error is ")
     assert not any(layer.changed for layer in result.layers)
     assert {layer.note for layer in result.layers} == {"taken back"}
 
@@ -84,7 +84,8 @@ def test_what_makes_noise_better_stays(cut, method):
     before, after = result.output_error
     assert after < before and result.notes == ()
     assert (
-        f"The squared error of the outputs went from {before:.1%} to {after:.1%} of their variance." in result.summary
+        f"On noise, the squared error of the outputs went from {before:.1%} to {after:.1%} of their variance."
+        in result.summary
     )
     assert relative_error(result.model, model, images) < relative_error(pruned, model, images)
 
@@ -130,7 +131,7 @@ def test_images_do_where_a_model_takes_no_noise(cut, monkeypatch):
     monkeypatch.setattr(methods, "merge_channels", no_noise)
     result = dfpc.repair(pruned, model, images[:1], "calibrate", images=images, removed=REMOVED)
     assert (
-        "Least squares began without the stand-ins of merge, as the model does not take noise: The model cannot be called with "
+        "Least squares began without merging, as the model does not take noise: The model cannot be called with "
         "noise (ValueError: no photograph); give inputs of the shape and type that it takes." in result.notes
     )
     before, after = result.output_error
@@ -142,7 +143,7 @@ def test_an_error_that_is_no_number_does_not_keep_a_repair_back(cut):
     job = RepairJob(pruned, model, images[:1], dfpc.RepairSettings("merge"), None, Phases(lambda *said: None))
     with torch.no_grad():
         pruned.head.bias.fill_(torch.nan)
-        best = Best(job, Batches([images]))
+        best = Best(job, Batches([images]), "images")
         pruned.head.bias.zero_()
         assert best.keep("It")
     assert best.error is not None and math.isfinite(best.error)

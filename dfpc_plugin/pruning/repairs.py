@@ -18,7 +18,7 @@ from dfpc_plugin.repairing.moments import NoiseStatistics
 from dfpc_plugin.repairing.repair import repair_job
 
 
-class Mender:
+class Repairer:
     """Repairs pruned versions of one model; `result` is the final repair, or None."""
 
     def __init__(self, settings: RepairSettings | None, subject: Subject, phases: Phases) -> None:
@@ -58,13 +58,13 @@ class Mender:
             return None
         return ranking
 
-    def mended(self, model: nn.Module, removed: Tensor) -> nn.Module:
+    def repaired(self, model: nn.Module, removed: Tensor) -> nn.Module:
         """Return a repaired copy of `model`, from which `removed` channels, `(channels,)` of bool, are removed."""
         if self._settings is None:
             return model
         return self._repaired(model, removed, dataclasses.replace(self._settings, checkpoint=None)).model
 
-    def mend(self, model: nn.Module, removed: Tensor, *, final: bool = False) -> None:
+    def repair(self, model: nn.Module, removed: Tensor, *, final: bool = False) -> None:
         """Repair `model` itself, from which `removed` channels are removed, starting from the weights of the unpruned model.
 
         Only the `final` repair writes to the user's checkpoint and is kept as `result`.
