@@ -98,25 +98,25 @@ for _function in (torch.cat, torch.concat, torch.concatenate, torch.stack):
 
 
 @composed(torch.hstack)
-def beside(tensors: Sequence[Any]) -> Any:
+def horizontal_stack(tensors: Sequence[Any]) -> Any:
     """Concatenation along axis one, of vectors along their only axis."""
     parts = list(map(torch.atleast_1d, tensors))
     return torch.cat(parts, min(1, parts[0].dim() - 1))
 
 
 @composed(torch.column_stack)
-def columns(tensors: Sequence[Any]) -> Any:
+def column_stack(tensors: Sequence[Any]) -> Any:
     """Concatenation along axis one; vectors are columns."""
     return torch.cat([part if part.dim() > 1 else part.reshape(-1, 1) for part in tensors], 1)
 
 
 @composed(torch.vstack)
-def below(tensors: Sequence[Any]) -> Any:
+def vertical_stack(tensors: Sequence[Any]) -> Any:
     """Concatenation along axis zero; vectors are rows."""
     return torch.cat(list(map(torch.atleast_2d, tensors)))
 
 
 @composed(torch.dstack)
-def behind(tensors: Sequence[Any]) -> Any:
+def depth_stack(tensors: Sequence[Any]) -> Any:
     """Concatenation along axis two."""
     return torch.cat(list(map(torch.atleast_3d, tensors)), 2)
