@@ -22,6 +22,12 @@ def test_there_are_pages_with_code():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_fits_beside_the_menu(page):
+    """A block holds 118 characters on a screen of 1280 pixels, and scrolls if a line is longer."""
+    assert not [line for block in to_run(page) for line in block.code.splitlines() if len(line) > 118]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_fences_are_spelt_so_that_blocks_run(page):
     """A block that cannot run says so with ```{ .python .not-run }; there is no other way to be left out."""
     found = [tuple(block.words) for block in blocks(page)]
