@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dfpc_plugin.analyses.channel_call import ChannelCall, Unfollowed
 from dfpc_plugin.analyses.demands import Demands, Notebook
 from dfpc_plugin.analyses.table import LabelTable
-from dfpc_plugin.analyses.width_attributes import Stated
+from dfpc_plugin.analyses.width_attributes import StatedWidth
 from dfpc_plugin.errors import DFPCError, RuleError
 from dfpc_plugin.tracing.axes import along
 from dfpc_plugin.tracing.calls import Call
@@ -40,7 +40,7 @@ class ChannelTrace(Notebook):
         self.buffers: set[str] = set()
         self.parameters: dict[str, torch.Size] = {}
         self.outputs: list[torch.Size] = []
-        self.stated: list[Stated] = []
+        self.stated: list[StatedWidth] = []
 
     def label(self, proxy: Proxy, path: str, module: Any) -> None:
         """Label a parameter or buffer."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.forward import follow
-from dfpc_plugin.analyses.width_attributes import INFO, Place, Stated, statements_of
+from dfpc_plugin.analyses.width_attributes import INFO, Place, StatedWidth, statements_of
 from dfpc_plugin.inputs import ExampleInputs, as_call
 from dfpc_plugin.tracing.proxy import Proxy
 from dfpc_plugin.tracing.sizes import Expression, TracedInt, expression_of
@@ -114,7 +114,7 @@ def _watch_features(module: nn.Module, keep: Callable[[Any], None]) -> Callable[
 _WATCHES = {"in": _watch_inputs, "out": _watch_outputs, "features": _watch_features}
 
 
-def _expression_of(statement: Stated, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
+def _expression_of(statement: StatedWidth, seen: Mapping[tuple[str, str], list[torch.Size]]) -> Expression | None:
     """The width of a tensor that confirms a statement, in terms of labels, or None."""
     for place in statement.places:
         shapes = seen.get(place[:2], [])

@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedWidth:
     """The width, in terms of labels, that attribute `name` (or entry `entry` of that list) of a module states.
 
     While no tensor has confirmed it, it is a number alone, `value`, with the places where a tensor of that width may be seen,
@@ -46,7 +46,7 @@ class Stated:
     places: tuple[Place, ...] = ()
 
 
-def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[Stated]:
+def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[StatedWidth]:
     """Yield every width that a module states about its features and its heads."""
     module = modules[path]
     if isinstance(module, torch.jit.ScriptModule):
@@ -75,25 +75,27 @@ def statements_of(modules: Mapping[str, nn.Module], path: str) -> Iterator[State
                 yield from _of_integer(modules, head, attribute, (Place(name, "in"),))
 
 
-def _of_integer(modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]) -> Iterator[Stated]:
+def _of_integer(
+    modules: Mapping[str, nn.Module], path: str, name: str, places: tuple[Place, ...]
+) -> Iterator[StatedWidth]:
     value = vars(modules[path]).get(name)
     if type(value) is int:
-        yield Stated(path, name, None, None, value, places)
+        yield StatedWidth(path, name, None, None, value, places)
 
 
 def _of_stages(
     modules: Mapping[str, nn.Module], path: str, name: str, features: Place, places: Sequence[tuple[Place, ...]]
-) -> Iterator[Stated]:
+) -> Iterator[StatedWidth]:
     """Widths in a list with an integer per branch of the features, or per entry of `feature_info`."""
     value: Any = vars(modules[path]).get(name)
     if type(value) in (list, tuple):
         for entry, width in enumerate(value):
             if type(width) is int:
                 own = places[entry] if len(places) == len(value) else ()
-                yield Stated(path, name, entry, None, width, (*own, features._replace(number=entry)))
+                yield StatedWidth(path, name, entry, None, width, (*own, features._replace(number=entry)))
 
 
-def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[Stated]:
+def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -> Iterator[StatedWidth]:
     """Widths in `feature_info`: of the named modules' outputs and, if it says which features are returned, of these."""
     info: Any = vars(modules[path]).get(INFO)
     parts = getattr(info, "__dict__", {})
@@ -106,7 +108,7 @@ def _of_feature_info(modules: Mapping[str, nn.Module], path: str, prefix: str) -
             places = [Place(path, "out", returned.index(entry))] if entry in returned else []
             name, hook = f"{prefix}{content.get('module')}", content.get("hook_type", "")
             places += [Place(name, "in" if hook == "forward_pre" else "out")] if name in modules else []
-            yield Stated(path, INFO, entry, None, content[WIDTH], tuple(places))
+            yield StatedWidth(path, INFO, entry, None, content[WIDTH], tuple(places))
 
 
 def _paths_of_classifiers(modules: Mapping[str, nn.Module], module: Any) -> list[str]:

@@ -24,7 +24,7 @@ from dfpc_plugin.errors import first_line
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.interrupts import undone
 from dfpc_plugin.models import build_model
-from dfpc_plugin.pruning.subject import copy_of
+from dfpc_plugin.pruning.prunable_model import copy_of
 from dfpc_plugin.require import installed_versions
 
 _building = threading.RLock()

@@ -20,7 +20,7 @@ from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.plain_data import Seed, checked
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.pruning import prune
-from dfpc_plugin.pruning.subject import copy_of
+from dfpc_plugin.pruning.prunable_model import copy_of
 from dfpc_plugin.repairing import METHODS, Method
 from dfpc_plugin.repairing.inputs import collected
 from dfpc_plugin.repairing.settings import Images

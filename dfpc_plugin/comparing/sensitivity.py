@@ -32,9 +32,9 @@ from dfpc_plugin.importance import DFPCImportance
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
 from dfpc_plugin.plain_data import Limit, checked, to_plain, within
 from dfpc_plugin.progress import Phases, Progress, shown
-from dfpc_plugin.pruning.rank import build_subject, candidates_of
+from dfpc_plugin.pruning.prunable_model import PrunableModel, copy_of
+from dfpc_plugin.pruning.rank import build_prunable, candidates_of
 from dfpc_plugin.pruning.settings import PruneSettings
-from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repairing.inputs import DEFAULT_COUNT, collected
 from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Candidate
@@ -208,8 +208,8 @@ def sensitivity(
     ranking = DFPCImportance("output")
     settings = PruneSettings(max_ratio=1.0, min_channels=1, ignored_layers=ignored_layers)
     with torch.inference_mode(False), generators_kept(), shown(progress) as tell:
-        subject = build_subject(copy_of(original), example_inputs, forward_fn, settings, ranking)
-        graph, candidates = subject.graph, candidates_of(subject, ranking)
+        prunable = build_prunable(copy_of(original), example_inputs, forward_fn, settings, ranking)
+        graph, candidates = prunable.graph, candidates_of(prunable, ranking)
         measures = {"noise": RelativeError.on_noise(graph.model, graph.coupling_map, example_inputs, forward_fn, seed)}
         if images is not None:
             given = collected(images, DEFAULT_COUNT, graph.model, seed, example_inputs)
@@ -217,14 +217,14 @@ def sensitivity(
         found = []
         with Phases(tell)("sensitivity") as done:
             for number, candidate in enumerate(candidates, 1):
-                found.append(_of_coupling(subject, candidate, chosen, measures))
+                found.append(_of_coupling(prunable, candidate, chosen, measures))
                 done(number / len(candidates))
     sources = {"predicted": "the scores"} | {kind: measure.source for kind, measure in measures.items()}
     return SensitivityResult(chosen, sources, tuple(found))
 
 
 def _of_coupling(
-    subject: Subject, candidate: Candidate, shares: Sequence[float], measures: dict[str, RelativeError]
+    prunable: PrunableModel, candidate: Candidate, shares: Sequence[float], measures: dict[str, RelativeError]
 ) -> CouplingSensitivity:
     """Prune one coupling to every share."""
     errors: dict[str, list[float]] = {kind: [] for kind in ("predicted", *measures)}
@@ -233,9 +233,9 @@ def _of_coupling(
     for count in counts:
         errors["predicted"].append(float(candidate.saliency[:count].sum()))
         channels = candidate.channels(count)
-        pruned = subject.copy_without(channels) if count else subject.model
+        pruned = prunable.copy_without(channels) if count else prunable.model
         for kind, measure in measures.items():
-            errors[kind].append(measure.of(pruned, subject.removed_with(channels)) if count else 0.0)
+            errors[kind].append(measure.of(pruned, prunable.removed_with(channels)) if count else 0.0)
     coupling = candidate.coupling
     found = {kind: tuple(values) for kind, values in errors.items()}
     return CouplingSensitivity(coupling.name, coupling.feed_in, coupling.channels, coupling.macs, tuple(counts), found)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dfpc_plugin.analyses.channels import ChannelTrace
 from dfpc_plugin.analyses.table import Sized, Work
-from dfpc_plugin.analyses.width_attributes import Stated
+from dfpc_plugin.analyses.width_attributes import StatedWidth
 from dfpc_plugin.tracing.sizes import Attribute, AxisSize, Expression, leaves_of
 
 
@@ -133,7 +133,7 @@ class Channels:
     numbers: Tensor
     parameters: dict[str, torch.Size]
     outputs: list[torch.Size]
-    stated: list[Stated]
+    stated: list[StatedWidth]
     values: dict[Attribute, int] = field(default_factory=dict)
     asked: frozenset[tuple[str, str]] = frozenset()
     unscaled: dict[str, list[Expression]] = field(default_factory=dict)

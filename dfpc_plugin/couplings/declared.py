@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dfpc_plugin.analyses.width_attributes import Stated
+from dfpc_plugin.analyses.width_attributes import StatedWidth
 from dfpc_plugin.couplings.channels import Axis, Channels, Size
 from dfpc_plugin.couplings.sizes import Unequal
 from dfpc_plugin.couplings.usage import CodeReads
@@ -35,7 +35,7 @@ _WIDTH = re.compile(
 
 def declared_widths(
     modules: Mapping[str, nn.Module], channels: Channels, forward_fn: Callable[..., Any] | None
-) -> Iterator[Stated]:
+) -> Iterator[StatedWidth]:
     """Find the integers in which `modules`, by path, declare the widths of their own layers, as the model was traced.
 
     The sizes that the result reads are added to `channels.leaves`.
@@ -56,7 +56,7 @@ def declared_widths(
                 continue
             reads = reads or CodeReads(modules.values(), forward_fn)
             if not reads(module, name):
-                yield Stated(path, name, None, Operation(_agreed, (*groups, *map(sets.width, chosen))))
+                yield StatedWidth(path, name, None, Operation(_agreed, (*groups, *map(sets.width, chosen))))
 
 
 def width_of(channels: Channels, own: Tensor) -> AxisSize:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dfpc_plugin.latency import Latency, LatencyModel, LatencySettings
-from dfpc_plugin.pruning.subject import Subject
+from dfpc_plugin.pruning.prunable_model import PrunableModel
 from dfpc_plugin.selection import Order, Target, TargetError, Timed, shortest
 
 _TRIES = 10
@@ -37,7 +37,7 @@ class Measured:
 
 
 def length_for_latency(
-    subject: Subject,
+    prunable: PrunableModel,
     order: Order,
     predictor: LatencyModel,
     target: Target,
@@ -54,7 +54,7 @@ def length_for_latency(
     """
 
     def predict(length: int) -> float:
-        return predictor.seconds(order.removed(length, subject.channels.removed))
+        return predictor.seconds(order.removed(length, prunable.channels.removed))
 
     def first_within(seconds: float) -> int:
         """The shortest length that is predicted to take so long, or else the longest."""
@@ -74,10 +74,10 @@ def length_for_latency(
         length = first_within(bracket.predicted_for(wanted))
         if length in tried or number >= _TRIES:  # if predictions do not help, as on a busy machine, halve the range
             length = (low + high) // 2
-        pair = {"before": predictor.prepared, "after": subject.copy_without(order.channels(length))}
-        found = _measured(subject, pair, length, settings if length not in tried else longer)
+        pair = {"before": predictor.prepared, "after": prunable.copy_without(order.channels(length))}
+        found = _measured(prunable, pair, length, settings if length not in tried else longer)
         if found.surplus(target) >= 1 and (found.surplus(target) <= 1 + _TOLERANCE or length == low):
-            found = _measured(subject, pair, length, longer)  # confirm it, as it may be chance
+            found = _measured(prunable, pair, length, longer)  # confirm it, as it may be chance
             if found.surplus(target) >= 1:
                 return found
         tried[length] = found
@@ -125,9 +125,9 @@ def _best(target: Target, tried: Collection[Measured]) -> Measured:
     )
 
 
-def _measured(subject: Subject, pair: dict[str, nn.Module], length: int, settings: LatencySettings) -> Measured:
-    pair["after"] = settings.prepared(pair["after"], subject.inputs)  # once for all measurements
-    latencies = settings.measure(pair, subject.inputs)
+def _measured(prunable: PrunableModel, pair: dict[str, nn.Module], length: int, settings: LatencySettings) -> Measured:
+    pair["after"] = settings.prepared(pair["after"], prunable.inputs)  # once for all measurements
+    latencies = settings.measure(pair, prunable.inputs)
     return Measured(length, latencies["before"], latencies["after"])
 
 

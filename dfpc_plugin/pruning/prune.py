@@ -22,12 +22,12 @@ from dfpc_plugin.interrupts import interrupts_held
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencySettings
 from dfpc_plugin.preserve import exclusive
 from dfpc_plugin.progress import Phases, Progress, shown
-from dfpc_plugin.pruning.rank import Importance, build_subject
+from dfpc_plugin.pruning.prunable_model import copy_of
+from dfpc_plugin.pruning.rank import Importance, build_prunable
 from dfpc_plugin.pruning.repairs import Repairer
 from dfpc_plugin.pruning.result import PruneResult
 from dfpc_plugin.pruning.run import Evaluate, PruningRun, Scores
 from dfpc_plugin.pruning.settings import Per, PruneSettings, default_per
-from dfpc_plugin.pruning.subject import copy_of
 from dfpc_plugin.pruning.summary import summarise
 from dfpc_plugin.repaired_importance import default_importance
 from dfpc_plugin.repairing import Method, RepairSettings
@@ -121,11 +121,11 @@ def prune(
     with explained, torch.inference_mode(False), generators_kept(), shown(progress) as tell:
         phases = Phases(tell)
         with phases("couplings"):
-            subject = build_subject(copy_of(model), example_inputs, forward_fn, settings, ranked_by)
-        repairer = Repairer(repairing, subject, phases)
+            prunable = build_prunable(copy_of(model), example_inputs, forward_fn, settings, ranked_by)
+        repairer = Repairer(repairing, prunable, phases)
         repairer.share_images(ranked_by, by_default=importance is None)
-        run = PruningRun(subject, wanted, ranked_by, latency, Scores(evaluate, phases), phases, repairer)
-        selected, uncut = run.select(), subject.graph.coupling_map.copy()
+        run = PruningRun(prunable, wanted, ranked_by, latency, Scores(evaluate, phases), phases, repairer)
+        selected, uncut = run.select(), prunable.graph.coupling_map.copy()
         result = summarise(run, selected, rounded_by_default=by_default)
     return _carried_out(result, model, uncut, selected.channels) if inplace else result
 

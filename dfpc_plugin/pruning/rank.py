@@ -20,8 +20,8 @@ from dfpc_plugin.host.checks import ignored_modules
 from dfpc_plugin.importance import DFPCImportance, unchanged
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.latency import FAST_MULTIPLE, LatencyModel
+from dfpc_plugin.pruning.prunable_model import PrunableModel, copy_of
 from dfpc_plugin.pruning.settings import PruneSettings
-from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_saliency_per_cost, keep_at_least
 from dfpc_plugin.selection.budget_kinds import Counted, Counts
@@ -33,13 +33,13 @@ Importance = Callable[[Any], Tensor | None]
 """From a group to one score per unit, or None where it has none, as in Torch-Pruning."""
 
 
-def build_subject(
+def build_prunable(
     model: nn.Module,
     inputs: ExampleInputs,
     forward_fn: ForwardFunction | None,
     settings: PruneSettings,
     importance: Importance,
-) -> Subject:
+) -> PrunableModel:
     """Find the couplings of `model`; an `importance` that scores by data flow is computed in the same run."""
     own = data_flow_forward(model) is None  # a registered forward may use other shapes for channels than for scores
     by_flow = importance if isinstance(importance, DFPCImportance | RepairedImportance) else None
@@ -50,11 +50,11 @@ def build_subject(
     if bounds is not None and by_flow is not None:
         by_flow.score_by(graph, bounds)
         graph.coupling_map = dataclasses.replace(graph.coupling_map, bounds=None)  # frees all bounds
-    return Subject(graph, inputs, forward_fn, settings)
+    return PrunableModel(graph, inputs, forward_fn, settings)
 
 
 def candidates_of(
-    subject: Subject, importance: Importance, progress: Callable[[float], None] = lambda share: None
+    prunable: PrunableModel, importance: Importance, progress: Callable[[float], None] = lambda share: None
 ) -> list[Candidate]:
     """Score every coupling that may lose units; `progress` is called with the fraction that is scored.
 
@@ -62,7 +62,7 @@ def candidates_of(
         NothingToPruneError: There is no such coupling.
         PrunerSettingError: The importance returns a wrong number of scores, or scores that are not finite.
     """
-    graph, settings = subject.graph, subject.settings
+    graph, settings = prunable.graph, prunable.settings
     ignored = ignored_modules(graph.model, settings.ignored_layers)
     found = []
     with unchanged(graph):
@@ -83,9 +83,9 @@ def candidates_of(
     return found
 
 
-def left_out(subject: Subject, candidates: Sequence[Candidate]) -> list[tuple[DataFlowCoupling, str]]:
+def left_out(prunable: PrunableModel, candidates: Sequence[Candidate]) -> list[tuple[DataFlowCoupling, str]]:
     """List couplings that could be pruned but are not among the ranked `candidates`, each with the reason."""
-    graph, settings = subject.graph, subject.settings
+    graph, settings = prunable.graph, prunable.settings
     ranked = {id(candidate.coupling) for candidate in candidates}
     known = {id(group.couplings[0]) for group in graph.get_all_groups()}
     ignored = ignored_modules(graph.model, settings.ignored_layers)
@@ -124,10 +124,15 @@ def _saliency_of(group: DataFlowGroup, importance: Importance) -> Tensor | None:
 
 
 def order_of(
-    subject: Subject, candidates: list[Candidate], removed: Tensor, *, latency: LatencyModel | None, target: Target
+    prunable: PrunableModel,
+    candidates: list[Candidate],
+    removed: Tensor,
+    *,
+    latency: LatencyModel | None,
+    target: Target,
 ) -> Order:
     """Rank units according to the settings; `removed` channels, `(channels,)` of bool, are removed already."""
-    settings, costs = subject.settings, subject.costs
+    settings, costs = prunable.settings, prunable.costs
     toward = _Toward(target, costs, sum(each.coupling.blocks.numel() for each in candidates) + int(removed.sum()))
     prices: dict[str, Price] = {
         "target": toward,
@@ -168,7 +173,7 @@ class _Toward:
 
 
 def rescored_order(
-    subject: Subject,
+    prunable: PrunableModel,
     importance: Importance,
     rank: Callable[[list[Candidate], Tensor], Order],
     enough: Callable[[Tensor, float], bool],
@@ -180,8 +185,8 @@ def rescored_order(
     `rank` orders candidates, given the removed channels, `(channels,)` of bool; `enough` tells whether these, and their share
     of the units, meet every budget; `repair` repairs a model, given its removed channels, before it is scored again.
     """
-    settings = subject.settings
-    scout = build_subject(copy_of(subject.model), subject.inputs, subject.forward_fn, settings, importance)
+    settings = prunable.settings
+    scout = build_prunable(copy_of(prunable.model), prunable.inputs, prunable.forward_fn, settings, importance)
     first = candidates_of(scout, importance)
     number_of = {_first_channel(candidate.coupling): number for number, candidate in enumerate(first)}
     total = sum(len(candidate.units) for candidate in first)
@@ -202,9 +207,9 @@ def rescored_order(
                 groups.append(scout.graph.group_of(candidate.coupling, candidate.units[:count]))
         scout.graph.prune_together(groups)
         progress(len(steps) / total)
-        so_far = _order_of(subject, first, gone, steps)
+        so_far = _order_of(prunable, first, gone, steps)
         share = sum(so_far.counts(len(so_far))) / total
-        if enough(so_far.removed(len(so_far), subject.channels.removed), share) or len(order) <= step:
+        if enough(so_far.removed(len(so_far), prunable.channels.removed), share) or len(order) <= step:
             return so_far
         repair(scout.model, scout.channels.removed)
         candidates = candidates_of(scout, importance)
@@ -215,13 +220,13 @@ def _first_channel(coupling: DataFlowCoupling) -> int:
     return int(coupling.blocks[0, 0])
 
 
-def _order_of(subject: Subject, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
-    """The units removed from a copy so far, in terms of the subject: those of each coupling come first, in their order."""
-    couplings = {_first_channel(coupling): coupling for coupling in subject.graph.couplings}
+def _order_of(prunable: PrunableModel, first: list[Candidate], gone: list[list[int]], steps: list[int]) -> Order:
+    """The units removed from a copy so far, in terms of the original model: those of each coupling come first, in their order."""
+    couplings = {_first_channel(coupling): coupling for coupling in prunable.graph.couplings}
     candidates = []
     for candidate, own in zip(first, gone, strict=True):
         taken = torch.tensor(own, dtype=torch.long)
         units = torch.cat([taken, candidate.units[~torch.isin(candidate.units, taken)]])
         coupling = couplings[_first_channel(candidate.coupling)]
         candidates.append(Candidate(coupling, units, torch.arange(len(units)).double(), candidate.keep))
-    return Order(candidates, torch.tensor(steps, dtype=torch.long), subject.settings.round_to)
+    return Order(candidates, torch.tensor(steps, dtype=torch.long), prunable.settings.round_to)

@@ -7,8 +7,8 @@ import dataclasses
 from torch import Tensor, nn
 
 from dfpc_plugin.progress import Phases
+from dfpc_plugin.pruning.prunable_model import PrunableModel, copy_of, pruned_copy
 from dfpc_plugin.pruning.rank import Importance
-from dfpc_plugin.pruning.subject import Subject, copy_of, pruned_copy
 from dfpc_plugin.repaired_importance import RepairedImportance, repaired_in
 from dfpc_plugin.repairing import RepairResult, RepairSettings
 from dfpc_plugin.repairing.inputs import Calibration
@@ -21,18 +21,18 @@ from dfpc_plugin.repairing.repair import repair_job
 class Repairer:
     """Repairs pruned versions of one model; `result` is the final repair, or None."""
 
-    def __init__(self, settings: RepairSettings | None, subject: Subject, phases: Phases) -> None:
-        """Keep a copy of the subject's model, which has not been pruned, if a repair is asked for."""
+    def __init__(self, settings: RepairSettings | None, prunable: PrunableModel, phases: Phases) -> None:
+        """Keep a copy of the unpruned model if a repair is asked for."""
         self.result: RepairResult | None = None
         self._settings = None if settings is None or settings.method == "none" else settings
-        self._subject, self._phases = subject, phases
+        self._prunable, self._phases = prunable, phases
         self._calibration: Calibration | None = None
         self._noise: NoiseStatistics | None = None
         if self._settings is not None:
-            self._couplings = subject.graph.coupling_map.copy()
-            self._original = copy_of(subject.model).eval()
+            self._couplings = prunable.graph.coupling_map.copy()
+            self._original = copy_of(prunable.model).eval()
             if self._settings.how.by_images:
-                self._calibration = Calibration(self._settings, subject.forward_fn, self._settings.checkpoint)
+                self._calibration = Calibration(self._settings, prunable.forward_fn, self._settings.checkpoint)
 
     def share_images(self, importance: Importance, *, by_default: bool) -> None:
         """Let ranking and repair use the same images, if both have the same settings.
@@ -49,7 +49,7 @@ class Repairer:
     def share_noise(self, importance: Importance) -> None:
         """Reuse the statistics of the unpruned model on noise if it was ranked with the same settings."""
         ranking = self._anticipating(importance)
-        self._noise = None if ranking is None else ranking.noise_of(self._subject.graph)
+        self._noise = None if ranking is None else ranking.noise_of(self._prunable.graph)
 
     def _anticipating(self, importance: Importance) -> RepairedImportance | None:
         """An importance that anticipates this repair, or None."""
@@ -77,9 +77,9 @@ class Repairer:
             self.result = dataclasses.replace(found, model=model) if final else None
 
     def _repaired(self, model: nn.Module, removed: Tensor, settings: RepairSettings) -> RepairResult:
-        subject, kept = self._subject, Kept(self._couplings, removed)
+        prunable, kept = self._prunable, Kept(self._couplings, removed)
         job = RepairJob(
-            model, self._original, subject.inputs, settings, kept, self._phases, subject.forward_fn, self._calibration,
+            model, self._original, prunable.inputs, settings, kept, self._phases, prunable.forward_fn, self._calibration,
             self._noise,
         )  # fmt: skip
         result = repair_job(job)

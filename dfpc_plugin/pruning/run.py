@@ -14,9 +14,9 @@ from dfpc_plugin.latency import LatencyModel, LatencySettings
 from dfpc_plugin.preserve import evaluating
 from dfpc_plugin.progress import Phases
 from dfpc_plugin.pruning.find_length import Measured, length_for_latency, length_for_score
+from dfpc_plugin.pruning.prunable_model import PrunableModel, copy_of
 from dfpc_plugin.pruning.rank import Importance, candidates_of, order_of, rescored_order
 from dfpc_plugin.pruning.repairs import Repairer
-from dfpc_plugin.pruning.subject import Subject, copy_of
 from dfpc_plugin.repaired_importance import repaired_in
 from dfpc_plugin.selection import Order, Target, TargetError, keeps_budgets, length_for_budgets
 
@@ -90,7 +90,7 @@ class Selected:
 class PruningRun:
     """What one call of `prune` works with."""
 
-    subject: Subject
+    prunable: PrunableModel
     target: Target
     importance: Importance
     latency: LatencySettings | None
@@ -100,29 +100,29 @@ class PruningRun:
 
     def select(self) -> Selected:
         """Rank all units, and find the smallest length that reaches the target, or the longest that `max_drop` allows."""
-        subject, target = self.subject, self.target
+        prunable, target = self.prunable, self.target
         ranking = repaired_in(self.importance)
         if ranking is not None and ranking.calibration is not None:
             with self.phases("images") as tell:
-                ranking.prepare(subject.graph, tell)
+                ranking.prepare(prunable.graph, tell)
         with self.phases("saliency") as tell:
-            candidates = candidates_of(subject, self.importance, tell)
+            candidates = candidates_of(prunable, self.importance, tell)
         self.repairer.share_noise(self.importance)
         predictor = None
-        if self.latency is not None and (target.measured or subject.settings.per == "latency"):
+        if self.latency is not None and (target.measured or prunable.settings.per == "latency"):
             with self.phases("latency of layers") as tell:
-                predictor = LatencyModel(subject.model, subject.inputs, subject.channels, self.latency, tell)
+                predictor = LatencyModel(prunable.model, prunable.inputs, prunable.channels, self.latency, tell)
         with self.phases("selection") as tell:
-            rank = functools.partial(order_of, subject, latency=predictor, target=target)
-            if subject.settings.rescore is None:
-                order = rank(candidates, subject.channels.removed)
+            rank = functools.partial(order_of, prunable, latency=predictor, target=target)
+            if prunable.settings.rescore is None:
+                order = rank(candidates, prunable.channels.removed)
             else:
-                order = rescored_order(subject, self.importance, rank, self._is_enough, tell, self.repairer.repair)
-            length = length_for_budgets(order, subject.costs, subject.channels.removed, target)
+                order = rescored_order(prunable, self.importance, rank, self._is_enough, tell, self.repairer.repair)
+            length = length_for_budgets(order, prunable.costs, prunable.channels.removed, target)
         measured = None
         if target.measured and predictor is not None and self.latency is not None:
             with self.phases("measuring latency") as tell:
-                measured = length_for_latency(subject, order, predictor, target, self.latency, length, tell)
+                measured = length_for_latency(prunable, order, predictor, target, self.latency, length, tell)
             length = measured.length
         if target.max_drop is not None:
             length = self._length_for_score(order, length, target.max_drop)
@@ -131,20 +131,20 @@ class PruningRun:
     def _is_enough(self, removed: Tensor, ratio: float) -> bool:
         """Whether removing channels meets every budget; a measured budget may need all that can be removed."""
         counted = self.target.max_drop is None and not self.target.measured
-        return counted and keeps_budgets(self.target, self.subject.costs, removed, ratio)
+        return counted and keeps_budgets(self.target, self.prunable.costs, removed, ratio)
 
     def _length_for_score(self, order: Order, length: int, max_drop: float) -> int:
         """The length that the accuracy allows; raise TargetError if it does not allow the one for other budgets."""
-        subject, scores = self.subject, self.scores
-        base = scores.of("before", copy_of(subject.model))
+        prunable, scores = self.prunable, self.scores
+        base = scores.of("before", copy_of(prunable.model))
 
         def score_of(steps: int) -> float:
             channels = order.channels(steps)
             return scores.of(
-                "after", self.repairer.repaired(subject.copy_without(channels), subject.removed_with(channels))
+                "after", self.repairer.repaired(prunable.copy_without(channels), prunable.removed_with(channels))
             )
 
-        emptied = functools.partial(subject.copy_without, order.channels(len(order)))
+        emptied = functools.partial(prunable.copy_without, order.channels(len(order)))
         if not (self.target.measured or self.target.counted):
             length, scores.known["after"] = length_for_score(score_of, base, max_drop, len(order))
             scores.warn_if_constant(emptied)

@@ -16,10 +16,10 @@ from dfpc_plugin.families import counting_note
 from dfpc_plugin.latency import BUSY, FAST_MULTIPLE
 from dfpc_plugin.layers import LayerTable, layer_shapes, layer_table
 from dfpc_plugin.pruning.find_length import Measured
+from dfpc_plugin.pruning.prunable_model import PrunableModel
 from dfpc_plugin.pruning.rank import UNSCORED, left_out
 from dfpc_plugin.pruning.result import CouplingCut, Figures, ProtectedCoupling, PruneResult
 from dfpc_plugin.pruning.run import PruningRun, Selected
-from dfpc_plugin.pruning.subject import Subject
 from dfpc_plugin.selection import Budget, Candidate, Counted, Target
 
 NOT_REPAIRED = "The pruned model was not repaired"
@@ -36,38 +36,38 @@ def summarise(run: PruningRun, selected: Selected, *, rounded_by_default: bool) 
     Raises:
         CutError: The model's forward cannot work without these channels; the model is not changed.
     """
-    subject, scores, phases, repairer = run.subject, run.scores, run.phases, run.repairer
+    prunable, scores, phases, repairer = run.prunable, run.scores, run.phases, run.repairer
     order, measured, channels = selected.order, selected.measured, selected.channels
     counts = order.counts(selected.length)
     if run.latency is not None and measured is None:
         with phases("measuring latency") as tell:
-            pair = {"before": subject.model, "after": subject.copy_without(channels)}
-            found = run.latency.measure(pair, subject.inputs, tell)
+            pair = {"before": prunable.model, "after": prunable.copy_without(channels)}
+            found = run.latency.measure(pair, prunable.inputs, tell)
         measured = Measured(selected.length, found["before"], found["after"])
-    gone, shapes = subject.removed_with(channels), layer_shapes(subject.model)
-    scores.add("before", subject.model)
+    gone, shapes = prunable.removed_with(channels), layer_shapes(prunable.model)
+    scores.add("before", prunable.model)
     pairs = list(zip(order.candidates, counts, strict=True))
-    couplings = tuple(_coupling(c, count, scored=subject.settings.rescore is None) for c, count in pairs)
+    couplings = tuple(_coupling(c, count, scored=prunable.settings.rescore is None) for c, count in pairs)
     with phases("cut"):
-        removed = removed_outputs(subject.channels, gone)
-        groups = [subject.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
-        subject.graph.prune_together(groups)
-    repairer.repair(subject.model, gone, final=True)
-    scores.add("after", subject.model)
+        removed = removed_outputs(prunable.channels, gone)
+        groups = [prunable.graph.group_of(c.coupling, c.units[:count]) for c, count in pairs if count]
+        prunable.graph.prune_together(groups)
+    repairer.repair(prunable.model, gone, final=True)
+    scores.add("after", prunable.model)
     with phases("counting"):
-        macs = subject.costs.cost(subject.channels.removed).macs
-        parameters = sum(p.numel() for p in subject.model.parameters())
-    full, total = subject.costs.full, order.total
+        macs = prunable.costs.cost(prunable.channels.removed).macs
+        parameters = sum(p.numel() for p in prunable.model.parameters())
+    full, total = prunable.costs.full, order.total
     figures = (
         Figures(total, full.macs, full.parameters, measured.before if measured else None, scores.known.get("before")),
         Figures(total - sum(counts), macs, parameters, measured.after if measured else None, scores.known.get("after")),
     )
     values = ((name, budget.reached(*figures)) for name, budget, _ in run.target.given(Budget))
     reached = {name: value for name, value in values if value is not None}
-    layers = layer_table(shapes, layer_shapes(subject.model), subject.graph.coupling_map.order)
-    omitted = left_out(subject, order.candidates)
+    layers = layer_table(shapes, layer_shapes(prunable.model), prunable.graph.coupling_map.order)
+    omitted = left_out(prunable, order.candidates)
     notes = (
-        *_notes(subject, omitted, measured, rounded_by_default),
+        *_notes(prunable, omitted, measured, rounded_by_default),
         *(_slow_widths(layers) if measured is None else ()),
         *_overshoot(run.target, reached, selected),
         *(
@@ -79,8 +79,8 @@ def summarise(run: PruningRun, selected: Selected, *, rounded_by_default: bool) 
         ),
     )
     return PruneResult(
-        subject.model, run.target, reached, *figures, couplings, removed, dict(phases.seconds), notes, repairer.result,
-        _protected(subject, omitted), layers, label_of(run.importance),
+        prunable.model, run.target, reached, *figures, couplings, removed, dict(phases.seconds), notes, repairer.result,
+        _protected(prunable, omitted), layers, label_of(run.importance),
     )  # fmt: skip
 
 
@@ -92,13 +92,15 @@ def _coupling(candidate: Candidate, count: int, *, scored: bool) -> CouplingCut:
     return CouplingCut(coupling.name, coupling.feed_in, len(units), len(units) - count, tuple(scores), tuple(gone))
 
 
-def _protected(subject: Subject, omitted: Sequence[tuple[DataFlowCoupling, str]]) -> tuple[ProtectedCoupling, ...]:
+def _protected(
+    prunable: PrunableModel, omitted: Sequence[tuple[DataFlowCoupling, str]]
+) -> tuple[ProtectedCoupling, ...]:
     """Couplings that layers produce and that were not pruned, ones that were not ranked (`omitted`) included."""
-    reasons = {id(c): c.protected for c in subject.graph.couplings if c.protected is not None and c.feed_in}
+    reasons = {id(c): c.protected for c in prunable.graph.couplings if c.protected is not None and c.feed_in}
     reasons |= {id(c): reason for c, reason in omitted}
     return tuple(
         ProtectedCoupling(coupling.name, coupling.feed_in, coupling.width, reasons[id(coupling)])
-        for coupling in subject.graph.couplings
+        for coupling in prunable.graph.couplings
         if id(coupling) in reasons
     )
 
@@ -137,12 +139,12 @@ def _overshoot(target: Target, reached: Mapping[str, float], selected: Selected)
 
 
 def _notes(
-    subject: Subject,
+    prunable: PrunableModel,
     omitted: Sequence[tuple[DataFlowCoupling, str]],
     measured: Measured | None,
     rounded_by_default: bool,
 ) -> Iterator[str]:
-    changed = changed_factors(subject.channels)
+    changed = changed_factors(prunable.channels)
     if changed:
         yield (
             f"The forward multiplies by numbers that depend on layer widths, in {_names(changed)}. No weights can "
@@ -153,17 +155,17 @@ def _notes(
             f"Widths are rounded to multiples of {FAST_MULTIPLE}, because the target is a latency; "
             f"{setting('round_to', 1)} switches this off."
         )
-    protected = [c.width for c in subject.graph.couplings if c.protected is not None and c.feed_in]
+    protected = [c.width for c in prunable.graph.couplings if c.protected is not None and c.feed_in]
     if protected:
         shown = call("find_couplings", "couplings MODEL")
         yield f"Protected couplings: {len(protected)}, with {sum(protected)} channels; {shown} shows the reasons."
     unscored = [coupling.name for coupling, reason in omitted if reason is UNSCORED]
     if unscored:
         yield f"Not pruned, because the importance has no score for them: {_names(unscored)}."
-    unused = subject.graph.coupling_map.unused
+    unused = prunable.graph.coupling_map.unused
     if unused:
         yield f"Not pruned, because the forward never uses them: {_names([*unused])} ({sum(unused.values())} parameters)."
-    assumed = None if subject.forward_fn is not None else counting_note(subject.model, subject.inputs)
+    assumed = None if prunable.forward_fn is not None else counting_note(prunable.model, prunable.inputs)
     if assumed is not None:
         yield assumed
     if measured is not None and max(measured.before.noise, measured.after.noise) > BUSY:

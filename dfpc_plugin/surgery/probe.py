@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dfpc_plugin.analyses.width_attributes import Stated
+from dfpc_plugin.analyses.width_attributes import StatedWidth
 from dfpc_plugin.couplings import CouplingMap, DataFlowCoupling
 from dfpc_plugin.couplings.declared import width_of
 from dfpc_plugin.families.registry import ForwardFunction, call_forward, failed_forward, running_modules
@@ -158,7 +158,7 @@ class _Trial:
         known.stated[:] = before
         return False
 
-    def _checked_by(self, coupling: DataFlowCoupling, modules: Sequence[str]) -> Iterator[Stated]:
+    def _checked_by(self, coupling: DataFlowCoupling, modules: Sequence[str]) -> Iterator[StatedWidth]:
         """Attributes of modules that equal a dimension of the coupling, except those that are solved for or fixed."""
         known = self._couplings.channels
         done = known.asked | {(stated.module, stated.name) for stated in known.stated}
@@ -175,9 +175,9 @@ class _Trial:
                     if type(width) is int and width > 1 and (path, name) not in done:
                         for kept, own in widths.items():
                             if len(kept) == width:
-                                yield Stated(path, name, entry, width_of(known, own))
+                                yield StatedWidth(path, name, entry, width_of(known, own))
 
-    def _tried(self, numbers: Sequence[int], compared: Sequence[Stated] = ()) -> _Failure | None:
+    def _tried(self, numbers: Sequence[int], compared: Sequence[StatedWidth] = ()) -> _Failure | None:
         """Prune and run once; attributes in `compared` may only be used in comparisons."""
         try:
             shapes = self._run(numbers, compared)
@@ -199,7 +199,7 @@ class _Trial:
             except Exception as error:  # a forward may raise anything
                 raise failed_forward(self._model, self._inputs, error) from error
 
-    def _run(self, numbers: Iterable[int], compared: Sequence[Stated] = ()) -> list[torch.Size]:
+    def _run(self, numbers: Iterable[int], compared: Sequence[StatedWidth] = ()) -> list[torch.Size]:
         """Prune, run and undo; returns the shapes of the outputs."""
         trial = self._couplings.copy()
         with evaluating(self._model), _exchanged(self._model, self._make), torch.no_grad():

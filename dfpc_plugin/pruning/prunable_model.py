@@ -20,7 +20,7 @@ from dfpc_plugin.surgery import cut
 
 
 @dataclass(frozen=True)
-class Subject:
+class PrunableModel:
     """A model's graph, its example inputs, how to call it (`forward_fn`), and what may be pruned."""
 
     graph: DataFlowGraph
