@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.generators import generators_kept
 from dfpc_plugin.models.catalogue import library_of, preprocessing_of, require_known
@@ -62,7 +63,9 @@ def build_model(
     if weights is None:
         return remember(construct(spec, pretrained=pretrained, meta=meta), spec)
     if pretrained or meta:
-        raise WeightsError("weights, pretrained and meta all say where weights come from; give one of them.")
+        raise WeightsError(
+            f"{setting('weights')}, pretrained and meta all say where weights come from; give one of them."
+        )
     checkpoint = read_checkpoint(weights)
     return build_fitted(spec.name, spec.options, checkpoint, ignore_surplus=ignore_surplus).model
 

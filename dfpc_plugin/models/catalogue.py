@@ -13,6 +13,7 @@ import torch
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.errors import UnknownModelError
 from dfpc_plugin.models.cifar import CifarLibrary
 from dfpc_plugin.models.library import Library, Preprocessing
@@ -51,7 +52,7 @@ def _nowhere(name: str) -> str:
     """A clause on the missing file or directory, if a name looks like a path."""
     if name.endswith(_FILES):
         return (
-            "; give the name of its architecture, and the file as `weights`"
+            f"; give the name of its architecture, and the file as {setting('weights')}"
             if Path(name).is_file()
             else ", and there is no such file"
         )

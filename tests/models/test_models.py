@@ -126,5 +126,5 @@ def test_options_of_the_model_may_stand_beside_its_name():
 def test_a_file_is_no_name_of_a_model(tmp_path):
     path = tmp_path / "net.pth"
     path.touch()
-    with pytest.raises(UnknownModelError, match=r"give the name of its architecture, and the file as `weights`"):
+    with pytest.raises(UnknownModelError, match=r"give the name of its architecture, and the file as weights"):
         build_model(str(path))
