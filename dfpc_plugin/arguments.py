@@ -45,6 +45,7 @@ TORCH_PRUNING = {
 
 _OTHERS = TORCH_PRUNING | {
     "sparsity": _TARGET,
+    "accuracy": "give max_drop, the loss of accuracy to allow, and evaluate, a function that measures it",
     "flops": 'give `"macs=0.5"`: the share of the MACs to keep is that of the FLOPs',
 }
 

@@ -46,6 +46,10 @@ class Evaluation:
         count, top1, top5, loss = sums.tolist()
         return cls(100 * top1 / count, 100 * top5 / count, loss / count, int(count), seconds)
 
+    def __float__(self) -> float:
+        """Return the top-1 accuracy, so that `prune` takes an evaluation as a score."""
+        return float(self.top1)
+
     def to_json(self) -> dict[str, Any]:
         """Return the attributes by name."""
         return asdict(self)

@@ -17,6 +17,7 @@ from dfpc_plugin.saliency import Ranking, Saliency, bgsc, flow_of, require_finit
 from dfpc_plugin.state import ModelState
 from dfpc_plugin.trace import Flow
 from dfpc_plugin.traced_call import TracedCall, traced_call
+from dfpc_plugin.wrappers import plain_model
 
 ImportanceRanking = Literal["output", "expected", "relative", "coupling-mean", "published"]
 """How scores of different couplings compare; see `DFPCImportance`."""
@@ -56,7 +57,7 @@ def remembered(
     if key not in kept or not kept[key][0].holds_for(
         module for module in kept[key][0].names if checked is not None or module in members
     ):
-        state = ModelState(graph.model)
+        state = ModelState(plain_model(graph.model, scripted=True))
         kept[key] = state, compute()
     if checked is not None:
         checked.add(key)
@@ -65,7 +66,7 @@ def remembered(
 
 def keep(graph: tp.DependencyGraph, key: tuple[Any, ...], value: Any) -> None:
     """Cache a result for the present model of `graph`, for `remembered`."""
-    graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(graph.model), value
+    graph.__dict__.setdefault(_SCORES, {})[key] = ModelState(plain_model(graph.model, scripted=True)), value
 
 
 def flowed(
@@ -97,6 +98,16 @@ def require_brackets(name: str, first: Any) -> None:
     """Raise PrunerSettingError if an importance was made by a pruner that called its class with a group."""
     if hasattr(first, "_DG"):
         raise PrunerSettingError(f"importance={name} is a class; write importance={name}(), with brackets.")
+
+
+def require_ranking(ranking: Any, known: tuple[str, ...]) -> None:
+    """Raise DFPCError unless a ranking is one of those `known`."""
+    if isinstance(ranking, nn.Module | Tensor):
+        raise DFPCError(
+            "ranking is the model or its inputs; leave them out, since the pruner passes them: DFPCImportance()."
+        )
+    if ranking not in known:
+        raise DFPCError(f"ranking must be one of {', '.join(known)}, not {ranking!r}.")
 
 
 class DFPCImportance(tp.importance.Importance):
@@ -140,8 +151,7 @@ class DFPCImportance(tp.importance.Importance):
                 f"Leave it out, or take torch_pruning.importance.GroupMagnitudeImportance."
             )
         require_brackets(type(self).__name__, ranking)
-        if ranking not in get_args(ImportanceRanking):
-            raise DFPCError(f"ranking must be one of {', '.join(get_args(ImportanceRanking))}, not {ranking!r}.")
+        require_ranking(ranking, get_args(ImportanceRanking))
         self.ranking = ranking
         self.example_inputs = None if example_inputs is None else as_inputs(example_inputs)
 
@@ -166,6 +176,10 @@ class DFPCImportance(tp.importance.Importance):
         if self.ranking == "coupling-mean" and importance.sum() > 0:
             importance /= importance.mean()
         return importance.to(next(group._DG.model.parameters()).device)
+
+    def __repr__(self) -> str:
+        """Return how it is made."""
+        return f"{type(self).__name__}({self.ranking!r})"
 
     @property
     def label(self) -> str:

@@ -94,9 +94,11 @@ class LayerTable(tuple[LayerWidths, ...], Shown):
         """
         if len(self) <= upto:
             return f"Channels of {counted(len(self), 'layer')}", _table(self)
-        most = sorted(range(len(self)), key=lambda number: self[number].remaining)[:_SHORT]
+        lost = [number for number, layer in enumerate(self) if layer.outputs_after < layer.outputs_before]
+        most = sorted(lost, key=lambda number: self[number].remaining)[:_SHORT]
         shown = [self[number] for number in sorted(most)]
-        return f"Channels of the layers that lost most; {rest} shows {len(self) - len(shown)} more", _table(shown)
+        which = "most" if len(shown) < len(lost) else "outputs"
+        return f"Channels of the layers that lost {which}; {rest} shows {len(self) - len(shown)} more", _table(shown)
 
     def __str__(self) -> str:
         """Return the table of all layers."""
@@ -132,6 +134,8 @@ def layer_shapes(model: nn.Module) -> dict[str, LayerShape]:
     """
     found = {}
     for path, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            found[path] = _shape_of_recurrent(module)
         for name in ("weight", "in_proj_weight"):
             weight = _held(module, name)
             if weight is not None and weight.dim() > 1:
@@ -176,6 +180,13 @@ def _shape(module: nn.Module, weight: Tensor) -> LayerShape:
     if getattr(module, "transposed", False) is True or isinstance(module, nn.Embedding):
         return LayerShape(type(module).__name__, first, second * (1 if isinstance(module, nn.Embedding) else groups))
     return LayerShape(type(module).__name__, second * groups, first)
+
+
+def _shape_of_recurrent(module: nn.Module) -> LayerShape:
+    """Inputs of its first layer, and outputs of one direction."""
+    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+    into, back = (getattr(module, f"weight_{kind}{suffix}") for kind in ("ih", "hh"))
+    return LayerShape(type(module).__name__, into.size(1), back.size(1))
 
 
 def _change(before: int, after: int) -> str:

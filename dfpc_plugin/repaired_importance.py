@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.analyses.bounds import Bounds
 from dfpc_plugin.computed_weights import layer_of_original
-from dfpc_plugin.errors import DFPCError, RepairError
+from dfpc_plugin.errors import RepairError
 from dfpc_plugin.importance import (
     DFPCImportance,
     call_of,
@@ -20,6 +20,7 @@ from dfpc_plugin.importance import (
     name_of,
     remembered,
     require_brackets,
+    require_ranking,
     unwrapped,
 )
 from dfpc_plugin.inputs import ExampleInputs, as_inputs
@@ -93,8 +94,7 @@ class RepairedImportance(tp.importance.Importance):
         if not self.settings.how.anticipated:
             option = f"{'how' if isinstance(how, str) else 'method'}={self.settings.method!r}"
             raise RepairError(f"{option} looks at no covariances; choose one of {', '.join(_anticipated())}.")
-        if ranking not in get_args(AnticipatedRanking):
-            raise DFPCError(f"ranking must be one of {', '.join(get_args(AnticipatedRanking))}, not {ranking!r}.")
+        require_ranking(ranking, get_args(AnticipatedRanking))
         self.ranking = ranking
         self.example_inputs = None if example_inputs is None else as_inputs(example_inputs)
         self._unread = DFPCImportance(ranking, example_inputs=example_inputs)

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 import dfpc_plugin.importance as importance_module
-from dfpc_plugin import DFPCImportance, bgsc
+from dfpc_plugin import DFPCImportance, RepairedImportance, bgsc
 from dfpc_plugin.errors import DFPCError, ExampleInputsError, NonFiniteWeightError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unwrapped parameters:UserWarning")  # Torch-Pruning, on tokens
@@ -288,3 +288,26 @@ def test_copies_of_a_pruned_model_and_of_the_importance_work():
     model = copy.deepcopy(small())
     pruner_for(model, importance, pruning_ratio=0.2).step()
     assert model(X).shape == (1, 1000)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute:UserWarning"
+)  # torch.compile, of what Torch-Pruning's hooks read
+@pytest.mark.parametrize("make", [DFPCImportance, RepairedImportance])
+def test_a_compiled_model_is_scored_as_the_one_inside(make):
+    """Torch-Pruning's groups hold layers of the model inside; without compiling, as only names differ."""
+    model = small()
+    plain = copy.deepcopy(model)
+    for own in (plain, torch.compile(model, backend="eager")):
+        fresh = {name: {} for name in FRESH}
+        layers = [getattr(own, "_orig_mod", own).fc]
+        tp.MetaPruner(own, X, make(), pruning_ratio=0.3, ignored_layers=layers, **fresh).step()
+    assert [p.shape for p in model.parameters()] == [p.shape for p in plain.parameters()]
+    assert sum(p.numel() for p in model.parameters()) < 0.8 * 469_688
+
+
+def test_a_model_in_place_of_the_ranking_is_left_out():
+    for given in (nn.Linear(2, 2), torch.ones(1)):
+        with pytest.raises(DFPCError, match=r"leave them out, since the pruner passes them: DFPCImportance\(\)"):
+            DFPCImportance(given)
+    assert repr(DFPCImportance("output")) == "DFPCImportance('output')"

@@ -72,6 +72,9 @@ def test_reading_sizes_computes_nothing():
         (nn.Conv2d(6, 9, 1, groups=3), (6, 9)),
         (nn.ConvTranspose2d(6, 9, 1, groups=3), (6, 9)),
         (nn.Embedding(50, 7), (50, 7)),
+        (nn.LSTM(6, 9, 2, bidirectional=True), (6, 9)),
+        (nn.LSTM(6, 9, proj_size=5), (6, 5)),
+        (nn.GRUCell(6, 9), (6, 9)),
         (nn.BatchNorm2d(4), None),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_figures_of_pruning_are_in_its_repr():
 def test_the_text_of_pruning_has_layers_and_fits_a_terminal():
     lines = str(RESULTS["prune"]).splitlines()
     assert max(map(len, lines)) <= 80
-    assert any(line.startswith("Channels of the layers that lost most") for line in lines)
+    assert any(line.startswith("Channels of the layers that lost outputs") for line in lines)
 
 
 class Odd(nn.Module):

@@ -44,6 +44,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("max_pruning_ratio", "head_pruning_ratio"):
         checked(Share, options[name], name, PrunerSettingError)
     checked(Count | None, options["round_to"], "round_to", PrunerSettingError)
+    checked(Count, options["iterative_steps"], "iterative_steps", PrunerSettingError)
     modules = set(options["model"].modules())
     for key in (*(options["pruning_ratio_dict"] or ()), *(options["ch_sparsity_dict"] or ())):
         for layer in key if isinstance(key, tuple) else (key,):
@@ -55,7 +56,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     if options["prune_num_heads"] and options["prune_head_dims"]:
         raise PrunerSettingError(
             "prune_num_heads and prune_head_dims are both set, but a unit is a whole head or a dimension of all heads; "
-            "set prune_head_dims=False, or use one pruner after the other."
+            "set prune_head_dims=False (Torch-Pruning's default is True), or use one pruner after the other."
         )
     if options["head_pruning_ratio"] and not options["prune_num_heads"]:
         raise PrunerSettingError(

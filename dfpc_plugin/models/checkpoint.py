@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dfpc_plugin.errors import DFPCError, first_line
-from dfpc_plugin.files import is_file
+from dfpc_plugin.files import is_directory, is_file
 from dfpc_plugin.models.catalogue import is_listed
 
 _AVERAGES = ("state_dict_ema", "model_ema")
@@ -61,6 +61,7 @@ class Checkpoint:
         averaged: Whether these are averages over the training, which the file has in addition to the last weights.
         architectures: Names of models that the file may mean, the most likely first; all are listed by a library.
         options: Arguments of the model's builder that the file states.
+        side: Height and width of the images in training, if the file states them and they are equal.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Checkpoint:
     averaged: bool = False
     architectures: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    side: int | None = None
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
@@ -76,6 +78,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     Raises WeightsError if the file cannot be read, or holds no weights.
     """
     path = Path(path)
+    if is_directory(path):
+        raise WeightsError(f"'{path}' is a directory; give the file with the weights in it.")
     if not is_file(path):
         raise WeightsError(f"There is no file '{path}' with weights; check the path.")
     content = _content(path)
@@ -90,7 +94,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
             f"'{nested}' in '{path}' is a nested tensor, which no weight is; save the model's state_dict."
         )
     stated = _stated(content)
-    return Checkpoint(path, tensors, key in _AVERAGES, tuple(_architectures(content, stated)), _options(stated))
+    architectures, options = tuple(_architectures(content, stated)), _options(stated)
+    return Checkpoint(path, tensors, key in _AVERAGES, architectures, options, _side(stated))
 
 
 def _content(path: Path) -> Any:
@@ -115,6 +120,9 @@ def _content(path: Path) -> Any:
                 f"'{path}' holds Python objects, such as {refused[1]}, and cannot be read as tensors alone; load it where you trust "
                 f"it, and save the weights of the model in it: torch.save(model.state_dict(), 'weights.pt')."
             ) from None
+        if path.suffix == ".onnx" or not path.stat().st_size:
+            kind = "empty" if not path.stat().st_size else "an ONNX file, which holds no weights by name"
+            raise WeightsError(f"'{path}' is {kind}; give a file that torch.save or safetensors has written.") from None
         said = first_line(error).partition(". ")[0]  # torch goes on with advice
         raise WeightsError(
             f"'{path}' is damaged, or no checkpoint of PyTorch ({type(error).__name__}: {said}); fetch it again, or "
@@ -232,6 +240,14 @@ def _architectures(content: Any, stated: Mapping[str, Any]) -> Iterator[str]:
                 if full not in seen and is_listed(full):
                     seen.add(full)
                     yield full
+
+
+def _side(stated: Mapping[str, Any]) -> int | None:
+    """The side of square images, from the options of timm's trainer."""
+    size = stated.get("input_size")
+    sides = set(size[-2:]) if isinstance(size, list | tuple) and len(size) == 3 else {stated.get("img_size")}
+    side = sides.pop() if len(sides) == 1 else None
+    return side if type(side) is int and side > 0 else None
 
 
 def _options(stated: Mapping[str, Any]) -> dict[str, Any]:

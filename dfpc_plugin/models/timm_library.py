@@ -42,7 +42,9 @@ class TimmLibrary(Library):
 
     def preprocessing(self, model: nn.Module, name: str) -> Preprocessing:
         """The preprocessing by which timm evaluates the model's weights."""
-        config, size = resolve_model_data_config(model), _input_size(model)
+        size, own = _input_size(model), configuration_of(model)
+        given = {name: spread(own[name], size[0]) for name in ("mean", "std") if own.get(name)}  # or timm warns
+        config = resolve_model_data_config(model, given)
         mean, std = (spread(config[name], size[0]) for name in ("mean", "std"))
         return Preprocessing(size, mean, std, config["interpolation"], config["crop_pct"])
 

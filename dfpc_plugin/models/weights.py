@@ -121,6 +121,14 @@ class Match:
         return "; ".join(part for part in parts if part)
 
     @property
+    def _replaced_by_sequence(self) -> str | None:
+        """The layer whose weights are all that is missing, where the checkpoint has numbered layers under its name."""
+        layers = {name.rpartition(".")[0] for name in self.missing}
+        layer = layers.pop() if len(layers) == 1 else None
+        numbered = layer and all(re.match(rf"{re.escape(layer)}\.\d+\.", name) for name in self.surplus)
+        return layer if layer and numbered and self.surplus and not self.differ else None
+
+    @property
     def advice(self) -> str:
         """What to do, as far as shapes tell."""
         classes, channels = self.ends
@@ -128,6 +136,12 @@ class Match:
             return f"Build the model with {setting('num_classes', classes[0])}."
         if channels is not None:
             return "Build the model with the checkpoint's number of input channels."
+        replaced = self._replaced_by_sequence
+        if replaced is not None:
+            return (
+                f"Its '{replaced}' is a sequence of layers, which no option makes. Write a function that builds the model with it, and "
+                f"give that as package.module:function."
+            )
         if self.missing or self.differ:
             return "Build the architecture that it was saved from, with the same options."
         if self.odd:

@@ -137,6 +137,11 @@ class PruningRun:
         """The length that the accuracy allows; raise TargetError if it does not allow the one for other budgets."""
         prunable, scores = self.prunable, self.scores
         base = scores.of("before", copy_of(prunable.model))
+        if 0 < base <= max_drop:
+            raise TargetError(
+                f"max_drop={max_drop:g} allows any loss, because evaluate returned {base:.4g} for the unpruned model. Give the drop "
+                f"in the unit of evaluate: 0.02 for two points of an accuracy between 0 and 1."
+            )
 
         def score_of(steps: int) -> float:
             channels = order.channels(steps)

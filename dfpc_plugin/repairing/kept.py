@@ -19,6 +19,9 @@ from dfpc_plugin.repairing.calls import LayerCall
 _ALIKE = 1 - 1e-5
 """Rows with at least this cosine are equal up to a factor: rows of queries are rescaled when heads get narrower."""
 
+_RELATED = 0.2
+"""Least cosine of the remaining weights with those of the original. Unrelated weights have one near 0."""
+
 
 def match_channels(channels: Channels, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
     """Return which channels are removed, `(channels,)` of bool; raises RepairError if the two models do not match.
@@ -238,7 +241,37 @@ def kept_channels(
                     f"'{axis.tensor}' of the pruned model has {found} entries in dimension {axis.dim} where {left} would be "
                     f"left; pass the model that it was pruned from and, if the cut is known, its record as removed."
                 )
+    _require_same_weights(channels, gone, tensors, pruned)
     return Kept(couplings, gone)
+
+
+def _require_same_weights(
+    channels: Channels, gone: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
+    """Raise RepairError if the weights of a pruned model have nothing to do with those that remain of the original.
+
+    Training and repair leave them similar. Weights of another initialisation, or of another checkpoint, have a cosine near 0.
+    """
+    by_tensor: dict[str, list[Axis]] = defaultdict(list)
+    for axis in channels.axes:
+        by_tensor[axis.tensor].append(axis)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for name, axes in by_tensor.items():
+        old, new = before[name].detach(), after[name].detach()
+        if old.dim() < 2 or not old.is_floating_point() or any(axis.groups > 1 for axis in axes):
+            continue
+        for axis in axes:
+            old = old.index_select(axis.dim, (~gone[axis.channels]).nonzero().squeeze(1).to(old.device))
+        if old.shape == new.shape:
+            pair = (old.flatten().double().cpu(), new.flatten().double().cpu())
+            sums += torch.stack([pair[0] @ pair[1], pair[0] @ pair[0], pair[1] @ pair[1]])
+    product, *squares = sums.tolist()
+    cosine = product / max((squares[0] * squares[1]) ** 0.5, 1e-300)
+    if min(squares) > 0 and cosine < _RELATED:
+        raise RepairError(
+            f"The weights of the pruned model are not those of the original (cosine {cosine:.2f}, where 1 is equal); pass the "
+            f"model that it was pruned from, with the same checkpoint."
+        )
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -116,7 +116,15 @@ def _open_checkpoint(section: ModelSection, device: torch.device) -> Opened:
         found = build_fitted(name, section.options, checkpoint, ignore_surplus=section.ignore_surplus)
     except MismatchError as error:
         raise _by_options(error) from error
-    return _opened(found.model, found.spec, section, device, {}, found.notes)
+    notes, side = found.notes, checkpoint.side
+    usual = preprocessing_of(found.model, found.spec.name).size[-1]
+    if section.size is None and side not in (None, usual):
+        section = dataclasses.replace(section, size=side)
+        notes = (
+            *notes,
+            f"Images have {side} x {side} pixels, as the checkpoint says; {setting('size', usual)} takes others.",
+        )
+    return _opened(found.model, found.spec, section, device, {}, notes)
 
 
 def _by_options(error: MismatchError) -> DFPCError:

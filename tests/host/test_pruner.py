@@ -426,3 +426,8 @@ def test_it_works_without_gradients():
     with torch.no_grad():
         pruner_for(model, DFPCImportance(), pruning_ratio=0.3).step()
     assert model.conv1.out_channels == 44
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(PrunerSettingError, match=r"iterative_steps must be 1 or more, not 0"):
+        pruner_for(make(ALL[0]), iterative_steps=0)

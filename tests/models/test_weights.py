@@ -117,13 +117,32 @@ def test_torchscript_is_answered_with_the_state_dict(source, target, tmp_path):
         load_weights(target, tmp_path / "script.pt")
 
 
-@pytest.mark.parametrize("content", [b"not weights", b"\x80\x02v.", b"", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("content", [b"not weights", b"\x80\x02v.", b"PK\x03\x04 cut"])
 def test_damage_is_said_without_what_torch_advises(content, target, tmp_path):
     (tmp_path / "noise.pth").write_bytes(content)
     with pytest.raises(WeightsError) as caught:
         load_weights(target, tmp_path / "noise.pth")
     assert "is damaged, or no checkpoint of PyTorch (" in str(caught.value)
     assert "\x1b" not in str(caught.value) and "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"), [("a.pth", b"", "is empty"), ("a.onnx", b"ir", "is an ONNX file")]
+)
+def test_files_that_hold_no_weights_are_named(name, content, kind, target, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{kind}.*; give a file that torch.save or safetensors has written"):
+        load_weights(target, tmp_path / name)
+    with pytest.raises(WeightsError, match="is a directory; give the file with the weights in it"):
+        load_weights(target, tmp_path)
+
+
+def test_a_classifier_that_became_a_sequence_needs_a_function(tmp_path):
+    model = build_model("torchvision/resnet18", num_classes=7)
+    state = {name.replace("fc.", "fc.1."): tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "tuned.pth")
+    with pytest.raises(WeightsError, match=r"Its 'fc' is a sequence of layers.* as package\.module:function"):
+        load_weights(model, tmp_path / "tuned.pth")
 
 
 def faulty(tmp_path, source):

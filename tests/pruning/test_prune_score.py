@@ -7,6 +7,7 @@ import torch
 
 from budget_nets import make
 from budget_tools import PIXELS, network, widths
+from dfpc_plugin.evaluation import Evaluation
 from dfpc_plugin.pruning import prune
 from dfpc_plugin.pruning.find_length import length_for_score
 from dfpc_plugin.selection import Target, TargetError
@@ -21,7 +22,7 @@ def units(result):
     return result.before.channels - result.after.channels
 
 
-@pytest.mark.parametrize("drop", [0, 1, 3, 7.5, 20, 1000])
+@pytest.mark.parametrize("drop", [0, 1, 3, 7.5, 20, 30])
 def test_the_drop_is_never_exceeded_and_used_up(drop):
     model = network()
     result = prune(model, PIXELS, Target(max_drop=drop), evaluate=channels)
@@ -33,13 +34,13 @@ def test_the_drop_is_never_exceeded_and_used_up(drop):
     if longer <= most:
         further = prune(model, PIXELS, Target(ratio=longer / 14))
         assert units(further) == longer and channels(model) - channels(further.model) > drop
-    assert units(result) < 14 if drop < 1000 else units(result) == most
+    assert units(result) < 14 if drop < 30 else units(result) == most
 
 
 def test_a_larger_drop_takes_no_less():
     model, inputs = make("test_resnet")
     taken = []
-    for drop in (0, 5, 20, 100, 400, 10**6):
+    for drop in (0, 5, 20, 100, 400, 1000):
         result = prune(model, inputs, Target(max_drop=drop), evaluate=channels)
         assert result.reached["max_drop"] <= drop
         taken.append(units(result))
@@ -84,7 +85,7 @@ def test_a_score_is_reported_where_no_budget_is_about_it():
 
 
 @pytest.mark.parametrize(
-    "target", ["macs=0.8, max_drop=8", "params=0.8, ratio=0.1, max_drop=1000", "ratio=0.3, max_drop=12"]
+    "target", ["macs=0.8, max_drop=8", "params=0.8, ratio=0.1, max_drop=30", "ratio=0.3, max_drop=12"]
 )
 def test_other_budgets_are_reached_where_the_drop_allows_them(target):
     wanted = Target.parse(target)
@@ -111,20 +112,20 @@ def test_a_score_that_does_not_depend_on_the_model_is_noticed(target):
     """Such as one that always measures the original: the same for the unpruned, the pruned and an empty model."""
     original = network()
     with pytest.warns(
-        UserWarning, match=r"evaluate returned 1 for the unpruned .* score the model that it is called"
+        UserWarning, match=r"evaluate returned 10 for the unpruned .* score the model that it is called"
     ) as told:
-        result = prune(original, PIXELS, target, evaluate=lambda model: len([original]))
+        result = prune(original, PIXELS, target, evaluate=lambda model: 10 * len([original]))
     assert told[0].filename == __file__
-    assert (result.before.score, result.after.score) == (1, 1)
+    assert (result.before.score, result.after.score) == (10, 10)
     least = channels(original) - (14 - 3 * 2)
 
     def narrow_fails(model):
         if channels(model) <= least:
             raise ZeroDivisionError
-        return 1.0
+        return 10.0
 
-    assert prune(original, PIXELS, "max_drop=1, macs=0.9", evaluate=narrow_fails).after.score == 1
-    prune(original, PIXELS, target, evaluate=lambda model: float(channels(model) > least))  # a warning is an error
+    assert prune(original, PIXELS, "max_drop=1, macs=0.9", evaluate=narrow_fails).after.score == 10
+    prune(original, PIXELS, target, evaluate=lambda model: 10.0 * (channels(model) > least))  # a warning is an error
 
 
 @pytest.mark.parametrize("target", ["max_drop=1", "macs=0.5, max_drop=1"])
@@ -149,9 +150,23 @@ def test_a_score_that_is_no_number_is_refused(target, score, message):
 
 def test_a_score_that_becomes_no_number_is_refused():
     with pytest.raises(TargetError, match="evaluate returned NaN"):
-        prune(network(), PIXELS, "max_drop=1", evaluate=lambda m: 1.0 if len(m.stem.weight) == 6 else math.nan)
+        prune(network(), PIXELS, "max_drop=1", evaluate=lambda m: 2.0 if len(m.stem.weight) == 6 else math.nan)
 
 
 def test_with_scores_anew_the_drop_holds_too():
     result = prune(network(), PIXELS, "max_drop=8", evaluate=channels, rescore=0.2)
     assert 0 < channels(network()) - channels(result.model) <= 8
+
+
+@pytest.mark.parametrize("drop", [1.0, 2.0])
+def test_a_drop_that_allows_any_loss_is_refused(drop):
+    """As with an accuracy between 0 and 1, and a drop in per cent."""
+    with pytest.raises(
+        TargetError, match=r"allows any loss, because evaluate returned 1 for .* in the unit of evaluate"
+    ):
+        prune(network(), PIXELS, Target(max_drop=drop), evaluate=lambda model: channels(model) / channels(network()))
+
+
+def test_an_evaluation_counts_as_its_accuracy():
+    result = prune(network(), PIXELS, "max_drop=5", evaluate=lambda model: Evaluation(channels(model), 100, 0, 10, 0))
+    assert result.before.score == channels(network())

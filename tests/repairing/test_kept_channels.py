@@ -104,6 +104,15 @@ def built(make: Callable[[], nn.Module]) -> nn.Module:
     return randomised(make())
 
 
+def trained_further(model: nn.Module, seed: int) -> nn.Module:
+    """A copy whose weights have changed a lot, but are related to the old ones."""
+    trained = randomised(copy.deepcopy(model), seed)
+    with torch.no_grad():
+        for own, old in zip(trained.parameters(), model.parameters(), strict=True):
+            own.lerp_(old, 0.5)
+    return trained
+
+
 def last_layer(model: nn.Module) -> nn.Module:
     return [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
 
@@ -183,11 +192,23 @@ def test_what_prune_removed_is_found_in_larger_models(name: str) -> None:
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.__name__)
 def test_nothing_is_gone_from_the_same_model(net: Callable[[], nn.Module]) -> None:
     original = built(net)
-    trained = randomised(copy.deepcopy(original), 1)  # its weights do not matter: everything is there
+    trained = trained_further(original, 1)  # everything is there
     kept = kept_channels(trained, original, IMAGE, None, None)
     assert not kept.removed.any()
     for call in calls_of(original, IMAGE):
         assert kept.outputs(call) is None and kept.inputs(call) is None
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_weights_of_another_training_are_refused(recorded: bool) -> None:
+    original = built(resnet)
+    result = prune(original, IMAGE, "macs=0.6")
+    other = randomised(copy.deepcopy(original), 1)
+    removed = result.removed if recorded else None
+    with pytest.raises(RepairError, match=r"not those of the original|cannot be told from its weights"):
+        kept_channels(result.model, other, IMAGE, None, removed)
+    if recorded:
+        assert kept_channels(result.model, original, IMAGE, None, removed).removed.any()
 
 
 def cut_by_hand(model: nn.Sequential, stay: list[int], last: int = 3) -> nn.Sequential:
@@ -248,7 +269,7 @@ def test_of_equal_channels_so_many_stay(stay: list[int]) -> None:
 def test_changed_weights_are_no_guess() -> None:
     original = built(vgg)
     result = prune(original, IMAGE, "ratio=0.4")
-    changed = randomised(copy.deepcopy(result.model), 3)
+    changed = trained_further(result.model, 3)
     with pytest.raises(
         RepairError, match=r"cannot be told from its weights, which have changed since; pass what was removed"
     ):

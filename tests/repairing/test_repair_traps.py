@@ -210,10 +210,13 @@ def test_a_directory_belongs_to_one_repair(tmp_path):
         return dfpc.repair(pruned.model, original, images[:1], settings, removed=pruned.removed)
 
     repaired(images[:16])
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.parameters()).mul_(1.1)
     with pytest.raises(RepairError, match="holds the beginnings of another repair"):
         repaired(images[16:32])
     with pytest.raises(RepairError, match="holds the beginnings of another repair"):
-        repaired(images[:16], small_resnet(seed=1)[0])
+        repaired(images[:16], other)
 
 
 def test_pruning_with_a_directory_keeps_the_last_repair_alone(tmp_path):

@@ -1,4 +1,7 @@
+import argparse
+
 import pytest
+import timm
 import torch
 
 from dfpc_plugin.artifact import save_pruned
@@ -111,3 +114,19 @@ def test_without_training_images_it_says_so():
 
 def test_a_name_that_no_file_can_have_is_that_of_a_model():
     assert not is_artifact("'" * 9000) and not is_checkpoint("'" * 9000)
+
+
+@pytest.mark.parametrize(("stated", "given", "side"), [
+    ({"input_size": (1, 96, 96)}, None, 96),
+    ({"img_size": 64}, None, 64),
+    ({"input_size": (1, 96, 96)}, 128, 128),
+    ({"input_size": (1, 96, 64)}, None, 224),
+    ({"input_size": None, "img_size": None}, None, 224),
+])  # fmt: skip
+def test_the_size_of_images_comes_from_the_checkpoint(stated, given, side, tmp_path):
+    model = timm.create_model("resnet18", num_classes=3, in_chans=1)
+    options = argparse.Namespace(model="resnet18", **stated)
+    torch.save({"state_dict": model.state_dict(), "args": options}, tmp_path / "tuned.pth")
+    opened = open_model(ModelSection(str(tmp_path / "tuned.pth"), size=given), CPU)
+    assert opened.inputs.shape[-2:] == (side, side) and opened.preprocessing.size == (1, side, side)
+    assert any("as the checkpoint says; size=224 takes others" in note for note in opened.notes) is (side in (96, 64))

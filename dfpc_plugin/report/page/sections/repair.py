@@ -31,6 +31,7 @@ def repair(record: Field) -> Mapping[str, Any] | None:
     return {
         "method": section["method"].text(),
         "output": [significant(100 * value) + "%" for value in output if value is not None] if len(output) == 2 else [],
+        "measured_on": section["measured_on"].text(),
         "groups": grouped(rows),
         "measured": scale is not None,
         "ticks": [] if scale is None else [(100 * scale.at(10.0**e), power_of_ten(e)) for e in scale.exponents(5)],
