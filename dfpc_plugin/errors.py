@@ -149,8 +149,10 @@ class ForwardError(DFPCError, RuntimeError):
         """Describe the `inputs`, the running `modules` (innermost first), and the `error`."""
         problem = f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
         place = next((f" in '{path}'" for path in modules if path), "")
+        stale = place and "is invalid for input of size" in problem
+        hint = " If the model has been pruned, update the widths in attributes there, such as head_dim." if stale else ""
         super().__init__(
-            f"The model cannot be called with {inputs} ({problem}{place}); give inputs of the shape and type that it takes."
+            f"The model cannot be called with {inputs} ({problem}{place}); give inputs of the shape and type that it takes.{hint}"
         )
 
 

@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -242,6 +243,16 @@ def test_inputs_that_the_model_itself_refuses_are_no_matter_of_rules(call):
         "multiplied (1x288 and 128x5) in '3'); give inputs of the shape and type that it takes."
     )
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_width_that_is_still_the_old_one_is_suspected():
+    """After a step of Torch-Pruning, which leaves `head_dim` as it was."""
+    model = timm.create_model("test_vit").eval()
+    model.blocks[0].attn.qkv = nn.Linear(64, 3 * 48)
+    with pytest.raises(
+        ForwardError, match=r"has been pruned, update the widths in attributes there, such as head_dim\.$"
+    ):
+        bgsc(model, torch.rand(1, 3, 160, 160))
 
 
 def test_printing_data_does_not_stop_a_forward():
