@@ -150,7 +150,7 @@ class ForwardError(DFPCError, RuntimeError):
         problem = f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
         place = next((f" in '{path}'" for path in modules if path), "")
         stale = place and "is invalid for input of size" in problem
-        hint = " If the model has been pruned, update the widths in attributes there, such as head_dim." if stale else ""
+        hint = " If the model was pruned, update the widths in attributes there, such as head_dim." if stale else ""
         super().__init__(
             f"The model cannot be called with {inputs} ({problem}{place}); give inputs of the shape and type that it takes.{hint}"
         )
