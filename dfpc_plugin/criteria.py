@@ -67,6 +67,8 @@ CRITERIA = Registry(
     Criterion("random", "Random (TP)", tp.importance.RandomImportance, "random numbers", random=True),
 )  # fmt: skip
 """Every criterion by name; those marked TP come with Torch-Pruning. `CRITERIA.register(Criterion(...))` adds one."""
+SHIPPED = frozenset(CRITERIA)
+"""Names of the criteria that come with this library, whose code is that of its version."""
 TAYLOR = Criterion(
     "taylor",
     "Taylor (TP, images)",

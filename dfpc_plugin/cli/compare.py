@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
-from dfpc_plugin.cli.model_options import DataOptions
+from dfpc_plugin.cli.model_options import DataOptions, say_untrained
 from dfpc_plugin.cli.output import STDOUT, OptionError, plotted, print_json, require_targets, say, say_written, send
 from dfpc_plugin.comparing import CompareResult, compare
 from dfpc_plugin.criteria import AUTO, CRITERIA
@@ -40,7 +40,8 @@ class CompareConfig(DataOptions):
         data: Labelled images to measure accuracy on; without, the error of the model's outputs is measured.
         split: Which part of them to take.
         limit: Take so many of them, evenly over the classes.
-        images: Images to calibrate on, whose labels are not used; without data, also those to measure the error on.
+        images: Images to calibrate on, whose labels are not used; without data, also those to measure the error on. Of several
+            parts, train is taken.
         image_count: How many of them to draw.
         batch_size: Images at a time.
         save_to: The file of finished cells, JSON lines; with it, the same command goes on where it was stopped. By default
@@ -96,8 +97,11 @@ class CompareConfig(DataOptions):
         return Path(self.model).suffix.lower() in _STORED
 
 
-def run(config: CompareConfig, consoles: Consoles) -> None:
-    """Compare criteria, budgets, repairs and seeds on one model; go on after a stop, and show a finished file again."""
+def run(config: CompareConfig, consoles: Consoles) -> int:
+    """Compare criteria, budgets, repairs and seeds on one model; go on after a stop, and show a finished file again.
+
+    The exit code is 1 if no cell could be done.
+    """
     require_targets(config.csv, config.markdown, plot=config.plot)
     try:
         result = CompareResult.read(config.model) if config.stored else _measured(config, consoles)
@@ -112,6 +116,7 @@ def run(config: CompareConfig, consoles: Consoles) -> None:
     elif not config.quiet and STDOUT not in (config.csv, config.markdown):
         say(consoles.out, result.text(consoles.out.width))
         say_written(consoles.out, written)
+    return 1 if all(cell.error for cell in result.cells) else 0
 
 
 def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
@@ -124,7 +129,7 @@ def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
         images = None
         if config.images is not None:
             images = images_to_calibrate(section, opened.preprocessing, config.image_count, 0)
-        return compare(
+        result = compare(
             opened.model,
             opened.inputs,
             **{name: getattr(config, name) for name in _TO_COMPARE},
@@ -133,3 +138,6 @@ def _measured(config: CompareConfig, consoles: Consoles) -> CompareResult:
             save_to=config.store,
             progress=tell,
         )
+    if not config.quiet:
+        say_untrained(consoles.err, opened, "figures")
+    return result

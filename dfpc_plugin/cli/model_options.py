@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dfpc_plugin.advice import setting
 from dfpc_plugin.cli.output import OptionError, require_one_stdout, say
 from dfpc_plugin.plain_data import Checked, Count, Natural, Positive
 from dfpc_plugin.workflow.opening import Opened, device_of, is_artifact, is_checkpoint, open_model
@@ -104,3 +105,10 @@ class DataOptions(SubjectOptions):
             root=self.root, download=self.download, mean=self.mean or None, std=self.std or None, workers=self.workers,
             **values,
         )  # fmt: skip
+
+
+def say_untrained(console: Console, opened: Opened, measured: str) -> None:
+    """Print that a model has random weights, if it has: what is `measured` on it then means little."""
+    if not opened.trained:
+        told = f"{setting('pretrained', True)} or {setting('weights', 'FILE')} loads trained ones."
+        say(console, f"These are {measured} of random weights; {told}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dfpc_plugin.cli.consoles import Consoles, bars
-from dfpc_plugin.cli.model_options import DataOptions
+from dfpc_plugin.cli.model_options import DataOptions, say_untrained
 from dfpc_plugin.cli.output import STDOUT, plotted, print_json, require_targets, say, say_written, send
 from dfpc_plugin.comparing import sensitivity
 from dfpc_plugin.plain_data import Count, Seed
@@ -22,7 +22,7 @@ class SensitivityConfig(DataOptions):
         shares: Shares of a coupling's channels to remove, each from 0 to below 1.
         ignored_layers: Leave out the couplings that these layers produce: names, or shell-style patterns.
         images: Images to measure the error on, too, whose labels are not used.
-        split: Which part of them to take.
+        split: Which part of them to take; by default train, or the only one there is.
         image_count: How many of them to draw.
         seed: Seed of the noise and of the draw.
         csv: Write one row per coupling and share as CSV to this file, or to the standard output (-), which then gets nothing
@@ -35,7 +35,7 @@ class SensitivityConfig(DataOptions):
     shares: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     ignored_layers: tuple[str, ...] = ()
     images: str | None = field(default=None, metadata={"metavar": "SOURCE"})
-    split: Literal["train", "val", "test"] = "train"
+    split: Literal["train", "val", "test"] | None = None
     image_count: Count = 64
     seed: Seed = 0
     csv: str | None = field(default=None, metadata={"metavar": "FILE"})
@@ -57,6 +57,8 @@ def run(config: SensitivityConfig, consoles: Consoles) -> None:
             opened.model, opened.inputs, shares=config.shares, images=images, ignored_layers=config.ignored_layers,
             seed=config.seed, progress=tell,
         )  # fmt: skip
+    if not config.quiet:
+        say_untrained(consoles.err, opened, "errors")
     written = send(config.csv, result.to_csv) + plotted(config.plot, result.plot)
     if config.json:
         print_json(result.to_json(), consoles.out)

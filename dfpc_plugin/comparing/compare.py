@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from dfpc_plugin.comparing.cells import (
     Unpruned,
     reserved,
 )
-from dfpc_plugin.comparing.plan import Budget, Plan, own_label, with_gradients
+from dfpc_plugin.comparing.plan import Budget, Plan, own_fingerprint, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
 from dfpc_plugin.comparing.scorers import RelativeError, Scorer, accuracy_scorer, error_scorer, own_scorer
 from dfpc_plugin.cost import CostModel
@@ -91,7 +92,8 @@ def compare(
         images: Unlabelled inputs for the repair "calibrate" and the criterion "taylor". Without `data` and `score`, the error is
             measured on them, too: on the quarter that nothing was fitted to, if anything is fitted.
         save_to: A file for the cells, JSON lines, each stored as soon as it is finished; a later call with the same model
-            and data goes on where an earlier one was stopped. Or a `CellStore` that keeps them elsewhere.
+            and data goes on where an earlier one was stopped. Cells that failed are tried again, and so are those of a
+            criterion of your own whose code or settings have changed. Or a `CellStore` that keeps them elsewhere.
         batch_size: Images of `data` at a time.
         workers: Processes that read images of `data`.
         progress: As for `prune`.
@@ -157,11 +159,18 @@ class _Run:
             full = CostModel(self.couplings.channels).full
             store.begin(Unpruned(full.macs, full.parameters, *self.scorer.of(self.original, {})))
         cells = self.plan.cells()
+        marks = {name: own_fingerprint(criterion) for name, criterion in self.plan.criteria.items()}
+        finished = {
+            cell for cell, known in store.known.items()
+            if not known.error and known.fingerprint == marks.get(cell.criterion)
+        }  # fmt: skip
+        reused = len(finished.intersection(cells))
         with Phases(self.progress)("comparing") as tell:
             for number, cell in enumerate(cells, 1):
-                if cell not in store.known:
+                if cell not in finished:
                     criterion = self.plan.criteria[cell.criterion]
-                    store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion)))
+                    mark = marks[cell.criterion]
+                    store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion), fingerprint=mark))
                 tell(number / len(cells))
         assert store.unpruned is not None
         found = tuple(store.known[cell] for cell in cells)
@@ -172,7 +181,7 @@ class _Run:
                 f"that it is called with: score=lambda model: accuracy(model).",
                 stacklevel=4,
             )
-        return CompareResult(self.scorer.metric, self.scorer.source, store.unpruned, found, store.experiment)
+        return CompareResult(self.scorer.metric, self.scorer.source, store.unpruned, found, store.experiment, reused)
 
     def of_cell(self, cell: Cell, criterion: Criterion) -> CellResult:
         """Prune, repair and measure; a failure that this library explains is a result, too."""
@@ -190,6 +199,12 @@ class _Run:
             value, error = self.scorer.of(found.model, found.removed)
         except DFPCError as failure:
             return CellResult(cell, error=str(failure))
+        except Exception as failure:  # the user's own criterion is anybody's code
+            if not own_label(criterion):
+                raise
+            place = traceback.extract_tb(failure.__traceback__)[-1]
+            told = f"{type(failure).__name__}: {failure} ({place.filename}, line {place.lineno})"
+            return CellResult(cell, error=told)
         if not math.isfinite(value):
             return CellResult(cell, error=f"The pruned model's {self.scorer.metric.name} is {value}.")
         macs, params = found.after.macs / found.before.macs, found.after.parameters / found.before.parameters

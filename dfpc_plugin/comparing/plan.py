@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dfpc_plugin.arguments import instead_of
 from dfpc_plugin.comparing.cells import Cell, CompareError
-from dfpc_plugin.criteria import AUTO, CRITERIA, TAYLOR, Criterion, criterion_of
+from dfpc_plugin.comparing.fingerprint import fingerprint_of
+from dfpc_plugin.criteria import AUTO, CRITERIA, SHIPPED, TAYLOR, Criterion, criterion_of
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.inputs import ExampleInputs
 from dfpc_plugin.plain_data import Seed, checked
@@ -71,6 +72,12 @@ def _criterion(given: Any) -> Criterion:
 def own_label(criterion: Criterion) -> str:
     """How tables call a criterion of the user's own; empty for one that goes by its name."""
     return "" if _known(criterion.name) == criterion else criterion.label
+
+
+def own_fingerprint(criterion: Criterion) -> str:
+    """The digest of a criterion of the user's own, registered or not; empty for those that come with this library."""
+    shipped = criterion.name in (*_MORE, *SHIPPED) and not own_label(criterion)
+    return "" if shipped else fingerprint_of(criterion.build())
 
 
 def label_of_name(name: str) -> str:

@@ -27,6 +27,7 @@ class CompareResult(ShownAsText):
         unpruned: The figures of the unpruned model.
         cells: The cells, budget by budget.
         experiment: What the cells have in common, as it is stored.
+        reused: How many of the cells an earlier call had finished.
     """
 
     metric: Metric
@@ -34,6 +35,7 @@ class CompareResult(ShownAsText):
     unpruned: Unpruned
     cells: tuple[CellResult, ...]
     experiment: Mapping[str, Any] = field(default_factory=dict)
+    reused: int = field(default=0, compare=False)
 
     @classmethod
     def read(cls, path: str | Path) -> CompareResult:
@@ -64,7 +66,7 @@ class CompareResult(ShownAsText):
                 "These comparisons are of different models, or measured on different data; compare again."
             )
         cells = {result.cell: result for result in (*self.cells, *other.cells)}
-        return replace(self, cells=tuple(cells.values()))
+        return replace(self, cells=tuple(cells.values()), reused=0)
 
     def rows(self) -> tuple[Row, ...]:
         """Return one row for each budget and criterion, over repairs and seeds."""
@@ -118,4 +120,4 @@ class CompareResult(ShownAsText):
     @property
     def _grid(self) -> Grid:
         """The cells as strings."""
-        return Grid(self.rows(), self.metric, self.source, self.unpruned)
+        return Grid(self.rows(), self.metric, self.source, self.unpruned, self.reused)

@@ -140,9 +140,11 @@ class SensitivityResult(ShownAsText):
         height = min(24.0, max(3.6, 1.8 + 0.2 * len(self.couplings)))
         figure = new_figure(2.8 + 2.4 * len(self.sources), height)
         panels = figure.subplots(1, len(self.sources), sharey=True, squeeze=False)[0]
+        highest = max(value for own in self.couplings for values in own.errors.values() for value in values)
         for panel, (kind, source) in zip(panels, self.sources.items(), strict=True):
             values = [[max(100 * value, 100 * _LOWEST) for value in own.errors[kind]] for own in self.couplings]
-            drawn = panel.imshow(values, norm="log", aspect="auto", cmap="viridis_r", vmin=1e-2, vmax=1e2)
+            ends = {"vmin": 1e-2, "vmax": max(1e2, 100 * highest)}
+            drawn = panel.imshow(values, norm="log", aspect="auto", cmap="viridis_r", **ends)
             panel.set_title(
                 f"{'Predicted by' if kind == 'predicted' else 'Measured on'} {source}", fontsize=9, color=INK
             )
@@ -150,7 +152,7 @@ class SensitivityResult(ShownAsText):
             panel.set_xlabel("Share removed")
         names = distinct_names([coupling.name for coupling in self.couplings], _NAME_LENGTH)
         panels[0].set_yticks(range(len(names)), names, fontsize=7)
-        bar = figure.colorbar(drawn, ax=list(panels), extend="both")
+        bar = figure.colorbar(drawn, ax=list(panels), extend="min")
         bar.set_label("Error of the outputs (%)")
         return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ _FIRST_TO_GO = (_SPEED, _DEVIATIONS, _PARAMS, _MACS)
 """What a narrow terminal does without, in this order."""
 _COSTS = {_MACS: "macs", _PARAMS: "params", _SPEED: "speedup"}
 _FAILED = "-"
+_FEW_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Grid:
     metric: Metric
     source: str
     unpruned: Unpruned
+    reused: int = 0
 
     def text(self, width: int) -> str:
         """Return the table for a terminal of so many columns."""
@@ -182,19 +185,40 @@ class Grid:
     def _remarks(self, without: tuple[str, ...]) -> list[str]:
         """What stands behind the figures, and why some are not there."""
         within = "" if self.unpruned.standard_error is None else ", or within one standard error of the best"
-        lines = [f"{self._title}.", "MACs and Params: share that remains."]
-        if self.unpruned.macs is not None and self.unpruned.params is not None:
-            macs, params = (short(count).replace(THIN, " ") for count in (self.unpruned.macs, self.unpruned.params))
-            lines[1] = f"MACs and Params: share that remains of {macs} MACs and {params} parameters."
+        lines = [f"{self._title}.", *self._uncertainty(), self._about_costs()]
         several = any(len(cells) > 1 for row in self.rows for cells in row.cells.values())
         deviation = " ± Standard deviation over seeds." if several else ""
+        if any(len({len(cells) for cells in row.cells.values()}) > 1 for row in self.rows):
+            deviation += " Where nothing is random, there is one seed."
         best = f"* Best at its budget{within}." if self._rivals else ""
         lines += [f"{best}{deviation}".strip()] if best or several else []
         lines.append(f"Seconds for each cell: {', '.join(self._seconds())}.")
         lines += self._failures()
+        if self.reused:
+            count = sum(len(cells) for row in self.rows for cells in row.cells.values())
+            lines.append(f"{self.reused} of {count} cells are from an earlier run.")
         if without:
             lines.append(f"Left out, as the terminal is too narrow: {', '.join(without)}.")
         return lines
+
+    def _uncertainty(self) -> list[str]:
+        """A warning if there are too few images to tell criteria apart."""
+        error = self.unpruned.standard_error
+        images = re.match(r"(\d+) labelled images", self.source)
+        if error is None or images is None or int(images[1]) >= _FEW_IMAGES:
+            return []
+        return [
+            f"{images[1]} images are few: accuracies that differ by less than {100 / int(images[1]) ** 0.5:.0f} points mean nothing."
+        ]
+
+    def _about_costs(self) -> str:
+        """What the columns of costs are."""
+        ranges = any(len(set(row.costs(name))) > 1 for row in self.rows for name in ("macs", "params"))
+        several = "; a range where it differs between repairs" if ranges else ""
+        if self.unpruned.macs is None or self.unpruned.params is None:
+            return f"MACs and Params: share that remains{several}."
+        macs, params = (short(count).replace(THIN, " ") for count in (self.unpruned.macs, self.unpruned.params))
+        return f"MACs and Params: share that remains of {macs} MACs and {params} parameters{several}."
 
     def _failures(self) -> list[str]:
         """Why cells have no figures, each reason once."""

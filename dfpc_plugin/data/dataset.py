@@ -117,7 +117,7 @@ def evenly(labels: Sequence[int], count: int) -> list[int]:
 @checks_arguments
 def open_images(
     source: str | os.PathLike[str],
-    split: str,
+    split: str | None,
     transform: Transform | None = None,
     *,
     root: str | os.PathLike[str] | None = None,
@@ -132,7 +132,8 @@ def open_images(
             val/ or test/), `torchvision/NAME`, or `digits`, scikit-learn's. Classes of folders and archives, empty ones
             included, are numbered in alphabetical order; data sets keep their own numbers.
         split: "train", "val" or "test". If a source has only one of val and test, it serves as both; a folder or an
-            archive without folders for splits serves as all three.
+            archive without folders for splits serves as all three. If labels are not needed, None takes "train", or the
+            only split there is.
         transform: Applied to every image, such as `evaluation_transform(preprocessing)`; None leaves PIL images.
         root: For `torchvision/NAME`: the folder that holds the data set; by default the working directory.
         limit: Largest number of images, evenly over the classes and always the same ones.
@@ -142,18 +143,21 @@ def open_images(
     Raises:
         DataError: There is no such source or split, or it holds no images.
     """
+    if split is not None or labelled:
+        check_split(split)
     dataset = ImageDataset(_open(os.fspath(source), split, root, download, labelled), transform)
     return dataset if limit is None else dataset.limited(limit)
 
 
-def _open(source: str, split: str, root: str | os.PathLike[str] | None, download: bool, labelled: bool) -> Images:
-    check_split(split)
+def _open(
+    source: str, split: str | None, root: str | os.PathLike[str] | None, download: bool, labelled: bool
+) -> Images:
     if source.startswith(_TORCHVISION):
-        return TorchvisionImages(source.removeprefix(_TORCHVISION), split, Path(root or "."), download)
+        return TorchvisionImages(source.removeprefix(_TORCHVISION), split or "train", Path(root or "."), download)
     if root is not None or download:
         raise DataError(f"root and download are for torchvision/NAME; '{source}' is none, leave them out.")
     if source == "digits":
-        return DigitImages(split)
+        return DigitImages(split or "train")
     path = Path(source)
     if is_directory(path):
         return FolderImages(path, split, labelled=labelled)

@@ -33,14 +33,14 @@ class FileImages(Images):
     """The images of one split of a source of files in ImageFolder layout, one folder for each class at any depth."""
 
     def __init__(
-        self, source: str, names: Sequence[str], split: str, empty: Sequence[str] = (), *, labelled: bool = True
+        self, source: str, names: Sequence[str], split: str | None, empty: Sequence[str] = (), *, labelled: bool = True
     ) -> None:
         """Find the images of a split among the files `names` of a source: paths relative to it, with slashes.
 
         A source without folders of the splits' names is a single split, used for all three. `empty` are paths of empty
         folders; those beside folders of classes are classes without images. Unless labels are needed (`labelled`),
-        images without folders of classes all get one class. Raises DataError if there are no images, no classes, or no
-        such split.
+        images without folders of classes all get one class. None as `split` is train, or the only split there is. Raises
+        DataError if there are no images, no classes, or no such split.
         """
         paths = [path for path in map(PurePosixPath, sorted(names)) if _is_image(path)]
         if not paths:
@@ -72,7 +72,7 @@ class ArchiveImages(FileImages):
     Every process opens the archive itself, as processes with a shared file would move each other's position.
     """
 
-    def __init__(self, path: Path, split: str, *, labelled: bool = True) -> None:
+    def __init__(self, path: Path, split: str | None, *, labelled: bool = True) -> None:
         """List the images; nothing is unpacked. With `labelled=False`, no folders of classes are needed.
 
         Raises DataError if it is not an archive, or has no images.
@@ -115,7 +115,7 @@ class ArchiveImages(FileImages):
 class FolderImages(FileImages):
     """The images of one split of a folder."""
 
-    def __init__(self, folder: Path, split: str, *, labelled: bool = True) -> None:
+    def __init__(self, folder: Path, split: str | None, *, labelled: bool = True) -> None:
         """List the images; nothing is read yet, and DataError is raised if there are none.
 
         With `labelled=False`, no folders of classes are needed.
@@ -147,15 +147,20 @@ def _split_of(path: PurePosixPath) -> str | None:
     return next((part.lower() for part in above if part.lower() in _KNOWN), None)
 
 
-def _of_split(paths: Sequence[PurePosixPath], split: str, source: str) -> list[PurePosixPath]:
-    """The paths of one split, or all if there are no splits; raises DataError if there are only others."""
+def _of_split(paths: Sequence[PurePosixPath], split: str | None, source: str) -> list[PurePosixPath]:
+    """The paths of one split, or all if there are no splits; raises DataError if there are only others.
+
+    None is train, or the only split there is.
+    """
     found = {name for path in paths if (name := _split_of(path)) is not None}
     if not found:
         return list(paths)
-    folder = next((name for name in _FOLDERS[split] if name in found), None)
+    folder = next((name for name in _FOLDERS[split or "train"] if name in found), None)
+    if folder is None and split is None and len(found) == 1:
+        (folder,) = found
     if folder is None:
         there = [name for name, folders in _FOLDERS.items() if found.intersection(folders)]
         raise DataError(
-            f"There is no split '{split}' in {source}; it has {', '.join(sorted(found))}: give split {' or '.join(there)}."
+            f"There is no split '{split or 'train'}' in {source}; it has {', '.join(sorted(found))}: give split {' or '.join(there)}."
         )
     return [path for path in paths if _split_of(path) == folder]

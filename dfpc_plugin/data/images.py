@@ -29,7 +29,7 @@ class DataError(DFPCError, ValueError):
     """Images are missing, cannot be read, or do not fit the model."""
 
 
-def check_split(split: str) -> None:
+def check_split(split: str | None) -> None:
     """Raise DataError unless `split` is "train", "val" or "test"."""
     if split not in get_args(Split):
         raise DataError(f"split={split!r} is none of {', '.join(get_args(Split))}; choose one of them.")

@@ -260,7 +260,8 @@ def images_to_train(data: DataSection, preprocessing: Preprocessing, *, varied: 
         raise RecipeError("Images to train or to calibrate with are needed; say where they are in data.train.")
     ready = prepared(preprocessing, data)
     transform = training_transform(ready, data.augment) if varied else evaluation_transform(ready)
-    return open_images(data.train, data.train_split, transform, labelled=varied, **_place(data, data.train))
+    split = data.train_split or ("train" if varied else None)
+    return open_images(data.train, split, transform, labelled=varied, **_place(data, data.train))
 
 
 def images_to_calibrate(data: DataSection, preprocessing: Preprocessing, count: int | None, seed: int) -> Tensor:

@@ -58,7 +58,7 @@ class DataSection(Checked, error=RecipeError):
     Attributes:
         train: Images for training: a folder or a zip archive with one folder of images per class, torchvision/NAME, or digits.
         val: Images to measure accuracy on, in the same form.
-        train_split: Part of `train` to use.
+        train_split: Part of `train` to use; by default train, or, where labels are not needed, the only part there is.
         val_split: Part of `val` to use.
         root: The folder of torchvision's data sets.
         download: Download them if they are missing.
@@ -72,7 +72,7 @@ class DataSection(Checked, error=RecipeError):
 
     train: str | None = None
     val: str | None = None
-    train_split: Literal["train", "val", "test"] = "train"
+    train_split: Literal["train", "val", "test"] | None = None
     val_split: Literal["train", "val", "test"] = "val"
     root: Path | None = None
     download: bool = False

@@ -1,6 +1,8 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dfpc_plugin import CompareResult
 from workflow_runs import NET
@@ -103,6 +105,49 @@ def test_images_without_labels_serve_calibrate_and_the_error(compared):
     )
     assert (code, err) == (0, "")
     assert "on 10 of the given images, to which nothing was fitted" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("command", ["compare", "sensitivity"])
+def test_images_without_labels_may_be_of_any_part_if_there_is_one(dfpc, weights, tmp_path, command):
+    """Such as the archive that is named as --data, too."""
+    folder = tmp_path / "images" / "test" / "one"
+    folder.mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)).save(folder / f"{number}.png")
+    arguments = (command, NET, "--weights", weights, *MODEL, "--images", tmp_path / "images", "--image_count", "8")
+    arguments += ("--save_to", tmp_path / "cells.jsonl", "--repairs", "none") if command == "compare" else ()
+    code, out, err = dfpc(*arguments)
+    assert (code, err) == (0, "")
+    assert "8 of the given images" in out
+    (tmp_path / "images" / "val" / "one").mkdir(parents=True)
+    for path in folder.iterdir():
+        (tmp_path / "images" / "val" / "one" / path.name).write_bytes(path.read_bytes())
+    code, out, err = dfpc(*arguments)
+    assert code == 1 and "There is no split 'train' in" in err
+
+
+@pytest.mark.parametrize(("command", "measured"), [("compare", "figures"), ("sensitivity", "errors")])
+def test_random_weights_are_told(dfpc, tmp_path, command, measured):
+    own = (
+        ("--criteria", "dfpc", "--budgets", "0.8", "--repairs", "none") if command == "compare" else ("--shares", "0.5")
+    )
+    arguments = (
+        command,
+        "cifar/resnet20",
+        *own,
+        *(("--save_to", tmp_path / "cells.jsonl") if command == "compare" else ()),
+    )
+    code, _, err = dfpc(*arguments)
+    told = f"These are {measured} of random weights; --pretrained or --weights FILE loads trained ones."
+    assert code == 0 and told in err
+    assert told not in dfpc(*arguments, "--quiet")[2]
+
+
+def test_a_comparison_without_any_figure_has_failed(compared):
+    path, (code, out, _) = compared("--budgets", "0.001", "--repairs", "none")
+    assert code == 1 and "Failed at macs=0.001, all: The target macs=0.001 cannot be reached" in " ".join(out.split())
+    path.unlink()
+    assert compared("--budgets", "0.001", "0.8", "--repairs", "none")[1][0] == 0
 
 
 def test_an_interrupt_says_where_to_go_on(compared, monkeypatch):

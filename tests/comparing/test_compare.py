@@ -227,6 +227,70 @@ def test_a_criterion_of_ones_own_keeps_its_label_on_the_disk(net, tmp_path):
     assert [row.label for row in dfpc.CompareResult.read(path).rows()] == ["Mine, squared"]
 
 
+def test_a_criterion_that_was_changed_is_measured_again(net, tmp_path):
+    """Its cells go by its name, which the old and the new one share."""
+    model, x, data = net
+    asked = {"budgets": 0.7, "repairs": "none", "data": data}
+    for old, new in (
+        (tp.importance.GroupMagnitudeImportance(p=2), tp.importance.GroupMagnitudeImportance(p=1)),
+        (Criterion("mine", "Mine", CRITERIA["lamp"].build), Criterion("mine", "Mine", CRITERIA["fpgm"].build)),
+    ):
+        path = tmp_path / "cells.jsonl"
+        first = dfpc.compare(model, x, criteria=["dfpc", old], **asked, save_to=path)
+        again = dfpc.compare(model, x, criteria=["dfpc", old], **asked, save_to=path)
+        changed = dfpc.compare(model, x, criteria=["dfpc", new], **asked, save_to=path)
+        assert (first.reused, again.reused, changed.reused) == (0, 2, 1)
+        assert again.cells == first.cells
+        fresh = dfpc.compare(model, x, criteria=["dfpc", new], **asked)
+        assert [cell.value for cell in changed.cells] == [cell.value for cell in fresh.cells]
+        assert changed.cells[0] == first.cells[0] and changed.cells[1] != first.cells[1]
+        assert dfpc.CompareResult.read(path).cells[-1] == changed.cells[1]
+        assert "2 of 2 cells are from an earlier run." in str(again) and "earlier" not in str(first)
+        path.unlink()
+
+
+def test_a_registered_criterion_that_was_changed_is_measured_again(net, tmp_path, monkeypatch):
+    model, x, data = net
+    asked = {"criteria": "mine", "budgets": 0.7, "repairs": "none", "data": data, "save_to": tmp_path / "cells.jsonl"}
+    for build, reused in ((CRITERIA["l1"].build, 0), (CRITERIA["l1"].build, 1), (CRITERIA["magnitude"].build, 0)):
+        monkeypatch.setitem(CRITERIA._entries, "mine", Criterion("mine", "Mine", build))
+        assert dfpc.compare(model, x, **asked).reused == reused
+
+
+def test_a_cell_that_failed_is_tried_again(net, tmp_path):
+    model, x, data = net
+    broken = True
+
+    def own(group):
+        if broken:
+            raise RuntimeError("no such file")
+        return first_norm(group)
+
+    asked = {"criteria": ["dfpc", Criterion("mine", "Mine", lambda: own)], "budgets": 0.7, "repairs": "none"}
+    asked |= {"data": data, "save_to": tmp_path / "cells.jsonl"}
+    good, failed = dfpc.compare(model, x, **asked).cells
+    assert good.value is not None
+    assert re.fullmatch(r"RuntimeError: no such file \(.*test_compare\.py, line \d+\)", failed.error)
+    broken = False
+    result = dfpc.compare(model, x, **asked)
+    assert result.reused == 1 and result.cells[0] == good
+    assert (
+        result.cells[1].value
+        == dfpc.compare(model, x, **(asked | {"criteria": first_norm, "save_to": None})).cells[0].value
+    )
+    assert dfpc.CompareResult.read(asked["save_to"]).cells[-1].error == ""
+
+
+def test_an_error_in_this_library_is_no_failed_cell(net, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("a fault of its own")
+
+    model, x, data = net
+    monkeypatch.setattr(compare_module, "prune", broken)
+    with pytest.raises(RuntimeError, match="a fault of its own"):
+        dfpc.compare(model, x, criteria="dfpc", budgets=0.7, data=data)
+
+
 def test_a_file_of_another_comparison_is_refused_and_kept(net, tmp_path):
     model, x, data = net
     path = tmp_path / "cells.jsonl"

@@ -77,6 +77,7 @@ def test_one_criterion_alone_is_not_called_the_best():
 
 def test_costs_that_differ_between_repairs_are_a_range_and_drawn_each_in_its_place():
     result = written_down(auto=(0.7, 0.8))
+    assert "a range where" not in " ".join(str(result).split())
     cells = tuple(dataclasses.replace(own, macs=0.794 if own.cell.repair == "merge" else 0.798) for own in result.cells)
     result = dataclasses.replace(result, cells=cells)
     assert "79.4-79.8%" in str(result) and "| 79.4-79.8% | 60.0% |" in result.to_markdown()
@@ -146,3 +147,19 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     path.write_text("")
     with pytest.raises(CompareError, match=r"line 1 cannot be read \(.*\); give a file that compare has written\."):
         CompareResult.read(path)
+
+
+def test_few_images_are_called_few():
+    result = dataclasses.replace(written_down(dfpc=(0.7, 0.8)), source="3 labelled images of test.zip")
+    told = " ".join(str(result).split())
+    assert "3 images are few: accuracies that differ by less than 58 points mean nothing." in told
+    assert "are few" not in str(written_down(dfpc=(0.7, 0.8)))
+
+
+def test_one_seed_beside_several_is_told():
+    result = written_down(seeds=(0, 1), auto=(0.7, 0.8))
+    once = dataclasses.replace(
+        result, cells=tuple(c for c in result.cells if c.cell.repair == "merge" or not c.cell.seed)
+    )
+    told = "Where nothing is random, there is one seed."
+    assert told in " ".join(str(once).split()) and told not in " ".join(str(result).split())

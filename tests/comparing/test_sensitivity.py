@@ -1,6 +1,7 @@
 """`sensitivity`: errors of single couplings, against forwards with channels set to zero."""
 
 import csv
+import dataclasses
 import io
 import re
 
@@ -154,6 +155,18 @@ def test_the_picture_has_a_panel_per_source(result, tmp_path):
         "Predicted by the scores", "Measured on 256 images of noise", "Measured on 64 of the given images",
     ]  # fmt: skip
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["stem", "first.conv1", "second.conv1"]
+
+
+def test_the_colours_tell_all_large_errors_apart(result):
+    """They end at the largest error, and not at 100 %."""
+    for errors, highest in (((0.01, 0.5, 0.9), 100), ((0.01, 2.0, 9.0), 900)):
+        couplings = tuple(
+            dataclasses.replace(own, errors={kind: errors[: len(values)] for kind, values in own.errors.items()})
+            for own in result.couplings
+        )
+        figure = dataclasses.replace(result, couplings=couplings).plot()
+        limits = [panel.images[0].get_clim() for panel in figure.axes[:-1]]
+        assert limits == [(1e-2, pytest.approx(highest))] * 3
 
 
 @pytest.mark.parametrize("shares", [(), (1.0,), (0.5, -0.1)])
