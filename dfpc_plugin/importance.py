@@ -121,8 +121,7 @@ class DFPCImportance(tp.importance.Importance):
 
     - `expected` (default): a channel's share of the expected squared output of each layer that reads it, in multiples of an
       equal share, summed over those layers. Layers of all scales and widths are comparable, and channels that many layers
-      read, such as a residual stream, are pruned last. Keeps most of the accuracy of trained CIFAR ResNets
-      (`examples/benchmarks/criteria_on_cifar.py`).
+      read, such as a residual stream, are pruned last. For pruners that do not divide by costs.
     - `output`: a channel's share of the variance of the model's outputs, an estimate of the relative squared error there when
       it is removed. It is to be divided by a saving, as in `prune(..., per="macs")`.
     - `relative`: like `expected`, with the published bounds instead of expected squares.

@@ -179,6 +179,36 @@ def result_of(records: Sequence[Record], network: str) -> dfpc.CompareResult:
     return dfpc.CompareResult(METRICS["accuracy"], f"{last['images']} images", unpruned, cells)
 
 
+def compact(result: dfpc.CompareResult) -> str:
+    """A Markdown table of criteria by repairs, with a figure for each budget.
+
+    Bold is the best of a budget and a repair, or within one standard error of it; - cannot be done, ? was not measured.
+    """
+    rows = {(row.criterion, row.budget): row for row in result.rows()}
+    budgets = list(dict.fromkeys(budget for _, budget in rows))
+    repairs = [repair for repair in METHODS if any(repair in row.cells for row in rows.values())]
+
+    def figure(criterion: str, budget: str, repair: str) -> str:
+        row = rows.get((criterion, budget))
+        if row is None or repair not in row.cells:
+            return "?"
+        value = row.values(repair)
+        text = "-" if value is None else result.metric.text(value.mean)
+        return f"**{text}**" if criterion in result.leaders(budget, repair) else text
+
+    def figures(criterion: str, repair: str) -> str:
+        found = [figure(criterion, budget, repair) for budget in budgets]
+        return " / ".join(found) if len({*found, "-", "?"}) > 2 else found[0]
+
+    title = ["Criterion", *(repair if repair == "none" else f"`{repair}`" for repair in repairs)]
+    lines = [title, ["---"] * len(title)]
+    for criterion in (AUTO, *CRITERIA, TAYLOR.name):
+        name = next((row.name for (own, _), row in rows.items() if own == criterion), None)
+        if name is not None:
+            lines.append([name, *(figures(criterion, repair) for repair in repairs)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def main(
     data: Path,
     only: str = "*",
@@ -240,7 +270,12 @@ def main(
         raise SystemExit(f"Nothing was measured: {why}.")
     for name in dict.fromkeys(record["network"] for record in records):
         found = result_of(records, name)
-        print(f"\n## {name}\n\n{found.to_markdown()}")
+        shares = " / ".join(f"{budget:g}" for budget in sorted({record["macs"] for record in records}, reverse=True))
+        before = f"{found.metric.text(found.unpruned.value)} % of {found.source} before pruning"
+        error = found.metric.text(found.unpruned.standard_error or 0.0)
+        print(
+            f"\n## {name}\n\n{before} (standard error {error}). Accuracy in % at {shares} of the MACs:\n\n{compact(found)}"
+        )
         if figure is not None:
             found.plot(figure.with_name(f"{figure.stem}-{name}{figure.suffix}"))
 

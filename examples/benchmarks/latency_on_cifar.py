@@ -1,8 +1,8 @@
-"""Accuracy against MACs and latency, for DFPC with and without repair and for other criteria.
+"""Accuracy against latency, for DFPC with and without repair and for other criteria.
 
     python examples/benchmarks/latency_on_cifar.py --weights resnet56.safetensors --images val.zip --output tradeoff.json
 
-`weights` and `images` are as for `criteria_on_cifar.py`. All criteria prune to the same budgets by the same selection;
+`weights` are those of a CIFAR ResNet, and `images` a zip of class folders. All criteria prune to the same budgets by the same selection;
 nothing is fine-tuned. Every pruned model is measured in turns with the unpruned one, so that a busy machine slows both.
 `examples/figures/draw.py` draws `output`.
 """
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from cifar_resnet import accuracy, load_images, load_network
 from jsonargparse import auto_cli
-from repair_on_cifar import ANTICIPATING, settings_for
 from rich.console import Console
 from rich.table import Table
 from steps import steps
@@ -30,7 +29,7 @@ from dfpc_plugin.criteria import CRITERIA
 from dfpc_plugin.files import require_writable, write_json
 from dfpc_plugin.repairing import synthesise
 
-BARE = "bare"
+ANTICIPATING, BARE = "anticipating", "bare"
 
 
 def main(
@@ -42,8 +41,7 @@ def main(
     synthetic_images: int = 256,
     criteria: tuple[str, ...] = ("dfpc", "magnitude", "fpgm", "lamp", "bnscale"),
     round_to: int | None = None,
-    repaired: tuple[str, ...] = (),
-    forwards: int | None = 15,
+    forwards: int = 15,
     batch_size: int = 64,
     seed: int = 0,
 ) -> None:
@@ -57,9 +55,8 @@ def main(
         test_images: Number of images to test on, evenly over the classes.
         synthetic_images: Number of images that the repair generates.
         criteria: The criteria to compare without a repair, beside DFPC's ranking that anticipates repair, with one.
-        repaired: Those criteria to repair, too.
         round_to: Round the remaining channels to a multiple of this number.
-        forwards: Number of timed forwards of every model; None to skip latency.
+        forwards: Number of timed forwards of every model.
         batch_size: Images per forward.
         seed: Random seed of the synthetic images and of the random criterion.
     """
@@ -69,24 +66,23 @@ def main(
     pixels, labels = load_images(images, test_images)
     example = pixels[:1]
     made = synthesise(model, example, count=synthetic_images, seed=seed)
-    settings = settings_for("synthetic", made.batches, example, seed)
-    protocol = forwards and dfpc.LatencySettings(threads=1, batch_size=batch_size, forwards=forwards)
+    settings = dfpc.RepairSettings("calibrate", made.batches, count=synthetic_images, ridge=0.03, seed=seed)
+    protocol = dfpc.LatencySettings(threads=1, batch_size=batch_size, forwards=forwards)
     points: list[dict[str, Any]] = []
-    runs = [(ANTICIPATING, True), *((name, name in repaired) for name in criteria)]
-    runs += [(name, False) for name in criteria if name in repaired]
-    for name, repaired in steps(runs, "pruning", console):
+    for name in steps((ANTICIPATING, *criteria), "pruning", console):
+        repaired = name == ANTICIPATING
         for speedup in speedups:
             torch.manual_seed(seed)
-            importance = dfpc.RepairedImportance(settings) if name == ANTICIPATING else CRITERIA[name].build()
+            importance = dfpc.RepairedImportance(settings) if repaired else CRITERIA[name].build()
             result = dfpc.prune(
                 model, example, f"macs={1 / speedup}", importance=importance, repair=settings if repaired else None,
                 round_to=round_to,
             )  # fmt: skip
             points.append({
                 "criterion": name, "repair": "synthetic" if repaired else BARE, "speedup": speedup,
-                "label": "DFPC, anticipating repair" if name == ANTICIPATING else CRITERIA[name].label,
+                "label": "DFPC, anticipating repair" if repaired else CRITERIA[name].label,
                 "macs": result.after.macs, "parameters": result.after.parameters,
-                "top1": 100 * accuracy(result.model, pixels, labels), **(timed(model, result.model, example, protocol) if protocol else {}),
+                "top1": 100 * accuracy(result.model, pixels, labels), **timed(model, result.model, example, protocol),
             })  # fmt: skip
     before = {
         "macs": result.before.macs, "parameters": result.before.parameters,
@@ -96,15 +92,15 @@ def main(
     for column in ("criterion", "repair", "MACs", "top-1", "times faster", "middle half"):
         table.add_column(column, justify="left" if column == "criterion" else "right")
     for point in points:
-        low, high = point.get("times_faster_quartiles", (0, 0))
-        times = (f"{point['times_faster']:.2f}", f"{low:.2f} to {high:.2f}") if protocol else ("", "")
+        low, high = point["times_faster_quartiles"]
+        times = f"{point['times_faster']:.2f}", f"{low:.2f} to {high:.2f}"
         table.add_row(
             point["label"], point["repair"], f"{point['macs'] / before['macs']:.3f}", f"{point['top1']:.1f}", *times
         )
     write_json(output, {
         "network": weights.stem, "date": datetime.date.today().isoformat(), "seed": seed, "test_images": len(pixels),
         "synthetic_images": synthetic_images, "round_to": round_to, "forwards": forwards,
-        "machine": platform.machine(), "torch": torch.__version__, "latency": dataclasses.asdict(protocol) if protocol else None,
+        "machine": platform.machine(), "torch": torch.__version__, "latency": dataclasses.asdict(protocol),
         "before": before, "points": points,
     })  # fmt: skip
     console.print(table)

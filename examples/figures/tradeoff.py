@@ -101,4 +101,4 @@ def _opening(content: dict[str, Any]) -> str:
 def _findings(content: dict[str, Any]) -> str:
     """The end of every line, in words."""
     ends = [f"{_label(own[-1])} {own[-1]['top1']:.1f} %" for own in _series(content)]
-    return f"At {_series(content)[0][-1]['speedup']:g}x fewer MACs: {', '.join(ends)}."
+    return f"At {_series(content)[0][-1]['speedup']:.3g}x fewer MACs: {', '.join(ends)}."
