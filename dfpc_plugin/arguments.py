@@ -17,13 +17,14 @@ from dfpc_plugin.plain_data import Checked, did_you_mean, wrong
 
 _TARGET = 'give a target: `"ratio=0.3"`, `"macs=0.5"`, `"params=0.5"`, `"speedup=1.5"` or `"max_drop=2"`'
 _BY_LAYER = "leave it out, or use `DFPCPruner`, which has it"
+_LIMIT = "give `max_ratio`, a hard limit for every coupling"
 _FOUND = "leave it out: heads and groups are found in the model"
 TORCH_PRUNING = {
     "pruning_ratio": _TARGET,
     "ch_sparsity": _TARGET,
     "pruning_ratio_dict": _BY_LAYER,
     "ch_sparsity_dict": _BY_LAYER,
-    "max_pruning_ratio": "give `max_ratio`, a hard limit for every coupling",
+    "max_pruning_ratio": _LIMIT,
     "global_pruning": "leave it out: all couplings are ranked together",
     "isomorphic": _BY_LAYER,
     "iterative_steps": "give `rescore=0.1`, or use `prune_and_tune` to train between the steps",
@@ -45,6 +46,7 @@ TORCH_PRUNING = {
 
 _OTHERS = TORCH_PRUNING | {
     "sparsity": _TARGET,
+    "max_ch_sparsity": _LIMIT,
     "accuracy": "give max_drop, the loss of accuracy to allow, and evaluate, a function that measures it",
     "flops": 'give `"macs=0.5"`: the share of the MACs to keep is that of the FLOPs',
 }

@@ -72,6 +72,11 @@ def test_a_keyword_and_a_target_from_another_tool_get_the_same_answer():
     assert str(keyword.value).partition("; ")[2] == str(target.value).partition("; ")[2] != ""
 
 
+def test_a_name_of_older_versions_of_torch_pruning_is_known():
+    with pytest.raises(OptionNameError, match="'max_ch_sparsity'; give max_ratio, a hard limit for every coupling"):
+        dfpc.prune(None, None, max_ch_sparsity=0.5)
+
+
 def test_every_option_of_torch_prunings_pruners_has_an_answer():
     assert OF_PRUNERS - set(inspect.signature(dfpc.prune).parameters) == set(TORCH_PRUNING)
 

@@ -15,8 +15,8 @@ from dfpc_plugin.artifact.plain import SAFETENSORS
 from dfpc_plugin.artifact.reading import ArtifactError, opened
 from dfpc_plugin.files import tensor_bytes
 from dfpc_plugin.interrupts import interrupts_held
+from dfpc_plugin.models.checkpoint import ARTIFACT_KEY
 
-_BINDING = "dfpc_plugin"
 _BLOCK = 2**20
 
 
@@ -29,7 +29,7 @@ def packed(tensors: Mapping[str, Tensor], binding: str) -> bytes:
         shared = tensor.untyped_storage().data_ptr() in storages  # which safetensors refuses
         own[name] = tensor.clone() if shared else tensor
         storages.add(own[name].untyped_storage().data_ptr())
-    return tensor_bytes(own, {"format": "pt", _BINDING: binding})
+    return tensor_bytes(own, {"format": "pt", ARTIFACT_KEY: binding})
 
 
 def require_weights(path: Path, manifest: Manifest) -> None:
@@ -38,7 +38,7 @@ def require_weights(path: Path, manifest: Manifest) -> None:
     wanted = {entry.name: (entry.shape, entry.dtype) for entry in manifest.structure.tensors if entry.alias_of is None}
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get(_BINDING) != manifest.binding:
+            if (file.metadata() or {}).get(ARTIFACT_KEY) != manifest.binding:
                 raise ArtifactError(
                     "it is of another artifact, or the manifest was changed: what they say of each other differs"
                 )

@@ -90,7 +90,8 @@ def _simplified(message: str, options: Sequence[str]) -> str:
         return f"{nested[1]} has no option '{nested[2]}'"
     bare = _BARE.search(text)
     if bare is not None:
-        return f"'{bare[1]}' belongs to no option"
+        target = f"; did you mean --target {bare[1]}?" if "=" in bare[1] and "target" in options else ""
+        return f"'{bare[1]}' belongs to no option{target}"
     section = _SECTION.search(text)
     if section is not None:
         return _not_of_section(section[1], section[2])

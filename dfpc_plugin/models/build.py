@@ -134,6 +134,11 @@ def build_fitted(
     except MismatchError as error:
         raise _with_advice(error, spec, checkpoint) from None
     notes = [f"From the checkpoint '{checkpoint.path}': {', '.join(found)}."] if found else []
+    kind = checkpoint.half
+    if kind is not None:
+        notes.append(
+            f"The checkpoint's weights are {kind}; here they are {next(model.parameters()).dtype}, with the same values."
+        )
     if left_out:
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
         names = ", ".join(left_out[:_NAMED])
@@ -223,6 +228,8 @@ def _with_advice(error: MismatchError, spec: ModelSpec, checkpoint: Checkpoint) 
             return MismatchError(error.path, error.match, f"Build the model with {_assigned(changed)}.", changed)
     others = [name for name in checkpoint.architectures if name != spec.name]
     advice = _advice_on_size(spec, error.match)
+    if checkpoint.of_artifact:
+        advice = f"It belongs to the saved model '{checkpoint.path.parent}'; give that directory as the model."
     if not advice and others and not error.match.complete and spec.name not in checkpoint.architectures:
         advice = f"The file was saved from '{others[0]}'; build that model."
     return MismatchError(error.path, error.match, advice)

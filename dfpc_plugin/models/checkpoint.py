@@ -32,6 +32,8 @@ _ARGUMENTS = ("args", "hyper_parameters", "config")
 _ARCHITECTURES = ("arch", "model", "model_name", "architecture", "backbone")
 _NUMBERS = ("num_classes", "in_chans", "img_size")
 _COMPILED = "_orig_mod."
+ARTIFACT_KEY = "dfpc_plugin"
+"""A key in the metadata of the weights of a saved model of this library."""
 _REFUSED = re.compile(r"(?:GLOBAL|global|class) ([A-Za-z_]\w*(?:\.\w+)+)")
 """How torch names the class that it does not create."""
 _MOST, _LONGEST = 50_000, 1000
@@ -62,6 +64,7 @@ class Checkpoint:
         architectures: Names of models that the file may mean, the most likely first; all are listed by a library.
         options: Arguments of the model's builder that the file states.
         side: Height and width of the images in training, if the file states them and they are equal.
+        of_artifact: Whether the file is a part of a model that this library has saved.
     """
 
     path: Path
@@ -70,6 +73,13 @@ class Checkpoint:
     architectures: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     side: int | None = None
+    of_artifact: bool = False
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """The type of the weights if all of them have 16 bits."""
+        kinds = {tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point()}
+        return kinds.pop() if len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16} else None
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
@@ -95,7 +105,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         )
     stated = _stated(content)
     architectures, options = tuple(_architectures(content, stated)), _options(stated)
-    return Checkpoint(path, tensors, key in _AVERAGES, architectures, options, _side(stated))
+    of_artifact = isinstance(content, Mapping) and isinstance(content.get(ARTIFACT_KEY), str)
+    return Checkpoint(path, tensors, key in _AVERAGES, architectures, options, _side(stated), of_artifact)
 
 
 def _content(path: Path) -> Any:

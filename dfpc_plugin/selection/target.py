@@ -109,7 +109,8 @@ class Target:
             if name in values:
                 raise TargetError(f"The target '{text}' names {name} twice; give it once.")
             try:
-                values[name] = float(value)
+                share = isinstance(BUDGETS[name], Counted) and value.endswith("%")
+                values[name] = float(value[:-1]) / 100 if share else float(value)
             except ValueError:
                 raise TargetError(f"'{part.strip()}' gives no number; for example {_example(name)}.") from None
         return cls(**values)

@@ -25,6 +25,10 @@ def explained(message, chosen="prune"):
             "dfpc prune: unrecognized arguments: --targt=x; did you mean --target? See dfpc prune --help.",
         ),
         ("unrecognized arguments: other.yaml", "dfpc prune: 'other.yaml' belongs to no option. See dfpc prune --help."),
+        (
+            "unrecognized arguments: macs=0.7",
+            "dfpc prune: 'macs=0.7' belongs to no option; did you mean --target macs=0.7? See dfpc prune --help.",
+        ),
         ("unrecognized arguments: --qqqqqq", "dfpc prune: unrecognized arguments: --qqqqqq. See dfpc prune --help."),
         ('Option "model.name" is required', "dfpc prune: model.name is missing. See dfpc prune --help."),
         (

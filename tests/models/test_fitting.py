@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 
+import dfpc_plugin as dfpc
 from dfpc_plugin.models import ModelSpec, WeightsError, build_fitted, build_model, read_checkpoint
 from workflow_nets import colour_net
 
@@ -62,6 +63,27 @@ def test_a_checkpoint_that_fits_needs_no_word(path):
     model = timm.create_model("test_resnet")
     found = fitted(model.state_dict(), path, "test_resnet")
     assert equal(found.model, model) and found.notes == () and found.spec.options == {}
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_are_told(path, kind):
+    state = timm.create_model("test_resnet").state_dict()
+    half = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    found = fitted(half, path, "test_resnet")
+    assert found.notes == (f"The checkpoint's weights are {kind}; here they are torch.float32, with the same values.",)
+    assert all(torch.equal(tensor, half[name].to(tensor)) for name, tensor in found.model.state_dict().items())
+    some = state | {"fc.weight": state["fc.weight"].half()}
+    assert fitted(some, path, "test_resnet").notes == ()
+
+
+def test_the_weights_in_a_saved_model_are_recognised(tmp_path):
+    model = timm.create_model("test_resnet").eval()
+    dfpc.save_pruned(dfpc.prune(model, torch.randn(1, 3, 64, 64), "macs=0.7", repair=None), tmp_path / "small")
+    with pytest.raises(WeightsError) as caught:
+        build_fitted("test_resnet", {}, read_checkpoint(tmp_path / "small" / "model.safetensors"))
+    assert str(caught.value).endswith(
+        f" It belongs to the saved model '{tmp_path / 'small'}'; give that directory as the model."
+    )
 
 
 def test_timms_trainer_names_everything(path):

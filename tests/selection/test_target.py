@@ -43,6 +43,10 @@ def test_text_says_exactly_what_was_asked_for(share):
     assert Target.parse(str(Target(macs=share))) == Target(macs=share)
 
 
+def test_shares_may_be_written_as_percentages():
+    assert Target.parse("macs=70%, params=12.5 %, ratio = 30%") == Target(macs=0.7, params=0.125, ratio=0.3)
+
+
 def test_a_target_is_returned_as_it_is():
     target = Target(macs=0.5, max_drop=0)
     assert Target.parse(target) is target
@@ -70,7 +74,9 @@ def test_targets_know_what_they_are_about(name):
     ("macs=0.5, macs=0.4", r"^The target 'macs=0\.5, macs=0\.4' names macs twice; give it once\.$"),
     ("macs", r"^'macs' gives no number; for example macs=0\.5\.$"),
     ("max_drop=two", r"^'max_drop=two' gives no number; for example max_drop=2\.$"),
-    ("macs=50%", r"^'macs=50%' gives no number; for example macs=0\.5\.$"),
+    ("macs=%", r"^'macs=%' gives no number; for example macs=0\.5\.$"),
+    ("macs=150%", r"^macs=1\.5 is no share"),
+    ("max_drop=2%", r"^'max_drop=2%' gives no number; for example max_drop=2\.$"),
     ("speedup=1.5=2", r"^'speedup=1\.5=2' gives no number; for example speedup=1\.5\.$"),
     (torch.zeros(1), r'^The target is a Tensor, not text such as "macs=0\.5"; it comes after the model and the inputs\.$'),
     ("macs=nan", r"^macs=nan is no number; for example macs=0\.5\.$"),
