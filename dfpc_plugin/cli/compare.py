@@ -32,7 +32,7 @@ class CompareConfig(DataOptions):
             checkpoint that names its architecture. Or a file of finished cells (.jsonl, .json), to show them again.
         criteria: Names of criteria: auto for what prune chooses by itself, taylor, which needs images, package.module:name for
             a criterion of your own, whose code is run, or one of the following.
-        budgets: Targets such as macs=0.5 or params=0.3; a number is the share of the MACs to keep.
+        budgets: Targets such as macs=0.5 or params=0.3; a number, or a percentage, is the share of the MACs to keep.
         repairs: Repair methods: none, mean, merge, synthetic, or calibrate, which needs images.
         seeds: Seeds of the random criterion and of repairs; figures are averaged over them.
         ignored_layers: Layers whose outputs stay, as names or shell-style patterns.

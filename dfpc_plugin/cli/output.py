@@ -82,6 +82,8 @@ def print_json(content: Any, console: Console, indent: int | None = None) -> Non
     console.file.write(json.dumps(finite(content), indent=indent, allow_nan=False) + "\n")
 
 
+_SLOWER = 1.05
+"""A latency is called larger from this ratio on; less may be noise."""
 _NOTICEABLE = 1e-3
 """Differences from here on are more than rounding, and shown in per cent."""
 
@@ -103,7 +105,9 @@ def print_outcome(record: Mapping[str, Any], output: Path, console: Console) -> 
         agreement = "" if same is None else f", and {same:.0%} of the samples get the same prediction as in PyTorch"
         ms = export.get("latency_ms") or {}
         times = "".join(f"; {value:.2f} ms in {written(name)}" for name, value in ms.items())
-        slower = "; int8 is slower here than float32" if ms.get("int8", 0.0) > ms.get("float32", math.inf) else ""
+        slower = (
+            "; int8 is slower here than float32" if ms.get("int8", 0.0) > _SLOWER * ms.get("float32", math.inf) else ""
+        )
         shown = f"{difference:.1e}" if difference < _NOTICEABLE else f"{difference:.1%}"
         said = f"outputs differ by {shown} of the largest{agreement}{times}{slower}"
         say(console, f"{export['path']} ({export['kind']}, {export['bytes'] / 1e6:.1f} MB): {said}")

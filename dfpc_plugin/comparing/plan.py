@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import pkgutil
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ from dfpc_plugin.repairing.settings import Images
 from dfpc_plugin.selection import Target
 
 _IMAGES, _BATCH = 128, 32
+_NUMBER = re.compile(r"[-+.\d][-+.\de]*\s*%?")
 
 _MORE = {
     AUTO: Criterion(
@@ -182,9 +184,6 @@ def _several(values: Any) -> tuple[Any, ...]:
 
 
 def _target(budget: Budget) -> str:
-    """A budget as `Target.parse` reads it; a number, also in words, is a share of the MACs."""
-    try:
-        share = float(budget)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return str(Target.parse(budget))  # type: ignore[arg-type]
-    return str(Target(macs=share))
+    """A budget as `Target.parse` reads it; a number or a percentage, also as text, is a share of the MACs."""
+    bare = isinstance(budget, int | float) or (isinstance(budget, str) and _NUMBER.fullmatch(budget.strip()))
+    return str(Target.parse(f"macs={budget}" if bare else budget))  # type: ignore[arg-type]

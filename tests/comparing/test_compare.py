@@ -146,6 +146,13 @@ def test_a_score_that_does_not_depend_on_the_model_is_noticed(net):
     assert told[0].filename == __file__
 
 
+@pytest.mark.parametrize("budget", [0.7, "0.7", "70%", "macs=70%", "7e-1"])
+def test_a_number_or_a_percentage_is_a_share_of_the_macs(net, budget):
+    model, x, data = net
+    [found] = dfpc.compare(model, x, criteria="dfpc", budgets=budget, repairs="none", data=data).cells
+    assert found.cell.budget == "macs=0.7" and found.error == ""
+
+
 def test_a_budget_out_of_reach_is_a_row_with_its_reason(net):
     model, x, data = net
     result = dfpc.compare(model, x, criteria="auto", budgets=[0.7, 0.001], repairs="none", data=data)
