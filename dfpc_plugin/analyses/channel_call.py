@@ -70,8 +70,17 @@ class ChannelCall(Demands):
             return self.same(given[0])
         if not self.call.data:
             given = sorted(given, key=_naming)
-        merged = meet(self.table, [self.broadcast(operand, shape) for operand in given], self.where)
-        return self.make(shape, merged)
+        laid = [self.broadcast(operand, shape) for operand in given]
+        merged = meet(self.table, laid, self.where)
+        result = self.make(shape, merged)
+        labelled = {axis for slot in merged for axis in varying(slot)}
+        result.spread = {
+            axis: size
+            for operand in laid
+            for axis, size in operand.spread.items()
+            if axis not in labelled and all(axis in other.spread or axis not in other.extents for other in laid)
+        }
+        return result
 
     def per_channel(self, input: Any, vectors: Sequence[Any], *, first: int = 0) -> Proxy:
         """Make `input`, with axis one united with the elements of `vectors`.
@@ -152,11 +161,15 @@ class ChannelCall(Demands):
         result.spread = {} if slots else getattr(tensor, "spread", {})
         return result
 
-    def resized(self, tensor: Any, shape: Sequence[int]) -> Proxy:
-        """Make a result of another size along some axes; channels along these are protected."""
+    def resized(self, tensor: Any, shape: Sequence[int], window: Sequence[int] = ()) -> Proxy:
+        """Make a result of another size along some axes; channels along these are protected.
+
+        `window` has the sizes of a window over the last axes: it combines neighbours, also where the size stays.
+        """
         slots = []
+        mixed = [len(shape) - len(window) + number for number, size in enumerate(window) if size > 1]
         for slot in slots_of(tensor):
-            changed = [axis for axis in varying(slot) if slot.size(axis) != shape[axis]]
+            changed = [axis for axis in varying(slot) if slot.size(axis) != shape[axis] or axis in mixed]
             if changed and 1 in varying(slot) and 1 not in changed and slot.dim() > 3:  # a vector viewed as a map
                 positions = [axis for axis in varying(slot) if axis > 1]
                 slot = self.table.unite_along(slot, positions, self.where).expand(slot.shape)

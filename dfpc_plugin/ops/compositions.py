@@ -62,6 +62,44 @@ def difference(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, appen
     return result
 
 
+@composed(torch.complex)
+def complex_of_parts(real: Any, imag: Any) -> Any:
+    """Real and imaginary parts, side by side."""
+    return torch.view_as_complex(torch.stack((real, imag), -1))
+
+
+@composed(torch.tensordot)
+def contraction(a: Any, b: Any, dims: Any = 2) -> Any:
+    """Products, summed over some axes of both."""
+    if isinstance(dims, int):
+        dims = range(a.dim() - dims, a.dim()), range(dims)
+    ours, theirs = ([dims] if isinstance(dims, int) else [int(dim) for dim in dims] for dims in dims)
+    letters = [chr(ord("a") + axis) for axis in range(a.dim() + b.dim())]
+    left, right = letters[: a.dim()], letters[a.dim() :]
+    for own, other in zip(ours, theirs, strict=True):
+        right[other] = left[own]
+    kept = [letter for letter in (*left, *right) if (letter in left) != (letter in right)]
+    return torch.einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
+
+
+@composed(*forms("hsplit"))
+def columns(input: Any, indices_or_sections: Any) -> Any:
+    """Parts along axis 1; along axis 0 of a vector."""
+    return torch.tensor_split(input, indices_or_sections, 0 if input.dim() == 1 else 1)
+
+
+@composed(*forms("vsplit"))
+def rows(input: Any, indices_or_sections: Any) -> Any:
+    """Parts along axis 0."""
+    return torch.tensor_split(input, indices_or_sections, 0)
+
+
+@composed(*forms("dsplit"))
+def layers(input: Any, indices_or_sections: Any) -> Any:
+    """Parts along axis 2."""
+    return torch.tensor_split(input, indices_or_sections, 2)
+
+
 @composed(*present("broadcast_tensors"))
 def broadcast(*tensors: Any) -> Any:
     """Expand all to one shape."""

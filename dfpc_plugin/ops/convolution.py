@@ -134,7 +134,7 @@ def _grouped_channels(
     _note_groups(call, [*merged, *left], groups)
     slots = [slot[:, :, 0].expand(count, outs).reshape(count * outs) for slot in left]
     expanded = [slot.view(*[1] * channel, -1, *[1] * kernel) for slot in slots]
-    return expanded + _carried(call, input, channel, out)
+    return expanded + _carried(call, input, channel, out, sizes)
 
 
 def _of_weight(weight: Any, count: int, transposed: bool) -> list[Tensor]:
@@ -165,14 +165,20 @@ def _reads(slot: Tensor, channel: int) -> bool:
     return inner_axis(slot) == channel or (channel in varying(slot) and slot.dim() > channel + 2)
 
 
-def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size) -> list[Tensor]:
-    """Labels along axes other than the channel axis (channels laid out as positions), which the kernel preserves."""
+def _carried(call: ChannelCall, input: Any, channel: int, out: torch.Size, weight: torch.Size) -> list[Tensor]:
+    """Labels along axes other than the channel axis (channels laid out as positions), which the kernel preserves.
+
+    A kernel that combines neighbours along them protects them. ECA's, of one channel to one, is let through: after pruning,
+    its gate looks at the neighbours that remain.
+    """
     carried = []
+    is_eca = len(weight) == 3 and tuple(weight[:2]) == (1, 1)
+    window = () if is_eca else [channel + 1 + axis for axis, size in enumerate(weight[2:]) if size > 1]
     for slot in slots_of(input):
         if _reads(slot, channel):
             continue
         slot = call.table.unite_along(slot, [channel], call.where)
-        if any(slot.size(axis) != out[axis] for axis in varying(slot)):
+        if any(slot.size(axis) != out[axis] or axis in window for axis in varying(slot)):
             call.table.freeze(slot, f"lies along an axis that {call.where} resamples")
         else:
             carried.append(squeezed(slot))

@@ -23,8 +23,7 @@ def _joined(call: ChannelCall, tensors: Sequence[Tensor], dim: int) -> Proxy:
     dim = dim % len(shapes[0])
     shape = list(shapes[0])
     shape[dim] = sum(s[dim] for s in shapes)
-    if call.call.data:
-        tensors = [_with_channels(call, t, dim) for t in tensors]
+    tensors = [_with_channels(call, t, dim) for t in tensors]
     across = [Operand(_across(t, dim), _extents(t, dim), getattr(t, "wild", False)) for t in tensors]
     slots = [slot.expand(shape) for slot in meet(call.table, across, call.where)]
     along = [[slot for slot in slots_of(t) if dim in varying(slot)] for t in tensors]

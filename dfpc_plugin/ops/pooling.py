@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -21,17 +22,27 @@ from dfpc_plugin.tracing.proxy import Proxy, shape_of
 
 def _resample_channels(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Resize positions; channels are unchanged."""
-    result = call.on_shapes()
+    result, window = call.on_shapes(), _window(call, *args, **kwargs)
     if isinstance(result, Tensor):
-        return call.resized(input, result.shape)
-    return tuple(call.resized(input, part.shape) for part in result)
+        return call.resized(input, result.shape, window)
+    return tuple(call.resized(input, part.shape, window) for part in result)
 
 
 def _with_positions(call: ChannelCall, input: Any, *args: Any, **kwargs: Any) -> Any:
     """Resize positions; every channel has positions of its own."""
     shape = call.on_shapes()[0].shape
-    found = call.resized(input, shape)
+    found = call.resized(input, shape, _window(call, *args, **kwargs))
     return found, call.make(shape, found.slots, part=1, dtype=torch.long)
+
+
+def _window(call: ChannelCall, kernel_size: Any = 1, *args: Any, **kwargs: Any) -> list[int]:
+    """The window of a pooling operator that has one of a given size."""
+    found = _WINDOWED.search(call.where)
+    if found is None:
+        return []
+    axes = int(found[1])
+    sizes = list(kernel_size) if isinstance(kernel_size, list | tuple) else [kernel_size]
+    return [int(size) for size in (sizes * axes)[:axes]]
 
 
 def _unpool_channels(call: ChannelCall, input: Any, indices: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,6 +56,7 @@ def _mean_per_channel(given: Mapping[str, Any], variance: Tensor) -> Any:
     return variance, mean if mean is not None and per_channel(mean, 2) else None
 
 
+_WINDOWED = re.compile(r"(?<!adaptive_)(?:avg|max)_pool(\d)d")
 _pools = partial(operator, channels=_resample_channels, kind="pools")
 
 _AVERAGE = "The operator on the bounds: its matrix has no negative entry."

@@ -26,6 +26,7 @@ from dfpc_plugin.repaired_importance import RepairedImportance
 from dfpc_plugin.selection import Candidate, Order, Target, by_saliency, by_saliency_per_cost, keep_at_least
 from dfpc_plugin.selection.budget_kinds import Counted, Counts
 from dfpc_plugin.selection.order import Price
+from dfpc_plugin.surgery.probe import FAILS
 
 UNSCORED = "has no score: the importance does not know the layers that produce it"
 
@@ -76,9 +77,11 @@ def candidates_of(
                     keep = keep_at_least(coupling, settings.max_ratio, settings.min_channels)
                     found.append(Candidate.ranked(coupling, units, saliency, keep))
     if not any(candidate.free for candidate in found):
+        reasons = ((coupling.name, coupling.protected or "") for coupling in graph.couplings)
+        failed = next((f" On trial, '{name}' {reason}." for name, reason in reasons if reason.startswith(FAILS)), "")
         raise NothingToPruneError(
             "No coupling of this model can be pruned: all are protected, ignored, without scores, or as narrow as "
-            f"min_channels and max_ratio allow. {call('find_couplings', 'couplings MODEL')} shows the reasons."
+            f"min_channels and max_ratio allow. {call('find_couplings', 'couplings MODEL')} shows the reasons.{failed}"
         )
     return found
 

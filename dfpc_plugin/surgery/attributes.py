@@ -23,12 +23,19 @@ def _attention(module: Any) -> Mapping[str, int]:
     return sizes | {name: sizes["embed_dim"] if w is None else w.size(1) for name, w in separate.items()}
 
 
+def _convolution(module: Any) -> Mapping[str, int]:
+    """Widths, and the groups of a depthwise convolution, whose forward may use its weight alone."""
+    outputs, inputs = module.weight.shape[:2]
+    if module.groups == module.in_channels == module.out_channels > 1 and inputs == 1:
+        return {"out_channels": outputs, "in_channels": outputs, "groups": outputs}
+    return {"out_channels": outputs, "in_channels": inputs * module.groups}
+
+
 _DESCRIPTIONS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any], Mapping[str, int]]], ...] = (
     ((nn.Linear,), lambda m: {"out_features": m.weight.size(0), "in_features": m.weight.size(1)}),
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
      lambda m: {"in_channels": m.weight.size(0), "out_channels": m.weight.size(1) * m.groups}),
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d),
-     lambda m: {"out_channels": m.weight.size(0), "in_channels": m.weight.size(1) * m.groups}),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     ((nn.modules.batchnorm._NormBase,), _statistics),
     ((nn.GroupNorm,), lambda m: {"num_channels": m.weight.numel()} if m.weight is not None else {}),
     ((nn.Embedding,), lambda m: {"num_embeddings": m.weight.size(0), "embedding_dim": m.weight.size(1)}),

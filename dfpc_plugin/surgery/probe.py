@@ -100,6 +100,10 @@ def _culprits(trial: _Trial, couplings: CouplingMap, numbers: Sequence[int]) -> 
     return found or {_cheapest(couplings, numbers): failure}  # they fail only together
 
 
+FAILS = "makes the forward fail when it is pruned"
+"""How the reason begins for couplings of which a trial has failed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Failure:
     """What goes wrong in a trial: why a coupling is protected for it, and the modules that were running (innermost first)."""
@@ -184,7 +188,7 @@ class _Trial:
         except Exception as error:  # a forward may raise anything
             text = str(error).strip().split("\n")[0]
             problem = f"{type(error).__name__}: {text}" if text else type(error).__name__
-            return _Failure(f"makes the forward fail when it is pruned: {problem}", running_modules(self._model, error))
+            return _Failure(f"{FAILS}: {problem}", running_modules(self._model, error))
         return None if shapes == self._shapes else _Failure("changes the shapes of the outputs when it is pruned")
 
     def _run_uncut(self) -> None:

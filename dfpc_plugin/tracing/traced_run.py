@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,11 @@ from dfpc_plugin.tracing.operator import CONSTANTS, VALUES, Operator, find_opera
 from dfpc_plugin.tracing.proxy import Proxy, shape_of
 from dfpc_plugin.tracing.script import interpret, is_scripted
 from dfpc_plugin.tracing.tree import map_tensors, tensors
+
+_OF_NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+"""NumPy's names of arguments, which PyTorch's own functions take, too."""
+_PER_CHANNEL = (torch.quantize_per_channel, torch.fake_quantize_per_channel_affine)
+"""Functions with an `axis` of their own."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ class TracedRun:
 
     def call(self, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any], operands: list[Tensor]) -> Any:
         """Carry out one operation of the forward."""
+        if not isinstance(func, FunctionType) and func not in _PER_CHANNEL:
+            kwargs = {_OF_NUMPY.get(name, name): value for name, value in kwargs.items()}
         self._depth += 1
         try:
             return self._carry_out(func, args, kwargs, operands)

@@ -32,7 +32,9 @@ CALLS = [
     (torch.dist, (X, Y), {}), (torch.dist, (X, Y, 1), {}), (torch.outer, (V, W), {}), (torch.Tensor.ger, (V, W), {}),
     (torch.linalg.multi_dot, ([SQUARE, SQUARE, SQUARE],), {}), (torch.aminmax, (X,), {}), (torch.Tensor.aminmax, (X,), {"dim": 1}),
     (torch.Tensor.aminmax, (X,), {"dim": 1, "keepdim": True}), (torch.diff, (X,), {}), (torch.diff, (X, 2, 1), {}), (torch.diff, (X, 1, 2), {"prepend": Y, "append": Y}),
-    (torch.broadcast_tensors, (X, Y[:, :1], V[:3]), {}),
+    (torch.broadcast_tensors, (X, Y[:, :1], V[:3]), {}), (torch.complex, (X, Y), {}),
+    (torch.tensordot, (X, Y), {"dims": 0}), (torch.tensordot, (SQUARE, SQUARE, 1), {}), (torch.tensordot, (X, Y), {"dims": ([0, 2], [0, 2])}),
+    (torch.tensordot, (X, Y, ([1], [1])), {}), (torch.hsplit, (X, 3), {}), (torch.Tensor.hsplit, (V, [2, 3]), {}), (torch.vsplit, (X, 2), {}), (torch.dsplit, (X, [1]), {}),
     *((join, (list(parts),), {}) for join in (torch.hstack, torch.vstack, torch.dstack, torch.column_stack)
       for parts in ((V, W), (SQUARE, SQUARE), (X, Y))),
     (torch.rsub, (X, Y), {"alpha": 2}), (torch.Tensor.__rpow__, (X, 2.0), {}), (torch.Tensor.__rmatmul__, (SQUARE, SQUARE), {}),

@@ -252,3 +252,22 @@ def test_attention_loses_whole_heads(name):
     before = next(m.head_dim for m in model.modules() if hasattr(m, "head_dim"))
     assert all(m.head_dim == before for m in attentions)
     assert torch.isfinite(result.model(inputs)).all()
+
+
+def test_where_nothing_can_be_pruned_a_trial_that_failed_is_told():
+    """Maps of couplings know nothing of it, as they try nothing."""
+
+    class Asserting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(3, 16, 1), torch.nn.Conv2d(16, 2, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            assert x.shape[1] == 16, "sixteen channels"
+            return self.last(x)
+
+    with pytest.raises(NothingToPruneError) as caught:
+        dfpc.prune(Asserting().eval(), torch.randn(1, 3, 8, 8), "macs=0.7")
+    told = "On trial, 'first' makes the forward fail when it is pruned: AssertionError: sixteen channels"
+    assert told in str(caught.value)
