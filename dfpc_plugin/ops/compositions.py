@@ -70,16 +70,20 @@ def complex_of_parts(real: Any, imag: Any) -> Any:
 
 @composed(torch.tensordot)
 def contraction(a: Any, b: Any, dims: Any = 2) -> Any:
-    """Products, summed over some axes of both."""
+    """A matrix product over some axes of both, put side by side."""
     if isinstance(dims, int):
         dims = range(a.dim() - dims, a.dim()), range(dims)
-    ours, theirs = ([dims] if isinstance(dims, int) else [int(dim) for dim in dims] for dims in dims)
-    letters = [chr(ord("a") + axis) for axis in range(a.dim() + b.dim())]
-    left, right = letters[: a.dim()], letters[a.dim() :]
-    for own, other in zip(ours, theirs, strict=True):
-        right[other] = left[own]
-    kept = [letter for letter in (*left, *right) if (letter in left) != (letter in right)]
-    return torch.einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", a, b)
+    ours, theirs = ([own] if isinstance(own, int) else [int(axis) for axis in own] for own in dims)
+    ours, theirs = [axis % a.dim() for axis in ours], [axis % b.dim() for axis in theirs]
+    rows, columns = (
+        [axis for axis in range(own.dim()) if axis not in summed] for own, summed in ((a, ours), (b, theirs))
+    )
+    if not ours:
+        return a[(..., *[None] * b.dim())] * b
+    left, right = a.permute(*rows, *ours), b.permute(*theirs, *columns)
+    left, right = left.flatten(len(rows)), right.flatten(0, len(theirs) - 1)
+    found = left @ (right.flatten(1) if len(columns) > 1 else right)
+    return found.unflatten(-1, [b.shape[axis] for axis in columns]) if len(columns) > 1 else found
 
 
 @composed(*forms("hsplit"))
