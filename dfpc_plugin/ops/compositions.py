@@ -79,7 +79,7 @@ def contraction(a: Any, b: Any, dims: Any = 2) -> Any:
         [axis for axis in range(own.dim()) if axis not in summed] for own, summed in ((a, ours), (b, theirs))
     )
     if not ours:
-        return a[(..., *[None] * b.dim())] * b
+        return a.reshape(*a.shape, *[1] * b.dim()) * b
     left, right = a.permute(*rows, *ours), b.permute(*theirs, *columns)
     left, right = left.flatten(len(rows)), right.flatten(0, len(theirs) - 1)
     found = left @ (right.flatten(1) if len(columns) > 1 else right)
