@@ -91,7 +91,7 @@ def as_importance(value: Any) -> Importance | None:
         value = criterion.build()
         if not hasattr(value, "label"):
             value.label = criterion.label  # for reports: criteria of one class differ in their settings
-    if isinstance(value, type) and issubclass(value, tp.importance.Importance):
+    if isinstance(value, type) and any("__call__" in vars(base) for base in value.__mro__):
         value = value()
     if not callable(value) or isinstance(value, type):
         kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dfpc_plugin import __version__
 from dfpc_plugin.arguments import checks_arguments
 from dfpc_plugin.comparing.cells import (
     METRICS,
@@ -29,6 +31,7 @@ from dfpc_plugin.comparing.cells import (
     Unpruned,
     reserved,
 )
+from dfpc_plugin.comparing.fingerprint import fingerprint_of_images
 from dfpc_plugin.comparing.plan import Budget, Plan, own_fingerprint, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
 from dfpc_plugin.comparing.scorers import RelativeError, Scorer, accuracy_scorer, error_scorer, own_scorer
@@ -134,8 +137,9 @@ class _Run:
         """Find the couplings, and score by the error of the outputs if there is no other scorer."""
         self.original, self.inputs, self.plan, self.progress = original, inputs, plan, progress
         self.images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
+        self.images_mark = "" if self.images is None else fingerprint_of_images(self.images)
         self.couplings = map_couplings(original, inputs, plan.options.get("forward_fn"))
-        self.scorer = scorer or self._by_the_outputs()
+        self.scorer = scorer or replace(self._by_the_outputs(), fingerprint=self.images_mark)
 
     def _by_the_outputs(self) -> Scorer:
         """Score by the error of the outputs, on images that nothing is fitted to."""
@@ -159,17 +163,18 @@ class _Run:
             full = CostModel(self.couplings.channels).full
             store.begin(Unpruned(full.macs, full.parameters, *self.scorer.of(self.original, {})))
         cells = self.plan.cells()
-        marks = {name: own_fingerprint(criterion) for name, criterion in self.plan.criteria.items()}
+        own = {name: own_fingerprint(criterion) for name, criterion in self.plan.criteria.items()}
+        marks = {cell: own[cell.criterion] + self.images_mark * self.takes_images(cell) for cell in cells}
         finished = {
             cell for cell, known in store.known.items()
-            if not known.error and known.fingerprint == marks.get(cell.criterion)
+            if not known.error and known.fingerprint == marks.get(cell)
         }  # fmt: skip
         reused = len(finished.intersection(cells))
         with Phases(self.progress)("comparing") as tell:
             for number, cell in enumerate(cells, 1):
                 if cell not in finished:
                     criterion = self.plan.criteria[cell.criterion]
-                    mark = marks[cell.criterion]
+                    mark = marks[cell]
                     store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion), fingerprint=mark))
                 tell(number / len(cells))
         assert store.unpruned is not None
@@ -182,6 +187,10 @@ class _Run:
                 stacklevel=4,
             )
         return CompareResult(self.scorer.metric, self.scorer.source, store.unpruned, found, store.experiment, reused)
+
+    def takes_images(self, cell: Cell) -> bool:
+        """Whether the criterion or the repair of a cell looks at the user's images."""
+        return METHODS[cell.repair].images == "given" or self.plan.criteria[cell.criterion].gradients
 
     def of_cell(self, cell: Cell, criterion: Criterion) -> CellResult:
         """Prune, repair and measure; a failure that this library explains is a result, too."""
@@ -223,6 +232,8 @@ def _experiment(original: nn.Module, inputs: ExampleInputs, scorer: Scorer, opti
         "inputs": " and ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors(inputs)),
         "metric": scorer.metric.name,
         "source": scorer.source,
+        "data": scorer.fingerprint,
+        "versions": f"dfpc_plugin {__version__}, torch_pruning {version('torch-pruning')}",
         "options": {
             name: re.sub(r" at 0x\w+", "", repr(value))
             for name, value in sorted(options.items())

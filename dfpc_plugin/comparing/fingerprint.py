@@ -1,4 +1,7 @@
-"""A digest of what a criterion does: its code and its settings. Stored cells of another digest are out of date."""
+"""Digests of what cells depend on: the code and settings of criteria, the code of scores, and images.
+
+Stored cells of another digest are out of date.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor
 _LIBRARIES = frozenset(("builtins", "torch", "torch_pruning", "dfpc_plugin"))
 _OF_THE_FILE = frozenset(("__module__", "__doc__", "__firstlineno__", "__static_attributes__"))
 """What a class has that says nothing of what it does."""
+_EXAMPLES = 8
 Parts = tuple[str, Iterable[Any]]
 """What an object adds to the digest itself, and the objects that it consists of."""
 
@@ -23,10 +27,28 @@ def fingerprint_of(criterion: Any) -> str:
     """Return a digest of a function or an object, 16 hexadecimal digits.
 
     It covers the bytecode, with functions, classes and constants of the same module that the code names, and every attribute,
-    default and closure. The name of a file, its lines and comments do not matter. Code of PyTorch, of Torch-Pruning and of this
-    library is not covered.
+    default and closure. The name of a file, its lines and comments do not matter. Code of other modules is not covered.
     """
     return hashlib.sha256("\n".join(_texts(criterion, [])).encode()).hexdigest()[:16]
+
+
+def fingerprint_of_score(score: Any) -> str:
+    """Return a digest of the code of a function that scores models; what it closes over, such as images, is not covered."""
+    return fingerprint_of(getattr(score, "__code__", type(score)))
+
+
+def fingerprint_of_images(images: Any) -> str:
+    """Return a digest of images, or of pairs of image and label: of eight of them, and of their number.
+
+    It is empty for streams, and for images that differ from one reading to the next.
+    """
+    images = getattr(images, "dataset", images)  # of a DataLoader
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        return ""
+    count = len(images)
+    chosen = [number * count // _EXAMPLES for number in range(_EXAMPLES)] if count else []
+    first, second = (fingerprint_of([count, *([images[number]] for number in chosen)]) for _ in range(2))
+    return first if first == second else ""
 
 
 def _texts(own: Any, seen: list[Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.comparing.cells import METRICS, CompareError, Metric
+from dfpc_plugin.comparing.fingerprint import fingerprint_of_images, fingerprint_of_score
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.outputs import channels_of_record
 from dfpc_plugin.evaluation import evaluate_model
@@ -107,11 +108,13 @@ class Scorer:
         source: What the figure is measured on, in words.
         of: From a model, which stays as it is, and what was removed from it, to its figure and, where that is an average over
             images, its standard error.
+        fingerprint: A digest of the images or of the user's function.
     """
 
     metric: Metric
     source: str
     of: Callable[[nn.Module, Removed], tuple[float, float | None]]
+    fingerprint: str = ""
 
 
 def accuracy_scorer(data: Any, batch_size: int, workers: int, progress: Progress | None) -> Scorer:
@@ -125,7 +128,10 @@ def accuracy_scorer(data: Any, batch_size: int, workers: int, progress: Progress
     images = getattr(data, "dataset", data)  # of a DataLoader
     name = getattr(images, "source", None)
     count = f"{len(images)} " if hasattr(images, "__len__") else ""  # a stream has no length
-    return Scorer(METRICS["accuracy"], f"{count}labelled images" + f" of {name}" * isinstance(name, str), accuracy)
+    return Scorer(
+        METRICS["accuracy"], f"{count}labelled images" + f" of {name}" * isinstance(name, str), accuracy,
+        fingerprint_of_images(data),
+    )  # fmt: skip
 
 
 def own_scorer(score: Callable[[nn.Module], Any]) -> Scorer:
@@ -142,7 +148,9 @@ def own_scorer(score: Callable[[nn.Module], Any]) -> Scorer:
             raise CompareError(f"score returned {found!r}, which is no number; return a number, more is better.")
         return value, None
 
-    return Scorer(METRICS["score"], getattr(score, "__name__", type(score).__name__), number)
+    return Scorer(
+        METRICS["score"], getattr(score, "__name__", type(score).__name__), number, fingerprint_of_score(score)
+    )
 
 
 def error_scorer(measure: RelativeError, source: str) -> Scorer:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import dfpc_plugin as dfpc
 from budget_tools import everything, same
 from dfpc_plugin.comparing import Cell, CompareError
+from dfpc_plugin.comparing.fingerprint import fingerprint_of_images
 from dfpc_plugin.comparing.plan import with_gradients
 from dfpc_plugin.comparing.scorers import accuracy_scorer
 from dfpc_plugin.criteria import CRITERIA, TAYLOR, Criterion
@@ -256,6 +257,58 @@ def test_a_criterion_that_was_changed_is_measured_again(net, tmp_path):
         path.unlink()
 
 
+def test_other_images_labels_or_scores_are_another_comparison(net, tmp_path):
+    """Although they are as many, of the same shape, or have the same name."""
+    model, x, data = net
+    images, labels = data.tensors
+    path = tmp_path / "cells.jsonl"
+    asked = {"criteria": "magnitude", "budgets": 0.7, "repairs": "none", "save_to": path}
+
+    def scoring(factor):
+        def score(candidate):
+            return 1.0
+
+        return score if factor == 1 else lambda candidate: 2.0
+
+    one, two = scoring(1), scoring(2)
+    two.__name__ = "score"
+    for first, second in (
+        ({"data": data}, {"data": TensorDataset(images + 1, labels)}),
+        ({"data": data}, {"data": TensorDataset(images, labels.roll(1))}),
+        ({"data": DataLoader(data, 8)}, {"data": DataLoader(TensorDataset(images + 1, labels), 8)}),
+        ({"score": one}, {"score": two}),
+        ({"images": images}, {"images": images + 1}),
+    ):
+        dfpc.compare(model, x, **asked, **first)
+        assert dfpc.compare(model, x, **asked, **first).reused == 1
+        with pytest.raises(CompareError, match=r"holds another comparison \(data is \w+ there and \w+ here\)"):
+            dfpc.compare(model, x, **asked, **second)
+        path.unlink()
+
+
+def test_cells_that_used_other_images_are_measured_again(net, tmp_path):
+    model, x, data = net
+    images = data.tensors[0]
+    asked = {"criteria": ["magnitude", "taylor"], "budgets": 0.7, "repairs": ["none", "calibrate"], "data": data}
+    asked |= {"save_to": tmp_path / "cells.jsonl"}
+    dfpc.compare(model, x, **(asked | {"criteria": "magnitude", "repairs": "none"}))
+    assert dfpc.compare(model, x, **asked, images=images).reused == 1
+    assert dfpc.compare(model, x, **asked, images=images).reused == 4
+    assert dfpc.compare(model, x, **asked, images=images.flip(0)).reused == 1
+
+
+def test_images_that_change_with_every_reading_have_no_digest():
+    class Noisy:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            return torch.randn(3), 0
+
+    assert fingerprint_of_images(Noisy()) == fingerprint_of_images(iter([1])) == ""
+    assert fingerprint_of_images(torch.ones(4, 3)) != fingerprint_of_images(torch.ones(5, 3)) != ""
+
+
 def test_a_registered_criterion_that_was_changed_is_measured_again(net, tmp_path, monkeypatch):
     model, x, data = net
     asked = {"criteria": "mine", "budgets": 0.7, "repairs": "none", "data": data, "save_to": tmp_path / "cells.jsonl"}
@@ -379,10 +432,17 @@ def first_norm(group):
     return group[0].dep.target.module.weight.detach().flatten(1).norm(dim=1)
 
 
+class FirstNorm:
+    def __call__(self, group):
+        return first_norm(group)
+
+
 @pytest.mark.parametrize(
     ("own", "name"),
     [
         (first_norm, "first_norm"),
+        (FirstNorm, "FirstNorm"),
+        (f"{__name__}:FirstNorm", "FirstNorm"),
         (f"{__name__}:first_norm", "first_norm"),
         (tp.importance.LAMPImportance, "LAMPImportance"),
         (tp.importance.GroupMagnitudeImportance(p=1), "GroupMagnitudeImportance"),
@@ -393,7 +453,7 @@ def test_what_scores_groups_is_a_criterion(net, own, name):
     """An object, a class or a function, or where to import it from, does what it does as `prune(importance=...)`."""
     model, x, data = net
     [found] = dfpc.compare(model, x, criteria=own, budgets=0.7, repairs="none", data=data).cells
-    importance = first_norm if isinstance(own, str) else own
+    importance = first_norm if isinstance(own, str) or own is FirstNorm else own
     assert found.cell.criterion == name and found.label == name
     assert found.value == accuracy(dfpc.prune(model, x, "macs=0.7", importance=importance, repair="none").model, data)
 
