@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,7 @@ def as_importance(value: Any) -> Importance | None:
         value = criterion.build()
         if not hasattr(value, "label"):
             value.label = criterion.label  # for reports: criteria of one class differ in their settings
-    if isinstance(value, type) and any("__call__" in vars(base) for base in value.__mro__):
+    if isinstance(value, type) and any("__call__" in vars(base) for base in value.__mro__) and not _arguments(value):
         value = value()
     if not callable(value) or isinstance(value, type):
         kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
@@ -101,6 +102,13 @@ def as_importance(value: Any) -> Importance | None:
         )
     own: Importance = value
     return own
+
+
+def _arguments(kind: type) -> list[str]:
+    """Names of the arguments that a class cannot be called without."""
+    parameters = inspect.signature(kind).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [own.name for own in parameters if own.default is own.empty and own.kind not in optional]
 
 
 def criterion_of(importance: Any) -> Criterion:

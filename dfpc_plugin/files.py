@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
@@ -86,6 +87,11 @@ def finite(content: Any) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     """Write named tensors and metadata as safetensors."""
     return write_bytes(path, tensor_bytes({name: t.contiguous() for name, t in tensors.items()}, metadata))
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Return a tensor's elements as they are in memory, in order."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -179,6 +179,19 @@ class ChannelCall(Demands):
             slots.append(squeezed(slot))
         return self.make(shape, slots)
 
+    def copied(self, tensor: Any, result: Any, sizes: Sequence[Any]) -> Any:
+        """Note which axes of a result hold copies of one element, with their requested `sizes`; return the result."""
+        if isinstance(tensor, Proxy):
+            own, shape = shape_of(tensor), shape_of(result)
+            lacking = len(shape) - len(own)
+            kept = {} if tensor.slots else {axis + lacking: size for axis, size in tensor.spread.items()}
+            result.spread = {axis: size for axis, size in kept.items() if shape[axis] == own[axis - lacking]} | {
+                axis: size
+                for axis, size in enumerate(sizes)
+                if shape[axis] > 1 and (axis < lacking or own[axis - lacking] == 1)
+            }
+        return result
+
     def moved(self, tensor: Any, move: Callable[[Tensor], Tensor]) -> Any:
         """Make the result of an operator that moves or selects elements of one tensor; move an ordinary tensor itself."""
         if not isinstance(tensor, Proxy):

@@ -83,7 +83,7 @@ class CellResult:
         seconds: What pruning and repair took.
         error: Why the cell failed; empty where it did not.
         label: How tables and plots call a criterion of the user's own; empty for those that this library knows by name.
-        fingerprint: Digest of the code and settings of such a criterion; see `fingerprint_of`.
+        digest: Of the code and settings of such a criterion, and of the images that the criterion or the repair looked at.
     """
 
     cell: Cell
@@ -95,7 +95,7 @@ class CellResult:
     seconds: float | None = None
     error: str = ""
     label: str = ""
-    fingerprint: str = ""
+    digest: str = ""
 
     def to_json(self, metric: str) -> dict[str, Any]:
         """Return the cell and what came of it in one mapping, without what is not known; the value is under the metric's name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import re
@@ -31,8 +30,8 @@ from dfpc_plugin.comparing.cells import (
     Unpruned,
     reserved,
 )
-from dfpc_plugin.comparing.fingerprint import fingerprint_of_images
-from dfpc_plugin.comparing.plan import Budget, Plan, own_fingerprint, own_label, with_gradients
+from dfpc_plugin.comparing.digest import digest_of, digest_of_images
+from dfpc_plugin.comparing.plan import Budget, Plan, is_own, own_digest, own_label, with_gradients
 from dfpc_plugin.comparing.result import CompareResult
 from dfpc_plugin.comparing.scorers import RelativeError, Scorer, accuracy_scorer, error_scorer, own_scorer
 from dfpc_plugin.cost import CostModel
@@ -137,9 +136,9 @@ class _Run:
         """Find the couplings, and score by the error of the outputs if there is no other scorer."""
         self.original, self.inputs, self.plan, self.progress = original, inputs, plan, progress
         self.images = list(images) if isinstance(images, Iterator) else images  # which every cell needs
-        self.images_mark = "" if self.images is None else fingerprint_of_images(self.images)
+        self.images_digest = "" if self.images is None else digest_of_images(self.images)
         self.couplings = map_couplings(original, inputs, plan.options.get("forward_fn"))
-        self.scorer = scorer or replace(self._by_the_outputs(), fingerprint=self.images_mark)
+        self.scorer = scorer or replace(self._by_the_outputs(), digest=self.images_digest)
 
     def _by_the_outputs(self) -> Scorer:
         """Score by the error of the outputs, on images that nothing is fitted to."""
@@ -163,30 +162,31 @@ class _Run:
             full = CostModel(self.couplings.channels).full
             store.begin(Unpruned(full.macs, full.parameters, *self.scorer.of(self.original, {})))
         cells = self.plan.cells()
-        own = {name: own_fingerprint(criterion) for name, criterion in self.plan.criteria.items()}
-        marks = {cell: own[cell.criterion] + self.images_mark * self.takes_images(cell) for cell in cells}
+        own = {name: own_digest(criterion) for name, criterion in self.plan.criteria.items()}
+        digests = {cell: own[cell.criterion] + self.images_digest * self.takes_images(cell) for cell in cells}
         finished = {
-            cell for cell, known in store.known.items()
-            if not known.error and known.fingerprint == marks.get(cell)
+            cell for cell, digest in digests.items()
+            if (known := store.known.get(cell)) and not known.error and known.digest == digest
         }  # fmt: skip
-        reused = len(finished.intersection(cells))
         with Phases(self.progress)("comparing") as tell:
             for number, cell in enumerate(cells, 1):
                 if cell not in finished:
                     criterion = self.plan.criteria[cell.criterion]
-                    mark = marks[cell]
-                    store.add(replace(self.of_cell(cell, criterion), label=own_label(criterion), fingerprint=mark))
+                    found = self.of_cell(cell, criterion)
+                    store.add(replace(found, label=own_label(criterion), digest=digests[cell]))
                 tell(number / len(cells))
         assert store.unpruned is not None
-        found = tuple(store.known[cell] for cell in cells)
+        results = tuple(store.known[cell] for cell in cells)
         value, metric = store.unpruned.value, self.scorer.metric
-        if metric is METRICS["score"] and len(found) > 1 and all(own.value == value for own in found):
+        if metric is METRICS["score"] and len(results) > 1 and all(own.value == value for own in results):
             warnings.warn(
-                f"score returned {value:.4g} for the unpruned model and for all {len(found)} pruned ones. It has to score the model "
+                f"score returned {value:.4g} for the unpruned model and for all {len(results)} pruned ones. It has to score the model "
                 f"that it is called with: score=lambda model: accuracy(model).",
                 stacklevel=4,
             )
-        return CompareResult(self.scorer.metric, self.scorer.source, store.unpruned, found, store.experiment, reused)
+        return CompareResult(
+            self.scorer.metric, self.scorer.source, store.unpruned, results, store.experiment, len(finished)
+        )
 
     def takes_images(self, cell: Cell) -> bool:
         """Whether the criterion or the repair of a cell looks at the user's images."""
@@ -209,7 +209,7 @@ class _Run:
         except DFPCError as failure:
             return CellResult(cell, error=str(failure))
         except Exception as failure:  # the user's own criterion is anybody's code
-            if not own_label(criterion):
+            if not is_own(criterion):
                 raise
             place = traceback.extract_tb(failure.__traceback__)[-1]
             told = f"{type(failure).__name__}: {failure} ({place.filename}, line {place.lineno})"
@@ -222,17 +222,14 @@ class _Run:
 
 def _experiment(original: nn.Module, inputs: ExampleInputs, scorer: Scorer, options: dict[str, Any]) -> dict[str, Any]:
     """What cells must have in common to be in one table."""
-    digest = hashlib.sha256()
     with exclusive(original):
-        for name, tensor in (*original.named_parameters(), *original.named_buffers()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        weights = digest_of([*original.named_parameters(), *original.named_buffers()])
     return {
-        "model": f"{type(original).__name__} {digest.hexdigest()[:16]}",
+        "model": f"{type(original).__name__} {weights}",
         "inputs": " and ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors(inputs)),
         "metric": scorer.metric.name,
         "source": scorer.source,
-        "data": scorer.fingerprint,
+        "data": scorer.digest,
         "versions": f"dfpc_plugin {__version__}, torch_pruning {version('torch-pruning')}",
         "options": {
             name: re.sub(r" at 0x\w+", "", repr(value))

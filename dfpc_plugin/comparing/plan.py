@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dfpc_plugin.arguments import instead_of
 from dfpc_plugin.comparing.cells import Cell, CompareError
-from dfpc_plugin.comparing.fingerprint import fingerprint_of
+from dfpc_plugin.comparing.digest import digest_of
 from dfpc_plugin.criteria import AUTO, CRITERIA, SHIPPED, TAYLOR, Criterion, criterion_of
 from dfpc_plugin.errors import PrunerSettingError
 from dfpc_plugin.inputs import ExampleInputs
@@ -76,10 +76,14 @@ def own_label(criterion: Criterion) -> str:
     return "" if _known(criterion.name) == criterion else criterion.label
 
 
-def own_fingerprint(criterion: Criterion) -> str:
-    """The digest of a criterion of the user's own, registered or not; empty for those that come with this library."""
-    shipped = criterion.name in (*_MORE, *SHIPPED) and not own_label(criterion)
-    return "" if shipped else fingerprint_of(criterion.build())
+def is_own(criterion: Criterion) -> bool:
+    """Whether a criterion is the user's own, registered or not, and so does not come with this library."""
+    return criterion.name not in (*_MORE, *SHIPPED) or bool(own_label(criterion))
+
+
+def own_digest(criterion: Criterion) -> str:
+    """The digest of a criterion of the user's own; empty for others."""
+    return digest_of(criterion.build()) if is_own(criterion) else ""
 
 
 def label_of_name(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dfpc_plugin.comparing.cells import METRICS, CompareError, Metric
-from dfpc_plugin.comparing.fingerprint import fingerprint_of_images, fingerprint_of_score
+from dfpc_plugin.comparing.digest import digest_of_images, digest_of_score
 from dfpc_plugin.couplings import CouplingMap
 from dfpc_plugin.couplings.outputs import channels_of_record
 from dfpc_plugin.evaluation import evaluate_model
@@ -108,13 +108,13 @@ class Scorer:
         source: What the figure is measured on, in words.
         of: From a model, which stays as it is, and what was removed from it, to its figure and, where that is an average over
             images, its standard error.
-        fingerprint: A digest of the images or of the user's function.
+        digest: A digest of the images or of the user's function.
     """
 
     metric: Metric
     source: str
     of: Callable[[nn.Module, Removed], tuple[float, float | None]]
-    fingerprint: str = ""
+    digest: str = ""
 
 
 def accuracy_scorer(data: Any, batch_size: int, workers: int, progress: Progress | None) -> Scorer:
@@ -130,7 +130,7 @@ def accuracy_scorer(data: Any, batch_size: int, workers: int, progress: Progress
     count = f"{len(images)} " if hasattr(images, "__len__") else ""  # a stream has no length
     return Scorer(
         METRICS["accuracy"], f"{count}labelled images" + f" of {name}" * isinstance(name, str), accuracy,
-        fingerprint_of_images(data),
+        digest_of_images(data),
     )  # fmt: skip
 
 
@@ -148,9 +148,7 @@ def own_scorer(score: Callable[[nn.Module], Any]) -> Scorer:
             raise CompareError(f"score returned {found!r}, which is no number; return a number, more is better.")
         return value, None
 
-    return Scorer(
-        METRICS["score"], getattr(score, "__name__", type(score).__name__), number, fingerprint_of_score(score)
-    )
+    return Scorer(METRICS["score"], getattr(score, "__name__", type(score).__name__), number, digest_of_score(score))
 
 
 def error_scorer(measure: RelativeError, source: str) -> Scorer:

@@ -12,7 +12,7 @@ from dfpc_plugin.analyses.channel_call import ChannelCall
 from dfpc_plugin.ops.record import EXACT, composed, moves, moves_entries, native, operator
 from dfpc_plugin.tracing.axes import inner_axis
 from dfpc_plugin.tracing.operator import forms, present
-from dfpc_plugin.tracing.proxy import Proxy, shape_of, slots_of, value_of
+from dfpc_plugin.tracing.proxy import Proxy, slots_of, value_of
 
 _VIEWS = (
     "permute transpose swapaxes swapdims t movedim moveaxis squeeze unsqueeze diagonal atleast_1d atleast_2d atleast_3d "
@@ -164,14 +164,7 @@ def _repeat_channels(call: ChannelCall, input: Any, *sizes: Any, **kwargs: Any) 
         for axis, count in enumerate(counts[lead:], start=lead):
             if count > 1 and slot.stride(axis) and slot.size(axis) > count:
                 call.size(slot.unflatten(axis, (int(count), -1)), axis + 1, None, flexible=axis + 1)
-    if isinstance(input, Proxy):
-        kept = {} if input.slots else {axis + lead: size for axis, size in input.spread.items()}
-        result.spread = {axis: size for axis, size in kept.items() if int(counts[axis]) == 1} | {
-            axis: count
-            for axis, count in enumerate(counts)
-            if int(count) > 1 and (axis < lead or shape_of(input)[axis - lead] == 1)
-        }
-    return result
+    return call.copied(input, result, counts)
 
 
 for _function in forms("repeat", "tile"):

@@ -118,15 +118,7 @@ def _expand_channels(call: ChannelCall, input: Proxy, *sizes: Any, **kwargs: Any
         for axis in varying(slot):
             if plain[axis] != -1:
                 call.size(slot, axis, asked[axis])
-    if isinstance(input, Proxy):
-        own = shape_of(input)
-        lacking = len(asked) - len(own)
-        result.spread = {axis + lacking: size for axis, size in input.spread.items() if not input.slots} | {
-            axis: size
-            for axis, size in enumerate(asked)
-            if plain[axis] > 1 and (axis < lacking or own[axis - lacking] == 1)
-        }
-    return result
+    return call.copied(input, result, asked)
 
 
 def _chunk_channels(call: ChannelCall, input: Proxy, chunks: int, dim: int = 0) -> Any:

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dfpc_plugin.errors import RepairError, system_reason
-from dfpc_plugin.files import write_tensors
+from dfpc_plugin.files import raw_bytes, write_tensors
 from dfpc_plugin.repairing.report import LayerRepair
 from dfpc_plugin.tracing.tree import tensors
 
@@ -40,8 +39,7 @@ def fingerprint(
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return repr(tuple(tensor.shape)).encode() + content
+    return repr(tuple(tensor.shape)).encode() + raw_bytes(tensor)
 
 
 def _checksum(name: str, text: str, content: Mapping[str, Tensor]) -> str:

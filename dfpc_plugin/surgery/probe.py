@@ -29,6 +29,8 @@ from dfpc_plugin.surgery.attributes import restated, stated_in
 from dfpc_plugin.surgery.cut import cut
 from dfpc_plugin.tracing.tree import map_tensors, returned_tensors
 
+FAILS = "makes the forward fail when it is pruned"
+"""How the reason begins for couplings of which a trial has failed."""
 _INTERNAL = frozenset(vars(nn.Module()))
 
 _MOST_RESTATED = 8
@@ -98,10 +100,6 @@ def _culprits(trial: _Trial, couplings: CouplingMap, numbers: Sequence[int]) -> 
     parts = (numbers[:half], numbers[half:])
     found = {number: own for part in parts for number, own in _culprits(trial, couplings, part).items()}
     return found or {_cheapest(couplings, numbers): failure}  # they fail only together
-
-
-FAILS = "makes the forward fail when it is pruned"
-"""How the reason begins for couplings of which a trial has failed."""
 
 
 @dataclasses.dataclass(frozen=True)

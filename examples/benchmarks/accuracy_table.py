@@ -148,7 +148,7 @@ class Records(CellStore):
         facts = (self._network, Target.parse(cell.budget).macs, cell.criterion, cell.repair, cell.seed)
         base = None if unpruned is None else unpruned.value
         record = {**dict(zip(KEYS, facts, strict=True)), "base": base, "images": self._images, **found}
-        record |= {"fingerprint": result.fingerprint} if result.fingerprint else {}
+        record |= {"digest": result.digest} if result.digest else {}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         CONSOLE.print(*facts[:4], result.error or result.value)
@@ -168,7 +168,7 @@ def results_of(records: Iterable[Record], network: str) -> list[CellResult]:
             share = record.get("accuracy")
             error = None if share is None else standard_error(share, record["images"])
             left = (record.get("macs_left"), record.get("params_left"), None, record.get("seconds"))
-            known = {"error": record.get("error", ""), "fingerprint": record.get("fingerprint", "")}
+            known = {"error": record.get("error", ""), "digest": record.get("digest", "")}
             found.append(CellResult(cell, share, error, *left, **known))
     return found
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import dfpc_plugin as dfpc
 from budget_tools import everything, same
 from dfpc_plugin.comparing import Cell, CompareError
-from dfpc_plugin.comparing.fingerprint import fingerprint_of_images
+from dfpc_plugin.comparing.digest import digest_of_images
 from dfpc_plugin.comparing.plan import with_gradients
 from dfpc_plugin.comparing.scorers import accuracy_scorer
 from dfpc_plugin.criteria import CRITERIA, TAYLOR, Criterion
@@ -305,13 +305,19 @@ def test_images_that_change_with_every_reading_have_no_digest():
         def __getitem__(self, number):
             return torch.randn(3), 0
 
-    assert fingerprint_of_images(Noisy()) == fingerprint_of_images(iter([1])) == ""
-    assert fingerprint_of_images(torch.ones(4, 3)) != fingerprint_of_images(torch.ones(5, 3)) != ""
+    assert digest_of_images(Noisy()) == digest_of_images(iter([1])) == ""
+    assert digest_of_images(torch.ones(4, 3)) != digest_of_images(torch.ones(5, 3)) != ""
 
 
 def test_a_registered_criterion_that_was_changed_is_measured_again(net, tmp_path, monkeypatch):
     model, x, data = net
     asked = {"criteria": "mine", "budgets": 0.7, "repairs": "none", "data": data, "save_to": tmp_path / "cells.jsonl"}
+
+    def broken(group):
+        raise RuntimeError("boom")
+
+    monkeypatch.setitem(CRITERIA._entries, "mine", Criterion("mine", "Mine", lambda: broken))
+    assert dfpc.compare(model, x, **asked).cells[0].error.startswith("RuntimeError: boom (")
     for build, reused in ((CRITERIA["l1"].build, 0), (CRITERIA["l1"].build, 1), (CRITERIA["magnitude"].build, 0)):
         monkeypatch.setitem(CRITERIA._entries, "mine", Criterion("mine", "Mine", build))
         assert dfpc.compare(model, x, **asked).reused == reused
@@ -390,6 +396,7 @@ def test_a_file_in_use_is_refused(net, tmp_path):
         ({"criteria": "magnitud"}, CompareError, "criteria='magnitud' is none of auto, taylor, dfpc,"),
         ({"criteria": "magnitud"}, CompareError, "did you mean magnitude?"),
         ({"criteria": ["dfpc", "dfpc"]}, CompareError, "criteria: 'dfpc' is given twice; give it once."),
+        ({"criteria": [torch.nn.Linear]}, CompareError, "criteria has the class Linear; give an object that scores groups, such as"),
         ({"criteria": [object]}, CompareError, "criteria has the class object; give an object that scores groups, such as"),
         ({"criteria": 5}, CompareError, "criteria has a int; give an object that scores groups"),
         ({"criteria": "no.module:score"}, CompareError, "criteria: 'no.module:score' cannot be imported (ModuleNotFoundError: "),

@@ -1,4 +1,4 @@
-"""Digests of what cells depend on: the code and settings of criteria, the code of scores, and images.
+"""Digests of what cells depend on: the model, the code and settings of criteria, the code of scores, and images.
 
 Stored cells of another digest are out of date.
 """
@@ -12,8 +12,9 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from dfpc_plugin.files import raw_bytes
 
 _LIBRARIES = frozenset(("builtins", "torch", "torch_pruning", "dfpc_plugin"))
 _OF_THE_FILE = frozenset(("__module__", "__doc__", "__firstlineno__", "__static_attributes__"))
@@ -23,21 +24,21 @@ Parts = tuple[str, Iterable[Any]]
 """What an object adds to the digest itself, and the objects that it consists of."""
 
 
-def fingerprint_of(criterion: Any) -> str:
-    """Return a digest of a function or an object, 16 hexadecimal digits.
+def digest_of(own: Any) -> str:
+    """Return a digest of a function, an object or plain data, 16 hexadecimal digits.
 
     It covers the bytecode, with functions, classes and constants of the same module that the code names, and every attribute,
     default and closure. The name of a file, its lines and comments do not matter. Code of other modules is not covered.
     """
-    return hashlib.sha256("\n".join(_texts(criterion, [])).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(_texts(own, [])).encode()).hexdigest()[:16]
 
 
-def fingerprint_of_score(score: Any) -> str:
+def digest_of_score(score: Any) -> str:
     """Return a digest of the code of a function that scores models; what it closes over, such as images, is not covered."""
-    return fingerprint_of(getattr(score, "__code__", type(score)))
+    return digest_of(getattr(score, "__code__", type(score)))
 
 
-def fingerprint_of_images(images: Any) -> str:
+def digest_of_images(images: Any) -> str:
     """Return a digest of images, or of pairs of image and label: of eight of them, and of their number.
 
     It is empty for streams, and for images that differ from one reading to the next.
@@ -47,7 +48,7 @@ def fingerprint_of_images(images: Any) -> str:
         return ""
     count = len(images)
     chosen = [number * count // _EXAMPLES for number in range(_EXAMPLES)] if count else []
-    first, second = (fingerprint_of([count, *([images[number]] for number in chosen)]) for _ in range(2))
+    first, second = (digest_of([count, *(images[number] for number in chosen)]) for _ in range(2))
     return first if first == second else ""
 
 
@@ -74,8 +75,7 @@ def _parts_of(own: Any) -> Parts:
 
 @_parts_of.register
 def _of_tensor(own: Tensor) -> Parts:
-    content = own.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return f"{own.dtype} {tuple(own.shape)} {hashlib.sha256(content).hexdigest()}", ()
+    return f"{own.dtype} {tuple(own.shape)} {hashlib.sha256(raw_bytes(own)).hexdigest()}", ()
 
 
 @_parts_of.register

@@ -1,4 +1,4 @@
-"""A criterion's fingerprint changes with what it does, and with nothing else."""
+"""A criterion's digest changes with what it does, and with nothing else."""
 
 import functools
 import textwrap
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch_pruning as tp
 
-from dfpc_plugin.comparing.fingerprint import fingerprint_of
+from dfpc_plugin.comparing.digest import digest_of
 
 SOURCE = """
 import functools
@@ -57,10 +57,10 @@ CRITERIA = {
 
 
 @pytest.mark.parametrize("kind", CRITERIA)
-def test_the_same_code_elsewhere_has_the_same_fingerprint(kind):
+def test_the_same_code_elsewhere_has_the_same_digest(kind):
     take = CRITERIA[kind]
     moved = "\n\n# A comment.\n" + SOURCE.replace("return scale", "# another\n    return scale")
-    assert fingerprint_of(take(module(SOURCE))) == fingerprint_of(take(module(moved)))
+    assert digest_of(take(module(SOURCE))) == digest_of(take(module(moved)))
 
 
 @pytest.mark.parametrize(
@@ -80,28 +80,28 @@ def test_the_same_code_elsewhere_has_the_same_fingerprint(kind):
         ("method", "+ self.p", "- self.p"),
     ],
 )
-def test_other_code_has_another_fingerprint(kind, old, new):
+def test_other_code_has_another_digest(kind, old, new):
     take = CRITERIA[kind]
     assert old in SOURCE
-    assert fingerprint_of(take(module(SOURCE))) != fingerprint_of(take(module(SOURCE.replace(old, new))))
+    assert digest_of(take(module(SOURCE))) != digest_of(take(module(SOURCE.replace(old, new))))
 
 
 def test_settings_count():
     own = module(SOURCE)
-    assert len({fingerprint_of(own.made(p)) for p in (1, 2, 3)}) == 3
+    assert len({digest_of(own.made(p)) for p in (1, 2, 3)}) == 3
     magnitudes = [tp.importance.GroupMagnitudeImportance(p=p) for p in (1, 2, 2)]
-    first, second, third = map(fingerprint_of, magnitudes)
+    first, second, third = map(digest_of, magnitudes)
     assert first != second == third
     weights = [functools.partial(own.score, scale=torch.full((3,), value)) for value in (1.0, 2.0, 2.0)]
-    first, second, third = map(fingerprint_of, weights)
+    first, second, third = map(digest_of, weights)
     assert first != second == third
 
 
 def test_objects_that_hold_each_other_end():
     first, second = types.SimpleNamespace(), types.SimpleNamespace()
     first.other, second.other = second, first
-    assert fingerprint_of(first) == fingerprint_of(first)
+    assert digest_of(first) == digest_of(first)
 
 
-def test_a_fingerprint_is_short_text():
-    assert len(fingerprint_of(module(textwrap.dedent(SOURCE)).score)) == 16
+def test_a_digest_is_short_text():
+    assert len(digest_of(module(textwrap.dedent(SOURCE)).score)) == 16
